@@ -1,0 +1,149 @@
+/* A backend: memory for weights, cache and activations, and the ops of a forward pass, as a table of functions.
+ *
+ * One thread (the forward thread) calls a backend. Between step_begin and step_end the first failure sticks and later
+ * ops do nothing; step_end reports it. Ops take device buffers; only step_end and the read functions give host
+ * memory. Everything a backend hands out is freed by close. */
+#ifndef CORE_BACKEND_BACKEND_H
+#define CORE_BACKEND_BACKEND_H
+
+#include "core/backend/step.h"
+#include "core/backend/tensor.h"
+#include "core/base/err.h"
+#include "core/base/log.h"
+
+struct lb_matrix; /* a packed weight */
+struct lb_table;  /* an embedding table, row-major */
+struct lb_kv_mem; /* pages of all layers */
+
+/* f32 rows on the device: [max_row, width], the row count is the step's. */
+struct lb_buf {
+    float *data;
+    int64_t width;
+};
+
+/* Packed activations: the input of products whose K is cut as `cols` says. */
+struct lb_actbuf {
+    void *data;
+    struct lk_cols cols;
+};
+
+struct lb_kv_spec {
+    int64_t n_layer, n_kv_head, head_dim, n_page;
+};
+
+enum lb_epilogue { LB_STORE, LB_ADD, LB_SWIGLU };
+
+/* Rotary position embedding as the backend needs it: see struct lk_rope_table. */
+struct lb_rope_args {
+    const float *inv_freq; /* [n_rot / 2], lent for the model's life */
+    int64_t n_rot, max_pos;
+    double base, factor;
+    float scale;
+    bool dynamic, interleaved;
+};
+
+/* Attention of one layer. */
+struct lb_attend_args {
+    struct lb_actbuf *out;   /* [n_tok, n_head * head_dim] */
+    const struct lb_buf *qkv; /* [n_tok, (n_head + 2 n_kv_head) * head_dim] */
+    struct lb_kv_mem *kv;
+    int layer;
+    int64_t n_head, n_kv_head, head_dim;
+    float scale;
+    const struct lb_rope_args *rope;
+    const float *q_norm, *k_norm; /* vectors from vector_new, or NULL */
+    float eps;
+    float *probs; /* tests on the reference set: [n_tok, n_head, probs_ld], host memory; NULL as a rule */
+    int64_t probs_ld;
+};
+
+/* What the LM head says of one wanted token. Without LB_OUT_LOGITS only best and finite are set. */
+struct lb_cand {
+    int32_t best;         /* id of the largest logit, ties to the lower id; -1 when none is a number */
+    float best_logit;
+    bool finite;          /* every logit is a finite number */
+    const float *logits;  /* [n_vocab] or NULL; valid until the next step_begin */
+    double lse;           /* log of the sum of exp(logits) */
+    const int32_t *top_id;   /* [LK_TOP] best first, -1 beyond the vocabulary; NULL without logits */
+    const float *top_logit;  /* [LK_TOP] */
+};
+
+struct lb_backend_counts {
+    int64_t product_rows; /* rows that entered layer products, one count a product */
+    int64_t token_rows;   /* tokens that those products were asked for */
+    double attend_s, linear_s, norm_s, head_s; /* seconds by kind of op, whole run */
+};
+
+struct lb_backend;
+
+struct lb_backend_ops {
+    void (*close)(struct lb_backend *be);
+
+    /* loading; weights may be read by several threads of the backend's team */
+    enum lb_status (*matrix_new)(struct lb_backend *be, const struct lb_matrix_spec *spec, struct lb_matrix **out,
+                                 struct lb_err *err);
+    enum lb_status (*table_new)(struct lb_backend *be, const struct lb_rows *rows, struct lb_table **out,
+                                struct lb_err *err);
+    enum lb_status (*vector_new)(struct lb_backend *be, const float *host, int64_t n, const float **out,
+                                 struct lb_err *err);
+
+    /* memory of the step; max_row is fixed by reserve, called once after loading */
+    enum lb_status (*reserve)(struct lb_backend *be, struct lb_step_limits limit, int32_t max_out, int64_t n_vocab,
+                              struct lb_err *err);
+    enum lb_status (*buf_new)(struct lb_backend *be, int64_t width, struct lb_buf *out, struct lb_err *err);
+    enum lb_status (*act_new)(struct lb_backend *be, const struct lk_cols *cols, struct lb_actbuf *out,
+                              struct lb_err *err);
+    size_t (*kv_page_bytes)(const struct lb_backend *be, const struct lb_kv_spec *spec);
+    enum lb_status (*kv_new)(struct lb_backend *be, const struct lb_kv_spec *spec, struct lb_kv_mem **out,
+                             struct lb_err *err);
+
+    /* the forward pass */
+    void (*step_begin)(struct lb_backend *be, const struct lb_step *step, struct lb_kv_mem *kv,
+                       const struct lb_rope_args *rope, int64_t n_head);
+    void (*embed)(struct lb_backend *be, struct lb_buf *x, const struct lb_table *table);
+    /* wanted: only the step's out_tok rows, in their order */
+    void (*norm)(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, const float *w, float eps,
+                 bool wanted);
+    /* LB_STORE, LB_ADD write y_rows; LB_SWIGLU writes y_act. bias [n_out] from vector_new, or NULL. */
+    void (*linear)(struct lb_backend *be, struct lb_buf *y_rows, struct lb_actbuf *y_act, const struct lb_actbuf *a,
+                   const struct lb_matrix *w, const float *bias, enum lb_epilogue epilogue);
+    void (*attend)(struct lb_backend *be, const struct lb_attend_args *args);
+    /* the product behind the last norm: candidates for each wanted token */
+    void (*head)(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w);
+    /* waits for the pass; *cand is [step->n_out], lent until the next step_begin */
+    enum lb_status (*step_end)(struct lb_backend *be, const struct lb_cand **cand, struct lb_err *err);
+
+    /* Samples of the step just ended: slot j is what `~j` in the next step's tok means. [n_out], host-writable. */
+    int32_t *(*slots)(struct lb_backend *be);
+
+    /* tests */
+    void (*read_rows)(struct lb_backend *be, const struct lb_buf *x, int64_t n_row, float *host);
+    void (*read_act)(struct lb_backend *be, const struct lb_actbuf *a, int64_t n_row, float *host);
+
+    /* Runs fn(ctx, begin, end) over [0, n_item) on the backend's threads: host work of the forward thread, such as
+     * sampling. */
+    void (*parallel)(struct lb_backend *be, void (*fn)(void *ctx, int64_t begin, int64_t end), void *ctx,
+                     int64_t n_item);
+};
+
+struct lb_backend {
+    const struct lb_backend_ops *ops;
+    enum lb_dtype dtype;
+    const char *device; /* "cpu" */
+    const char *isa;    /* kernel set in use: "ref", "avx512bf16" */
+    int n_thread;
+    struct lb_backend_counts counts;
+};
+
+struct lb_backend_spec {
+    const char *device; /* "auto", "cpu" */
+    enum lb_dtype dtype;
+    const char *isa;    /* list of sets that may be used, or NULL for what the processor has; unknown or missing on
+                         * this processor: LB_E_USAGE naming it */
+    int n_thread;       /* 0: the affinity mask's size */
+    const struct lb_log *log;
+};
+
+enum lb_status lb_backend_open(struct lb_backend **out, const struct lb_backend_spec *spec, struct lb_err *err);
+
+#endif

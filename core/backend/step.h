@@ -1,0 +1,42 @@
+/* The flat step: everything one forward pass takes, in one block of memory, so that a broadcast, an upload and a dump
+ * are one copy each. Tokens of n_seq sequences stand one after another; there is no padding and no mask.
+ *
+ * The pack stage fills it (lb_step_init gives it its block once, sized for the plan's limits); backends read it.
+ * Tokens of a sequence have consecutive positions. */
+#ifndef CORE_BACKEND_STEP_H
+#define CORE_BACKEND_STEP_H
+
+#include <stdint.h>
+
+#include "core/base/err.h"
+
+struct lb_step_limits {
+    int32_t n_tok, n_seq, n_page; /* n_page: entries of all page tables together */
+};
+
+enum { LB_OUT_LOGITS = 1 }; /* out_flags: full logits, log-sum-exp and top candidates of this row */
+
+struct lb_step {
+    uint8_t *block; /* owned */
+    size_t block_bytes;
+    struct lb_step_limits limit;
+    int64_t number;                            /* counts up from 0 */
+    int32_t n_tok, n_seq, n_page, n_out, n_new;
+
+    int32_t *tok;        /* [n_tok] token id, or ~j: the sample of slot j of the previous step */
+    int32_t *pos;        /* [n_tok] position in its sequence */
+    int32_t *tok_page;   /* [n_tok] page that takes the token's K and V */
+    int32_t *rope_len;   /* [n_tok] length that sets a dynamic RoPE base: prompt length in the prompt, else pos + 1 */
+    int32_t *seq_start;  /* [n_seq + 1] first token of each sequence */
+    int32_t *page_start; /* [n_seq + 1] first entry of each sequence's page table in `page` */
+    int32_t *page;       /* [n_page] pages in order of position, enough for the sequence's last token here */
+    int32_t *new_page;   /* [n_new] pages handed out since the last step: zeroed before use */
+    int32_t *out_tok;    /* [n_out] token whose logits are wanted, ascending; output j becomes sample slot j */
+    int32_t *out_flags;  /* [n_out] */
+};
+
+enum lb_status lb_step_init(struct lb_step *s, struct lb_step_limits limit, struct lb_err *err);
+void lb_step_release(struct lb_step *s);
+void lb_step_clear(struct lb_step *s); /* all counts 0, number + 1 */
+
+#endif

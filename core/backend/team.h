@@ -1,0 +1,23 @@
+/* The thread team of the forward pass: n - 1 pthreads and the caller. One thread, the owner, calls lb_team_run.
+ * Items are claimed atomically in grains; waiting threads spin for a while, then sleep on a futex. */
+#ifndef CORE_BACKEND_TEAM_H
+#define CORE_BACKEND_TEAM_H
+
+#include <stdint.h>
+
+#include "core/base/err.h"
+
+struct lb_team;
+
+/* n_thread 0: the number of processors in the affinity mask. Threads are bound to the mask's processors in order when
+ * the team has as many threads as the mask has processors. */
+enum lb_status lb_team_new(struct lb_team **out, int n_thread, struct lb_err *err);
+void lb_team_free(struct lb_team *t);
+int lb_team_size(const struct lb_team *t);
+
+/* Calls fn(ctx, begin, end) until [0, n_item) is covered, at most `grain` items a call; returns when all is done and
+ * all writes are visible to the caller. */
+void lb_team_run(struct lb_team *t, void (*fn)(void *ctx, int64_t begin, int64_t end), void *ctx, int64_t n_item,
+                 int64_t grain);
+
+#endif

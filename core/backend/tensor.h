@@ -1,0 +1,37 @@
+/* Shapes and memory that the model hands to a backend. */
+#ifndef CORE_BACKEND_TENSOR_H
+#define CORE_BACKEND_TENSOR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/types.h"
+
+enum lb_dtype { LB_F32 = LK_F32, LB_BF16 = LK_BF16 };
+
+/* A lazily read matrix [n_row, n_col]: the loader's view of one or several tensors of a file. `get` writes rows
+ * row .. row+n-1 as f32, row-major, and may be called by several threads at once. */
+struct lb_rows {
+    void (*get)(const struct lb_rows *r, int64_t row, int64_t n, float *out);
+    const void *ctx;
+    int64_t n_row, n_col;
+    /* Where the matrix lies row-major in memory that lives as long as the model, in `data_type`: its address, else
+     * NULL. A backend may then borrow instead of copying. */
+    const void *data;
+    enum lb_dtype data_type;
+};
+
+/* A weight to be packed: rows in [out, in] order; cols cuts `in`. gate_up: rows are n_row/2 gate rows, then the up
+ * rows, to be interleaved for the SwiGLU epilogue. */
+struct lb_matrix_spec {
+    const struct lb_rows *rows;
+    const struct lk_cols *cols;
+    bool gate_up;
+    const char *name; /* for messages */
+};
+
+/* Fills a column map: n_seg segments with source bounds begin[0..n_seg]. n_seg in 1..LK_MAX_SEG. */
+void lb_cols_init(struct lk_cols *c, int n_seg, const int64_t *begin);
+
+#endif

@@ -1,0 +1,8 @@
+#include "core/base/hash.h"
+
+#include <xxhash.h>
+
+uint64_t lb_hash64(const void *data, size_t n, uint64_t seed)
+{
+    return XXH3_64bits_withSeed(data, n, seed);
+}

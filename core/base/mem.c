@@ -1,0 +1,127 @@
+#define _GNU_SOURCE
+#include "core/base/mem.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+static _Thread_local uint64_t n_allocated;
+
+void *lb_mem_new(size_t n, size_t size)
+{
+    n_allocated++;
+    return calloc(n ? n : 1, size ? size : 1);
+}
+
+enum lb_status lb_mem_grow(void **data, size_t *cap, size_t need, size_t size, const char *what, struct lb_err *err)
+{
+    if (need <= *cap)
+        return LB_OK;
+    size_t want = *cap ? *cap : 16;
+    while (want < need) {
+        if (want > SIZE_MAX / 2)
+            return lb_err_memory(err, what, need);
+        want *= 2;
+    }
+    if (want > SIZE_MAX / size)
+        return lb_err_memory(err, what, want);
+    void *p = realloc(*data, want * size);
+    if (!p)
+        return lb_err_memory(err, what, want * size);
+    n_allocated++;
+    *data = p;
+    *cap = want;
+    return LB_OK;
+}
+
+char *lb_mem_strndup(const char *text, size_t n)
+{
+    char *p = lb_mem_new(n + 1, 1);
+    if (p)
+        memcpy(p, text, n);
+    return p;
+}
+
+char *lb_mem_strdup(const char *text)
+{
+    return lb_mem_strndup(text, strlen(text));
+}
+
+void lb_mem_free(void *p)
+{
+    free(p);
+}
+
+uint64_t lb_mem_count(void)
+{
+    return n_allocated;
+}
+
+enum lb_status lb_arena_init(struct lb_arena *a, size_t bytes, struct lb_err *err)
+{
+    const size_t huge = (size_t)2 << 20;
+    *a = (struct lb_arena){0};
+    if (bytes > SIZE_MAX - huge)
+        return lb_err_memory(err, "an arena", bytes);
+    bytes = (bytes + huge - 1) / huge * huge;
+    if (bytes == 0)
+        bytes = huge;
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return lb_err_memory(err, "an arena", bytes);
+    madvise(p, bytes, MADV_HUGEPAGE); /* advice only: a kernel without huge pages is slower, not wrong */
+    a->base = p;
+    a->cap_bytes = bytes;
+    return LB_OK;
+}
+
+void lb_arena_release(struct lb_arena *a)
+{
+    if (a->base)
+        munmap(a->base, a->cap_bytes);
+    *a = (struct lb_arena){0};
+}
+
+void *lb_arena_take(struct lb_arena *a, size_t bytes)
+{
+    size_t at = (a->used_bytes + 63) & ~(size_t)63;
+    if (at > a->cap_bytes || bytes > a->cap_bytes - at)
+        return NULL;
+    a->used_bytes = at + bytes;
+    return a->base + at;
+}
+
+/* First number after `key` in a small text file, in units of `unit` bytes; SIZE_MAX when there is none. */
+static size_t read_number(const char *path, const char *key, size_t unit)
+{
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return SIZE_MAX;
+    char line[256];
+    size_t found = SIZE_MAX;
+    while (found == SIZE_MAX && fgets(line, sizeof line, f)) {
+        if (strncmp(line, key, strlen(key)) != 0)
+            continue;
+        char *end;
+        const char *at = line + strlen(key);
+        unsigned long long v = strtoull(at, &end, 10);
+        if (end != at)
+            found = v > SIZE_MAX / unit ? SIZE_MAX : (size_t)v * unit;
+    }
+    fclose(f);
+    return found;
+}
+
+size_t lb_mem_available(void)
+{
+    size_t free_bytes = read_number("/proc/meminfo", "MemAvailable:", 1024);
+    size_t limit = read_number("/sys/fs/cgroup/memory.max", "", 1);
+    size_t used = read_number("/sys/fs/cgroup/memory.current", "", 1);
+    if (limit != SIZE_MAX && used != SIZE_MAX) {
+        size_t left = limit > used ? limit - used : 0;
+        if (left < free_bytes)
+            free_bytes = left;
+    }
+    return free_bytes == SIZE_MAX ? (size_t)1 << 30 : free_bytes;
+}

@@ -1,0 +1,41 @@
+/* Allocation with overflow checks, and arenas for memory that lives and dies together.
+ *
+ * lb_mem_new counts allocations of the calling thread, so that a test can prove that the forward thread stops
+ * allocating after its first step. */
+#ifndef CORE_BASE_MEM_H
+#define CORE_BASE_MEM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/base/err.h"
+
+/* Zeroed array of n elements of `size` bytes; NULL when memory or the multiplication overflows. lb_mem_free frees. */
+void *lb_mem_new(size_t n, size_t size);
+
+/* Grows an array to hold at least `need` elements (doubling; new part not zeroed). *cap is the capacity in elements.
+ * Returns LB_OK or LB_E_DEVICE; on failure *data is unchanged. */
+enum lb_status lb_mem_grow(void **data, size_t *cap, size_t need, size_t size, const char *what, struct lb_err *err);
+
+char *lb_mem_strdup(const char *text); /* NULL without memory */
+char *lb_mem_strndup(const char *text, size_t n);
+void lb_mem_free(void *p);
+
+/* Allocations made by the calling thread through this module. */
+uint64_t lb_mem_count(void);
+
+/* One mapping of fixed size, zeroed, 64-byte aligned pieces, huge pages where the kernel allows them. Memory is
+ * touched only when used, so a large arena costs address space alone. */
+struct lb_arena {
+    uint8_t *base;
+    size_t cap_bytes, used_bytes;
+};
+
+enum lb_status lb_arena_init(struct lb_arena *a, size_t bytes, struct lb_err *err);
+void lb_arena_release(struct lb_arena *a);
+void *lb_arena_take(struct lb_arena *a, size_t bytes); /* 64-byte aligned; NULL when it does not fit */
+
+/* Bytes of memory that can be had without swapping: the smaller of MemAvailable and what the cgroup leaves. */
+size_t lb_mem_available(void);
+
+#endif

@@ -1,0 +1,81 @@
+/* The configuration of a model: what config.json, generation_config.json or GGUF metadata say, checked, with defaults
+ * filled in. Sizes are positive and bounded, so that products of two of them fit int64_t. */
+#ifndef CORE_MODEL_CONFIG_H
+#define CORE_MODEL_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/base/err.h"
+#include "core/base/log.h"
+#include "core/io/gguf.h"
+#include "core/model/family.h"
+
+#define LB_MAX_EOS 32
+
+enum lb_rope_type { LB_ROPE_DEFAULT, LB_ROPE_LINEAR, LB_ROPE_DYNAMIC, LB_ROPE_LLAMA3, LB_ROPE_YARN };
+
+struct lb_rope {
+    enum lb_rope_type type;
+    double theta, factor;
+    double low_freq, high_freq;           /* llama3 */
+    double attention_factor;              /* yarn; <= 0 when not given */
+    double beta_fast, beta_slow, mscale, mscale_all_dim; /* yarn */
+    bool truncate;                        /* yarn */
+    int64_t original_max, max_position, n_rot;
+    bool interleaved;
+    float *inv_freq; /* [n_rot / 2], owned by the config; all scaling applied except dynamic */
+    float scale;     /* factor on cos and sin */
+};
+
+/* Sampling defaults of generation_config.json; `has_…` tells what the file says. */
+struct lb_gen_defaults {
+    bool do_sample, has_temperature, has_top_p, has_top_k, has_min_p;
+    double temperature, top_p, min_p;
+    int64_t top_k;
+};
+
+struct lb_eos_origin {
+    int32_t id;
+    const char *origin; /* "generation_config.json", "config.json", "tokenizer", "gguf" */
+};
+
+struct lb_config {
+    const struct lb_family *family;
+    char architecture[64]; /* "LlamaForCausalLM", "llama" */
+    int64_t n_vocab, dim, ffn_dim, n_layer, n_head, n_kv_head, head_dim;
+    float norm_eps;
+    bool tied, attn_bias, o_bias, mlp_bias;
+    bool gguf;       /* tensor names and the Q/K row order are GGUF's */
+    struct lb_rope rope;
+    struct lb_gen_defaults gen;
+    struct lb_eos_origin eos[LB_MAX_EOS]; /* union, without duplicates */
+    int n_eos;
+    int64_t bos, pad; /* ids, -1 when absent */
+    int n_seg;        /* S of the contract: see lb_config_segments */
+};
+
+/* Reads config.json and generation_config.json of a directory. Unknown architectures, activations and settings that
+ * would change the numbers are LB_E_INPUT naming the key and what is supported. */
+enum lb_status lb_config_read_dir(struct lb_config *c, const char *dir, const struct lb_log *log, struct lb_err *err);
+
+/* The same from GGUF metadata; rope_freqs.weight is applied to inv_freq. */
+enum lb_status lb_config_read_gguf(struct lb_config *c, const struct lb_gguf *g, const struct lb_log *log,
+                                   struct lb_err *err);
+void lb_config_release(struct lb_config *c);
+
+/* Adds an end token unless it is listed; ids outside the vocabulary are dropped with a warning. */
+void lb_config_add_eos(struct lb_config *c, int64_t id, const char *origin, const struct lb_log *log);
+
+/* S: the largest power of two <= 8 (<= 16 from 64 heads on) that divides n_head; if that is 1, n_head's smallest prime
+ * factor up to 16; else 1. */
+int lb_config_segments(int64_t n_head);
+
+/* Bounds of S segments: heads whole, units of 32 for n columns: segment r begins at min(n, 32 * floor(r * ceil(n/32) / S)). */
+void lb_segments_heads(const struct lb_config *c, int64_t *begin /* [n_seg + 1] */);
+void lb_segments_units(int64_t n, int n_seg, int64_t *begin /* [n_seg + 1] */);
+
+/* "did the file say so" model line for info: family, sizes, rope, end tokens with their origin. Lines go to log. */
+void lb_config_log(const struct lb_config *c, const struct lb_log *log);
+
+#endif

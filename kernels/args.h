@@ -1,0 +1,147 @@
+/* One argument struct per op. A kernel gets its struct and a range of work items [begin, end); the op's `items`
+ * function says how many items there are. Items may run in any order, on any thread, at the same time; results never
+ * depend on how they were split. Pointers are lent for the call.
+ *
+ * Contract of every set: a row's numbers depend on that row alone, never on n_row, on the tile or on its neighbors.
+ *
+ * Abbreviations: n_tok tokens of the step, dim residual width, T the table's element type (f32 or bf16). */
+#ifndef KERNELS_ARGS_H
+#define KERNELS_ARGS_H
+
+#include <stdbool.h>
+
+#include "kernels/types.h"
+
+/* x[t, :] = table[id[t], :], widened to f32. items: n_tok. */
+struct lk_embed {
+    float *x;          /* [n_tok, dim] f32, row-major */
+    const void *table; /* [n_vocab, dim] T, row-major */
+    const int32_t *id; /* [n_tok], each in [0, n_vocab) */
+    int64_t n_tok, dim;
+};
+
+/* y[i, :] = round(x[r, :] / sqrt(mean(x[r, :]^2) + eps) * w), r = row ? row[i] : i; f32 inside, one rounding at the
+ * end, after the weight (RMSNorm, Zhang & Sennrich 2019). Writes the zero columns of y too. */
+struct lk_norm {
+    struct lk_act y;    /* out: [n_row, dim] */
+    const float *x;     /* [*, dim] f32, row-major */
+    const int32_t *row; /* [y.n_row] rows of x to take, or NULL for 0, 1, 2, ... */
+    const float *w;     /* [dim] f32 */
+    float eps;
+};
+
+/* Packs one panel of `panel_cols` output columns of a weight matrix (weight[out, in], y = W x).
+ * Panel p of a plain matrix holds source rows p * panel_cols ...; of a gate-up matrix (n_out = 2 * ffn, gate rows then
+ * up rows) the first half of its columns are gate rows p * panel_cols / 2 ..., the second half the up rows of the same
+ * index. The caller gathers the rows; rows beyond the matrix are zeros. */
+struct lk_pack {
+    void *w;                    /* the whole packed matrix, lk_cpu.weight_bytes long */
+    int64_t panel;              /* which panel */
+    const float *rows;          /* [panel_cols, cols->n_col] f32, row-major */
+    const struct lk_cols *cols; /* segments of K */
+};
+
+enum lk_epilogue {
+    LK_EP_STORE,  /* y[i, j] = v + bias[j]                         f32 */
+    LK_EP_ADD,    /* y[i, j] = y[i, j] + (v + bias[j])             f32: bias first, then the residual */
+    LK_EP_SWIGLU, /* out[i, j] = round(silu(g + bias[j]) * (u + bias[ffn + j])), gate-up matrix; zero columns too */
+    LK_EP_HEAD,   /* best[i, block] and, for rows that ask, logits */
+};
+
+/* The largest logit of a vocabulary block and its id, ties to the lower id. NaN never wins; a block without any
+ * comparable number has id -1. `finite` is false when any logit of the block was NaN or infinite. */
+struct lk_best {
+    float value;
+    int32_t id;
+    bool finite;
+};
+
+/* v[i, j] = tree over segments s of (sum over k in s of a[i, k] * W[j, k]), each segment summed from zero in the order
+ * that the set's instruction defines; the tree is balanced (s with s+1, then pairs of those) when n_seg is a power of
+ * two, else left to right. */
+struct lk_linear {
+    struct lk_act a;
+    const void *w;     /* packed, same cols as a */
+    int64_t n_out;     /* output columns; 2 * ffn for LK_EP_SWIGLU */
+    enum lk_epilogue epilogue;
+    const float *bias; /* [n_out] f32 or NULL */
+    float *y;          /* LK_EP_STORE, LK_EP_ADD: [a.n_row, n_out] f32, row-major */
+    struct lk_act out; /* LK_EP_SWIGLU: [a.n_row, ffn] */
+    struct lk_best *best;   /* LK_EP_HEAD: [a.n_row, ceil(n_out / LK_HEAD_BLOCK)] */
+    float *const *logits;   /* LK_EP_HEAD: [a.n_row]; NULL where not asked for, else [n_out] f32 */
+};
+
+/* For each row with logits: the natural log of the sum of exponentials and the LK_TOP largest logits, by value, ties
+ * by lower id. items: n_row. The sum runs in f64 over blocks of LK_HEAD_BLOCK columns in ascending order. */
+struct lk_top {
+    int64_t n_row, n_vocab;
+    const float *const *logits; /* [n_row] each [n_vocab] or NULL (row is skipped) */
+    double *lse;                /* [n_row] */
+    int32_t *id;                /* [n_row, LK_TOP]; -1 beyond the vocabulary */
+    float *value;               /* [n_row, LK_TOP] */
+};
+
+/* Rotary angles: cos(a) * scale, sin(a) * scale with a = inv_freq[i] * (float)pos[t], in float32 (RoFormer, Su et al.
+ * 2021). With dynamic NTK scaling (len not NULL) inv_freq is made anew from the base
+ *   base * (factor * s / max_pos - (factor - 1))^(n_rot / (n_rot - 2)),  s = max(len[t], max_pos).
+ * items: n_tok. */
+struct lk_rope_table {
+    float *cos, *sin;      /* out: [n_tok, n_rot / 2] f32 */
+    const int32_t *pos;    /* [n_tok] */
+    const float *inv_freq; /* [n_rot / 2] f32 */
+    const int32_t *len;    /* [n_tok] or NULL */
+    double base, factor;   /* read with len only */
+    int64_t max_pos;       /* read with len only */
+    int64_t n_tok, n_rot;
+    float scale;
+};
+
+/* One layer's K and V planes. Page p of head h starts at k + (p * n_kv_head + h) * k_page_bytes, v likewise; what is
+ * inside a page is the set's own order. Pages are zeroed when they are handed out. */
+struct lk_kv {
+    uint8_t *k, *v;
+    int64_t k_page_bytes, v_page_bytes;
+    int64_t n_kv_head, head_dim;
+};
+
+/* Rotates the first n_rot dimensions of each head of Q and K, rounds Q, K, V once and stores them: Q into q (the set's
+ * order), K and V into the cache page of each token. Before the rotation, where q_norm / k_norm are given, each head is
+ * RMS-normalized in f32. items: n_tok. */
+struct lk_rope_kv {
+    const float *qkv;        /* [n_tok, (n_head + 2 * n_kv_head) * head_dim] f32: all Q heads, then K, then V */
+    const float *cos, *sin;  /* [n_tok, n_rot / 2] */
+    void *q;                 /* out: lk_cpu.q_bytes(n_tok, n_head, head_dim) */
+    struct lk_kv kv;
+    const int32_t *pos;      /* [n_tok]; the slot inside the page is pos % LK_PAGE_TOKENS */
+    const int32_t *page;     /* [n_tok] page that holds the token's position */
+    int64_t n_tok, n_head, n_rot;
+    bool interleaved;        /* pairs (2i, 2i+1) instead of (i, i + n_rot / 2) */
+    const float *q_norm, *k_norm; /* [head_dim] f32 or NULL */
+    float eps;
+};
+
+/* One piece of attention work: tokens tok .. tok+n_tok-1 (consecutive positions of one sequence) and the query heads
+ * of one KV head. n_tok is at most lk_cpu.attn_tokens(n_head / n_kv_head). */
+struct lk_attn_item {
+    int32_t seq, tok, n_tok, kv_head;
+};
+
+/* out[t, h, :] = softmax(scale * q[t, h] . K[0..pos[t]]) V, causal, K and V from the cache. Blocks of LK_PAGE_TOKENS
+ * positions inside splits of LK_SPLIT_TOKENS; one online softmax a split (Dao et al. 2022), started anew in each split;
+ * splits merged in order. Probabilities are rounded to the cache's type for the product with V and summed as rounded.
+ * items: n_item. Writes the zero columns of out too. */
+struct lk_attend {
+    struct lk_act out;   /* [n_tok, n_head * head_dim], head h at source columns h * head_dim */
+    const void *q;       /* from lk_rope_kv */
+    struct lk_kv kv;
+    const struct lk_attn_item *item; /* [n_item] */
+    int64_t n_item, n_tok, n_head;
+    const int32_t *pos;        /* [n_tok] */
+    const int32_t *page_start; /* [n_seq] index of a sequence's first page in `page` */
+    const int32_t *page;       /* page ids, a sequence's in order of position */
+    float scale;
+    float *probs;              /* tests, ref only: [n_tok, n_head, probs_ld] f32 softmax; NULL as a rule */
+    int64_t probs_ld;
+};
+
+#endif

@@ -1,0 +1,52 @@
+/* The table of CPU kernels. lk_cpu_init fills it with the reference for one element type, then every instruction set
+ * that is allowed and covers that type overrides what it has. Layouts inside activations, packed weights, query panels
+ * and cache pages belong to the set: everything that touches them is overridden together.
+ *
+ * Kernels are pure leaves: no allocation, threads, logs or errors. */
+#ifndef KERNELS_CPU_LK_CPU_H
+#define KERNELS_CPU_LK_CPU_H
+
+#include <stddef.h>
+
+#include "kernels/args.h"
+
+enum lk_isa { LK_ISA_REF = 1, LK_ISA_AVX512BF16 = 2 }; /* bits */
+
+struct lk_cpu {
+    const char *name; /* "ref", "avx512bf16" */
+    enum lk_type type;
+    int64_t panel_cols; /* output columns of a weight panel */
+
+    size_t (*weight_bytes)(int64_t n_out, const struct lk_cols *cols);
+    size_t (*q_bytes)(int64_t n_tok, int64_t n_head, int64_t head_dim);
+    size_t (*k_page_bytes)(int64_t head_dim);
+    size_t (*v_page_bytes)(int64_t head_dim);
+    int64_t (*attn_tokens)(int64_t group); /* tokens in an attention item; group = query heads a KV head, >= 1 */
+
+    void (*pack)(const struct lk_pack *a);
+    /* Row `row` of packed activations as f32 over the source columns: out[cols->n_col]. For tests and hooks. */
+    void (*act_row)(const struct lk_act *a, int64_t row, float *out);
+    /* Rows of `a` that a product computes, real or not: n_row when nothing is padded. */
+    int64_t (*act_rows)(const struct lk_act *a);
+
+    void (*embed)(const struct lk_embed *a, int64_t begin, int64_t end);
+    int64_t (*norm_items)(const struct lk_norm *a);
+    void (*norm)(const struct lk_norm *a, int64_t begin, int64_t end);
+    int64_t (*linear_items)(const struct lk_linear *a);
+    void (*linear)(const struct lk_linear *a, int64_t begin, int64_t end);
+    void (*rope_table)(const struct lk_rope_table *a, int64_t begin, int64_t end);
+    void (*rope_kv)(const struct lk_rope_kv *a, int64_t begin, int64_t end);
+    void (*attend)(const struct lk_attend *a, int64_t begin, int64_t end);
+    void (*top)(const struct lk_top *a, int64_t begin, int64_t end);
+};
+
+/* Instruction sets of this processor and operating system, LK_ISA_REF always among them. */
+unsigned lk_cpu_detect(void);
+
+/* "ref,avx512bf16" -> bits; 0 when a name is unknown. */
+unsigned lk_cpu_parse(const char *list);
+
+/* Fills the table: the last set of `allowed` that covers `type`. `allowed` must be a subset of lk_cpu_detect(). */
+void lk_cpu_init(struct lk_cpu *t, enum lk_type type, unsigned allowed);
+
+#endif
