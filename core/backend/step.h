@@ -6,6 +6,7 @@
 #ifndef CORE_BACKEND_STEP_H
 #define CORE_BACKEND_STEP_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "core/base/err.h"

@@ -26,7 +26,9 @@ enum lb_status lb_err_where(struct lb_err *err, const char *fmt, ...)
     va_end(ap);
     if (n < 0 || (size_t)n >= sizeof err->text)
         return err->status;
-    snprintf(err->text + n, sizeof err->text - (size_t)n, ": %s", old);
+    int room = (int)(sizeof err->text - (size_t)n) - 3;
+    if (room > 0)
+        snprintf(err->text + n, sizeof err->text - (size_t)n, ": %.*s", room, old);
     return err->status;
 }
 
