@@ -1,0 +1,34 @@
+/* Lines of the inputs, one after another: plain, gzip or zstd by content, a path or stdin ("-"), optional BOM, LF or
+ * CRLF. Blank lines (spaces and tabs only) are skipped and not counted. One thread uses a reader. */
+#ifndef CORE_IO_JSONL_READ_H
+#define CORE_IO_JSONL_READ_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/base/err.h"
+
+#define LB_LINE_MAX_BYTES ((size_t)64 << 20)
+
+struct lb_lines;
+
+struct lb_line {
+    const char *data; /* lent until the next call; NULL at the end of all inputs */
+    size_t len;       /* without line ending */
+    int64_t index;    /* counts non-blank lines over all inputs, from 0 */
+    const char *file; /* "stdin" for "-" */
+    int64_t number;   /* line in its file, from 1 */
+    bool too_long;    /* beyond LB_LINE_MAX_BYTES: data holds its beginning, the rest was skipped */
+};
+
+/* paths [n_path], lent for the reader's life. Every path is opened for reading at once, so that a missing file is found
+ * before work begins: LB_E_INPUT. */
+enum lb_status lb_lines_open(struct lb_lines **out, const char *const *paths, size_t n_path, struct lb_err *err);
+
+/* The next non-blank line. A read error or a truncated compressed input is LB_E_INPUT naming file and line; lines
+ * before it have been handed out. */
+enum lb_status lb_lines_next(struct lb_lines *r, struct lb_line *out, struct lb_err *err);
+void lb_lines_close(struct lb_lines *r);
+
+#endif

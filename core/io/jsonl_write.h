@@ -1,0 +1,56 @@
+/* Output rows in the native form of llmbatch-jsonl(5): members in the contract's order, absent when they do not apply. */
+#ifndef CORE_IO_JSONL_WRITE_H
+#define CORE_IO_JSONL_WRITE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/base/str.h"
+#include "core/io/row.h"
+
+struct lb_logprob_top {
+    int32_t id;
+    float logprob;
+};
+
+struct lb_logprob {
+    int32_t id;
+    float logprob;
+    int64_t rank;                     /* tokens whose value is >= this one's, itself included */
+    const struct lb_logprob_top *top; /* [n_top] best first */
+    size_t n_top;
+};
+
+struct lb_timing {
+    double queue_s, prefill_s, decode_s, first_token_s, total_s;
+    int rank;
+    int64_t steps;
+};
+
+enum lb_finish { LB_FINISH_STOP, LB_FINISH_LENGTH, LB_FINISH_ERROR };
+
+/* A finished row; everything is lent. */
+struct lb_result {
+    const char *id_json;
+    int64_t index;
+    enum lb_finish finish;
+    const char *text; /* NULL: absent (no tokenizer); any bytes, invalid UTF-8 becomes U+FFFD */
+    size_t n_text;
+    bool has_stop_id;        /* stop_reason is stop_id ... */
+    int32_t stop_id;
+    const char *stop_string; /* ... or this, or absent when NULL */
+    int64_t prompt_tokens, completion_tokens;
+    const int32_t *prompt_ids; /* NULL: absent */
+    const int32_t *ids;        /* NULL: absent */
+    const struct lb_logprob *logprobs; /* [completion_tokens] or NULL: absent */
+    const struct lb_timing *timing;    /* NULL: absent */
+    const char *kept_json;             /* NULL: absent */
+    enum lb_row_code code;             /* LB_FINISH_ERROR */
+    const char *message;
+};
+
+/* Appends the row as one line of JSON without line ending. Memory failures stick in out. */
+void lb_jsonl_put_result(struct lb_str *out, const struct lb_result *r);
+
+#endif

@@ -1,0 +1,107 @@
+/* Input rows: one JSON object a line, as llmbatch-jsonl(5) says. A row that cannot be used carries an error code and a
+ * message and travels on as an error row; reading a row never fails the run (memory aside). */
+#ifndef CORE_IO_ROW_H
+#define CORE_IO_ROW_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/base/err.h"
+
+enum lb_row_code {
+    LB_ROW_OK,
+    LB_ROW_BAD_JSON,
+    LB_ROW_BAD_UTF8,
+    LB_ROW_BAD_ROW,
+    LB_ROW_BAD_PARAM,
+    LB_ROW_BAD_TEMPLATE,
+    LB_ROW_BAD_TOKEN,
+    LB_ROW_EMPTY_PROMPT,
+    LB_ROW_TOO_LONG,
+    LB_ROW_NO_MEMORY,
+    LB_ROW_UNSUPPORTED,
+    LB_ROW_NOT_FINITE,
+    LB_N_ROW_CODE,
+};
+
+const char *lb_row_code_name(enum lb_row_code code); /* "bad_json", ...; "" for LB_ROW_OK */
+
+/* Generation settings with a mark for each that was given. Resolving: row over command line over model. */
+enum lb_gen_bit {
+    LB_GEN_MAX_TOKENS = 1 << 0,
+    LB_GEN_TEMPERATURE = 1 << 1,
+    LB_GEN_TOP_P = 1 << 2,
+    LB_GEN_TOP_K = 1 << 3,
+    LB_GEN_MIN_P = 1 << 4,
+    LB_GEN_SEED = 1 << 5,
+    LB_GEN_IGNORE_EOS = 1 << 6,
+    LB_GEN_LOGPROBS = 1 << 7,
+    LB_GEN_STOP = 1 << 8,
+    LB_GEN_STOP_IDS = 1 << 9,
+    LB_GEN_SKIP_SPECIAL = 1 << 10,
+};
+
+struct lb_gen {
+    uint32_t set; /* enum lb_gen_bit */
+    int64_t max_tokens;
+    double temperature, top_p, min_p;
+    int64_t top_k; /* 0 or -1: off */
+    int64_t seed;
+    bool ignore_eos, skip_special;
+    int64_t logprobs; /* K, 0..LB_MAX_LOGPROBS */
+    char **stop;      /* [n_stop] owned, valid UTF-8, not empty */
+    size_t n_stop;
+    int32_t *stop_ids; /* [n_stop_ids] owned */
+    size_t n_stop_ids;
+};
+
+#define LB_MAX_LOGPROBS 20
+#define LB_MAX_STOP 64
+
+/* Range checks shared by the command line and rows: LB_ROW_OK, or LB_ROW_BAD_PARAM with a message that names the
+ * setting by `prefix` and its name ("temperature must be 0 or more, not -1"). */
+enum lb_row_code lb_gen_check(const struct lb_gen *g, char *message, size_t n);
+
+/* dst takes from over what over has set; dst owns copies. */
+enum lb_status lb_gen_merge(struct lb_gen *dst, const struct lb_gen *over, struct lb_err *err);
+void lb_gen_release(struct lb_gen *g);
+
+enum lb_row_form { LB_FORM_TEXT, LB_FORM_IDS };
+
+struct lb_row {
+    int64_t index;      /* row number over all inputs, from 0 */
+    uint64_t line_hash; /* XXH3-64 of the line without its line ending */
+    uint64_t key;       /* keys the row's random numbers: XXH3-64 of the type-tagged id, or of the row number */
+    char *id_json;      /* the id as JSON ("\"a17\"", "16"), owned; "null" where the line cannot be read */
+    enum lb_row_form form;
+    char *text; /* LB_FORM_TEXT, owned */
+    size_t n_text;
+    int32_t *ids; /* LB_FORM_IDS, owned; not yet checked against the vocabulary */
+    size_t n_ids;
+    struct lb_gen gen;
+    char *kept_json; /* object of the members that --keep asks for, owned; NULL when not asked */
+    enum lb_row_code code;
+    char *message; /* of a failed row, owned */
+};
+
+/* What the command line says of reading rows. */
+struct lb_row_spec {
+    const char *input_key;   /* member that holds the prompt; NULL: "prompt" */
+    char *const *keep;       /* [n_keep] member names */
+    size_t n_keep;
+    bool keep_all;
+    /* Called (any thread that parses) once for each unknown member that is close to a known name, with both names. */
+    void (*close_name)(void *ctx, int64_t index, const char *member, const char *known);
+    void *ctx;
+};
+
+/* Parses one line (without line ending). Only memory can fail. */
+enum lb_status lb_row_parse(struct lb_row *row, const struct lb_row_spec *spec, int64_t index, const char *line,
+                            size_t n, struct lb_err *err);
+
+/* Makes a failed row of a row: frees its prompt, sets code and message. */
+__attribute__((format(printf, 3, 4))) void lb_row_fail(struct lb_row *row, enum lb_row_code code, const char *fmt, ...);
+void lb_row_release(struct lb_row *row);
+
+#endif

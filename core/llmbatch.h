@@ -1,0 +1,85 @@
+/* The library behind the command: open a model, run rows through it, read the statistics.
+ *
+ *     lb_open(&llm, &options, &err);   checks options and files, loads the model
+ *     lb_run(llm, &err);               reads the inputs, writes OUT and the stats file
+ *     lb_close(llm);
+ *
+ * One run a handle. core never prints, exits or reads the environment: messages go to options.log, progress to
+ * options.progress, a request to stop is the flag options.stop. */
+#ifndef CORE_LLMBATCH_H
+#define CORE_LLMBATCH_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/base/err.h"
+#include "core/base/log.h"
+#include "core/base/str.h"
+#include "core/io/row.h"
+#include "core/run/stats.h"
+
+struct lb_hook; /* core/model/decoder.h: tests look into a running engine */
+
+enum lb_order { LB_ORDER_INPUT, LB_ORDER_COMPLETION };
+enum lb_add_bos { LB_BOS_AUTO, LB_BOS_YES, LB_BOS_NO };
+
+/* Everything is lent until lb_close, apart from gen, which lb_open copies. lb_options_init sets the defaults. */
+struct lb_options {
+    const char *model;
+    const char *const *inputs; /* [n_input] paths, "-" is stdin; none: stdin, unless prompt is given */
+    size_t n_input;
+    const char *prompt;        /* one row instead of inputs */
+    const char *output;        /* NULL or "-": stdout */
+    const char *stats;         /* NULL: OUT.stats.json when OUT is a regular file */
+    bool overwrite, restart;
+
+    const char *device;  /* "cpu" */
+    const char *dtype;   /* "auto" (bf16), "f32", "bf16" */
+    const char *isa;     /* NULL: what the processor has */
+    int64_t threads;     /* 0: the affinity mask */
+    int64_t batch_tokens, max_seqs;
+    int64_t kv_memory;   /* bytes; 0: a quarter of free memory */
+    int64_t max_model_len; /* 0: the model's */
+    enum lb_order order;
+
+    enum lb_add_bos add_bos;
+    const char *input_key; /* NULL: "prompt" */
+    char *const *keep;     /* [n_keep] */
+    size_t n_keep;
+    bool keep_all, keep_special, timing, token_ids;
+    struct lb_gen gen; /* what the command line sets */
+
+    const char *command; /* the command line as text, for the stats */
+    struct lb_log log;
+    void (*progress)(void *ctx, const struct lb_progress *p); /* NULL: none */
+    void *progress_ctx;
+    const volatile sig_atomic_t *stop; /* not 0: stop admitting, keep finished rows; NULL: never */
+    const struct lb_hook *hook;        /* tests only; NULL as a rule */
+};
+
+void lb_options_init(struct lb_options *o);
+
+struct lb_llm;
+
+/* Order of checks: settings, output files (nothing is touched), inputs, model files, memory. */
+enum lb_status lb_open(struct lb_llm **out, const struct lb_options *o, struct lb_err *err);
+
+/* Runs all rows. LB_OK also when rows failed: lb_exit_code tells. LB_E_INTERRUPTED after a stop: finished rows are in
+ * OUT.partial (or on stdout), the stats file is written. */
+enum lb_status lb_run(struct lb_llm *llm, struct lb_err *err);
+
+/* The program's exit code for how the run ended, given what lb_open or lb_run returned: 0, 1 (some rows failed), 2, 3,
+ * 4, 130. llm may be NULL. */
+int lb_exit_code(const struct lb_llm *llm, enum lb_status status);
+
+const struct lb_stats *lb_stats_of(const struct lb_llm *llm);
+void lb_close(struct lb_llm *llm);
+
+const char *lb_version(void);
+
+/* Kernel sets of this processor as text ("ref avx512bf16"), for --version. */
+const char *lb_isa_list(void);
+
+#endif

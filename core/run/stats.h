@@ -1,0 +1,57 @@
+/* What a run did, as the stats file and the end summary say it. Times in seconds, memory in bytes. */
+#ifndef CORE_RUN_STATS_H
+#define CORE_RUN_STATS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/base/str.h"
+#include "core/io/row.h"
+
+struct lb_setting { /* one effective sampling value */
+    const char *name;
+    char value[64];     /* JSON */
+    const char *origin; /* "model", "command line", "default" */
+};
+
+#define LB_MAX_SETTING 16
+
+struct lb_stats {
+    /* model, engine */
+    const char *model_path, *architecture, *dtype, *device, *isa;
+    int64_t n_param;
+    int n_thread, segments;
+    int64_t batch_tokens, max_seqs, kv_pages;
+    struct lb_setting setting[LB_MAX_SETTING];
+    int n_setting;
+    /* rows */
+    int64_t rows, ok, stop, length, error, by_code[LB_N_ROW_CODE];
+    /* tokens */
+    int64_t prompt_tokens, prompt_computed, completion_tokens, recomputed, padding;
+    /* time */
+    double total_s, load_s, forward_s, prefill_s, decode_s, sample_s, host_wait_s, write_s;
+    double model_tflops; /* products of weights only, over forward_s */
+    double latency_p50, latency_p90, latency_p99, latency_max; /* admission to last token, of ok rows */
+    /* steps */
+    int64_t steps;
+    double tokens_mean, seqs_mean, fill; /* fill: tokens over budget */
+    /* kv */
+    int64_t peak_pages;
+    double waste; /* mean over steps of allocated and empty slots a running row */
+    int64_t peak_rss_bytes;
+    double busy_s, idle_s;
+    int exit_code;
+};
+
+/* Progress, given about once a second from the forward thread. */
+struct lb_progress {
+    int64_t rows_done, rows_read;
+    bool rows_final;     /* rows_read is the total */
+    double fraction;     /* of the input's work, 0..1; negative when not known (streams) */
+    double elapsed_s, tok_s; /* since the first step; prompt and completion tokens a second of the last seconds */
+};
+
+/* One JSON object as cli.md 5 says; members that were not measured are absent. command: the command line, as text. */
+void lb_stats_put_json(const struct lb_stats *s, const char *command, struct lb_str *out);
+
+#endif
