@@ -1,0 +1,78 @@
+/* The decoder: a model's weights on a backend, and the forward pass over one flat step.
+ *
+ *     lb_model_open(&m, &spec, err);                 reads and packs the weights
+ *     lb_model_reserve(m, limits, max_out, n_page, err);  memory of the step and the cache, once
+ *     lb_model_forward(m, step, &cand, err);         as often as there are steps
+ *     lb_model_free(m);
+ *
+ * One thread, the forward thread, uses a model. Nothing is allocated after the first lb_model_forward, hooks aside. */
+#ifndef CORE_MODEL_DECODER_H
+#define CORE_MODEL_DECODER_H
+
+#include <stdint.h>
+
+#include "core/backend/backend.h"
+#include "core/base/err.h"
+#include "core/base/log.h"
+#include "core/io/wfile.h"
+#include "core/model/config.h"
+
+struct lb_model;
+
+/* Everything is lent and must outlive the model, apart from log. The weights' mapping stays in use: an embedding table
+ * of the backend's own type is read from it. */
+struct lb_model_spec {
+    const struct lb_config *config;
+    const struct lb_wfile *weights;
+    struct lb_backend *backend;
+    const struct lb_log *log; /* NULL: silent */
+};
+
+/* What a model weighs. Numbers of parameters count a tied head once, in n_param. */
+struct lb_model_size {
+    int64_t n_param;         /* all parameters that were read */
+    int64_t n_layer_product; /* weights of products that every token passes */
+    int64_t n_head_product;  /* weights of the LM head: wanted tokens only */
+};
+
+/* A missing tensor, a shape that contradicts the configuration and a type that is not read are LB_E_INPUT naming the
+ * tensor. NaN and infinities in weights are not looked for. */
+enum lb_status lb_model_open(struct lb_model **out, const struct lb_model_spec *spec, struct lb_err *err);
+void lb_model_free(struct lb_model *m); /* NULL is allowed; the backend stays open */
+
+struct lb_model_size lb_model_size_of(const struct lb_model *m);
+
+/* Bytes that one page of the cache takes over all layers, K and V. */
+size_t lb_model_page_bytes(const struct lb_model *m);
+
+/* Memory for steps within `limit`, max_out wanted tokens a step at most, and a cache of n_page pages. Called once. */
+enum lb_status lb_model_reserve(struct lb_model *m, struct lb_step_limits limit, int32_t max_out, int64_t n_page,
+                                struct lb_err *err);
+
+/* One pass. *cand is [step->n_out], lent until the next call. A step with n_tok == 0 computes nothing. Steps beyond the
+ * reserved limits, and token or page ids out of range, are LB_E_USAGE and leave the cache as it was. */
+enum lb_status lb_model_forward(struct lb_model *m, const struct lb_step *step, const struct lb_cand **cand,
+                                struct lb_err *err);
+
+/* Where the next step's `~j` tokens are read: [max_out], written by the caller after lb_model_forward. */
+int32_t *lb_model_slots(struct lb_model *m);
+
+/* Tests look into the running pass: each function may be NULL. Numbers are f32 rows in host memory, lent for the call.
+ * Hooks cost time and memory. */
+struct lb_hook {
+    void *ctx;
+    /* x[n_tok, dim]: the embedded tokens */
+    void (*embedding)(void *ctx, const struct lb_step *step, const float *x);
+    /* x[n_tok, dim]: the residual stream after layer il */
+    void (*layer)(void *ctx, int il, const struct lb_step *step, const float *x);
+    /* p[n_tok, n_head, ld]: attention probabilities of layer il, zeros beyond a token's position; kernel set ref only,
+     * never called for the others */
+    void (*probs)(void *ctx, int il, const struct lb_step *step, const float *p, int64_t ld);
+    /* a[n_tok, n_head * head_dim]: attention output of layer il, before the output projection */
+    void (*attn)(void *ctx, int il, const struct lb_step *step, const float *a);
+};
+
+/* hook is lent until it is replaced; NULL removes it. */
+void lb_model_set_hook(struct lb_model *m, const struct lb_hook *hook);
+
+#endif
