@@ -1,0 +1,49 @@
+/* Shared by the golden tests: running rows through the library the way the command does, and a second implementation
+ * of the model's mathematics. */
+#ifndef CORE_TESTS_GOLDEN_GOLDEN_H
+#define CORE_TESTS_GOLDEN_GOLDEN_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/llmbatch.h"
+
+/* Output of one run, in input order. */
+struct golden_out {
+    char *text;   /* the whole file, owned */
+    json_t *rows; /* array of its lines, owned */
+    int exit_code;
+    struct lb_stats stats;
+};
+
+/* Runs the JSON rows of `rows` through options (model and settings set by the caller; files are this function's own
+ * temporary ones). Ends the program when the run fails. */
+void golden_run(struct lb_options *options, const json_t *rows, struct golden_out *out);
+void golden_out_release(struct golden_out *out);
+
+/* Options for a golden model: f32 on the reference set, progress and log off. */
+void golden_options(struct lb_options *o, const char *model);
+
+/* Lines of a .jsonl file as an array, NULL when it is not there. */
+json_t *golden_read(const char *path);
+
+/* ---- a naive Llama in double precision: one token a call, weights drawn from a seed ---- */
+
+struct naive_shape {
+    int64_t n_vocab, dim, ffn_dim, n_layer, n_head, n_kv_head, head_dim;
+    double theta;
+    bool tied, attn_bias, mlp_bias;
+};
+
+struct naive_model;
+
+/* Draws weights (float32) and writes a Hugging Face directory of them. */
+struct naive_model *naive_new(const struct naive_shape *shape, uint64_t seed);
+void naive_write(const struct naive_model *m, const char *dir);
+void naive_free(struct naive_model *m);
+
+/* logits[n, n_vocab] of a whole sequence. */
+void naive_forward(const struct naive_model *m, const int32_t *ids, int64_t n, double *logits);
+
+#endif

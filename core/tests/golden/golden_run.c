@@ -1,0 +1,110 @@
+#define _GNU_SOURCE
+#include "core/tests/golden/golden.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void print_log(void *ctx, enum lb_log_level level, const char *text)
+{
+    (void)ctx;
+    if (level <= LB_LOG_ERROR)
+        fprintf(stderr, "log: %s\n", text);
+}
+
+void golden_options(struct lb_options *o, const char *model)
+{
+    lb_options_init(o);
+    o->model = model;
+    o->dtype = "f32";
+    o->threads = 2;
+    o->token_ids = true;
+    o->log = (struct lb_log){.level = LB_LOG_ERROR, .emit = print_log};
+}
+
+json_t *golden_read(const char *path)
+{
+    FILE *f = fopen(path, "r");
+    if (!f)
+        return NULL;
+    json_t *rows = json_array();
+    char *line = NULL;
+    size_t cap = 0;
+    while (getline(&line, &cap, f) > 0) {
+        json_error_t error;
+        json_t *row = json_loads(line, JSON_ALLOW_NUL, &error);
+        if (!row) {
+            fprintf(stderr, "%s: %s\n", path, error.text);
+            abort();
+        }
+        json_array_append_new(rows, row);
+    }
+    free(line);
+    fclose(f);
+    return rows;
+}
+
+static char *read_all(const char *path)
+{
+    FILE *f = fopen(path, "r");
+    if (!f)
+        abort();
+    fseek(f, 0, SEEK_END);
+    size_t n = (size_t)ftell(f);
+    rewind(f);
+    char *text = calloc(n + 1, 1);
+    if (fread(text, 1, n, f) != n)
+        abort();
+    fclose(f);
+    return text;
+}
+
+void golden_run(struct lb_options *o, const json_t *rows, struct golden_out *out)
+{
+    char dir[] = "/tmp/lb-golden-XXXXXX", in[64], path[64], stats[64];
+    if (!mkdtemp(dir))
+        abort();
+    snprintf(in, sizeof in, "%s/in.jsonl", dir);
+    snprintf(path, sizeof path, "%s/out.jsonl", dir);
+    snprintf(stats, sizeof stats, "%s/out.jsonl.stats.json", dir);
+    FILE *f = fopen(in, "w");
+    size_t i;
+    json_t *row;
+    json_array_foreach((json_t *)(uintptr_t)rows, i, row)
+    {
+        char *text = json_dumps(row, JSON_COMPACT);
+        fprintf(f, "%s\n", text);
+        free(text);
+    }
+    fclose(f);
+    const char *inputs[] = {in};
+    o->inputs = inputs;
+    o->n_input = 1;
+    o->output = path;
+    struct lb_err err = LB_ERR_INIT;
+    struct lb_llm *llm = NULL;
+    enum lb_status status = lb_open(&llm, o, &err);
+    if (status == LB_OK)
+        status = lb_run(llm, &err);
+    if (status != LB_OK) {
+        fprintf(stderr, "run of %s failed: %s\n", o->model, err.text);
+        abort();
+    }
+    out->exit_code = lb_exit_code(llm, status);
+    out->stats = *lb_stats_of(llm);
+    lb_close(llm);
+    out->text = read_all(path);
+    out->rows = golden_read(path);
+    unlink(in);
+    unlink(path);
+    unlink(stats);
+    rmdir(dir);
+}
+
+void golden_out_release(struct golden_out *out)
+{
+    free(out->text);
+    json_decref(out->rows);
+    *out = (struct golden_out){0};
+}

@@ -1,0 +1,285 @@
+#include "core/tests/golden/golden.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Written from the formulas alone (Llama: RMSNorm, half-split RoPE, grouped-query attention, SwiGLU), in double, with
+ * no code of the engine. Weights are float32 so that the file holds exactly what is computed with. */
+
+struct matrix {
+    char name[96];
+    int64_t rows, cols; /* cols 0: a vector of `rows` */
+    float *w;
+};
+
+enum { T_NORM1, T_NORM2, T_Q, T_K, T_V, T_O, T_GATE, T_UP, T_DOWN, T_QB, T_KB, T_VB, T_OB, T_GB, T_UB, T_DB, N_T };
+
+struct naive_model {
+    struct naive_shape s;
+    struct matrix embed, norm, head;
+    struct matrix *layer; /* [n_layer][N_T] */
+    uint64_t state;
+};
+
+static double next_gauss(struct naive_model *m)
+{
+    double sum = 0;
+    for (int i = 0; i < 12; i++) { /* sum of uniforms is normal enough here */
+        m->state = m->state * 6364136223846793005u + 1442695040888963407u;
+        sum += (double)(m->state >> 40) / (double)(1 << 24);
+    }
+    return sum - 6.0;
+}
+
+static void draw(struct naive_model *m, struct matrix *x, const char *name, int64_t rows, int64_t cols, double mean,
+                 double sd)
+{
+    snprintf(x->name, sizeof x->name, "%s", name);
+    x->rows = rows;
+    x->cols = cols;
+    int64_t n = rows * (cols ? cols : 1);
+    x->w = malloc((size_t)n * sizeof *x->w);
+    for (int64_t i = 0; i < n; i++)
+        x->w[i] = (float)(mean + sd * next_gauss(m));
+}
+
+static void draw_layer(struct naive_model *m, struct matrix *t, int il)
+{
+    const struct naive_shape *s = &m->s;
+    const int64_t q = s->n_head * s->head_dim, kv = s->n_kv_head * s->head_dim;
+    const struct {
+        const char *name;
+        int64_t rows, cols;
+        bool there;
+    } list[N_T] = {
+        {"input_layernorm.weight", s->dim, 0, true},        {"post_attention_layernorm.weight", s->dim, 0, true},
+        {"self_attn.q_proj.weight", q, s->dim, true},       {"self_attn.k_proj.weight", kv, s->dim, true},
+        {"self_attn.v_proj.weight", kv, s->dim, true},      {"self_attn.o_proj.weight", s->dim, q, true},
+        {"mlp.gate_proj.weight", s->ffn_dim, s->dim, true}, {"mlp.up_proj.weight", s->ffn_dim, s->dim, true},
+        {"mlp.down_proj.weight", s->dim, s->ffn_dim, true}, {"self_attn.q_proj.bias", q, 0, s->attn_bias},
+        {"self_attn.k_proj.bias", kv, 0, s->attn_bias},     {"self_attn.v_proj.bias", kv, 0, s->attn_bias},
+        {"self_attn.o_proj.bias", s->dim, 0, s->attn_bias}, {"mlp.gate_proj.bias", s->ffn_dim, 0, s->mlp_bias},
+        {"mlp.up_proj.bias", s->ffn_dim, 0, s->mlp_bias},   {"mlp.down_proj.bias", s->dim, 0, s->mlp_bias},
+    };
+    for (int i = 0; i < N_T; i++) {
+        char name[96];
+        if (!list[i].there)
+            continue;
+        snprintf(name, sizeof name, "model.layers.%d.%s", il, list[i].name);
+        bool norm = i <= T_NORM2;
+        double sd = list[i].cols ? 1.2 / sqrt((double)list[i].cols) : 0.2;
+        draw(m, &t[i], name, list[i].rows, list[i].cols, norm ? 1.0 : 0.0, sd);
+    }
+}
+
+struct naive_model *naive_new(const struct naive_shape *shape, uint64_t seed)
+{
+    struct naive_model *m = calloc(1, sizeof *m);
+    m->s = *shape;
+    m->state = seed * 2654435761u + 12345;
+    draw(m, &m->embed, "model.embed_tokens.weight", shape->n_vocab, shape->dim, 0.0, 0.3);
+    draw(m, &m->norm, "model.norm.weight", shape->dim, 0, 1.0, 0.2);
+    if (!shape->tied)
+        draw(m, &m->head, "lm_head.weight", shape->n_vocab, shape->dim, 0.0, 2.0 / sqrt((double)shape->dim));
+    m->layer = calloc((size_t)shape->n_layer * N_T, sizeof *m->layer);
+    for (int il = 0; il < shape->n_layer; il++)
+        draw_layer(m, m->layer + il * N_T, il);
+    return m;
+}
+
+void naive_free(struct naive_model *m)
+{
+    free(m->embed.w);
+    free(m->norm.w);
+    free(m->head.w);
+    for (int64_t i = 0; i < m->s.n_layer * N_T; i++)
+        free(m->layer[i].w);
+    free(m->layer);
+    free(m);
+}
+
+/* y[rows] = W x + b */
+static void product(double *y, const struct matrix *w, const double *x, const struct matrix *bias)
+{
+    for (int64_t r = 0; r < w->rows; r++) {
+        double sum = bias && bias->w ? (double)bias->w[r] : 0.0;
+        for (int64_t c = 0; c < w->cols; c++)
+            sum += (double)w->w[r * w->cols + c] * x[c];
+        y[r] = sum;
+    }
+}
+
+static void rms_norm(double *y, const double *x, const struct matrix *w, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += x[i] * x[i];
+    double scale = 1.0 / sqrt(sum / (double)n + 1e-5);
+    for (int64_t i = 0; i < n; i++)
+        y[i] = x[i] * scale * (double)w->w[i];
+}
+
+static void rope(double *x, int64_t n_head, int64_t d, int64_t pos, double theta)
+{
+    for (int64_t h = 0; h < n_head; h++) {
+        for (int64_t i = 0; i < d / 2; i++) {
+            float freq = 1.0f / powf((float)theta, (float)(2 * i) / (float)d);
+            double a = (double)(freq * (float)pos), *v = x + h * d;
+            double lo = v[i], hi = v[i + d / 2];
+            v[i] = lo * cos(a) - hi * sin(a);
+            v[i + d / 2] = hi * cos(a) + lo * sin(a);
+        }
+    }
+}
+
+/* Attention of one token over keys and values [pos + 1, n_kv_head * head_dim]. */
+static void attend(const struct naive_shape *s, double *out, const double *q, const double *k, const double *v,
+                   int64_t pos)
+{
+    const int64_t d = s->head_dim, kv_dim = s->n_kv_head * d;
+    double *p = malloc((size_t)(pos + 1) * sizeof *p);
+    for (int64_t h = 0; h < s->n_head; h++) {
+        const int64_t at = h / (s->n_head / s->n_kv_head) * d;
+        double sum = 0, best = -INFINITY;
+        for (int64_t j = 0; j <= pos; j++) {
+            double dot = 0;
+            for (int64_t i = 0; i < d; i++)
+                dot += q[h * d + i] * k[j * kv_dim + at + i];
+            p[j] = dot / sqrt((double)d);
+            best = fmax(best, p[j]);
+        }
+        for (int64_t j = 0; j <= pos; j++)
+            sum += p[j] = exp(p[j] - best);
+        for (int64_t i = 0; i < d; i++) {
+            double o = 0;
+            for (int64_t j = 0; j <= pos; j++)
+                o += p[j] * v[j * kv_dim + at + i];
+            out[h * d + i] = o / sum;
+        }
+    }
+    free(p);
+}
+
+struct scratch {
+    double *x, *h, *q, *a, *gate, *up, *down, *k, *v;
+};
+
+static void token(const struct naive_model *m, struct scratch *t, int32_t id, int64_t pos, int64_t n)
+{
+    const struct naive_shape *s = &m->s;
+    const int64_t kv_dim = s->n_kv_head * s->head_dim;
+    for (int64_t i = 0; i < s->dim; i++)
+        t->x[i] = (double)m->embed.w[id * s->dim + i];
+    for (int il = 0; il < s->n_layer; il++) {
+        const struct matrix *l = m->layer + il * N_T;
+        double *k = t->k + il * n * kv_dim, *v = t->v + il * n * kv_dim;
+        rms_norm(t->h, t->x, &l[T_NORM1], s->dim);
+        product(t->q, &l[T_Q], t->h, &l[T_QB]);
+        product(k + pos * kv_dim, &l[T_K], t->h, &l[T_KB]);
+        product(v + pos * kv_dim, &l[T_V], t->h, &l[T_VB]);
+        rope(t->q, s->n_head, s->head_dim, pos, s->theta);
+        rope(k + pos * kv_dim, s->n_kv_head, s->head_dim, pos, s->theta);
+        attend(s, t->a, t->q, k, v, pos);
+        product(t->down, &l[T_O], t->a, &l[T_OB]);
+        for (int64_t i = 0; i < s->dim; i++)
+            t->x[i] += t->down[i];
+        rms_norm(t->h, t->x, &l[T_NORM2], s->dim);
+        product(t->gate, &l[T_GATE], t->h, &l[T_GB]);
+        product(t->up, &l[T_UP], t->h, &l[T_UB]);
+        for (int64_t i = 0; i < s->ffn_dim; i++)
+            t->gate[i] = t->gate[i] / (1 + exp(-t->gate[i])) * t->up[i];
+        product(t->down, &l[T_DOWN], t->gate, &l[T_DB]);
+        for (int64_t i = 0; i < s->dim; i++)
+            t->x[i] += t->down[i];
+    }
+    rms_norm(t->h, t->x, &m->norm, s->dim);
+}
+
+void naive_forward(const struct naive_model *m, const int32_t *ids, int64_t n, double *logits)
+{
+    const struct naive_shape *s = &m->s;
+    const size_t q = (size_t)(s->n_head * s->head_dim), kv = (size_t)(s->n_kv_head * s->head_dim);
+    const size_t dim = (size_t)s->dim, ffn = (size_t)s->ffn_dim, cache = (size_t)(s->n_layer * n) * kv;
+    double *block = calloc(3 * dim + 2 * q + 2 * ffn + 2 * cache, sizeof *block), *at = block;
+    struct scratch t = {.x = at, .h = at + dim, .down = at + 2 * dim};
+    at += 3 * dim;
+    t.q = at;
+    t.a = at + q;
+    at += 2 * q;
+    t.gate = at;
+    t.up = at + ffn;
+    at += 2 * ffn;
+    t.k = at;
+    t.v = at + cache;
+    for (int64_t i = 0; i < n; i++) {
+        token(m, &t, ids[i], i, n);
+        product(logits + i * s->n_vocab, s->tied ? &m->embed : &m->head, t.h, NULL);
+    }
+    free(block);
+}
+
+static void put_tensor(const struct matrix *x, json_t *header, FILE *data, size_t *at)
+{
+    if (!x->w)
+        return;
+    size_t n = (size_t)(x->rows * (x->cols ? x->cols : 1)) * sizeof *x->w;
+    json_t *shape =
+        x->cols ? json_pack("[I,I]", (json_int_t)x->rows, (json_int_t)x->cols) : json_pack("[I]", (json_int_t)x->rows);
+    json_object_set_new(header, x->name,
+                        json_pack("{s:s,s:o,s:[I,I]}", "dtype", "F32", "shape", shape, "data_offsets", (json_int_t)*at,
+                                  (json_int_t)(*at + n)));
+    fwrite(x->w, 1, n, data);
+    *at += n;
+}
+
+static void write_config(const struct naive_shape *s, const char *dir)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/config.json", dir);
+    json_t *c = json_pack("{s:[s],s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:b,s:b,s:b,s:s,s:I,s:I}", "architectures",
+                          "LlamaForCausalLM", "model_type", "llama", "vocab_size", (json_int_t)s->n_vocab,
+                          "hidden_size", (json_int_t)s->dim, "intermediate_size", (json_int_t)s->ffn_dim,
+                          "num_hidden_layers", (json_int_t)s->n_layer, "num_attention_heads", (json_int_t)s->n_head,
+                          "num_key_value_heads", (json_int_t)s->n_kv_head, "head_dim", (json_int_t)s->head_dim,
+                          "rms_norm_eps", 1e-5, "rope_theta", s->theta, "tie_word_embeddings", (int)s->tied,
+                          "attention_bias", (int)s->attn_bias, "mlp_bias", (int)s->mlp_bias, "hidden_act", "silu",
+                          "max_position_embeddings", (json_int_t)2048, "eos_token_id", (json_int_t)0);
+    if (!c || json_dump_file(c, path, JSON_INDENT(1)) != 0)
+        abort();
+    json_decref(c);
+}
+
+void naive_write(const struct naive_model *m, const char *dir)
+{
+    char path[512];
+    write_config(&m->s, dir);
+    json_t *header = json_object();
+    FILE *data = tmpfile();
+    size_t at = 0;
+    if (!data)
+        abort();
+    put_tensor(&m->embed, header, data, &at);
+    put_tensor(&m->norm, header, data, &at);
+    put_tensor(&m->head, header, data, &at);
+    for (int64_t i = 0; i < m->s.n_layer * N_T; i++)
+        put_tensor(&m->layer[i], header, data, &at);
+    char *text = json_dumps(header, JSON_COMPACT);
+    uint64_t n = strlen(text);
+    snprintf(path, sizeof path, "%s/model.safetensors", dir);
+    FILE *f = fopen(path, "wb");
+    if (!f)
+        abort();
+    fwrite(&n, 8, 1, f);
+    fwrite(text, 1, n, f);
+    rewind(data);
+    char block[65536];
+    for (size_t got; (got = fread(block, 1, sizeof block, data)) > 0;)
+        fwrite(block, 1, got, f);
+    if (fclose(f) != 0)
+        abort();
+    fclose(data);
+    free(text);
+    json_decref(header);
+}

@@ -1,0 +1,521 @@
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/tests/golden/golden.h"
+
+/* The goldens of ../shared/goldens (README there: Hugging Face, float32, one row at a time) through the whole engine,
+ * and the contract that a row's output depends on the row alone, as bytes of the output file. */
+
+#define GOLDENS LB_SOURCE_DIR "/../shared/goldens/"
+#define TOLERANCE 2e-4 /* logits and log-probabilities, README of the goldens */
+
+static const char *const models[] = {
+    "llama-mha",      "llama-gqa-tied",  "llama-linear-rope", "llama-yarn",      "llama-dynamic-ntk",
+    "llama-bias",     "llama-headdim",   "llama-sharded",     "llama-bf16",      "llama-gguf-f32",
+    "llama-gguf-f16", "llama-gguf-bf16", "llama-gguf-q8_0",   "llama-gguf-q4_0", "llama-gguf-q4_1",
+};
+enum { N_MODEL = sizeof models / sizeof *models };
+
+static bool full(void)
+{
+    return getenv("LB_TEST_FULL") != NULL;
+}
+
+/* Path of a model: its folder, or the .gguf in it. */
+static void model_path(const char *name, char *path, size_t n)
+{
+    snprintf(path, n, GOLDENS "%s/%s.gguf", name, name);
+    if (access(path, R_OK) != 0)
+        snprintf(path, n, GOLDENS "%s", name);
+}
+
+static json_t *golden_rows(const char *name, const char *file)
+{
+    char path[512];
+    snprintf(path, sizeof path, GOLDENS "%s/%s", name, file);
+    json_t *rows = golden_read(path);
+    if (!rows)
+        fail_msg("cannot read %s", path);
+    return rows;
+}
+
+static json_t *id_row(const json_t *golden, const char *id_suffix, json_int_t max_tokens)
+{
+    char id[128];
+    snprintf(id, sizeof id, "%s%s", json_string_value(json_object_get(golden, "id")), id_suffix);
+    return json_pack("{s:s,s:O,s:I}", "id", id, "prompt_token_ids", json_object_get(golden, "prompt_token_ids"),
+                     "max_tokens", max_tokens);
+}
+
+static void check_ids(const char *where, const json_t *want, const json_t *got)
+{
+    if (json_equal((json_t *)(uintptr_t)want, (json_t *)(uintptr_t)got))
+        return;
+    char *w = json_dumps(want, JSON_COMPACT), *g = json_dumps(got, JSON_COMPACT);
+    fail_msg("%s: ids differ\nwant %s\n got %s", where, w, g ? g : "(absent)");
+}
+
+/* Log-probabilities of the chosen ids and logits of the eight best at each step. The logit is the log-probability plus
+ * the log-sum-exp, which the golden gives as its best logit minus its log-probability (greedy: the best is chosen). */
+static double check_logprobs(const char *where, const json_t *golden, const json_t *row)
+{
+    const json_t *want = json_object_get(golden, "logprobs"), *top = json_object_get(golden, "step_top8");
+    const json_t *got = json_object_get(row, "logprobs");
+    double worst = 0;
+    assert_int_equal(json_array_size(want), json_array_size(got));
+    for (size_t i = 0; i < json_array_size(want); i++) {
+        const json_t *g = json_array_get(got, i), *t = json_array_get(top, i);
+        double lp = json_number_value(json_array_get(want, i));
+        double lse = json_number_value(json_array_get(json_array_get(t, 0), 1)) - lp;
+        worst = fmax(worst, fabs(json_number_value(json_object_get(g, "logprob")) - lp));
+        assert_int_equal(json_integer_value(json_object_get(g, "rank")), 1);
+        for (size_t k = 0; k < 8; k++) {
+            const json_t *pair = json_array_get(json_array_get(json_object_get(g, "top"), 0), 0);
+            assert_non_null(pair);
+            double logit = json_number_value(json_array_get(json_array_get(t, k), 1));
+            double mine = json_number_value(json_array_get(json_array_get(json_object_get(g, "top"), k), 1));
+            worst = fmax(worst, fabs(mine + lse - logit));
+        }
+    }
+    if (!(worst <= TOLERANCE))
+        fail_msg("%s: logits or log-probabilities are %g off, allowed %g", where, worst, TOLERANCE);
+    return worst;
+}
+
+static void test_greedy(void **state)
+{
+    (void)state;
+    for (int m = 0; m < N_MODEL; m++) {
+        char path[512];
+        model_path(models[m], path, sizeof path);
+        json_t *golden = golden_rows(models[m], "golden.jsonl"), *rows = json_array();
+        for (size_t i = 0; i < json_array_size(golden); i++) {
+            const json_t *g = json_array_get(golden, i);
+            json_t *row = id_row(g, "", (json_int_t)json_array_size(json_object_get(g, "greedy_ids")));
+            json_object_set_new(row, "ignore_eos", json_true());
+            json_object_set_new(row, "logprobs", json_integer(8));
+            json_array_append_new(rows, row);
+        }
+        struct lb_options o;
+        struct golden_out out;
+        golden_options(&o, path);
+        golden_run(&o, rows, &out);
+        assert_int_equal(out.exit_code, 0);
+        assert_int_equal(out.stats.padding, 0);
+        double worst = 0;
+        for (size_t i = 0; i < json_array_size(golden); i++) {
+            const json_t *g = json_array_get(golden, i), *row = json_array_get(out.rows, i);
+            const char *id = json_string_value(json_object_get(g, "id"));
+            check_ids(id, json_object_get(g, "greedy_ids"), json_object_get(row, "token_ids"));
+            worst = fmax(worst, check_logprobs(id, g, row));
+            assert_string_equal(json_string_value(json_object_get(row, "finish_reason")), "length");
+        }
+        print_message("%s: 12 rows equal, worst logit difference %.2g\n", models[m], worst);
+        golden_out_release(&out);
+        json_decref(rows);
+        json_decref(golden);
+    }
+}
+
+/* Text in, text out: raw prompts, and rendered chats as raw text without added tokens. */
+static void test_text(void **state)
+{
+    (void)state;
+    for (int m = 0; m < N_MODEL; m++) {
+        char path[512];
+        model_path(models[m], path, sizeof path);
+        json_t *golden = golden_rows(models[m], "golden.jsonl");
+        for (int form = 0; form < 2; form++) { /* 0: prompt, 1: rendered */
+            const char *key = form ? "rendered" : "prompt";
+            json_t *rows = json_array(), *want = json_array();
+            for (size_t i = 0; i < json_array_size(golden); i++) {
+                json_t *g = json_array_get(golden, i);
+                if (!json_object_get(g, key))
+                    continue;
+                json_array_append_new(rows, json_pack("{s:O,s:i,s:b}", "prompt", json_object_get(g, key), "max_tokens",
+                                                      24, "ignore_eos", 1));
+                json_array_append(want, g);
+            }
+            struct lb_options o;
+            struct golden_out out;
+            golden_options(&o, path);
+            o.add_bos = form ? LB_BOS_NO : LB_BOS_AUTO;
+            golden_run(&o, rows, &out);
+            size_t n_text = 0;
+            for (size_t i = 0; i < json_array_size(want); i++) {
+                const json_t *g = json_array_get(want, i), *row = json_array_get(out.rows, i);
+                const json_t *error = json_object_get(row, "error");
+                if (error) { /* a tokenizer of a kind that is not built in */
+                    assert_string_equal(json_string_value(json_object_get(error, "code")), "unsupported");
+                    continue;
+                }
+                const char *id = json_string_value(json_object_get(g, "id"));
+                check_ids(id, json_object_get(g, "prompt_token_ids"), json_object_get(row, "prompt_token_ids"));
+                check_ids(id, json_object_get(g, "greedy_ids"), json_object_get(row, "token_ids"));
+                assert_string_equal(json_string_value(json_object_get(g, "output_text")),
+                                    json_string_value(json_object_get(row, "text")));
+                n_text++;
+            }
+            print_message("%s: %zu of %zu %s rows equal as text\n", models[m], n_text, json_array_size(want), key);
+            if (strcmp(models[m], "llama-linear-rope") != 0) /* the one SentencePiece tokenizer here */
+                assert_int_equal(n_text, json_array_size(want));
+            golden_out_release(&out);
+            json_decref(rows);
+            json_decref(want);
+        }
+        json_decref(golden);
+    }
+}
+
+static void test_end_tokens(void **state)
+{
+    (void)state;
+    char path[512];
+    model_path("llama-gqa-tied", path, sizeof path);
+    json_t *golden = golden_rows("llama-gqa-tied", "golden_eos.jsonl"), *rows = json_array();
+    for (size_t i = 0; i < json_array_size(golden); i++) {
+        const json_t *g = json_array_get(golden, i);
+        json_array_append_new(rows, id_row(g, "", json_integer_value(json_object_get(g, "max_new_tokens"))));
+    }
+    struct lb_options o;
+    struct golden_out out;
+    golden_options(&o, path);
+    golden_run(&o, rows, &out);
+    for (size_t i = 0; i < json_array_size(golden); i++) {
+        const json_t *g = json_array_get(golden, i), *row = json_array_get(out.rows, i);
+        const char *id = json_string_value(json_object_get(g, "id"));
+        check_ids(id, json_object_get(g, "output_ids"), json_object_get(row, "token_ids"));
+        assert_string_equal(json_string_value(json_object_get(g, "finish_reason")),
+                            json_string_value(json_object_get(row, "finish_reason")));
+        if (json_is_integer(json_object_get(g, "stop_token_id")))
+            check_ids(id, json_object_get(g, "stop_token_id"), json_object_get(row, "stop_reason"));
+    }
+    golden_out_release(&out);
+    json_decref(rows);
+    json_decref(golden);
+}
+
+/* ---- the contract: the same bits whatever the batch ---- */
+
+/* Greedy rows, and the same prompts sampled, all with log-probabilities so that a changed bit shows. */
+static json_t *contract_rows(const json_t *golden)
+{
+    json_t *rows = json_array();
+    for (int sampled = 0; sampled < 2; sampled++) {
+        for (size_t i = 0; i < json_array_size(golden); i++) {
+            json_t *row = id_row(json_array_get(golden, i), sampled ? "-sampled" : "", 8 + (json_int_t)(i * 5) % 17);
+            json_object_set_new(row, "logprobs", json_integer(4));
+            if (sampled) {
+                json_object_set_new(row, "temperature", json_real(0.9));
+                if (i % 3)
+                    json_object_set_new(row, "top_p", json_real(0.8));
+                if (i % 2)
+                    json_object_set_new(row, "top_k", json_integer(40));
+            }
+            json_array_append_new(rows, row);
+        }
+    }
+    return rows;
+}
+
+/* Output rows as text without `index`, which says where a row stood in its file. */
+static char *row_text(const json_t *row)
+{
+    json_t *copy = json_copy((json_t *)(uintptr_t)row);
+    json_object_del(copy, "index");
+    char *text = json_dumps(copy, JSON_COMPACT | JSON_REAL_PRECISION(17));
+    json_decref(copy);
+    return text;
+}
+
+static void check_same(const char *where, const json_t *want, const json_t *got)
+{
+    assert_int_equal(json_array_size(want), json_array_size(got));
+    for (size_t i = 0; i < json_array_size(want); i++) {
+        char *w = row_text(json_array_get(want, i)), *g = row_text(json_array_get(got, i));
+        if (strcmp(w, g) != 0)
+            fail_msg("%s: row %zu differs\n%s\n%s", where, i, w, g);
+        free(w);
+        free(g);
+    }
+}
+
+static void one_at_a_time(const char *where, struct lb_options *o, const json_t *rows, const json_t *want)
+{
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        json_t *one = json_pack("[O]", json_array_get(rows, i)), *ref = json_pack("[O]", json_array_get(want, i));
+        struct golden_out out;
+        golden_run(o, one, &out);
+        check_same(where, ref, out.rows);
+        golden_out_release(&out);
+        json_decref(one);
+        json_decref(ref);
+    }
+}
+
+static json_t *reversed(const json_t *rows)
+{
+    json_t *r = json_array();
+    for (size_t i = json_array_size(rows); i-- > 0;)
+        json_array_append(r, json_array_get(rows, i));
+    return r;
+}
+
+static void contract_of(const char *path, const char *dtype, const char *isa, const json_t *rows, bool singles)
+{
+    char where[600];
+    struct lb_options o;
+    struct golden_out base, out;
+    golden_options(&o, path);
+    o.dtype = dtype;
+    o.isa = isa;
+    golden_run(&o, rows, &base);
+    assert_int_equal(base.exit_code, 0);
+    assert_int_equal(base.stats.padding, 0);
+    static const int variants[][3] = {{16, 1, 256},  {16, 2, 256}, {512, 1, 256},
+                                      {512, 3, 256}, {16, 3, 5},   {512, 2, 1}};
+    for (size_t v = 0; v < sizeof variants / sizeof *variants; v++) {
+        o.batch_tokens = variants[v][0];
+        o.threads = variants[v][1];
+        o.max_seqs = variants[v][2];
+        golden_run(&o, rows, &out);
+        snprintf(where, sizeof where, "%s %s %s: budget %d, %d threads, %d sequences", path, dtype, isa, variants[v][0],
+                 variants[v][1], variants[v][2]);
+        if (strcmp(base.text, out.text) != 0)
+            check_same(where, base.rows, out.rows);
+        assert_string_equal(base.text, out.text);
+        golden_out_release(&out);
+    }
+    o.batch_tokens = 512;
+    o.threads = 2;
+    o.max_seqs = 256;
+    json_t *backward = reversed(rows), *want = reversed(base.rows);
+    golden_run(&o, backward, &out);
+    check_same("reversed", want, out.rows);
+    golden_out_release(&out);
+    json_decref(backward);
+    json_decref(want);
+    snprintf(where, sizeof where, "%s %s %s: alone", path, dtype, isa);
+    if (singles)
+        one_at_a_time(where, &o, rows, base.rows);
+    golden_out_release(&base);
+}
+
+static void test_contract(void **state)
+{
+    (void)state;
+    for (int m = 0; m < N_MODEL; m++) {
+        char path[512];
+        model_path(models[m], path, sizeof path);
+        json_t *golden = golden_rows(models[m], "golden.jsonl"), *rows = contract_rows(golden);
+        bool singles = full() || m < 2; /* the other models' single rows are in the full run */
+        contract_of(path, "f32", "ref", rows, singles);
+        contract_of(path, "bf16", "ref", rows, singles);
+        if (strstr(lb_isa_list(), "avx512bf16"))
+            contract_of(path, "bf16", "avx512bf16", rows, full() || m < 7);
+        json_decref(rows);
+        json_decref(golden);
+    }
+    if (!strstr(lb_isa_list(), "avx512bf16"))
+        print_message("this processor lacks avx512bf16: its kernels were not run here\n");
+}
+
+/* ---- other shapes against the naive model ---- */
+
+static const struct naive_shape shapes[] = {
+    {.n_vocab = 515,
+     .dim = 144,
+     .ffn_dim = 200,
+     .n_layer = 2,
+     .n_head = 3,
+     .n_kv_head = 1,
+     .head_dim = 48,
+     .theta = 10000},
+    {.n_vocab = 777,
+     .dim = 560,
+     .ffn_dim = 333,
+     .n_layer = 2,
+     .n_head = 7,
+     .n_kv_head = 1,
+     .head_dim = 80,
+     .theta = 500000,
+     .tied = true},
+    {.n_vocab = 130,
+     .dim = 64,
+     .ffn_dim = 96,
+     .n_layer = 3,
+     .n_head = 8,
+     .n_kv_head = 4,
+     .head_dim = 8,
+     .theta = 100,
+     .attn_bias = true,
+     .mlp_bias = true},
+    {.n_vocab = 1001,
+     .dim = 96,
+     .ffn_dim = 31,
+     .n_layer = 2,
+     .n_head = 14,
+     .n_kv_head = 2,
+     .head_dim = 64,
+     .theta = 10000},
+    {.n_vocab = 300,
+     .dim = 96,
+     .ffn_dim = 160,
+     .n_layer = 1,
+     .n_head = 16,
+     .n_kv_head = 16,
+     .head_dim = 6,
+     .theta = 10000},
+    {.n_vocab = 257,
+     .dim = 160,
+     .ffn_dim = 70,
+     .n_layer = 2,
+     .n_head = 1,
+     .n_kv_head = 1,
+     .head_dim = 160,
+     .theta = 10000},
+};
+
+/* Teacher-forced: the engine's own greedy ids go through the naive model; at each step the engine's log-probabilities
+ * must be the naive ones, within `bound` for float32. */
+static double naive_difference(const struct naive_model *m, const struct naive_shape *s, const json_t *row)
+{
+    const json_t *prompt = json_object_get(row, "prompt_token_ids"), *ids = json_object_get(row, "token_ids");
+    size_t np = json_array_size(prompt), n = np + json_array_size(ids);
+    int32_t *all = malloc(n * sizeof *all);
+    double *logits = malloc(n * (size_t)s->n_vocab * sizeof *logits), worst = 0;
+    for (size_t i = 0; i < n; i++)
+        all[i] = (int32_t)json_integer_value(i < np ? json_array_get(prompt, i) : json_array_get(ids, i - np));
+    naive_forward(m, all, (int64_t)n, logits);
+    for (size_t i = np; i < n; i++) {
+        const double *l = logits + (i - 1) * (size_t)s->n_vocab;
+        double best = -INFINITY, sum = 0;
+        for (int64_t j = 0; j < s->n_vocab; j++)
+            best = fmax(best, l[j]);
+        for (int64_t j = 0; j < s->n_vocab; j++)
+            sum += exp(l[j] - best);
+        const json_t *top = json_object_get(json_array_get(json_object_get(row, "logprobs"), i - np), "top");
+        for (size_t k = 0; k < json_array_size(top); k++) {
+            const json_t *pair = json_array_get(top, k);
+            int64_t id = json_integer_value(json_array_get(pair, 0));
+            double want = l[id] - best - log(sum);
+            worst = fmax(worst, fabs(want - json_number_value(json_array_get(pair, 1))));
+        }
+    }
+    free(all);
+    free(logits);
+    return worst;
+}
+
+static json_t *shape_rows(const struct naive_shape *s)
+{
+    static const int lengths[] = {1, 2, 31, 32, 33, 64, 70, 7};
+    json_t *rows = json_array();
+    for (size_t r = 0; r < sizeof lengths / sizeof *lengths; r++) {
+        json_t *ids = json_array();
+        for (int i = 0; i < lengths[r]; i++)
+            json_array_append_new(ids, json_integer((json_int_t)(((size_t)i * 37 + r * 101 + 5) % (size_t)s->n_vocab)));
+        json_array_append_new(rows, json_pack("{s:o,s:i,s:b,s:i}", "prompt_token_ids", ids, "max_tokens", 6 + (int)r,
+                                              "ignore_eos", 1, "logprobs", 8));
+    }
+    return rows;
+}
+
+static void test_shapes(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const struct naive_shape *s = &shapes[i];
+        char dir[] = "/tmp/lb-naive-XXXXXX", path[64];
+        assert_non_null(mkdtemp(dir));
+        struct naive_model *m = naive_new(s, 7 + i);
+        naive_write(m, dir);
+        json_t *rows = shape_rows(s);
+        struct lb_options o;
+        struct golden_out out;
+        golden_options(&o, dir);
+        golden_run(&o, rows, &out);
+        double worst = 0;
+        for (size_t r = 0; r < json_array_size(rows); r++)
+            worst = fmax(worst, naive_difference(m, s, json_array_get(out.rows, r)));
+        print_message("shape %zu (head_dim %d, %d:%d heads, vocabulary %d): worst log-probability difference %.2g\n", i,
+                      (int)s->head_dim, (int)s->n_head, (int)s->n_kv_head, (int)s->n_vocab, worst);
+        assert_true(worst <= TOLERANCE);
+        golden_out_release(&out);
+        contract_of(dir, "f32", "ref", rows, true);
+        contract_of(dir, "bf16", "ref", rows, false);
+        if (strstr(lb_isa_list(), "avx512bf16"))
+            contract_of(dir, "bf16", "avx512bf16", rows, true);
+        json_decref(rows);
+        naive_free(m);
+        snprintf(path, sizeof path, "%s/config.json", dir);
+        unlink(path);
+        snprintf(path, sizeof path, "%s/model.safetensors", dir);
+        unlink(path);
+        rmdir(dir);
+    }
+}
+
+/* llama-mha's pad token is its end token: a ragged batch equals single rows, nothing is flooded or cut. */
+static void test_pad_is_eos(void **state)
+{
+    (void)state;
+    char path[512];
+    model_path("llama-mha", path, sizeof path);
+    json_t *golden = golden_rows("llama-mha", "golden.jsonl"), *rows = json_array();
+    json_t *config = json_load_file(GOLDENS "llama-mha/generation_config.json", 0, NULL);
+    const json_t *eos = json_object_get(config, "eos_token_id");
+    for (size_t i = 0; i < json_array_size(golden); i++) {
+        json_t *row = id_row(json_array_get(golden, i), "", 24), *ids = json_object_get(row, "prompt_token_ids");
+        json_t *inside = json_deep_copy(ids); /* an end token inside the prompt is ordinary */
+        json_array_insert(inside, json_array_size(inside) / 2,
+                          (json_t *)(uintptr_t)(json_is_array(eos) ? json_array_get(eos, 0) : eos));
+        json_array_append(rows, row);
+        json_object_set_new(row, "ignore_eos", json_true());
+        json_t *other = json_copy(row);
+        json_object_set_new(other, "prompt_token_ids", inside);
+        json_array_append_new(rows, other);
+        json_decref(row);
+    }
+    struct lb_options o;
+    struct golden_out out;
+    golden_options(&o, path);
+    golden_run(&o, rows, &out);
+    for (size_t i = 0; i < json_array_size(golden); i++)
+        check_ids("pad = eos", json_object_get(json_array_get(golden, i), "greedy_ids"),
+                  json_object_get(json_array_get(out.rows, 2 * i), "token_ids"));
+    assert_int_equal(out.stats.padding, 0);
+    one_at_a_time("pad = eos, alone", &o, rows, out.rows);
+    golden_out_release(&out);
+    json_decref(config);
+    json_decref(rows);
+    json_decref(golden);
+}
+
+int golden_layers(void); /* test_layers.c */
+
+int main(void)
+{
+    const struct CMUnitTest independent[] = {cmocka_unit_test(test_shapes)};
+    const struct CMUnitTest shared[] = {
+        cmocka_unit_test(test_greedy),     cmocka_unit_test(test_text),     cmocka_unit_test(test_end_tokens),
+        cmocka_unit_test(test_pad_is_eos), cmocka_unit_test(test_contract),
+    };
+    int failed = cmocka_run_group_tests_name("shapes", independent, NULL, NULL);
+    if (access(GOLDENS "README.md", R_OK) != 0) {
+        printf("skip: test_golden: no ../shared/goldens\n");
+        return failed ? failed : 77;
+    }
+    failed += golden_layers();
+    return failed + cmocka_run_group_tests_name("goldens", shared, NULL, NULL);
+}
