@@ -36,6 +36,8 @@ struct lb_step {
     int32_t *out_flags;  /* [n_out] */
 };
 
+/* Takes the block: room for limit.n_tok tokens and outputs, limit.n_seq sequences, limit.n_page page table entries and
+ * as many new pages. number is -1 until the first lb_step_clear. LB_E_DEVICE without memory. */
 enum lb_status lb_step_init(struct lb_step *s, struct lb_step_limits limit, struct lb_err *err);
 void lb_step_release(struct lb_step *s);
 void lb_step_clear(struct lb_step *s); /* all counts 0, number + 1 */

@@ -9,8 +9,10 @@
 
 struct lb_team;
 
-/* n_thread 0: the number of processors in the affinity mask. Threads are bound to the mask's processors in order when
- * the team has as many threads as the mask has processors. */
+/* n_thread 0: the number of processors in the affinity mask. The members that the team
+ * starts are bound to the mask's processors in order, from the second on, when the team has as many threads as the mask
+ * has processors; the owner, member 0, is left as it is, because threads that it starts later inherit its mask.
+ * LB_E_USAGE: n_thread out of range; LB_E_DEVICE: no memory or no thread. */
 enum lb_status lb_team_new(struct lb_team **out, int n_thread, struct lb_err *err);
 void lb_team_free(struct lb_team *t);
 int lb_team_size(const struct lb_team *t);

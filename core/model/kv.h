@@ -29,10 +29,10 @@ struct lb_kv {
     struct lb_kv_seq *seq; /* [max_seq] */
     int32_t *seq_free;     /* [max_seq] stack of closed sequences */
     int32_t n_seq_free;
-    int32_t *free_page;    /* [n_page] stack, n_free entries */
-    int32_t *refs;         /* [n_page] references */
-    int32_t *fresh;        /* [n_page] pages handed out since the last lb_kv_take_new, n_new entries */
-    uint8_t *is_fresh;     /* [n_page] the page is in `fresh` */
+    int32_t *free_page; /* [n_page] stack, n_free entries */
+    int32_t *refs;      /* [n_page] references */
+    int32_t *fresh;     /* [n_page] pages handed out since the last lb_kv_take_new, n_new entries */
+    uint8_t *is_fresh;  /* [n_page] the page is in `fresh` */
 };
 
 /* Pages a sequence of n_tok positions needs. */

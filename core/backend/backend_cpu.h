@@ -1,0 +1,119 @@
+/* Inside the CPU backend: its state, shared by the files backend_cpu*.c. Nobody else includes it. */
+#ifndef CORE_BACKEND_BACKEND_CPU_H
+#define CORE_BACKEND_BACKEND_CPU_H
+
+#include "core/backend/backend.h"
+#include "core/backend/team.h"
+#include "core/base/mem.h"
+#include "kernels/cpu/lk_cpu.h"
+
+struct lb_matrix {
+    void *w;
+    struct lk_cols cols;
+    int64_t n_out;
+    bool gate_up;
+};
+
+struct lb_table {
+    const void *data; /* [n_row, n_col] of the backend's type; borrowed or from the chunks */
+    int64_t n_row, n_col;
+};
+
+struct lb_kv_mem {
+    struct lb_arena arena;
+    struct lb_kv_spec spec;
+    uint8_t *k, *v;                     /* plane of layer il begins at il * plane bytes */
+    int64_t k_page_bytes, v_page_bytes; /* of one head */
+    struct lb_kv_mem *next;
+};
+
+/* Memory of loading is taken from large mappings one after another, so that small matrices share huge pages. */
+struct lb_cpu_chunk {
+    struct lb_arena arena;
+    struct lb_cpu_chunk *next;
+};
+
+/* Tokens of one sequence that an attention item covers. */
+struct lb_cpu_piece {
+    int32_t seq, tok, n_tok, bucket;
+};
+
+#define LB_CPU_BUCKETS 256
+
+struct lb_cpu {
+    struct lb_backend base; /* first: a struct lb_backend * is this */
+    struct lk_cpu lk;
+    struct lb_team *team;
+    struct lb_cpu_chunk *chunk;
+    struct lb_kv_mem *kv_list;
+
+    /* fixed by reserve */
+    bool reserved;
+    struct lb_step_limits limit;
+    int64_t max_out, n_vocab, n_block, ld_logits;
+    int32_t *id;                /* [limit.n_tok] token ids with slots resolved */
+    int32_t *slot;              /* [max_out] */
+    struct lb_cpu_piece *piece; /* [limit.n_tok] */
+    struct lk_best *best;       /* [max_out, n_block] */
+    float **logits_of;          /* [max_out] */
+    double *lse;                /* [max_out] */
+    int32_t *top_id;            /* [max_out, LK_TOP] */
+    float *top_value;           /* [max_out, LK_TOP] */
+    struct lb_cand *cand;       /* [max_out] */
+    struct lb_arena logits;     /* [max_out, ld_logits] f32, touched as rows ask */
+
+    /* fixed by the first step */
+    void *q;
+    int64_t q_head, q_head_dim; /* what q was sized for */
+    float *cos, *sin;           /* [limit.n_tok, n_rot / 2] */
+    int64_t n_rot;              /* what cos and sin were sized for */
+    struct lk_attn_item *item;  /* [limit.n_tok, max kv heads] */
+    int64_t item_heads;         /* kv heads that item was sized for */
+
+    /* the step in progress */
+    const struct lb_step *step;
+    struct lb_kv_mem *kv;
+    int64_t n_item;
+    struct lb_err err; /* first failure since step_begin */
+};
+
+static inline struct lb_cpu *lb_cpu_of(struct lb_backend *be)
+{
+    return (struct lb_cpu *)be;
+}
+
+static inline size_t lb_cpu_elem_bytes(const struct lb_cpu *c)
+{
+    return c->base.dtype == LB_F32 ? sizeof(float) : sizeof(uint16_t);
+}
+
+/* Bytes from the chunks, 64-byte aligned, zeroed, touched when used; NULL (and err set) without memory. */
+void *lb_cpu_take(struct lb_cpu *c, size_t n, size_t size, const char *what, struct lb_err *err);
+
+/* Items a claim: about `per_thread` claims for each thread. */
+int64_t lb_cpu_grain(const struct lb_cpu *c, int64_t n_item, int64_t per_thread);
+
+enum lb_status lb_cpu_open(struct lb_backend **out, const struct lb_backend_spec *spec, struct lb_err *err);
+
+/* backend_cpu_load.c */
+enum lb_status lb_cpu_matrix_new(struct lb_backend *be, const struct lb_matrix_spec *spec, struct lb_matrix **out,
+                                 struct lb_err *err);
+enum lb_status lb_cpu_table_new(struct lb_backend *be, const struct lb_rows *rows, struct lb_table **out,
+                                struct lb_err *err);
+enum lb_status lb_cpu_vector_new(struct lb_backend *be, const float *host, int64_t n, const float **out,
+                                 struct lb_err *err);
+
+/* backend_cpu_step.c */
+void lb_cpu_step_begin(struct lb_backend *be, const struct lb_step *step, struct lb_kv_mem *kv,
+                       const struct lb_rope_args *rope, int64_t n_head);
+
+/* backend_cpu_ops.c */
+void lb_cpu_embed(struct lb_backend *be, struct lb_buf *x, const struct lb_table *table);
+void lb_cpu_norm(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, const float *w, float eps,
+                 bool wanted);
+void lb_cpu_linear(struct lb_backend *be, struct lb_buf *y_rows, struct lb_actbuf *y_act, const struct lb_actbuf *a,
+                   const struct lb_matrix *w, const float *bias, enum lb_epilogue epilogue);
+void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *args);
+void lb_cpu_head(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w);
+
+#endif

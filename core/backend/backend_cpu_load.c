@@ -1,0 +1,151 @@
+/* The CPU backend's weights: packed in parallel from rows that are read lazily. */
+#include <stdatomic.h>
+#include <string.h>
+
+#include "core/backend/backend_cpu.h"
+
+struct pack_job {
+    const struct lb_cpu *c;
+    const struct lb_matrix_spec *spec;
+    const struct lb_matrix *m;
+    _Atomic bool no_memory;
+};
+
+/* Rows begin .. begin + n of a part of the matrix that ends at row `limit`; rows beyond it are zeros. */
+static void gather(const struct lb_rows *r, int64_t begin, int64_t limit, int64_t n, float *out)
+{
+    int64_t real = limit - begin < n ? limit - begin : n;
+    if (real < 0)
+        real = 0;
+    if (real > 0)
+        r->get(r, begin, real, out);
+    memset(out + real * r->n_col, 0, (size_t)((n - real) * r->n_col) * sizeof *out);
+}
+
+static void pack_panels(void *ctx, int64_t begin, int64_t end)
+{
+    struct pack_job *job = ctx;
+    const struct lb_rows *r = job->spec->rows;
+    int64_t width = job->c->lk.panel_cols;
+    float *rows = lb_mem_new((size_t)(width * r->n_col), sizeof *rows);
+    if (!rows) {
+        atomic_store(&job->no_memory, true);
+        return;
+    }
+    for (int64_t p = begin; p < end; p++) {
+        if (job->m->gate_up) {
+            int64_t half = width / 2, ffn = r->n_row / 2;
+            gather(r, p * half, ffn, half, rows);
+            gather(r, ffn + p * half, 2 * ffn, half, rows + half * r->n_col);
+        } else {
+            gather(r, p * width, r->n_row, width, rows);
+        }
+        struct lk_pack pack = {job->m->w, p, rows, &job->m->cols};
+        job->c->lk.pack(&pack);
+    }
+    lb_mem_free(rows);
+}
+
+enum lb_status lb_cpu_matrix_new(struct lb_backend *be, const struct lb_matrix_spec *spec, struct lb_matrix **out,
+                                 struct lb_err *err)
+{
+    struct lb_cpu *c = lb_cpu_of(be);
+    *out = NULL;
+    if (spec->cols->n_col != spec->rows->n_col || (spec->gate_up && spec->rows->n_row % 2 != 0))
+        return lb_err_set(err, LB_E_INPUT, "%s: %lld rows of %lld columns do not fit %lld columns", spec->name,
+                          (long long)spec->rows->n_row, (long long)spec->rows->n_col, (long long)spec->cols->n_col);
+    struct lb_matrix *m = lb_cpu_take(c, 1, sizeof *m, spec->name, err);
+    if (!m)
+        return LB_E_DEVICE;
+    m->cols = *spec->cols;
+    m->n_out = spec->rows->n_row;
+    m->gate_up = spec->gate_up;
+    m->w = lb_cpu_take(c, 1, c->lk.weight_bytes(m->n_out, &m->cols), spec->name, err);
+    if (!m->w)
+        return LB_E_DEVICE;
+    struct pack_job job = {c, spec, m, false};
+    int64_t n_panel = (m->n_out + c->lk.panel_cols - 1) / c->lk.panel_cols;
+    lb_team_run(c->team, pack_panels, &job, n_panel, 8);
+    if (atomic_load(&job.no_memory))
+        return lb_err_memory(err, spec->name, (unsigned long long)(c->lk.panel_cols * m->cols.n_col) * sizeof(float));
+    *out = m;
+    return LB_OK;
+}
+
+/* float32 to bf16, to nearest even; a NaN stays one. */
+static uint16_t bf16_round(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    if ((bits & 0x7fffffff) > 0x7f800000)
+        return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+struct convert_job {
+    const struct lb_cpu *c;
+    const struct lb_rows *rows;
+    void *out;
+    _Atomic bool no_memory;
+};
+
+static void convert_rows(void *ctx, int64_t begin, int64_t end)
+{
+    struct convert_job *job = ctx;
+    const struct lb_rows *r = job->rows;
+    if (job->c->base.dtype == LB_F32) {
+        r->get(r, begin, end - begin, (float *)job->out + begin * r->n_col);
+        return;
+    }
+    float *row = lb_mem_new((size_t)r->n_col, sizeof *row);
+    if (!row) {
+        atomic_store(&job->no_memory, true);
+        return;
+    }
+    for (int64_t i = begin; i < end; i++) {
+        uint16_t *to = (uint16_t *)job->out + i * r->n_col;
+        r->get(r, i, 1, row);
+        for (int64_t k = 0; k < r->n_col; k++)
+            to[k] = bf16_round(row[k]);
+    }
+    lb_mem_free(row);
+}
+
+enum lb_status lb_cpu_table_new(struct lb_backend *be, const struct lb_rows *rows, struct lb_table **out,
+                                struct lb_err *err)
+{
+    struct lb_cpu *c = lb_cpu_of(be);
+    *out = NULL;
+    size_t elem = lb_cpu_elem_bytes(c);
+    struct lb_table *t = lb_cpu_take(c, 1, sizeof *t, "the embedding table", err);
+    if (!t)
+        return LB_E_DEVICE;
+    t->n_row = rows->n_row;
+    t->n_col = rows->n_col;
+    if (rows->data && rows->data_type == c->base.dtype && (uintptr_t)rows->data % elem == 0) {
+        t->data = rows->data;
+        *out = t;
+        return LB_OK;
+    }
+    void *copy = lb_cpu_take(c, (size_t)rows->n_row * (size_t)rows->n_col, elem, "the embedding table", err);
+    if (!copy)
+        return LB_E_DEVICE;
+    struct convert_job job = {c, rows, copy, false};
+    lb_team_run(c->team, convert_rows, &job, rows->n_row, 64);
+    if (atomic_load(&job.no_memory))
+        return lb_err_memory(err, "a row of the embedding table", (unsigned long long)rows->n_col * sizeof(float));
+    t->data = copy;
+    *out = t;
+    return LB_OK;
+}
+
+enum lb_status lb_cpu_vector_new(struct lb_backend *be, const float *host, int64_t n, const float **out,
+                                 struct lb_err *err)
+{
+    float *copy = lb_cpu_take(lb_cpu_of(be), (size_t)n, sizeof *copy, "a vector", err);
+    if (!copy)
+        return LB_E_DEVICE;
+    memcpy(copy, host, (size_t)n * sizeof *copy);
+    *out = copy;
+    return LB_OK;
+}

@@ -1,0 +1,188 @@
+/* The CPU backend's beginning of a step: the step is checked, slot references are resolved, new pages zeroed, rotary
+ * angles and the list of attention work made, once for all layers. */
+#include <string.h>
+
+#include "core/backend/backend_cpu.h"
+
+#define FAIL(...) return lb_err_set(err, LB_E_USAGE, __VA_ARGS__)
+
+/* Whether the sequence's tokens and pages agree with each other and with the cache. */
+static enum lb_status check_seq(const struct lb_step *s, int32_t is, int64_t n_page, struct lb_err *err)
+{
+    int32_t begin = s->seq_start[is], end = s->seq_start[is + 1];
+    int32_t first = s->page_start[is], last = s->page_start[is + 1];
+    if (begin < 0 || end <= begin || end > s->n_tok || first < 0 || last < first || last > s->n_page)
+        FAIL("step %lld: sequence %d has tokens %d..%d and pages %d..%d", (long long)s->number, is, begin, end, first,
+             last);
+    if (s->pos[begin] < 0 || s->pos[begin] > INT32_MAX - (end - begin))
+        FAIL("step %lld: sequence %d begins at position %d", (long long)s->number, is, s->pos[begin]);
+    for (int32_t i = first; i < last; i++)
+        if (s->page[i] < 0 || s->page[i] >= n_page)
+            FAIL("step %lld: sequence %d: page %d of %lld", (long long)s->number, is, s->page[i], (long long)n_page);
+    for (int32_t t = begin; t < end; t++) {
+        int32_t at = s->pos[t] / LK_PAGE_TOKENS;
+        if (s->pos[t] != s->pos[begin] + (t - begin) || at >= last - first || s->page[first + at] != s->tok_page[t])
+            FAIL("step %lld: sequence %d: token %d has position %d and page %d", (long long)s->number, is, t, s->pos[t],
+                 s->tok_page[t]);
+    }
+    return LB_OK;
+}
+
+static enum lb_status check_step(const struct lb_cpu *c, const struct lb_step *s, int64_t n_page, struct lb_err *err)
+{
+    if (s->n_tok < 0 || s->n_tok > c->limit.n_tok || s->n_seq < 0 || s->n_seq > c->limit.n_seq || s->n_page < 0 ||
+        s->n_page > c->limit.n_page || s->n_out < 0 || s->n_out > c->max_out || s->n_new < 0)
+        FAIL("step %lld: %d tokens, %d sequences, %d pages, %d outputs are beyond %d, %d, %d, %lld",
+             (long long)s->number, s->n_tok, s->n_seq, s->n_page, s->n_out, c->limit.n_tok, c->limit.n_seq,
+             c->limit.n_page, (long long)c->max_out);
+    if (s->seq_start[0] != 0 || s->seq_start[s->n_seq] != s->n_tok)
+        FAIL("step %lld: the sequences do not cover the tokens", (long long)s->number);
+    for (int32_t is = 0; is < s->n_seq; is++)
+        LB_TRY(check_seq(s, is, n_page, err));
+    for (int32_t j = 0; j < s->n_out; j++)
+        if (s->out_tok[j] < 0 || s->out_tok[j] >= s->n_tok || (j > 0 && s->out_tok[j] <= s->out_tok[j - 1]))
+            FAIL("step %lld: output %d asks for token %d of %d", (long long)s->number, j, s->out_tok[j], s->n_tok);
+    for (int32_t i = 0; i < s->n_new; i++)
+        if (s->new_page[i] < 0 || s->new_page[i] >= n_page)
+            FAIL("step %lld: new page %d of %lld", (long long)s->number, s->new_page[i], (long long)n_page);
+    return LB_OK;
+}
+
+static enum lb_status resolve_tokens(struct lb_cpu *c, const struct lb_step *s, struct lb_err *err)
+{
+    for (int32_t t = 0; t < s->n_tok; t++) {
+        int32_t id = s->tok[t];
+        if (id < 0) {
+            if (~id >= c->max_out)
+                FAIL("step %lld: token %d is the sample of slot %d of %lld", (long long)s->number, t, ~id,
+                     (long long)c->max_out);
+            id = c->slot[~id];
+        }
+        if (id < 0 || id >= c->n_vocab)
+            FAIL("step %lld: token %d has id %d, outside the vocabulary of %lld", (long long)s->number, t, id,
+                 (long long)c->n_vocab);
+        c->id[t] = id;
+    }
+    return LB_OK;
+}
+
+/* Sizes what depends on the model's heads, at the first step. */
+static enum lb_status first_step(struct lb_cpu *c, const struct lb_rope_args *rope, int64_t n_head, struct lb_err *err)
+{
+    int64_t n_kv_head = c->kv->spec.n_kv_head, head_dim = c->kv->spec.head_dim;
+    size_t n_tok = (size_t)c->limit.n_tok;
+    if (c->q_head != n_head || c->q_head_dim != head_dim) {
+        if ((c->q = lb_cpu_take(c, 1, c->lk.q_bytes(c->limit.n_tok, n_head, head_dim), "queries", err)) == NULL)
+            return LB_E_DEVICE;
+        c->q_head = n_head;
+        c->q_head_dim = head_dim;
+    }
+    if (c->n_rot != rope->n_rot) {
+        size_t n = n_tok * (size_t)(rope->n_rot / 2);
+        if ((c->cos = lb_cpu_take(c, n, sizeof(float), "rotary angles", err)) == NULL ||
+            (c->sin = lb_cpu_take(c, n, sizeof(float), "rotary angles", err)) == NULL)
+            return LB_E_DEVICE;
+        c->n_rot = rope->n_rot;
+    }
+    if (c->item_heads < n_kv_head) {
+        if ((c->item = lb_cpu_take(c, n_tok * (size_t)n_kv_head, sizeof *c->item, "attention items", err)) == NULL)
+            return LB_E_DEVICE;
+        c->item_heads = n_kv_head;
+    }
+    return LB_OK;
+}
+
+/* Items are (layer, new page). */
+static void zero_pages(void *ctx, int64_t begin, int64_t end)
+{
+    const struct lb_cpu *c = ctx;
+    const struct lb_kv_mem *kv = c->kv;
+    int64_t k_bytes = kv->k_page_bytes * kv->spec.n_kv_head, v_bytes = kv->v_page_bytes * kv->spec.n_kv_head;
+    for (int64_t i = begin; i < end; i++) {
+        int64_t at = i / c->step->n_new * kv->spec.n_page + c->step->new_page[i % c->step->n_new];
+        memset(kv->k + at * k_bytes, 0, (size_t)k_bytes);
+        memset(kv->v + at * v_bytes, 0, (size_t)v_bytes);
+    }
+}
+
+/* Order of work, a quarter of a power of two a bucket: larger costs have larger buckets. */
+static int32_t cost_bucket(uint64_t cost)
+{
+    if (cost < 4)
+        return (int32_t)cost;
+    int log2 = 63 - __builtin_clzll(cost);
+    return (int32_t)(4 * (log2 - 1) + (int)(cost >> (log2 - 2) & 3));
+}
+
+/* Cuts the step into attention items, most work first, so that threads finish together: tokens times the positions
+ * that they read. A counting sort over buckets keeps it linear and free of allocation. */
+static void make_items(struct lb_cpu *c, int64_t n_head)
+{
+    const struct lb_step *s = c->step;
+    int64_t n_kv_head = c->kv->spec.n_kv_head;
+    int64_t most = c->lk.attn_tokens(n_head / n_kv_head);
+    int32_t n_piece = 0, count[LB_CPU_BUCKETS] = {0}, at[LB_CPU_BUCKETS];
+    for (int32_t is = 0; is < s->n_seq; is++) {
+        for (int32_t t = s->seq_start[is], end = s->seq_start[is + 1]; t < end;) {
+            int32_t n = end - t < most ? end - t : (int32_t)most;
+            int32_t bucket = cost_bucket((uint64_t)n * ((uint64_t)s->pos[t + n - 1] + 1));
+            c->piece[n_piece++] = (struct lb_cpu_piece){is, t, n, bucket};
+            count[bucket]++;
+            t += n;
+        }
+    }
+    for (int32_t b = LB_CPU_BUCKETS - 1, sum = 0; b >= 0; b--) {
+        at[b] = sum;
+        sum += count[b];
+    }
+    for (int32_t i = 0; i < n_piece; i++) {
+        const struct lb_cpu_piece *p = &c->piece[i];
+        struct lk_attn_item *item = c->item + (int64_t)at[p->bucket]++ * n_kv_head;
+        for (int32_t ih = 0; ih < (int32_t)n_kv_head; ih++)
+            item[ih] = (struct lk_attn_item){p->seq, p->tok, p->n_tok, ih};
+    }
+    c->n_item = n_piece * n_kv_head;
+}
+
+struct rope_job {
+    const struct lb_cpu *c;
+    struct lk_rope_table args;
+};
+
+static void rope_rows(void *ctx, int64_t begin, int64_t end)
+{
+    struct rope_job *job = ctx;
+    job->c->lk.rope_table(&job->args, begin, end);
+}
+
+void lb_cpu_step_begin(struct lb_backend *be, const struct lb_step *step, struct lb_kv_mem *kv,
+                       const struct lb_rope_args *rope, int64_t n_head)
+{
+    struct lb_cpu *c = lb_cpu_of(be);
+    c->err = (struct lb_err)LB_ERR_INIT;
+    c->step = step;
+    c->kv = kv;
+    c->n_item = 0;
+    if (!c->reserved) {
+        lb_err_set(&c->err, LB_E_USAGE, "a step began before memory was reserved");
+        return;
+    }
+    if (check_step(c, step, kv->spec.n_page, &c->err) != LB_OK || resolve_tokens(c, step, &c->err) != LB_OK ||
+        first_step(c, rope, n_head, &c->err) != LB_OK)
+        return;
+    lb_team_run(c->team, zero_pages, c, (int64_t)step->n_new * kv->spec.n_layer, 4);
+    make_items(c, n_head);
+    struct rope_job job = {c,
+                           {.cos = c->cos,
+                            .sin = c->sin,
+                            .pos = step->pos,
+                            .inv_freq = rope->inv_freq,
+                            .len = rope->dynamic ? step->rope_len : NULL,
+                            .base = rope->base,
+                            .factor = rope->factor,
+                            .max_pos = rope->max_pos,
+                            .n_tok = step->n_tok,
+                            .n_rot = rope->n_rot,
+                            .scale = rope->scale}};
+    lb_team_run(c->team, rope_rows, &job, step->n_tok, 16);
+}

@@ -1,0 +1,238 @@
+#define _GNU_SOURCE
+#include "core/backend/team.h"
+
+#include <errno.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "core/base/mem.h"
+
+/* A run is published as one 64-bit word, `claim`: the run's number in the upper half, the next grain to be claimed in
+ * the lower half. Members claim a grain with one compare-and-swap, so that a member that slept through a run can never
+ * take a grain of it, and the owner never waits for a member that has claimed nothing. Before the owner changes the
+ * job's fields it closes the claim word (CLOSED in the lower half): a member that read a field of the next job then
+ * fails its compare-and-swap. */
+#define CLOSED UINT32_MAX
+#define MAX_GRAINS (UINT32_C(1) << 30)
+
+/* Pauses before a wait goes to sleep, some tens of microseconds: longer than the gap between two ops of a pass. */
+#define SPIN 4000
+
+struct lb_team {
+    _Alignas(64) _Atomic uint64_t claim;
+    _Alignas(64) _Atomic uint32_t n_done; /* grains finished in this run; the owner's futex */
+    _Atomic uint32_t owner_waits;
+    _Alignas(64) _Atomic uint32_t epoch; /* number of the newest run; the members' futex */
+    _Atomic uint32_t n_asleep;
+    _Atomic bool stop;
+    _Alignas(64) _Atomic(void (*)(void *, int64_t, int64_t)) fn;
+    _Atomic(void *) ctx;
+    _Atomic int64_t n_item, grain;
+    _Atomic uint32_t n_grain;
+    int n_thread, n_started, spin;
+    pthread_t *thread; /* [n_started] members 1, 2, ... */
+    void *memory;      /* what was allocated: the struct begins at a multiple of 64 inside */
+};
+
+static void futex_wait(_Atomic uint32_t *word, uint32_t seen)
+{
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+}
+
+static void futex_wake(_Atomic uint32_t *word, int n)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, n, NULL, NULL, 0);
+}
+
+static void relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+/* Works on the newest run until it has no grain left to claim. */
+static void work(struct lb_team *t)
+{
+    uint32_t n_mine = 0;
+    uint64_t at = atomic_load_explicit(&t->claim, memory_order_acquire);
+    for (;;) {
+        uint32_t grain_index = (uint32_t)at;
+        uint32_t n_grain = atomic_load_explicit(&t->n_grain, memory_order_acquire);
+        if (grain_index == CLOSED || grain_index >= n_grain)
+            break;
+        void (*fn)(void *, int64_t, int64_t) = atomic_load_explicit(&t->fn, memory_order_acquire);
+        void *ctx = atomic_load_explicit(&t->ctx, memory_order_acquire);
+        int64_t n_item = atomic_load_explicit(&t->n_item, memory_order_acquire);
+        int64_t grain = atomic_load_explicit(&t->grain, memory_order_acquire);
+        if (!atomic_compare_exchange_weak_explicit(&t->claim, &at, at + 1, memory_order_acq_rel, memory_order_acquire))
+            continue;
+        int64_t begin = (int64_t)grain_index * grain;
+        fn(ctx, begin, n_item - begin < grain ? n_item : begin + grain);
+        n_mine++;
+        at = atomic_load_explicit(&t->claim, memory_order_acquire);
+    }
+    if (n_mine == 0)
+        return;
+    /* The owner cannot begin another run before it has seen these grains done. */
+    atomic_fetch_add_explicit(&t->n_done, n_mine, memory_order_seq_cst);
+    if (atomic_load_explicit(&t->owner_waits, memory_order_seq_cst))
+        futex_wake(&t->n_done, 1);
+}
+
+static void wait_for_run(struct lb_team *t, uint32_t seen)
+{
+    for (int i = 0; i < t->spin; i++) {
+        if (atomic_load_explicit(&t->epoch, memory_order_acquire) != seen)
+            return;
+        relax();
+    }
+    atomic_fetch_add_explicit(&t->n_asleep, 1, memory_order_seq_cst);
+    while (atomic_load_explicit(&t->epoch, memory_order_seq_cst) == seen)
+        futex_wait(&t->epoch, seen);
+    atomic_fetch_sub_explicit(&t->n_asleep, 1, memory_order_seq_cst);
+}
+
+static void *member(void *arg)
+{
+    struct lb_team *t = arg;
+    uint32_t seen = 0;
+    for (;;) {
+        wait_for_run(t, seen);
+        seen = atomic_load_explicit(&t->epoch, memory_order_acquire);
+        if (atomic_load_explicit(&t->stop, memory_order_acquire))
+            return NULL;
+        work(t);
+    }
+}
+
+static void publish_epoch(struct lb_team *t)
+{
+    atomic_fetch_add_explicit(&t->epoch, 1, memory_order_seq_cst);
+    if (atomic_load_explicit(&t->n_asleep, memory_order_seq_cst))
+        futex_wake(&t->epoch, t->n_started);
+}
+
+static void wait_for_members(struct lb_team *t, uint32_t n_grain)
+{
+    for (int i = 0; i < t->spin; i++) {
+        if (atomic_load_explicit(&t->n_done, memory_order_acquire) == n_grain)
+            return;
+        relax();
+    }
+    atomic_store_explicit(&t->owner_waits, 1, memory_order_seq_cst);
+    uint32_t done;
+    while ((done = atomic_load_explicit(&t->n_done, memory_order_seq_cst)) != n_grain)
+        futex_wait(&t->n_done, done);
+    atomic_store_explicit(&t->owner_waits, 0, memory_order_seq_cst);
+}
+
+void lb_team_run(struct lb_team *t, void (*fn)(void *ctx, int64_t begin, int64_t end), void *ctx, int64_t n_item,
+                 int64_t grain)
+{
+    if (n_item <= 0)
+        return;
+    if (grain < 1)
+        grain = 1;
+    if (n_item / grain >= MAX_GRAINS)
+        grain = n_item / MAX_GRAINS + 1;
+    if (t->n_started == 0 || n_item <= grain) {
+        for (int64_t i = 0; i < n_item; i += grain)
+            fn(ctx, i, n_item - i < grain ? n_item : i + grain);
+        return;
+    }
+    uint32_t n_grain = (uint32_t)((n_item + grain - 1) / grain);
+    uint64_t run = (atomic_load_explicit(&t->claim, memory_order_relaxed) >> 32) + 1;
+    atomic_store_explicit(&t->fn, fn, memory_order_release);
+    atomic_store_explicit(&t->ctx, ctx, memory_order_release);
+    atomic_store_explicit(&t->n_item, n_item, memory_order_release);
+    atomic_store_explicit(&t->grain, grain, memory_order_release);
+    atomic_store_explicit(&t->n_grain, n_grain, memory_order_release);
+    atomic_store_explicit(&t->n_done, 0, memory_order_relaxed);
+    atomic_store_explicit(&t->claim, run << 32, memory_order_release);
+    publish_epoch(t);
+    work(t);
+    wait_for_members(t, n_grain);
+    atomic_store_explicit(&t->claim, run << 32 | CLOSED, memory_order_seq_cst);
+}
+
+/* Starts member `index`, bound to the mask's processor of that index when `mask` is given. Binding is a matter of
+ * speed: where it is not allowed, the thread runs unbound. */
+static enum lb_status start_member(struct lb_team *t, int index, const cpu_set_t *mask, struct lb_err *err)
+{
+    int rc = pthread_create(&t->thread[index - 1], NULL, member, t);
+    if (rc != 0)
+        return lb_err_set(err, LB_E_DEVICE, "cannot start thread %d of %d: %s", index + 1, t->n_thread, strerror(rc));
+    t->n_started++;
+    if (!mask)
+        return LB_OK;
+    int nth = 0;
+    for (size_t cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, mask) || nth++ != index)
+            continue;
+        cpu_set_t one;
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        pthread_setaffinity_np(t->thread[index - 1], sizeof one, &one);
+    }
+    return LB_OK;
+}
+
+enum lb_status lb_team_new(struct lb_team **out, int n_thread, struct lb_err *err)
+{
+    *out = NULL;
+    cpu_set_t mask;
+    CPU_ZERO(&mask);
+    int n_cpu = sched_getaffinity(0, sizeof mask, &mask) == 0 ? CPU_COUNT(&mask) : 1;
+    if (n_thread < 0 || n_thread > 4096)
+        return lb_err_set(err, LB_E_USAGE, "cannot run on %d threads: ask for 1 to 4096", n_thread);
+    if (n_thread == 0)
+        n_thread = n_cpu;
+
+    void *memory = lb_mem_new(1, sizeof(struct lb_team) + 64);
+    pthread_t *thread = lb_mem_new((size_t)n_thread, sizeof *thread);
+    if (!memory || !thread) {
+        lb_mem_free(memory);
+        lb_mem_free(thread);
+        return lb_err_memory(err, "the thread team", sizeof(struct lb_team));
+    }
+    struct lb_team *t = (void *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
+    t->memory = memory;
+    atomic_init(&t->claim, CLOSED);
+    t->n_thread = n_thread;
+    t->thread = thread;
+    t->spin = n_thread > n_cpu ? SPIN / 64 : SPIN;
+    enum lb_status status = LB_OK;
+    for (int i = 1; i < n_thread && status == LB_OK; i++)
+        status = start_member(t, i, n_thread == n_cpu ? &mask : NULL, err);
+    if (status != LB_OK) {
+        lb_team_free(t);
+        return status;
+    }
+    *out = t;
+    return LB_OK;
+}
+
+void lb_team_free(struct lb_team *t)
+{
+    if (!t)
+        return;
+    atomic_store_explicit(&t->stop, true, memory_order_release);
+    publish_epoch(t);
+    for (int i = 0; i < t->n_started; i++)
+        pthread_join(t->thread[i], NULL);
+    lb_mem_free(t->thread);
+    lb_mem_free(t->memory);
+}
+
+int lb_team_size(const struct lb_team *t)
+{
+    return t->n_thread;
+}
