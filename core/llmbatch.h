@@ -30,17 +30,17 @@ struct lb_options {
     const char *model;
     const char *const *inputs; /* [n_input] paths, "-" is stdin; none: stdin, unless prompt is given */
     size_t n_input;
-    const char *prompt;        /* one row instead of inputs */
-    const char *output;        /* NULL or "-": stdout */
-    const char *stats;         /* NULL: OUT.stats.json when OUT is a regular file */
+    const char *prompt; /* one row instead of inputs */
+    const char *output; /* NULL or "-": stdout */
+    const char *stats;  /* NULL: OUT.stats.json when OUT is a regular file */
     bool overwrite, restart;
 
-    const char *device;  /* "cpu" */
-    const char *dtype;   /* "auto" (bf16), "f32", "bf16" */
-    const char *isa;     /* NULL: what the processor has */
-    int64_t threads;     /* 0: the affinity mask */
+    const char *device; /* "cpu" */
+    const char *dtype;  /* "auto" (bf16), "f32", "bf16" */
+    const char *isa;    /* NULL: what the processor has */
+    int64_t threads;    /* 0: the affinity mask */
     int64_t batch_tokens, max_seqs;
-    int64_t kv_memory;   /* bytes; 0: a quarter of free memory */
+    int64_t kv_memory;     /* bytes; 0: a quarter of free memory */
     int64_t max_model_len; /* 0: the model's */
     enum lb_order order;
 

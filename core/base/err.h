@@ -24,7 +24,13 @@ struct lb_err {
     char text[LB_ERR_TEXT_BYTES];
 };
 
-#define LB_ERR_INIT {LB_OK, {0}}
+#define LB_ERR_INIT \
+    {               \
+        LB_OK,      \
+        {           \
+            0       \
+        }           \
+    }
 
 /* Sets the record if it holds no failure yet; returns `status` so that callers can write `return lb_err_set(...)`. */
 __attribute__((format(printf, 3, 4))) enum lb_status lb_err_set(struct lb_err *err, enum lb_status status,
@@ -37,19 +43,19 @@ __attribute__((format(printf, 2, 3))) enum lb_status lb_err_where(struct lb_err 
 enum lb_status lb_err_memory(struct lb_err *err, const char *what, unsigned long long bytes);
 
 /* Forwards a failure to the caller. */
-#define LB_TRY(call)                                                                                                   \
-    do {                                                                                                               \
-        enum lb_status lb_try_status = (call);                                                                         \
-        if (lb_try_status != LB_OK)                                                                                    \
-            return lb_try_status;                                                                                      \
+#define LB_TRY(call)                           \
+    do {                                       \
+        enum lb_status lb_try_status = (call); \
+        if (lb_try_status != LB_OK)            \
+            return lb_try_status;              \
     } while (0)
 
 /* Same inside a function with an `out:` label; `var` receives the status. */
-#define LB_TRY_OUT(var, call)                                                                                          \
-    do {                                                                                                               \
-        (var) = (call);                                                                                                \
-        if ((var) != LB_OK)                                                                                            \
-            goto out;                                                                                                  \
+#define LB_TRY_OUT(var, call) \
+    do {                      \
+        (var) = (call);       \
+        if ((var) != LB_OK)   \
+            goto out;         \
     } while (0)
 
 #endif

@@ -23,17 +23,17 @@ enum lb_vocab_type {
 };
 
 struct lb_vocab {
-    struct lb_bytes model;          /* "gpt2", "llama", ...; len 0 when the file has no tokenizer */
-    struct lb_bytes pre;            /* pre-tokenizer name, "" when absent */
+    struct lb_bytes model; /* "gpt2", "llama", ...; len 0 when the file has no tokenizer */
+    struct lb_bytes pre;   /* pre-tokenizer name, "" when absent */
     size_t n_token, n_merge;
-    const struct lb_bytes *token;   /* [n_token] */
-    const int32_t *type;            /* [n_token] enum lb_vocab_type, or NULL */
-    const float *score;             /* [n_token], or NULL */
-    const struct lb_bytes *merge;   /* [n_merge] "left right" */
+    const struct lb_bytes *token;         /* [n_token] */
+    const int32_t *type;                  /* [n_token] enum lb_vocab_type, or NULL */
+    const float *score;                   /* [n_token], or NULL */
+    const struct lb_bytes *merge;         /* [n_merge] "left right" */
     int64_t bos, eos, eot, eom, unk, pad; /* ids, -1 when absent */
-    int add_bos;                    /* 0, 1, or -1 when the file does not say */
-    int add_space_prefix;           /* 0, 1, or -1 */
-    struct lb_bytes chat_template;  /* len 0 when absent */
+    int add_bos;                          /* 0, 1, or -1 when the file does not say */
+    int add_space_prefix;                 /* 0, 1, or -1 */
+    struct lb_bytes chat_template;        /* len 0 when absent */
 };
 
 #endif
