@@ -33,13 +33,10 @@ static double next_gauss(struct naive_model *m)
     return sum - 6.0;
 }
 
-static void draw(struct naive_model *m, struct matrix *x, const char *name, int64_t rows, int64_t cols, double mean,
-                 double sd)
+/* Fills x, whose name and shape are set. */
+static void draw(struct naive_model *m, struct matrix *x, double mean, double sd)
 {
-    snprintf(x->name, sizeof x->name, "%s", name);
-    x->rows = rows;
-    x->cols = cols;
-    int64_t n = rows * (cols ? cols : 1);
+    int64_t n = x->rows * (x->cols ? x->cols : 1);
     x->w = malloc((size_t)n * sizeof *x->w);
     for (int64_t i = 0; i < n; i++)
         x->w[i] = (float)(mean + sd * next_gauss(m));
@@ -64,13 +61,13 @@ static void draw_layer(struct naive_model *m, struct matrix *t, int il)
         {"mlp.up_proj.bias", s->ffn_dim, 0, s->mlp_bias},   {"mlp.down_proj.bias", s->dim, 0, s->mlp_bias},
     };
     for (int i = 0; i < N_T; i++) {
-        char name[96];
         if (!list[i].there)
             continue;
-        snprintf(name, sizeof name, "model.layers.%d.%s", il, list[i].name);
+        t[i] = (struct matrix){.rows = list[i].rows, .cols = list[i].cols};
+        snprintf(t[i].name, sizeof t[i].name, "model.layers.%d.%s", il, list[i].name);
         bool norm = i <= T_NORM2;
         double sd = list[i].cols ? 1.2 / sqrt((double)list[i].cols) : 0.2;
-        draw(m, &t[i], name, list[i].rows, list[i].cols, norm ? 1.0 : 0.0, sd);
+        draw(m, &t[i], norm ? 1.0 : 0.0, sd);
     }
 }
 
@@ -79,10 +76,13 @@ struct naive_model *naive_new(const struct naive_shape *shape, uint64_t seed)
     struct naive_model *m = calloc(1, sizeof *m);
     m->s = *shape;
     m->state = seed * 2654435761u + 12345;
-    draw(m, &m->embed, "model.embed_tokens.weight", shape->n_vocab, shape->dim, 0.0, 0.3);
-    draw(m, &m->norm, "model.norm.weight", shape->dim, 0, 1.0, 0.2);
+    m->embed = (struct matrix){"model.embed_tokens.weight", shape->n_vocab, shape->dim, NULL};
+    draw(m, &m->embed, 0.0, 0.3);
+    m->norm = (struct matrix){"model.norm.weight", shape->dim, 0, NULL};
+    draw(m, &m->norm, 1.0, 0.2);
+    m->head = (struct matrix){"lm_head.weight", shape->n_vocab, shape->dim, NULL};
     if (!shape->tied)
-        draw(m, &m->head, "lm_head.weight", shape->n_vocab, shape->dim, 0.0, 2.0 / sqrt((double)shape->dim));
+        draw(m, &m->head, 0.0, 2.0 / sqrt((double)shape->dim));
     m->layer = calloc((size_t)shape->n_layer * N_T, sizeof *m->layer);
     for (int il = 0; il < shape->n_layer; il++)
         draw_layer(m, m->layer + il * N_T, il);
