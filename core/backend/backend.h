@@ -44,7 +44,7 @@ struct lb_rope_args {
 
 /* Attention of one layer. */
 struct lb_attend_args {
-    struct lb_actbuf *out;   /* [n_tok, n_head * head_dim] */
+    struct lb_actbuf *out;    /* [n_tok, n_head * head_dim] */
     const struct lb_buf *qkv; /* [n_tok, (n_head + 2 n_kv_head) * head_dim] */
     struct lb_kv_mem *kv;
     int layer;
@@ -59,18 +59,18 @@ struct lb_attend_args {
 
 /* What the LM head says of one wanted token. Without LB_OUT_LOGITS only best and finite are set. */
 struct lb_cand {
-    int32_t best;         /* id of the largest logit, ties to the lower id; -1 when none is a number */
+    int32_t best; /* id of the largest logit, ties to the lower id; -1 when none is a number */
     float best_logit;
-    bool finite;          /* every logit is a finite number */
-    const float *logits;  /* [n_vocab] or NULL; valid until the next step_begin */
-    double lse;           /* log of the sum of exp(logits) */
-    const int32_t *top_id;   /* [LK_TOP] best first, -1 beyond the vocabulary; NULL without logits */
-    const float *top_logit;  /* [LK_TOP] */
+    bool finite;            /* every logit is a finite number */
+    const float *logits;    /* [n_vocab] or NULL; valid until the next step_begin */
+    double lse;             /* log of the sum of exp(logits) */
+    const int32_t *top_id;  /* [LK_TOP] best first, -1 beyond the vocabulary; NULL without logits */
+    const float *top_logit; /* [LK_TOP] */
 };
 
 struct lb_backend_counts {
-    int64_t product_rows; /* rows that entered layer products, one count a product */
-    int64_t token_rows;   /* tokens that those products were asked for */
+    int64_t product_rows;                      /* rows that entered layer products, one count a product */
+    int64_t token_rows;                        /* tokens that those products were asked for */
     double attend_s, linear_s, norm_s, head_s; /* seconds by kind of op, whole run */
 };
 
@@ -116,7 +116,7 @@ struct lb_backend_ops {
     /* Samples of the step just ended: slot j is what `~j` in the next step's tok means. [n_out], host-writable. */
     int32_t *(*slots)(struct lb_backend *be);
 
-    /* tests */
+    /* tests: during a step; after a failure they write nothing */
     void (*read_rows)(struct lb_backend *be, const struct lb_buf *x, int64_t n_row, float *host);
     void (*read_act)(struct lb_backend *be, const struct lb_actbuf *a, int64_t n_row, float *host);
 
@@ -138,9 +138,9 @@ struct lb_backend {
 struct lb_backend_spec {
     const char *device; /* "auto", "cpu" */
     enum lb_dtype dtype;
-    const char *isa;    /* list of sets that may be used, or NULL for what the processor has; unknown or missing on
-                         * this processor: LB_E_USAGE naming it */
-    int n_thread;       /* 0: the affinity mask's size */
+    const char *isa; /* list of sets that may be used, or NULL for what the processor has; unknown or missing on
+                      * this processor: LB_E_USAGE naming it */
+    int n_thread;    /* 0: the affinity mask's size */
     const struct lb_log *log;
 };
 

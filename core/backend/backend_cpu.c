@@ -153,7 +153,8 @@ static int32_t *cpu_slots(struct lb_backend *be)
 
 static void cpu_read_rows(struct lb_backend *be, const struct lb_buf *x, int64_t n_row, float *host)
 {
-    (void)be;
+    if (lb_cpu_of(be)->err.status != LB_OK)
+        return;
     memcpy(host, x->data, (size_t)(n_row * x->width) * sizeof *host);
 }
 
@@ -161,6 +162,8 @@ static void cpu_read_act(struct lb_backend *be, const struct lb_actbuf *a, int64
 {
     struct lb_cpu *c = lb_cpu_of(be);
     struct lk_act act = {a->data, n_row, &a->cols};
+    if (c->err.status != LB_OK)
+        return;
     for (int64_t i = 0; i < n_row; i++)
         c->lk.act_row(&act, i, host + i * a->cols.n_col);
 }

@@ -72,16 +72,6 @@ enum lb_status lb_cpu_matrix_new(struct lb_backend *be, const struct lb_matrix_s
     return LB_OK;
 }
 
-/* float32 to bf16, to nearest even; a NaN stays one. */
-static uint16_t bf16_round(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    if ((bits & 0x7fffffff) > 0x7f800000)
-        return (uint16_t)(bits >> 16 | 0x40);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 struct convert_job {
     const struct lb_cpu *c;
     const struct lb_rows *rows;
@@ -106,7 +96,7 @@ static void convert_rows(void *ctx, int64_t begin, int64_t end)
         uint16_t *to = (uint16_t *)job->out + i * r->n_col;
         r->get(r, i, 1, row);
         for (int64_t k = 0; k < r->n_col; k++)
-            to[k] = bf16_round(row[k]);
+            to[k] = lb_bf16_round(row[k]);
     }
     lb_mem_free(row);
 }

@@ -21,7 +21,7 @@ struct lb_step {
     uint8_t *block; /* owned */
     size_t block_bytes;
     struct lb_step_limits limit;
-    int64_t number;                            /* counts up from 0 */
+    int64_t number; /* counts up from 0 */
     int32_t n_tok, n_seq, n_page, n_out, n_new;
 
     int32_t *tok;        /* [n_tok] token id, or ~j: the sample of slot j of the previous step */

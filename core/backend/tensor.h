@@ -34,4 +34,8 @@ struct lb_matrix_spec {
 /* Fills a column map: n_seg segments with source bounds begin[0..n_seg]. n_seg in 1..LK_MAX_SEG. */
 void lb_cols_init(struct lk_cols *c, int n_seg, const int64_t *begin);
 
+/* bf16 as kernels/types.h has it, subnormals kept: float32 rounded to nearest even (a NaN stays one), and back. */
+uint16_t lb_bf16_round(float x);
+float lb_bf16_widen(uint16_t x);
+
 #endif

@@ -1,0 +1,263 @@
+#include "core/model/decoder.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "core/base/mem.h"
+#include "core/dist/comm.h"
+#include "core/model/weights.h"
+
+struct lb_model {
+    const struct lb_config *config;
+    struct lb_backend *be;
+    struct lb_comm *comm;
+    struct lb_weights weights;
+    struct lb_model_cols cols;
+    struct lb_rope_args rope;
+    struct lb_kv_mem *kv;
+    const struct lb_hook *hook;
+    /* the step's numbers, in the paper's letters */
+    struct lb_buf x;    /* [n_tok, dim] residual stream */
+    struct lb_buf qkv;  /* [n_tok, (n_head + 2 n_kv_head) * head_dim] */
+    struct lb_actbuf h; /* [n_tok, dim] normalized */
+    struct lb_actbuf a; /* [n_tok, n_head * head_dim] attention output */
+    struct lb_actbuf f; /* [n_tok, ffn_dim] gated */
+};
+
+/* One forward pass. */
+struct lb_pass {
+    struct lb_model *m;
+    struct lb_backend *be;
+    const struct lb_backend_ops *op;
+    const struct lb_step *step;
+    float *probs; /* hooks: [n_tok, n_head, probs_ld] */
+    int64_t probs_ld;
+    bool no_memory; /* a hook's copy could not be made */
+};
+
+static void rms_norm(struct lb_pass *p, struct lb_actbuf *h, const struct lb_buf *x, const float *w)
+{
+    p->op->norm(p->be, h, x, w, p->m->config->norm_eps, false);
+}
+
+static void linear(struct lb_pass *p, struct lb_buf *y, const struct lb_actbuf *a, const struct lb_matrix *w,
+                   const float *bias)
+{
+    p->op->linear(p->be, y, NULL, a, w, bias, LB_STORE);
+}
+
+static void swiglu(struct lb_pass *p, struct lb_actbuf *f, const struct lb_actbuf *a, const struct lb_matrix *w,
+                   const float *bias)
+{
+    p->op->linear(p->be, NULL, f, a, w, bias, LB_SWIGLU);
+}
+
+/* x += W a + bias, where the columns of W are cut into segments and the segments' sums are added in a fixed tree. The
+ * communicator's only rank owns the whole tree, so that the product's epilogue is tree, bias and residual in one. */
+static void linear_reduce(struct lb_pass *p, struct lb_buf *x, const struct lb_actbuf *a, const struct lb_matrix *w,
+                          const float *bias)
+{
+    p->op->linear(p->be, x, NULL, a, w, bias, LB_ADD);
+}
+
+/* RoPE, cache write, attention. */
+static void attend(struct lb_pass *p, struct lb_actbuf *a, const struct lb_buf *qkv, int il)
+{
+    const struct lb_config *c = p->m->config;
+    struct lb_attend_args args = {
+        .out = a,
+        .qkv = qkv,
+        .kv = p->m->kv,
+        .layer = il,
+        .n_head = c->n_head,
+        .n_kv_head = c->n_kv_head,
+        .head_dim = c->head_dim,
+        .scale = 1.0f / sqrtf((float)c->head_dim),
+        .rope = &p->m->rope,
+        .eps = c->norm_eps,
+        .probs = p->probs,
+        .probs_ld = p->probs_ld,
+    };
+    p->op->attend(p->be, &args);
+}
+
+static void layer_forward(struct lb_pass *p, const struct lb_layer *l, int il)
+{
+    struct lb_model *m = p->m;
+    rms_norm(p, &m->h, &m->x, l->attn_norm);
+    linear(p, &m->qkv, &m->h, l->wqkv, l->bqkv);
+    attend(p, &m->a, &m->qkv, il);
+    linear_reduce(p, &m->x, &m->a, l->wo, l->bo);
+
+    rms_norm(p, &m->h, &m->x, l->ffn_norm);
+    swiglu(p, &m->f, &m->h, l->w_gate_up, l->b_gate_up);
+    linear_reduce(p, &m->x, &m->f, l->w_down, l->b_down);
+}
+
+/* A copy for hooks; NULL when there is nothing to hand out, or no memory for it. */
+static float *hook_memory(struct lb_pass *p, int64_t width)
+{
+    float *copy = lb_mem_new((size_t)p->step->n_tok * (size_t)width, sizeof *copy);
+    p->no_memory = p->no_memory || !copy;
+    return copy;
+}
+
+static void hook_embedding(struct lb_pass *p)
+{
+    const struct lb_hook *hook = p->m->hook;
+    if (!hook || !hook->embedding)
+        return;
+    float *x = hook_memory(p, p->m->x.width);
+    if (x) {
+        p->op->read_rows(p->be, &p->m->x, p->step->n_tok, x);
+        hook->embedding(hook->ctx, p->step, x);
+    }
+    lb_mem_free(x);
+}
+
+static void hook_layer(struct lb_pass *p, int il)
+{
+    const struct lb_hook *hook = p->m->hook;
+    if (!hook)
+        return;
+    if (hook->probs && p->probs)
+        hook->probs(hook->ctx, il, p->step, p->probs, p->probs_ld);
+    if (hook->attn) {
+        float *a = hook_memory(p, p->m->a.cols.n_col);
+        if (a) {
+            p->op->read_act(p->be, &p->m->a, p->step->n_tok, a);
+            hook->attn(hook->ctx, il, p->step, a);
+        }
+        lb_mem_free(a);
+    }
+    if (hook->layer) {
+        float *x = hook_memory(p, p->m->x.width);
+        if (x) {
+            p->op->read_rows(p->be, &p->m->x, p->step->n_tok, x);
+            hook->layer(hook->ctx, il, p->step, x);
+        }
+        lb_mem_free(x);
+    }
+}
+
+/* Probabilities are written by the reference's attention alone. */
+static void hook_begin(struct lb_pass *p)
+{
+    const struct lb_hook *hook = p->m->hook;
+    if (!hook || !hook->probs || strcmp(p->be->isa, "ref") != 0)
+        return;
+    for (int32_t t = 0; t < p->step->n_tok; t++)
+        if (p->probs_ld <= p->step->pos[t])
+            p->probs_ld = p->step->pos[t] + 1;
+    p->probs = hook_memory(p, p->m->config->n_head * p->probs_ld);
+}
+
+enum lb_status lb_model_forward(struct lb_model *m, const struct lb_step *step, const struct lb_cand **cand,
+                                struct lb_err *err)
+{
+    struct lb_pass p = {.m = m, .be = m->be, .op = m->be->ops, .step = step};
+    p.op->step_begin(p.be, step, m->kv, &m->rope, m->config->n_head);
+    hook_begin(&p);
+
+    p.op->embed(p.be, &m->x, m->weights.embed);
+    hook_embedding(&p);
+    for (int il = 0; il < (int)m->config->n_layer; il++) {
+        layer_forward(&p, &m->weights.layer[il], il);
+        hook_layer(&p, il);
+    }
+    p.op->norm(p.be, &m->h, &m->x, m->weights.norm, m->config->norm_eps, true);
+    p.op->head(p.be, &m->h, m->weights.head);
+
+    lb_mem_free(p.probs);
+    LB_TRY(p.op->step_end(p.be, cand, err));
+    return p.no_memory ? lb_err_memory(err, "a test hook", 0) : LB_OK;
+}
+
+static void rope_init(struct lb_model *m)
+{
+    const struct lb_rope *r = &m->config->rope;
+    m->rope = (struct lb_rope_args){
+        .inv_freq = r->inv_freq,
+        .n_rot = r->n_rot,
+        .max_pos = r->max_position,
+        .base = r->theta,
+        .factor = r->factor,
+        .scale = r->scale,
+        .dynamic = r->type == LB_ROPE_DYNAMIC,
+        .interleaved = r->interleaved,
+    };
+}
+
+enum lb_status lb_model_open(struct lb_model **out, const struct lb_model_spec *spec, struct lb_err *err)
+{
+    *out = NULL;
+    struct lb_model *m = lb_mem_new(1, sizeof *m);
+    if (!m)
+        return lb_err_memory(err, "a model", sizeof *m);
+    m->config = spec->config;
+    m->be = spec->backend;
+    enum lb_status status = lb_comm_open(&m->comm, "self", err);
+    rope_init(m);
+    lb_model_cols_init(&m->cols, m->config);
+    struct lb_weights_spec weights = {spec->config, spec->weights, spec->backend, &m->cols, spec->log};
+    if (status == LB_OK)
+        status = lb_weights_load(&m->weights, &weights, err);
+    if (status != LB_OK) {
+        lb_model_free(m);
+        return status;
+    }
+    *out = m;
+    return LB_OK;
+}
+
+void lb_model_free(struct lb_model *m)
+{
+    if (!m)
+        return;
+    if (m->comm)
+        m->comm->ops->close(m->comm);
+    lb_weights_release(&m->weights);
+    lb_mem_free(m);
+}
+
+struct lb_model_size lb_model_size_of(const struct lb_model *m)
+{
+    return (struct lb_model_size){m->weights.n_param, m->weights.n_layer_product, m->weights.n_head_product};
+}
+
+static struct lb_kv_spec kv_spec(const struct lb_model *m, int64_t n_page)
+{
+    const struct lb_config *c = m->config;
+    return (struct lb_kv_spec){c->n_layer, c->n_kv_head, c->head_dim, n_page};
+}
+
+size_t lb_model_page_bytes(const struct lb_model *m)
+{
+    struct lb_kv_spec spec = kv_spec(m, 1);
+    return m->be->ops->kv_page_bytes(m->be, &spec);
+}
+
+enum lb_status lb_model_reserve(struct lb_model *m, struct lb_step_limits limit, int32_t max_out, int64_t n_page,
+                                struct lb_err *err)
+{
+    const struct lb_config *c = m->config;
+    const struct lb_backend_ops *op = m->be->ops;
+    struct lb_kv_spec spec = kv_spec(m, n_page);
+    LB_TRY(op->reserve(m->be, limit, max_out, c->n_vocab, err));
+    LB_TRY(op->buf_new(m->be, c->dim, &m->x, err));
+    LB_TRY(op->buf_new(m->be, (c->n_head + 2 * c->n_kv_head) * c->head_dim, &m->qkv, err));
+    LB_TRY(op->act_new(m->be, &m->cols.dim, &m->h, err));
+    LB_TRY(op->act_new(m->be, &m->cols.heads, &m->a, err));
+    LB_TRY(op->act_new(m->be, &m->cols.ffn, &m->f, err));
+    return op->kv_new(m->be, &spec, &m->kv, err);
+}
+
+int32_t *lb_model_slots(struct lb_model *m)
+{
+    return m->be->ops->slots(m->be);
+}
+
+void lb_model_set_hook(struct lb_model *m, const struct lb_hook *hook)
+{
+    m->hook = hook;
+}

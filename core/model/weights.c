@@ -1,0 +1,335 @@
+#include "core/model/weights.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "core/base/mem.h"
+#include "core/model/quant.h"
+
+#define MAX_NAME 192
+#define SUPPORTED "F32, F16, BF16, Q8_0, Q4_0 and Q4_1"
+
+/* Rows of one tensor inside a fused matrix. */
+struct part {
+    const struct lb_wtensor *t;
+    int64_t n_row;
+    int64_t head_rows; /* rows of a head that GGUF stores in pairs (2i, 2i + 1), 0: as stored */
+};
+
+struct fused {
+    struct lb_rows rows;
+    struct part part[3];
+    int n_part;
+};
+
+struct loader {
+    const struct lb_weights_spec *s;
+    struct lb_weights *w;
+    bool *used; /* [file->n_tensor] */
+    bool seen[LB_W_OTHER];
+    float *vector; /* scratch for the widest bias or norm */
+};
+
+void lb_model_cols_init(struct lb_model_cols *cols, const struct lb_config *c)
+{
+    int64_t one[2] = {0, c->dim}, begin[LK_MAX_SEG + 1];
+    lb_cols_init(&cols->dim, 1, one);
+    lb_segments_heads(c, begin);
+    for (int is = 0; is <= c->n_seg; is++)
+        begin[is] *= c->head_dim;
+    lb_cols_init(&cols->heads, c->n_seg, begin);
+    lb_segments_units(c->ffn_dim, c->n_seg, begin);
+    lb_cols_init(&cols->ffn, c->n_seg, begin);
+}
+
+/* Where row `row` of a part lies in its tensor. llama.cpp stores Q and K with rows 2i + b of a head for row
+ * b * (head_rows / 2) + i of Hugging Face's order (spec/models.md 2.2.4). */
+static int64_t source_row(const struct part *p, int64_t row)
+{
+    if (p->head_rows == 0)
+        return row;
+    int64_t half = p->head_rows / 2, at = row % p->head_rows;
+    return row - at + 2 * (at % half) + at / half;
+}
+
+static void read_part(const struct part *p, int64_t row, int64_t n, int64_t n_col, float *out)
+{
+    size_t row_bytes = lb_quant_bytes(p->t->type, n_col);
+    if (p->head_rows == 0) {
+        lb_quant_read(p->t->type, p->t->data + (size_t)row * row_bytes, n * n_col, out);
+        return;
+    }
+    for (int64_t i = 0; i < n; i++)
+        lb_quant_read(p->t->type, p->t->data + (size_t)source_row(p, row + i) * row_bytes, n_col, out + i * n_col);
+}
+
+static void fused_get(const struct lb_rows *r, int64_t row, int64_t n, float *out)
+{
+    const struct fused *f = r->ctx;
+    for (int i = 0; i < f->n_part && n > 0; i++) {
+        const struct part *p = &f->part[i];
+        if (row < p->n_row) {
+            int64_t here = p->n_row - row < n ? p->n_row - row : n;
+            read_part(p, row, here, r->n_col, out);
+            out += here * r->n_col;
+            n -= here;
+            row = 0;
+        } else {
+            row -= p->n_row;
+        }
+    }
+}
+
+static void put_shape(char *out, size_t n, const int64_t *dim, int n_dim)
+{
+    int at = snprintf(out, n, "[");
+    for (int i = 0; i < n_dim && at > 0 && (size_t)at < n; i++)
+        at += snprintf(out + at, n - (size_t)at, "%s%lld", i ? ", " : "", (long long)dim[i]);
+    if (at > 0 && (size_t)at < n)
+        snprintf(out + at, n - (size_t)at, "]");
+}
+
+static const struct lb_wtensor *find(struct loader *ld, enum lb_role role, int layer, const char *suffix)
+{
+    char name[MAX_NAME];
+    lb_family_tensor(ld->s->config->family, ld->s->config->gguf, role, layer, suffix, name, sizeof name);
+    const struct lb_wtensor *t = lb_wfile_find(ld->s->file, name);
+    if (t)
+        ld->used[t - ld->s->file->tensor] = true;
+    return t;
+}
+
+/* Checks type and shape; n_col 0 asks for a vector of n_row. */
+static enum lb_status check(struct loader *ld, const struct lb_wtensor *t, int64_t n_row, int64_t n_col,
+                            struct lb_err *err)
+{
+    int64_t want[2] = {n_row, n_col};
+    int n_dim = n_col == 0 ? 1 : 2;
+    bool same = t->n_dim == n_dim;
+    for (int i = 0; i < n_dim && same; i++)
+        same = t->dim[i] == want[i];
+    if (!same) {
+        char is[96], expected[96];
+        put_shape(is, sizeof is, t->dim, t->n_dim);
+        put_shape(expected, sizeof expected, want, n_dim);
+        return lb_err_set(err, LB_E_INPUT, "%s: tensor '%s' has shape %s, the model's configuration asks for %s",
+                          t->file, t->name, is, expected);
+    }
+    size_t row_bytes = lb_quant_bytes(t->type, n_col == 0 ? 1 : n_col);
+    if (t->type >= LB_W_OTHER || row_bytes == 0)
+        return lb_err_set(err, LB_E_INPUT, "%s: tensor '%s' has type %s, which is not read here: %s are%s", t->file,
+                          t->name, t->type_name, SUPPORTED,
+                          t->type < LB_W_OTHER ? ", block types in whole blocks of 32" : "");
+    if (t->n_bytes / row_bytes < (size_t)n_row)
+        return lb_err_set(err, LB_E_INPUT, "%s: tensor '%s' has %zu bytes, too few for its shape", t->file, t->name,
+                          t->n_bytes);
+    ld->seen[t->type] = true;
+    return LB_OK;
+}
+
+static enum lb_status need(struct loader *ld, enum lb_role role, int layer, const char *suffix, int64_t n_row,
+                           int64_t n_col, const struct lb_wtensor **out, struct lb_err *err)
+{
+    *out = find(ld, role, layer, suffix);
+    if (*out)
+        return check(ld, *out, n_row, n_col, err);
+    char name[MAX_NAME];
+    lb_family_tensor(ld->s->config->family, ld->s->config->gguf, role, layer, suffix, name, sizeof name);
+    return lb_err_set(err, LB_E_INPUT, "the model has no tensor '%s'", name);
+}
+
+/* One role of a fused matrix: its rows, and how many rows a stored head has where the order is GGUF's. */
+struct want {
+    enum lb_role role;
+    int64_t n_row, head_rows;
+};
+
+static enum lb_status fuse(struct loader *ld, struct fused *f, int layer, const char *suffix, const struct want *want,
+                           int n_want, int64_t n_col, struct lb_err *err)
+{
+    *f = (struct fused){.rows = {.get = fused_get, .ctx = f, .n_col = n_col ? n_col : 1}, .n_part = n_want};
+    for (int i = 0; i < n_want; i++) {
+        const struct lb_wtensor *t;
+        LB_TRY(need(ld, want[i].role, layer, suffix, want[i].n_row, n_col, &t, err));
+        f->part[i] = (struct part){t, want[i].n_row, want[i].head_rows};
+        f->rows.n_row += want[i].n_row;
+    }
+    ld->w->n_param += f->rows.n_row * f->rows.n_col;
+    return LB_OK;
+}
+
+static enum lb_status load_matrix(struct loader *ld, int layer, const struct want *want, int n_want,
+                                  const struct lk_cols *cols, struct lb_matrix **out, struct lb_err *err)
+{
+    struct fused f;
+    LB_TRY(fuse(ld, &f, layer, ".weight", want, n_want, cols->n_col, err));
+    ld->w->n_layer_product += f.rows.n_row * f.rows.n_col;
+    struct lb_matrix_spec spec = {&f.rows, cols, want[0].role == LB_R_GATE, f.part[0].t->name};
+    return ld->s->backend->ops->matrix_new(ld->s->backend, &spec, out, err);
+}
+
+static enum lb_status load_vector(struct loader *ld, int layer, const char *suffix, const struct want *want, int n_want,
+                                  const float **out, struct lb_err *err)
+{
+    struct fused f;
+    struct lb_backend *be = ld->s->backend;
+    LB_TRY(fuse(ld, &f, layer, suffix, want, n_want, 0, err));
+    fused_get(&f.rows, 0, f.rows.n_row, ld->vector);
+    if (be->dtype == LB_BF16)
+        for (int64_t i = 0; i < f.rows.n_row; i++)
+            ld->vector[i] = lb_bf16_widen(lb_bf16_round(ld->vector[i]));
+    return be->ops->vector_new(be, ld->vector, f.rows.n_row, out, err);
+}
+
+/* A bias that the configuration names, or that a GGUF file, whose metadata name none, simply has. */
+static enum lb_status load_bias(struct loader *ld, int layer, bool named, const struct want *want, int n_want,
+                                const float **out, struct lb_err *err)
+{
+    *out = NULL;
+    if (!named && !(ld->s->config->gguf && find(ld, want[0].role, layer, ".bias")))
+        return LB_OK;
+    return load_vector(ld, layer, ".bias", want, n_want, out, err);
+}
+
+static enum lb_status load_layer(struct loader *ld, int il, struct lb_layer *l, struct lb_err *err)
+{
+    const struct lb_config *c = ld->s->config;
+    const struct lb_model_cols *cols = ld->s->cols;
+    int64_t stored = c->gguf ? c->head_dim : 0;
+    const struct want attn_norm = {LB_R_ATTN_NORM, c->dim, 0}, ffn_norm = {LB_R_FFN_NORM, c->dim, 0};
+    const struct want qkv[] = {{LB_R_Q, c->n_head * c->head_dim, stored},
+                               {LB_R_K, c->n_kv_head * c->head_dim, stored},
+                               {LB_R_V, c->n_kv_head * c->head_dim, 0}};
+    const struct want o = {LB_R_O, c->dim, 0}, down = {LB_R_DOWN, c->dim, 0};
+    const struct want gate_up[] = {{LB_R_GATE, c->ffn_dim, 0}, {LB_R_UP, c->ffn_dim, 0}};
+
+    LB_TRY(load_vector(ld, il, ".weight", &attn_norm, 1, &l->attn_norm, err));
+    LB_TRY(load_matrix(ld, il, qkv, 3, &cols->dim, &l->wqkv, err));
+    LB_TRY(load_bias(ld, il, c->attn_bias, qkv, 3, &l->bqkv, err));
+    LB_TRY(load_matrix(ld, il, &o, 1, &cols->heads, &l->wo, err));
+    LB_TRY(load_bias(ld, il, c->o_bias, &o, 1, &l->bo, err));
+
+    LB_TRY(load_vector(ld, il, ".weight", &ffn_norm, 1, &l->ffn_norm, err));
+    LB_TRY(load_matrix(ld, il, gate_up, 2, &cols->dim, &l->w_gate_up, err));
+    LB_TRY(load_bias(ld, il, c->mlp_bias, gate_up, 2, &l->b_gate_up, err));
+    LB_TRY(load_matrix(ld, il, &down, 1, &cols->ffn, &l->w_down, err));
+    return load_bias(ld, il, c->mlp_bias, &down, 1, &l->b_down, err);
+}
+
+/* Which tensors serve as embedding and head (spec/models.md 1.1.6): both present means both are used, whatever the
+ * configuration says of tying; one alone serves for both where tying is asked for, in GGUF always. */
+static enum lb_status choose_ends(struct loader *ld, const struct lb_wtensor **embed, const struct lb_wtensor **head,
+                                  struct lb_err *err)
+{
+    const struct lb_config *c = ld->s->config;
+    *embed = find(ld, LB_R_EMBED, 0, ".weight");
+    *head = find(ld, LB_R_HEAD, 0, ".weight");
+    bool may_tie = c->tied || c->gguf;
+    if (!*head && may_tie)
+        *head = *embed;
+    if (!*embed && may_tie)
+        *embed = *head;
+    if (!*embed)
+        return need(ld, LB_R_EMBED, 0, ".weight", c->n_vocab, c->dim, embed, err);
+    if (!*head) {
+        need(ld, LB_R_HEAD, 0, ".weight", c->n_vocab, c->dim, head, err);
+        return lb_err_where(err, "untied embeddings (tie_word_embeddings is false)");
+    }
+    LB_TRY(check(ld, *embed, c->n_vocab, c->dim, err));
+    LB_TRY(check(ld, *head, c->n_vocab, c->dim, err));
+    if (c->tied && *embed != *head && ld->s->log &&
+        ((*embed)->n_bytes != (*head)->n_bytes || memcmp((*embed)->data, (*head)->data, (*head)->n_bytes) != 0))
+        lb_log_put(ld->s->log, LB_LOG_WARN,
+                   "the configuration ties '%s' to '%s', but the file has both and they differ: not tied",
+                   (*head)->name, (*embed)->name);
+    return LB_OK;
+}
+
+static enum lb_status load_ends(struct loader *ld, struct lb_err *err)
+{
+    const struct lb_config *c = ld->s->config;
+    struct lb_backend *be = ld->s->backend;
+    const struct lb_wtensor *embed, *head;
+    LB_TRY(choose_ends(ld, &embed, &head, err));
+    const struct want norm = {LB_R_NORM, c->dim, 0};
+    LB_TRY(load_vector(ld, 0, ".weight", &norm, 1, &ld->w->norm, err));
+
+    struct fused f = {.rows = {.get = fused_get, .ctx = &f, .n_row = c->n_vocab, .n_col = c->dim}, .n_part = 1};
+    f.part[0] = (struct part){embed, c->n_vocab, 0};
+    if (embed->type == LB_W_F32 || embed->type == LB_W_BF16) {
+        f.rows.data = embed->data;
+        f.rows.data_type = embed->type == LB_W_F32 ? LB_F32 : LB_BF16;
+    }
+    LB_TRY(be->ops->table_new(be, &f.rows, &ld->w->embed, err));
+
+    f.part[0].t = head;
+    f.rows.data = NULL;
+    struct lb_matrix_spec spec = {&f.rows, &ld->s->cols->dim, false, head->name};
+    LB_TRY(be->ops->matrix_new(be, &spec, &ld->w->head, err));
+    ld->w->n_head_product = c->n_vocab * c->dim;
+    ld->w->n_param += ld->w->n_head_product * (embed == head ? 1 : 2);
+    return LB_OK;
+}
+
+static void say(const struct loader *ld)
+{
+    static const char *const name[] = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"};
+    const struct lb_wfile *file = ld->s->file;
+    if (!ld->s->log)
+        return;
+    bool bf16 = ld->s->backend->dtype == LB_BF16;
+    char list[64] = "";
+    size_t at = 0;
+    for (int type = 0; type < LB_W_OTHER; type++)
+        if (ld->seen[type] && type != (bf16 ? LB_W_BF16 : LB_W_F32) && (bf16 || type >= LB_W_Q8_0))
+            at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", at ? ", " : "", name[type]);
+    if (at > 0)
+        lb_log_put(ld->s->log, LB_LOG_INFO, "weights of type %s are %s once, at load", list,
+                   bf16 ? "rounded to bf16" : "turned into f32");
+    size_t n_unused = 0, first = 0;
+    for (size_t i = file->n_tensor; i-- > 0;) {
+        if (ld->used[i] || strstr(file->tensor[i].name, "rotary_emb.inv_freq") ||
+            strcmp(file->tensor[i].name, "rope_freqs.weight") == 0)
+            continue;
+        n_unused++;
+        first = i;
+    }
+    if (n_unused > 0)
+        lb_log_put(ld->s->log, LB_LOG_INFO, "%zu tensors of the file are not part of the model and stay unread: '%s'%s",
+                   n_unused, file->tensor[first].name, n_unused > 1 ? " ..." : "");
+}
+
+enum lb_status lb_weights_load(struct lb_weights *w, const struct lb_weights_spec *spec, struct lb_err *err)
+{
+    const struct lb_config *c = spec->config;
+    *w = (struct lb_weights){0};
+    int64_t widest = c->dim;
+    if (widest < 2 * c->ffn_dim)
+        widest = 2 * c->ffn_dim;
+    if (widest < (c->n_head + 2 * c->n_kv_head) * c->head_dim)
+        widest = (c->n_head + 2 * c->n_kv_head) * c->head_dim;
+    struct loader ld = {.s = spec, .w = w};
+    ld.used = lb_mem_new(spec->file->n_tensor, sizeof *ld.used);
+    ld.vector = lb_mem_new((size_t)widest, sizeof *ld.vector);
+    w->layer = lb_mem_new((size_t)c->n_layer, sizeof *w->layer);
+    enum lb_status status = LB_OK;
+    if (!ld.used || !ld.vector || !w->layer)
+        status = lb_err_memory(err, "the weights' directory", (size_t)c->n_layer * sizeof *w->layer);
+    if (status == LB_OK)
+        status = load_ends(&ld, err);
+    for (int il = 0; il < c->n_layer && status == LB_OK; il++)
+        status = load_layer(&ld, il, &w->layer[il], err);
+    if (status == LB_OK)
+        say(&ld);
+    lb_mem_free(ld.used);
+    lb_mem_free(ld.vector);
+    if (status != LB_OK)
+        lb_weights_release(w);
+    return status;
+}
+
+void lb_weights_release(struct lb_weights *w)
+{
+    lb_mem_free(w->layer);
+    *w = (struct lb_weights){0};
+}

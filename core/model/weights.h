@@ -1,0 +1,56 @@
+/* A model's weights on a backend: found by the family's tensor names, checked against the configuration, fused as the
+ * decoder multiplies them (Q, K, V in one matrix; gate and up in one), packed. */
+#ifndef CORE_MODEL_WEIGHTS_H
+#define CORE_MODEL_WEIGHTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/backend/backend.h"
+#include "core/base/err.h"
+#include "core/base/log.h"
+#include "core/io/wfile.h"
+#include "core/model/config.h"
+
+/* Matrices are [out, in]. Biases and norms are f32 vectors of the backend, NULL where the model has none. */
+struct lb_layer {
+    const float *attn_norm, *ffn_norm; /* [dim] */
+    struct lb_matrix *wqkv;            /* [(n_head + 2 n_kv_head) * head_dim, dim]: Q heads, K heads, V heads */
+    struct lb_matrix *wo;              /* [dim, n_head * head_dim] */
+    struct lb_matrix *w_gate_up;       /* [2 * ffn_dim, dim]: gate rows, then up rows */
+    struct lb_matrix *w_down;          /* [dim, ffn_dim] */
+    const float *bqkv, *bo, *b_gate_up, *b_down;
+};
+
+struct lb_weights {
+    struct lb_table *embed;                  /* [n_vocab, dim] */
+    const float *norm;                       /* [dim] */
+    struct lb_matrix *head;                  /* [n_vocab, dim] */
+    struct lb_layer *layer;                  /* [n_layer], owned */
+    int64_t n_param;                         /* elements read; a tied head counts once */
+    int64_t n_layer_product, n_head_product; /* elements of the layers' matrices, of the head */
+};
+
+/* How the summed dimension of products is cut (engine contract, section 2). */
+struct lb_model_cols {
+    struct lk_cols dim;   /* one segment: inputs of QKV, gate-up and head */
+    struct lk_cols heads; /* n_head * head_dim, whole heads a segment */
+    struct lk_cols ffn;   /* ffn_dim, units of 32 columns */
+};
+
+void lb_model_cols_init(struct lb_model_cols *cols, const struct lb_config *c);
+
+struct lb_weights_spec {
+    const struct lb_config *config;
+    const struct lb_wfile *file; /* stays open as long as the weights: an embedding table may be read from it */
+    struct lb_backend *backend;
+    const struct lb_model_cols *cols;
+    const struct lb_log *log; /* NULL: silent */
+};
+
+/* LB_E_INPUT names the tensor that is missing, has another shape, or is of a type that is not read. Tensors that the
+ * model does not use are left alone. In bf16 mode every weight is rounded once, and the log says so. */
+enum lb_status lb_weights_load(struct lb_weights *w, const struct lb_weights_spec *spec, struct lb_err *err);
+void lb_weights_release(struct lb_weights *w); /* matrices belong to the backend */
+
+#endif
