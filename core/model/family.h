@@ -25,7 +25,8 @@ struct lb_family {
 extern const struct lb_family lb_families[];
 extern const size_t lb_n_family;
 
-const struct lb_family *lb_family_by_hf(const char *architecture, const char *model_type); /* NULL: unknown */
+/* NULL: unknown. One of the two names may be NULL (not given); those given must both be the family's. */
+const struct lb_family *lb_family_by_hf(const char *architecture, const char *model_type);
 const struct lb_family *lb_family_by_gguf(const char *architecture, size_t n);
 
 /* Formats a role's tensor name ("model.layers.3.self_attn.q_proj.weight"). suffix: ".weight" or ".bias". */
