@@ -12,6 +12,10 @@
 #include "core/model/family.h"
 
 #define LB_MAX_EOS 32
+#define LB_MAX_LAYER 10000
+#define LB_MAX_HEAD (INT64_C(1) << 16)
+#define LB_MAX_DIM (INT64_C(1) << 24)      /* of dim, ffn_dim, head_dim, n_vocab and n_head * head_dim */
+#define LB_MAX_POSITION (INT64_C(1) << 30) /* of context lengths */
 
 enum lb_rope_type { LB_ROPE_DEFAULT, LB_ROPE_LINEAR, LB_ROPE_DYNAMIC, LB_ROPE_LLAMA3, LB_ROPE_YARN };
 
@@ -37,7 +41,7 @@ struct lb_gen_defaults {
 
 struct lb_eos_origin {
     int32_t id;
-    const char *origin; /* "generation_config.json", "config.json", "tokenizer", "gguf" */
+    const char *origin; /* "generation_config.json", "config.json", "class default", "tokenizer", "gguf" */
 };
 
 struct lb_config {
@@ -62,9 +66,13 @@ enum lb_status lb_config_read_dir(struct lb_config *c, const char *dir, const st
 /* The same from GGUF metadata; rope_freqs.weight is applied to inv_freq. */
 enum lb_status lb_config_read_gguf(struct lb_config *c, const struct lb_gguf *g, const struct lb_log *log,
                                    struct lb_err *err);
-void lb_config_release(struct lb_config *c);
+void lb_config_release(struct lb_config *c); /* also after a failed read */
 
-/* Adds an end token unless it is listed; ids outside the vocabulary are dropped with a warning. */
+/* The last step of both readers: checks the sizes against each other, computes inv_freq and n_seg. `where` is the file. */
+enum lb_status lb_config_finish(struct lb_config *c, const char *where, struct lb_err *err);
+
+/* Adds an end token unless it is listed. origin has static lifetime. Ids outside the vocabulary, and those beyond
+ * LB_MAX_EOS, are dropped with a warning. */
 void lb_config_add_eos(struct lb_config *c, int64_t id, const char *origin, const struct lb_log *log);
 
 /* S: the largest power of two <= 8 (<= 16 from 64 heads on) that divides n_head; if that is 1, n_head's smallest prime
@@ -76,7 +84,7 @@ int lb_config_segments(int64_t n_head);
 void lb_segments_heads(const struct lb_config *c, int64_t *begin /* [n_seg + 1] */);
 void lb_segments_units(int64_t n, int n_seg, int64_t *begin /* [n_seg + 1] */);
 
-/* "did the file say so" model line for info: family, sizes, rope, end tokens with their origin. Lines go to log. */
+/* The model in a few info lines: family, sizes, rope, end tokens with their origin. */
 void lb_config_log(const struct lb_config *c, const struct lb_log *log);
 
 #endif

@@ -1,0 +1,139 @@
+/* What the readers of config.json and of GGUF metadata share: end tokens, segments, the checks across settings, the
+ * model card. */
+#include "core/model/config.h"
+
+#include <stdio.h>
+
+#include "core/base/mem.h"
+#include "core/base/str.h"
+#include "core/model/rope.h"
+
+#define UNIT 32 /* columns that stay together in a segment of FFN or vocabulary */
+
+void lb_config_release(struct lb_config *c)
+{
+    lb_mem_free(c->rope.inv_freq);
+    *c = (struct lb_config){.bos = -1, .pad = -1};
+}
+
+void lb_config_add_eos(struct lb_config *c, int64_t id, const char *origin, const struct lb_log *log)
+{
+    if (id < 0 || id >= c->n_vocab) {
+        lb_log_put(log, LB_LOG_WARN, "end token %lld (%s) is left out: the vocabulary has %lld tokens", (long long)id,
+                   origin, (long long)c->n_vocab);
+        return;
+    }
+    for (int i = 0; i < c->n_eos; i++)
+        if (c->eos[i].id == id)
+            return;
+    if (c->n_eos == LB_MAX_EOS) {
+        lb_log_put(log, LB_LOG_WARN, "end token %lld (%s) is left out: there are more than %d", (long long)id, origin,
+                   LB_MAX_EOS);
+        return;
+    }
+    c->eos[c->n_eos++] = (struct lb_eos_origin){(int32_t)id, origin};
+}
+
+int lb_config_segments(int64_t n_head)
+{
+    for (int s = n_head >= 64 ? 16 : 8; s > 1; s /= 2)
+        if (n_head % s == 0)
+            return s;
+    for (int s = 3; s <= 16; s++)
+        if (n_head % s == 0)
+            return s;
+    return 1;
+}
+
+void lb_segments_heads(const struct lb_config *c, int64_t *begin)
+{
+    for (int s = 0; s <= c->n_seg; s++)
+        begin[s] = c->n_head / c->n_seg * s * c->head_dim;
+}
+
+void lb_segments_units(int64_t n, int n_seg, int64_t *begin)
+{
+    int64_t units = (n + UNIT - 1) / UNIT;
+    for (int s = 0; s <= n_seg; s++) {
+        int64_t at = UNIT * (s * units / n_seg);
+        begin[s] = at < n ? at : n;
+    }
+}
+
+static enum lb_status check_rope(const struct lb_rope *r, int64_t head_dim, const char *where, struct lb_err *err)
+{
+    if (r->n_rot < 2 || r->n_rot % 2 != 0 || r->n_rot > head_dim)
+        return lb_err_set(err, LB_E_INPUT, "%s: %lld rotary dimensions of a head of %lld: not an even number from 2 on",
+                          where, (long long)r->n_rot, (long long)head_dim);
+    if (r->type == LB_ROPE_DYNAMIC && r->n_rot == 2)
+        return lb_err_set(err, LB_E_INPUT, "%s: rope type dynamic needs more than 2 rotary dimensions", where);
+    if (r->type == LB_ROPE_LLAMA3 && !(r->low_freq < r->high_freq))
+        return lb_err_set(err, LB_E_INPUT, "%s: low_freq_factor %g is not below high_freq_factor %g", where,
+                          r->low_freq, r->high_freq);
+    return LB_OK;
+}
+
+enum lb_status lb_config_finish(struct lb_config *c, const char *where, struct lb_err *err)
+{
+    if (c->n_head % c->n_kv_head != 0)
+        return lb_err_set(err, LB_E_INPUT, "%s: %lld attention heads are no multiple of %lld key/value heads", where,
+                          (long long)c->n_head, (long long)c->n_kv_head);
+    if (c->n_head > LB_MAX_DIM / c->head_dim)
+        return lb_err_set(err, LB_E_INPUT, "%s: %lld heads of %lld dimensions are more than %lld in all", where,
+                          (long long)c->n_head, (long long)c->head_dim, (long long)LB_MAX_DIM);
+    LB_TRY(check_rope(&c->rope, c->head_dim, where, err));
+    LB_TRY(lb_rope_fill(&c->rope, where, err));
+    c->n_seg = lb_config_segments(c->n_head);
+    return LB_OK;
+}
+
+static void log_rope(const struct lb_rope *r, const struct lb_log *log)
+{
+    struct lb_str s = {0};
+    lb_str_putf(&s, "rope: %s, theta %g, %lld dimensions, %s", lb_rope_type_name(r->type), r->theta,
+                (long long)r->n_rot, r->interleaved ? "interleaved" : "half-split");
+    if (r->type != LB_ROPE_DEFAULT)
+        lb_str_putf(&s, ", factor %g", r->factor);
+    if (r->type == LB_ROPE_LLAMA3)
+        lb_str_putf(&s, ", low %g, high %g", r->low_freq, r->high_freq);
+    if (r->type == LB_ROPE_LLAMA3 || r->type == LB_ROPE_YARN)
+        lb_str_putf(&s, ", original length %lld", (long long)r->original_max);
+    if (r->type == LB_ROPE_YARN)
+        lb_str_putf(&s, ", attention factor %g", (double)r->scale);
+    lb_str_putf(&s, "; context %lld", (long long)r->max_position);
+    if (!s.failed)
+        lb_log_put(log, LB_LOG_INFO, "%s", s.data);
+    lb_str_release(&s);
+}
+
+static void log_eos(const struct lb_config *c, const struct lb_log *log)
+{
+    struct lb_str s = {0};
+    lb_str_puts(&s, "end tokens:");
+    for (int i = 0; i < c->n_eos; i++)
+        lb_str_putf(&s, "%s %d (%s)", i ? "," : "", c->eos[i].id, c->eos[i].origin);
+    if (c->n_eos == 0)
+        lb_str_puts(&s, " none");
+    if (c->bos >= 0)
+        lb_str_putf(&s, "; begin token %lld", (long long)c->bos);
+    if (!s.failed)
+        lb_log_put(log, LB_LOG_INFO, "%s", s.data);
+    lb_str_release(&s);
+}
+
+void lb_config_log(const struct lb_config *c, const struct lb_log *log)
+{
+    double dim = (double)c->dim, q = (double)(c->n_head * c->head_dim), kv = (double)(c->n_kv_head * c->head_dim);
+    double layer = 2 * dim * q + 2 * dim * kv + 3 * dim * (double)c->ffn_dim + 2 * dim;
+    double all = (double)c->n_layer * layer + dim * (double)c->n_vocab * (c->tied ? 1 : 2) + dim;
+    lb_log_put(log, LB_LOG_INFO, "model: %s (%s), about %.4g million parameters", c->family->name, c->architecture,
+               all / 1e6);
+    lb_log_put(log, LB_LOG_INFO, "sizes: %lld layers, dim %lld, ffn %lld, vocabulary %lld%s, norm eps %g",
+               (long long)c->n_layer, (long long)c->dim, (long long)c->ffn_dim, (long long)c->n_vocab,
+               c->tied ? " (tied)" : "", (double)c->norm_eps);
+    lb_log_put(log, LB_LOG_INFO, "heads: %lld query, %lld key/value, of %lld; %d segments%s%s", (long long)c->n_head,
+               (long long)c->n_kv_head, (long long)c->head_dim, c->n_seg,
+               c->attn_bias || c->o_bias ? "; attention bias" : "", c->mlp_bias ? "; MLP bias" : "");
+    log_rope(&c->rope, log);
+    log_eos(c, log);
+}

@@ -1,0 +1,58 @@
+#include "core/model/family.h"
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+
+#define HF_NAME(role, hf, gguf) [LB_R_##role] = hf,
+#define GGUF_NAME(role, hf, gguf) [LB_R_##role] = gguf,
+#define LB_FAMILY(name, arch, type, gguf, tensors) {name, arch, type, gguf, {tensors(HF_NAME)}, {tensors(GGUF_NAME)}},
+
+const struct lb_family lb_families[] = {
+#include "core/model/family.def"
+};
+
+const size_t lb_n_family = sizeof lb_families / sizeof *lb_families;
+
+const struct lb_family *lb_family_by_hf(const char *architecture, const char *model_type)
+{
+    for (size_t i = 0; i < lb_n_family; i++) {
+        const struct lb_family *f = &lb_families[i];
+        bool arch = !architecture || strcmp(architecture, f->hf_arch) == 0;
+        bool type = !model_type || strcmp(model_type, f->hf_type) == 0;
+        if (arch && type && (architecture || model_type))
+            return f;
+    }
+    return NULL;
+}
+
+const struct lb_family *lb_family_by_gguf(const char *architecture, size_t n)
+{
+    for (size_t i = 0; i < lb_n_family; i++) {
+        const char *name = lb_families[i].gguf_arch;
+        if (strlen(name) == n && memcmp(name, architecture, n) == 0)
+            return &lb_families[i];
+    }
+    return NULL;
+}
+
+void lb_family_list(int gguf, char *out, size_t n)
+{
+    size_t at = 0;
+    for (size_t i = 0; i < lb_n_family && at < n; i++) {
+        const char *name = gguf ? lb_families[i].gguf_arch : lb_families[i].hf_arch;
+        int len = snprintf(out + at, n - at, "%s%s", i ? ", " : "", name);
+        at += len > 0 ? (size_t)len : 0;
+    }
+}
+
+void lb_family_tensor(const struct lb_family *f, int gguf, enum lb_role role, int layer, const char *suffix, char *out,
+                      size_t n)
+{
+    const char *pattern = gguf ? f->gguf_tensor[role] : f->hf_tensor[role];
+    const char *at = strstr(pattern, "%d");
+    if (at)
+        snprintf(out, n, "%.*s%d%s%s", (int)(at - pattern), pattern, layer, at + 2, suffix);
+    else
+        snprintf(out, n, "%s%s", pattern, suffix);
+}
