@@ -8,8 +8,8 @@ int64_t lb_kv_pages_of(int64_t n_tok)
 enum lb_status lb_kv_init(struct lb_kv *kv, int64_t n_page, int32_t max_seq, int64_t max_len, struct lb_err *err)
 {
     *kv = (struct lb_kv){0};
-    int64_t max_page = max_len < 1 ? 0 : lb_kv_pages_of(max_len);
-    if (n_page < 1 || n_page > INT32_MAX || max_seq < 1 || max_page < 1 || max_len > INT32_MAX)
+    int64_t max_page = max_len < 1 || max_len > INT32_MAX ? 0 : lb_kv_pages_of(max_len);
+    if (n_page < 1 || n_page > INT32_MAX || max_seq < 1 || max_page < 1)
         return lb_err_set(err, LB_E_USAGE, "a cache of %lld pages for %d sequences of %lld positions cannot be made",
                           (long long)n_page, max_seq, (long long)max_len);
     if (max_page > n_page)

@@ -35,8 +35,6 @@ void lb_model_cols_init(struct lb_model_cols *cols, const struct lb_config *c)
     int64_t one[2] = {0, c->dim}, begin[LK_MAX_SEG + 1];
     lb_cols_init(&cols->dim, 1, one);
     lb_segments_heads(c, begin);
-    for (int is = 0; is <= c->n_seg; is++)
-        begin[is] *= c->head_dim;
     lb_cols_init(&cols->heads, c->n_seg, begin);
     lb_segments_units(c->ffn_dim, c->n_seg, begin);
     lb_cols_init(&cols->ffn, c->n_seg, begin);
@@ -181,12 +179,12 @@ static enum lb_status load_vector(struct loader *ld, int layer, const char *suff
     return be->ops->vector_new(be, ld->vector, f.rows.n_row, out, err);
 }
 
-/* A bias that the configuration names, or that a GGUF file, whose metadata name none, simply has. */
+/* NULL where the model has no such bias. */
 static enum lb_status load_bias(struct loader *ld, int layer, bool named, const struct want *want, int n_want,
                                 const float **out, struct lb_err *err)
 {
     *out = NULL;
-    if (!named && !(ld->s->config->gguf && find(ld, want[0].role, layer, ".bias")))
+    if (!named)
         return LB_OK;
     return load_vector(ld, layer, ".bias", want, n_want, out, err);
 }
