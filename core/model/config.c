@@ -48,7 +48,7 @@ int lb_config_segments(int64_t n_head)
 void lb_segments_heads(const struct lb_config *c, int64_t *begin)
 {
     for (int s = 0; s <= c->n_seg; s++)
-        begin[s] = c->n_head / c->n_seg * s * c->head_dim;
+        begin[s] = c->n_head / c->n_seg * s;
 }
 
 void lb_segments_units(int64_t n, int n_seg, int64_t *begin)
@@ -100,6 +100,8 @@ static void log_rope(const struct lb_rope *r, const struct lb_log *log)
         lb_str_putf(&s, ", original length %lld", (long long)r->original_max);
     if (r->type == LB_ROPE_YARN)
         lb_str_putf(&s, ", attention factor %g", (double)r->scale);
+    if (r->divided)
+        lb_str_puts(&s, ", rope_freqs.weight applied");
     lb_str_putf(&s, "; context %lld", (long long)r->max_position);
     if (!s.failed)
         lb_log_put(log, LB_LOG_INFO, "%s", s.data);

@@ -28,6 +28,7 @@ struct lb_rope {
     bool truncate;                        /* yarn */
     int64_t original_max, max_position, n_rot;
     bool interleaved;
+    bool divided;    /* rope_freqs.weight was applied */
     float *inv_freq; /* [n_rot / 2], owned by the config; all scaling applied except dynamic */
     float scale;     /* factor on cos and sin */
 };
@@ -79,8 +80,8 @@ void lb_config_add_eos(struct lb_config *c, int64_t id, const char *origin, cons
  * factor up to 16; else 1. */
 int lb_config_segments(int64_t n_head);
 
-/* Bounds of S segments, in columns. Heads: of the attention output (n_head * head_dim columns), each segment n_head / S
- * whole heads. Units: of n columns in units of 32, segment r begins at min(n, 32 * floor(r * ceil(n/32) / S)). */
+/* Bounds of S segments. Heads: in heads, each segment n_head / S of them. Units: in columns of n, kept together in units
+ * of 32, segment r begins at min(n, 32 * floor(r * ceil(n/32) / S)). */
 void lb_segments_heads(const struct lb_config *c, int64_t *begin /* [n_seg + 1] */);
 void lb_segments_units(int64_t n, int n_seg, int64_t *begin /* [n_seg + 1] */);
 

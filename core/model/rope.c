@@ -112,5 +112,6 @@ enum lb_status lb_rope_divide(struct lb_rope *r, const float *divisor, const cha
                               (long long)i, (double)divisor[i]);
         r->inv_freq[i] /= divisor[i];
     }
+    r->divided = true;
     return check(r, where, err);
 }
