@@ -35,6 +35,8 @@ void lb_model_cols_init(struct lb_model_cols *cols, const struct lb_config *c)
     int64_t one[2] = {0, c->dim}, begin[LK_MAX_SEG + 1];
     lb_cols_init(&cols->dim, 1, one);
     lb_segments_heads(c, begin);
+    for (int is = 0; is <= c->n_seg; is++)
+        begin[is] *= c->head_dim;
     lb_cols_init(&cols->heads, c->n_seg, begin);
     lb_segments_units(c->ffn_dim, c->n_seg, begin);
     lb_cols_init(&cols->ffn, c->n_seg, begin);
