@@ -54,7 +54,8 @@ struct lb_bytes lb_tok_piece(const struct lb_tok *t, int32_t id);
 bool lb_tok_special(const struct lb_tok *t, int32_t id);
 
 /* Incremental decoding: bytes are held back until they are whole characters. Feeding all ids and flushing gives the
- * same text as decoding at once, whatever the order of calls between. Zero-initialize, then set tok and skip_special. */
+ * same text as decoding at once, whatever the order of calls between. Zero-initialize, then set tok and skip_special.
+ */
 struct lb_detok {
     const struct lb_tok *tok;
     bool skip_special;

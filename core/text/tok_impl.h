@@ -1,0 +1,209 @@
+/* Inside of the tokenizer: what tok_*.c share. Nobody outside core/text includes this.
+ *
+ * Everything works on raw bytes. The 256 printable characters by which byte-level files write bytes (models.md 3.6) are
+ * turned into bytes once, while loading, so that encoding and decoding never see them. */
+#ifndef CORE_TEXT_TOK_IMPL_H
+#define CORE_TEXT_TOK_IMPL_H
+
+#include <jansson.h>
+#ifndef PCRE2_CODE_UNIT_WIDTH
+#define PCRE2_CODE_UNIT_WIDTH 8
+#endif
+#include <pcre2.h>
+
+#include "core/text/tok.h"
+
+/* Ids at or above this are refused: no vocabulary is near it, and a file could ask for any amount of memory. */
+#define LB_TOK_MAX_ID (1 << 24)
+#define LB_TOK_MAX_STEP 32 /* pre-tokenizer steps */
+#define LB_TOK_MAX_NEST 16 /* Sequence inside Sequence */
+#define LB_TOK_MAX_TEXT ((size_t)1 << 30)
+
+enum lb_token_flag {
+    LB_TOKEN_PRESENT = 1,
+    LB_TOKEN_PLAIN = 2, /* holds a character outside the byte map: bytes are its UTF-8, never met in a text's bytes */
+    LB_TOKEN_SPECIAL = 4,
+};
+
+struct lb_token {
+    uint64_t at; /* offset of its bytes in the pool */
+    uint32_t len;
+    uint32_t flags;
+};
+
+struct lb_vocab_slot {
+    uint32_t tag; /* high half of the hash */
+    int32_t id;   /* -1: free */
+};
+
+struct lb_merge {
+    uint64_t key; /* left id << 32 | right id; UINT64_MAX: free */
+    uint32_t rank;
+    int32_t id; /* of the result */
+};
+
+/* An added token (models.md 3.2). text is what is looked for: normalized when `normalized`. */
+struct lb_added {
+    char *text;
+    size_t len;
+    int32_t id;
+    bool single_word, lstrip, rstrip, normalized, special;
+};
+
+/* Added tokens that are looked for together, sorted by bytes once lb_added_sort was called. */
+struct lb_added_set {
+    struct lb_added *item;
+    size_t n, cap;
+    bool first[256]; /* bytes that begin one of them */
+};
+
+enum lb_split_behavior {
+    LB_SPLIT_REMOVED,
+    LB_SPLIT_ISOLATED,
+    LB_SPLIT_MERGED_PREVIOUS,
+    LB_SPLIT_MERGED_NEXT,
+    LB_SPLIT_CONTIGUOUS
+};
+
+/* One pre-tokenizer step: a pattern whose matches cut the text, or (re NULL) a space in front of pieces without one. */
+struct lb_step {
+    pcre2_code *re;
+    bool jit, invert;
+    enum lb_split_behavior behavior;
+};
+
+struct lb_tok {
+    char *missing;
+    int64_t n_id, bos, eos, pad, more_eos[4];
+    int n_more_eos;
+
+    struct lb_token *token; /* [n_id] */
+    struct lb_str pool;
+    struct lb_vocab_slot *vocab; /* raw bytes -> id, open addressing, vocab_mask + 1 slots */
+    size_t vocab_mask;
+    struct lb_merge *merge; /* merge_mask + 1 slots */
+    size_t merge_mask;
+    int32_t byte_id[256]; /* -1: the vocabulary lacks the byte */
+    int32_t unk;          /* -1: missing bytes vanish */
+    bool fuse_unk, ignore_merges, split_special;
+
+    bool nfc;
+    struct lb_added_set raw, normalized; /* looked for before and after the normalizer */
+    struct lb_step step[LB_TOK_MAX_STEP];
+    int n_step;
+    struct lb_ids prefix, suffix; /* what the post-processor adds */
+};
+
+#define LB_WORD_BYTES 26
+#define LB_WORD_IDS 9
+
+/* A cached word: one line of the processor's cache. n_byte 0: free. */
+struct lb_word {
+    uint8_t n_byte, n_id;
+    char byte[LB_WORD_BYTES];
+    int32_t id[LB_WORD_IDS];
+};
+
+/* A symbol of a word that is being merged; symbols form a list by index. rank and merged belong to the pair that it
+ * forms with its right neighbor. */
+struct lb_symbol {
+    int32_t id, prev, next;
+    uint32_t rank; /* LB_NO_RANK: the pair does not merge */
+    int32_t merged;
+};
+#define LB_NO_RANK UINT32_MAX
+
+struct lb_tok_ctx {
+    pcre2_match_data *match;
+    pcre2_match_context *limits;
+    pcre2_jit_stack *stack;
+    struct lb_word *cache;
+    struct lb_symbol *symbol;
+    size_t symbol_cap;
+    uint64_t *heap; /* rank << 32 | position */
+    size_t heap_cap, heap_n;
+    int32_t *code; /* code points while normalizing */
+    size_t code_cap;
+    struct lb_str nfc;
+    struct lb_str spaced[LB_TOK_MAX_STEP]; /* pieces that got a space in front, by step */
+};
+
+/* Memory of a tokenizer (tok_bpe.c). Sizes are upper bounds; n_token counts entries of the vocabulary. */
+enum lb_status lb_tok_reserve(struct lb_tok *t, int64_t n_id, size_t n_token, size_t n_merge, struct lb_err *err);
+
+/* Appends raw bytes of a token as a file writes it; false when a character is outside the byte map (then its UTF-8). */
+bool lb_tok_unmap(const char *text, size_t n, struct lb_str *out);
+
+/* Gives an id its bytes, and with `listed` makes it findable by them. An id may be set once: false when it was. */
+bool lb_tok_set(struct lb_tok *t, int32_t id, const char *bytes, size_t n, uint32_t flags, bool listed);
+int32_t lb_tok_find(const struct lb_tok *t, const char *bytes, size_t n, bool plain); /* -1: none */
+
+/* Adds the merge left + right of a rank; false when one of the three tokens is unknown. A pair that comes twice keeps
+ * its later rank. The texts are as the file writes them. */
+bool lb_tok_add_merge(struct lb_tok *t, struct lb_bytes left, struct lb_bytes right, uint32_t rank);
+void lb_tok_find_bytes(struct lb_tok *t); /* fills byte_id */
+
+/* Ids of one pre-token (models.md 3.3), through the context's cache of words. */
+enum lb_status lb_bpe_word(const struct lb_tok *t, struct lb_tok_ctx *c, const char *word, size_t n, struct lb_ids *out,
+                           struct lb_err *err);
+enum lb_status lb_ids_put(struct lb_ids *ids, int32_t id, struct lb_err *err);
+
+/* Added tokens (tok_added.c). lb_added_put takes no ownership of text; the set copies it. */
+enum lb_status lb_added_put(struct lb_added_set *set, const struct lb_added *a, struct lb_err *err);
+void lb_added_sort(struct lb_added_set *set);
+void lb_added_release(struct lb_added_set *set);
+
+/* Calls `found` for each piece in order: id -1 for text between tokens. Empty pieces are left out. */
+struct lb_added_sink {
+    enum lb_status (*found)(void *arg, int32_t id, const char *text, size_t n, struct lb_err *err);
+    void *arg;
+    bool skip_special; /* text of special tokens is ordinary text */
+};
+enum lb_status lb_added_split(const struct lb_added_set *set, const char *text, size_t n,
+                              const struct lb_added_sink *sink, struct lb_err *err);
+
+/* NFC of valid UTF-8 (tok_norm.c): *text and *n become the normalized text, which lives in the context. */
+enum lb_status lb_tok_nfc(struct lb_tok_ctx *c, const char **text, size_t *n, struct lb_err *err);
+
+/* Pre-tokenizers (tok_split.c). A pattern that PCRE2 would read otherwise than the reference's Oniguruma makes
+ * *unsupported say why (a static text) and adds nothing. */
+enum lb_status lb_split_add(struct lb_tok *t, const char *pattern, bool literal, enum lb_split_behavior behavior,
+                            bool invert, const char **unsupported, struct lb_err *err);
+enum lb_status lb_split_add_space(struct lb_tok *t, struct lb_err *err);
+enum lb_status lb_split_add_gpt2(struct lb_tok *t, struct lb_err *err);
+
+/* Cuts text by the tokenizer's steps from `step` on and appends the ids of each word. */
+enum lb_status lb_split_walk(const struct lb_tok *t, struct lb_tok_ctx *c, int step, struct lb_bytes text,
+                             struct lb_ids *out, struct lb_err *err);
+
+extern const char lb_pattern_llama3[], lb_pattern_qwen2[], lb_pattern_qwen35[], lb_pattern_gpt2[];
+
+/* What loading one directory shares between tok_load.c and tok_pipe.c. */
+struct lb_tok_load {
+    struct lb_tok *t;
+    const char *path; /* of the file that is being read, for messages */
+    json_t *root, *config;
+    bool byte_level, byte_decoder; /* which ByteLevel parts were met */
+    struct lb_str text;            /* scratch */
+    struct lb_str shown;           /* scratch of lb_tok_shown */
+    struct lb_err *err;
+};
+
+/* normalizer, pre_tokenizer, decoder and post_processor of tokenizer.json (models.md 3.4) into l->t; a part that is not
+ * built in sets l->t->missing. */
+enum lb_status lb_tok_pipeline(struct lb_tok_load *l);
+
+/* "cannot use 'FILE': ..." */
+__attribute__((format(printf, 2, 3))) enum lb_status lb_tok_bad(const struct lb_tok_load *l, const char *fmt, ...);
+
+/* A hostile text for a message: quoted, one line, short; lives until the next call. */
+const char *lb_tok_shown(struct lb_str *scratch, const char *text, size_t n);
+
+/* First call wins; a failed allocation is an error. */
+__attribute__((format(printf, 3, 4))) enum lb_status lb_tok_set_missing(struct lb_tok *t, struct lb_err *err,
+                                                                        const char *fmt, ...);
+
+/* An id: a whole number from 0 to LB_TOK_MAX_ID - 1; -1 for anything else. */
+int32_t lb_tok_json_id(const json_t *v);
+
+#endif

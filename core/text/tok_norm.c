@@ -1,0 +1,103 @@
+/* Unicode normalization form C (UAX 15). utf8proc has the tables and the composition; canonical ordering is here,
+ * because utf8proc's own is quadratic in the length of a run of combining marks. */
+#include <string.h>
+
+#include <utf8proc.h>
+
+#include "core/base/mem.h"
+#include "core/text/tok_impl.h"
+
+#define SHORT_RUN 16
+
+/* Characters that are in form C whatever stands beside them: their combining class is 0, NFC_Quick_Check is Yes and
+ * nothing before composes with them. Ranges of common text, not the full property. */
+static bool inert(uint32_t cp)
+{
+    return cp < 0x300 || (cp >= 0x3400 && cp <= 0x9FFF) || (cp >= 0xAC00 && cp <= 0xD7A3) ||
+           (cp >= 0x400 && cp <= 0x482) || (cp >= 0x2010 && cp <= 0x2027) || (cp >= 0x3041 && cp <= 0x3096) ||
+           (cp >= 0x30A1 && cp <= 0x30FA) || (cp >= 0xFF00 && cp <= 0xFFEF) || (cp >= 0x1F300 && cp <= 0x1FAFF);
+}
+
+static size_t inert_prefix(const char *text, size_t n)
+{
+    size_t i = 0;
+    while (i < n) {
+        int len = 1;
+        if ((unsigned char)text[i] >= 0x80 && !inert(lb_utf8_decode(text + i, n - i, &len)))
+            break;
+        i += (size_t)len;
+    }
+    return i;
+}
+
+static int class_of(int32_t cp)
+{
+    return (int)utf8proc_get_property(cp)->combining_class;
+}
+
+/* Stable sort of a run of marks by combining class; tmp has room for n. */
+static void order_marks(int32_t *cp, size_t n, int32_t *tmp)
+{
+    if (n <= SHORT_RUN) {
+        for (size_t i = 1; i < n; i++) {
+            int32_t v = cp[i];
+            size_t j = i;
+            for (; j > 0 && class_of(cp[j - 1]) > class_of(v); j--)
+                cp[j] = cp[j - 1];
+            cp[j] = v;
+        }
+        return;
+    }
+    size_t at[257] = {0};
+    for (size_t i = 0; i < n; i++)
+        at[class_of(cp[i]) + 1]++;
+    for (int k = 0; k < 256; k++)
+        at[k + 1] += at[k];
+    for (size_t i = 0; i < n; i++)
+        tmp[at[class_of(cp[i])]++] = cp[i];
+    memcpy(cp, tmp, n * sizeof *cp);
+}
+
+static void order_all(int32_t *cp, size_t n, int32_t *tmp)
+{
+    for (size_t i = 0; i < n;) {
+        size_t from = i;
+        while (i < n && class_of(cp[i]) != 0)
+            i++;
+        if (i - from > 1)
+            order_marks(cp + from, i - from, tmp);
+        if (i == from)
+            i++;
+    }
+}
+
+enum lb_status lb_tok_nfc(struct lb_tok_ctx *c, const char **text, size_t *n, struct lb_err *err)
+{
+    if (inert_prefix(*text, *n) == *n)
+        return LB_OK;
+    /* a canonical decomposition has at most 4 code points; a character of 1 byte has none */
+    size_t m = 0, room = *n * 2;
+    LB_TRY(lb_mem_grow((void **)&c->code, &c->code_cap, 2 * room, sizeof *c->code, "a normalized text", err));
+    for (size_t i = 0; i < *n;) {
+        int len, boundclass = UTF8PROC_BOUNDCLASS_START;
+        uint32_t cp = lb_utf8_decode(*text + i, *n - i, &len);
+        utf8proc_ssize_t k = utf8proc_decompose_char((utf8proc_int32_t)cp, c->code + m, (utf8proc_ssize_t)(room - m),
+                                                     UTF8PROC_COMPOSE | UTF8PROC_STABLE, &boundclass);
+        if (k < 0 || (size_t)k > room - m)
+            return lb_err_set(err, LB_E_INPUT, "cannot normalize a text: %s", utf8proc_errmsg(k));
+        m += (size_t)k;
+        i += (size_t)len;
+    }
+    order_all(c->code, m, c->code + room);
+    utf8proc_ssize_t k = utf8proc_normalize_utf32(c->code, (utf8proc_ssize_t)m, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+    if (k < 0)
+        return lb_err_set(err, LB_E_INPUT, "cannot normalize a text: %s", utf8proc_errmsg(k));
+    lb_str_clear(&c->nfc);
+    for (utf8proc_ssize_t i = 0; i < k; i++)
+        lb_str_put_codepoint(&c->nfc, (uint32_t)c->code[i]);
+    if (c->nfc.failed)
+        return lb_err_memory(err, "a normalized text", *n);
+    *text = c->nfc.data ? c->nfc.data : "";
+    *n = c->nfc.len;
+    return LB_OK;
+}
