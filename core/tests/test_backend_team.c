@@ -5,9 +5,9 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
-#include <unistd.h>
 
 #include "core/backend/team.h"
 
@@ -82,7 +82,7 @@ static void runs_are_ordered(void **state)
         struct chain c = {buf[run % 2], buf[(run + 1) % 2]};
         lb_team_run(team, copy_plus_one, &c, N, 1 + run % 4);
         if (run % 500 == 499)
-            usleep(2000);
+            nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
     }
     for (int i = 0; i < N; i++)
         assert_int_equal(buf[RUNS % 2][i], RUNS);
