@@ -33,6 +33,16 @@ struct lb_kv_spec {
 
 enum lb_epilogue { LB_STORE, LB_ADD, LB_SWIGLU };
 
+/* One product. LB_STORE and LB_ADD write y_rows, LB_SWIGLU writes y_act; the other is NULL. */
+struct lb_linear_args {
+    struct lb_buf *y_rows;
+    struct lb_actbuf *y_act;
+    const struct lb_actbuf *a;
+    const struct lb_matrix *w;
+    const float *bias; /* [n_out] from vector_new, or NULL */
+    enum lb_epilogue epilogue;
+};
+
 /* Rotary position embedding as the backend needs it: see struct lk_rope_table. */
 struct lb_rope_args {
     const float *inv_freq; /* [n_rot / 2], lent for the model's life */
@@ -104,9 +114,7 @@ struct lb_backend_ops {
     /* wanted: only the step's out_tok rows, in their order */
     void (*norm)(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, const float *w, float eps,
                  bool wanted);
-    /* LB_STORE, LB_ADD write y_rows; LB_SWIGLU writes y_act. bias [n_out] from vector_new, or NULL. */
-    void (*linear)(struct lb_backend *be, struct lb_buf *y_rows, struct lb_actbuf *y_act, const struct lb_actbuf *a,
-                   const struct lb_matrix *w, const float *bias, enum lb_epilogue epilogue);
+    void (*linear)(struct lb_backend *be, const struct lb_linear_args *args);
     void (*attend)(struct lb_backend *be, const struct lb_attend_args *args);
     /* the product behind the last norm: candidates for each wanted token */
     void (*head)(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w);

@@ -70,8 +70,7 @@ void lb_cpu_norm(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf
     c->base.counts.norm_s += now() - begin;
 }
 
-void lb_cpu_linear(struct lb_backend *be, struct lb_buf *y_rows, struct lb_actbuf *y_act, const struct lb_actbuf *a,
-                   const struct lb_matrix *w, const float *bias, enum lb_epilogue epilogue)
+void lb_cpu_linear(struct lb_backend *be, const struct lb_linear_args *a)
 {
     static const enum lk_epilogue of[] = {[LB_STORE] = LK_EP_STORE, [LB_ADD] = LK_EP_ADD, [LB_SWIGLU] = LK_EP_SWIGLU};
     struct lb_cpu *c = lb_cpu_of(be);
@@ -81,12 +80,16 @@ void lb_cpu_linear(struct lb_backend *be, struct lb_buf *y_rows, struct lb_actbu
     int64_t n_tok = c->step->n_tok;
     struct linear_job job = {
         &c->lk,
-        {.a = {a->data, n_tok, &a->cols}, .w = w->w, .n_out = w->n_out, .epilogue = of[epilogue], .bias = bias},
+        {.a = {a->a->data, n_tok, &a->a->cols},
+         .w = a->w->w,
+         .n_out = a->w->n_out,
+         .epilogue = of[a->epilogue],
+         .bias = a->bias},
     };
-    if (epilogue == LB_SWIGLU)
-        job.args.out = (struct lk_act){y_act->data, n_tok, &y_act->cols};
+    if (a->epilogue == LB_SWIGLU)
+        job.args.out = (struct lk_act){a->y_act->data, n_tok, &a->y_act->cols};
     else
-        job.args.y = y_rows->data;
+        job.args.y = a->y_rows->data;
     int64_t n_item = c->lk.linear_items(&job.args);
     lb_team_run(c->team, run_linear, &job, n_item, lb_cpu_grain(c, n_item, CLAIMS));
     c->base.counts.product_rows += c->lk.act_rows(&job.args.a);

@@ -53,9 +53,7 @@ static void futex_wake(_Atomic uint32_t *word, int n)
 
 static void relax(void)
 {
-#if defined(__x86_64__)
     __builtin_ia32_pause();
-#endif
 }
 
 /* Works on the newest run until it has no grain left to claim. */

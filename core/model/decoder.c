@@ -43,13 +43,13 @@ static void rms_norm(struct lb_pass *p, struct lb_actbuf *h, const struct lb_buf
 static void linear(struct lb_pass *p, struct lb_buf *y, const struct lb_actbuf *a, const struct lb_matrix *w,
                    const float *bias)
 {
-    p->op->linear(p->be, y, NULL, a, w, bias, LB_STORE);
+    p->op->linear(p->be, &(struct lb_linear_args){.y_rows = y, .a = a, .w = w, .bias = bias, .epilogue = LB_STORE});
 }
 
 static void swiglu(struct lb_pass *p, struct lb_actbuf *f, const struct lb_actbuf *a, const struct lb_matrix *w,
                    const float *bias)
 {
-    p->op->linear(p->be, NULL, f, a, w, bias, LB_SWIGLU);
+    p->op->linear(p->be, &(struct lb_linear_args){.y_act = f, .a = a, .w = w, .bias = bias, .epilogue = LB_SWIGLU});
 }
 
 /* x += W a + bias, where the columns of W are cut into segments and the segments' sums are added in a fixed tree. The
@@ -57,7 +57,7 @@ static void swiglu(struct lb_pass *p, struct lb_actbuf *f, const struct lb_actbu
 static void linear_reduce(struct lb_pass *p, struct lb_buf *x, const struct lb_actbuf *a, const struct lb_matrix *w,
                           const float *bias)
 {
-    p->op->linear(p->be, x, NULL, a, w, bias, LB_ADD);
+    p->op->linear(p->be, &(struct lb_linear_args){.y_rows = x, .a = a, .w = w, .bias = bias, .epilogue = LB_ADD});
 }
 
 /* RoPE, cache write, attention. */

@@ -7,6 +7,7 @@
 #include "core/model/quant.h"
 
 #define MAX_NAME 192
+#define MAX_PART 3 /* tensors in a fused matrix */
 #define SUPPORTED "F32, F16, BF16, Q8_0, Q4_0 and Q4_1"
 
 /* Rows of one tensor inside a fused matrix. */
@@ -18,7 +19,7 @@ struct part {
 
 struct fused {
     struct lb_rows rows;
-    struct part part[3];
+    struct part part[MAX_PART];
     int n_part;
 };
 
@@ -127,53 +128,61 @@ static enum lb_status check(struct loader *ld, const struct lb_wtensor *t, int64
     return LB_OK;
 }
 
-static enum lb_status need(struct loader *ld, enum lb_role role, int layer, const char *suffix, int64_t n_row,
-                           int64_t n_col, const struct lb_wtensor **out, struct lb_err *err)
+/* A tensor that must be there; NULL, and err set, when it is not. */
+static const struct lb_wtensor *need(struct loader *ld, enum lb_role role, int layer, const char *suffix,
+                                     struct lb_err *err)
 {
-    *out = find(ld, role, layer, suffix);
-    if (*out)
-        return check(ld, *out, n_row, n_col, err);
+    const struct lb_wtensor *t = find(ld, role, layer, suffix);
+    if (t)
+        return t;
     char name[MAX_NAME];
     lb_family_tensor(ld->s->config->family, ld->s->config->gguf, role, layer, suffix, name, sizeof name);
-    return lb_err_set(err, LB_E_INPUT, "the model has no tensor '%s'", name);
+    lb_err_set(err, LB_E_INPUT, "the model has no tensor '%s'", name);
+    return NULL;
 }
 
-/* One role of a fused matrix: its rows, and how many rows a stored head has where the order is GGUF's. */
-struct want {
-    enum lb_role role;
-    int64_t n_row, head_rows;
+/* What a fused matrix or vector is made of: rows of each role, and how many rows a stored head has where the order is
+ * GGUF's. */
+struct source {
+    int layer, n_part;
+    struct {
+        enum lb_role role;
+        int64_t n_row, head_rows;
+    } part[MAX_PART];
 };
 
-static enum lb_status fuse(struct loader *ld, struct fused *f, int layer, const char *suffix, const struct want *want,
-                           int n_want, int64_t n_col, struct lb_err *err)
+static enum lb_status fuse(struct loader *ld, struct fused *f, const struct source *src, const char *suffix,
+                           int64_t n_col, struct lb_err *err)
 {
-    *f = (struct fused){.rows = {.get = fused_get, .ctx = f, .n_col = n_col ? n_col : 1}, .n_part = n_want};
-    for (int i = 0; i < n_want; i++) {
-        const struct lb_wtensor *t;
-        LB_TRY(need(ld, want[i].role, layer, suffix, want[i].n_row, n_col, &t, err));
-        f->part[i] = (struct part){t, want[i].n_row, want[i].head_rows};
-        f->rows.n_row += want[i].n_row;
+    *f = (struct fused){.rows = {.get = fused_get, .ctx = f, .n_col = n_col ? n_col : 1}, .n_part = src->n_part};
+    for (int i = 0; i < src->n_part; i++) {
+        const struct lb_wtensor *t = need(ld, src->part[i].role, src->layer, suffix, err);
+        if (!t)
+            return err->status;
+        LB_TRY(check(ld, t, src->part[i].n_row, n_col, err));
+        f->part[i] = (struct part){t, src->part[i].n_row, src->part[i].head_rows};
+        f->rows.n_row += src->part[i].n_row;
     }
     ld->w->n_param += f->rows.n_row * f->rows.n_col;
     return LB_OK;
 }
 
-static enum lb_status load_matrix(struct loader *ld, int layer, const struct want *want, int n_want,
-                                  const struct lk_cols *cols, struct lb_matrix **out, struct lb_err *err)
+static enum lb_status load_matrix(struct loader *ld, const struct source *src, const struct lk_cols *cols,
+                                  struct lb_matrix **out, struct lb_err *err)
 {
     struct fused f;
-    LB_TRY(fuse(ld, &f, layer, ".weight", want, n_want, cols->n_col, err));
+    LB_TRY(fuse(ld, &f, src, ".weight", cols->n_col, err));
     ld->w->n_layer_product += f.rows.n_row * f.rows.n_col;
-    struct lb_matrix_spec spec = {&f.rows, cols, want[0].role == LB_R_GATE, f.part[0].t->name};
+    struct lb_matrix_spec spec = {&f.rows, cols, src->part[0].role == LB_R_GATE, f.part[0].t->name};
     return ld->s->backend->ops->matrix_new(ld->s->backend, &spec, out, err);
 }
 
-static enum lb_status load_vector(struct loader *ld, int layer, const char *suffix, const struct want *want, int n_want,
-                                  const float **out, struct lb_err *err)
+static enum lb_status load_vector(struct loader *ld, const struct source *src, const char *suffix, const float **out,
+                                  struct lb_err *err)
 {
     struct fused f;
     struct lb_backend *be = ld->s->backend;
-    LB_TRY(fuse(ld, &f, layer, suffix, want, n_want, 0, err));
+    LB_TRY(fuse(ld, &f, src, suffix, 0, err));
     fused_get(&f.rows, 0, f.rows.n_row, ld->vector);
     if (be->dtype == LB_BF16)
         for (int64_t i = 0; i < f.rows.n_row; i++)
@@ -182,38 +191,39 @@ static enum lb_status load_vector(struct loader *ld, int layer, const char *suff
 }
 
 /* NULL where the model has no such bias. */
-static enum lb_status load_bias(struct loader *ld, int layer, bool named, const struct want *want, int n_want,
-                                const float **out, struct lb_err *err)
+static enum lb_status load_bias(struct loader *ld, const struct source *src, bool named, const float **out,
+                                struct lb_err *err)
 {
     *out = NULL;
     if (!named)
         return LB_OK;
-    return load_vector(ld, layer, ".bias", want, n_want, out, err);
+    return load_vector(ld, src, ".bias", out, err);
 }
 
 static enum lb_status load_layer(struct loader *ld, int il, struct lb_layer *l, struct lb_err *err)
 {
     const struct lb_config *c = ld->s->config;
     const struct lb_model_cols *cols = ld->s->cols;
-    int64_t stored = c->gguf ? c->head_dim : 0;
-    const struct want attn_norm = {LB_R_ATTN_NORM, c->dim, 0}, ffn_norm = {LB_R_FFN_NORM, c->dim, 0};
-    const struct want qkv[] = {{LB_R_Q, c->n_head * c->head_dim, stored},
-                               {LB_R_K, c->n_kv_head * c->head_dim, stored},
-                               {LB_R_V, c->n_kv_head * c->head_dim, 0}};
-    const struct want o = {LB_R_O, c->dim, 0}, down = {LB_R_DOWN, c->dim, 0};
-    const struct want gate_up[] = {{LB_R_GATE, c->ffn_dim, 0}, {LB_R_UP, c->ffn_dim, 0}};
+    int64_t stored = c->gguf ? c->head_dim : 0, kv_rows = c->n_kv_head * c->head_dim;
+    const struct source attn_norm = {il, 1, {{LB_R_ATTN_NORM, c->dim, 0}}};
+    const struct source qkv = {
+        il, 3, {{LB_R_Q, c->n_head * c->head_dim, stored}, {LB_R_K, kv_rows, stored}, {LB_R_V, kv_rows, 0}}};
+    const struct source o = {il, 1, {{LB_R_O, c->dim, 0}}};
+    const struct source ffn_norm = {il, 1, {{LB_R_FFN_NORM, c->dim, 0}}};
+    const struct source gate_up = {il, 2, {{LB_R_GATE, c->ffn_dim, 0}, {LB_R_UP, c->ffn_dim, 0}}};
+    const struct source down = {il, 1, {{LB_R_DOWN, c->dim, 0}}};
 
-    LB_TRY(load_vector(ld, il, ".weight", &attn_norm, 1, &l->attn_norm, err));
-    LB_TRY(load_matrix(ld, il, qkv, 3, &cols->dim, &l->wqkv, err));
-    LB_TRY(load_bias(ld, il, c->attn_bias, qkv, 3, &l->bqkv, err));
-    LB_TRY(load_matrix(ld, il, &o, 1, &cols->heads, &l->wo, err));
-    LB_TRY(load_bias(ld, il, c->o_bias, &o, 1, &l->bo, err));
+    LB_TRY(load_vector(ld, &attn_norm, ".weight", &l->attn_norm, err));
+    LB_TRY(load_matrix(ld, &qkv, &cols->dim, &l->wqkv, err));
+    LB_TRY(load_bias(ld, &qkv, c->attn_bias, &l->bqkv, err));
+    LB_TRY(load_matrix(ld, &o, &cols->heads, &l->wo, err));
+    LB_TRY(load_bias(ld, &o, c->o_bias, &l->bo, err));
 
-    LB_TRY(load_vector(ld, il, ".weight", &ffn_norm, 1, &l->ffn_norm, err));
-    LB_TRY(load_matrix(ld, il, gate_up, 2, &cols->dim, &l->w_gate_up, err));
-    LB_TRY(load_bias(ld, il, c->mlp_bias, gate_up, 2, &l->b_gate_up, err));
-    LB_TRY(load_matrix(ld, il, &down, 1, &cols->ffn, &l->w_down, err));
-    return load_bias(ld, il, c->mlp_bias, &down, 1, &l->b_down, err);
+    LB_TRY(load_vector(ld, &ffn_norm, ".weight", &l->ffn_norm, err));
+    LB_TRY(load_matrix(ld, &gate_up, &cols->dim, &l->w_gate_up, err));
+    LB_TRY(load_bias(ld, &gate_up, c->mlp_bias, &l->b_gate_up, err));
+    LB_TRY(load_matrix(ld, &down, &cols->ffn, &l->w_down, err));
+    return load_bias(ld, &down, c->mlp_bias, &l->b_down, err);
 }
 
 /* Which tensors serve as embedding and head (spec/models.md 1.1.6): both present means both are used, whatever the
@@ -229,10 +239,12 @@ static enum lb_status choose_ends(struct loader *ld, const struct lb_wtensor **e
         *head = *embed;
     if (!*embed && may_tie)
         *embed = *head;
-    if (!*embed)
-        return need(ld, LB_R_EMBED, 0, ".weight", c->n_vocab, c->dim, embed, err);
+    if (!*embed) {
+        need(ld, LB_R_EMBED, 0, ".weight", err);
+        return err->status;
+    }
     if (!*head) {
-        need(ld, LB_R_HEAD, 0, ".weight", c->n_vocab, c->dim, head, err);
+        need(ld, LB_R_HEAD, 0, ".weight", err);
         return lb_err_where(err, "untied embeddings (tie_word_embeddings is false)");
     }
     LB_TRY(check(ld, *embed, c->n_vocab, c->dim, err));
@@ -251,8 +263,8 @@ static enum lb_status load_ends(struct loader *ld, struct lb_err *err)
     struct lb_backend *be = ld->s->backend;
     const struct lb_wtensor *embed, *head;
     LB_TRY(choose_ends(ld, &embed, &head, err));
-    const struct want norm = {LB_R_NORM, c->dim, 0};
-    LB_TRY(load_vector(ld, 0, ".weight", &norm, 1, &ld->w->norm, err));
+    const struct source norm = {0, 1, {{LB_R_NORM, c->dim, 0}}};
+    LB_TRY(load_vector(ld, &norm, ".weight", &ld->w->norm, err));
 
     struct fused f = {.rows = {.get = fused_get, .ctx = &f, .n_row = c->n_vocab, .n_col = c->dim}, .n_part = 1};
     f.part[0] = (struct part){embed, c->n_vocab, 0};

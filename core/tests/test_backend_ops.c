@@ -230,6 +230,11 @@ static void engine_close(struct engine *e)
     e->be->ops->close(e->be);
 }
 
+static void product(struct engine *e, struct lb_linear_args args)
+{
+    e->be->ops->linear(e->be, &args);
+}
+
 static enum lb_status forward(struct engine *e, const struct lb_cand **cand, struct lb_err *err)
 {
     const struct lb_backend_ops *op = e->be->ops;
@@ -238,7 +243,7 @@ static enum lb_status forward(struct engine *e, const struct lb_cand **cand, str
     op->embed(e->be, &e->x, e->embed);
     for (int il = 0; il < N_LAYER; il++) {
         op->norm(e->be, &e->h, &e->x, net.layer[il].attn_norm, 1e-5f, false);
-        op->linear(e->be, &e->qkv, NULL, &e->h, e->wqkv[il], net.layer[il].bqkv, LB_STORE);
+        product(e, (struct lb_linear_args){&e->qkv, NULL, &e->h, e->wqkv[il], net.layer[il].bqkv, LB_STORE});
         struct lb_attend_args args = {.out = &e->a,
                                       .qkv = &e->qkv,
                                       .kv = e->kv,
@@ -249,10 +254,10 @@ static enum lb_status forward(struct engine *e, const struct lb_cand **cand, str
                                       .scale = 1 / sqrtf(HEAD_DIM),
                                       .rope = &rope};
         op->attend(e->be, &args);
-        op->linear(e->be, &e->x, NULL, &e->a, e->wo[il], net.layer[il].bo, LB_ADD);
+        product(e, (struct lb_linear_args){&e->x, NULL, &e->a, e->wo[il], net.layer[il].bo, LB_ADD});
         op->norm(e->be, &e->h, &e->x, net.layer[il].ffn_norm, 1e-5f, false);
-        op->linear(e->be, NULL, &e->f, &e->h, e->gate_up[il], net.layer[il].b_gate_up, LB_SWIGLU);
-        op->linear(e->be, &e->x, NULL, &e->f, e->down[il], NULL, LB_ADD);
+        product(e, (struct lb_linear_args){NULL, &e->f, &e->h, e->gate_up[il], net.layer[il].b_gate_up, LB_SWIGLU});
+        product(e, (struct lb_linear_args){&e->x, NULL, &e->f, e->down[il], NULL, LB_ADD});
     }
     op->norm(e->be, &e->h, &e->x, net.norm, 1e-5f, true);
     op->head(e->be, &e->h, e->head);
