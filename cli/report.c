@@ -1,0 +1,169 @@
+#include "cli/report.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/options.h"
+
+#define LB_LINE_EVERY_S 60.0
+
+void lb_report_init(struct lb_report *r, int progress_mode)
+{
+    pthread_mutex_init(&r->mutex, NULL);
+    r->redraw = progress_mode == LB_PROGRESS_ON || (progress_mode == LB_PROGRESS_AUTO && isatty(STDERR_FILENO));
+    r->drawn = false;
+    r->next_line_s = LB_LINE_EVERY_S;
+}
+
+void lb_report_release(struct lb_report *r)
+{
+    lb_report_end(r);
+    pthread_mutex_destroy(&r->mutex);
+}
+
+/* One write a text, so that lines of programs that share the stream do not mix. */
+static void put(const struct lb_str *s)
+{
+    if (!s->failed && s->len)
+        fwrite(s->data, 1, s->len, stderr);
+}
+
+static void clear_line(struct lb_report *r, struct lb_str *s)
+{
+    if (r->drawn)
+        lb_str_puts(s, "\r\033[K");
+    r->drawn = false;
+}
+
+void lb_report_message(void *ctx, enum lb_log_level level, const char *text)
+{
+    static const char *const names[] = {"error", "warn", "info", "debug"};
+    struct lb_report *r = ctx;
+    struct lb_str s = {0};
+    pthread_mutex_lock(&r->mutex);
+    clear_line(r, &s);
+    lb_str_putf(&s, "llmbatch: %s: ", names[level]);
+    for (; *text; text++) /* a file name may hold a newline; a message is one line */
+        lb_str_putc(&s, *text == '\n' || *text == '\r' ? ' ' : *text);
+    lb_str_putc(&s, '\n');
+    put(&s);
+    pthread_mutex_unlock(&r->mutex);
+    lb_str_release(&s);
+}
+
+static void put_duration(struct lb_str *s, double seconds)
+{
+    long long t = seconds < 1e9 ? (long long)(seconds + 0.5) : 1000000000;
+    if (t >= 3600)
+        lb_str_putf(s, "%lld:%02lld:%02lld", t / 3600, t / 60 % 60, t % 60);
+    else
+        lb_str_putf(s, "%lld:%02lld", t / 60, t % 60);
+}
+
+static void put_progress(struct lb_str *s, const struct lb_progress *p)
+{
+    lb_str_putf(s, "%lld", (long long)p->rows_done);
+    if (p->rows_final)
+        lb_str_putf(s, "/%lld", (long long)p->rows_read);
+    lb_str_puts(s, " rows");
+    double f = p->fraction > 1 ? 1 : p->fraction;
+    if (f >= 0)
+        lb_str_putf(s, ", %.0f %%", 100 * f);
+    lb_str_putf(s, ", %.0f tok/s", p->tok_s);
+    if (f > 0.001 && p->elapsed_s > 0) {
+        lb_str_puts(s, ", ");
+        put_duration(s, p->elapsed_s * (1 - f) / f);
+        lb_str_puts(s, " left");
+    }
+}
+
+void lb_report_progress(void *ctx, const struct lb_progress *p)
+{
+    struct lb_report *r = ctx;
+    struct lb_str s = {0};
+    pthread_mutex_lock(&r->mutex);
+    if (r->redraw) {
+        lb_str_puts(&s, "\r");
+        put_progress(&s, p);
+        lb_str_puts(&s, "\033[K");
+        r->drawn = true;
+    } else if (p->elapsed_s >= r->next_line_s) {
+        lb_str_puts(&s, "llmbatch: info: ");
+        put_progress(&s, p);
+        lb_str_putc(&s, '\n');
+        r->next_line_s = p->elapsed_s + LB_LINE_EVERY_S;
+    }
+    put(&s);
+    pthread_mutex_unlock(&r->mutex);
+    lb_str_release(&s);
+}
+
+void lb_report_end(struct lb_report *r)
+{
+    struct lb_str s = {0};
+    pthread_mutex_lock(&r->mutex);
+    clear_line(r, &s);
+    put(&s);
+    pthread_mutex_unlock(&r->mutex);
+    lb_str_release(&s);
+}
+
+static void put_rows(struct lb_str *s, const struct lb_stats *st)
+{
+    lb_str_putf(s, "rows        %lld: %lld ok (%lld stop, %lld length), %lld failed", (long long)st->rows,
+                (long long)st->ok, (long long)st->stop, (long long)st->length, (long long)st->error);
+    const char *before = " (";
+    for (int code = LB_ROW_OK + 1; code < LB_N_ROW_CODE; code++) {
+        if (!st->by_code[code])
+            continue;
+        lb_str_putf(s, "%s%s %lld", before, lb_row_code_name((enum lb_row_code)code), (long long)st->by_code[code]);
+        before = ", ";
+    }
+    lb_str_puts(s, st->error ? ")\n" : "\n");
+}
+
+static void put_rates(struct lb_str *s, const struct lb_stats *st)
+{
+    lb_str_putf(s, "time        %.2f s: load %.2f, forward %.2f (prefill %.2f, decode %.2f), sample %.2f\n",
+                st->total_s, st->load_s, st->forward_s, st->prefill_s, st->decode_s, st->sample_s);
+    lb_str_putf(s, "waiting     host %.3f s, write %.3f s\n", st->host_wait_s, st->write_s);
+    double run_s = st->total_s - st->load_s;
+    if (run_s > 0 && st->steps > 0)
+        lb_str_putf(s, "throughput  prompt %.1f, completion %.1f, together %.1f tok/s\n",
+                    (double)st->prompt_tokens / run_s, (double)st->completion_tokens / run_s,
+                    (double)(st->prompt_tokens + st->completion_tokens) / run_s);
+    if (st->ok > 0)
+        lb_str_putf(s, "latency     p50 %.3f, p90 %.3f, p99 %.3f, longest %.3f s\n", st->latency_p50, st->latency_p90,
+                    st->latency_p99, st->latency_max);
+}
+
+void lb_report_summary(struct lb_report *r, const struct lb_stats *st)
+{
+    struct lb_str s = {0};
+    if (!st || (st->rows == 0 && st->steps == 0))
+        return;
+    put_rows(&s, st);
+    lb_str_putf(&s, "tokens      prompt %lld, completion %lld, recomputed %lld\n", (long long)st->prompt_tokens,
+                (long long)st->completion_tokens, (long long)st->recomputed);
+    put_rates(&s, st);
+    if (st->steps > 0)
+        lb_str_putf(&s, "steps       %lld: %.1f tokens and %.1f rows each, %.0f %% of the budget\n",
+                    (long long)st->steps, st->tokens_mean, st->seqs_mean, 100 * st->fill);
+    lb_str_putf(&s, "KV cache    at most %lld of %lld pages, %.1f slots of a row empty\n", (long long)st->peak_pages,
+                (long long)st->kv_pages, st->waste);
+    lb_str_putf(&s, "padding     %lld tokens\n", (long long)st->padding);
+    if (st->architecture && st->dtype)
+        lb_str_putf(&s, "model       %s, %.1f million parameters, %s\n", st->architecture, (double)st->n_param / 1e6,
+                    st->dtype);
+    if (st->device && st->isa)
+        lb_str_putf(&s, "engine      %s, %s, threads %d, memory %.0f MiB\n", st->device, st->isa, st->n_thread,
+                    (double)st->peak_rss_bytes / (1 << 20));
+    if (st->ok > 0 && (double)st->length > 0.05 * (double)st->ok)
+        lb_str_putf(&s, "note        %.0f %% of the rows ended at their token limit (--max-tokens)\n",
+                    100.0 * (double)st->length / (double)st->ok);
+    pthread_mutex_lock(&r->mutex);
+    put(&s);
+    pthread_mutex_unlock(&r->mutex);
+    lb_str_release(&s);
+}
