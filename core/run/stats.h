@@ -30,7 +30,7 @@ struct lb_stats {
     int64_t prompt_tokens, prompt_computed, completion_tokens, recomputed, padding;
     /* time */
     double total_s, load_s, forward_s, prefill_s, decode_s, sample_s, host_wait_s, write_s;
-    double model_tflops; /* products of weights only, over forward_s */
+    double model_tflops;                                       /* products of weights only, over forward_s */
     double latency_p50, latency_p90, latency_p99, latency_max; /* admission to last token, of ok rows */
     /* steps */
     int64_t steps;
@@ -46,8 +46,8 @@ struct lb_stats {
 /* Progress, given about once a second from the forward thread. */
 struct lb_progress {
     int64_t rows_done, rows_read;
-    bool rows_final;     /* rows_read is the total */
-    double fraction;     /* of the input's work, 0..1; negative when not known (streams) */
+    bool rows_final;         /* rows_read is the total */
+    double fraction;         /* of the input's work, 0..1; negative when not known (streams) */
     double elapsed_s, tok_s; /* since the first step; prompt and completion tokens a second of the last seconds */
 };
 

@@ -1,0 +1,110 @@
+/* What the stages of a run hand on: a row in flight, and the queues between threads.
+ *
+ *     reader      lines -> rows                         raw
+ *     tokenizer   text -> token ids, checks             tokens      (failed rows: done)
+ *     window      windows of rows, longest first        ready
+ *     forward     the loop of pipeline.c                done
+ *     writer      ids -> text, lines, OUT
+ *
+ * A struct lb_work belongs to the thread that took it from a queue; it is freed by the writer, or by the one who finds
+ * that the run is over. The forward thread allocates nothing: the window thread makes a row's output buffers. */
+#ifndef CORE_RUN_FLOW_H
+#define CORE_RUN_FLOW_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/io/jsonl_write.h"
+#include "core/io/row.h"
+
+#define LB_WINDOW_ROWS 8192  /* rows that are sorted together */
+#define LB_WINDOW_WAIT_S 1.0 /* a window of a stream is closed after this time without a row */
+
+struct lb_sampling {
+    bool greedy;
+    double temperature, top_p, min_p; /* off: 1, 1, 0 */
+    int64_t top_k;                    /* off: 0 */
+};
+
+/* Effective settings of a row: row over command line over model. Pointers are lent from the row or the command line. */
+struct lb_settings {
+    struct lb_sampling sampling;
+    int64_t max_tokens;
+    bool max_given; /* somebody set max_tokens: it is never shortened */
+    uint64_t seed;
+    bool ignore_eos, skip_special;
+    int64_t logprobs;  /* K, or -1: not asked for */
+    char *const *stop; /* [n_stop] */
+    size_t n_stop;
+    const int32_t *stop_ids; /* [n_stop_ids] */
+    size_t n_stop_ids;
+};
+
+struct lb_stop_text; /* core/run/stop.h */
+
+/* Seconds of the monotonic clock. */
+struct lb_times {
+    double read, admitted, first, last;
+};
+
+struct lb_work {
+    struct lb_work *next; /* in a queue or list */
+    struct lb_row row;
+    struct lb_settings set;
+    int32_t *prompt; /* [n_prompt] owned */
+    int64_t n_prompt;
+    int32_t *out; /* [set.max_tokens] owned, n_out of them generated */
+    int64_t n_out;
+    struct lb_logprob *logprob;   /* [set.max_tokens] owned, NULL when not asked for */
+    struct lb_logprob_top *top;   /* [set.max_tokens, K] owned */
+    struct lb_stop_text *stop_at; /* owned, NULL without stop strings */
+    /* how it ended; a failed row has row.code or `fail` */
+    enum lb_row_code fail; /* found by the forward thread, which makes no message */
+    enum lb_finish finish;
+    bool ended_by_id;        /* the last id is an end token: not in the text */
+    const char *stop_string; /* NULL, or what ended it: text_bytes of the text are kept */
+    size_t text_bytes;
+    struct lb_times time;
+    int64_t steps;
+};
+
+/* LB_E_DEVICE without memory is NULL. */
+struct lb_work *lb_work_new(void);
+void lb_work_free(struct lb_work *w); /* NULL is allowed */
+
+/* True for rows whose logits are needed on the host. */
+static inline bool lb_work_needs_logits(const struct lb_work *w)
+{
+    return !w->set.sampling.greedy || w->set.logprobs >= 0;
+}
+
+/* Monotonic clock in seconds. */
+double lb_now(void);
+
+/* A bounded queue of rows. Closed: no more rows come. Aborted: the run is over, nobody waits any more. */
+struct lb_queue {
+    pthread_mutex_t mutex;
+    pthread_cond_t filled, drained;
+    struct lb_work *head, *tail;
+    size_t n, cap;
+    bool closed, aborted;
+};
+
+enum lb_pop { LB_POP_ROW, LB_POP_EMPTY, LB_POP_END };
+
+enum lb_status lb_queue_init(struct lb_queue *q, size_t cap, struct lb_err *err);
+void lb_queue_release(struct lb_queue *q); /* frees the rows that are left; nobody uses the queue any more */
+
+/* Waits while the queue is full. false: aborted, the row stays the caller's. */
+bool lb_queue_push(struct lb_queue *q, struct lb_work *w);
+
+/* Takes the first row; waits wait_s seconds at most (0: not at all, negative: without end). LB_POP_END: closed and
+ * empty, or aborted. */
+enum lb_pop lb_queue_pop(struct lb_queue *q, double wait_s, struct lb_work **w);
+
+void lb_queue_close(struct lb_queue *q);
+void lb_queue_abort(struct lb_queue *q);
+
+#endif

@@ -1,0 +1,231 @@
+#include "core/run/pipeline.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "core/base/mem.h"
+#include "core/run/run.h"
+#include "core/run/stages.h"
+
+#define RAW_ROWS 256   /* rows read ahead of the tokenizer */
+#define READY_ROWS 256 /* rows whose output buffers are made ahead */
+#define DONE_ROWS 4096 /* finished rows ahead of the writer */
+
+static enum lb_status loop(struct lb_run *r, struct lb_err *err)
+{
+    while (!lb_run_done(r)) {
+        LB_TRY(lb_run_read(r, err));       /* lines      -> requests         */
+        LB_TRY(lb_run_tokenize(r, err));   /* text       -> token ids        */
+        LB_TRY(lb_run_pack(r, err));       /* requests   -> one flat step    */
+        LB_TRY(lb_run_forward(r, err));    /* step       -> candidates       */
+        LB_TRY(lb_run_sample(r, err));     /* candidates -> one id a row     */
+        LB_TRY(lb_run_detokenize(r, err)); /* ids        -> text, stops      */
+        LB_TRY(lb_run_write(r, err));      /* finished   -> lines            */
+    }
+    return LB_OK;
+}
+
+void lb_run_fail(struct lb_run *r, const struct lb_err *err, bool at_once)
+{
+    pthread_mutex_lock(&r->mutex);
+    if (r->err.status == LB_OK)
+        r->err = *err;
+    pthread_mutex_unlock(&r->mutex);
+    if (at_once) {
+        atomic_store(&r->halt, true);
+        lb_run_abort(r, false);
+    }
+}
+
+void lb_run_abort(struct lb_run *r, bool writer_too)
+{
+    lb_queue_abort(&r->raw);
+    lb_queue_abort(&r->tokens);
+    lb_queue_abort(&r->ready);
+    if (writer_too)
+        lb_queue_abort(&r->done);
+}
+
+/* Bytes of text that one id can give: its piece, bytes that were held back, each perhaps as U+FFFD. */
+static size_t text_room(const struct lb_tok *tok)
+{
+    size_t longest = 0;
+    int64_t n = lb_tok_missing(tok) ? 0 : lb_tok_size(tok);
+    for (int64_t id = 0; id < n; id++) {
+        size_t len = lb_tok_piece(tok, (int32_t)id).len;
+        longest = len > longest ? len : longest;
+    }
+    return 3 * longest + 64;
+}
+
+static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec, struct lb_stats *stats,
+                               struct lb_err *err)
+{
+    const struct lb_plan *p = spec->plan;
+    *r = (struct lb_run){.spec = spec, .stats = stats, .begin = lb_now()};
+    r->told_at = r->begin;
+    if (pthread_mutex_init(&r->mutex, NULL) != 0)
+        return lb_err_memory(err, "a mutex", sizeof r->mutex);
+    r->room = text_room(spec->tok);
+    LB_TRY(lb_queue_init(&r->raw, RAW_ROWS, err));
+    LB_TRY(lb_queue_init(&r->tokens, LB_WINDOW_ROWS, err));
+    LB_TRY(lb_queue_init(&r->ready, READY_ROWS, err));
+    LB_TRY(lb_queue_init(&r->done, DONE_ROWS, err));
+    LB_TRY(lb_kv_init(&r->kv, p->kv_pages, (int32_t)p->max_seqs, p->max_model_len, err));
+    LB_TRY(lb_sched_init(&r->sched, &r->kv, p->batch_tokens, p->max_seqs, err));
+    LB_TRY(lb_step_init(&r->step, p->limit, err));
+    r->drawn = lb_mem_new((size_t)p->max_out, sizeof *r->drawn);
+    return r->drawn ? LB_OK : lb_err_memory(err, "samples", (size_t)p->max_out * sizeof *r->drawn);
+}
+
+static void run_release(struct lb_run *r)
+{
+    lb_work_free(r->waiting);
+    while (r->finished) {
+        struct lb_work *w = r->finished;
+        r->finished = w->next;
+        lb_work_free(w);
+    }
+    lb_sched_release(&r->sched);
+    lb_kv_release(&r->kv);
+    lb_step_release(&r->step);
+    lb_mem_free(r->drawn);
+    lb_mem_free(r->tally.latency);
+    lb_queue_release(&r->raw);
+    lb_queue_release(&r->tokens);
+    lb_queue_release(&r->ready);
+    lb_queue_release(&r->done);
+    pthread_mutex_destroy(&r->mutex);
+}
+
+static enum lb_status start(struct lb_run *r, struct lb_err *err)
+{
+    void *(*const body[LB_N_THREAD])(void *) = {
+        [LB_T_READER] = lb_run_reader,
+        [LB_T_TOKENIZER] = lb_run_tokenizer,
+        [LB_T_WINDOW] = lb_run_window,
+        [LB_T_WRITER] = lb_run_writer,
+    };
+    for (int i = 0; i < LB_N_THREAD; i++) {
+        int rc = pthread_create(&r->thread[i], NULL, body[i], r);
+        if (rc != 0)
+            return lb_err_set(err, LB_E_DEVICE, "cannot start a thread: %s", strerror(rc));
+        r->started[i] = true;
+    }
+    return LB_OK;
+}
+
+static void join(struct lb_run *r, int thread)
+{
+    if (r->started[thread])
+        pthread_join(r->thread[thread], NULL);
+    r->started[thread] = false;
+}
+
+/* Ends all threads: in order when the rows ran out, else at once; finished rows are written in either case. */
+static void stop(struct lb_run *r, bool at_once)
+{
+    if (at_once) {
+        lb_run_abort(r, false);
+        if (r->started[LB_T_READER])
+            pthread_cancel(r->thread[LB_T_READER]);
+    }
+    join(r, LB_T_READER);
+    join(r, LB_T_TOKENIZER);
+    join(r, LB_T_WINDOW);
+    lb_queue_close(&r->done);
+    join(r, LB_T_WRITER);
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Nearest rank: the smallest value that at least `share` of all do not exceed. */
+static double percentile(const struct lb_tally *t, int percent)
+{
+    int64_t i = (t->ok * percent + 99) / 100 - 1;
+    return t->latency[i > 0 ? i : 0];
+}
+
+static void count_run(struct lb_run *r)
+{
+    struct lb_stats *s = r->stats;
+    struct lb_tally *t = &r->tally;
+    s->rows = t->rows;
+    s->ok = t->ok;
+    s->stop = t->stop;
+    s->length = t->length;
+    s->error = t->error;
+    memcpy(s->by_code, t->by_code, sizeof s->by_code);
+    s->prompt_tokens = t->prompt_tokens;
+    s->completion_tokens = t->completion_tokens;
+    s->write_s = t->write_s;
+    s->padding = r->spec->backend->counts.product_rows - r->spec->backend->counts.token_rows;
+    if (t->ok) {
+        qsort(t->latency, (size_t)t->ok, sizeof *t->latency, by_value);
+        s->latency_p50 = percentile(t, 50);
+        s->latency_p90 = percentile(t, 90);
+        s->latency_p99 = percentile(t, 99);
+        s->latency_max = t->latency[t->ok - 1];
+    }
+    if (s->steps) {
+        double steps = (double)s->steps;
+        s->tokens_mean = (double)r->n_fed / steps;
+        s->seqs_mean = r->seqs_sum / steps;
+        s->fill = s->tokens_mean / (double)r->spec->plan->batch_tokens;
+        s->waste = r->waste_sum / steps;
+    }
+    s->peak_pages = r->kv.peak_used;
+    struct lb_model_size size = lb_model_size_of(r->spec->model);
+    if (s->forward_s > 0)
+        s->model_tflops =
+            2e-12 *
+            ((double)size.n_layer_product * (double)r->n_fed + (double)size.n_head_product * (double)r->n_wanted) /
+            s->forward_s;
+    s->idle_s = s->host_wait_s;
+    s->busy_s = lb_now() - r->begin - s->idle_s;
+    struct rusage usage;
+    if (getrusage(RUSAGE_SELF, &usage) == 0)
+        s->peak_rss_bytes = (int64_t)usage.ru_maxrss * 1024;
+}
+
+enum lb_status lb_run_rows(const struct lb_run_spec *spec, struct lb_stats *stats, struct lb_run_end *end,
+                           struct lb_err *err)
+{
+    struct lb_run *r = lb_mem_new(1, sizeof *r);
+    *end = (struct lb_run_end){0};
+    if (!r)
+        return lb_err_memory(err, "a run", sizeof *r);
+    struct lb_err why = LB_ERR_INIT;
+    enum lb_status status = run_init(r, spec, stats, &why);
+    if (status == LB_OK)
+        status = start(r, &why);
+    if (status == LB_OK)
+        status = loop(r, &why);
+    if (status != LB_OK)
+        lb_run_fail(r, &why, r->raw.cap && r->tokens.cap && r->ready.cap && r->done.cap);
+    if (stats->steps)
+        lb_log_put(spec->log, LB_LOG_DEBUG, "allocations of the forward thread after the first step: %llu",
+                   (unsigned long long)(lb_mem_count() - r->first_allocs));
+    if (r->done.cap)
+        stop(r, status != LB_OK || r->over);
+    if (status == LB_OK)
+        lb_run_progress(r, true);
+    count_run(r);
+    end->closed = atomic_load(&r->closed);
+    status = r->err.status;
+    if (status != LB_OK) {
+        lb_err_set(err, status, "%s", r->err.text);
+    } else if (!end->closed && r->interrupted) {
+        status =
+            lb_err_set(err, LB_E_INTERRUPTED, "interrupted: %lld finished rows are kept", (long long)r->tally.rows);
+    }
+    end->complete = status == LB_OK && !end->closed;
+    run_release(r);
+    lb_mem_free(r);
+    return status;
+}

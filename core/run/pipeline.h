@@ -1,0 +1,54 @@
+/* One run: rows from the inputs through the model to the journal.
+ *
+ * The caller of lb_run_rows is the forward thread; reader, tokenizer, window and writer threads (flow.h) live inside
+ * the call and are joined before it returns, whatever happened. They run at lower priority. */
+#ifndef CORE_RUN_PIPELINE_H
+#define CORE_RUN_PIPELINE_H
+
+#include <signal.h>
+#include <stdbool.h>
+
+#include "core/base/log.h"
+#include "core/io/journal.h"
+#include "core/io/jsonl_read.h"
+#include "core/model/decoder.h"
+#include "core/run/flow.h"
+#include "core/run/plan.h"
+#include "core/run/stats.h"
+#include "core/text/tok.h"
+
+/* All lent. */
+struct lb_run_spec {
+    const struct lb_config *config;
+    const struct lb_plan *plan; /* the model is reserved for it */
+    struct lb_model *model;
+    struct lb_backend *backend;
+    const struct lb_tok *tok;
+    enum lb_tok_add add;
+    struct lb_lines *lines; /* NULL: `prompt` is the one row */
+    const char *prompt;
+    struct lb_row_spec rows; /* close_name and ctx are set by the run */
+    bool stream;             /* the input may pause: windows are closed after a second */
+    int64_t input_bytes;     /* of all inputs; 0 when not known (a stream, compressed files) */
+    const struct lb_gen *gen;
+    bool token_ids, timing;
+    struct lb_journal *journal;
+    const struct lb_log *log;
+    void (*progress)(void *ctx, const struct lb_progress *p); /* NULL: none; called by the forward thread */
+    void *progress_ctx;
+    const volatile sig_atomic_t *stop; /* NULL: never */
+};
+
+/* How a run ended beside its status. */
+struct lb_run_end {
+    bool complete; /* every row was handed to the journal */
+    bool closed;   /* the reader of a pipe went away */
+};
+
+/* Fills the parts of stats that a run knows (rows, tokens, times but total and load, steps, kv, latency). LB_OK,
+ * LB_E_INTERRUPTED after a stop, or what failed first. An input that breaks off is LB_E_INPUT after its good rows have
+ * been run. */
+enum lb_status lb_run_rows(const struct lb_run_spec *spec, struct lb_stats *stats, struct lb_run_end *end,
+                           struct lb_err *err);
+
+#endif

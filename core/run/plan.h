@@ -1,0 +1,48 @@
+/* Sizes of a run, worked out before a weight is read. */
+#ifndef CORE_RUN_PLAN_H
+#define CORE_RUN_PLAN_H
+
+#include <stdint.h>
+
+#include "core/backend/step.h"
+#include "core/backend/tensor.h"
+#include "core/base/log.h"
+#include "core/io/wfile.h"
+#include "core/model/config.h"
+
+#define LB_DEFAULT_BATCH_TOKENS 512
+#define LB_DEFAULT_MAX_SEQS 256
+
+/* What was asked for; 0 is the default. */
+struct lb_plan_spec {
+    const struct lb_config *config;
+    const struct lb_wfile *weights;
+    enum lb_dtype dtype;
+    int64_t batch_tokens, max_seqs, kv_memory, max_model_len;
+    size_t free_bytes; /* memory that can be had */
+    const struct lb_log *log;
+};
+
+struct lb_plan {
+    int64_t batch_tokens, max_seqs, max_model_len;
+    int64_t kv_memory; /* bytes for the cache */
+    int64_t kv_pages;
+    struct lb_step_limits limit;
+    int32_t max_out;
+};
+
+/* All but the pages, whose size the model knows best. A batch or length out of range, or a length beyond the model's,
+ * is LB_E_USAGE; weights that cannot fit free memory are LB_E_DEVICE with both numbers. Dynamic RoPE grows its base
+ * with the text, so such a model has no end of its own: its default length is factor times max_position_embeddings, at
+ * least LB_DYNAMIC_LEN, and a longer one draws a warning. */
+#define LB_DYNAMIC_LEN 2048
+enum lb_status lb_plan_make(struct lb_plan *p, const struct lb_plan_spec *spec, struct lb_err *err);
+
+/* Pages of page_bytes each: as kv_memory allows, no more than max_seqs rows of full length can use. LB_E_USAGE when
+ * not one page fits. */
+enum lb_status lb_plan_pages(struct lb_plan *p, size_t page_bytes, struct lb_err *err);
+
+/* Bytes of a page over all layers as the configuration gives it; a kernel set may need more. */
+size_t lb_plan_page_bytes(const struct lb_config *c, enum lb_dtype dtype);
+
+#endif

@@ -1,0 +1,73 @@
+/* Inside a run: what its threads share. The files pipeline.c (the loop), stages.c, host_in.c (reader, tokenizer,
+ * window) and host_out.c (writer) include it, nobody else. */
+#ifndef CORE_RUN_RUN_H
+#define CORE_RUN_RUN_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "core/run/pipeline.h"
+#include "core/run/sched.h"
+
+enum { LB_T_READER, LB_T_TOKENIZER, LB_T_WINDOW, LB_T_WRITER, LB_N_THREAD };
+
+/* Written by the writer thread, read by others after it is joined. */
+struct lb_tally {
+    int64_t rows, ok, stop, length, error, by_code[LB_N_ROW_CODE];
+    int64_t prompt_tokens, completion_tokens;
+    double write_s;
+    double *latency; /* [ok] seconds */
+    size_t cap_latency;
+};
+
+struct lb_run {
+    const struct lb_run_spec *spec;
+    struct lb_queue raw, tokens, ready, done;
+    pthread_t thread[LB_N_THREAD];
+    bool started[LB_N_THREAD];
+
+    /* forward thread */
+    struct lb_kv kv;
+    struct lb_sched sched;
+    struct lb_step step;
+    const struct lb_cand *cand;         /* [step.n_out] */
+    int32_t *drawn;                     /* [max_out] ids; -1: logits that are no numbers */
+    struct lb_work *waiting;            /* next row to be admitted */
+    struct lb_work *finished;           /* rows of this step that ended */
+    bool input_done, interrupted, over; /* over: end after this round */
+    struct lb_stats *stats;
+    double begin, first_step;
+    double fill_sum, seqs_sum, waste_sum;
+    int64_t n_wanted, n_fed;
+    uint64_t first_allocs; /* allocations of this thread after the first step */
+    double work_done;      /* tokens of finished rows, as the progress counts them */
+    double told_at;        /* time and tokens of the last progress */
+    int64_t told_tokens;
+
+    /* shared */
+    pthread_mutex_t mutex;
+    struct lb_err err;    /* first failure, under the mutex */
+    atomic_bool halt;     /* a thread failed: end at once */
+    atomic_bool closed;   /* the reader of the output went away: end at once, quietly */
+    atomic_bool read_all; /* rows_read is final */
+    atomic_llong rows_read, rows_done, bytes_read, work_known;
+    atomic_bool warned_bos, warned_name;
+    struct lb_tally tally;
+    size_t room; /* bytes of text that one id gives at most */
+};
+
+/* Records a failure (the first wins). at_once: nothing goes on; else the run ends after the rows that were read. */
+void lb_run_fail(struct lb_run *r, const struct lb_err *err, bool at_once);
+
+/* Ends all waiting; rows in queues are dropped, finished rows still reach the writer unless it is the one to stop. */
+void lb_run_abort(struct lb_run *r, bool writer_too);
+
+/* Lowers the priority of the calling thread; without the right to do so it stays. */
+void lb_run_be_nice(void);
+
+void *lb_run_reader(void *run);
+void *lb_run_tokenizer(void *run);
+void *lb_run_window(void *run);
+void *lb_run_writer(void *run);
+
+#endif

@@ -1,0 +1,208 @@
+#include "core/run/stages.h"
+
+#include "core/base/mem.h"
+#include "core/run/philox.h"
+#include "core/run/sample.h"
+#include "core/run/stop.h"
+
+#define WAIT_S 0.05 /* how long a stop may go unnoticed while there is nothing to run */
+#define PROGRESS_S 1.0
+
+static double fraction_of(const struct lb_run *r)
+{
+    double done = r->work_done, known = (double)atomic_load(&r->work_known), part = 1;
+    if (!atomic_load(&r->read_all)) {
+        if (r->spec->input_bytes <= 0)
+            return -1;
+        part = (double)atomic_load(&r->bytes_read) / (double)r->spec->input_bytes;
+    }
+    for (int64_t i = 0; i < r->sched.n_seq; i++)
+        if (r->sched.seq[i].work)
+            done += (double)r->sched.seq[i].n_fed;
+    if (known <= 0)
+        return atomic_load(&r->read_all) ? 1 : 0;
+    double fraction = done * part / known;
+    return fraction < 1 ? fraction : 1;
+}
+
+void lb_run_progress(struct lb_run *r, bool now)
+{
+    double t = lb_now();
+    if (!r->spec->progress || (!now && t - r->told_at < PROGRESS_S))
+        return;
+    int64_t tokens = r->n_fed;
+    struct lb_progress p = {.rows_done = atomic_load(&r->rows_done),
+                            .rows_read = atomic_load(&r->rows_read),
+                            .rows_final = atomic_load(&r->read_all),
+                            .fraction = fraction_of(r),
+                            .elapsed_s = r->first_step > 0 ? t - r->first_step : 0,
+                            .tok_s = t > r->told_at ? (double)(tokens - r->told_tokens) / (t - r->told_at) : 0};
+    r->told_at = t;
+    r->told_tokens = tokens;
+    r->spec->progress(r->spec->progress_ctx, &p);
+}
+
+bool lb_run_done(const struct lb_run *r)
+{
+    return r->over || (r->input_done && !r->waiting && lb_sched_idle(&r->sched));
+}
+
+enum lb_status lb_run_read(struct lb_run *r, struct lb_err *err)
+{
+    (void)err;
+    if (r->spec->stop && *r->spec->stop)
+        r->interrupted = true;
+    r->over = r->interrupted || atomic_load(&r->halt) || atomic_load(&r->closed);
+    return LB_OK;
+}
+
+enum lb_status lb_run_tokenize(struct lb_run *r, struct lb_err *err)
+{
+    (void)err;
+    if (r->over || r->waiting || r->input_done)
+        return LB_OK;
+    bool idle = lb_sched_idle(&r->sched);
+    double begin = lb_now();
+    r->input_done = lb_queue_pop(&r->ready, idle ? WAIT_S : 0, &r->waiting) == LB_POP_END;
+    if (idle) {
+        r->stats->host_wait_s += lb_now() - begin;
+        lb_run_progress(r, false);
+    }
+    return LB_OK;
+}
+
+enum lb_status lb_run_pack(struct lb_run *r, struct lb_err *err)
+{
+    (void)err;
+    lb_sched_begin(&r->sched, &r->step);
+    while (!r->over && r->waiting && lb_sched_admit(&r->sched, &r->step, r->waiting)) {
+        r->waiting->time.admitted = lb_now();
+        r->waiting = NULL;
+        if (!r->input_done)
+            r->input_done = lb_queue_pop(&r->ready, 0, &r->waiting) == LB_POP_END;
+    }
+    lb_sched_end(&r->sched, &r->step);
+    return LB_OK;
+}
+
+static void count_step(struct lb_run *r, double seconds)
+{
+    const struct lb_sched *s = &r->sched;
+    struct lb_stats *st = r->stats;
+    double n_tok = (double)r->step.n_tok;
+    st->forward_s += seconds;
+    st->prefill_s += seconds * (double)s->n_prefill / n_tok;
+    st->decode_s += seconds * (double)s->n_decode / n_tok;
+    st->prompt_computed += s->n_prefill;
+    if (st->steps++ == 0)
+        r->first_allocs = lb_mem_count();
+    r->n_fed += r->step.n_tok;
+    r->n_wanted += r->step.n_out;
+    r->seqs_sum += (double)r->step.n_seq;
+    r->waste_sum += (double)lb_kv_waste(&r->kv, s->n_stored) / (double)s->n_seq;
+}
+
+enum lb_status lb_run_forward(struct lb_run *r, struct lb_err *err)
+{
+    if (r->over || r->step.n_tok == 0)
+        return LB_OK;
+    double begin = lb_now();
+    if (r->first_step <= 0)
+        r->first_step = begin;
+    LB_TRY(lb_model_forward(r->spec->model, &r->step, &r->cand, err));
+    count_step(r, lb_now() - begin);
+    return LB_OK;
+}
+
+/* The id of output j, and what its row wants to know of it. Any thread of the team. */
+static int32_t draw(struct lb_run *r, int64_t j)
+{
+    const struct lb_cand *c = &r->cand[j];
+    struct lb_work *w = r->sched.seq[r->sched.out_seq[j]].work;
+    const struct lb_settings *set = &w->set;
+    int64_t n_vocab = r->spec->config->n_vocab;
+    if (!c->finite || c->best < 0)
+        return -1;
+    int32_t id = c->best;
+    if (!set->sampling.greedy)
+        id = lb_sample_draw(&set->sampling, c, n_vocab, lb_philox_u(set->seed, w->row.key, 0, (uint32_t)w->n_out));
+    if (w->logprob) {
+        size_t k = (size_t)set->logprobs;
+        struct lb_logprob_top *top = w->top ? w->top + (size_t)w->n_out * k : NULL;
+        lb_sample_logprob(c, n_vocab, id, k, top, &w->logprob[w->n_out]);
+    }
+    return id;
+}
+
+static void draw_range(void *ctx, int64_t begin, int64_t end)
+{
+    struct lb_run *r = ctx;
+    for (int64_t j = begin; j < end; j++)
+        r->drawn[j] = draw(r, j);
+}
+
+enum lb_status lb_run_sample(struct lb_run *r, struct lb_err *err)
+{
+    (void)err;
+    if (r->over || r->step.n_tok == 0)
+        return LB_OK;
+    double begin = lb_now();
+    struct lb_backend *be = r->spec->backend;
+    bool logits = false;
+    for (int32_t j = 0; j < r->step.n_out; j++)
+        logits = logits || (r->step.out_flags[j] & LB_OUT_LOGITS);
+    if (logits)
+        be->ops->parallel(be, draw_range, r, r->step.n_out);
+    else
+        draw_range(r, 0, r->step.n_out);
+    int32_t *slot = lb_model_slots(r->spec->model);
+    for (int32_t j = 0; j < r->step.n_out; j++)
+        slot[j] = r->drawn[j] < 0 ? 0 : r->drawn[j];
+    r->stats->sample_s += lb_now() - begin;
+    return LB_OK;
+}
+
+enum lb_status lb_run_detokenize(struct lb_run *r, struct lb_err *err)
+{
+    (void)err;
+    if (r->over || r->step.n_tok == 0)
+        return LB_OK;
+    double now = lb_now();
+    for (int32_t j = 0; j < r->step.n_out; j++) {
+        struct lb_work *w = r->sched.seq[r->sched.out_seq[j]].work;
+        bool ended = r->drawn[j] < 0;
+        if (ended) {
+            w->fail = LB_ROW_NOT_FINITE;
+        } else {
+            lb_sched_advance(&r->sched, &r->step, j, r->drawn[j]);
+            if (w->n_out == 1)
+                w->time.first = now;
+            ended = lb_stop_check(w, r->spec->config);
+        }
+        if (!ended)
+            continue;
+        w->time.last = now;
+        r->work_done += (double)(w->n_prompt + w->set.max_tokens);
+        lb_sched_finish(&r->sched, j);
+        w->next = r->finished;
+        r->finished = w;
+    }
+    return LB_OK;
+}
+
+enum lb_status lb_run_write(struct lb_run *r, struct lb_err *err)
+{
+    (void)err;
+    double begin = lb_now();
+    bool any = r->finished != NULL;
+    while (r->finished) {
+        struct lb_work *w = r->finished;
+        r->finished = w->next;
+        if (!lb_queue_push(&r->done, w))
+            lb_work_free(w);
+    }
+    if (any)
+        r->stats->host_wait_s += lb_now() - begin;
+    lb_run_progress(r, false);
+    return LB_OK;
+}

@@ -1,0 +1,169 @@
+#define _GNU_SOURCE
+#include "core/run/stats.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "kernels/types.h"
+
+/* A comma unless the container has just begun, then the member's name. */
+static void name(struct lb_str *out, const char *text)
+{
+    if (out->len && out->data[out->len - 1] != '{')
+        lb_str_putc(out, ',');
+    lb_str_put_json(out, text, strlen(text));
+    lb_str_putc(out, ':');
+}
+
+static void put_int(struct lb_str *out, const char *key, int64_t value)
+{
+    name(out, key);
+    lb_str_putf(out, "%lld", (long long)value);
+}
+
+/* Seconds and rates; what is no number was not measured. */
+static void put_real(struct lb_str *out, const char *key, double value)
+{
+    if (!isfinite(value))
+        return;
+    name(out, key);
+    lb_str_putf(out, "%.6g", value);
+}
+
+static void put_text(struct lb_str *out, const char *key, const char *value)
+{
+    if (!value)
+        return;
+    name(out, key);
+    lb_str_put_json(out, value, strlen(value));
+}
+
+static void open_object(struct lb_str *out, const char *key)
+{
+    name(out, key);
+    lb_str_putc(out, '{');
+}
+
+static void put_rows(struct lb_str *out, const struct lb_stats *s)
+{
+    open_object(out, "rows");
+    put_int(out, "total", s->rows);
+    put_int(out, "ok", s->ok);
+    put_int(out, "stop", s->stop);
+    put_int(out, "length", s->length);
+    put_int(out, "error", s->error);
+    open_object(out, "errors_by_code");
+    for (int code = LB_ROW_OK + 1; code < LB_N_ROW_CODE; code++)
+        if (s->by_code[code])
+            put_int(out, lb_row_code_name((enum lb_row_code)code), s->by_code[code]);
+    lb_str_puts(out, "}}");
+}
+
+static void put_times(struct lb_str *out, const struct lb_stats *s)
+{
+    open_object(out, "time_s");
+    put_real(out, "total", s->total_s);
+    put_real(out, "load", s->load_s);
+    put_real(out, "forward", s->forward_s);
+    put_real(out, "prefill", s->prefill_s);
+    put_real(out, "decode", s->decode_s);
+    put_real(out, "sample", s->sample_s);
+    put_real(out, "host_wait", s->host_wait_s);
+    put_real(out, "write", s->write_s);
+    lb_str_putc(out, '}');
+
+    double t = s->total_s - s->load_s;
+    open_object(out, "throughput");
+    if (t > 0) {
+        put_real(out, "prompt_tok_s", (double)s->prompt_tokens / t);
+        put_real(out, "completion_tok_s", (double)s->completion_tokens / t);
+        put_real(out, "total_tok_s", (double)(s->prompt_tokens + s->completion_tokens) / t);
+    }
+    if (s->forward_s > 0)
+        put_real(out, "model_tflops", s->model_tflops);
+    lb_str_putc(out, '}');
+
+    if (s->ok) {
+        open_object(out, "latency_s");
+        put_real(out, "p50", s->latency_p50);
+        put_real(out, "p90", s->latency_p90);
+        put_real(out, "p99", s->latency_p99);
+        put_real(out, "max", s->latency_max);
+        lb_str_putc(out, '}');
+    }
+}
+
+static void put_engine(struct lb_str *out, const struct lb_stats *s)
+{
+    open_object(out, "model");
+    put_text(out, "path", s->model_path);
+    put_text(out, "architecture", s->architecture);
+    put_int(out, "parameters", s->n_param);
+    put_text(out, "dtype", s->dtype);
+    lb_str_putc(out, '}');
+    open_object(out, "engine");
+    put_text(out, "device", s->device);
+    put_text(out, "isa", s->isa);
+    put_int(out, "threads", s->n_thread);
+    put_int(out, "ranks", 1);
+    put_int(out, "tp", 1);
+    put_int(out, "dp", 1);
+    put_int(out, "batch_tokens", s->batch_tokens);
+    put_int(out, "max_seqs", s->max_seqs);
+    put_int(out, "kv_pages", s->kv_pages);
+    put_int(out, "page_tokens", LK_PAGE_TOKENS);
+    put_int(out, "segments", s->segments);
+    lb_str_putc(out, '}');
+    open_object(out, "sampling");
+    for (int i = 0; i < s->n_setting; i++) {
+        open_object(out, s->setting[i].name);
+        name(out, "value");
+        lb_str_puts(out, s->setting[i].value);
+        put_text(out, "origin", s->setting[i].origin);
+        lb_str_putc(out, '}');
+    }
+    lb_str_putc(out, '}');
+}
+
+void lb_stats_put_json(const struct lb_stats *s, const char *command, struct lb_str *out)
+{
+    lb_str_putc(out, '{');
+    put_text(out, "version", LB_VERSION);
+    put_text(out, "command", command);
+    put_engine(out, s);
+    put_rows(out, s);
+    open_object(out, "tokens");
+    put_int(out, "prompt", s->prompt_tokens);
+    put_int(out, "prompt_computed", s->prompt_computed);
+    put_int(out, "completion", s->completion_tokens);
+    put_int(out, "recomputed", s->recomputed);
+    put_int(out, "padding", s->padding);
+    lb_str_putc(out, '}');
+    put_times(out, s);
+    open_object(out, "steps");
+    put_int(out, "count", s->steps);
+    if (s->steps) {
+        put_real(out, "tokens_mean", s->tokens_mean);
+        put_real(out, "seqs_mean", s->seqs_mean);
+        put_real(out, "fill", s->fill);
+    }
+    lb_str_putc(out, '}');
+    open_object(out, "kv");
+    put_int(out, "peak_pages", s->peak_pages);
+    if (s->steps)
+        put_real(out, "waste", s->waste);
+    lb_str_putc(out, '}');
+    char host[256] = "";
+    gethostname(host, sizeof host - 1);
+    name(out, "ranks");
+    lb_str_puts(out, "[{\"rank\":0");
+    put_text(out, "host", host);
+    put_real(out, "busy_s", s->busy_s);
+    put_real(out, "idle_s", s->idle_s);
+    put_int(out, "peak_rss_bytes", s->peak_rss_bytes);
+    lb_str_puts(out, "}]");
+    put_int(out, "exit_code", s->exit_code);
+    lb_str_puts(out, "}\n");
+}
