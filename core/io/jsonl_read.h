@@ -19,16 +19,18 @@ struct lb_line {
     int64_t index;    /* counts non-blank lines over all inputs, from 0 */
     const char *file; /* "stdin" for "-" */
     int64_t number;   /* line in its file, from 1 */
-    bool too_long;    /* beyond LB_LINE_MAX_BYTES: data holds its beginning, the rest was skipped */
+    bool too_long;    /* data holds LB_LINE_MAX_BYTES + 1 bytes, which lb_row_parse refuses; the rest was skipped */
 };
 
-/* paths [n_path], lent for the reader's life. Every path is opened for reading at once, so that a missing file is found
- * before work begins: LB_E_INPUT. */
+/* paths [n_path], lent for the reader's life. Every path is tried at once, so that a missing file, a directory or a file
+ * that may not be read is found before work begins: LB_E_INPUT. Files are then opened one after another (there may be
+ * more of them than a process may have open; opening a FIFO waits for its writer). */
 enum lb_status lb_lines_open(struct lb_lines **out, const char *const *paths, size_t n_path, struct lb_err *err);
 
-/* The next non-blank line. A read error or a truncated compressed input is LB_E_INPUT naming file and line; lines
- * before it have been handed out. */
+/* The next non-blank line. A read error or a damaged or truncated compressed input is LB_E_INPUT naming the file and
+ * its last whole line ("in.jsonl.gz: compressed data ends early after line 17"); lines before it have been handed out,
+ * and later calls fail the same way. Memory stays below about 128 MiB whatever the input. */
 enum lb_status lb_lines_next(struct lb_lines *r, struct lb_line *out, struct lb_err *err);
-void lb_lines_close(struct lb_lines *r);
+void lb_lines_close(struct lb_lines *r); /* r may be NULL */
 
 #endif

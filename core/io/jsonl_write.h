@@ -50,7 +50,8 @@ struct lb_result {
     const char *message;
 };
 
-/* Appends the row as one line of JSON without line ending. Memory failures stick in out. */
+/* Appends the row as one line of JSON without line ending. Memory failures stick in out. A failed row has id, index,
+ * finish_reason and error alone; "top" is absent where n_top is 0; a time that is not finite is absent. */
 void lb_jsonl_put_result(struct lb_str *out, const struct lb_result *r);
 
 #endif

@@ -1,0 +1,90 @@
+#include "core/io/jsonl_write.h"
+
+#include <math.h>
+#include <string.h>
+
+static void put_ids(struct lb_str *out, const char *name, const int32_t *ids, int64_t n)
+{
+    lb_str_putf(out, ",\"%s\":[", name);
+    for (int64_t i = 0; i < n; i++)
+        lb_str_putf(out, i ? ",%d" : "%d", ids[i]);
+    lb_str_putc(out, ']');
+}
+
+static void put_logprobs(struct lb_str *out, const struct lb_logprob *lp, int64_t n)
+{
+    lb_str_puts(out, ",\"logprobs\":[");
+    for (int64_t i = 0; i < n; i++) {
+        lb_str_putf(out, i ? ",{\"id\":%d,\"logprob\":" : "{\"id\":%d,\"logprob\":", lp[i].id);
+        lb_str_put_f32(out, lp[i].logprob);
+        lb_str_putf(out, ",\"rank\":%lld", (long long)lp[i].rank);
+        for (size_t k = 0; k < lp[i].n_top; k++) {
+            lb_str_putf(out, k ? ",[%d," : ",\"top\":[[%d,", lp[i].top[k].id);
+            lb_str_put_f32(out, lp[i].top[k].logprob);
+            lb_str_putc(out, ']');
+        }
+        lb_str_puts(out, lp[i].n_top ? "]}" : "}");
+    }
+    lb_str_putc(out, ']');
+}
+
+static void put_timing(struct lb_str *out, const struct lb_timing *t)
+{
+    const struct {
+        const char *name;
+        double s;
+    } times[] = {
+        {"queue_s", t->queue_s},   {"prefill_s", t->prefill_s},
+        {"decode_s", t->decode_s}, {"first_token_s", t->first_token_s},
+        {"total_s", t->total_s},
+    };
+    lb_str_puts(out, ",\"timing\":{");
+    for (size_t i = 0; i < sizeof times / sizeof *times; i++)
+        if (isfinite(times[i].s))
+            lb_str_putf(out, "\"%s\":%.6g,", times[i].name, times[i].s);
+    lb_str_putf(out, "\"rank\":%d,\"steps\":%lld}", t->rank, (long long)t->steps);
+}
+
+static void put_done(struct lb_str *out, const struct lb_result *r)
+{
+    if (r->text) {
+        lb_str_puts(out, ",\"text\":");
+        lb_str_put_json(out, r->text, r->n_text);
+    }
+    lb_str_putf(out, ",\"finish_reason\":\"%s\"", r->finish == LB_FINISH_STOP ? "stop" : "length");
+    if (r->has_stop_id) {
+        lb_str_putf(out, ",\"stop_reason\":%d", r->stop_id);
+    } else if (r->stop_string) {
+        lb_str_puts(out, ",\"stop_reason\":");
+        lb_str_put_json(out, r->stop_string, strlen(r->stop_string));
+    }
+    lb_str_putf(out, ",\"prompt_tokens\":%lld,\"completion_tokens\":%lld", (long long)r->prompt_tokens,
+                (long long)r->completion_tokens);
+    if (r->prompt_ids)
+        put_ids(out, "prompt_token_ids", r->prompt_ids, r->prompt_tokens);
+    if (r->ids)
+        put_ids(out, "token_ids", r->ids, r->completion_tokens);
+    if (r->logprobs)
+        put_logprobs(out, r->logprobs, r->completion_tokens);
+    if (r->timing)
+        put_timing(out, r->timing);
+    if (r->kept_json) {
+        lb_str_puts(out, ",\"kept\":");
+        lb_str_puts(out, r->kept_json);
+    }
+}
+
+void lb_jsonl_put_result(struct lb_str *out, const struct lb_result *r)
+{
+    lb_str_putf(out, "{\"id\":%s,\"index\":%lld", r->id_json ? r->id_json : "null", (long long)r->index);
+    if (r->finish == LB_FINISH_ERROR) {
+        const char *message = r->message ? r->message : "";
+        lb_str_putf(out,
+                    ",\"finish_reason\":\"error\",\"error\":{\"code\":\"%s\",\"message\":", lb_row_code_name(r->code));
+        lb_str_put_json(out, message, strlen(message));
+        lb_str_putc(out, '}');
+    } else {
+        put_done(out, r);
+    }
+    lb_str_putc(out, '}');
+}
