@@ -55,7 +55,7 @@ struct lb_opt {
     enum lb_opt_kind kind;
     size_t at; /* offset in struct lb_cli */
     struct {
-        bool given, above;
+        bool above;     /* lo itself is excluded */
         int64_t lo, hi; /* REAL: hi INT64_MAX is no limit */
         const struct lb_choice *choice;
         uint32_t gen_bit;
@@ -77,8 +77,8 @@ struct lb_opt {
 #define LB_TYPE_NAMES struct lb_texts
 #define LB_AT(field, type) (offsetof(struct lb_cli, field) + 0 * sizeof(&((struct lb_cli *)0)->field == (type *)0))
 
-#define ANY .given = false
-#define RANGE(from, to) .given = true, .lo = (from), .hi = (to)
+#define ANY .above = false
+#define RANGE(from, to) .lo = (from), .hi = (to)
 #define ABOVE(from, to) RANGE(from, to), .above = true
 #define ONE_OF(set) .choice = (set)
 #define GEN(bit) , .gen_bit = (bit)

@@ -1,5 +1,6 @@
 #include "cli/report.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -123,19 +124,41 @@ static void put_rows(struct lb_str *s, const struct lb_stats *st)
     lb_str_puts(s, st->error ? ")\n" : "\n");
 }
 
+/* "LABEL 1.23", after a comma unless it is the first of its line; nothing for what was not measured (not finite). */
+static void put_value(struct lb_str *s, const char *label, double value, int digits)
+{
+    if (!isfinite(value))
+        return;
+    bool first = s->len == 0 || s->data[s->len - 1] == ' ';
+    lb_str_putf(s, "%s%s %.*f", first ? "" : ", ", label, digits, value);
+}
+
 static void put_rates(struct lb_str *s, const struct lb_stats *st)
 {
-    lb_str_putf(s, "time        %.2f s: load %.2f, forward %.2f (prefill %.2f, decode %.2f), sample %.2f\n",
-                st->total_s, st->load_s, st->forward_s, st->prefill_s, st->decode_s, st->sample_s);
-    lb_str_putf(s, "waiting     host %.3f s, write %.3f s\n", st->host_wait_s, st->write_s);
+    lb_str_puts(s, "time        ");
+    put_value(s, "total", st->total_s, 2);
+    put_value(s, "load", st->load_s, 2);
+    put_value(s, "forward", st->forward_s, 2);
+    put_value(s, "prefill", st->prefill_s, 2);
+    put_value(s, "decode", st->decode_s, 2);
+    put_value(s, "sample", st->sample_s, 2);
+    lb_str_puts(s, " s\nwaiting     ");
+    put_value(s, "host", st->host_wait_s, 3);
+    put_value(s, "write", st->write_s, 3);
+    lb_str_puts(s, " s\n");
     double run_s = st->total_s - st->load_s;
     if (run_s > 0 && st->steps > 0)
         lb_str_putf(s, "throughput  prompt %.1f, completion %.1f, together %.1f tok/s\n",
                     (double)st->prompt_tokens / run_s, (double)st->completion_tokens / run_s,
                     (double)(st->prompt_tokens + st->completion_tokens) / run_s);
-    if (st->ok > 0)
-        lb_str_putf(s, "latency     p50 %.3f, p90 %.3f, p99 %.3f, longest %.3f s\n", st->latency_p50, st->latency_p90,
-                    st->latency_p99, st->latency_max);
+    if (st->ok > 0) {
+        lb_str_puts(s, "latency     ");
+        put_value(s, "p50", st->latency_p50, 3);
+        put_value(s, "p90", st->latency_p90, 3);
+        put_value(s, "p99", st->latency_p99, 3);
+        put_value(s, "longest", st->latency_max, 3);
+        lb_str_puts(s, " s\n");
+    }
 }
 
 void lb_report_summary(struct lb_report *r, const struct lb_stats *st)
@@ -150,8 +173,10 @@ void lb_report_summary(struct lb_report *r, const struct lb_stats *st)
     if (st->steps > 0)
         lb_str_putf(&s, "steps       %lld: %.1f tokens and %.1f rows each, %.0f %% of the budget\n",
                     (long long)st->steps, st->tokens_mean, st->seqs_mean, 100 * st->fill);
-    lb_str_putf(&s, "KV cache    at most %lld of %lld pages, %.1f slots of a row empty\n", (long long)st->peak_pages,
-                (long long)st->kv_pages, st->waste);
+    lb_str_putf(&s, "KV cache    at most %lld of %lld pages", (long long)st->peak_pages, (long long)st->kv_pages);
+    if (st->steps > 0)
+        put_value(&s, "empty slots a row", st->waste, 1);
+    lb_str_putc(&s, '\n');
     lb_str_putf(&s, "padding     %lld tokens\n", (long long)st->padding);
     if (st->architecture && st->dtype)
         lb_str_putf(&s, "model       %s, %.1f million parameters, %s\n", st->architecture, (double)st->n_param / 1e6,
