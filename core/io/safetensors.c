@@ -290,6 +290,15 @@ static enum lb_status check_map(const struct lb_wfile *w, const char *index, jso
     return LB_OK;
 }
 
+/* The name of a file in the same folder: no separators, and nothing that would break a message's line. */
+static bool is_file_name(const char *name)
+{
+    for (const char *p = name; *p; p++)
+        if (*p == '/' || *p == '\\' || (unsigned char)*p < 0x20 || *p == 0x7F)
+            return false;
+    return *name != 0;
+}
+
 static enum lb_status read_map(struct reader *r, const char *dir, const char *index, json_t *map, struct lb_err *err)
 {
     const char *name;
@@ -308,7 +317,7 @@ static enum lb_status read_map(struct reader *r, const char *dir, const char *in
             status = lb_err_set(err, LB_E_INPUT, "%s: the file of tensor '%s' is not a string", index, a);
             goto out;
         }
-        if (!*file || strpbrk(file, "/\\")) {
+        if (!is_file_name(file)) {
             status = lb_err_set(err, LB_E_INPUT, "%s: tensor '%s': '%s' is not the name of a file beside the index",
                                 index, a, lb_wfile_show(b, file, strlen(file)));
             goto out;
