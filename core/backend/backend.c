@@ -4,6 +4,11 @@
 
 #include "core/backend/backend_cpu.h"
 
+const char *lb_backend_isa_list(void)
+{
+    return lk_cpu_detect() & LK_ISA_AVX512BF16 ? "ref avx512bf16" : "ref";
+}
+
 /* The registry of devices: name -> open. "auto" is the first one that opens. */
 enum lb_status lb_backend_open(struct lb_backend **out, const struct lb_backend_spec *spec, struct lb_err *err)
 {

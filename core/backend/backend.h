@@ -152,6 +152,9 @@ struct lb_backend_spec {
     const struct lb_log *log;
 };
 
+/* Kernel sets of this processor, separated by spaces ("ref avx512bf16"). */
+const char *lb_backend_isa_list(void);
+
 enum lb_status lb_backend_open(struct lb_backend **out, const struct lb_backend_spec *spec, struct lb_err *err);
 
 #endif

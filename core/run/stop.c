@@ -19,7 +19,8 @@ struct lb_stop_text *lb_stop_text_new(const struct lb_tok *tok, const struct lb_
     t->detok.skip_special = set->skip_special;
     /* Memory is taken once here: a put that is cleared leaves its capacity. */
     static const char zeros[64];
-    lb_str_put(&t->detok.held, zeros, sizeof zeros);
+    for (size_t n = 0; n < room; n += sizeof zeros)
+        lb_str_put(&t->detok.held, zeros, sizeof zeros);
     for (size_t n = 0; n < t->keep_max + room; n += sizeof zeros)
         lb_str_put(&t->tail, zeros, sizeof zeros);
     if (t->detok.held.failed || t->tail.failed) {

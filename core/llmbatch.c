@@ -1,0 +1,444 @@
+#define _GNU_SOURCE
+#include "core/llmbatch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core/backend/backend.h"
+#include "core/base/file.h"
+#include "core/base/mem.h"
+#include "core/io/gguf.h"
+#include "core/io/journal.h"
+#include "core/io/jsonl_read.h"
+#include "core/model/config.h"
+#include "core/model/decoder.h"
+#include "core/run/pipeline.h"
+#include "core/run/settings.h"
+
+struct lb_llm {
+    struct lb_options o;
+    struct lb_gen gen;
+    enum lb_dtype dtype;
+    double begin;
+
+    const char *const *inputs; /* [n_input] o.inputs, or stdin */
+    size_t n_input;
+    struct lb_lines *lines; /* NULL with o.prompt */
+    bool stream;
+    int64_t input_bytes;
+
+    struct lb_gguf gguf;
+    struct lb_wfile safetensors;
+    bool gguf_open, safetensors_open;
+    struct lb_config config;
+    struct lb_tok *tok;
+    struct lb_backend *backend;
+    struct lb_model *model;
+    struct lb_plan plan;
+
+    struct lb_stats stats;
+    bool closed; /* the reader of the output went away */
+};
+
+static const char *const stdin_input[] = {"-"};
+
+const char *lb_version(void)
+{
+    return LB_VERSION;
+}
+
+const char *lb_isa_list(void)
+{
+    return lb_backend_isa_list();
+}
+
+void lb_options_init(struct lb_options *o)
+{
+    *o = (struct lb_options){.device = "cpu",
+                             .dtype = "auto",
+                             .batch_tokens = LB_DEFAULT_BATCH_TOKENS,
+                             .max_seqs = LB_DEFAULT_MAX_SEQS,
+                             .log = {.level = LB_LOG_WARN}};
+}
+
+/* ---- settings ---- */
+
+static enum lb_status read_dtype(const char *name, enum lb_dtype *out, struct lb_err *err)
+{
+    if (!name || strcmp(name, "auto") == 0 || strcmp(name, "bf16") == 0 || strcmp(name, "bfloat16") == 0)
+        *out = LB_BF16;
+    else if (strcmp(name, "f32") == 0 || strcmp(name, "float32") == 0)
+        *out = LB_F32;
+    else
+        return lb_err_set(err, LB_E_USAGE, "--dtype must be auto, f32 or bf16, not '%s'", name);
+    return LB_OK;
+}
+
+static bool same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    if (strcmp(a, b) == 0)
+        return true;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && S_ISREG(x.st_mode) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* A stats file must not replace an input or OUT, and its folder must be there when the run ends. */
+static enum lb_status check_stats_path(const struct lb_llm *llm, struct lb_err *err)
+{
+    const char *path = llm->o.stats;
+    if (!path)
+        return LB_OK;
+    for (size_t i = 0; i < llm->n_input; i++)
+        if (same_file(path, llm->inputs[i]))
+            return lb_err_set(err, LB_E_USAGE, "--stats '%s' is an input", path);
+    if (llm->o.output && same_file(path, llm->o.output))
+        return lb_err_set(err, LB_E_USAGE, "--stats '%s' is the output", path);
+    if (lb_file_is_dir(path))
+        return lb_err_set(err, LB_E_USAGE, "--stats '%s' is a directory", path);
+    const char *slash = strrchr(path, '/');
+    char *folder = slash ? lb_mem_strndup(path, slash == path ? 1 : (size_t)(slash - path)) : lb_mem_strdup(".");
+    if (!folder)
+        return lb_err_memory(err, "a path", strlen(path));
+    enum lb_status status = LB_OK;
+    if (access(folder, W_OK) != 0)
+        status = lb_err_set(err, LB_E_USAGE, "cannot write --stats '%s': %s", path, strerror(errno));
+    lb_mem_free(folder);
+    return status;
+}
+
+static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
+{
+    const struct lb_options *o = &llm->o;
+    char message[256];
+    if (!o->model)
+        return lb_err_set(err, LB_E_USAGE, "no model is named (-m MODEL)");
+    if (o->prompt && o->n_input)
+        return lb_err_set(err, LB_E_USAGE, "a prompt and input files cannot be given together");
+    if (o->threads < 0 || o->threads > INT_MAX)
+        return lb_err_set(err, LB_E_USAGE, "--threads must be 0 to %d, not %lld", INT_MAX, (long long)o->threads);
+    LB_TRY(read_dtype(o->dtype, &llm->dtype, err));
+    if (lb_gen_check(&o->gen, message, sizeof message) != LB_ROW_OK)
+        return lb_err_set(err, LB_E_USAGE, "%s", message);
+    LB_TRY(lb_gen_merge(&llm->gen, &o->gen, err));
+    if (o->keep_special && !(llm->gen.set & LB_GEN_SKIP_SPECIAL)) {
+        llm->gen.set |= LB_GEN_SKIP_SPECIAL;
+        llm->gen.skip_special = false;
+    }
+    struct lb_backend_spec spec = {
+        .device = o->device, .dtype = llm->dtype, .isa = o->isa, .n_thread = (int)o->threads, .log = &o->log};
+    return lb_backend_open(&llm->backend, &spec, err);
+}
+
+static struct lb_journal_spec journal_spec(const struct lb_llm *llm)
+{
+    const struct lb_options *o = &llm->o;
+    return (struct lb_journal_spec){.path = o->output,
+                                    .overwrite = o->overwrite,
+                                    .restart = o->restart,
+                                    .completion_order = o->order == LB_ORDER_COMPLETION,
+                                    .inputs = llm->inputs,
+                                    .n_input = llm->n_input,
+                                    .log = &o->log};
+}
+
+/* ---- inputs ---- */
+
+/* A plain file's size, for the progress; -1: not known. */
+static int64_t plain_bytes(const char *path, bool *stream)
+{
+    static const uint8_t gzip[] = {0x1f, 0x8b}, zstd[] = {0x28, 0xb5, 0x2f, 0xfd};
+    bool standard = strcmp(path, "-") == 0;
+    int fd = standard ? STDIN_FILENO : -1;
+    struct stat st;
+    if ((standard ? fstat(fd, &st) : stat(path, &st)) != 0 || !S_ISREG(st.st_mode)) {
+        *stream = true;
+        return -1;
+    }
+    uint8_t head[4] = {0};
+    if (!standard)
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd < 0 ? -1 : pread(fd, head, sizeof head, 0);
+    if (!standard && fd >= 0)
+        close(fd);
+    if (got < 0 || memcmp(head, gzip, sizeof gzip) == 0 || memcmp(head, zstd, sizeof zstd) == 0)
+        return -1;
+    return (int64_t)st.st_size;
+}
+
+static enum lb_status open_inputs(struct lb_llm *llm, struct lb_err *err)
+{
+    if (llm->o.prompt)
+        return LB_OK;
+    for (size_t i = 0; i < llm->n_input; i++) {
+        int64_t bytes = plain_bytes(llm->inputs[i], &llm->stream);
+        llm->input_bytes = bytes < 0 || llm->input_bytes < 0 ? -1 : llm->input_bytes + bytes;
+    }
+    return lb_lines_open(&llm->lines, llm->inputs, llm->n_input, err);
+}
+
+/* ---- model ---- */
+
+static enum lb_status open_files(struct lb_llm *llm, struct lb_err *err)
+{
+    const char *path = llm->o.model;
+    const struct lb_log *log = &llm->o.log;
+    struct stat st;
+    if (stat(path, &st) != 0)
+        return lb_err_set(err, LB_E_INPUT, "cannot open model '%s': %s", path, strerror(errno));
+    if (S_ISDIR(st.st_mode)) {
+        LB_TRY(lb_config_read_dir(&llm->config, path, log, err));
+        LB_TRY(lb_tok_open_dir(&llm->tok, path, err));
+        LB_TRY(lb_safetensors_open(&llm->safetensors, path, err));
+        llm->safetensors_open = true;
+        return LB_OK;
+    }
+    LB_TRY(lb_gguf_open(&llm->gguf, path, err));
+    llm->gguf_open = true;
+    LB_TRY(lb_config_read_gguf(&llm->config, &llm->gguf, log, err));
+    return lb_tok_open_vocab(&llm->tok, &llm->gguf.vocab, err);
+}
+
+/* End tokens that only the tokenizer knows join those of the configuration. */
+static enum lb_status join_tokenizer(struct lb_llm *llm, struct lb_err *err)
+{
+    const struct lb_log *log = &llm->o.log;
+    const char *origin = llm->gguf_open ? "gguf" : "tokenizer", *missing = lb_tok_missing(llm->tok);
+    int64_t more[4], eos = lb_tok_eos(llm->tok);
+    int n = lb_tok_more_eos(llm->tok, more);
+    if (eos >= 0)
+        lb_config_add_eos(&llm->config, eos, origin, log);
+    for (int i = 0; i < n; i++)
+        lb_config_add_eos(&llm->config, more[i], origin, log);
+    if (missing)
+        lb_log_put(log, LB_LOG_WARN,
+                   "the model's tokenizer (%s) is not built in: rows of token ids run, without \"text\"", missing);
+    else if (llm->o.add_bos == LB_BOS_YES && lb_tok_bos(llm->tok) < 0)
+        return lb_err_set(err, LB_E_USAGE, "--add-bos yes: the model's tokenizer has no BOS token");
+    if (missing && llm->gen.n_stop)
+        return lb_err_set(err, LB_E_USAGE, "--stop needs the model's tokenizer (%s), which is not built in", missing);
+    return LB_OK;
+}
+
+static enum lb_status open_model(struct lb_llm *llm, struct lb_err *err)
+{
+    const struct lb_options *o = &llm->o;
+    LB_TRY(open_files(llm, err));
+    LB_TRY(join_tokenizer(llm, err));
+    lb_config_log(&llm->config, &o->log);
+    const struct lb_wfile *weights = llm->gguf_open ? &llm->gguf.w : &llm->safetensors;
+    struct lb_plan_spec want = {.config = &llm->config,
+                                .weights = weights,
+                                .dtype = llm->dtype,
+                                .batch_tokens = o->batch_tokens,
+                                .max_seqs = o->max_seqs,
+                                .kv_memory = o->kv_memory,
+                                .max_model_len = o->max_model_len,
+                                .free_bytes = lb_mem_available(),
+                                .log = &o->log};
+    LB_TRY(lb_plan_make(&llm->plan, &want, err));
+    struct lb_model_spec spec = {.config = &llm->config, .weights = weights, .backend = llm->backend, .log = &o->log};
+    LB_TRY(lb_model_open(&llm->model, &spec, err));
+    LB_TRY(lb_plan_pages(&llm->plan, lb_model_page_bytes(llm->model), err));
+    LB_TRY(lb_model_reserve(llm->model, llm->plan.limit, llm->plan.max_out, llm->plan.kv_pages, err));
+    lb_model_set_hook(llm->model, o->hook);
+    return LB_OK;
+}
+
+static void fill_stats(struct lb_llm *llm)
+{
+    struct lb_stats *s = &llm->stats;
+    s->model_path = llm->o.model;
+    s->architecture = llm->config.architecture;
+    s->dtype = llm->dtype == LB_F32 ? "f32" : "bf16";
+    s->device = llm->backend->device;
+    s->isa = llm->backend->isa;
+    s->n_thread = llm->backend->n_thread;
+    s->n_param = lb_model_size_of(llm->model).n_param;
+    s->segments = llm->config.n_seg;
+    s->batch_tokens = llm->plan.batch_tokens;
+    s->max_seqs = llm->plan.max_seqs;
+    s->kv_pages = llm->plan.kv_pages;
+    lb_settings_describe(s, &llm->config.gen, &llm->gen);
+    for (int i = 0; i < s->n_setting; i++)
+        lb_log_put(&llm->o.log, LB_LOG_INFO, "%s %s (%s)", s->setting[i].name, s->setting[i].value,
+                   s->setting[i].origin);
+    lb_log_put(&llm->o.log, LB_LOG_INFO, "%s on %s, kernels %s, %d threads; %lld KV pages of %d positions; load %.3g s",
+               s->dtype, s->device, s->isa, s->n_thread, (long long)s->kv_pages, LK_PAGE_TOKENS, s->load_s);
+}
+
+enum lb_status lb_open(struct lb_llm **out, const struct lb_options *o, struct lb_err *err)
+{
+    *out = NULL;
+    double begin = lb_now();
+    struct lb_llm *llm = lb_mem_new(1, sizeof *llm);
+    if (!llm)
+        return lb_err_memory(err, "the engine", sizeof *llm);
+    llm->o = *o;
+    llm->begin = begin;
+    llm->inputs = o->n_input ? o->inputs : stdin_input;
+    llm->n_input = o->n_input ? o->n_input : o->prompt ? 0 : 1;
+    struct lb_journal_spec journal = journal_spec(llm);
+    enum lb_status status;
+    LB_TRY_OUT(status, check_settings(llm, err));
+    LB_TRY_OUT(status, check_stats_path(llm, err));
+    LB_TRY_OUT(status, lb_journal_check(&journal, err));
+    LB_TRY_OUT(status, open_inputs(llm, err));
+    double load = lb_now();
+    LB_TRY_OUT(status, open_model(llm, err));
+    llm->stats.load_s = lb_now() - load;
+    fill_stats(llm);
+    *out = llm;
+    return LB_OK;
+out:
+    lb_close(llm);
+    return status;
+}
+
+void lb_close(struct lb_llm *llm)
+{
+    if (!llm)
+        return;
+    lb_lines_close(llm->lines);
+    lb_model_free(llm->model);
+    if (llm->backend)
+        llm->backend->ops->close(llm->backend);
+    lb_tok_free(llm->tok);
+    lb_config_release(&llm->config);
+    if (llm->safetensors_open)
+        lb_wfile_close(&llm->safetensors);
+    if (llm->gguf_open)
+        lb_gguf_close(&llm->gguf);
+    lb_gen_release(&llm->gen);
+    lb_mem_free(llm);
+}
+
+/* ---- the run ---- */
+
+/* What is known of a run when its files are closed. */
+struct ending {
+    struct lb_llm *llm;
+    enum lb_status status;
+    const char *stats_path; /* NULL: none */
+    bool stats_written;
+};
+
+static enum lb_status write_stats(void *ctx, struct lb_err *err)
+{
+    struct ending *e = ctx;
+    struct lb_stats *s = &e->llm->stats;
+    s->total_s = lb_now() - e->llm->begin;
+    s->exit_code = lb_exit_code(e->llm, e->status);
+    if (!e->stats_path)
+        return LB_OK;
+    struct lb_str text = {0};
+    lb_stats_put_json(s, e->llm->o.command, &text);
+    enum lb_status status = text.failed ? lb_err_memory(err, "the statistics", text.len)
+                                        : lb_file_replace(e->stats_path, text.data, text.len, err);
+    lb_str_release(&text);
+    e->stats_written = status == LB_OK;
+    return status;
+}
+
+/* Closes the journal and writes the statistics: before OUT is renamed, and whatever happened. */
+static enum lb_status finish(struct ending *e, struct lb_journal *j, bool complete, struct lb_err *err)
+{
+    struct lb_err late = LB_ERR_INIT;
+    enum lb_status status;
+    if (complete) {
+        status = lb_journal_finish(j, true, write_stats, e, &late);
+    } else {
+        status = write_stats(e, &late);
+        enum lb_status kept = lb_journal_finish(j, false, NULL, NULL, &late);
+        if (status == LB_OK)
+            status = kept;
+    }
+    if (e->status == LB_OK && status != LB_OK && !e->llm->closed) {
+        e->status = lb_err_set(err, status, "%s", late.text);
+        e->stats_written = false;
+    }
+    if (!e->stats_written) {
+        struct lb_err again = LB_ERR_INIT;
+        status = write_stats(e, &again);
+        if (e->status == LB_OK && status != LB_OK)
+            e->status = lb_err_set(err, status, "%s", again.text);
+    }
+    return e->status;
+}
+
+static enum lb_status open_journal(struct lb_llm *llm, struct lb_journal **out, struct lb_err *err)
+{
+    struct lb_journal_spec spec = journal_spec(llm);
+    struct lb_str print = {0};
+    lb_str_putf(&print, "{\"version\":\"%s\",\"device\":\"%s\",\"dtype\":\"%s\",\"isa\":\"%s\"}", LB_VERSION,
+                llm->stats.device, llm->stats.dtype, llm->stats.isa);
+    enum lb_status status =
+        print.failed ? lb_err_memory(err, "the fingerprint", print.len) : lb_journal_open(out, &spec, print.data, err);
+    lb_str_release(&print);
+    return status;
+}
+
+static struct lb_run_spec run_spec(const struct lb_llm *llm, struct lb_journal *j)
+{
+    static const enum lb_tok_add add[] = {
+        [LB_BOS_AUTO] = LB_TOK_AUTO, [LB_BOS_YES] = LB_TOK_BOS, [LB_BOS_NO] = LB_TOK_PLAIN};
+    const struct lb_options *o = &llm->o;
+    return (struct lb_run_spec){
+        .config = &llm->config,
+        .plan = &llm->plan,
+        .model = llm->model,
+        .backend = llm->backend,
+        .tok = llm->tok,
+        .add = add[o->add_bos],
+        .lines = llm->lines,
+        .prompt = o->prompt,
+        .rows = {.input_key = o->input_key, .keep = o->keep, .n_keep = o->n_keep, .keep_all = o->keep_all},
+        .stream = llm->stream,
+        .input_bytes = llm->input_bytes,
+        .gen = &llm->gen,
+        .token_ids = o->token_ids,
+        .timing = o->timing,
+        .journal = j,
+        .log = &o->log,
+        .progress = o->progress,
+        .progress_ctx = o->progress_ctx,
+        .stop = o->stop,
+    };
+}
+
+enum lb_status lb_run(struct lb_llm *llm, struct lb_err *err)
+{
+    struct lb_journal *j;
+    LB_TRY(open_journal(llm, &j, err));
+    struct lb_str path = {0};
+    if (llm->o.stats)
+        lb_str_puts(&path, llm->o.stats);
+    else if (lb_journal_regular(j))
+        lb_str_putf(&path, "%s.stats.json", lb_journal_path(j));
+    struct lb_run_spec spec = run_spec(llm, j);
+    struct lb_run_end end = {0};
+    enum lb_status status =
+        path.failed ? lb_err_memory(err, "a path", path.len) : lb_run_rows(&spec, &llm->stats, &end, err);
+    llm->closed = end.closed;
+    if (end.complete && llm->stats.rows == 0)
+        lb_log_put(&llm->o.log, LB_LOG_WARN, "the input holds no rows");
+    struct ending e = {.llm = llm, .status = status, .stats_path = path.failed ? NULL : path.data};
+    status = finish(&e, j, end.complete, err);
+    lb_str_release(&path);
+    return status;
+}
+
+int lb_exit_code(const struct lb_llm *llm, enum lb_status status)
+{
+    if (status != LB_OK || !llm)
+        return (int)status;
+    return llm->stats.error > 0 && !llm->closed ? 1 : 0;
+}
+
+const struct lb_stats *lb_stats_of(const struct lb_llm *llm)
+{
+    return &llm->stats;
+}
