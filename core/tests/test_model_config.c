@@ -461,45 +461,48 @@ static void golden_gguf(void **state)
     lb_gguf_close(&g);
 }
 
-/* The tiny model with one more key. */
-static void tiny_with(struct gguf_out *o, const char *key, enum lb_gguf_type type, const char *text, float number)
+/* The tiny model with n more keys, which `extra` holds and which this releases. */
+static void tiny_plus(struct gguf_out *extra, uint64_t n)
 {
-    struct gguf_out extra = {0};
-    gguf_tiny(o);
-    uint32_t bits = (uint32_t)number;
-    if (type == LB_GGUF_F32)
-        memcpy(&bits, &number, sizeof bits);
-    if (type == LB_GGUF_STRING)
-        gguf_string(&extra, key, text);
-    else
-        gguf_number(&extra, key, type, bits);
-    /* behind the counts; the tensors stay aligned, since the key is made as long as a multiple of 32 */
+    struct gguf_out o;
+    gguf_tiny(&o);
+    /* behind the counts; one more key fills up to a multiple of 32, so that the tensors stay aligned: its length, name,
+     * type and value are 13 bytes and the name */
+    size_t gap = 64 - extra->s.len % 32;
     struct lb_str s = {0};
-    lb_str_put(&s, o->s.data, 16);
-    put_le(&s, 23 + (extra.s.len % 32 != 0), 8);
-    lb_str_put(&s, extra.s.data, extra.s.len);
-    if (extra.s.len % 32) {
-        size_t gap = 32 - extra.s.len % 32 + 32; /* key length, key, type u8, value: 13 bytes and the key */
-        put_le(&s, gap - 13, 8);
-        for (size_t i = 0; i < gap - 13; i++)
-            lb_str_putc(&s, 'x');
-        put_le(&s, LB_GGUF_U8, 4);
-        put_le(&s, 0, 1);
-    }
-    lb_str_put(&s, o->s.data + 24, o->s.len - 24);
+    lb_str_put(&s, o.s.data, 16);
+    put_le(&s, 22 + n + 1, 8);
+    lb_str_put(&s, extra->s.data, extra->s.len);
+    put_le(&s, gap - 13, 8);
+    for (size_t i = 0; i < gap - 13; i++)
+        lb_str_putc(&s, 'x');
+    put_le(&s, LB_GGUF_U8, 4);
+    put_le(&s, 0, 1);
+    lb_str_put(&s, o.s.data + 24, o.s.len - 24);
     scratch_write("tiny.gguf", s.data, s.len);
     lb_str_release(&s);
-    lb_str_release(&extra.s);
-    lb_str_release(&o->s);
+    lb_str_release(&extra->s);
+    lb_str_release(&o.s);
+}
+
+static void tiny_with(const char *key, enum lb_gguf_type type, const char *text, float number)
+{
+    struct gguf_out extra = {0};
+    if (type == LB_GGUF_STRING)
+        gguf_string(&extra, key, text);
+    else if (type == LB_GGUF_F32)
+        gguf_float(&extra, key, number);
+    else
+        gguf_number(&extra, key, type, (uint64_t)number);
+    tiny_plus(&extra, 1);
 }
 
 static void gguf_settings(void **state)
 {
     (void)state;
-    struct gguf_out o;
     struct lb_gguf g;
     struct lb_config c;
-    tiny_with(&o, "llama.attention.causal", LB_GGUF_BOOL, NULL, 1);
+    tiny_with("llama.attention.causal", LB_GGUF_BOOL, NULL, 1);
     read_gguf(&g, &c, scratch_path("tiny.gguf"));
     assert_true(c.n_vocab == 8 && c.dim == 32 && c.ffn_dim == 64 && c.n_head == 2 && c.n_kv_head == 1);
     assert_true(c.head_dim == 16 && c.rope.type == LB_ROPE_DEFAULT && c.n_eos == 2 && c.eos[1].id == 7 && c.n_seg == 2);
@@ -508,7 +511,7 @@ static void gguf_settings(void **state)
     lb_config_release(&c);
     lb_gguf_close(&g);
 
-    tiny_with(&o, "llama.rope.scaling.factor", LB_GGUF_F32, NULL, 4); /* no type: linear */
+    tiny_with("llama.rope.scaling.factor", LB_GGUF_F32, NULL, 4); /* no type: linear */
     read_gguf(&g, &c, scratch_path("tiny.gguf"));
     assert_int_equal(c.rope.type, LB_ROPE_LINEAR);
     near((double)c.rope.inv_freq[1], pow(10000, -1 / 8.0) / 4, 2e-7);
@@ -533,7 +536,7 @@ static void gguf_settings(void **state)
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct lb_err err = LB_ERR_INIT;
-        tiny_with(&o, bad[i].key, bad[i].type, bad[i].string, bad[i].number);
+        tiny_with(bad[i].key, bad[i].type, bad[i].string, bad[i].number);
         if (lb_gguf_open(&g, scratch_path("tiny.gguf"), &err) != LB_OK)
             fail_msg("%s", err.text);
         assert_int_equal(lb_config_read_gguf(&c, &g, NULL, &err), LB_E_INPUT);
@@ -543,20 +546,27 @@ static void gguf_settings(void **state)
     }
 }
 
-/* config.json's yarn and the same from GGUF keys, attention factor included. */
+/* config.json's yarn and the same from GGUF keys; the divisors of rope_freqs.weight, 1 and 4, come on top, and GGUF's
+ * attn_factor multiplies what the factor gives. */
 static void gguf_yarn(void **state)
 {
     (void)state;
-    struct gguf_out o;
+    struct gguf_out extra = {0};
     struct lb_gguf g;
     struct lb_config c, hf;
-    tiny_with(&o, "llama.rope.scaling.type", LB_GGUF_STRING, "yarn", 0);
+    gguf_string(&extra, "llama.rope.scaling.type", "yarn");
+    gguf_float(&extra, "llama.rope.scaling.factor", 4);
+    gguf_float(&extra, "llama.rope.scaling.attn_factor", 2);
+    gguf_number(&extra, "llama.rope.scaling.original_context_length", LB_GGUF_U32, 4096);
+    tiny_plus(&extra, 4);
     read_gguf(&g, &c, scratch_path("tiny.gguf"));
-    assert_true(c.rope.type == LB_ROPE_YARN && c.rope.factor == 1 && c.rope.scale == 1.0f);
+    assert_true(c.rope.type == LB_ROPE_YARN && c.rope.factor == 4 && c.rope.original_max == 4096);
+    near((double)c.rope.scale, 2 * 1.13862944, 1e-7);
     configure(&hf,
-              "{\"model_type\":\"llama\",\"head_dim\":16,\"max_position_embeddings\":64,\"rope_scaling\":{"
-              "\"type\":\"yarn\",\"factor\":1}}",
+              "{\"model_type\":\"llama\",\"head_dim\":16,\"max_position_embeddings\":16384,\"rope_scaling\":{"
+              "\"type\":\"yarn\",\"factor\":4,\"original_max_position_embeddings\":4096}}",
               NULL);
+    assert_true(hf.rope.inv_freq[7] < 3e-4f / 3); /* stretched */
     for (int i = 0; i < 8; i++)
         near((double)c.rope.inv_freq[i], (double)hf.rope.inv_freq[i] / (i < 4 ? 1 : 4), 2e-7);
     lb_config_release(&hf);
