@@ -361,6 +361,9 @@ enum lb_status lb_sink_close(struct lb_sink *s, int sync, struct lb_err *err)
     if (s->format == GZIP)
         deflateEnd(&s->z);
     ZSTD_freeCStream(s->zstd);
+    int error = s->error;
     lb_mem_free(s);
+    if (status != LB_OK)
+        errno = error;
     return status;
 }

@@ -22,9 +22,9 @@ struct lb_line {
     bool too_long;    /* data holds LB_LINE_MAX_BYTES + 1 bytes, which lb_row_parse refuses; the rest was skipped */
 };
 
-/* paths [n_path], lent for the reader's life. Every path is tried at once, so that a missing file, a directory or a file
- * that may not be read is found before work begins: LB_E_INPUT. Files are then opened one after another (there may be
- * more of them than a process may have open; opening a FIFO waits for its writer). */
+/* paths [n_path], lent for the reader's life. Every path is tried at once, so that a missing file, a directory or a
+ * file that may not be read is found before work begins: LB_E_INPUT. Files are then opened one after another (there may
+ * be more of them than a process may have open; opening a FIFO waits for its writer). */
 enum lb_status lb_lines_open(struct lb_lines **out, const char *const *paths, size_t n_path, struct lb_err *err);
 
 /* The next non-blank line. A read error or a damaged or truncated compressed input is LB_E_INPUT naming the file and

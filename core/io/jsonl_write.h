@@ -1,4 +1,5 @@
-/* Output rows in the native form of llmbatch-jsonl(5): members in the contract's order, absent when they do not apply. */
+/* Output rows in the native form of llmbatch-jsonl(5): members in the contract's order, absent when they do not apply.
+ */
 #ifndef CORE_IO_JSONL_WRITE_H
 #define CORE_IO_JSONL_WRITE_H
 
@@ -37,12 +38,12 @@ struct lb_result {
     enum lb_finish finish;
     const char *text; /* NULL: absent (no tokenizer); any bytes, invalid UTF-8 becomes U+FFFD */
     size_t n_text;
-    bool has_stop_id;        /* stop_reason is stop_id ... */
+    bool has_stop_id; /* stop_reason is stop_id ... */
     int32_t stop_id;
     const char *stop_string; /* ... or this, or absent when NULL */
     int64_t prompt_tokens, completion_tokens;
-    const int32_t *prompt_ids; /* NULL: absent */
-    const int32_t *ids;        /* NULL: absent */
+    const int32_t *prompt_ids;         /* NULL: absent */
+    const int32_t *ids;                /* NULL: absent */
     const struct lb_logprob *logprobs; /* [completion_tokens] or NULL: absent */
     const struct lb_timing *timing;    /* NULL: absent */
     const char *kept_json;             /* NULL: absent */

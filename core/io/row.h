@@ -63,7 +63,8 @@ struct lb_gen {
  * names the setting as a row does ("temperature must be 0 or more, not -1"). */
 enum lb_row_code lb_gen_check(const struct lb_gen *g, char *message, size_t n);
 
-/* dst takes from over what over has set; dst owns copies. Fails for want of memory alone; dst can then only be released. */
+/* dst takes from over what over has set; dst owns copies. Fails for want of memory alone; dst can then only be
+ * released. */
 enum lb_status lb_gen_merge(struct lb_gen *dst, const struct lb_gen *over, struct lb_err *err);
 void lb_gen_release(struct lb_gen *g);
 
@@ -80,26 +81,26 @@ struct lb_row {
     int32_t *ids; /* LB_FORM_IDS, owned; not yet checked against the vocabulary */
     size_t n_ids;
     struct lb_gen gen;
-    char *kept_json; /* object of the members that --keep asks for, in the row's order, owned; NULL when not asked and in
-                        rows that failed while they were read */
+    char *kept_json; /* object of the members that --keep asks for, in the row's order, owned; NULL when not asked and
+                        in rows that failed while they were read */
     enum lb_row_code code;
     char *message; /* of a failed row, owned */
 };
 
 /* What the command line says of reading rows. */
 struct lb_row_spec {
-    const char *input_key;   /* member that holds the prompt; NULL: "prompt" */
-    char *const *keep;       /* [n_keep] member names */
+    const char *input_key; /* member that holds the prompt; NULL: "prompt" */
+    char *const *keep;     /* [n_keep] member names */
     size_t n_keep;
-    bool keep_all;           /* every member as it is, prompt and id included */
+    bool keep_all; /* every member as it is, prompt and id included */
     /* Called (any thread that parses) once for each unknown member that is close to a known name which the row does not
      * have, with both names; of the first 256 unknown members of a row. NULL: nobody wants to know. */
     void (*close_name)(void *ctx, int64_t index, const char *member, const char *known);
     void *ctx;
 };
 
-/* Parses one line (without line ending). Only memory can fail; the row is then empty. Integers beyond 64 bits in members
- * that are merely kept become reals, as in jq; a row with null members is read as if they were not there. */
+/* Parses one line (without line ending). Only memory can fail; the row is then empty. Integers beyond 64 bits in
+ * members that are merely kept become reals, as in jq; a row with null members is read as if they were not there. */
 enum lb_status lb_row_parse(struct lb_row *row, const struct lb_row_spec *spec, int64_t index, const char *line,
                             size_t n, struct lb_err *err);
 
