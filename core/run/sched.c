@@ -78,14 +78,10 @@ static void sweep(struct lb_sched *s)
 {
     int64_t n = 0;
     for (int64_t i = 0; i < s->n_seq; i++) {
-        if (i == s->turn)
-            s->turn = n;
         if (s->seq[i].work)
             s->seq[n++] = s->seq[i];
     }
     s->n_seq = n;
-    if (s->turn >= n)
-        s->turn = 0;
 }
 
 static bool in_prompt(const struct lb_seq *q)
@@ -98,17 +94,9 @@ void lb_sched_begin(struct lb_sched *s, struct lb_step *step)
     sweep(s);
     lb_step_clear(step);
     s->n_prefill = s->n_decode = 0;
-    int64_t n_decode = 0;
     for (int64_t i = 0; i < s->n_seq; i++)
-        n_decode += !in_prompt(&s->seq[i]);
-    int64_t first = n_decode > s->batch_tokens ? s->turn : 0;
-    for (int64_t k = 0; k < s->n_seq && room(s, step) > 0; k++) {
-        int64_t i = (first + k) % s->n_seq;
-        if (in_prompt(&s->seq[i]))
-            continue;
-        put(s, step, i, 1);
-        s->turn = (i + 1) % s->n_seq;
-    }
+        if (!in_prompt(&s->seq[i]))
+            put(s, step, i, 1);
     for (int64_t i = 0; i < s->n_seq && room(s, step) > 0; i++) {
         if (!in_prompt(&s->seq[i]))
             continue;

@@ -1,0 +1,270 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/base/mem.h"
+#include "core/run/sched.h"
+
+/* The scheduler against fake rows: each row's course is followed token by token, and the step's tables are checked
+ * against the page allocator. */
+
+struct course {
+    struct lb_work *work;
+    int64_t n_fed; /* tokens seen in steps */
+    int64_t last_step;
+    int32_t slot; /* output of the last step that sampled it, -1 */
+    int64_t slot_step;
+    bool ended;
+};
+
+struct world {
+    struct lb_kv kv;
+    struct lb_sched sched;
+    struct lb_step step;
+    struct course *course; /* [n_row] */
+    int64_t n_row, n_admitted, n_ended;
+    int64_t longest_pause; /* steps between two decode tokens of a row */
+};
+
+/* The id that a row generates at a position: tells rows and positions apart. */
+static int32_t id_of(int64_t row, int64_t pos)
+{
+    return (int32_t)(row * 1000 + pos);
+}
+
+static struct lb_work *new_work(int64_t row, int64_t n_prompt, int64_t max_tokens)
+{
+    struct lb_work *w = lb_work_new();
+    w->row.index = row;
+    w->n_prompt = n_prompt;
+    w->prompt = lb_mem_new((size_t)n_prompt, sizeof *w->prompt);
+    for (int64_t i = 0; i < n_prompt; i++)
+        w->prompt[i] = id_of(row, i);
+    w->set.max_tokens = max_tokens;
+    w->set.sampling.greedy = row % 3 != 0;
+    w->set.logprobs = -1;
+    w->out = lb_mem_new((size_t)max_tokens, sizeof *w->out);
+    return w;
+}
+
+static void world_init(struct world *t, int64_t batch_tokens, int64_t max_seqs, int64_t n_page)
+{
+    struct lb_err err = LB_ERR_INIT;
+    *t = (struct world){0};
+    assert_int_equal(lb_kv_init(&t->kv, n_page, (int32_t)max_seqs, 4096, &err), LB_OK);
+    assert_int_equal(lb_sched_init(&t->sched, &t->kv, batch_tokens, max_seqs, &err), LB_OK);
+    int64_t n_seq = max_seqs < batch_tokens ? max_seqs : batch_tokens;
+    struct lb_step_limits limit = {(int32_t)batch_tokens, (int32_t)n_seq, (int32_t)n_page};
+    assert_int_equal(lb_step_init(&t->step, limit, &err), LB_OK);
+}
+
+static void world_release(struct world *t)
+{
+    lb_sched_release(&t->sched);
+    lb_kv_release(&t->kv);
+    lb_step_release(&t->step);
+    free(t->course);
+}
+
+static struct course *course_of(struct world *t, int32_t token, int32_t is)
+{
+    if (token >= 0)
+        return &t->course[token / 1000];
+    for (int64_t i = 0; i < t->n_row; i++) /* ~slot: a row that was sampled there by the step before */
+        if (t->course[i].slot == ~token && t->course[i].slot_step == t->step.number - 1 && !t->course[i].ended)
+            return &t->course[i];
+    fail_msg("sequence %d takes slot %d that nobody sampled", is, ~token);
+    return NULL;
+}
+
+static void check_sequence(struct world *t, int32_t is, int32_t *n_out)
+{
+    const struct lb_step *s = &t->step;
+    int32_t begin = s->seq_start[is], end = s->seq_start[is + 1];
+    assert_true(begin < end);
+    struct course *c = course_of(t, s->tok[begin], is);
+    const struct lb_work *w = c->work;
+    assert_false(c->ended);
+    assert_true(c->last_step != s->number); /* a row stands in a step once */
+    for (int32_t i = begin; i < end; i++) {
+        int64_t pos = c->n_fed++;
+        bool prompt = pos < w->n_prompt;
+        assert_int_equal(s->pos[i], pos);
+        assert_int_equal(s->rope_len[i], prompt ? w->n_prompt : pos + 1);
+        if (s->tok[i] >= 0)
+            assert_int_equal(s->tok[i], id_of(w->row.index, pos));
+        else
+            assert_false(prompt);
+        assert_int_equal(s->tok_page[i], s->page[s->page_start[is] + pos / LK_PAGE_TOKENS]);
+        if (pos + 1 >= w->n_prompt) { /* the last of the prompt and every later token is asked for */
+            assert_int_equal(s->out_tok[*n_out], i);
+            assert_int_equal(s->out_flags[*n_out], w->set.sampling.greedy ? 0 : LB_OUT_LOGITS);
+            ++*n_out;
+        }
+    }
+    if (c->n_fed > w->n_prompt) {
+        assert_int_equal(end - begin, 1);
+        int64_t pause = s->number - c->last_step;
+        if (pause > t->longest_pause)
+            t->longest_pause = pause;
+    }
+    int64_t n_page = s->page_start[is + 1] - s->page_start[is];
+    assert_int_equal(n_page, lb_kv_pages_of(c->n_fed));
+    c->last_step = s->number;
+}
+
+static void check_step(struct world *t, char *zeroed)
+{
+    const struct lb_step *s = &t->step;
+    int32_t n_out = 0;
+    assert_true(s->n_tok <= t->sched.batch_tokens && s->n_seq <= t->sched.max_seqs);
+    assert_int_equal(s->n_tok, s->seq_start[s->n_seq]);
+    assert_int_equal(t->sched.n_prefill + t->sched.n_decode, s->n_tok);
+    for (int32_t i = 0; i < s->n_new; i++)
+        zeroed[s->new_page[i]] = 1;
+    char *used = calloc((size_t)t->kv.n_page, 1);
+    for (int32_t i = 0; i < s->n_page; i++) { /* no page belongs to two rows; all were announced */
+        assert_false(used[s->page[i]]);
+        assert_true(zeroed[s->page[i]]);
+        used[s->page[i]] = 1;
+    }
+    free(used);
+    for (int32_t is = 0; is < s->n_seq; is++)
+        check_sequence(t, is, &n_out);
+    assert_int_equal(n_out, s->n_out);
+}
+
+/* Samples every output; a row ends at max_tokens, every seventh one halfway. */
+static void sample(struct world *t, char *zeroed)
+{
+    for (int32_t j = 0; j < t->step.n_out; j++) {
+        const struct lb_seq *q = &t->sched.seq[t->sched.out_seq[j]];
+        int64_t row = q->work->row.index;
+        struct course *c = &t->course[row];
+        struct lb_work *w = lb_sched_advance(&t->sched, &t->step, j, id_of(row, q->work->n_prompt + q->work->n_out));
+        assert_ptr_equal(w, c->work);
+        c->slot = j;
+        c->slot_step = t->step.number;
+        if (w->n_out < (row % 7 == 3 ? w->set.max_tokens / 2 + 1 : w->set.max_tokens))
+            continue;
+        for (int32_t i = 0; i < t->kv.seq[q->kv_seq].n_page; i++)
+            zeroed[t->kv.seq[q->kv_seq].page[i]] = 0;
+        assert_int_equal(c->n_fed, w->n_prompt + w->n_out - 1);
+        c->ended = true;
+        t->n_ended++;
+        lb_sched_finish(&t->sched, j);
+        lb_work_free(w);
+    }
+}
+
+static void run_all(struct world *t, int64_t n_row, int64_t prompt_max, int64_t new_max)
+{
+    char *zeroed = calloc((size_t)t->kv.n_page, 1);
+    int64_t next = 0, n_prompt = 0;
+    t->n_row = n_row;
+    t->course = calloc((size_t)n_row, sizeof *t->course);
+    for (int64_t i = 0; i < n_row; i++) {
+        t->course[i] = (struct course){.last_step = -1, .slot = -1};
+        t->course[i].work = new_work(i, 1 + (i * 37 + 5) % prompt_max, 1 + (i * 13) % new_max);
+        n_prompt += t->course[i].work->n_prompt;
+    }
+    for (int64_t steps = 0; t->n_ended < n_row; steps++) {
+        assert_true(steps < 100000);
+        lb_sched_begin(&t->sched, &t->step);
+        while (next < n_row && lb_sched_admit(&t->sched, &t->step, t->course[next].work))
+            next++;
+        lb_sched_end(&t->sched, &t->step);
+        assert_true(t->step.n_tok > 0);
+        assert_true(t->sched.n_page <= t->kv.n_page);
+        check_step(t, zeroed);
+        sample(t, zeroed);
+    }
+    assert_true(lb_sched_idle(&t->sched));
+    assert_int_equal(t->sched.n_page, 0);
+    assert_int_equal(t->sched.n_stored, 0);
+    assert_int_equal(lb_kv_used(&t->kv), 0);
+    free(zeroed);
+}
+
+static void test_budgets(void **state)
+{
+    (void)state;
+    static const int64_t shapes[][3] = {/* budget, rows at a time, pages */
+                                        {512, 256, 4000}, {16, 256, 4000}, {16, 5, 4000}, {1, 1, 10},
+                                        {7, 64, 12},      {512, 3, 30},    {64, 64, 9}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        struct world t;
+        world_init(&t, shapes[i][0], shapes[i][1], shapes[i][2]);
+        run_all(&t, 100, 200, 40);
+        world_release(&t);
+    }
+}
+
+/* More rows than budget: a row that has begun to decode has a token in every step. */
+static void test_no_pause(void **state)
+{
+    (void)state;
+    struct world t;
+    world_init(&t, 8, 40, 1000);
+    run_all(&t, 40, 3, 60);
+    assert_int_equal(t.longest_pause, 1);
+    world_release(&t);
+}
+
+/* The step is filled: decode tokens first, then the rest of a prompt, then new rows in order. */
+static void test_order(void **state)
+{
+    (void)state;
+    struct world t;
+    world_init(&t, 32, 8, 100);
+    struct lb_work *rows[] = {new_work(0, 40, 4), new_work(1, 10, 4), new_work(2, 100, 4)};
+    static const int32_t want[][3] = {{32, 0, 0}, {8, 10, 14}, {1, 1, 30}, {1, 1, 30}, {1, 1, 26}};
+    size_t next = 0;
+    for (size_t step = 0; step < sizeof want / sizeof *want; step++) {
+        lb_sched_begin(&t.sched, &t.step);
+        while (next < 3 && lb_sched_admit(&t.sched, &t.step, rows[next]))
+            next++;
+        lb_sched_end(&t.sched, &t.step);
+        int32_t n_seq = 0;
+        for (int i = 0; i < 3 && want[step][i] > 0; i++)
+            n_seq++;
+        assert_int_equal(t.step.n_seq, n_seq);
+        for (int32_t i = 0; i < n_seq; i++)
+            assert_int_equal(t.step.seq_start[i + 1] - t.step.seq_start[i], want[step][i]);
+        for (int32_t j = 0; j < t.step.n_out; j++)
+            lb_sched_advance(&t.sched, &t.step, j, 7);
+    }
+    world_release(&t);
+}
+
+/* A row is admitted only when its longest course fits beside those of the running rows. */
+static void test_reservation(void **state)
+{
+    (void)state;
+    struct world t;
+    world_init(&t, 512, 8, 4);
+    lb_sched_begin(&t.sched, &t.step);
+    struct lb_work *first = new_work(0, 33, 32), *second = new_work(1, 1, 64), *third = new_work(2, 1, 65);
+    assert_int_equal(lb_sched_peak_pages(33, 32), 2);
+    assert_true(lb_sched_admit(&t.sched, &t.step, first));
+    assert_false(lb_sched_admit(&t.sched, &t.step, third)); /* 65 positions: 3 pages, 2 are left */
+    assert_true(lb_sched_admit(&t.sched, &t.step, second)); /* 64 positions: the last id is never fed */
+    lb_work_free(third);
+    world_release(&t);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_budgets),
+        cmocka_unit_test(test_no_pause),
+        cmocka_unit_test(test_order),
+        cmocka_unit_test(test_reservation),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
