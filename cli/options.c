@@ -467,10 +467,6 @@ enum lb_status lb_cli_parse(struct lb_cli *c, int argc, char **argv, struct lb_e
     c->run.gen.n_stop = c->stop.n;
     c->run.gen.stop_ids = c->stop_ids.item;
     c->run.gen.n_stop_ids = c->stop_ids.n;
-    if (c->run.keep_special) {
-        c->run.gen.skip_special = false;
-        c->run.gen.set |= LB_GEN_SKIP_SPECIAL;
-    }
     if (c->help || c->version)
         return LB_OK;
     return check_together(c, err);
