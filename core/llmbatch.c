@@ -343,20 +343,13 @@ static enum lb_status write_stats(void *ctx, struct lb_err *err)
     return status;
 }
 
-/* Closes the journal and writes the statistics: before OUT is renamed, and whatever happened. */
+/* Closes the journal and writes the statistics: before OUT is renamed, and whatever happened. A failure on the way
+ * changes the exit code that they hold. */
 static enum lb_status finish(struct ending *e, struct lb_journal *j, bool complete, struct lb_err *err)
 {
     struct lb_err late = LB_ERR_INIT;
-    enum lb_status status;
-    if (complete) {
-        status = lb_journal_finish(j, true, write_stats, e, &late);
-    } else {
-        status = write_stats(e, &late);
-        enum lb_status kept = lb_journal_finish(j, false, NULL, NULL, &late);
-        if (status == LB_OK)
-            status = kept;
-    }
-    if (e->status == LB_OK && status != LB_OK && !e->llm->closed) {
+    enum lb_status status = lb_journal_finish(j, complete, write_stats, e, &late);
+    if (e->status == LB_OK && status != LB_OK) {
         e->status = lb_err_set(err, status, "%s", late.text);
         e->stats_written = false;
     }
