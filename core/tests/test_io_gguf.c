@@ -224,6 +224,16 @@ static void header_rules(void **state)
     gguf_array(&o, "long", LB_GGUF_U64, UINT64_MAX / 8 + 2); /* times 8 it would be 8 */
     put_le(&o.s, 0, 8);
     refused(&o, "'long': an array of 2305843009213693953 elements is longer than the file");
+    /* metadata alone, cut anywhere: nothing behind the file's end is taken for a value */
+    for (size_t cut = 24, n = cut + 1; cut < n; cut++) {
+        o = (struct gguf_out){0};
+        gguf_begin(&o, 0, 2);
+        gguf_number(&o, "number", LB_GGUF_U64, 1);
+        gguf_string(&o, "text", "1234567890");
+        n = o.s.len;
+        o.s.len = cut;
+        refused(&o, cut < 24 + 2 * 14 ? "do not fit" : "file ends inside");
+    }
     /* a name is shown without its line break */
     o = with_key(LB_GGUF_BOOL, "a\nb", 2);
     refused(&o, "key 'a?b'");

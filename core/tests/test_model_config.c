@@ -176,6 +176,15 @@ static void rope_as_transformers(void **state)
          1.25,
          {1.0f, 0.316227764f, 0.100000001f, 0.0239147246f, 0.00512499968f, 0.000849862176f, 2.49999994e-05f,
           7.90569447e-06f}},
+        /* the range's end lies behind the last frequency, at 9 and at 15, where it is cut to head_dim - 1 */
+        {"\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"original_max_position_embeddings\":131072}",
+         1.138629436111989,
+         {1.0f, 0.316227764f, 0.100000001f, 0.0316227786f, 0.00999999978f, 0.00316227786f, 0.000812500017f,
+          0.000197642366f}},
+        {"\"rope_theta\":100,\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,"
+         "\"original_max_position_embeddings\":131072}",
+         1.138629436111989,
+         {1.0f, 0.562341332f, 0.316227764f, 0.177827939f, 0.100000001f, 0.0562341288f, 0.0316227786f, 0.0177827943f}},
         /* factor null: max_position_embeddings / original; the top-level original wins; betas of 0 are the defaults */
         {"\"max_position_embeddings\":163840,\"original_max_position_embeddings\":4096,\"rope_scaling\":{"
          "\"rope_type\":\"yarn\",\"factor\":null,\"original_max_position_embeddings\":77,\"attention_factor\":1.25,"
