@@ -22,10 +22,10 @@ enum lb_rope_type { LB_ROPE_DEFAULT, LB_ROPE_LINEAR, LB_ROPE_DYNAMIC, LB_ROPE_LL
 struct lb_rope {
     enum lb_rope_type type;
     double theta, factor;
-    double low_freq, high_freq;           /* llama3 */
-    double attention_factor;              /* yarn; <= 0 when not given */
+    double low_freq, high_freq;                          /* llama3 */
+    double attention_factor;                             /* yarn; <= 0 when not given */
     double beta_fast, beta_slow, mscale, mscale_all_dim; /* yarn */
-    bool truncate;                        /* yarn */
+    bool truncate;                                       /* yarn */
     int64_t original_max, max_position, n_rot;
     bool interleaved;
     bool divided;    /* rope_freqs.weight was applied */
@@ -51,7 +51,7 @@ struct lb_config {
     int64_t n_vocab, dim, ffn_dim, n_layer, n_head, n_kv_head, head_dim;
     float norm_eps;
     bool tied, attn_bias, o_bias, mlp_bias;
-    bool gguf;       /* tensor names and the Q/K row order are GGUF's */
+    bool gguf; /* tensor names and the Q/K row order are GGUF's */
     struct lb_rope rope;
     struct lb_gen_defaults gen;
     struct lb_eos_origin eos[LB_MAX_EOS]; /* union, without duplicates */
@@ -69,7 +69,8 @@ enum lb_status lb_config_read_gguf(struct lb_config *c, const struct lb_gguf *g,
                                    struct lb_err *err);
 void lb_config_release(struct lb_config *c); /* also after a failed read */
 
-/* The last step of both readers: checks the sizes against each other, computes inv_freq and n_seg. `where` is the file. */
+/* The last step of both readers: checks the sizes against each other, computes inv_freq and n_seg. `where` is the file.
+ */
 enum lb_status lb_config_finish(struct lb_config *c, const char *where, struct lb_err *err);
 
 /* Adds an end token unless it is listed. origin has static lifetime. Ids outside the vocabulary, and those beyond
@@ -80,8 +81,8 @@ void lb_config_add_eos(struct lb_config *c, int64_t id, const char *origin, cons
  * factor up to 16; else 1. */
 int lb_config_segments(int64_t n_head);
 
-/* Bounds of S segments. Heads: in heads, each segment n_head / S of them. Units: in columns of n, kept together in units
- * of 32, segment r begins at min(n, 32 * floor(r * ceil(n/32) / S)). */
+/* Bounds of S segments. Heads: in heads, each segment n_head / S of them. Units: in columns of n, kept together in
+ * units of 32, segment r begins at min(n, 32 * floor(r * ceil(n/32) / S)). */
 void lb_segments_heads(const struct lb_config *c, int64_t *begin /* [n_seg + 1] */);
 void lb_segments_units(int64_t n, int n_seg, int64_t *begin /* [n_seg + 1] */);
 

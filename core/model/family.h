@@ -7,18 +7,27 @@
 
 /* Roles of tensors; the index of a family's name tables. Each has ".weight", some a ".bias" beside it. */
 enum lb_role {
-    LB_R_EMBED, LB_R_NORM, LB_R_HEAD,
-    LB_R_ATTN_NORM, LB_R_Q, LB_R_K, LB_R_V, LB_R_O,
-    LB_R_FFN_NORM, LB_R_GATE, LB_R_UP, LB_R_DOWN,
+    LB_R_EMBED,
+    LB_R_NORM,
+    LB_R_HEAD,
+    LB_R_ATTN_NORM,
+    LB_R_Q,
+    LB_R_K,
+    LB_R_V,
+    LB_R_O,
+    LB_R_FFN_NORM,
+    LB_R_GATE,
+    LB_R_UP,
+    LB_R_DOWN,
     LB_N_ROLE,
 };
 
 struct lb_family {
-    const char *name;       /* "llama" */
-    const char *hf_arch;    /* "LlamaForCausalLM" */
-    const char *hf_type;    /* model_type: "llama" */
-    const char *gguf_arch;  /* general.architecture */
-    const char *hf_tensor[LB_N_ROLE];   /* without ".weight" */
+    const char *name;                 /* "llama" */
+    const char *hf_arch;              /* "LlamaForCausalLM" */
+    const char *hf_type;              /* model_type: "llama" */
+    const char *gguf_arch;            /* general.architecture */
+    const char *hf_tensor[LB_N_ROLE]; /* without ".weight" */
     const char *gguf_tensor[LB_N_ROLE];
 };
 
