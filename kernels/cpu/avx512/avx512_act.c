@@ -1,0 +1,176 @@
+/* Activations, embedding and norm; the set's init. */
+#include <math.h>
+
+#include "kernels/cpu/avx512/lk_avx512.h"
+
+static void put_half(uint32_t *word, int64_t half, uint16_t v)
+{
+    memcpy((char *)word + 2 * half, &v, sizeof v);
+}
+
+void lk_avx512_put_cols(const struct lk_act *a, int64_t row, int64_t col0, const float *v, int64_t n)
+{
+    const struct lk_cols *c = a->cols;
+    struct lk_row to = lk_row_of(a, row);
+    for (int64_t i = 0; i < n;) {
+        int64_t col = col0 + i;
+        int s = lk_cols_seg(c, col);
+        int64_t some = lk_min(32, lk_min(c->begin[s + 1], col0 + n) - col);
+        int64_t k = c->packed[s] + (col - c->begin[s]);
+        uint16_t half[32];
+        _mm512_storeu_si512(half, lk_round32(v + i, (int)some));
+        i += some;
+        int64_t j = 0;
+        if (k % 2 == 0) {
+            for (; j + 2 <= some; j += 2, k += 2)
+                memcpy(to.at + k / 2 * to.r, half + j, sizeof(uint32_t));
+        }
+        for (; j < some; j++, k++)
+            put_half(to.at + k / 2 * to.r, k % 2, half[j]);
+        if (col + some < c->begin[s + 1])
+            continue;
+        for (; k < c->packed[s + 1]; k++)
+            put_half(to.at + k / 2 * to.r, k % 2, 0);
+    }
+}
+
+static void act_row(const struct lk_act *a, int64_t row, float *out)
+{
+    const struct lk_cols *c = a->cols;
+    struct lk_row from = lk_row_of(a, row);
+    for (int s = 0; s < c->n_seg; s++) {
+        for (int64_t col = c->begin[s]; col < c->begin[s + 1]; col++) {
+            int64_t k = c->packed[s] + (col - c->begin[s]);
+            uint32_t word = from.at[k / 2 * from.r];
+            out[col] = lk_widen((uint16_t)(k % 2 ? word >> 16 : word));
+        }
+    }
+}
+
+static int64_t act_rows(const struct lk_act *a)
+{
+    struct lk_panels p = lk_panels_of(a->n_row);
+    return lk_panel_begin(&p, p.n);
+}
+
+static void embed(const struct lk_embed *a, int64_t begin, int64_t end)
+{
+    for (int64_t t = begin; t < end; t++) {
+        const uint16_t *from = (const uint16_t *)a->table + a->id[t] * a->dim;
+        float *to = a->x + t * a->dim;
+        for (int64_t i = 0; i < a->dim; i += 16) {
+            __mmask16 m = lk_mask16(a->dim - i);
+            __m512i x = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, from + i));
+            _mm512_mask_storeu_ps(to + i, m, lk_widen_low(x));
+        }
+    }
+}
+
+/* An item is a panel: its rows share cache lines. */
+static int64_t norm_items(const struct lk_norm *a)
+{
+    return lk_panels_of(a->y.n_row).n;
+}
+
+static float inverse_rms(const float *x, int64_t n, float eps)
+{
+    __m512 sum[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+    for (int64_t i = 0; i < n; i += 64) {
+        for (int j = 0; j < 4; j++) {
+            __m512 v = _mm512_maskz_loadu_ps(lk_mask16(n - i - 16 * j), x + i + 16 * j);
+            sum[j] = _mm512_fmadd_ps(v, v, sum[j]);
+        }
+    }
+    float all = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
+    return 1.0f / sqrtf(all / (float)n + eps);
+}
+
+/* Columns col .. col + 31 (n of them real) of one row, normed and rounded. */
+LK_INLINE __m512i normed32(const struct lk_norm *a, const float *x, float inv, int64_t col, int64_t n)
+{
+    __mmask16 m0 = lk_mask16(n), m1 = lk_mask16(n - 16);
+    __m512 s = _mm512_set1_ps(inv);
+    __m512 lo = _mm512_mul_ps(_mm512_maskz_loadu_ps(m0, x + col), s);
+    __m512 hi = _mm512_mul_ps(_mm512_maskz_loadu_ps(m1, x + col + 16), s);
+    lo = _mm512_mul_ps(lo, _mm512_maskz_loadu_ps(m0, a->w + col));
+    hi = _mm512_mul_ps(hi, _mm512_maskz_loadu_ps(m1, a->w + col + 16));
+    return (__m512i)_mm512_cvtne2ps_pbh(hi, lo);
+}
+
+static void norm(const struct lk_norm *a, int64_t begin, int64_t end)
+{
+    const struct lk_cols *c = a->y.cols;
+    struct lk_panels panels = lk_panels_of(a->y.n_row);
+    for (int64_t panel = begin; panel < end; panel++) {
+        int64_t row = lk_panel_begin(&panels, panel);
+        int r = lk_panel_rows(&panels, panel);
+        uint32_t *y = (uint32_t *)a->y.data + row * (lk_cols_packed(c) / 2);
+        const float *x[LK_AVX512_ROWS];
+        float inv[LK_AVX512_ROWS];
+        for (int i = 0; i < r; i++) {
+            x[i] = a->x + (a->row ? a->row[row + i] : row + i) * c->n_col;
+            inv[i] = inverse_rms(x[i], c->n_col, a->eps);
+        }
+        for (int s = 0; s < c->n_seg; s++) {
+            uint32_t *to = y + c->packed[s] / 2 * r;
+            for (int64_t col = c->begin[s]; col < c->begin[s + 1]; col += 32) {
+                uint32_t word[LK_AVX512_ROWS][16];
+                for (int i = 0; i < r; i++)
+                    _mm512_storeu_si512(word[i], normed32(a, x[i], inv[i], col, c->begin[s + 1] - col));
+                for (int w = 0; w < 16; w++)
+                    for (int i = 0; i < r; i++)
+                        *to++ = word[i][w];
+            }
+        }
+    }
+}
+
+void lk_avx512_exp(const float *x, float *y, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += 16) {
+        __mmask16 m = lk_mask16(n - i);
+        _mm512_mask_storeu_ps(y + i, m, lk_exp(_mm512_maskz_loadu_ps(m, x + i)));
+    }
+}
+
+double lk_avx512_peak(int64_t n)
+{
+    __m512 sum[24];
+    __m512bh x = (__m512bh)_mm512_set1_epi32(0x3f803f80), y = (__m512bh)_mm512_set1_epi32(0x00003f80);
+#pragma GCC unroll 24
+    for (int j = 0; j < 24; j++)
+        sum[j] = _mm512_set1_ps((float)j);
+    for (int64_t i = 0; i < n; i++) {
+#pragma GCC unroll 24
+        for (int j = 0; j < 24; j++)
+            sum[j] = _mm512_dpbf16_ps(sum[j], x, y);
+        __asm__ volatile("" : "+v"(x), "+v"(y));
+    }
+    __m512 all = _mm512_setzero_ps();
+#pragma GCC unroll 24
+    for (int j = 0; j < 24; j++)
+        all = _mm512_add_ps(all, sum[j]);
+    volatile float keep = _mm512_reduce_add_ps(all);
+    (void)keep;
+    return 24.0 * 64.0 * (double)n;
+}
+
+void lk_avx512_act_init(struct lk_cpu *t)
+{
+    t->act_row = act_row;
+    t->act_rows = act_rows;
+    t->embed = embed;
+    t->norm_items = norm_items;
+    t->norm = norm;
+}
+
+void lk_avx512_init(struct lk_cpu *t, enum lk_type type)
+{
+    if (type != LK_BF16)
+        return;
+    t->name = "avx512bf16";
+    lk_avx512_act_init(t);
+    lk_avx512_linear_init(t);
+    lk_avx512_rope_init(t);
+    lk_avx512_attend_init(t);
+}

@@ -1,0 +1,268 @@
+/* Causal attention over the paged cache: one online softmax a split of 512 positions (Dao et al. 2022). Up to 12 rows
+ * (query heads of one KV head, of one or several tokens) go through the pages together; what happens to a row depends
+ * on that row alone. */
+#include <math.h>
+
+#include "kernels/cpu/avx512/lk_avx512.h"
+
+#define ROWS LK_AVX512_ROWS
+#define PAGE LK_PAGE_TOKENS
+#define DIMS 256  /* dimensions of V that one pass sums: 12 rows of them stay in the first cache */
+#define SLACK 8.f /* sums are rescaled when a score is 2^8 times above the maximum they were begun with */
+
+static int64_t attn_tokens(int64_t group)
+{
+    return group < ROWS ? ROWS / group : 1;
+}
+
+/* Sums of one split, or of all: 2^(score - max) in all, and times V. */
+struct soft {
+    float max[ROWS], sum[ROWS];
+    float out[ROWS * DIMS];
+};
+
+/* Rows of one pass: `group` query heads from `head` on, of tokens tok .. tok + n_tok - 1. */
+struct rows {
+    const struct lk_attend *a;
+    const uint32_t *q; /* row i at q + i * n_word */
+    int64_t n_word;
+    int64_t tok, n_tok, head, group, kv_head;
+    const int32_t *page; /* the sequence's pages */
+    int n;
+    int32_t pos[ROWS];
+    int64_t dim, n_dim; /* dimensions of V of this pass, n_dim padded to 16 */
+};
+
+/* What a block needs beside its rows. */
+struct block {
+    float score[ROWS * PAGE];
+    uint32_t p[ROWS * PAGE / 2]; /* probabilities as pairs of bf16 */
+    float lane_sum[ROWS][16];    /* of the rounded probabilities, by pair */
+};
+
+/* score[R, 32] = q[R, head_dim] . K page */
+LK_INLINE void score_tile(const int R, const uint32_t *q, int64_t n_word, const uint32_t *k, float *score)
+{
+    __m512 acc[ROWS][2];
+#pragma GCC unroll 12
+    for (int i = 0; i < R; i++)
+        acc[i][0] = acc[i][1] = _mm512_setzero_ps();
+    const uint32_t *q0 = q, *q1 = q + 3 * n_word, *q2 = q + 6 * n_word, *q3 = q + 9 * n_word;
+    for (int64_t w = 0; w < n_word; w++) {
+        __m512bh b0 = (__m512bh)_mm512_loadu_si512(k), b1 = (__m512bh)_mm512_loadu_si512(k + 16);
+#pragma GCC unroll 12
+        for (int i = 0; i < R; i++) {
+            const uint32_t *from = i < 3 ? q0 : i < 6 ? q1 : i < 9 ? q2 : q3;
+            __m512bh x = (__m512bh)_mm512_set1_epi32((int)from[i % 3 * n_word]);
+            acc[i][0] = _mm512_dpbf16_ps(acc[i][0], b0, x);
+            acc[i][1] = _mm512_dpbf16_ps(acc[i][1], b1, x);
+        }
+        k += PAGE;
+        q0++, q1++, q2++, q3++;
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < R; i++) {
+        _mm512_storeu_ps(score + i * PAGE, acc[i][0]);
+        _mm512_storeu_ps(score + i * PAGE + 16, acc[i][1]);
+    }
+}
+
+/* out[R, 16 N] += p[R, 32] . V page */
+LK_INLINE void value_tile(const int R, const int N, const uint32_t *p, const uint32_t *v, int64_t ld, float *out)
+{
+    __m512 acc[ROWS][2];
+#pragma GCC unroll 12
+    for (int i = 0; i < R; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < N; j++)
+            acc[i][j] = _mm512_loadu_ps(out + i * DIMS + j * 16);
+    for (int w = 0; w < PAGE / 2; w++) {
+        __m512bh b[2];
+#pragma GCC unroll 2
+        for (int j = 0; j < N; j++)
+            b[j] = (__m512bh)_mm512_loadu_si512(v + j * 16);
+#pragma GCC unroll 12
+        for (int i = 0; i < R; i++) {
+            __m512bh x = (__m512bh)_mm512_set1_epi32((int)p[i * PAGE / 2 + w]);
+#pragma GCC unroll 2
+            for (int j = 0; j < N; j++)
+                acc[i][j] = _mm512_dpbf16_ps(acc[i][j], b[j], x);
+        }
+        v += ld;
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < R; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < N; j++)
+            _mm512_storeu_ps(out + i * DIMS + j * 16, acc[i][j]);
+}
+
+#define EACH_ROWS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
+
+#define TILES(R)                                                                                \
+    static void score##R(const uint32_t *q, int64_t n_word, const uint32_t *k, float *score)    \
+    {                                                                                           \
+        score_tile(R, q, n_word, k, score);                                                     \
+    }                                                                                           \
+    static void value##R(const uint32_t *p, const uint32_t *v, int64_t ld, int64_t n, float *o) \
+    {                                                                                           \
+        int64_t d = 0;                                                                          \
+        for (; d + 32 <= n; d += 32)                                                            \
+            value_tile(R, 2, p, v + d, ld, o + d);                                              \
+        if (d < n)                                                                              \
+            value_tile(R, 1, p, v + d, ld, o + d);                                              \
+    }
+EACH_ROWS(TILES)
+
+#define SCORE(R) score##R,
+#define VALUE(R) value##R,
+static void (*const score_of[])(const uint32_t *, int64_t, const uint32_t *, float *) = {NULL, EACH_ROWS(SCORE)};
+static void (*const value_of[])(const uint32_t *, const uint32_t *, int64_t, int64_t, float *) = {NULL,
+                                                                                                  EACH_ROWS(VALUE)};
+
+/* The row's sums are begun anew at a higher maximum. */
+static void rescale(struct soft *o, struct block *b, int i, float max, int64_t n_dim)
+{
+    __m512 shrink = lk_exp2(_mm512_set1_ps(o->max[i] - max));
+    _mm512_storeu_ps(b->lane_sum[i], _mm512_mul_ps(_mm512_loadu_ps(b->lane_sum[i]), shrink));
+    for (int64_t d = 0; d < n_dim; d += 16)
+        _mm512_storeu_ps(o->out + i * DIMS + d, _mm512_mul_ps(_mm512_loadu_ps(o->out + i * DIMS + d), shrink));
+    o->max[i] = max;
+}
+
+/* Probabilities of row i from its scores; `seen` positions of the page are not behind the token. */
+LK_INLINE void probabilities(struct soft *o, struct block *b, int i, __m512 scale, const int64_t seen_dim[2])
+{
+    __mmask16 m0 = lk_mask16(seen_dim[0]), m1 = lk_mask16(seen_dim[0] - 16);
+    const __m512 none = _mm512_set1_ps(-INFINITY);
+    __m512 s0 = _mm512_mask_mul_ps(none, m0, _mm512_loadu_ps(b->score + i * PAGE), scale);
+    __m512 s1 = _mm512_mask_mul_ps(none, m1, _mm512_loadu_ps(b->score + i * PAGE + 16), scale);
+    __m512 most = _mm512_max_ps(s0, s1);
+    if (_mm512_cmp_ps_mask(most, _mm512_set1_ps(o->max[i] + SLACK), _CMP_GT_OQ))
+        rescale(o, b, i, _mm512_reduce_max_ps(most), seen_dim[1]);
+    __m512 max = _mm512_set1_ps(o->max[i]);
+    __m512 p0 = _mm512_maskz_mov_ps(m0, lk_exp2(_mm512_sub_ps(s0, max)));
+    __m512 p1 = _mm512_maskz_mov_ps(m1, lk_exp2(_mm512_sub_ps(s1, max)));
+    __m512bh p = _mm512_cvtne2ps_pbh(p1, p0);
+    const __m512bh ones = (__m512bh)_mm512_set1_epi32(0x3f803f80);
+    _mm512_storeu_si512(b->p + i * PAGE / 2, (__m512i)p);
+    _mm512_storeu_ps(b->lane_sum[i], _mm512_dpbf16_ps(_mm512_loadu_ps(b->lane_sum[i]), p, ones));
+}
+
+/* Takes one page into the sums of rows first .. n - 1. */
+static void take_page(const struct rows *r, int64_t ip, int first, struct soft *o, struct block *b)
+{
+    const struct lk_kv *kv = &r->a->kv;
+    int64_t at = r->page[ip] * kv->n_kv_head + r->kv_head, v_dims = LK_V_DIMS(kv->head_dim);
+    const uint32_t *k = (const uint32_t *)(const void *)(kv->k + at * kv->k_page_bytes);
+    const uint32_t *v = (const uint32_t *)(const void *)(kv->v + at * kv->v_page_bytes);
+    int n = r->n - first;
+    score_of[n](r->q + first * r->n_word, r->n_word, k, b->score + first * PAGE);
+    __m512 scale = _mm512_set1_ps(r->a->scale * 1.44269504f);
+    for (int i = first; i < r->n; i++) {
+        const int64_t seen_dim[2] = {r->pos[i] + 1 - ip * PAGE, r->n_dim};
+        probabilities(o, b, i, scale, seen_dim);
+    }
+    value_of[n](b->p + first * PAGE / 2, v + r->dim, v_dims, r->n_dim, o->out + first * DIMS);
+}
+
+/* The positions of one split, rows first .. n - 1. */
+static void take_split(const struct rows *r, int64_t begin, int first, struct soft *o)
+{
+    struct block b;
+    for (int i = first; i < r->n; i++) {
+        o->max[i] = -INFINITY;
+        _mm512_storeu_ps(b.lane_sum[i], _mm512_setzero_ps());
+        for (int64_t d = 0; d < r->n_dim; d += 16)
+            _mm512_storeu_ps(o->out + i * DIMS + d, _mm512_setzero_ps());
+    }
+    int64_t end = lk_min(begin + LK_SPLIT_TOKENS, r->pos[r->n - 1] + 1);
+    int active = first;
+    for (int64_t ip = begin / PAGE; ip * PAGE < end; ip++) {
+        while (r->pos[active] < ip * PAGE)
+            active++;
+        take_page(r, ip, active, o, &b);
+    }
+    for (int i = first; i < r->n; i++)
+        o->sum[i] = _mm512_reduce_add_ps(_mm512_loadu_ps(b.lane_sum[i]));
+}
+
+/* all = all merged with one split, for rows first .. n - 1. */
+static void merge(const struct rows *r, int first, struct soft *all, const struct soft *o)
+{
+    for (int i = first; i < r->n; i++) {
+        float max = all->max[i] > o->max[i] ? all->max[i] : o->max[i];
+        __m512 x = lk_exp2(_mm512_set1_ps(all->max[i] - max)), y = lk_exp2(_mm512_set1_ps(o->max[i] - max));
+        all->max[i] = max;
+        all->sum[i] = all->sum[i] * _mm512_cvtss_f32(x) + o->sum[i] * _mm512_cvtss_f32(y);
+        for (int64_t d = 0; d < r->n_dim; d += 16) {
+            __m512 p = _mm512_mul_ps(_mm512_loadu_ps(all->out + i * DIMS + d), x);
+            __m512 q = _mm512_mul_ps(_mm512_loadu_ps(o->out + i * DIMS + d), y);
+            _mm512_storeu_ps(all->out + i * DIMS + d, _mm512_add_ps(p, q));
+        }
+    }
+}
+
+static void write_out(const struct rows *r, struct soft *o)
+{
+    int64_t n = lk_min(DIMS, r->a->kv.head_dim - r->dim);
+    for (int i = 0; i < r->n; i++) {
+        float *v = o->out + i * DIMS;
+        __m512 inv = _mm512_set1_ps(1.0f / o->sum[i]);
+        for (int64_t d = 0; d < r->n_dim; d += 16)
+            _mm512_storeu_ps(v + d, _mm512_mul_ps(_mm512_loadu_ps(v + d), inv));
+        int64_t head = r->head + i % r->group;
+        lk_avx512_put_cols(&r->a->out, r->tok + i / r->group, head * r->a->kv.head_dim + r->dim, v, n);
+    }
+}
+
+static void attend_rows(struct rows *r)
+{
+    struct soft all, one;
+    r->n = (int)(r->n_tok * r->group);
+    for (int i = 0; i < r->n; i++)
+        r->pos[i] = r->a->pos[r->tok + i / r->group];
+    int64_t last = r->pos[r->n - 1], v_dims = LK_V_DIMS(r->a->kv.head_dim);
+    for (r->dim = 0; r->dim < v_dims; r->dim += DIMS) {
+        int first = 0;
+        r->n_dim = lk_min(DIMS, v_dims - r->dim);
+        take_split(r, 0, 0, &all);
+        for (int64_t begin = LK_SPLIT_TOKENS; begin <= last; begin += LK_SPLIT_TOKENS) {
+            while (r->pos[first] < begin)
+                first++;
+            take_split(r, begin, first, &one);
+            merge(r, first, &all, &one);
+        }
+        write_out(r, &all);
+    }
+}
+
+static void attend(const struct lk_attend *a, int64_t begin, int64_t end)
+{
+    int64_t group = a->n_head / a->kv.n_kv_head, n_word = lk_ceil_div(a->kv.head_dim, 2);
+    int64_t n_part = lk_ceil_div(group, ROWS);
+    for (int64_t i = begin; i < end; i++) {
+        const struct lk_attn_item *item = &a->item[i];
+        for (int64_t part = 0; part < n_part; part++) {
+            int64_t from = group * part / n_part, to = group * (part + 1) / n_part;
+            struct rows r = {
+                .a = a,
+                .q = (const uint32_t *)a->q + ((item->kv_head * a->n_tok + item->tok) * group + from) * n_word,
+                .n_word = n_word,
+                .tok = item->tok,
+                .n_tok = item->n_tok,
+                .head = item->kv_head * group + from,
+                .group = to - from,
+                .kv_head = item->kv_head,
+                .page = a->page + a->page_start[item->seq],
+            };
+            attend_rows(&r);
+        }
+    }
+}
+
+void lk_avx512_attend_init(struct lk_cpu *t)
+{
+    t->attn_tokens = attn_tokens;
+    t->attend = attend;
+}

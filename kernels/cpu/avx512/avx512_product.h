@@ -1,0 +1,85 @@
+/* The register tile of the product: R rows by 16 * N columns, summed over one segment after another.
+ * vdpbf16ps adds the products of the odd and then of the even element of a pair to each sum, so that the order of
+ * additions is the pairs' order whatever the tile. */
+#ifndef KERNELS_CPU_AVX512_AVX512_PRODUCT_H
+#define KERNELS_CPU_AVX512_AVX512_PRODUCT_H
+
+#include "kernels/cpu/avx512/lk_avx512.h"
+
+#define LK_TREE_DEPTH 5 /* sums that wait for their right-hand neighbor: log2(LK_MAX_SEG) + 1 */
+
+/* Tiles on the way up the tree; the result is tile[0]. For N = 4 the second panel's columns follow the first's. */
+struct lk_tiles {
+    float tile[LK_TREE_DEPTH][LK_AVX512_ROWS * LK_AVX512_PANEL];
+};
+
+struct lk_product {
+    const uint32_t *a;  /* activation panel */
+    const uint32_t *w;  /* weight panel, [pairs, 32] words */
+    const uint32_t *w2; /* N = 4: the second panel */
+    const struct lk_cols *cols;
+    const char *ahead; /* memory that will be read next: one line is fetched into the second cache a pair */
+    int64_t ahead_step;
+};
+
+/* How many waiting left-hand neighbors the sums of segment s are added to. */
+LK_INLINE int lk_merges(const struct lk_cols *cols, int s)
+{
+    return lk_cols_balanced(cols) ? __builtin_ctz(~(unsigned)s) : s > 0;
+}
+
+LK_INLINE void lk_product_tile(const int R, const int N, const struct lk_product *p, struct lk_tiles *t)
+{
+    const struct lk_cols *cols = p->cols;
+    const char *ahead = p->ahead;
+    int wait = 0;
+    for (int s = 0; s < cols->n_seg; s++) {
+        int64_t pair = cols->packed[s] / 2, end = cols->packed[s + 1] / 2;
+        const uint32_t *a = p->a + pair * R;
+        const uint32_t *w = p->w + pair * LK_AVX512_PANEL;
+        const uint32_t *w2 = N == 4 ? p->w2 + pair * LK_AVX512_PANEL : NULL;
+        __m512 acc[LK_AVX512_ROWS][4];
+#pragma GCC unroll 12
+        for (int i = 0; i < R; i++)
+#pragma GCC unroll 4
+            for (int j = 0; j < N; j++)
+                acc[i][j] = _mm512_setzero_ps();
+        for (; pair < end; pair++) {
+            __m512bh b[4];
+            b[0] = (__m512bh)_mm512_loadu_si512(w);
+            b[1] = (__m512bh)_mm512_loadu_si512(w + 16);
+            if (N == 4) {
+                b[2] = (__m512bh)_mm512_loadu_si512(w2);
+                b[3] = (__m512bh)_mm512_loadu_si512(w2 + 16);
+                w2 += LK_AVX512_PANEL;
+            }
+            _mm_prefetch(ahead, _MM_HINT_T1);
+#pragma GCC unroll 12
+            for (int i = 0; i < R; i++) {
+                __m512bh x = (__m512bh)_mm512_set1_epi32((int)a[i]);
+#pragma GCC unroll 4
+                for (int j = 0; j < N; j++)
+                    acc[i][j] = _mm512_dpbf16_ps(acc[i][j], b[j], x);
+            }
+            a += R;
+            w += LK_AVX512_PANEL;
+            ahead += p->ahead_step;
+        }
+        for (int n = lk_merges(cols, s); n > 0; n--) {
+            const float *left = t->tile[--wait];
+#pragma GCC unroll 12
+            for (int i = 0; i < R; i++)
+#pragma GCC unroll 4
+                for (int j = 0; j < N; j++)
+                    acc[i][j] = _mm512_add_ps(_mm512_loadu_ps(left + (i * N + j) * 16), acc[i][j]);
+        }
+        float *to = t->tile[wait++];
+#pragma GCC unroll 12
+        for (int i = 0; i < R; i++)
+#pragma GCC unroll 4
+            for (int j = 0; j < N; j++)
+                _mm512_storeu_ps(to + (i * N + j) * 16, acc[i][j]);
+    }
+}
+
+#endif

@@ -1,0 +1,157 @@
+/* Rotation, rounding and the write into the cache. */
+#include <math.h>
+
+#include "kernels/cpu/avx512/lk_avx512.h"
+
+#define PAGE LK_PAGE_TOKENS
+
+static size_t q_bytes(int64_t n_tok, int64_t n_head, int64_t head_dim)
+{
+    return (size_t)(n_tok * n_head * lk_ceil_div(head_dim, 2)) * sizeof(uint32_t);
+}
+
+static size_t k_page_bytes(int64_t head_dim)
+{
+    return (size_t)(lk_ceil_div(head_dim, 2) * PAGE) * sizeof(uint32_t);
+}
+
+static size_t v_page_bytes(int64_t head_dim)
+{
+    return (size_t)(PAGE / 2 * LK_V_DIMS(head_dim)) * sizeof(uint32_t);
+}
+
+/* One head of a token. */
+struct head {
+    const float *x;    /* [head_dim] */
+    const float *norm; /* [head_dim] or NULL */
+    float inv;         /* 1 / rms */
+    const float *cos, *sin;
+};
+
+static struct head head_of(const struct lk_rope_kv *a, int64_t t, const float *x, const float *norm)
+{
+    int64_t n = a->kv.head_dim;
+    struct head h = {x, norm, 1, a->cos + t * (a->n_rot / 2), a->sin + t * (a->n_rot / 2)};
+    if (norm) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int64_t i = 0; i < n; i += 16) {
+            __m512 v = _mm512_maskz_loadu_ps(lk_mask16(n - i), x + i);
+            sum = _mm512_fmadd_ps(v, v, sum);
+        }
+        h.inv = 1.0f / sqrtf(_mm512_reduce_add_ps(sum) / (float)n + a->eps);
+    }
+    return h;
+}
+
+LK_INLINE float normed(const struct head *h, int64_t i)
+{
+    return h->norm ? h->x[i] * h->inv * h->norm[i] : h->x[i];
+}
+
+LK_INLINE __m512 normed16(const struct head *h, int64_t i, __mmask16 m)
+{
+    __m512 x = _mm512_maskz_loadu_ps(m, h->x + i);
+    if (h->norm)
+        x = _mm512_mul_ps(_mm512_mul_ps(x, _mm512_set1_ps(h->inv)), _mm512_maskz_loadu_ps(m, h->norm + i));
+    return x;
+}
+
+static float rotated(const struct lk_rope_kv *a, const struct head *h, int64_t i)
+{
+    int64_t half = a->n_rot / 2;
+    if (i >= 2 * half)
+        return normed(h, i);
+    int64_t j = a->interleaved ? i / 2 : i % half;
+    float x = normed(h, a->interleaved ? 2 * j : j), y = normed(h, a->interleaved ? 2 * j + 1 : j + half);
+    bool first = a->interleaved ? i % 2 == 0 : i < half;
+    return first ? fmaf(x, h->cos[j], -(y * h->sin[j])) : fmaf(y, h->cos[j], x * h->sin[j]);
+}
+
+/* Dimensions i .. i + 15 behind norm and rotation; zeros beyond the head. */
+LK_INLINE __m512 rotated16(const struct lk_rope_kv *a, const struct head *h, int64_t i)
+{
+    int64_t half = a->n_rot / 2, n = lk_min(16, a->kv.head_dim - i);
+    if (n <= 0)
+        return _mm512_setzero_ps();
+    __mmask16 m = lk_mask16(n);
+    if (i >= 2 * half)
+        return normed16(h, i, m);
+    bool low = i + n <= half, high = i >= half && i + n <= 2 * half;
+    if (!a->interleaved && (low || high)) {
+        int64_t j = low ? i : i - half;
+        __m512 c = _mm512_maskz_loadu_ps(m, h->cos + j), s = _mm512_maskz_loadu_ps(m, h->sin + j);
+        __m512 x = normed16(h, j, m), y = normed16(h, j + half, m);
+        return low ? _mm512_fmsub_ps(x, c, _mm512_mul_ps(y, s)) : _mm512_fmadd_ps(y, c, _mm512_mul_ps(x, s));
+    }
+    float out[16] = {0};
+    for (int64_t d = 0; d < n; d++)
+        out[d] = rotated(a, h, i + d);
+    return _mm512_loadu_ps(out);
+}
+
+/* Words of the head's dimensions i .. i + 31. */
+LK_INLINE __m512i rotated32(const struct lk_rope_kv *a, const struct head *h, int64_t i)
+{
+    __m512 lo = rotated16(a, h, i), hi = rotated16(a, h, i + 16);
+    return (__m512i)_mm512_cvtne2ps_pbh(hi, lo);
+}
+
+static void put_q(const struct lk_rope_kv *a, int64_t t, const float *x)
+{
+    int64_t n_word = lk_ceil_div(a->kv.head_dim, 2), group = a->n_head / a->kv.n_kv_head;
+    for (int64_t ih = 0; ih < a->n_head; ih++) {
+        struct head h = head_of(a, t, x + ih * a->kv.head_dim, a->q_norm);
+        uint32_t *to = (uint32_t *)a->q + ((ih / group * a->n_tok + t) * group + ih % group) * n_word;
+        for (int64_t w = 0; w < n_word; w += 16)
+            _mm512_mask_storeu_epi32(to + w, lk_mask16(n_word - w), rotated32(a, &h, 2 * w));
+    }
+}
+
+static void put_k(const struct lk_rope_kv *a, const struct head *h, uint32_t *page)
+{
+    int64_t n_word = lk_ceil_div(a->kv.head_dim, 2);
+    for (int64_t w = 0; w < n_word; w += 16) {
+        uint32_t word[16];
+        _mm512_storeu_si512(word, rotated32(a, h, 2 * w));
+        for (int64_t i = 0; i < lk_min(16, n_word - w); i++)
+            page[(w + i) * PAGE] = word[i];
+    }
+}
+
+/* Position slot's halves of the words of a pair of positions: stores must not touch the other half, which may be
+ * another thread's token. */
+static void put_v(const float *v, int64_t head_dim, uint32_t *page, int64_t slot)
+{
+    uint32_t *to = page + slot / 2 * LK_V_DIMS(head_dim);
+    __mmask32 halves = slot % 2 ? 0xaaaaaaaau : 0x55555555u;
+    for (int64_t d = 0; d < head_dim; d += 16) {
+        __m512 x = _mm512_maskz_loadu_ps(lk_mask16(head_dim - d), v + d);
+        __m512i word = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x));
+        _mm512_mask_storeu_epi16(to + d, halves, slot % 2 ? _mm512_slli_epi32(word, 16) : word);
+    }
+}
+
+static void rope_kv(const struct lk_rope_kv *a, int64_t begin, int64_t end)
+{
+    int64_t head_dim = a->kv.head_dim, n_kv = a->kv.n_kv_head;
+    for (int64_t t = begin; t < end; t++) {
+        const float *q = a->qkv + t * (a->n_head + 2 * n_kv) * head_dim;
+        const float *k = q + a->n_head * head_dim, *v = k + n_kv * head_dim;
+        int64_t slot = a->pos[t] % PAGE;
+        put_q(a, t, q);
+        for (int64_t ih = 0; ih < n_kv; ih++) {
+            int64_t at = a->page[t] * n_kv + ih;
+            struct head h = head_of(a, t, k + ih * head_dim, a->k_norm);
+            put_k(a, &h, (uint32_t *)(void *)(a->kv.k + at * a->kv.k_page_bytes) + slot);
+            put_v(v + ih * head_dim, head_dim, (uint32_t *)(void *)(a->kv.v + at * a->kv.v_page_bytes), slot);
+        }
+    }
+}
+
+void lk_avx512_rope_init(struct lk_cpu *t)
+{
+    t->q_bytes = q_bytes;
+    t->k_page_bytes = k_page_bytes;
+    t->v_page_bytes = v_page_bytes;
+    t->rope_kv = rope_kv;
+}

@@ -1,0 +1,131 @@
+/* Inside the set avx512bf16: AVX-512 with vdpbf16ps (EPYC from Zen 4, Xeon from Cooper Lake). Layouts, all bf16:
+ *   activations  panels of up to 12 rows, heights balanced, one after another; inside a panel of r rows the elements
+ *                (i, k) and (i, k + 1), k even, are the 32-bit word (k / 2) * r + i: the product broadcasts such words
+ *   weights      panels of 32 output columns, [packed columns / 2, 32, 2]; gate-up panels: 16 gate, 16 up columns
+ *   Q            [kv head, n_tok, query heads of the KV head, head_dim padded to 2]
+ *   K page       [head_dim padded to 2 / 2, 32 positions, 2]: the right-hand operand of q . K
+ *   V page       [32 / 2 positions, head_dim padded to 16, 2]: the right-hand operand of p . V */
+#ifndef KERNELS_CPU_AVX512_LK_AVX512_H
+#define KERNELS_CPU_AVX512_LK_AVX512_H
+
+#include <immintrin.h>
+
+#include "kernels/cpu/lk_cols.h"
+#include "kernels/cpu/lk_cpu.h"
+
+#define LK_AVX512_ROWS 12  /* rows of a panel at most: 12 x 32 sums fill 24 of 32 registers */
+#define LK_AVX512_PANEL 32 /* output columns of a weight panel */
+
+#define LK_V_DIMS(head_dim) (((head_dim) + 15) / 16 * 16) /* dimensions of a V page, padding included */
+
+#define LK_INLINE static inline __attribute__((always_inline))
+
+/* Panels of a matrix of n_row rows: `tall` panels of r + 1 rows, then panels of r rows. */
+struct lk_panels {
+    int64_t n, r, tall;
+};
+
+static inline struct lk_panels lk_panels_of(int64_t n_row)
+{
+    int64_t n = lk_ceil_div(n_row, LK_AVX512_ROWS);
+    return n == 0 ? (struct lk_panels){0, 0, 0} : (struct lk_panels){n, n_row / n, n_row % n};
+}
+
+static inline int64_t lk_panel_begin(const struct lk_panels *p, int64_t i)
+{
+    return i * p->r + lk_min(i, p->tall);
+}
+
+static inline int lk_panel_rows(const struct lk_panels *p, int64_t i)
+{
+    return (int)(p->r + (i < p->tall));
+}
+
+/* Where a row's words are: word k / 2 at at[k / 2 * r]. */
+struct lk_row {
+    uint32_t *at;
+    int64_t r;
+};
+
+static inline struct lk_row lk_row_of(const struct lk_act *a, int64_t row)
+{
+    struct lk_panels p = lk_panels_of(a->n_row);
+    int64_t high = p.tall * (p.r + 1);
+    int64_t panel = row < high ? row / (p.r + 1) : p.tall + (row - high) / p.r;
+    int64_t begin = lk_panel_begin(&p, panel);
+    uint32_t *words = (uint32_t *)a->data + begin * (lk_cols_packed(a->cols) / 2);
+    return (struct lk_row){words + (row - begin), lk_panel_rows(&p, panel)};
+}
+
+/* The n <= 32 numbers at x as bf16, zeros behind them: word i holds 2 i and 2 i + 1. */
+LK_INLINE __m512i lk_round32(const float *x, int n)
+{
+    __mmask32 m = n >= 32 ? 0xffffffffu : (1u << n) - 1u;
+    __m512 lo = _mm512_maskz_loadu_ps((__mmask16)m, x);
+    __m512 hi = _mm512_maskz_loadu_ps((__mmask16)(m >> 16), x + 16);
+    return (__m512i)_mm512_cvtne2ps_pbh(hi, lo);
+}
+
+/* Mask of the n <= 16 lowest lanes; none when n <= 0. */
+static inline __mmask16 lk_mask16(int64_t n)
+{
+    return n >= 16 ? (__mmask16)0xffff : n <= 0 ? (__mmask16)0 : (__mmask16)((1u << n) - 1u);
+}
+
+static inline __m512 lk_widen_low(__m512i words)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
+}
+
+static inline __m512 lk_widen_high(__m512i words)
+{
+    return _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32((int)0xffff0000u)));
+}
+
+/* 2^(f + n), |f| <= 1/2, n whole: 1 + f q(f) with q of degree 4, fitted for the least relative error (9.2e-8). */
+LK_INLINE __m512 lk_exp2_poly(__m512 f, __m512 n)
+{
+    __m512 p = _mm512_set1_ps(1.3264723820611835e-3f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.671512991189957e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.550733581185341e-2f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4022242426872253e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.931470036506653e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, n);
+}
+
+/* 2^x, relative error below 2^-22; 0 from x = -150 on down, inf from 128 on up, NaN stays NaN. */
+LK_INLINE __m512 lk_exp2(__m512 x)
+{
+    x = _mm512_max_ps(_mm512_set1_ps(-200.0f), x);
+    __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    return lk_exp2_poly(_mm512_sub_ps(x, n), n);
+}
+
+/* e^x. The product x log2(e) is taken apart exactly but for the rounding of log2(e) to float, so that the relative
+ * error stays below 2^-18 on [-104, 88.8] and below 2^-20 where |x| <= 16. */
+LK_INLINE __m512 lk_exp(__m512 x)
+{
+    const __m512 log2e = _mm512_set1_ps(1.44269504f);
+    x = _mm512_min_ps(_mm512_set1_ps(128.0f), _mm512_max_ps(_mm512_set1_ps(-128.0f), x));
+    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, log2e), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    return lk_exp2_poly(_mm512_fmsub_ps(x, log2e, n), n);
+}
+
+/* Source columns col0 .. col0 + n - 1 of one row, rounded; with the last column of a segment its zero columns too. */
+void lk_avx512_put_cols(const struct lk_act *a, int64_t row, int64_t col0, const float *v, int64_t n);
+
+/* y[i] = e^x[i]: lk_exp for tests. */
+void lk_avx512_exp(const float *x, float *y, int64_t n);
+
+/* n rounds of vdpbf16ps in registers; returns the floating-point operations done. For benches. */
+double lk_avx512_peak(int64_t n);
+
+/* Overrides of the table, one a file. */
+void lk_avx512_act_init(struct lk_cpu *t);
+void lk_avx512_linear_init(struct lk_cpu *t);
+void lk_avx512_rope_init(struct lk_cpu *t);
+void lk_avx512_attend_init(struct lk_cpu *t);
+void lk_avx512_top_init(struct lk_cpu *t);
+
+#endif

@@ -1,0 +1,52 @@
+#include "kernels/cpu/lk_cpu.h"
+
+#include <string.h>
+
+static const struct set {
+    const char *name;
+    unsigned bit;
+    void (*init)(struct lk_cpu *t, enum lk_type type);
+} sets[] = {
+    {"ref", LK_ISA_REF, lk_ref_init},
+    {"avx512bf16", LK_ISA_AVX512BF16, lk_avx512_init},
+};
+
+#define N_SET (sizeof sets / sizeof sets[0])
+
+unsigned lk_cpu_detect(void)
+{
+    unsigned have = LK_ISA_REF;
+#if defined(__x86_64__)
+    /* the compiler's answer includes whether the operating system saves the registers (xgetbv) */
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx512f") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16"))
+        have |= LK_ISA_AVX512BF16;
+#endif
+    return have;
+}
+
+unsigned lk_cpu_parse(const char *list)
+{
+    unsigned bits = 0;
+    for (const char *at = list;;) {
+        size_t n = strcspn(at, ","), i = 0;
+        while (i < N_SET && (strlen(sets[i].name) != n || memcmp(sets[i].name, at, n) != 0))
+            i++;
+        if (i == N_SET)
+            return 0;
+        bits |= sets[i].bit;
+        if (at[n] == '\0')
+            return bits;
+        at += n + 1;
+    }
+}
+
+void lk_cpu_init(struct lk_cpu *t, enum lk_type type, unsigned allowed)
+{
+    lk_ref_init(t, type);
+    for (size_t i = 1; i < N_SET; i++)
+        if (allowed & sets[i].bit)
+            sets[i].init(t, type);
+}

@@ -1,0 +1,263 @@
+/* y = tree over segments of (A W^T), with its epilogues. */
+#include <math.h>
+
+#include "kernels/cpu/ref/lk_ref.h"
+
+#define PANEL LK_REF_PANEL
+#define ROWS 4   /* rows of a tile */
+#define CHUNK 64 /* columns of K that are widened at a time */
+
+static size_t weight_elems(int64_t n_out, const struct lk_cols *cols)
+{
+    return (size_t)(lk_ceil_div(n_out, PANEL) * PANEL * lk_cols_packed(cols));
+}
+
+static size_t weight_bytes_f32(int64_t n_out, const struct lk_cols *cols)
+{
+    return weight_elems(n_out, cols) * sizeof(float);
+}
+
+static size_t weight_bytes_bf16(int64_t n_out, const struct lk_cols *cols)
+{
+    return weight_elems(n_out, cols) * sizeof(uint16_t);
+}
+
+static inline void pack(const struct lk_pack *a, enum lk_type type)
+{
+    const struct lk_cols *c = a->cols;
+    int64_t base = a->panel * PANEL * lk_cols_packed(c);
+    for (int s = 0; s < c->n_seg; s++) {
+        for (int64_t kp = c->packed[s]; kp < c->packed[s + 1]; kp++) {
+            int64_t k = c->begin[s] + (kp - c->packed[s]);
+            for (int64_t j = 0; j < PANEL; j++)
+                lk_ref_put(a->w, base + kp * PANEL + j, k < c->begin[s + 1] ? a->rows[j * c->n_col + k] : 0, type);
+        }
+    }
+}
+
+static void pack_f32(const struct lk_pack *a)
+{
+    pack(a, LK_F32);
+}
+
+static void pack_bf16(const struct lk_pack *a)
+{
+    pack(a, LK_BF16);
+}
+
+/* acc[i][0..7] += sum over k of a[i * lda + k] * w[k * PANEL + 0..7], in order of k. */
+static inline __attribute__((always_inline)) void tile8(int r, float acc[][PANEL], const float *a, int64_t lda,
+                                                        const float *w, int64_t n_k)
+{
+    float v[ROWS][8];
+    for (int i = 0; i < r; i++)
+        for (int j = 0; j < 8; j++)
+            v[i][j] = acc[i][j];
+    for (int64_t k = 0; k < n_k; k++)
+        for (int i = 0; i < r; i++) {
+            float ai = a[i * lda + k];
+            for (int j = 0; j < 8; j++)
+                v[i][j] += ai * w[k * PANEL + j];
+        }
+    for (int i = 0; i < r; i++)
+        for (int j = 0; j < 8; j++)
+            acc[i][j] = v[i][j];
+}
+
+struct operand {
+    const void *a; /* first element of the tile's first row in this segment */
+    const void *w; /* the panel at the segment */
+    int64_t lda, n_k;
+};
+
+static inline __attribute__((always_inline)) void tile(int r, float acc[][PANEL], const float *a, int64_t lda,
+                                                       const float *w, int64_t n_k)
+{
+    for (int j = 0; j < PANEL; j += 8)
+        tile8(r, (float(*)[PANEL])(acc[0] + j), a, lda, w + j, n_k);
+}
+
+static void tile_rows(int r, float acc[][PANEL], const float *a, int64_t lda, const float *w, int64_t n_k)
+{
+    switch (r) {
+    case 1:
+        tile(1, acc, a, lda, w, n_k);
+        break;
+    case 2:
+        tile(2, acc, a, lda, w, n_k);
+        break;
+    case 3:
+        tile(3, acc, a, lda, w, n_k);
+        break;
+    default:
+        tile(4, acc, a, lda, w, n_k);
+        break;
+    }
+}
+
+/* One segment of a tile from zero. */
+static void segment(int r, float acc[][PANEL], const struct operand *o, enum lk_type type)
+{
+    memset(acc, 0, (size_t)r * sizeof acc[0]);
+    if (type == LK_F32) {
+        tile_rows(r, acc, o->a, o->lda, o->w, o->n_k);
+        return;
+    }
+    const uint16_t *a16 = o->a, *w16 = o->w;
+    float a[ROWS * CHUNK], w[CHUNK * PANEL];
+    for (int64_t k = 0; k < o->n_k; k += CHUNK) {
+        int64_t n = lk_min(CHUNK, o->n_k - k);
+        for (int i = 0; i < r; i++)
+            for (int64_t j = 0; j < n; j++)
+                a[i * CHUNK + j] = lk_widen(a16[i * o->lda + k + j]);
+        for (int64_t j = 0; j < n * PANEL; j++)
+            w[j] = lk_widen(w16[k * PANEL + j]);
+        tile_rows(r, acc, a, CHUNK, w, n);
+    }
+}
+
+static void add_tile(float to[ROWS][PANEL], float from[ROWS][PANEL])
+{
+    for (int i = 0; i < ROWS; i++)
+        for (int j = 0; j < PANEL; j++)
+            to[i][j] += from[i][j];
+}
+
+/* Rows row .. row + r - 1 against one panel. */
+struct place {
+    int64_t panel, row;
+    int r;
+};
+
+/* v = tree over segments. */
+static inline void product(const struct lk_linear *a, const struct place *p, float v[ROWS][PANEL], enum lk_type type)
+{
+    const struct lk_cols *c = a->a.cols;
+    size_t elem = lk_ref_elem_bytes(type);
+    int64_t n_k = lk_cols_packed(c);
+    float part[LK_MAX_SEG][ROWS][PANEL];
+    memset(part, 0, sizeof part[0] * (size_t)c->n_seg);
+    for (int s = 0; s < c->n_seg; s++) {
+        struct operand o = {
+            .a = (const char *)a->a.data + (size_t)(p->row * n_k + c->packed[s]) * elem,
+            .w = (const char *)a->w + (size_t)((p->panel * n_k + c->packed[s]) * PANEL) * elem,
+            .lda = n_k,
+            .n_k = c->packed[s + 1] - c->packed[s],
+        };
+        segment(p->r, part[s], &o, type);
+    }
+    if (lk_cols_balanced(c)) {
+        for (int step = 1; step < c->n_seg; step *= 2)
+            for (int s = 0; s < c->n_seg; s += 2 * step)
+                add_tile(part[s], part[s + step]);
+    } else {
+        for (int s = 1; s < c->n_seg; s++)
+            add_tile(part[0], part[s]);
+    }
+    memcpy(v, part[0], sizeof part[0]);
+}
+
+static void store(const struct lk_linear *a, const struct place *p, float v[ROWS][PANEL])
+{
+    int64_t n = lk_min(PANEL, a->n_out - p->panel * PANEL);
+    for (int i = 0; i < p->r; i++) {
+        float *y = a->y + (p->row + i) * a->n_out + p->panel * PANEL;
+        for (int64_t j = 0; j < n; j++) {
+            float x = a->bias ? v[i][j] + a->bias[p->panel * PANEL + j] : v[i][j];
+            y[j] = a->epilogue == LK_EP_ADD ? y[j] + x : x;
+        }
+    }
+}
+
+static float silu(float x)
+{
+    return x / (1.0f + expf(-x));
+}
+
+static void swiglu(const struct lk_linear *a, const struct place *p, float v[ROWS][PANEL], enum lk_type type)
+{
+    enum { HALF = PANEL / 2 };
+    int64_t ffn = a->n_out / 2, col = p->panel * HALF, n = lk_min(HALF, ffn - col);
+    for (int i = 0; i < p->r; i++) {
+        float out[HALF];
+        for (int64_t j = 0; j < n; j++) {
+            float g = v[i][j], u = v[i][HALF + j];
+            if (a->bias) {
+                g += a->bias[col + j];
+                u += a->bias[ffn + col + j];
+            }
+            out[j] = silu(g) * u;
+        }
+        lk_ref_put_cols(&a->out, p->row + i, col, out, n, type);
+    }
+}
+
+static void head(const struct lk_linear *a, const struct place *p, float v[ROWS][PANEL])
+{
+    int64_t n_block = lk_ceil_div(a->n_out, LK_HEAD_BLOCK), col = p->panel * PANEL;
+    int64_t n = lk_min(PANEL, a->n_out - col);
+    for (int i = 0; i < p->r; i++) {
+        struct lk_best *best = a->best + (p->row + i) * n_block + col / LK_HEAD_BLOCK;
+        if (col % LK_HEAD_BLOCK == 0)
+            *best = (struct lk_best){-INFINITY, -1, true};
+        for (int64_t j = 0; j < n; j++) {
+            float x = a->bias ? v[i][j] + a->bias[col + j] : v[i][j];
+            if (x > best->value || (best->id < 0 && x == x)) {
+                best->value = x;
+                best->id = (int32_t)(col + j);
+            }
+            best->finite = best->finite && isfinite(x);
+            if (a->logits && a->logits[p->row + i])
+                a->logits[p->row + i][col + j] = x;
+        }
+    }
+}
+
+/* An item is a panel, for the head the panels of a block. */
+static int64_t item_panels(const struct lk_linear *a)
+{
+    return a->epilogue == LK_EP_HEAD ? LK_HEAD_BLOCK / PANEL : 1;
+}
+
+static int64_t linear_items(const struct lk_linear *a)
+{
+    return lk_ceil_div(a->n_out, item_panels(a) * PANEL);
+}
+
+static inline void linear(const struct lk_linear *a, int64_t begin, int64_t end, enum lk_type type)
+{
+    int64_t last = lk_min(end * item_panels(a), lk_ceil_div(a->n_out, PANEL));
+    for (int64_t panel = begin * item_panels(a); panel < last; panel++) {
+        for (int64_t row = 0; row < a->a.n_row; row += ROWS) {
+            struct place p = {panel, row, (int)lk_min(ROWS, a->a.n_row - row)};
+            float v[ROWS][PANEL];
+            product(a, &p, v, type);
+            if (a->epilogue == LK_EP_SWIGLU)
+                swiglu(a, &p, v, type);
+            else if (a->epilogue == LK_EP_HEAD)
+                head(a, &p, v);
+            else
+                store(a, &p, v);
+        }
+    }
+}
+
+static void linear_f32(const struct lk_linear *a, int64_t begin, int64_t end)
+{
+    linear(a, begin, end, LK_F32);
+}
+
+static void linear_bf16(const struct lk_linear *a, int64_t begin, int64_t end)
+{
+    linear(a, begin, end, LK_BF16);
+}
+
+void lk_ref_linear_init(struct lk_cpu *t, enum lk_type type)
+{
+    bool f32 = type == LK_F32;
+    t->panel_cols = PANEL;
+    t->weight_bytes = f32 ? weight_bytes_f32 : weight_bytes_bf16;
+    t->pack = f32 ? pack_f32 : pack_bf16;
+    t->linear_items = linear_items;
+    t->linear = f32 ? linear_f32 : linear_bf16;
+}

@@ -1,0 +1,38 @@
+/* Log-sum-exp and the largest logits of a row. */
+#include <math.h>
+
+#include "kernels/cpu/lk_heap.h"
+#include "kernels/cpu/ref/lk_ref.h"
+
+static double log_sum(const float *x, int64_t n, float max)
+{
+    double sum = 0;
+    for (int64_t begin = 0; begin < n; begin += LK_HEAD_BLOCK) {
+        double block = 0;
+        for (int64_t i = begin; i < lk_min(n, begin + LK_HEAD_BLOCK); i++)
+            block += exp((double)x[i] - (double)max);
+        sum += block;
+    }
+    return (double)max + log(sum);
+}
+
+static void top(const struct lk_top *a, int64_t begin, int64_t end)
+{
+    for (int64_t row = begin; row < end; row++) {
+        const float *x = a->logits[row];
+        if (!x)
+            continue;
+        struct lk_heap h = {0, a->id + row * LK_TOP, a->value + row * LK_TOP};
+        for (int64_t i = 0; i < a->n_vocab; i++)
+            if (x[i] == x[i])
+                lk_heap_offer(&h, x[i], (int32_t)i);
+        lk_heap_finish(&h);
+        a->lse[row] = log_sum(x, a->n_vocab, h.n > 0 ? h.value[0] : 0);
+    }
+}
+
+void lk_ref_top_init(struct lk_cpu *t, enum lk_type type)
+{
+    (void)type;
+    t->top = top;
+}
