@@ -17,7 +17,7 @@ enum format { PLAIN, GZIP, ZSTD };
 #define GZIP_WINDOW (15 + 16) /* zlib: largest window, gzip header */
 
 struct lb_source {
-    int fd;
+    int fd, wake; /* wake: -1 when nobody stops a wait */
     const char *name;
     enum format format;
     bool eof;       /* the file has ended */
@@ -27,6 +27,16 @@ struct lb_source {
     ZSTD_DStream *zstd;
     uint8_t block[BLOCK_BYTES];
 };
+
+/* Waits until a read would not, or somebody wants the wait to end. */
+static enum lb_status wait_for_bytes(const struct lb_source *s, struct lb_err *err)
+{
+    struct pollfd wait[] = {{s->fd, POLLIN, 0}, {s->wake, POLLIN, 0}};
+    while (poll(wait, 2, -1) < 0)
+        if (errno != EINTR)
+            return lb_err_set(err, LB_E_INPUT, "%s: cannot wait for input: %s", s->name, strerror(errno));
+    return wait[1].revents ? lb_err_set(err, LB_E_INTERRUPTED, "%s: reading was stopped", s->name) : LB_OK;
+}
 
 /* Reads more into the block behind what is unread; sets eof. */
 static enum lb_status fill(struct lb_source *s, struct lb_err *err)
@@ -39,6 +49,8 @@ static enum lb_status fill(struct lb_source *s, struct lb_err *err)
     if (s->eof || s->end == BLOCK_BYTES)
         return LB_OK;
     for (;;) {
+        if (s->wake >= 0)
+            LB_TRY(wait_for_bytes(s, err));
         ssize_t n = read(s->fd, s->block + s->end, BLOCK_BYTES - s->end);
         if (n >= 0) {
             s->eof = n == 0;
@@ -85,6 +97,11 @@ static enum lb_status recognize(struct lb_source *s, struct lb_err *err)
 
 enum lb_status lb_source_open(struct lb_source **out, int fd, const char *name, struct lb_err *err)
 {
+    return lb_source_open_until(out, fd, name, -1, err);
+}
+
+enum lb_status lb_source_open_until(struct lb_source **out, int fd, const char *name, int wake, struct lb_err *err)
+{
     *out = NULL;
     struct lb_source *s = lb_mem_new(1, sizeof *s);
     if (!s) {
@@ -92,6 +109,7 @@ enum lb_status lb_source_open(struct lb_source **out, int fd, const char *name, 
         return lb_err_memory(err, "an input buffer", sizeof *s);
     }
     s->fd = fd;
+    s->wake = wake;
     s->name = name;
     enum lb_status status = recognize(s, err);
     if (status != LB_OK)

@@ -12,6 +12,9 @@ struct lb_sink;
 /* Takes fd, closes it with the source, also on failure. name is for messages, lent. */
 enum lb_status lb_source_open(struct lb_source **out, int fd, const char *name, struct lb_err *err);
 
+/* The same; waiting for bytes ends with LB_E_INTERRUPTED once `wake` (lent, e.g. an eventfd) can be read. */
+enum lb_status lb_source_open_until(struct lb_source **out, int fd, const char *name, int wake, struct lb_err *err);
+
 /* Reads up to n bytes (n > 0); *got 0 at the end. Concatenated gzip members (RFC 1952) and zstd frames (RFC 8878) are
  * read through; zero bytes after the last gzip member are padding. LB_E_INPUT "NAME: ..." when the file cannot be read,
  * is damaged or ends early; what could be decoded before that has been handed out by earlier calls. */

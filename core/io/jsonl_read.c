@@ -18,6 +18,7 @@
 struct lb_lines {
     const char *const *paths;
     size_t n_path, next_path;
+    int wake;                 /* -1: nobody stops a wait */
     struct lb_source *source; /* of the current file; NULL between files */
     const char *file;
     bool fresh; /* nothing of the current file was looked at: a BOM may come */
@@ -79,18 +80,25 @@ enum lb_status lb_lines_open(struct lb_lines **out, const char *const *paths, si
         return lb_err_memory(err, "the input reader", sizeof *r);
     r->paths = paths;
     r->n_path = n_path;
+    r->wake = -1;
     *out = r;
     return LB_OK;
+}
+
+void lb_lines_wake_on(struct lb_lines *r, int fd)
+{
+    r->wake = fd;
 }
 
 static enum lb_status open_next(struct lb_lines *r, struct lb_err *err)
 {
     const char *path = r->paths[r->next_path++];
-    int fd = is_stdin(path) ? fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3) : open(path, O_RDONLY | O_CLOEXEC);
+    int flags = O_RDONLY | O_CLOEXEC | (r->wake >= 0 ? O_NONBLOCK : 0); /* a FIFO's writer is waited for by poll */
+    int fd = is_stdin(path) ? fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3) : open(path, flags);
     r->file = name_of(path);
     if (fd < 0)
         return lb_err_set(err, LB_E_INPUT, "cannot open '%s': %s", r->file, strerror(errno));
-    LB_TRY(lb_source_open(&r->source, fd, r->file, err));
+    LB_TRY(lb_source_open_until(&r->source, fd, r->file, r->wake, err));
     r->fresh = true;
     r->eof = false;
     r->number = 0;

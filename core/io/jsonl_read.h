@@ -27,6 +27,10 @@ struct lb_line {
  * be more of them than a process may have open; opening a FIFO waits for its writer). */
 enum lb_status lb_lines_open(struct lb_lines **out, const char *const *paths, size_t n_path, struct lb_err *err);
 
+/* Before the first lb_lines_next: waiting for input ends with LB_E_INTERRUPTED once fd (lent, e.g. an eventfd) can be
+ * read. */
+void lb_lines_wake_on(struct lb_lines *r, int fd);
+
 /* The next non-blank line. A read error or a damaged or truncated compressed input is LB_E_INPUT naming the file and
  * its last whole line ("in.jsonl.gz: compressed data ends early after line 17"); lines before it have been handed out,
  * and later calls fail the same way. Memory stays below about 128 MiB whatever the input. */

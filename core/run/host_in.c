@@ -71,13 +71,7 @@ static enum lb_status read_lines(struct lb_run *r, struct lb_err *err)
 {
     for (bool over = false; !over;) {
         struct lb_line line;
-        int old;
-        /* Waiting for input may never end: at a stop this thread is cancelled, here and nowhere else. */
-        pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &old);
-        enum lb_status status = lb_lines_next(r->spec->lines, &line, err);
-        pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &old);
-        if (status != LB_OK)
-            return status;
+        LB_TRY(lb_lines_next(r->spec->lines, &line, err));
         if (!line.data)
             return LB_OK;
         LB_TRY(hand_row(r, line.index, line.data, line.len, &over, err));
@@ -89,11 +83,9 @@ void *lb_run_reader(void *run)
 {
     struct lb_run *r = run;
     struct lb_err err = LB_ERR_INIT;
-    int old;
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &old);
     lb_run_be_nice();
     enum lb_status status = r->spec->lines ? read_lines(r, &err) : read_prompt(r, &err);
-    if (status != LB_OK)
+    if (status != LB_OK && status != LB_E_INTERRUPTED)
         lb_run_fail(r, &err, status != LB_E_INPUT);
     atomic_store(&r->read_all, true);
     lb_queue_close(&r->raw);

@@ -1,8 +1,11 @@
 #include "core/run/pipeline.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "core/base/mem.h"
 #include "core/run/run.h"
@@ -63,10 +66,15 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
                                struct lb_err *err)
 {
     const struct lb_plan *p = spec->plan;
-    *r = (struct lb_run){.spec = spec, .stats = stats, .begin = lb_now()};
+    *r = (struct lb_run){.spec = spec, .stats = stats, .begin = lb_now(), .wake = -1};
     r->told_at = r->begin;
     if (pthread_mutex_init(&r->mutex, NULL) != 0)
         return lb_err_memory(err, "a mutex", sizeof r->mutex);
+    r->wake = eventfd(0, EFD_CLOEXEC);
+    if (r->wake < 0)
+        return lb_err_set(err, LB_E_DEVICE, "cannot make an eventfd: %s", strerror(errno));
+    if (spec->lines)
+        lb_lines_wake_on(spec->lines, r->wake);
     r->room = text_room(spec->tok);
     LB_TRY(lb_queue_init(&r->raw, RAW_ROWS, err));
     LB_TRY(lb_queue_init(&r->tokens, LB_WINDOW_ROWS, err));
@@ -96,6 +104,8 @@ static void run_release(struct lb_run *r)
     lb_queue_release(&r->tokens);
     lb_queue_release(&r->ready);
     lb_queue_release(&r->done);
+    if (r->wake >= 0)
+        close(r->wake);
     pthread_mutex_destroy(&r->mutex);
 }
 
@@ -128,8 +138,8 @@ static void stop(struct lb_run *r, bool at_once)
 {
     if (at_once) {
         lb_run_abort(r, false);
-        if (r->started[LB_T_READER])
-            pthread_cancel(r->thread[LB_T_READER]);
+        if (eventfd_write(r->wake, 1) != 0)
+            lb_log_put(r->spec->log, LB_LOG_WARN, "the reader cannot be woken: %s", strerror(errno));
     }
     join(r, LB_T_READER);
     join(r, LB_T_TOKENIZER);

@@ -23,6 +23,7 @@ struct lb_tally {
 struct lb_run {
     const struct lb_run_spec *spec;
     struct lb_queue raw, tokens, ready, done;
+    int wake; /* eventfd that ends the reader's waiting for input */
     pthread_t thread[LB_N_THREAD];
     bool started[LB_N_THREAD];
 
