@@ -52,7 +52,10 @@ def threads(function):
 
 class Result:
     def __init__(self, code, out, err):
-        self.code, self.out, self.err = code, out, err.decode('utf-8', 'replace')
+        self.code, self.out = code, out
+        # llama-mha has a tokenizer of a kind that is not built; that is said once
+        self.err, self.n_tokenizer = re.subn(r"llmbatch: warn: the model's tokenizer [^\n]* is not built in[^\n]*\n", '',
+                                             err.decode('utf-8', 'replace'))
 
     @property
     def rows(self):
@@ -144,7 +147,7 @@ def help_and_version(_):
 @case
 def bad_options(_):
     for args, holds in tables.BAD_OPTIONS:
-        args = [MHA if a == 'MODEL' else a for a in args]
+        args = [TINY if a == 'MODEL' else a for a in args]
         r = program(args, b'{"prompt":"a"}\n')
         try:
             refused(r, 2, holds)
@@ -167,7 +170,7 @@ def spellings_of_options(_):
 def no_input_on_a_terminal(_):
     main, side = pty.openpty()
     try:
-        p = subprocess.run([PROGRAM, '-m', MHA], stdin=side, capture_output=True, timeout=WAIT_S, check=False, env=CLEAN_ENV)
+        p = subprocess.run([PROGRAM, '-m', TINY], stdin=side, capture_output=True, timeout=WAIT_S, check=False, env=CLEAN_ENV)
     finally:
         os.close(main)
         os.close(side)
@@ -178,7 +181,7 @@ def no_input_on_a_terminal(_):
 def launchers(tmp):
     out = os.path.join(tmp, 'out.jsonl')
     for env, several in tables.LAUNCHERS:
-        r = program(['-m', MHA, '-p', 'a', '--max-tokens', '1', '-o', out, '--overwrite'], env=env)
+        r = program(['-m', TINY, '-p', 'a', '--max-tokens', '1', '-o', out, '--overwrite'], env=env)
         if several:
             refused(r, 2, 'alone')
             check(not os.listdir(tmp), env, os.listdir(tmp))
@@ -194,12 +197,12 @@ def launchers(tmp):
 @case
 def bad_rows(_):
     rows, want = [], []
-    beside = golden(MHA)
+    beside = golden(TINY)
     for i, (name, line, code, holds) in enumerate(tables.BAD_ROWS):
         row, g = beside[i % len(beside)]
         rows += [line, {**row, 'id': f'good {i}'}]
         want += [(name, code, holds), g]
-    r = program(['-m', MHA, *F32], rows)
+    r = program(['-m', TINY, *F32], rows)
     equal(r.code, 1, f'exit code ({r.err})')
     equal(r.err, '', 'standard error')
     got = r.rows
@@ -222,18 +225,18 @@ def bad_rows(_):
 
 @case
 def rows_that_the_options_refuse(_):
-    r = program(['-m', MHA, '--add-bos', 'no'], [{'prompt': ''}, {'prompt': 'a', 'max_tokens': 1}])
+    r = program(['-m', TINY, '--add-bos', 'no'], [{'prompt': ''}, {'prompt': 'a', 'max_tokens': 1}])
     equal((r.code, r.rows[0]['error']['code'], r.rows[1]['completion_tokens']), (1, 'empty_prompt', 1), 'empty prompt')
     # One page holds 32 positions: a row that needs 34 never fits, one that needs 10 does.
     page = 1 << 20
     while True:
-        r = program(['-m', MHA, '--kv-memory', str(page)], [{'prompt_token_ids': [5, 6], 'max_tokens': 120},
+        r = program(['-m', TINY, '--kv-memory', str(page)], [{'prompt_token_ids': [5, 6], 'max_tokens': 120},
                                                             {'prompt_token_ids': [5, 6], 'max_tokens': 8}])
         if r.code != 0:
             break
         page //= 2
     equal((r.code, r.rows[0]['error']['code'], r.rows[1]['finish_reason'] != 'error'), (1, 'no_memory', True), 'no memory')
-    r = program(['-m', MHA, '--max-model-len', '16'], [{'prompt_token_ids': [5] * 10, 'max_tokens': 7},
+    r = program(['-m', TINY, '--max-model-len', '16'], [{'prompt_token_ids': [5] * 10, 'max_tokens': 7},
                                                        {'prompt_token_ids': [5] * 10, 'ignore_eos': True},
                                                        {'prompt_token_ids': [5] * 10, 'max_tokens': 6, 'ignore_eos': True}])
     equal((r.rows[0]['error']['code'], r.rows[1]['completion_tokens'], r.rows[2]['completion_tokens']), ('too_long', 6, 6),
@@ -244,7 +247,7 @@ def rows_that_the_options_refuse(_):
 def neutral_members(_):
     prompt = b'{"prompt":"a","max_tokens":3,"ignore_eos":true,%s}'
     rows = [prompt % member for member in [b'"x":1', *tables.NEUTRAL]]
-    got = good(['-m', MHA, *F32], rows).rows
+    got = good(['-m', TINY, *F32], rows).rows
     for row, member in zip(got[1:], tables.NEUTRAL):
         if b'max_tokens' in member:
             continue
@@ -260,7 +263,7 @@ def not_finite(tmp):
 
 @case
 def close_name_is_said_once(_):
-    r = program(['-m', MHA], [{'prompt': 'a', 'max_tokens': 1, 'temperatur': 1}] * 2)
+    r = program(['-m', TINY], [{'prompt': 'a', 'max_tokens': 1, 'temperatur': 1}] * 2)
     equal(r.code, 0, r.err)
     check(re.fullmatch(r'llmbatch: warn: [^\n]*temperatur[^\n]*"temperature"[^\n]*\n', r.err), r.err)
 
@@ -269,23 +272,23 @@ def close_name_is_said_once(_):
 def lines_and_numbers(tmp):
     one = write(os.path.join(tmp, '1'), b'\xef\xbb\xbf{"prompt":"a"}\r\n\r\n  \n{"id":7.0,"prompt":"b"}')
     two = write(os.path.join(tmp, '2'), b'\n{"id":"x","prompt":"c"}\n')
-    r = good(['-m', MHA, '--max-tokens', '1', one, '-i', two, '-'], b'{"prompt":"d"}\n')
+    r = good(['-m', TINY, '--max-tokens', '1', one, '-i', two, '-'], b'{"prompt":"d"}\n')
     equal([(row['id'], row['index']) for row in r.rows], [(0, 0), (7, 1), ('x', 2), (3, 3)], 'ids')
     shutil.copy(one, os.path.join(tmp, '-x'))
-    equal(len(good(['-m', MHA, '--max-tokens', '1', '--', '-x'], cwd=tmp).rows), 2, 'operand after --')
+    equal(len(good(['-m', TINY, '--max-tokens', '1', '--', '-x'], cwd=tmp).rows), 2, 'operand after --')
 
 
 @case
 def long_line(_):
     line = b'{"prompt":"' + b'a' * (64 << 20) + b'"}'
-    r = program(['-m', MHA, '--max-tokens', '1'], [line, {'prompt': 'a'}])
+    r = program(['-m', TINY, '--max-tokens', '1'], [line, {'prompt': 'a'}])
     equal((r.code, r.rows[0]['error']['code'], r.rows[1]['index']), (1, 'bad_row', 1), r.err)
 
 
 @case
 def empty_input(tmp):
     out = os.path.join(tmp, 'out.jsonl')
-    r = program(['-m', MHA, '-o', out], b'\n')
+    r = program(['-m', TINY, '-o', out], b'\n')
     equal((r.code, read(out)), (0, b''), r.err)
     check(re.fullmatch(r'llmbatch: warn: [^\n]+\n', r.err), r.err)
 
@@ -297,7 +300,7 @@ def empty_input(tmp):
 @threads
 def golden_rows(_):
     for model in dict.fromkeys((MHA, TINY)):
-        for text in (False, True):
+        for text in (False, True) if model == TINY else (False,):
             rows = golden(model, text)
             got = good(['-m', model, *F32], [row for row, _ in rows]).rows
             equal(len(got), len(rows), 'rows')
@@ -306,7 +309,7 @@ def golden_rows(_):
                 equal(out['id'], g['id'], what)
                 equal(out['prompt_token_ids'], g['prompt_token_ids'], what)
                 equal(out['token_ids'], g['greedy_ids'], what)
-                if 'output_text' in g:
+                if model == TINY:
                     equal(out['text'], g['output_text'], what)
                 equal((out['prompt_tokens'], out['completion_tokens']), (len(g['prompt_token_ids']), len(g['greedy_ids'])), what)
                 equal((out['finish_reason'], out.get('stop_reason')), (g.get('finish_reason', 'length'), g.get('stop_token_id')),
@@ -339,7 +342,7 @@ def logprobs(_):
             equal((lp['id'], lp['rank'], len(lp['top']), lp['top'][0]), (token, 1, 3, [token, lp['logprob']]), g['id'])
             check(abs(lp['logprob'] - want) <= 2e-4, g['id'], lp, want)
             check(lp['top'][0][1] >= lp['top'][1][1] >= lp['top'][2][1], lp)
-    check('top' not in good(['-m', MHA, '--logprobs', '0', '--max-tokens', '1', '-p', 'a']).rows[0]['logprobs'][0], 'K = 0')
+    check('top' not in good(['-m', TINY, '--logprobs', '0', '--max-tokens', '1', '-p', 'a']).rows[0]['logprobs'][0], 'K = 0')
 
 
 @case
@@ -518,6 +521,17 @@ def inputs_are_not_overwritten(tmp):
 
 
 @case
+def tokenizer_that_is_not_built(_):
+    if MHA == TINY:
+        raise Skip('no ../shared')
+    row, g = golden(MHA)[0]
+    r = program(['-m', MHA, *F32], [{'prompt': 'a'}, row, {'prompt': 'b'}, {**row, 'stop': 'x'}])
+    equal((r.code, r.n_tokenizer, r.err), (1, 1, ''), 'said once')
+    equal([r.rows[i]['error']['code'] for i in (0, 2, 3)], ['unsupported'] * 3, 'text')
+    equal((r.rows[1]['token_ids'], 'text' in r.rows[1]), (g['greedy_ids'], False), 'ids')
+
+
+@case
 def links_are_followed(tmp):
     os.mkdir(os.path.join(tmp, 'there'))
     target, link = os.path.join(tmp, 'there/real.jsonl'), os.path.join(tmp, 'link.jsonl')
@@ -536,7 +550,7 @@ def compressed(tmp):
     good(['-m', TINY, packed, '-o', out])
     equal(gzip.decompress(read(out)), plain, 'gzip')
     equal(good(['-m', TINY], read(packed)).out, plain, 'gzip on standard input')
-    cut = write(os.path.join(tmp, 'cut'), gzip.compress(lines(rows * 400))[:-20])
+    cut = write(os.path.join(tmp, 'cut'), gzip.compress(lines(rows * 8))[:-20])
     r = program(['-m', TINY, cut, '--max-tokens', '1', '-o', os.path.join(tmp, 'cut.jsonl')])
     equal(r.code, 3, r.err)
     check(re.fullmatch(r'llmbatch: error: [^\n]*cut[^\n]*\n', r.err), r.err)
@@ -552,7 +566,7 @@ def compressed(tmp):
 def start_long_run(tmp):
     """A run that would take minutes, once a few of its rows are done."""
     out = os.path.join(tmp, 'out.jsonl')
-    rows = write(os.path.join(tmp, 'in.jsonl'), lines([{'prompt': 'Hello', 'max_tokens': 2}] * 5) + long_rows(2000))
+    rows = write(os.path.join(tmp, 'in.jsonl'), lines([{'prompt': 'Hello' * 9, 'max_tokens': 2}] * 5) + long_rows(2000))
     p = subprocess.Popen([PROGRAM, '-m', TINY, '--progress', 'off', '-i', rows, '-o', out, '--batch-tokens', '32'],
                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=CLEAN_ENV)
     end = time.monotonic() + WAIT_S
@@ -672,9 +686,9 @@ def summary(_):
 
 @case
 def progress(tmp):
-    rows = write(os.path.join(tmp, 'in'), long_rows(300, 60))
+    rows = write(os.path.join(tmp, 'in'), long_rows(20, 4))
     r = program(['-m', TINY, '--progress', 'on', '--dtype', 'f32', rows, '-o', '/dev/null'], quiet=False)
-    check(r.code == 0 and '\r' in r.err and ' tok/s' in r.err and '/300 rows' in r.err, r.err)
+    check(r.code == 0 and '\r' in r.err and ' tok/s' in r.err and '/20 rows' in r.err, r.err)
     r = program(['-m', TINY, '-p', 'Hello', '--max-tokens', '1'], quiet=False)
     check('\r' not in r.err, r.err)
 
@@ -780,9 +794,6 @@ def main():
     if os.environ.get('LB_TEST_SUBSET') == 'threads':
         picked = [c for c in picked if c[2]]
     count = {'ok': 0, 'FAIL': 0, 'skip': 0}
-    if MHA == TINY:
-        print('skip: cli llama-mha: no ../shared')
-        count['skip'] += 1
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         for name, end, text, seconds in pool.map(run_case, picked):
             count[end] += 1
