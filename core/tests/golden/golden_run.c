@@ -20,6 +20,8 @@ void golden_options(struct lb_options *o, const char *model)
     o->dtype = "f32";
     o->threads = 2;
     o->token_ids = true;
+    o->gen.set = LB_GEN_TEMPERATURE; /* greedy, whatever generation_config.json says: so were the goldens made */
+    o->gen.temperature = 0;
     o->log = (struct lb_log){.level = LB_LOG_ERROR, .emit = print_log};
 }
 

@@ -96,7 +96,7 @@ static double difference(const float *x, const json_t *want, size_t width, doubl
     assert_int_equal(n, N_TOK);
     for (size_t i = 0; i < n; i++) {
         for (size_t j = 0; j < width; j++) {
-            worst = fmax(worst, fabs((double)x[i * width + j] - at(want, i, j)));
+            worst = fmax(worst, fabs((double)x[i * width + j] - (double)(float)at(want, i, j)));
             sum += at(want, i, j) * at(want, i, j);
         }
     }
