@@ -436,7 +436,7 @@ static void reference_f32(void **state)
 static void reference_bf16(void **state)
 {
     (void)state;
-    check_set("ref", LB_BF16, 0.35);
+    check_set("ref", LB_BF16, 0.12);
 }
 
 static void avx512bf16(void **state)
@@ -450,7 +450,7 @@ static void avx512bf16(void **state)
         skip();
     }
     be->ops->close(be);
-    check_set("avx512bf16", LB_BF16, 0.35);
+    check_set("avx512bf16", LB_BF16, 0.12);
 }
 
 static void expect_failure(struct engine *e, const char *text)
