@@ -14,7 +14,7 @@
 enum lb_status lb_map_open(struct lb_map *m, const char *path, struct lb_err *err)
 {
     *m = (struct lb_map){0};
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe is refused below, not waited for */
     if (fd < 0)
         return lb_err_set(err, LB_E_INPUT, "cannot open '%s': %s", path, strerror(errno));
     enum lb_status status = LB_OK;
@@ -90,7 +90,7 @@ char *lb_path_join(const char *dir, const char *name)
     char *p = lb_mem_new(nd + nn + 2, 1);
     if (!p)
         return NULL;
-    snprintf(p, nd + nn + 2, "%s%s%s", dir, nd && dir[nd - 1] == '/' ? "" : "/", name);
+    snprintf(p, nd + nn + 2, "%s%s%s", dir, nd == 0 || dir[nd - 1] == '/' ? "" : "/", name);
     return p;
 }
 

@@ -24,7 +24,7 @@ enum lb_status lb_file_read(const char *path, size_t max_bytes, struct lb_str *o
 bool lb_file_exists(const char *path);
 bool lb_file_is_dir(const char *path);
 
-/* "DIR/NAME" in new memory (lb_mem_free), NULL without memory. */
+/* "DIR/NAME" (NAME alone for an empty DIR) in new memory (lb_mem_free), NULL without memory. */
 char *lb_path_join(const char *dir, const char *name);
 
 /* Writes everything, retrying short and interrupted writes; LB_E_DEVICE names `path` and the reason. */

@@ -11,6 +11,8 @@ static _Thread_local uint64_t n_allocated;
 void *lb_mem_new(size_t n, size_t size)
 {
     n_allocated++;
+    if (size && n > SIZE_MAX / size) /* sanitizers end the program where calloc itself finds this */
+        return NULL;
     return calloc(n ? n : 1, size ? size : 1);
 }
 

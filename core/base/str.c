@@ -1,6 +1,5 @@
 #include "core/base/str.h"
 
-#include <ctype.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -209,10 +208,22 @@ void lb_str_put_f32(struct lb_str *s, float x)
 
 bool lb_parse_size(const char *text, size_t *bytes)
 {
-    if (!isdigit((unsigned char)text[0]))
+    /* digits with at most one point; strtod alone would take 0x10, 1e3 and inf as well */
+    size_t n = strspn(text, "0123456789");
+    if (n == 0)
+        return false;
+    if (text[n] == '.') {
+        size_t fraction = strspn(text + n + 1, "0123456789");
+        if (fraction == 0)
+            return false;
+        n += 1 + fraction;
+    }
+    if (text[n] && text[n + 1])
         return false;
     char *end;
     double v = strtod(text, &end);
+    if (end != text + n)
+        return false;
     double unit = 1;
     if (*end == 'K' || *end == 'k')
         unit = 1024.0;
