@@ -1,6 +1,8 @@
 /* The tokenizer's rules on tiny tokenizers: pre-tokenizers, added tokens, merges, decoding.
  *
  * The ids in `cases` were computed with the tokenizers library (0.23.3) on the same JSON. */
+#include <pthread.h>
+
 #include "core/tests/test_text_tiny.h"
 
 #define SEQ(steps) "{\"type\":\"Sequence\",\"pretokenizers\":[" steps "," BYTE_LEVEL("false", "false") "]}"
@@ -434,6 +436,53 @@ static void test_nfc_long_marks(void **state)
     lb_tok_free(t);
 }
 
+struct worker {
+    const struct lb_tok *t;
+    uint64_t sum;
+};
+
+static void *encode_many(void *arg)
+{
+    struct worker *w = arg;
+    struct lb_err err = LB_ERR_INIT;
+    struct lb_tok_ctx *c = NULL;
+    struct lb_ids ids = {0};
+    enum lb_status status = lb_tok_ctx_new(&c, w->t, &err);
+    for (int i = 0; i < 2000 && status == LB_OK; i++) {
+        char text[64];
+        int n = snprintf(text, sizeof text, "ab 11%d e\314\201 --c<x>111a", i);
+        ids.n = 0;
+        status = lb_tok_encode(w->t, c, text, (size_t)n, LB_TOK_AUTO, &ids, NULL, &err);
+        for (size_t k = 0; k < ids.n; k++)
+            w->sum = w->sum * 31 + (uint64_t)ids.id[k];
+    }
+    if (status != LB_OK)
+        w->sum = 0;
+    lb_ids_release(&ids);
+    lb_tok_ctx_free(c);
+    return NULL;
+}
+
+/* One tokenizer, a context a thread: every thread gets what one thread gets. */
+static void test_threads(void **state)
+{
+    (void)state;
+    struct tiny tiny = {
+        .normalizer = "{\"type\":\"NFC\"}", .pre = BYTE_LEVEL("false", "true"), .added = TOKEN("282", "<x>", "")};
+    struct lb_tok *t = open_tiny(&tiny, NULL);
+    struct worker w[5] = {{t, 0}, {t, 0}, {t, 0}, {t, 0}, {t, 0}};
+    pthread_t thread[4];
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_create(&thread[i], NULL, encode_many, &w[i]), 0);
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(pthread_join(thread[i], NULL), 0);
+    encode_many(&w[4]);
+    assert_true(w[4].sum != 0);
+    for (int i = 0; i < 4; i++)
+        assert_true(w[i].sum == w[4].sum);
+    lb_tok_free(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -445,6 +494,7 @@ int main(void)
         cmocka_unit_test(test_template),
         cmocka_unit_test(test_config_overrides),
         cmocka_unit_test(test_nfc_long_marks),
+        cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
