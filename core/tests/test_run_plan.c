@@ -1,0 +1,161 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include <jansson.h>
+#include <math.h>
+#include <string.h>
+
+#include "core/run/plan.h"
+#include "core/run/stats.h"
+
+static struct lb_wtensor tensor = {.name = "w", .n_dim = 2, .dim = {1000, 1000}};
+static struct lb_wfile weights = {.tensor = &tensor, .n_tensor = 1};
+
+static struct lb_config config_of(int64_t max_position, enum lb_rope_type type)
+{
+    return (struct lb_config){.n_layer = 3,
+                              .n_kv_head = 2,
+                              .head_dim = 16,
+                              .rope = {.type = type, .factor = 4, .max_position = max_position}};
+}
+
+static struct lb_plan_spec spec_of(const struct lb_config *c)
+{
+    return (struct lb_plan_spec){.config = c, .weights = &weights, .dtype = LB_BF16, .free_bytes = (size_t)1 << 30};
+}
+
+/* 3 layers, K and V, 2 heads of 16, 32 positions, 2 bytes */
+enum { PAGE = 3 * 2 * 2 * 16 * 32 * 2 };
+
+static void test_pages(void **state)
+{
+    (void)state;
+    struct lb_config c = config_of(1000, LB_ROPE_DEFAULT);
+    struct lb_plan_spec spec = spec_of(&c);
+    struct lb_err err = LB_ERR_INIT;
+    struct lb_plan p;
+    assert_int_equal(lb_plan_page_bytes(&c, LB_BF16), PAGE);
+    assert_int_equal(lb_plan_page_bytes(&c, LB_F32), 2 * PAGE);
+    assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
+    assert_int_equal(p.batch_tokens, 512);
+    assert_int_equal(p.max_seqs, 256);
+    assert_int_equal(p.max_model_len, 1000);
+    assert_int_equal(p.kv_memory, 1 << 28); /* a quarter of free memory */
+    assert_int_equal(p.kv_pages, 256 * 32); /* all rows at full length need no more */
+    assert_int_equal(p.limit.n_page, p.kv_pages);
+    assert_int_equal(p.limit.n_seq, 256);
+    spec.kv_memory = 10 * PAGE + 1;
+    spec.batch_tokens = 16;
+    assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
+    assert_int_equal(p.kv_pages, 10);
+    assert_int_equal(p.limit.n_seq, 16);
+    assert_int_equal(p.max_out, 16);
+    assert_int_equal(lb_plan_pages(&p, PAGE * 3, &err), LB_OK); /* a kernel set with larger pages */
+    assert_int_equal(p.kv_pages, 3);
+    spec.kv_memory = PAGE - 1;
+    assert_int_equal(lb_plan_make(&p, &spec, &err), LB_E_USAGE);
+}
+
+static void test_memory(void **state)
+{
+    (void)state;
+    struct lb_config c = config_of(1000, LB_ROPE_DEFAULT);
+    struct lb_plan_spec spec = spec_of(&c);
+    struct lb_err err = LB_ERR_INIT;
+    struct lb_plan p;
+    spec.free_bytes = 1999999; /* a million weights of two bytes */
+    assert_int_equal(lb_plan_make(&p, &spec, &err), LB_E_DEVICE);
+    err = (struct lb_err)LB_ERR_INIT;
+    spec.free_bytes = 2000000 + 5 * PAGE; /* less than a quarter is left */
+    assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
+    assert_int_equal(p.kv_pages, 5);
+    spec.kv_memory = 6 * PAGE;
+    assert_int_equal(lb_plan_make(&p, &spec, &err), LB_E_DEVICE);
+}
+
+static void test_length(void **state)
+{
+    (void)state;
+    static const struct {
+        enum lb_rope_type type;
+        int64_t own, asked, want; /* want 0: refused */
+    } cases[] = {
+        {LB_ROPE_DEFAULT, 2048, 0, 2048},    {LB_ROPE_DEFAULT, 2048, 100, 100}, {LB_ROPE_DEFAULT, 2048, 2049, 0},
+        {LB_ROPE_YARN, 128, 129, 0},         {LB_ROPE_LINEAR, 256, 0, 256},     {LB_ROPE_LLAMA3, 256, 257, 0},
+        {LB_ROPE_DYNAMIC, 32, 0, 2048},      {LB_ROPE_DYNAMIC, 4096, 0, 16384}, {LB_ROPE_DYNAMIC, 4096, 99999, 99999},
+        {LB_ROPE_DYNAMIC, 4096, 4000, 4000},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct lb_config c = config_of(cases[i].own, cases[i].type);
+        struct lb_plan_spec spec = spec_of(&c);
+        struct lb_err err = LB_ERR_INIT;
+        struct lb_plan p;
+        spec.max_model_len = cases[i].asked;
+        assert_int_equal(lb_plan_make(&p, &spec, &err), cases[i].want ? LB_OK : LB_E_USAGE);
+        if (cases[i].want)
+            assert_int_equal(p.max_model_len, cases[i].want);
+    }
+}
+
+static json_t *stats_json(const struct lb_stats *s, const char *command)
+{
+    struct lb_str text = {0};
+    lb_stats_put_json(s, command, &text);
+    json_t *j = json_loads(text.data, JSON_REJECT_DUPLICATES, NULL);
+    if (!j)
+        fail_msg("not JSON: %s", text.data);
+    assert_int_equal(text.data[text.len - 1], '\n');
+    lb_str_release(&text);
+    return j;
+}
+
+/* What was not measured is absent, never 0; nothing is NaN. */
+static void test_stats_absent(void **state)
+{
+    (void)state;
+    struct lb_stats s = {.model_path = "a \"b\"", .model_tflops = NAN, .total_s = 1, .load_s = 1};
+    json_t *j = stats_json(&s, NULL);
+    assert_null(json_object_get(j, "command"));
+    assert_null(json_object_get(j, "latency_s"));
+    assert_null(json_object_get(json_object_get(j, "steps"), "fill"));
+    assert_int_equal(json_object_size(json_object_get(j, "throughput")), 0);
+    assert_string_equal(json_string_value(json_object_get(json_object_get(j, "model"), "path")), s.model_path);
+    json_decref(j);
+}
+
+static void test_stats_values(void **state)
+{
+    (void)state;
+    struct lb_stats s = {
+        .rows = 3, .ok = 2, .error = 1, .total_s = 3, .load_s = 1, .forward_s = 1.23456789, .steps = 4};
+    s.by_code[LB_ROW_TOO_LONG] = 1;
+    s.prompt_tokens = 10;
+    s.completion_tokens = 6;
+    s.setting[0] = (struct lb_setting){"seed", "7", "command line"};
+    s.n_setting = 1;
+    s.exit_code = 1;
+    json_t *j = stats_json(&s, "llmbatch"), *codes = json_object_get(json_object_get(j, "rows"), "errors_by_code");
+    assert_int_equal(json_object_size(codes), 1);
+    assert_int_equal(json_integer_value(json_object_get(codes, "too_long")), 1);
+    json_t *rate = json_object_get(json_object_get(j, "throughput"), "total_tok_s");
+    assert_true(json_number_value(rate) == 8);
+    assert_true(json_number_value(json_object_get(json_object_get(j, "time_s"), "forward")) == 1.23457);
+    json_t *seed = json_object_get(json_object_get(j, "sampling"), "seed");
+    assert_int_equal(json_integer_value(json_object_get(seed, "value")), 7);
+    assert_string_equal(json_string_value(json_object_get(seed, "origin")), "command line");
+    assert_int_equal(json_array_size(json_object_get(j, "ranks")), 1);
+    assert_int_equal(json_integer_value(json_object_get(j, "exit_code")), 1);
+    json_decref(j);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_pages),        cmocka_unit_test(test_memory),       cmocka_unit_test(test_length),
+        cmocka_unit_test(test_stats_absent), cmocka_unit_test(test_stats_values),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
