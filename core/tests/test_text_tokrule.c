@@ -58,6 +58,10 @@ static const struct rule {
      "a\341\240\216b\342\200\250a\302\205b", IDS(279, 160, 142, 98, 226, 128, 168, 97, 194, 133, 98)},
     {"word characters", NULL, SEQ(SPLIT("Regex", "\\\\w+", "Removed", "false")), "", "",
      "a\302\275_\314\201\342\205\253-\342\200\215-", IDS(45, 226, 128, 141, 45)},
+    {"decimal numbers", NULL, SEQ(SPLIT("Regex", "\\\\d+", "Removed", "false")), "", "", "a\331\2411b\302\2752c",
+     IDS(97, 98, 194, 189, 99)},
+    {"any case", NULL, SEQ(SPLIT("Regex", "(?i:\\\\u00e9|k)+", "Removed", "false")), "", "",
+     "a\303\211\303\251b\342\204\252Kc", IDS(97, 98, 99)},
     {"NFC on each piece", "NFC", BYTE_LEVEL("false", "false"), TOKEN("282", "<x>", ""), "",
      "e\314\201<x>\314\201e\314\201 \341\204\200\341\205\241\341\206\250 q\314\243\314\207 q\314\207\314\243",
      IDS(272, 282, 204, 129, 272, 32, 234, 176, 129, 32, 113, 204, 163, 204, 135, 32, 113, 204, 163, 204, 135)},
@@ -310,6 +314,28 @@ static void test_decode_invalid(void **state)
     lb_tok_free(t);
 }
 
+/* Bytes that no later byte can complete come out at once. */
+static void test_decode_prompt(void **state)
+{
+    (void)state;
+    struct tiny tiny = {0};
+    struct lb_tok *t = open_tiny(&tiny, NULL);
+    struct lb_detok d = {.tok = t};
+    struct lb_str out = {0};
+    lb_detok_put(&d, 0xE0, &out);
+    assert_int_equal(out.len, 0);
+    lb_detok_put(&d, 0x80, &out);
+    assert_string_equal(out.data, FFFD FFFD);
+    lb_detok_put(&d, 0xF0, &out);
+    lb_detok_put(&d, 0x9F, &out);
+    assert_int_equal(out.len, 6);
+    lb_detok_put(&d, 'a', &out);
+    assert_string_equal(out.data, FFFD FFFD FFFD "a");
+    lb_detok_release(&d);
+    lb_str_release(&out);
+    lb_tok_free(t);
+}
+
 /* models.md 3.4: an added token whose characters are all in the byte map stands for those bytes. */
 static void test_pieces(void **state)
 {
@@ -486,15 +512,11 @@ static void test_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rules),
-        cmocka_unit_test(test_merges_as_defined),
-        cmocka_unit_test(test_cache_bounded),
-        cmocka_unit_test(test_decode_invalid),
-        cmocka_unit_test(test_pieces),
-        cmocka_unit_test(test_template),
-        cmocka_unit_test(test_config_overrides),
-        cmocka_unit_test(test_nfc_long_marks),
-        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_rules),          cmocka_unit_test(test_merges_as_defined),
+        cmocka_unit_test(test_cache_bounded),  cmocka_unit_test(test_decode_invalid),
+        cmocka_unit_test(test_decode_prompt),  cmocka_unit_test(test_pieces),
+        cmocka_unit_test(test_template),       cmocka_unit_test(test_config_overrides),
+        cmocka_unit_test(test_nfc_long_marks), cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -56,7 +56,10 @@ static void translate(const char *p, struct lb_str *out, const char **unsupporte
         if (p[i] == '\\' && p[i + 1]) {
             i++;
             const char *to = escape(p[i], in_class, unsupported);
-            if (to) {
+            if (p[i] == 'u' && strspn(p + i + 1, "0123456789abcdefABCDEF") >= 4) {
+                lb_str_putf(out, "\\x{%.4s}", p + i + 1);
+                i += 4;
+            } else if (to) {
                 lb_str_puts(out, to);
             } else {
                 lb_str_putc(out, '\\');
