@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "kernels/cpu/avx512/lk_avx512.h"
+#include "kernels/cpu/avx512/lk_avx512_probe.h"
 
 static void put_half(uint32_t *word, int64_t half, uint16_t v)
 {
@@ -173,4 +174,5 @@ void lk_avx512_init(struct lk_cpu *t, enum lk_type type)
     lk_avx512_linear_init(t);
     lk_avx512_rope_init(t);
     lk_avx512_attend_init(t);
+    lk_avx512_top_init(t);
 }

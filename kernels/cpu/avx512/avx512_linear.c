@@ -210,7 +210,8 @@ EACH_ROWS(ONE_PANEL)
         lk_product_tile(R, 4, p, t);                                         \
     }
 TWO_PANELS(1)
-TWO_PANELS(2) TWO_PANELS(3) TWO_PANELS(4)
+TWO_PANELS(2)
+TWO_PANELS(3) TWO_PANELS(4)
 
 #define NAME(R) product##R,
     static void (*const one_panel[])(const struct lk_product *, struct lk_tiles *) = {NULL, EACH_ROWS(NAME)};

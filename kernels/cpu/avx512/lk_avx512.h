@@ -115,12 +115,6 @@ LK_INLINE __m512 lk_exp(__m512 x)
 /* Source columns col0 .. col0 + n - 1 of one row, rounded; with the last column of a segment its zero columns too. */
 void lk_avx512_put_cols(const struct lk_act *a, int64_t row, int64_t col0, const float *v, int64_t n);
 
-/* y[i] = e^x[i]: lk_exp for tests. */
-void lk_avx512_exp(const float *x, float *y, int64_t n);
-
-/* n rounds of vdpbf16ps in registers; returns the floating-point operations done. For benches. */
-double lk_avx512_peak(int64_t n);
-
 /* Overrides of the table, one a file. */
 void lk_avx512_act_init(struct lk_cpu *t);
 void lk_avx512_linear_init(struct lk_cpu *t);

@@ -1,0 +1,313 @@
+/* rope_table, rope_kv and attend together: rows of Q, K, V in, attention out, against the formulas in double; each
+ * token the same alone. */
+#include "kernels/tests/check.h"
+
+void check_rope(const struct lk_cpu *t)
+{
+    enum { N_ROT = 20, N_TOK = 6 };
+    static const int32_t pos[N_TOK] = {0, 1, 31, 513, 8000, 100000}, len[N_TOK] = {1, 2, 700, 514, 8001, 100001};
+    float inv_freq[N_ROT / 2], c[N_TOK * N_ROT / 2], s[N_TOK * N_ROT / 2];
+    for (int dynamic = 0; dynamic < 2; dynamic++) {
+        for (int i = 0; i < N_ROT / 2; i++)
+            inv_freq[i] = (float)pow(10000, -2.0 * i / N_ROT);
+        struct lk_rope_table args = {c, s, pos, inv_freq, dynamic ? len : NULL, 10000, 4, 512, N_TOK, N_ROT, 1.25f};
+        CHECK_SPLIT(t->rope_table, &args, N_TOK);
+        for (int i = 0; i < N_TOK * N_ROT / 2; i++) {
+            int tok = i / (N_ROT / 2), at = i % (N_ROT / 2);
+            double freq = (double)inv_freq[at], slack = 1e-6;
+            if (dynamic) {
+                double most = len[tok] > 512 ? len[tok] : 512;
+                double base = 10000 * pow(4 * most / 512 - 3, N_ROT / (N_ROT - 2.0));
+                freq = pow(base, -2.0 * at / N_ROT);
+                slack += 2e-6 * freq * pos[tok]; /* of float32 frequencies */
+            }
+            double angle = dynamic ? freq * pos[tok] : (double)(inv_freq[at] * (float)pos[tok]);
+            check_that(fabs((double)c[i] - 1.25 * cos(angle)) <= slack &&
+                           fabs((double)s[i] - 1.25 * sin(angle)) <= slack,
+                       t, "rope_table", "position %d, frequency %d: %g %g", pos[tok], at, (double)c[i], (double)s[i]);
+        }
+    }
+}
+
+enum { MAX_DIM = 600 };
+
+struct shape {
+    int64_t head_dim, group, n_kv, n_rot;
+    bool interleaved, norm;
+    int n_seq;
+    int len[3];
+    int step; /* every step-th token is checked in double and alone */
+};
+
+struct attn_case {
+    const struct lk_cpu *t;
+    struct shape s;
+    struct lk_cols cols;
+    int64_t n_tok, n_head, n_page;
+    float *qkv, *cos, *sin, *q_norm, *k_norm;
+    int32_t *pos, *tok_page, *page, page_start[4];
+    int seq_of[4]; /* first token of each sequence */
+    struct lk_kv kv;
+};
+
+static void case_new(struct attn_case *c, const struct lk_cpu *t, const struct shape *s)
+{
+    *c = (struct attn_case){.t = t, .s = *s, .n_head = s->group * s->n_kv};
+    for (int i = 0; i < s->n_seq; i++) {
+        c->page_start[i] = (int32_t)c->n_page;
+        c->seq_of[i] = (int)c->n_tok;
+        c->n_page += lk_ceil_div(s->len[i], LK_PAGE_TOKENS);
+        c->n_tok += s->len[i];
+    }
+    c->seq_of[s->n_seq] = (int)c->n_tok;
+    int64_t width = (c->n_head + 2 * s->n_kv) * s->head_dim;
+    c->qkv = check_new((size_t)(c->n_tok * width), sizeof *c->qkv);
+    c->cos = check_new((size_t)(c->n_tok * s->n_rot / 2), sizeof *c->cos);
+    c->sin = check_new((size_t)(c->n_tok * s->n_rot / 2), sizeof *c->sin);
+    c->q_norm = check_new((size_t)s->head_dim, sizeof *c->q_norm);
+    c->k_norm = check_new((size_t)s->head_dim, sizeof *c->k_norm);
+    c->pos = check_new((size_t)c->n_tok, sizeof *c->pos);
+    c->tok_page = check_new((size_t)c->n_tok, sizeof *c->tok_page);
+    c->page = check_new((size_t)c->n_page, sizeof *c->page);
+    check_fill(c->qkv, c->n_tok * width, -2, 2);
+    check_fill(c->q_norm, s->head_dim, 0.5f, 2);
+    check_fill(c->k_norm, s->head_dim, 0.5f, 2);
+    for (int64_t i = 0; i < c->n_page; i++) /* scattered: page ids in descending order */
+        c->page[i] = (int32_t)(c->n_page - 1 - i);
+    for (int is = 0; is < s->n_seq; is++)
+        for (int i = 0; i < s->len[is]; i++) {
+            int tok = c->seq_of[is] + i;
+            c->pos[tok] = i;
+            c->tok_page[tok] = c->page[c->page_start[is] + i / LK_PAGE_TOKENS];
+            for (int64_t j = 0; j < s->n_rot / 2; j++) {
+                double angle = i * pow(10000, -2.0 * (double)j / (double)s->n_rot);
+                c->cos[tok * s->n_rot / 2 + j] = (float)cos(angle);
+                c->sin[tok * s->n_rot / 2 + j] = (float)sin(angle);
+            }
+        }
+    check_even_cols(&c->cols, c->n_head * s->head_dim, (int)s->n_kv, s->group * s->head_dim);
+    c->kv = (struct lk_kv){.k_page_bytes = (int64_t)t->k_page_bytes(s->head_dim),
+                           .v_page_bytes = (int64_t)t->v_page_bytes(s->head_dim),
+                           .n_kv_head = s->n_kv,
+                           .head_dim = s->head_dim};
+    c->kv.k = check_new((size_t)(c->n_page * s->n_kv), (size_t)c->kv.k_page_bytes);
+    c->kv.v = check_new((size_t)(c->n_page * s->n_kv), (size_t)c->kv.v_page_bytes);
+}
+
+static void case_free(struct attn_case *c)
+{
+    free(c->qkv);
+    free(c->cos);
+    free(c->sin);
+    free(c->q_norm);
+    free(c->k_norm);
+    free(c->pos);
+    free(c->tok_page);
+    free(c->page);
+    free(c->kv.k);
+    free(c->kv.v);
+}
+
+/* Attention of tokens tok .. tok + n - 1 of one step, items of at most `most` tokens; K and V of these tokens are
+ * written before. */
+static struct lk_act run(const struct attn_case *c, int64_t tok, int64_t n, int64_t most, float *probs)
+{
+    const struct shape *s = &c->s;
+    int64_t width = (c->n_head + 2 * s->n_kv) * s->head_dim, n_item = 0;
+    most = lk_min(most, c->t->attn_tokens(s->group));
+    void *q = check_new(c->t->q_bytes(n, c->n_head, s->head_dim), 1);
+    struct lk_rope_kv rope = {
+        .qkv = c->qkv + tok * width,
+        .cos = c->cos + tok * s->n_rot / 2,
+        .sin = c->sin + tok * s->n_rot / 2,
+        .q = q,
+        .kv = c->kv,
+        .pos = c->pos + tok,
+        .page = c->tok_page + tok,
+        .n_tok = n,
+        .n_head = c->n_head,
+        .n_rot = s->n_rot,
+        .interleaved = s->interleaved,
+        .q_norm = s->norm ? c->q_norm : NULL,
+        .k_norm = s->norm ? c->k_norm : NULL,
+        .eps = 1e-5f,
+    };
+    CHECK_SPLIT(c->t->rope_kv, &rope, n);
+    struct lk_attn_item *item = check_new((size_t)(n * s->n_kv), sizeof *item);
+    for (int is = 0; is < s->n_seq; is++)
+        for (int64_t from = c->seq_of[is]; from < c->seq_of[is + 1]; from++) {
+            if (from < tok || from >= tok + n)
+                continue;
+            int64_t some = lk_min(most, lk_min(c->seq_of[is + 1], tok + n) - from);
+            for (int32_t h = 0; h < s->n_kv; h++)
+                item[n_item++] = (struct lk_attn_item){is, (int32_t)(from - tok), (int32_t)some, h};
+            from += some - 1;
+        }
+    struct lk_attend args = {
+        .out = check_act(c->t, n, &c->cols),
+        .q = q,
+        .kv = c->kv,
+        .item = item,
+        .n_item = n_item,
+        .n_tok = n,
+        .n_head = c->n_head,
+        .pos = c->pos + tok,
+        .page_start = c->page_start,
+        .page = c->page,
+        .scale = 1.0f / sqrtf((float)s->head_dim),
+        .probs = probs,
+        .probs_ld = 40,
+    };
+    CHECK_SPLIT(c->t->attend, &args, n_item);
+    free(q);
+    free(item);
+    return args.out;
+}
+
+/* One head behind norm and rotation, as the set stores it. */
+static void rotate(const struct attn_case *c, int64_t tok, const float *x, const float *norm, double *out)
+{
+    int64_t n = c->s.head_dim, half = c->s.n_rot / 2;
+    double sum = 0, v[MAX_DIM];
+    for (int64_t i = 0; i < n; i++)
+        sum += (double)x[i] * (double)x[i];
+    for (int64_t i = 0; i < n; i++)
+        v[i] = (double)x[i] * (c->s.norm ? (double)norm[i] / sqrt(sum / (double)n + 1e-5) : 1);
+    for (int64_t j = 0; j < half; j++) {
+        int64_t a = c->s.interleaved ? 2 * j : j, b = c->s.interleaved ? 2 * j + 1 : j + half;
+        double x0 = v[a], x1 = v[b], co = (double)c->cos[tok * half + j], si = (double)c->sin[tok * half + j];
+        v[a] = x0 * co - x1 * si;
+        v[b] = x1 * co + x0 * si;
+    }
+    for (int64_t i = 0; i < n; i++)
+        out[i] = (double)check_stored(c->t, (float)v[i]);
+}
+
+/* out[head_dim] and size[head_dim] = sum of p |v|; prob[pos + 1]. */
+static void exact(const struct attn_case *c, int is, int64_t tok, int64_t head, double *out, double *size, double *prob)
+{
+    const struct shape *s = &c->s;
+    int64_t width = (c->n_head + 2 * s->n_kv) * s->head_dim, n = s->head_dim, last = c->pos[tok];
+    double q[MAX_DIM], k[MAX_DIM], max = -INFINITY, sum = 0;
+    rotate(c, tok, c->qkv + tok * width + head * n, c->q_norm, q);
+    for (int64_t j = 0; j <= last; j++) {
+        int64_t at = c->seq_of[is] + j;
+        rotate(c, at, c->qkv + at * width + (c->n_head + head / s->group) * n, c->k_norm, k);
+        prob[j] = 0;
+        for (int64_t i = 0; i < n; i++)
+            prob[j] += q[i] * k[i];
+        prob[j] /= sqrt((double)n);
+        max = fmax(max, prob[j]);
+    }
+    for (int64_t j = 0; j <= last; j++)
+        sum += exp(prob[j] - max);
+    for (int64_t i = 0; i < n; i++)
+        out[i] = size[i] = 0;
+    for (int64_t j = 0; j <= last; j++) {
+        const float *v = c->qkv + (c->seq_of[is] + j) * width + (c->n_head + s->n_kv + head / s->group) * n;
+        prob[j] = exp(prob[j] - max) / sum;
+        for (int64_t i = 0; i < n; i++) {
+            double x = prob[j] * (double)check_stored(c->t, v[i]);
+            out[i] += x;
+            size[i] += fabs(x);
+        }
+    }
+}
+
+static void check_token(const struct attn_case *c, int is, int64_t tok, const float *got, const float *probs)
+{
+    static double prob[1200];
+    double out[MAX_DIM], size[MAX_DIM];
+    int64_t n = c->s.head_dim;
+    for (int64_t ih = 0; ih < c->n_head; ih++) {
+        exact(c, is, tok, ih, out, size, prob);
+        for (int64_t i = 0; i < n; i++) {
+            double bound = (c->t->type == LK_F32 ? 2e-5 : 0x1p-7) * size[i] + 1e-7, x = (double)got[ih * n + i];
+            check_that(fabs(x - out[i]) <= bound, c->t, "attend",
+                       "head_dim %lld group %lld position %d head %lld dim %lld: %g, not %g", (long long)n,
+                       (long long)c->s.group, c->pos[tok], (long long)ih, (long long)i, x, out[i]);
+        }
+        for (int j = 0; probs && j < 40; j++) {
+            double want = j <= c->pos[tok] ? prob[j] : 0, x = (double)probs[(tok * c->n_head + ih) * 40 + j];
+            check_that(fabs(x - want) <= (c->t->type == LK_F32 ? 1e-6 : 1e-2), c->t, "attend", "probability %g, not %g",
+                       x, want);
+        }
+    }
+}
+
+/* No column of the packed row was left as it was: zeros times NaN would show. */
+static void check_zero_columns(const struct attn_case *c, const struct lk_act *out)
+{
+    int64_t n = c->cols.n_col;
+    float *w = check_new((size_t)n, sizeof *w), *y = check_new((size_t)out->n_row, sizeof *y);
+    check_fill(w, n, 1, 1);
+    void *packed = check_pack(c->t, w, 1, &c->cols, 0);
+    struct lk_linear sum = {.a = *out, .w = packed, .n_out = 1, .y = y};
+    c->t->linear(&sum, 0, c->t->linear_items(&sum));
+    for (int64_t i = 0; i < out->n_row; i++)
+        check_that(y[i] == y[i], c->t, "attend", "row %lld has unwritten columns", (long long)i);
+    free(w);
+    free(y);
+    free(packed);
+}
+
+static void attn_case(const struct lk_cpu *t, const struct shape *s)
+{
+    struct attn_case c;
+    case_new(&c, t, s);
+    int64_t n_col = c.cols.n_col;
+    bool ref = t->panel_cols == 16;
+    float *probs = ref ? check_new((size_t)(c.n_tok * c.n_head * 40), sizeof *probs) : NULL;
+    float *got = check_new((size_t)n_col, sizeof *got), *alone = check_new((size_t)n_col, sizeof *alone);
+    struct lk_act all = run(&c, 0, c.n_tok, 12, probs);
+    check_zero_columns(&c, &all);
+    for (int is = 0; is < s->n_seq; is++) {
+        for (int64_t tok = c.seq_of[is]; tok < c.seq_of[is + 1]; tok++) {
+            int32_t pos = c.pos[tok];
+            if (tok % s->step && !(s->len[is] > 512 && (pos == 511 || pos == 512 || pos == 513 || pos == 1100)))
+                continue;
+            t->act_row(&all, tok, got);
+            check_token(&c, is, tok, got, probs);
+        }
+    }
+    /* each token alone, K and V being written anew; then in steps of 5 tokens and items of 2 */
+    for (int64_t tok = 0, n = 1; tok < c.n_tok; tok += n) {
+        n = tok % 3 ? lk_min(5, c.n_tok - tok) : 1;
+        if (s->step > 1 && tok % s->step > 8 && c.pos[tok] % 256 < 250)
+            continue;
+        struct lk_act some = run(&c, tok, n, n == 1 ? 1 : 2, NULL);
+        for (int64_t i = 0; i < n; i++) {
+            t->act_row(&all, tok + i, got);
+            t->act_row(&some, i, alone);
+            check_that(memcmp(got, alone, (size_t)n_col * sizeof *got) == 0, t, "attend",
+                       "head_dim %lld group %lld: position %d has other bits alone", (long long)s->head_dim,
+                       (long long)s->group, c.pos[tok + i]);
+        }
+        free(some.data);
+    }
+    free(all.data);
+    free(got);
+    free(alone);
+    free(probs);
+    case_free(&c);
+}
+
+void check_attend(const struct lk_cpu *t)
+{
+    static const int64_t dims[] = {24, 48, 64, 80, 128, 7}, groups[] = {1, 2, 3, 4, 7, 8, 16};
+    for (int d = 0; d < 6; d++) {
+        for (int g = 0; g < 7; g++) {
+            struct shape s = {dims[d],         groups[g], 1 + (d + g) % 3, dims[d] / 2 * 2, g % 2 == 1, d % 2 == 1, 2,
+                              {37 + g, 5 + d}, 3};
+            attn_case(t, &s);
+        }
+    }
+    struct shape partial = {64, 3, 2, 20, false, true, 3, {70, 1, 40}, 1};
+    attn_case(t, &partial);
+    struct shape large = {534, 2, 1, 64, false, false, 1, {40}, 7}; /* several passes over V */
+    attn_case(t, &large);
+    struct shape split = {64, 3, 1, 64, false, false, 1, {1113}, 97};
+    attn_case(t, &split);
+    struct shape split_wide = {24, 16, 1, 24, true, false, 1, {530}, 83};
+    attn_case(t, &split_wide);
+}

@@ -1,0 +1,200 @@
+/* checkkernels --bench: ops on the shapes of SmolLM2-135M, one thread, weights cold, against the peak of the same
+ * run. */
+#include <time.h>
+
+#include "kernels/cpu/avx512/lk_avx512_probe.h"
+#include "kernels/tests/check.h"
+
+enum {
+    DIM = 576,
+    FFN = 1536,
+    N_HEAD = 9,
+    N_KV = 3,
+    HEAD_DIM = 64,
+    N_VOCAB = 49152,
+    QKV = (N_HEAD + 2 * N_KV) * HEAD_DIM
+};
+
+static const int rows_of[] = {1, 4, 16, 32, 64, 256, 512};
+enum { N_ROWS = sizeof rows_of / sizeof rows_of[0] };
+
+static double now(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
+}
+
+static double peak;
+
+/* The best of a few runs, in GFLOP/s. */
+static double measure_peak(void)
+{
+    double best = 0;
+    for (int i = 0; i < 20; i++) {
+        double begin = now(), flop = lk_avx512_peak(100000), rate = flop / (now() - begin) * 1e-9;
+        best = rate > best ? rate : best;
+    }
+    return best;
+}
+
+static void show(const char *what, int64_t n_row, double flop, double seconds)
+{
+    double rate = flop / seconds * 1e-9;
+    printf("%-16s M %4lld  %9.1f us  %8.1f GFLOP/s", what, (long long)n_row, seconds * 1e6, rate);
+    if (peak > 0)
+        printf("  %5.1f %%", 100 * rate / peak);
+    printf("\n");
+}
+
+struct product {
+    const char *name;
+    int64_t n_col, n_out;
+    int n_seg;
+    enum lk_epilogue epilogue;
+};
+
+static const struct product products[] = {
+    {"qkv", DIM, QKV, 1, LK_EP_STORE},          {"attention out", DIM, DIM, 3, LK_EP_ADD},
+    {"gate-up", DIM, 2 * FFN, 1, LK_EP_SWIGLU}, {"down", FFN, DIM, 3, LK_EP_ADD},
+    {"head", DIM, N_VOCAB, 1, LK_EP_HEAD},
+};
+
+/* Copies of a matrix in turn, so that it comes from memory. */
+static void bench_product(const struct lk_cpu *t, const struct product *p)
+{
+    struct lk_cols cols, out_cols;
+    check_even_cols(&cols, p->n_col, p->n_seg, 32);
+    check_even_cols(&out_cols, FFN, 3, 32);
+    size_t bytes = t->weight_bytes(p->n_out, &cols);
+    int64_t n_copy = lk_ceil_div((int64_t)96 << 20, (int64_t)bytes);
+    uint8_t *w = check_new((size_t)n_copy, bytes);
+    float *values = check_new(512 * (size_t)p->n_col, sizeof *values);
+    uint16_t *some = (uint16_t *)(void *)w;
+    for (size_t i = 0; i < bytes / 2; i++)
+        some[i] = lk_round(check_uniform(-0.1f, 0.1f));
+    for (int64_t i = 1; i < n_copy; i++)
+        memcpy(w + (size_t)i * bytes, w, bytes);
+    float *y = check_new(512 * (size_t)(p->epilogue == LK_EP_HEAD ? 1 : p->n_out), sizeof *y);
+    struct lk_best *best = check_new(512 * (size_t)lk_ceil_div(p->n_out, LK_HEAD_BLOCK), sizeof *best);
+    for (int m = 0; m < N_ROWS; m++) {
+        int64_t n_row = rows_of[m], n_run = 0;
+        struct lk_act a = check_random_act(t, n_row, &cols, values), out = check_act(t, n_row, &out_cols);
+        struct lk_linear args = {.a = a, .n_out = p->n_out, .epilogue = p->epilogue, .y = y, .out = out, .best = best};
+        double fastest = 1e9, stop = now() + 0.15;
+        do {
+            args.w = w + (size_t)(n_run % n_copy) * bytes;
+            double begin = now();
+            t->linear(&args, 0, t->linear_items(&args));
+            double took = now() - begin;
+            fastest = took < fastest ? took : fastest;
+            n_run++;
+        } while (now() < stop);
+        show(p->name, n_row, 2.0 * (double)(n_row * p->n_col * p->n_out), fastest);
+        free(a.data);
+        free(out.data);
+    }
+    free(w);
+    free(y);
+    free(best);
+    free(values);
+}
+
+static void bench_norm(const struct lk_cpu *t)
+{
+    struct lk_cols cols;
+    check_even_cols(&cols, DIM, 1, 32);
+    float *x = check_new(512 * DIM, sizeof *x), *w = check_new(DIM, sizeof *w);
+    check_fill(x, 512 * DIM, -1, 1);
+    for (int m = 0; m < N_ROWS; m++) {
+        struct lk_norm args = {.y = check_act(t, rows_of[m], &cols), .x = x, .w = w, .eps = 1e-5f};
+        double fastest = 1e9;
+        for (int i = 0; i < 30; i++) {
+            double begin = now();
+            t->norm(&args, 0, t->norm_items(&args));
+            fastest = fmin(fastest, now() - begin);
+        }
+        printf("%-16s M %4d  %9.1f us  %8.1f ns a row\n", "norm", rows_of[m], fastest * 1e6,
+               fastest * 1e9 / rows_of[m]);
+        free(args.y.data);
+    }
+    free(x);
+    free(w);
+}
+
+/* One prompt of n tokens in one step; then a token of each of 32 sequences of n tokens, the cache being one page table
+ * for all. */
+static void bench_attend(const struct lk_cpu *t, int n)
+{
+    enum { MAX = 1024, N_PAGE = MAX / LK_PAGE_TOKENS };
+    static int32_t pos[MAX], page_of[MAX], page[N_PAGE], page_start[2];
+    static struct lk_attn_item item[MAX * N_KV];
+    struct lk_cols cols;
+    check_even_cols(&cols, N_HEAD * HEAD_DIM, 3, 192);
+    float *qkv = check_new(MAX * QKV, sizeof *qkv), *angle = check_new(MAX * HEAD_DIM, sizeof *angle);
+    check_fill(qkv, MAX * QKV, -1, 1);
+    check_fill(angle, MAX * HEAD_DIM, -1, 1);
+    struct lk_kv kv = {.k_page_bytes = (int64_t)t->k_page_bytes(HEAD_DIM),
+                       .v_page_bytes = (int64_t)t->v_page_bytes(HEAD_DIM),
+                       .n_kv_head = N_KV,
+                       .head_dim = HEAD_DIM};
+    kv.k = check_new(N_PAGE * N_KV, (size_t)kv.k_page_bytes);
+    kv.v = check_new(N_PAGE * N_KV, (size_t)kv.v_page_bytes);
+    for (int i = 0; i < MAX; i++) {
+        pos[i] = i;
+        page_of[i] = page[i / LK_PAGE_TOKENS] = i / LK_PAGE_TOKENS;
+    }
+    struct lk_rope_kv rope = {qkv,    angle,    angle,   check_new(t->q_bytes(MAX, N_HEAD, HEAD_DIM), 1),
+                              kv,     pos,      page_of, n,
+                              N_HEAD, HEAD_DIM, false,   NULL,
+                              NULL,   0};
+    double rope_s = 1e9, fastest = 1e9;
+    struct lk_attend args = {.out = check_act(t, n, &cols),
+                             .q = rope.q,
+                             .kv = kv,
+                             .item = item,
+                             .n_tok = n,
+                             .n_head = N_HEAD,
+                             .pos = pos,
+                             .page_start = page_start,
+                             .page = page,
+                             .scale = 0.125f};
+    int step = (int)t->attn_tokens(N_HEAD / N_KV);
+    for (int tok = 0; tok < n; tok += step)
+        for (int h = 0; h < N_KV; h++)
+            item[args.n_item++] = (struct lk_attn_item){0, tok, (int32_t)lk_min(step, n - tok), h};
+    for (int i = 0; i < 10; i++) {
+        double begin = now();
+        t->rope_kv(&rope, 0, n);
+        rope_s = fmin(rope_s, now() - begin);
+        begin = now();
+        t->attend(&args, 0, args.n_item);
+        fastest = fmin(fastest, now() - begin);
+    }
+    printf("%-16s M %4d  %9.1f us  %8.1f ns a row\n", "rope and cache", n, rope_s * 1e6, rope_s * 1e9 / n);
+    show("attend, prompt", n, 4.0 * N_HEAD * HEAD_DIM * n * (n + 1) / 2, fastest);
+    free(qkv);
+    free(angle);
+    free(kv.k);
+    free(kv.v);
+    free(rope.q);
+    free(args.out.data);
+}
+
+void check_bench(void)
+{
+    struct lk_cpu t[3];
+    int n = check_sets(t);
+    if (n == 3) {
+        peak = measure_peak();
+        printf("peak of vdpbf16ps in registers, one thread: %.1f GFLOP/s\n", peak);
+    }
+    for (int i = n == 3 ? 2 : 0; i < (n == 3 ? 3 : 1); i++) {
+        printf("-- %s\n", t[i].name);
+        for (size_t p = 0; p < sizeof products / sizeof products[0]; p++)
+            bench_product(&t[i], &products[p]);
+        bench_norm(&t[i]);
+        for (int len = 100; len <= 1000; len += len == 100 ? 100 : 400)
+            bench_attend(&t[i], len);
+    }
+}

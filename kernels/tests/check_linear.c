@@ -1,0 +1,248 @@
+/* linear: against a product in double; the same bits alone, in any batch and however the items are cut; and for
+ * avx512bf16 the bits of its instruction's model. */
+#include "kernels/tests/check.h"
+#include "kernels/tests/isa_model/dpbf16.h"
+
+struct problem {
+    struct lk_cols cols;
+    int64_t n_row, n_out;
+    float *a, *w, *bias; /* [n_row, n_col], [n_out, n_col], [n_out] */
+    struct lk_act act;
+    void *packed;
+};
+
+static void problem_new(struct problem *p, const struct lk_cpu *t, const struct lk_cols *cols, int64_t n_row,
+                        int64_t n_out)
+{
+    int64_t k = cols->n_col;
+    *p = (struct problem){.cols = *cols, .n_row = n_row, .n_out = n_out};
+    p->a = check_new((size_t)(n_row * k), sizeof *p->a);
+    p->w = check_new((size_t)(n_out * k), sizeof *p->w);
+    p->bias = check_new((size_t)n_out, sizeof *p->bias);
+    for (int64_t i = 0; i < n_out * k; i++)
+        p->w[i] = check_stored(t, check_uniform(-1, 1));
+    check_fill(p->bias, n_out, -1, 1);
+    p->act = check_random_act(t, n_row, &p->cols, p->a);
+}
+
+static void problem_free(struct problem *p)
+{
+    free(p->a);
+    free(p->w);
+    free(p->bias);
+    free(p->act.data);
+    free(p->packed);
+}
+
+/* The sum in double, and what it may be off by: K 2^-23 sum |a b|. */
+static double exact(const struct problem *p, int64_t i, int64_t j, double *bound)
+{
+    double sum = 0, size = 0;
+    for (int64_t k = 0; k < p->cols.n_col; k++) {
+        double x = (double)p->a[i * p->cols.n_col + k] * (double)p->w[j * p->cols.n_col + k];
+        sum += x;
+        size += fabs(x);
+    }
+    *bound = (double)p->cols.n_col * 0x1p-23 * size + 1e-30;
+    return sum;
+}
+
+static float model_segment(const struct problem *p, int64_t i, int64_t j, int s)
+{
+    const float *a = p->a + i * p->cols.n_col, *w = p->w + j * p->cols.n_col;
+    float sum = 0;
+    for (int64_t k = p->cols.begin[s]; k < p->cols.begin[s + 1]; k += 2) {
+        int two = k + 1 < p->cols.begin[s + 1];
+        uint16_t x[2] = {lk_round(a[k]), two ? lk_round(a[k + 1]) : 0};
+        uint16_t y[2] = {lk_round(w[k]), two ? lk_round(w[k + 1]) : 0};
+        sum = lk_model_dpbf16(sum, x, y);
+    }
+    return sum;
+}
+
+static float model(const struct problem *p, int64_t i, int64_t j)
+{
+    float part[LK_MAX_SEG] = {0};
+    int n = p->cols.n_seg;
+    for (int s = 0; s < n; s++)
+        part[s] = model_segment(p, i, j, s);
+    if (lk_cols_balanced(&p->cols)) {
+        for (int step = 1; step < n; step *= 2)
+            for (int s = 0; s < n; s += 2 * step)
+                part[s] += part[s + step];
+    } else {
+        for (int s = 1; s < n; s++)
+            part[0] += part[s];
+    }
+    return part[0];
+}
+
+static void against_model(const struct lk_cpu *t, const struct problem *p, const float *y)
+{
+    int64_t step = 1 + p->n_row * p->n_out * p->cols.n_col / 400000;
+    for (int64_t at = 0; at < p->n_row * p->n_out; at += step) {
+        float want = model(p, at / p->n_out, at % p->n_out);
+        check_that(lk_bits(y[at]) == lk_bits(want), t, "linear", "row %lld column %lld is %a, the model says %a",
+                   (long long)(at / p->n_out), (long long)(at % p->n_out), (double)y[at], (double)want);
+    }
+}
+
+static void store_and_add(const struct lk_cpu *t, struct problem *p)
+{
+    size_t n = (size_t)(p->n_row * p->n_out);
+    float *y = check_new(n, sizeof *y), *z = check_new(n, sizeof *z), *x = check_new(n, sizeof *x);
+    p->packed = check_pack(t, p->w, p->n_out, &p->cols, 0);
+    struct lk_linear args = {.a = p->act, .w = p->packed, .n_out = p->n_out, .y = y};
+    t->linear(&args, 0, t->linear_items(&args));
+    if (t->panel_cols == 32)
+        against_model(t, p, y);
+    args.y = z;
+    args.bias = p->bias;
+    args.epilogue = LK_EP_ADD;
+    check_fill(x, (int64_t)n, -1, 1);
+    memcpy(z, x, n * sizeof *z);
+    CHECK_SPLIT(t->linear, &args, t->linear_items(&args));
+    int64_t step = 1 + (int64_t)n * p->cols.n_col / 2000000;
+    for (int64_t at = 0; at < (int64_t)n; at++) {
+        if (at % step == 0) {
+            double bound, want = exact(p, at / p->n_out, at % p->n_out, &bound);
+            check_that(fabs((double)y[at] - want) <= bound, t, "linear", "n_row %lld n_out %lld K %lld: %g, not %g",
+                       (long long)p->n_row, (long long)p->n_out, (long long)p->cols.n_col, (double)y[at], want);
+        }
+        float sum = x[at] + (y[at] + p->bias[at % p->n_out]);
+        check_that(lk_bits(z[at]) == lk_bits(sum), t, "linear", "add: %a, not %a", (double)z[at], (double)sum);
+    }
+    free(x);
+    free(y);
+    free(z);
+}
+
+static double silu(double x)
+{
+    return x / (1 + exp(-x));
+}
+
+static void swiglu(const struct lk_cpu *t, struct problem *p, const struct lk_cols *out_cols)
+{
+    int64_t ffn = p->n_out / 2;
+    struct lk_act out = check_act(t, p->n_row, out_cols);
+    float *got = check_new((size_t)ffn, sizeof *got);
+    p->packed = check_pack(t, p->w, p->n_out, &p->cols, 1);
+    struct lk_linear args = {
+        .a = p->act, .w = p->packed, .n_out = p->n_out, .epilogue = LK_EP_SWIGLU, .bias = p->bias, .out = out};
+    CHECK_SPLIT(t->linear, &args, t->linear_items(&args));
+    for (int64_t i = 0; i < p->n_row; i++) {
+        t->act_row(&out, i, got);
+        for (int64_t j = 0; j < ffn; j++) {
+            double eg, eu, g = exact(p, i, j, &eg) + (double)p->bias[j];
+            double u = exact(p, i, ffn + j, &eu) + (double)p->bias[ffn + j], want = silu(g) * u;
+            double bound = (t->type == LK_F32 ? 0x1p-20 : 0x1p-8) * fabs(want) + 1.2 * eg * fabs(u) +
+                           eu * fabs(silu(g)) + 1e-6 * (fabs(g) + fabs(u)) + 1e-30;
+            check_that(fabs((double)got[j] - want) <= bound, t, "swiglu", "row %lld column %lld: %g, not %g",
+                       (long long)i, (long long)j, (double)got[j], want);
+        }
+    }
+    /* the zero columns: a product with ones in every packed column of that matrix must not meet a NaN there */
+    float *w = check_new((size_t)ffn, sizeof *w), *y = check_new((size_t)p->n_row, sizeof *y);
+    check_fill(w, ffn, 1, 1);
+    void *ones = check_pack(t, w, 1, out_cols, 0);
+    struct lk_linear sum = {.a = out, .w = ones, .n_out = 1, .y = y};
+    t->linear(&sum, 0, t->linear_items(&sum));
+    for (int64_t i = 0; i < p->n_row; i++)
+        check_that(y[i] == y[i], t, "swiglu", "row %lld has unwritten columns", (long long)i);
+    free(w);
+    free(y);
+    free(ones);
+    free(got);
+    free(out.data);
+}
+
+/* Row r alone: the same activations by the same norm, one row. */
+static void alone(const struct lk_cpu *t, const struct lk_cols *cols, int64_t n_row, int64_t n_out)
+{
+    int64_t k = cols->n_col;
+    float *x = check_new((size_t)(n_row * k), sizeof *x), *w = check_new((size_t)k, sizeof *w);
+    float *rows = check_new((size_t)(n_out * k), sizeof *rows), *y = check_new((size_t)(n_row * n_out), sizeof *y);
+    float *one = check_new((size_t)n_out, sizeof *one);
+    check_fill(x, n_row * k, -2, 2);
+    check_fill(w, k, 0.5f, 1.5f);
+    check_fill(rows, n_out * k, -1, 1);
+    void *packed = check_pack(t, rows, n_out, cols, 0);
+    struct lk_act all = check_act(t, n_row, cols), single = check_act(t, 1, cols);
+    struct lk_norm norm = {.y = all, .x = x, .w = w, .eps = 1e-5f};
+    t->norm(&norm, 0, t->norm_items(&norm));
+    struct lk_linear linear = {.a = all, .w = packed, .n_out = n_out, .y = y};
+    CHECK_SPLIT(t->linear, &linear, t->linear_items(&linear));
+    for (int64_t i = 0; i < n_row; i++) {
+        int32_t row = (int32_t)i;
+        norm.y = linear.a = single;
+        norm.row = &row;
+        linear.y = one;
+        t->norm(&norm, 0, t->norm_items(&norm));
+        CHECK_SPLIT(t->linear, &linear, t->linear_items(&linear));
+        check_that(memcmp(one, y + i * n_out, (size_t)n_out * sizeof *one) == 0, t, "linear",
+                   "row %lld of %lld has other bits alone", (long long)i, (long long)n_row);
+    }
+    free(x);
+    free(w);
+    free(rows);
+    free(y);
+    free(one);
+    free(packed);
+    free(all.data);
+    free(single.data);
+}
+
+/* Products and sums among the subnormals: they are flushed as the model says. */
+static void tiny(const struct lk_cpu *t)
+{
+    struct lk_cols cols;
+    struct problem p;
+    check_even_cols(&cols, 70, 2, 32);
+    problem_new(&p, t, &cols, 13, 40);
+    for (int64_t i = 0; i < p.n_out * cols.n_col; i++)
+        p.w[i] = lk_widen(lk_round(p.w[i] * (i % 3 ? 1e-37f : 2e-39f)));
+    float *y = check_new((size_t)(p.n_row * p.n_out), sizeof *y);
+    p.packed = check_pack(t, p.w, p.n_out, &p.cols, 0);
+    struct lk_linear args = {.a = p.act, .w = p.packed, .n_out = p.n_out, .y = y};
+    t->linear(&args, 0, t->linear_items(&args));
+    against_model(t, &p, y);
+    free(y);
+    problem_free(&p);
+}
+
+void check_linear(const struct lk_cpu *t)
+{
+    static const int64_t odd[][LK_MAX_SEG + 1] = {{0, 5, 5, 70}, {0, 33, 64, 65, 200}, {0, 0, 31, 32, 32}};
+    static const int odd_n[] = {3, 4, 4}, seg_of[] = {1, 2, 3, 4, 8, 16};
+    static const int64_t out_of[] = {1, 16, 31, 32, 33, 64, 100}, row_of[] = {100, 512};
+    struct lk_cols cols, out_cols;
+    for (int64_t n_row = 1; n_row <= 42; n_row++) {
+        int64_t rows = n_row <= 40 ? n_row : row_of[n_row - 41];
+        struct problem p;
+        if (n_row % 4 == 0)
+            check_cols(&cols, odd_n[n_row / 4 % 3], odd[n_row / 4 % 3]);
+        else
+            check_even_cols(&cols, 20 + n_row * 7, seg_of[n_row % 6], 32);
+        problem_new(&p, t, &cols, rows, out_of[n_row % 7]);
+        store_and_add(t, &p);
+        problem_free(&p);
+        int64_t ffn = 1 + n_row * 5 % 97;
+        problem_new(&p, t, &cols, n_row <= 40 ? n_row : 60, 2 * ffn);
+        if (n_row % 3 == 0) { /* odd cuts */
+            int64_t begin[] = {0, ffn / 3, ffn / 2, ffn};
+            check_cols(&out_cols, 3, begin);
+        } else {
+            check_even_cols(&out_cols, ffn, 1 + (int)(n_row % 4), 32);
+        }
+        swiglu(t, &p, &out_cols);
+        problem_free(&p);
+    }
+    check_even_cols(&cols, 250, 3, 32);
+    for (int64_t n_row = 2; n_row <= 27; n_row += 5)
+        alone(t, &cols, n_row, 75);
+    check_even_cols(&cols, 192, 8, 32);
+    alone(t, &cols, 100, 200);
+    if (t->panel_cols == 32)
+        tiny(t);
+}

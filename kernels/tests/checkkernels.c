@@ -1,0 +1,46 @@
+/* Checks every op of every kernel set that this processor has; --bench times them; --exhaustive tries the exponential
+ * on every float of its range. */
+#include "kernels/tests/check.h"
+
+static const struct {
+    const char *name;
+    void (*check)(const struct lk_cpu *t);
+} ops[] = {
+    {"embed", check_embed},     {"norm", check_norm},     {"linear", check_linear}, {"head", check_head},
+    {"rope_table", check_rope}, {"attend", check_attend}, {"top", check_top},
+};
+
+static void check_lists(void)
+{
+    unsigned both = LK_ISA_REF | LK_ISA_AVX512BF16;
+    check_that(lk_cpu_parse("ref") == LK_ISA_REF && lk_cpu_parse("avx512bf16,ref") == both, NULL, "parse", "names");
+    check_that(!lk_cpu_parse("") && !lk_cpu_parse("ref,") && !lk_cpu_parse("sse") && !lk_cpu_parse("re"), NULL, "parse",
+               "unknown names");
+    check_that(lk_cpu_detect() & LK_ISA_REF, NULL, "detect", "ref is missing");
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
+        check_bench();
+        return 0;
+    }
+    int exhaustive = argc > 1 && strcmp(argv[1], "--exhaustive") == 0;
+    if (argc > 1 && !exhaustive) {
+        fprintf(stderr, "usage: checkkernels [--bench | --exhaustive]\n");
+        return 2;
+    }
+    struct lk_cpu t[3];
+    int n = check_sets(t);
+    check_lists();
+    for (int i = 0; i < n; i++) {
+        printf("%s, %s\n", t[i].name, t[i].type == LK_F32 ? "f32" : "bf16");
+        for (size_t op = 0; op < sizeof ops / sizeof ops[0]; op++)
+            ops[op].check(&t[i]);
+    }
+    if (n == 3)
+        check_exp(exhaustive ? 1 : 101);
+    else
+        printf("avx512bf16: not on this processor, not checked\n");
+    return check_failures() ? 1 : 0;
+}
