@@ -142,13 +142,13 @@ static void test_bent_files(void **state)
     int n_refused = 0, n_opened = 0;
     tiny_put(&json, &tiny);
     tiny_dir(dir);
-    for (size_t n = 0; n < json.len; n += 7) {
+    for (size_t n = 0; n < json.len; n += 13) {
         struct lb_err err = LB_ERR_INIT;
         struct lb_tok *t = NULL;
         tiny_write(dir, "tokenizer.json", json.data, n);
         check_error(lb_tok_open_dir(&t, dir, &err), &err, "tokenizer.json");
     }
-    for (size_t i = 0; i < json.len; i++) {
+    for (size_t i = 0; i < json.len; i += 3) {
         char was = json.data[i];
         json.data[i] = "\"0[{\xff,a9"[i % 8];
         struct lb_err err = LB_ERR_INIT;
@@ -176,7 +176,7 @@ static void test_bent_files(void **state)
     tiny_remove(dir);
     rmdir(dir);
     lb_str_release(&json);
-    assert_true(n_refused > 1000 && n_opened > 100);
+    assert_true(n_refused > 400 && n_opened > 50);
 }
 
 /* A pattern that backtracks for ever ends with an error, and the context still serves the next text. */
