@@ -6,9 +6,7 @@
 #define CORE_TEXT_TOK_IMPL_H
 
 #include <jansson.h>
-#ifndef PCRE2_CODE_UNIT_WIDTH
 #define PCRE2_CODE_UNIT_WIDTH 8
-#endif
 #include <pcre2.h>
 
 #include "core/text/tok.h"
