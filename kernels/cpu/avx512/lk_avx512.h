@@ -69,7 +69,8 @@ LK_INLINE __m512i lk_round32(const float *x, int n)
 /* Mask of the n <= 16 lowest lanes; none when n <= 0. */
 static inline __mmask16 lk_mask16(int64_t n)
 {
-    return n >= 16 ? (__mmask16)0xffff : n <= 0 ? (__mmask16)0 : (__mmask16)((1u << n) - 1u);
+    unsigned count = n >= 16 ? 16 : n <= 0 ? 0 : (unsigned)n;
+    return (__mmask16)((1u << count) - 1u);
 }
 
 static inline __m512 lk_widen_low(__m512i words)
