@@ -60,6 +60,7 @@ void check_rope(const struct lk_cpu *t);
 void check_attend(const struct lk_cpu *t);
 void check_top(const struct lk_cpu *t);
 void check_exp(int every);
-void check_bench(void);
+/* only: "qkv", "out", "gate-up", "down", "head", "norm", "attend", or NULL for all. */
+void check_bench(const char *only);
 
 #endif

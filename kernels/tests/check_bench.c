@@ -1,4 +1,4 @@
-/* checkkernels --bench: ops on the shapes of SmolLM2-135M, one thread, weights cold, against the peak of the same
+/* checkkernels --bench [OP]: ops on the shapes of SmolLM2-135M, one thread, weights cold, against the peak of the same
  * run. */
 #include <time.h>
 
@@ -55,7 +55,7 @@ struct product {
 };
 
 static const struct product products[] = {
-    {"qkv", DIM, QKV, 1, LK_EP_STORE},          {"attention out", DIM, DIM, 3, LK_EP_ADD},
+    {"qkv", DIM, QKV, 1, LK_EP_STORE},          {"out", DIM, DIM, 3, LK_EP_ADD},
     {"gate-up", DIM, 2 * FFN, 1, LK_EP_SWIGLU}, {"down", FFN, DIM, 3, LK_EP_ADD},
     {"head", DIM, N_VOCAB, 1, LK_EP_HEAD},
 };
@@ -109,7 +109,7 @@ static void bench_norm(const struct lk_cpu *t)
     for (int m = 0; m < N_ROWS; m++) {
         struct lk_norm args = {.y = check_act(t, rows_of[m], &cols), .x = x, .w = w, .eps = 1e-5f};
         double fastest = 1e9;
-        for (int i = 0; i < 30; i++) {
+        for (double stop = now() + 0.1; now() < stop;) {
             double begin = now();
             t->norm(&args, 0, t->norm_items(&args));
             fastest = fmin(fastest, now() - begin);
@@ -163,7 +163,7 @@ static void bench_attend(const struct lk_cpu *t, int n)
     for (int tok = 0; tok < n; tok += step)
         for (int h = 0; h < N_KV; h++)
             item[args.n_item++] = (struct lk_attn_item){0, tok, (int32_t)lk_min(step, n - tok), h};
-    for (int i = 0; i < 10; i++) {
+    for (double stop = now() + 0.3; now() < stop;) {
         double begin = now();
         t->rope_kv(&rope, 0, n);
         rope_s = fmin(rope_s, now() - begin);
@@ -181,7 +181,7 @@ static void bench_attend(const struct lk_cpu *t, int n)
     free(args.out.data);
 }
 
-void check_bench(void)
+void check_bench(const char *only)
 {
     struct lk_cpu t[3];
     int n = check_sets(t);
@@ -192,9 +192,11 @@ void check_bench(void)
     for (int i = n == 3 ? 2 : 0; i < (n == 3 ? 3 : 1); i++) {
         printf("-- %s\n", t[i].name);
         for (size_t p = 0; p < sizeof products / sizeof products[0]; p++)
-            bench_product(&t[i], &products[p]);
-        bench_norm(&t[i]);
-        for (int len = 100; len <= 1000; len += len == 100 ? 100 : 400)
+            if (!only || strcmp(only, products[p].name) == 0)
+                bench_product(&t[i], &products[p]);
+        if (!only || strcmp(only, "norm") == 0)
+            bench_norm(&t[i]);
+        for (int len = !only || strcmp(only, "attend") == 0 ? 100 : 9999; len <= 1000; len += len == 100 ? 100 : 400)
             bench_attend(&t[i], len);
     }
 }

@@ -22,12 +22,12 @@ static void check_lists(void)
 int main(int argc, char **argv)
 {
     if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
-        check_bench();
+        check_bench(argc > 2 ? argv[2] : NULL);
         return 0;
     }
     int exhaustive = argc > 1 && strcmp(argv[1], "--exhaustive") == 0;
     if (argc > 1 && !exhaustive) {
-        fprintf(stderr, "usage: checkkernels [--bench | --exhaustive]\n");
+        fprintf(stderr, "usage: checkkernels [--bench [OP] | --exhaustive]\n");
         return 2;
     }
     struct lk_cpu t[3];

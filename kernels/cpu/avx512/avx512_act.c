@@ -115,7 +115,7 @@ static void norm(const struct lk_norm *a, int64_t begin, int64_t end)
         for (int s = 0; s < c->n_seg; s++) {
             uint32_t *to = y + c->packed[s] / 2 * r;
             for (int64_t col = c->begin[s]; col < c->begin[s + 1]; col += 32) {
-                uint32_t word[LK_AVX512_ROWS][16];
+                _Alignas(64) uint32_t word[LK_AVX512_ROWS][16];
                 for (int i = 0; i < r; i++)
                     _mm512_storeu_si512(word[i], normed32(a, x[i], inv[i], col, c->begin[s + 1] - col));
                 for (int w = 0; w < 16; w++)

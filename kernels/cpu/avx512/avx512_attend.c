@@ -17,8 +17,10 @@ static int64_t attn_tokens(int64_t group)
 
 /* Sums of one split, or of all: 2^(score - max) in all, and times V. */
 struct soft {
-    float max[ROWS], sum[ROWS];
-    float out[ROWS * DIMS];
+    float max[ROWS];   /* in powers of two: scaled by log2(e) too */
+    float limit[ROWS]; /* a score above it, not yet scaled, makes the sums begin anew */
+    float sum[ROWS];
+    _Alignas(64) float out[ROWS * DIMS]; /* row i at out + i * n_dim */
 };
 
 /* Rows of one pass: `group` query heads from `head` on, of tokens tok .. tok + n_tok - 1. */
@@ -28,6 +30,7 @@ struct rows {
     int64_t n_word;
     int64_t tok, n_tok, head, group, kv_head;
     const int32_t *page; /* the sequence's pages */
+    float scale;         /* of the scores, log2(e) in it */
     int n;
     int32_t pos[ROWS];
     int64_t dim, n_dim; /* dimensions of V of this pass, n_dim padded to 16 */
@@ -35,9 +38,9 @@ struct rows {
 
 /* What a block needs beside its rows. */
 struct block {
-    float score[ROWS * PAGE];
-    uint32_t p[ROWS * PAGE / 2]; /* probabilities as pairs of bf16 */
-    float lane_sum[ROWS][16];    /* of the rounded probabilities, by pair */
+    _Alignas(64) float score[ROWS * PAGE];
+    _Alignas(64) uint32_t p[ROWS * PAGE / 2]; /* probabilities as pairs of bf16 */
+    _Alignas(64) float lane_sum[ROWS][16];    /* of the rounded probabilities, by pair */
 };
 
 /* score[R, 32] = q[R, head_dim] . K page */
@@ -67,15 +70,25 @@ LK_INLINE void score_tile(const int R, const uint32_t *q, int64_t n_word, const 
     }
 }
 
-/* out[R, 16 N] += p[R, 32] . V page */
-LK_INLINE void value_tile(const int R, const int N, const uint32_t *p, const uint32_t *v, int64_t ld, float *out)
+/* The right-hand side of p . V and where it is added. */
+struct values {
+    const uint32_t *v;
+    float *out;
+    int64_t v_dims, n_dim; /* words from one pair of positions to the next; numbers from one row of out to the next */
+};
+
+/* out[R, 16 N] += p[R, 32] . V page, from dimension `dim` on */
+LK_INLINE void value_tile(const int R, const int N, const uint32_t *p, const struct values *to, int64_t dim)
 {
+    const uint32_t *v = to->v + dim;
+    float *out = to->out + dim;
+    int64_t ld = to->n_dim;
     __m512 acc[ROWS][2];
 #pragma GCC unroll 12
     for (int i = 0; i < R; i++)
 #pragma GCC unroll 2
         for (int j = 0; j < N; j++)
-            acc[i][j] = _mm512_loadu_ps(out + i * DIMS + j * 16);
+            acc[i][j] = _mm512_loadu_ps(out + i * ld + j * 16);
     for (int w = 0; w < PAGE / 2; w++) {
         __m512bh b[2];
 #pragma GCC unroll 2
@@ -88,61 +101,71 @@ LK_INLINE void value_tile(const int R, const int N, const uint32_t *p, const uin
             for (int j = 0; j < N; j++)
                 acc[i][j] = _mm512_dpbf16_ps(acc[i][j], b[j], x);
         }
-        v += ld;
+        v += to->v_dims;
     }
 #pragma GCC unroll 12
     for (int i = 0; i < R; i++)
 #pragma GCC unroll 2
         for (int j = 0; j < N; j++)
-            _mm512_storeu_ps(out + i * DIMS + j * 16, acc[i][j]);
+            _mm512_storeu_ps(out + i * ld + j * 16, acc[i][j]);
 }
 
 #define EACH_ROWS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
 
-#define TILES(R)                                                                                \
-    static void score##R(const uint32_t *q, int64_t n_word, const uint32_t *k, float *score)    \
-    {                                                                                           \
-        score_tile(R, q, n_word, k, score);                                                     \
-    }                                                                                           \
-    static void value##R(const uint32_t *p, const uint32_t *v, int64_t ld, int64_t n, float *o) \
-    {                                                                                           \
-        int64_t d = 0;                                                                          \
-        for (; d + 32 <= n; d += 32)                                                            \
-            value_tile(R, 2, p, v + d, ld, o + d);                                              \
-        if (d < n)                                                                              \
-            value_tile(R, 1, p, v + d, ld, o + d);                                              \
+#define TILES(R)                                                                             \
+    static void score##R(const uint32_t *q, int64_t n_word, const uint32_t *k, float *score) \
+    {                                                                                        \
+        score_tile(R, q, n_word, k, score);                                                  \
+    }                                                                                        \
+    static void value##R(const uint32_t *p, const struct values *to)                         \
+    {                                                                                        \
+        int64_t d = 0;                                                                       \
+        for (; d + 32 <= to->n_dim; d += 32)                                                 \
+            value_tile(R, 2, p, to, d);                                                      \
+        if (d < to->n_dim)                                                                   \
+            value_tile(R, 1, p, to, d);                                                      \
     }
 EACH_ROWS(TILES)
 
 #define SCORE(R) score##R,
 #define VALUE(R) value##R,
 static void (*const score_of[])(const uint32_t *, int64_t, const uint32_t *, float *) = {NULL, EACH_ROWS(SCORE)};
-static void (*const value_of[])(const uint32_t *, const uint32_t *, int64_t, int64_t, float *) = {NULL,
-                                                                                                  EACH_ROWS(VALUE)};
+static void (*const value_of[])(const uint32_t *, const struct values *) = {NULL, EACH_ROWS(VALUE)};
 
-/* The row's sums are begun anew at a higher maximum. */
-static void rescale(struct soft *o, struct block *b, int i, float max, int64_t n_dim)
+/* The row's sums are begun anew at a higher maximum; `top` is the score behind it, not yet scaled. */
+static void rescale(const struct rows *r, struct soft *o, struct block *b, int i, float top)
 {
+    float max = top * r->scale;
     __m512 shrink = lk_exp2(_mm512_set1_ps(o->max[i] - max));
     _mm512_storeu_ps(b->lane_sum[i], _mm512_mul_ps(_mm512_loadu_ps(b->lane_sum[i]), shrink));
-    for (int64_t d = 0; d < n_dim; d += 16)
-        _mm512_storeu_ps(o->out + i * DIMS + d, _mm512_mul_ps(_mm512_loadu_ps(o->out + i * DIMS + d), shrink));
+    for (float *x = o->out + i * r->n_dim; x < o->out + (i + 1) * r->n_dim; x += 16)
+        _mm512_storeu_ps(x, _mm512_mul_ps(_mm512_loadu_ps(x), shrink));
     o->max[i] = max;
+    o->limit[i] = top + SLACK / r->scale;
 }
 
-/* Probabilities of row i from its scores; `seen` positions of the page are not behind the token. */
-LK_INLINE void probabilities(struct soft *o, struct block *b, int i, __m512 scale, const int64_t seen_dim[2])
+/* Probabilities of row i from its scores, of which the first `seen` are not behind the token. */
+LK_INLINE void probabilities(const struct rows *r, struct soft *o, struct block *b, int i, int64_t seen)
 {
-    __mmask16 m0 = lk_mask16(seen_dim[0]), m1 = lk_mask16(seen_dim[0] - 16);
-    const __m512 none = _mm512_set1_ps(-INFINITY);
-    __m512 s0 = _mm512_mask_mul_ps(none, m0, _mm512_loadu_ps(b->score + i * PAGE), scale);
-    __m512 s1 = _mm512_mask_mul_ps(none, m1, _mm512_loadu_ps(b->score + i * PAGE + 16), scale);
+    __m512 s0 = _mm512_loadu_ps(b->score + i * PAGE), s1 = _mm512_loadu_ps(b->score + i * PAGE + 16);
+    __mmask16 m0 = lk_mask16(seen), m1 = lk_mask16(seen - 16);
+    if (seen < PAGE) {
+        const __m512 none = _mm512_set1_ps(-INFINITY);
+        s0 = _mm512_mask_mov_ps(none, m0, s0);
+        s1 = _mm512_mask_mov_ps(none, m1, s1);
+    }
     __m512 most = _mm512_max_ps(s0, s1);
-    if (_mm512_cmp_ps_mask(most, _mm512_set1_ps(o->max[i] + SLACK), _CMP_GT_OQ))
-        rescale(o, b, i, _mm512_reduce_max_ps(most), seen_dim[1]);
-    __m512 max = _mm512_set1_ps(o->max[i]);
-    __m512 p0 = _mm512_maskz_mov_ps(m0, lk_exp2(_mm512_sub_ps(s0, max)));
-    __m512 p1 = _mm512_maskz_mov_ps(m1, lk_exp2(_mm512_sub_ps(s1, max)));
+    if (_mm512_cmp_ps_mask(most, _mm512_set1_ps(o->limit[i]), _CMP_GT_OQ))
+        rescale(r, o, b, i, _mm512_reduce_max_ps(most));
+    __m512 max = _mm512_set1_ps(o->max[i]), scale = _mm512_set1_ps(r->scale);
+    __m512 x0 = _mm512_fmsub_ps(s0, scale, max), x1 = _mm512_fmsub_ps(s1, scale, max);
+    __m512 n0 = _mm512_roundscale_ps(x0, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 n1 = _mm512_roundscale_ps(x1, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 p0 = lk_exp2_poly(_mm512_sub_ps(x0, n0), n0), p1 = lk_exp2_poly(_mm512_sub_ps(x1, n1), n1);
+    if (seen < PAGE) {
+        p0 = _mm512_maskz_mov_ps(m0, p0);
+        p1 = _mm512_maskz_mov_ps(m1, p1);
+    }
     __m512bh p = _mm512_cvtne2ps_pbh(p1, p0);
     const __m512bh ones = (__m512bh)_mm512_set1_epi32(0x3f803f80);
     _mm512_storeu_si512(b->p + i * PAGE / 2, (__m512i)p);
@@ -153,17 +176,21 @@ LK_INLINE void probabilities(struct soft *o, struct block *b, int i, __m512 scal
 static void take_page(const struct rows *r, int64_t ip, int first, struct soft *o, struct block *b)
 {
     const struct lk_kv *kv = &r->a->kv;
-    int64_t at = r->page[ip] * kv->n_kv_head + r->kv_head, v_dims = LK_V_DIMS(kv->head_dim);
+    int64_t at = r->page[ip] * kv->n_kv_head + r->kv_head;
     const uint32_t *k = (const uint32_t *)(const void *)(kv->k + at * kv->k_page_bytes);
     const uint32_t *v = (const uint32_t *)(const void *)(kv->v + at * kv->v_page_bytes);
     int n = r->n - first;
     score_of[n](r->q + first * r->n_word, r->n_word, k, b->score + first * PAGE);
-    __m512 scale = _mm512_set1_ps(r->a->scale * 1.44269504f);
-    for (int i = first; i < r->n; i++) {
-        const int64_t seen_dim[2] = {r->pos[i] + 1 - ip * PAGE, r->n_dim};
-        probabilities(o, b, i, scale, seen_dim);
+    int64_t seen = r->pos[first] + 1 - ip * PAGE;
+    if (seen >= PAGE) { /* then so it is for the rows behind it */
+        for (int i = first; i < r->n; i++)
+            probabilities(r, o, b, i, PAGE);
+    } else {
+        for (int i = first; i < r->n; i++)
+            probabilities(r, o, b, i, r->pos[i] + 1 - ip * PAGE);
     }
-    value_of[n](b->p + first * PAGE / 2, v + r->dim, v_dims, r->n_dim, o->out + first * DIMS);
+    struct values to = {v + r->dim, o->out + first * r->n_dim, LK_V_DIMS(kv->head_dim), r->n_dim};
+    value_of[n](b->p + first * PAGE / 2, &to);
 }
 
 /* The positions of one split, rows first .. n - 1. */
@@ -171,10 +198,10 @@ static void take_split(const struct rows *r, int64_t begin, int first, struct so
 {
     struct block b;
     for (int i = first; i < r->n; i++) {
-        o->max[i] = -INFINITY;
+        o->max[i] = o->limit[i] = -INFINITY;
         _mm512_storeu_ps(b.lane_sum[i], _mm512_setzero_ps());
         for (int64_t d = 0; d < r->n_dim; d += 16)
-            _mm512_storeu_ps(o->out + i * DIMS + d, _mm512_setzero_ps());
+            _mm512_storeu_ps(o->out + i * r->n_dim + d, _mm512_setzero_ps());
     }
     int64_t end = lk_min(begin + LK_SPLIT_TOKENS, r->pos[r->n - 1] + 1);
     int active = first;
@@ -196,23 +223,47 @@ static void merge(const struct rows *r, int first, struct soft *all, const struc
         all->max[i] = max;
         all->sum[i] = all->sum[i] * _mm512_cvtss_f32(x) + o->sum[i] * _mm512_cvtss_f32(y);
         for (int64_t d = 0; d < r->n_dim; d += 16) {
-            __m512 p = _mm512_mul_ps(_mm512_loadu_ps(all->out + i * DIMS + d), x);
-            __m512 q = _mm512_mul_ps(_mm512_loadu_ps(o->out + i * DIMS + d), y);
-            _mm512_storeu_ps(all->out + i * DIMS + d, _mm512_add_ps(p, q));
+            __m512 p = _mm512_mul_ps(_mm512_loadu_ps(all->out + i * r->n_dim + d), x);
+            __m512 q = _mm512_mul_ps(_mm512_loadu_ps(o->out + i * r->n_dim + d), y);
+            _mm512_storeu_ps(all->out + i * r->n_dim + d, _mm512_add_ps(p, q));
         }
     }
+}
+
+/* Whether source columns col .. col + n - 1 are whole words of one segment that no zero columns follow; then *word is
+ * the first. */
+static bool whole_words(const struct lk_cols *c, int64_t col, int64_t n, int64_t *word)
+{
+    int s = lk_cols_seg(c, col);
+    int64_t at = c->packed[s] + (col - c->begin[s]), end = c->begin[s + 1];
+    *word = at / 2;
+    return at % 2 == 0 && n % 2 == 0 && (col + n < end || (col + n == end && at + n == c->packed[s + 1]));
 }
 
 static void write_out(const struct rows *r, struct soft *o)
 {
     int64_t n = lk_min(DIMS, r->a->kv.head_dim - r->dim);
-    for (int i = 0; i < r->n; i++) {
-        float *v = o->out + i * DIMS;
-        __m512 inv = _mm512_set1_ps(1.0f / o->sum[i]);
-        for (int64_t d = 0; d < r->n_dim; d += 16)
-            _mm512_storeu_ps(v + d, _mm512_mul_ps(_mm512_loadu_ps(v + d), inv));
-        int64_t head = r->head + i % r->group;
-        lk_avx512_put_cols(&r->a->out, r->tok + i / r->group, head * r->a->kv.head_dim + r->dim, v, n);
+    for (int64_t it = 0; it < r->n_tok; it++) {
+        struct lk_row to = lk_row_of(&r->a->out, r->tok + it);
+        for (int64_t ih = 0; ih < r->group; ih++) {
+            int64_t i = it * r->group + ih, col = (r->head + ih) * r->a->kv.head_dim + r->dim, word;
+            bool whole = whole_words(r->a->out.cols, col, n, &word);
+            float *v = o->out + i * r->n_dim;
+            __m512 inv = _mm512_set1_ps(1.0f / o->sum[i]);
+            for (int64_t d = 0; d < r->n_dim; d += 16)
+                _mm512_storeu_ps(v + d, _mm512_mul_ps(_mm512_loadu_ps(v + d), inv));
+            if (!whole) {
+                lk_avx512_put_cols(&r->a->out, r->tok + it, col, v, n);
+                continue;
+            }
+            uint32_t *at = to.at + word * to.r;
+            for (int64_t d = 0; d < n; d += 32) {
+                _Alignas(64) uint32_t words[16];
+                _mm512_storeu_si512(words, lk_round32(v + d, (int)lk_min(32, n - d)));
+                for (int64_t w = 0; w < lk_min(16, (n - d) / 2); w++, at += to.r)
+                    *at = words[w];
+            }
+        }
     }
 }
 
@@ -255,6 +306,7 @@ static void attend(const struct lk_attend *a, int64_t begin, int64_t end)
                 .group = to - from,
                 .kv_head = item->kv_head,
                 .page = a->page + a->page_start[item->seq],
+                .scale = a->scale * 1.44269504f,
             };
             attend_rows(&r);
         }

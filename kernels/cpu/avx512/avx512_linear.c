@@ -34,7 +34,7 @@ static void pack(const struct lk_pack *a)
 
 /* What one register tile gives: r rows from row `row`, the columns of weight panel `panel`. */
 struct tile {
-    const float *v; /* row i at v + i * ld: 32 numbers */
+    float *v; /* row i at v + i * ld: 32 numbers */
     int ld, r;
     int64_t row, panel;
 };
@@ -97,7 +97,7 @@ static void swiglu(const struct lk_linear *a, const struct tile *t)
         bg = _mm512_maskz_loadu_ps(m, a->bias + col);
         bu = _mm512_maskz_loadu_ps(m, a->bias + ffn + col);
     }
-    uint32_t word[ROWS][8];
+    _Alignas(64) uint32_t word[ROWS][8];
     for (int i = 0; i < t->r; i++) {
         __m512 g = _mm512_loadu_ps(t->v + i * t->ld), u = _mm512_loadu_ps(t->v + i * t->ld + 16);
         if (a->bias) {
@@ -125,7 +125,7 @@ static void swiglu(const struct lk_linear *a, const struct tile *t)
 /* Running best of a row over a vocabulary block: by lane, and apart from them the tiles with numbers that are not
  * finite, which are rare and taken one by one. */
 struct lane_best {
-    float value[16];
+    _Alignas(64) float value[16];
     int32_t id[16];
     struct lk_best odd;
 };
@@ -178,21 +178,68 @@ static struct lk_best best_finish(const struct lane_best *b)
     return best;
 }
 
-static void head(const struct lk_linear *a, const struct tile *t, struct lane_best *best)
+/* A tile of 32 existing columns without NaN or infinity: the larger of lanes j and j + 16, then against the best. */
+LK_INLINE void best_take_tile(const struct tile *t, struct lane_best *best)
+{
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    __m512i id0 = _mm512_add_epi32(_mm512_set1_epi32((int32_t)(t->panel * PANEL)), lane);
+    __m512i id1 = _mm512_add_epi32(id0, _mm512_set1_epi32(16));
+    for (int i = 0; i < t->r; i++) {
+        __m512 v0 = _mm512_loadu_ps(t->v + i * t->ld), v1 = _mm512_loadu_ps(t->v + i * t->ld + 16);
+        __mmask16 right = _mm512_cmp_ps_mask(v1, v0, _CMP_GT_OQ);
+        __m512 v = _mm512_max_ps(v1, v0), value = _mm512_loadu_ps(best[i].value);
+        __m512i id = _mm512_mask_mov_epi32(id0, right, id1);
+        __mmask16 more = _mm512_cmp_ps_mask(v, value, _CMP_GT_OQ);
+        _mm512_storeu_ps(best[i].value, _mm512_max_ps(v, value));
+        _mm512_storeu_si512(best[i].id, _mm512_mask_mov_epi32(_mm512_loadu_si512(best[i].id), more, id));
+    }
+}
+
+/* Whether every number of the tile is finite. A sum of two that is not makes the caller look closer, no more. */
+static bool finite_tile(const struct tile *t)
+{
+    unsigned odd = 0;
+    for (int i = 0; i < t->r; i++) {
+        __m512 v = _mm512_add_ps(_mm512_loadu_ps(t->v + i * t->ld), _mm512_loadu_ps(t->v + i * t->ld + 16));
+        odd |= _mm512_fpclass_ps_mask(v, 0x99);
+    }
+    return odd == 0;
+}
+
+static void head_logits(const struct lk_linear *a, const struct tile *t)
 {
     int64_t col = t->panel * PANEL;
-    for (int h = 0; h < 2; h++, col += 16) {
-        __mmask16 m = lk_mask16(a->n_out - col);
-        __m512 bias = a->bias ? _mm512_maskz_loadu_ps(m, a->bias + col) : _mm512_setzero_ps();
-        for (int i = 0; i < t->r; i++) {
-            __m512 v = _mm512_loadu_ps(t->v + i * t->ld + h * 16);
-            if (a->bias)
-                v = _mm512_add_ps(v, bias);
-            best_take(&best[i], v, m, col);
-            if (a->logits && a->logits[t->row + i])
-                _mm512_mask_storeu_ps(a->logits[t->row + i] + col, m, v);
+    __mmask16 m0 = lk_mask16(a->n_out - col), m1 = lk_mask16(a->n_out - col - 16);
+    for (int i = 0; i < t->r; i++) {
+        if (!a->logits[t->row + i])
+            continue;
+        float *to = a->logits[t->row + i] + col;
+        _mm512_mask_storeu_ps(to, m0, _mm512_loadu_ps(t->v + i * t->ld));
+        _mm512_mask_storeu_ps(to + 16, m1, _mm512_loadu_ps(t->v + i * t->ld + 16));
+    }
+}
+
+static void head(const struct lk_linear *a, struct tile *t, struct lane_best *best)
+{
+    int64_t col = t->panel * PANEL;
+    if (a->bias) {
+        __m512 b0 = _mm512_maskz_loadu_ps(lk_mask16(a->n_out - col), a->bias + col);
+        __m512 b1 = _mm512_maskz_loadu_ps(lk_mask16(a->n_out - col - 16), a->bias + col + 16);
+        for (float *v = t->v; v < t->v + t->r * t->ld; v += t->ld) {
+            _mm512_storeu_ps(v, _mm512_add_ps(_mm512_loadu_ps(v), b0));
+            _mm512_storeu_ps(v + 16, _mm512_add_ps(_mm512_loadu_ps(v + 16), b1));
         }
     }
+    if (a->logits)
+        head_logits(a, t);
+    if (col + PANEL <= a->n_out && finite_tile(t)) {
+        best_take_tile(t, best);
+        return;
+    }
+    for (int i = 0; i < t->r; i++)
+        for (int h = 0; h < 2; h++)
+            best_take(&best[i], _mm512_loadu_ps(t->v + i * t->ld + h * 16), lk_mask16(a->n_out - col - h * 16),
+                      col + h * 16);
 }
 
 #define EACH_ROWS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
@@ -211,10 +258,11 @@ EACH_ROWS(ONE_PANEL)
     }
 TWO_PANELS(1)
 TWO_PANELS(2)
-TWO_PANELS(3) TWO_PANELS(4)
+TWO_PANELS(3)
+TWO_PANELS(4)
 
 #define NAME(R) product##R,
-    static void (*const one_panel[])(const struct lk_product *, struct lk_tiles *) = {NULL, EACH_ROWS(NAME)};
+static void (*const one_panel[])(const struct lk_product *, struct lk_tiles *) = {NULL, EACH_ROWS(NAME)};
 static void (*const two_panels[])(const struct lk_product *, struct lk_tiles *) = {NULL, product2_1, product2_2,
                                                                                    product2_3, product2_4};
 
@@ -253,7 +301,7 @@ struct piece {
     int64_t begin, end;         /* weight panels */
 };
 
-static void epilogue(const struct lk_linear *a, const struct tile *t, struct lane_best *best)
+static void epilogue(const struct lk_linear *a, struct tile *t, struct lane_best *best)
 {
     if (a->epilogue == LK_EP_SWIGLU)
         swiglu(a, t);
@@ -272,7 +320,7 @@ static void panel_rows(const struct lk_linear *a, const struct plan *plan, const
     int64_t next = panel + 1 + two < plan->n_panel ? 1 + two : 0;
     struct lk_tiles tiles;
     for (int64_t ip = piece->row_begin; ip < piece->row_end; ip++) {
-        int64_t row = lk_panel_begin(&plan->rows, ip), nth = ip - piece->row_begin;
+        int64_t row = lk_panel_begin(&plan->rows, ip);
         int r = lk_panel_rows(&plan->rows, ip);
         struct lk_product p = {
             .a = (const uint32_t *)a->a.data + row * n_pair,
@@ -281,12 +329,8 @@ static void panel_rows(const struct lk_linear *a, const struct plan *plan, const
             .cols = a->a.cols,
             .ahead = (const char *)(w + next * step),
         };
-        if (piece->row_end - piece->row_begin == 1) {
-            p.ahead_step = 128;
-        } else if (nth < 2) {
-            p.ahead += nth * n_pair * 64;
-            p.ahead_step = 64;
-        }
+        if (ip == piece->row_begin)
+            p.ahead_step = two ? 256 : 128;
         (two ? two_panels : one_panel)[r](&p, &tiles);
         struct tile t = {tiles.tile[0], two ? 2 * PANEL : PANEL, r, row, panel};
         epilogue(a, &t, best + first);

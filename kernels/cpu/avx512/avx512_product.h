@@ -10,7 +10,7 @@
 
 /* Tiles on the way up the tree; the result is tile[0]. For N = 4 the second panel's columns follow the first's. */
 struct lk_tiles {
-    float tile[LK_TREE_DEPTH][LK_AVX512_ROWS * LK_AVX512_PANEL];
+    _Alignas(64) float tile[LK_TREE_DEPTH][LK_AVX512_ROWS * LK_AVX512_PANEL];
 };
 
 struct lk_product {
@@ -18,7 +18,7 @@ struct lk_product {
     const uint32_t *w;  /* weight panel, [pairs, 32] words */
     const uint32_t *w2; /* N = 4: the second panel */
     const struct lk_cols *cols;
-    const char *ahead; /* memory that will be read next: one line is fetched into the second cache a pair */
+    const char *ahead; /* memory that will be read next: N lines are fetched into the second cache a pair */
     int64_t ahead_step;
 };
 
@@ -53,7 +53,9 @@ LK_INLINE void lk_product_tile(const int R, const int N, const struct lk_product
                 b[3] = (__m512bh)_mm512_loadu_si512(w2 + 16);
                 w2 += LK_AVX512_PANEL;
             }
-            _mm_prefetch(ahead, _MM_HINT_T1);
+#pragma GCC unroll 4
+            for (int j = 0; j < N; j++)
+                _mm_prefetch(ahead + 64 * j, _MM_HINT_T1);
 #pragma GCC unroll 12
             for (int i = 0; i < R; i++) {
                 __m512bh x = (__m512bh)_mm512_set1_epi32((int)a[i]);

@@ -111,7 +111,7 @@ static void put_k(const struct lk_rope_kv *a, const struct head *h, uint32_t *pa
 {
     int64_t n_word = lk_ceil_div(a->kv.head_dim, 2);
     for (int64_t w = 0; w < n_word; w += 16) {
-        uint32_t word[16];
+        _Alignas(64) uint32_t word[16];
         _mm512_storeu_si512(word, rotated32(a, h, 2 * w));
         for (int64_t i = 0; i < lk_min(16, n_word - w); i++)
             page[(w + i) * PAGE] = word[i];
