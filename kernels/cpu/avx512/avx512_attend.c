@@ -43,37 +43,51 @@ struct block {
     _Alignas(64) float lane_sum[ROWS][16];    /* of the rounded probabilities, by pair */
 };
 
-/* score[R, 32] = q[R, head_dim] . K page */
-LK_INLINE void score_tile(const int R, const uint32_t *q, int64_t n_word, const uint32_t *k, float *score)
+/* Rows of Q. */
+struct query {
+    const uint32_t *q; /* row i at q + i * n_word */
+    int64_t n_word;
+};
+
+/* score[R, 16 N] = q[R, head_dim] . the first 16 N positions of a K page; score's rows are 32 long */
+LK_INLINE void score_tile(const int R, const int N, const struct query *q, const uint32_t *k, float *score)
 {
     __m512 acc[ROWS][2];
 #pragma GCC unroll 12
     for (int i = 0; i < R; i++)
-        acc[i][0] = acc[i][1] = _mm512_setzero_ps();
-    const uint32_t *q0 = q, *q1 = q + 3 * n_word, *q2 = q + 6 * n_word, *q3 = q + 9 * n_word;
+#pragma GCC unroll 2
+        for (int j = 0; j < N; j++)
+            acc[i][j] = _mm512_setzero_ps();
+    int64_t n_word = q->n_word;
+    const uint32_t *q0 = q->q, *q1 = q0 + 3 * n_word, *q2 = q0 + 6 * n_word, *q3 = q0 + 9 * n_word;
     for (int64_t w = 0; w < n_word; w++) {
-        __m512bh b0 = (__m512bh)_mm512_loadu_si512(k), b1 = (__m512bh)_mm512_loadu_si512(k + 16);
+        __m512bh b[2];
+#pragma GCC unroll 2
+        for (int j = 0; j < N; j++)
+            b[j] = (__m512bh)_mm512_loadu_si512(k + 16 * j);
 #pragma GCC unroll 12
         for (int i = 0; i < R; i++) {
             const uint32_t *from = i < 3 ? q0 : i < 6 ? q1 : i < 9 ? q2 : q3;
             __m512bh x = (__m512bh)_mm512_set1_epi32((int)from[i % 3 * n_word]);
-            acc[i][0] = _mm512_dpbf16_ps(acc[i][0], b0, x);
-            acc[i][1] = _mm512_dpbf16_ps(acc[i][1], b1, x);
+#pragma GCC unroll 2
+            for (int j = 0; j < N; j++)
+                acc[i][j] = _mm512_dpbf16_ps(acc[i][j], b[j], x);
         }
         k += PAGE;
         q0++, q1++, q2++, q3++;
     }
 #pragma GCC unroll 12
-    for (int i = 0; i < R; i++) {
-        _mm512_storeu_ps(score + i * PAGE, acc[i][0]);
-        _mm512_storeu_ps(score + i * PAGE + 16, acc[i][1]);
-    }
+    for (int i = 0; i < R; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < N; j++)
+            _mm512_storeu_ps(score + i * PAGE + 16 * j, acc[i][j]);
 }
 
 /* The right-hand side of p . V and where it is added. */
 struct values {
     const uint32_t *v;
     float *out;
+    int64_t n_pair;        /* pairs of positions that count; behind them probabilities are 0 */
     int64_t v_dims, n_dim; /* words from one pair of positions to the next; numbers from one row of out to the next */
 };
 
@@ -89,7 +103,7 @@ LK_INLINE void value_tile(const int R, const int N, const uint32_t *p, const str
 #pragma GCC unroll 2
         for (int j = 0; j < N; j++)
             acc[i][j] = _mm512_loadu_ps(out + i * ld + j * 16);
-    for (int w = 0; w < PAGE / 2; w++) {
+    for (int64_t w = 0; w < to->n_pair; w++) {
         __m512bh b[2];
 #pragma GCC unroll 2
         for (int j = 0; j < N; j++)
@@ -112,24 +126,27 @@ LK_INLINE void value_tile(const int R, const int N, const uint32_t *p, const str
 
 #define EACH_ROWS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
 
-#define TILES(R)                                                                             \
-    static void score##R(const uint32_t *q, int64_t n_word, const uint32_t *k, float *score) \
-    {                                                                                        \
-        score_tile(R, q, n_word, k, score);                                                  \
-    }                                                                                        \
-    static void value##R(const uint32_t *p, const struct values *to)                         \
-    {                                                                                        \
-        int64_t d = 0;                                                                       \
-        for (; d + 32 <= to->n_dim; d += 32)                                                 \
-            value_tile(R, 2, p, to, d);                                                      \
-        if (d < to->n_dim)                                                                   \
-            value_tile(R, 1, p, to, d);                                                      \
+#define TILES(R)                                                                            \
+    static void score##R(const struct query *q, const uint32_t *k, float *score, bool half) \
+    {                                                                                       \
+        if (half)                                                                           \
+            score_tile(R, 1, q, k, score);                                                  \
+        else                                                                                \
+            score_tile(R, 2, q, k, score);                                                  \
+    }                                                                                       \
+    static void value##R(const uint32_t *p, const struct values *to)                        \
+    {                                                                                       \
+        int64_t d = 0;                                                                      \
+        for (; d + 32 <= to->n_dim; d += 32)                                                \
+            value_tile(R, 2, p, to, d);                                                     \
+        if (d < to->n_dim)                                                                  \
+            value_tile(R, 1, p, to, d);                                                     \
     }
 EACH_ROWS(TILES)
 
 #define SCORE(R) score##R,
 #define VALUE(R) value##R,
-static void (*const score_of[])(const uint32_t *, int64_t, const uint32_t *, float *) = {NULL, EACH_ROWS(SCORE)};
+static void (*const score_of[])(const struct query *, const uint32_t *, float *, bool) = {NULL, EACH_ROWS(SCORE)};
 static void (*const value_of[])(const uint32_t *, const struct values *) = {NULL, EACH_ROWS(VALUE)};
 
 /* The row's sums are begun anew at a higher maximum; `top` is the score behind it, not yet scaled. */
@@ -180,8 +197,9 @@ static void take_page(const struct rows *r, int64_t ip, int first, struct soft *
     const uint32_t *k = (const uint32_t *)(const void *)(kv->k + at * kv->k_page_bytes);
     const uint32_t *v = (const uint32_t *)(const void *)(kv->v + at * kv->v_page_bytes);
     int n = r->n - first;
-    score_of[n](r->q + first * r->n_word, r->n_word, k, b->score + first * PAGE);
-    int64_t seen = r->pos[first] + 1 - ip * PAGE;
+    struct query q = {r->q + first * r->n_word, r->n_word};
+    int64_t seen = r->pos[first] + 1 - ip * PAGE, most = lk_min(PAGE, r->pos[r->n - 1] + 1 - ip * PAGE);
+    score_of[n](&q, k, b->score + first * PAGE, most <= PAGE / 2);
     if (seen >= PAGE) { /* then so it is for the rows behind it */
         for (int i = first; i < r->n; i++)
             probabilities(r, o, b, i, PAGE);
@@ -189,7 +207,7 @@ static void take_page(const struct rows *r, int64_t ip, int first, struct soft *
         for (int i = first; i < r->n; i++)
             probabilities(r, o, b, i, r->pos[i] + 1 - ip * PAGE);
     }
-    struct values to = {v + r->dim, o->out + first * r->n_dim, LK_V_DIMS(kv->head_dim), r->n_dim};
+    struct values to = {v + r->dim, o->out + first * r->n_dim, (most + 1) / 2, LK_V_DIMS(kv->head_dim), r->n_dim};
     value_of[n](b->p + first * PAGE / 2, &to);
 }
 

@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "kernels/cpu/avx512/avx512_product.h"
+#include "kernels/cpu/avx512/avx512_words.h"
 
 #define ROWS LK_AVX512_ROWS
 #define PANEL LK_AVX512_PANEL
@@ -116,10 +117,7 @@ static void swiglu(const struct lk_linear *a, const struct tile *t)
     if (at < 0)
         return;
     struct lk_row to = lk_row_of(&a->out, t->row);
-    uint32_t *dst = to.at + at * to.r;
-    for (int w = 0; w < 8; w++)
-        for (int i = 0; i < t->r; i++)
-            *dst++ = word[i][w];
+    lk_put_words8(to.at + at * to.r, t->r, word[0], 8);
 }
 
 /* Running best of a row over a vocabulary block: by lane, and apart from them the tiles with numbers that are not

@@ -96,25 +96,74 @@ LK_INLINE __m512i rotated32(const struct lk_rope_kv *a, const struct head *h, in
     return (__m512i)_mm512_cvtne2ps_pbh(hi, lo);
 }
 
+/* Half-split rotation of a whole head in steps of 32, the usual case. */
+static bool is_plain(const struct lk_rope_kv *a)
+{
+    return !a->interleaved && a->n_rot == a->kv.head_dim && a->n_rot % 64 == 0;
+}
+
+/* Plain case: words of dimensions i .. i + 31 and of those half a head behind them. */
+LK_INLINE void rotate_plain(const struct lk_rope_kv *a, const struct head *h, int64_t i, __m512i words[2])
+{
+    int64_t half = a->n_rot / 2;
+    __m512 first[2], second[2];
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; j++) {
+        int64_t at = i + 16 * j;
+        __m512 c = _mm512_loadu_ps(h->cos + at), s = _mm512_loadu_ps(h->sin + at);
+        __m512 x = normed16(h, at, 0xffff), y = normed16(h, at + half, 0xffff);
+        first[j] = _mm512_fmsub_ps(x, c, _mm512_mul_ps(y, s));
+        second[j] = _mm512_fmadd_ps(y, c, _mm512_mul_ps(x, s));
+    }
+    words[0] = (__m512i)_mm512_cvtne2ps_pbh(first[1], first[0]);
+    words[1] = (__m512i)_mm512_cvtne2ps_pbh(second[1], second[0]);
+}
+
 static void put_q(const struct lk_rope_kv *a, int64_t t, const float *x)
 {
-    int64_t n_word = lk_ceil_div(a->kv.head_dim, 2), group = a->n_head / a->kv.n_kv_head;
-    for (int64_t ih = 0; ih < a->n_head; ih++) {
-        struct head h = head_of(a, t, x + ih * a->kv.head_dim, a->q_norm);
-        uint32_t *to = (uint32_t *)a->q + ((ih / group * a->n_tok + t) * group + ih % group) * n_word;
-        for (int64_t w = 0; w < n_word; w += 16)
-            _mm512_mask_storeu_epi32(to + w, lk_mask16(n_word - w), rotated32(a, &h, 2 * w));
+    int64_t n_word = lk_ceil_div(a->kv.head_dim, 2), n_kv = a->kv.n_kv_head, group = a->n_head / n_kv;
+    bool plain = is_plain(a);
+    for (int64_t kv = 0; kv < n_kv; kv++) {
+        uint32_t *to = (uint32_t *)a->q + (kv * a->n_tok + t) * group * n_word;
+        for (int64_t ih = kv * group; ih < (kv + 1) * group; ih++, to += n_word) {
+            struct head h = head_of(a, t, x + ih * a->kv.head_dim, a->q_norm);
+            if (!plain) {
+                for (int64_t w = 0; w < n_word; w += 16)
+                    _mm512_mask_storeu_epi32(to + w, lk_mask16(n_word - w), rotated32(a, &h, 2 * w));
+                continue;
+            }
+            for (int64_t w = 0; w < n_word / 2; w += 16) {
+                __m512i words[2];
+                rotate_plain(a, &h, 2 * w, words);
+                _mm512_storeu_si512(to + w, words[0]);
+                _mm512_storeu_si512(to + w + n_word / 2, words[1]);
+            }
+        }
     }
+}
+
+/* to[i * PAGE] = word i, i < n <= 16 */
+LK_INLINE void put_k_words(uint32_t *to, __m512i words, int64_t n)
+{
+    _Alignas(64) uint32_t word[16];
+    _mm512_store_si512(word, words);
+    for (int64_t i = 0; i < n; i++)
+        to[i * PAGE] = word[i];
 }
 
 static void put_k(const struct lk_rope_kv *a, const struct head *h, uint32_t *page)
 {
     int64_t n_word = lk_ceil_div(a->kv.head_dim, 2);
-    for (int64_t w = 0; w < n_word; w += 16) {
-        _Alignas(64) uint32_t word[16];
-        _mm512_storeu_si512(word, rotated32(a, h, 2 * w));
-        for (int64_t i = 0; i < lk_min(16, n_word - w); i++)
-            page[(w + i) * PAGE] = word[i];
+    if (!is_plain(a)) {
+        for (int64_t w = 0; w < n_word; w += 16)
+            put_k_words(page + w * PAGE, rotated32(a, h, 2 * w), lk_min(16, n_word - w));
+        return;
+    }
+    for (int64_t w = 0; w < n_word / 2; w += 16) {
+        __m512i words[2];
+        rotate_plain(a, h, 2 * w, words);
+        put_k_words(page + w * PAGE, words[0], 16);
+        put_k_words(page + (w + n_word / 2) * PAGE, words[1], 16);
     }
 }
 
