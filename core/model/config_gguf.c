@@ -118,23 +118,22 @@ static enum lb_status refuse_settings(const struct source *s, struct lb_err *err
 static enum lb_status read_vocab_size(struct lb_config *c, const struct source *s, struct lb_err *err)
 {
     const struct lb_gguf *g = s->g;
-    char name[64];
-    lb_family_tensor(c->family, 1, LB_R_EMBED, 0, ".weight", name, sizeof name);
-    const struct lb_wtensor *t = lb_wfile_find(&g->w, name);
+    struct lb_tensor_name name = lb_family_tensor(c->family, 1, LB_R_EMBED, 0, ".weight");
+    const struct lb_wtensor *t = lb_wfile_find(&g->w, name.text);
     if (!t)
-        return lb_err_set(err, LB_E_INPUT, "%s: tensor '%s' is missing", g->path, name);
+        return lb_err_set(err, LB_E_INPUT, "%s: tensor '%s' is missing", g->path, name.text);
     if (t->n_dim != 2 || t->dim[0] < 1 || t->dim[0] > LB_MAX_DIM || t->dim[1] != c->dim)
-        return lb_err_set(err, LB_E_INPUT, "%s: tensor '%s' is not a matrix of 1 to %lld rows of %lld", g->path, name,
-                          (long long)LB_MAX_DIM, (long long)c->dim);
+        return lb_err_set(err, LB_E_INPUT, "%s: tensor '%s' is not a matrix of 1 to %lld rows of %lld", g->path,
+                          name.text, (long long)LB_MAX_DIM, (long long)c->dim);
     c->n_vocab = t->dim[0];
     int64_t said = c->n_vocab;
     LB_TRY(get_int(s, "vocab_size", LB_MAX_DIM, &said, err));
     if (said != c->n_vocab)
         return lb_err_set(err, LB_E_INPUT, "%s: key '%s.vocab_size' is %lld, but tensor '%s' has %lld rows", g->path,
-                          s->arch, (long long)said, name, (long long)c->n_vocab);
+                          s->arch, (long long)said, name.text, (long long)c->n_vocab);
     if ((int64_t)g->vocab.n_token > c->n_vocab)
         return lb_err_set(err, LB_E_INPUT, "%s: %zu tokens, but tensor '%s' has only %lld rows", g->path,
-                          g->vocab.n_token, name, (long long)c->n_vocab);
+                          g->vocab.n_token, name.text, (long long)c->n_vocab);
     return LB_OK;
 }
 
@@ -171,9 +170,8 @@ static enum lb_status read_sizes(struct lb_config *c, const struct source *s, st
 
 static bool has(const struct lb_config *c, const struct lb_gguf *g, enum lb_role role, const char *suffix)
 {
-    char name[64];
-    lb_family_tensor(c->family, 1, role, 0, suffix, name, sizeof name);
-    return lb_wfile_find(&g->w, name);
+    struct lb_tensor_name name = lb_family_tensor(c->family, 1, role, 0, suffix);
+    return lb_wfile_find(&g->w, name.text);
 }
 
 /* The metadata does not say which tensors exist; layer 0 does. */

@@ -46,13 +46,15 @@ void lb_family_list(int gguf, char *out, size_t n)
     }
 }
 
-void lb_family_tensor(const struct lb_family *f, int gguf, enum lb_role role, int layer, const char *suffix, char *out,
-                      size_t n)
+struct lb_tensor_name lb_family_tensor(const struct lb_family *f, int gguf, enum lb_role role, int layer,
+                                       const char *suffix)
 {
+    struct lb_tensor_name name;
     const char *pattern = gguf ? f->gguf_tensor[role] : f->hf_tensor[role];
     const char *at = strstr(pattern, "%d");
     if (at)
-        snprintf(out, n, "%.*s%d%s%s", (int)(at - pattern), pattern, layer, at + 2, suffix);
+        snprintf(name.text, sizeof name.text, "%.*s%d%s%s", (int)(at - pattern), pattern, layer, at + 2, suffix);
     else
-        snprintf(out, n, "%s%s", pattern, suffix);
+        snprintf(name.text, sizeof name.text, "%s%s", pattern, suffix);
+    return name;
 }

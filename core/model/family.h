@@ -41,8 +41,12 @@ const struct lb_family *lb_family_by_gguf(const char *architecture, size_t n);
 /* "LlamaForCausalLM, ..." (gguf 0) or "llama, ..." (1): what error messages name as supported. */
 void lb_family_list(int gguf, char *out, size_t n);
 
-/* Formats a role's tensor name ("model.layers.3.self_attn.q_proj.weight"). suffix: ".weight" or ".bias". */
-void lb_family_tensor(const struct lb_family *f, int gguf, enum lb_role role, int layer, const char *suffix, char *out,
-                      size_t n);
+struct lb_tensor_name {
+    char text[192];
+};
+
+/* A role's tensor name ("model.layers.3.self_attn.q_proj.weight"). suffix: ".weight" or ".bias". */
+struct lb_tensor_name lb_family_tensor(const struct lb_family *f, int gguf, enum lb_role role, int layer,
+                                       const char *suffix);
 
 #endif

@@ -6,7 +6,6 @@
 #include "core/base/mem.h"
 #include "core/model/quant.h"
 
-#define MAX_NAME 192
 #define MAX_PART 3 /* tensors in a fused matrix */
 #define SUPPORTED "F32, F16, BF16, Q8_0, Q4_0 and Q4_1"
 
@@ -92,9 +91,8 @@ static void put_shape(char *out, size_t n, const int64_t *dim, int n_dim)
 
 static const struct lb_wtensor *find(struct loader *ld, enum lb_role role, int layer, const char *suffix)
 {
-    char name[MAX_NAME];
-    lb_family_tensor(ld->s->config->family, ld->s->config->gguf, role, layer, suffix, name, sizeof name);
-    const struct lb_wtensor *t = lb_wfile_find(ld->s->file, name);
+    struct lb_tensor_name name = lb_family_tensor(ld->s->config->family, ld->s->config->gguf, role, layer, suffix);
+    const struct lb_wtensor *t = lb_wfile_find(ld->s->file, name.text);
     if (t)
         ld->used[t - ld->s->file->tensor] = true;
     return t;
@@ -135,9 +133,8 @@ static const struct lb_wtensor *need(struct loader *ld, enum lb_role role, int l
     const struct lb_wtensor *t = find(ld, role, layer, suffix);
     if (t)
         return t;
-    char name[MAX_NAME];
-    lb_family_tensor(ld->s->config->family, ld->s->config->gguf, role, layer, suffix, name, sizeof name);
-    lb_err_set(err, LB_E_INPUT, "the model has no tensor '%s'", name);
+    struct lb_tensor_name name = lb_family_tensor(ld->s->config->family, ld->s->config->gguf, role, layer, suffix);
+    lb_err_set(err, LB_E_INPUT, "the model has no tensor '%s'", name.text);
     return NULL;
 }
 

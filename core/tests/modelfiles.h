@@ -1,63 +1,14 @@
-/* Model files made by tests: a scratch folder, a safetensors file, and a GGUF file that remembers where each header
+/* Model files made by tests: a safetensors file, and a GGUF file that remembers where each header
  * field lies so that a test can bend it. */
 #ifndef CORE_TESTS_MODELFILES_H
 #define CORE_TESTS_MODELFILES_H
 
-#include <dirent.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "core/base/err.h"
 #include "core/base/str.h"
 #include "core/io/gguf.h"
-
-static char scratch[128];
-
-static inline int scratch_make(void **state)
-{
-    (void)state;
-    const char *tmp = getenv("TMPDIR");
-    snprintf(scratch, sizeof scratch, "%s/llmbatch-test-XXXXXX", tmp && strlen(tmp) < 64 ? tmp : "/tmp");
-    return mkdtemp(scratch) ? 0 : -1;
-}
-
-static inline int scratch_empty(void **state)
-{
-    (void)state;
-    char path[512];
-    DIR *d = opendir(scratch);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        snprintf(path, sizeof path, "%s/%s", scratch, e->d_name);
-        if (e->d_name[0] != '.')
-            unlink(path);
-    }
-    if (d)
-        closedir(d);
-    return 0;
-}
-
-static inline int scratch_remove(void **state)
-{
-    scratch_empty(state);
-    return rmdir(scratch);
-}
-
-/* Lent until the next call. */
-static inline const char *scratch_path(const char *name)
-{
-    static char path[512];
-    snprintf(path, sizeof path, "%s/%s", scratch, name);
-    return path;
-}
-
-static inline void scratch_write(const char *name, const void *data, size_t n)
-{
-    FILE *f = fopen(scratch_path(name), "wb");
-    if (!f || (n && fwrite(data, 1, n, f) != n) || fclose(f) != 0)
-        abort();
-}
+#include "core/tests/scratch.h"
 
 static inline void scratch_text(const char *name, const char *text)
 {

@@ -591,12 +591,12 @@ static void family_names(void **state)
     assert_ptr_equal(f, lb_family_by_hf("LlamaForCausalLM", NULL));
     assert_null(lb_family_by_gguf("llama4", 6));
     assert_null(lb_family_by_hf(NULL, NULL));
-    lb_family_tensor(f, 0, LB_R_Q, 11, ".bias", name, sizeof name);
-    assert_string_equal(name, "model.layers.11.self_attn.q_proj.bias");
-    lb_family_tensor(f, 1, LB_R_O, 0, ".weight", name, sizeof name);
-    assert_string_equal(name, "blk.0.attn_output.weight");
-    lb_family_tensor(f, 1, LB_R_EMBED, 5, ".weight", name, sizeof name);
-    assert_string_equal(name, "token_embd.weight");
+    struct lb_tensor_name name = lb_family_tensor(f, 0, LB_R_Q, 11, ".bias");
+    assert_string_equal(name.text, "model.layers.11.self_attn.q_proj.bias");
+    name = lb_family_tensor(f, 1, LB_R_O, 0, ".weight");
+    assert_string_equal(name.text, "blk.0.attn_output.weight");
+    name = lb_family_tensor(f, 1, LB_R_EMBED, 5, ".weight");
+    assert_string_equal(name.text, "token_embd.weight");
     for (int r = 0; r < LB_N_ROLE; r++)
         assert_true(f->hf_tensor[r] && f->gguf_tensor[r]);
 }
