@@ -586,7 +586,6 @@ static void gguf_yarn(void **state)
 static void family_names(void **state)
 {
     (void)state;
-    char name[96];
     const struct lb_family *f = lb_family_by_gguf("llama4", 5);
     assert_ptr_equal(f, lb_family_by_hf("LlamaForCausalLM", NULL));
     assert_null(lb_family_by_gguf("llama4", 6));
