@@ -5,7 +5,7 @@
 
 #define PANEL LK_REF_PANEL
 #define ROWS 4   /* rows of a tile */
-#define CHUNK 64 /* columns of K that are widened at a time */
+#define CHUNK 64 /* columns of K at a time: widened, and in the first cache for both halves of a panel */
 
 static size_t weight_elems(int64_t n_out, const struct lk_cols *cols)
 {
@@ -45,23 +45,36 @@ static void pack_bf16(const struct lk_pack *a)
     pack(a, LK_BF16);
 }
 
+/* Four sums side by side: left to itself the compiler may vectorize along k, where the additions have an order. */
+#define FOUR __attribute__((vector_size(16))) float
+
 /* acc[i][0..7] += sum over k of a[i * lda + k] * w[k * PANEL + 0..7], in order of k. */
 static inline __attribute__((always_inline)) void tile8(int r, float acc[][PANEL], const float *a, int64_t lda,
                                                         const float *w, int64_t n_k)
 {
-    float v[ROWS][8];
-    for (int i = 0; i < r; i++)
-        for (int j = 0; j < 8; j++)
-            v[i][j] = acc[i][j];
-    for (int64_t k = 0; k < n_k; k++)
+    FOUR v[ROWS][2];
+#pragma GCC unroll 4
+    for (int i = 0; i < r; i++) {
+        memcpy(&v[i][0], acc[i], sizeof v[i][0]);
+        memcpy(&v[i][1], acc[i] + 4, sizeof v[i][1]);
+    }
+    for (int64_t k = 0; k < n_k; k++) {
+        FOUR b0, b1;
+        memcpy(&b0, w + k * PANEL, sizeof b0);
+        memcpy(&b1, w + k * PANEL + 4, sizeof b1);
+#pragma GCC unroll 4
         for (int i = 0; i < r; i++) {
             float ai = a[i * lda + k];
-            for (int j = 0; j < 8; j++)
-                v[i][j] += ai * w[k * PANEL + j];
+            FOUR x = {ai, ai, ai, ai};
+            v[i][0] += x * b0;
+            v[i][1] += x * b1;
         }
-    for (int i = 0; i < r; i++)
-        for (int j = 0; j < 8; j++)
-            acc[i][j] = v[i][j];
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < r; i++) {
+        memcpy(acc[i], &v[i][0], sizeof v[i][0]);
+        memcpy(acc[i] + 4, &v[i][1], sizeof v[i][1]);
+    }
 }
 
 struct operand {
@@ -100,7 +113,9 @@ static void segment(int r, float acc[][PANEL], const struct operand *o, enum lk_
 {
     memset(acc, 0, (size_t)r * sizeof acc[0]);
     if (type == LK_F32) {
-        tile_rows(r, acc, o->a, o->lda, o->w, o->n_k);
+        for (int64_t k = 0; k < o->n_k; k += CHUNK)
+            tile_rows(r, acc, (const float *)o->a + k, o->lda, (const float *)o->w + k * PANEL,
+                      lk_min(CHUNK, o->n_k - k));
         return;
     }
     const uint16_t *a16 = o->a, *w16 = o->w;
