@@ -61,14 +61,14 @@ struct lk_best {
  * two, else left to right. */
 struct lk_linear {
     struct lk_act a;
-    const void *w;     /* packed, same cols as a */
-    int64_t n_out;     /* output columns; 2 * ffn for LK_EP_SWIGLU */
+    const void *w; /* packed, same cols as a */
+    int64_t n_out; /* output columns; 2 * ffn for LK_EP_SWIGLU */
     enum lk_epilogue epilogue;
-    const float *bias; /* [n_out] f32 or NULL */
-    float *y;          /* LK_EP_STORE, LK_EP_ADD: [a.n_row, n_out] f32, row-major */
-    struct lk_act out; /* LK_EP_SWIGLU: [a.n_row, ffn] */
-    struct lk_best *best;   /* LK_EP_HEAD: [a.n_row, ceil(n_out / LK_HEAD_BLOCK)] */
-    float *const *logits;   /* LK_EP_HEAD: [a.n_row]; NULL where not asked for, else [n_out] f32 */
+    const float *bias;    /* [n_out] f32 or NULL */
+    float *y;             /* LK_EP_STORE, LK_EP_ADD: [a.n_row, n_out] f32, row-major */
+    struct lk_act out;    /* LK_EP_SWIGLU: [a.n_row, ffn] */
+    struct lk_best *best; /* LK_EP_HEAD: [a.n_row, ceil(n_out / LK_HEAD_BLOCK)] */
+    float *const *logits; /* LK_EP_HEAD: [a.n_row]; NULL where not asked for, else [n_out] f32 */
 };
 
 /* For each row with logits: the natural log of the sum of exponentials and the LK_TOP largest logits, by value, ties
@@ -108,14 +108,14 @@ struct lk_kv {
  * order), K and V into the cache page of each token. Before the rotation, where q_norm / k_norm are given, each head is
  * RMS-normalized in f32. items: n_tok. */
 struct lk_rope_kv {
-    const float *qkv;        /* [n_tok, (n_head + 2 * n_kv_head) * head_dim] f32: all Q heads, then K, then V */
-    const float *cos, *sin;  /* [n_tok, n_rot / 2] */
-    void *q;                 /* out: lk_cpu.q_bytes(n_tok, n_head, head_dim) */
+    const float *qkv;       /* [n_tok, (n_head + 2 * n_kv_head) * head_dim] f32: all Q heads, then K, then V */
+    const float *cos, *sin; /* [n_tok, n_rot / 2] */
+    void *q;                /* out: lk_cpu.q_bytes(n_tok, n_head, head_dim) */
     struct lk_kv kv;
-    const int32_t *pos;      /* [n_tok]; the slot inside the page is pos % LK_PAGE_TOKENS */
-    const int32_t *page;     /* [n_tok] page that holds the token's position */
+    const int32_t *pos;  /* [n_tok]; the slot inside the page is pos % LK_PAGE_TOKENS */
+    const int32_t *page; /* [n_tok] page that holds the token's position */
     int64_t n_tok, n_head, n_rot;
-    bool interleaved;        /* pairs (2i, 2i+1) instead of (i, i + n_rot / 2) */
+    bool interleaved;             /* pairs (2i, 2i+1) instead of (i, i + n_rot / 2) */
     const float *q_norm, *k_norm; /* [head_dim] f32 or NULL */
     float eps;
 };
@@ -131,15 +131,15 @@ struct lk_attn_item {
  * splits merged in order. Probabilities are rounded to the cache's type for the product with V and summed as rounded.
  * items: n_item. Writes the zero columns of out too. */
 struct lk_attend {
-    struct lk_act out;   /* [n_tok, n_head * head_dim], head h at source columns h * head_dim */
-    const void *q;       /* from lk_rope_kv */
+    struct lk_act out; /* [n_tok, n_head * head_dim], head h at source columns h * head_dim */
+    const void *q;     /* from lk_rope_kv */
     struct lk_kv kv;
     const struct lk_attn_item *item; /* [n_item] */
     int64_t n_item, n_tok, n_head;
     const int32_t *pos;        /* [n_tok] */
     const int32_t *page_start; /* [n_seq] index of a sequence's first page in `page` */
     const int32_t *page;       /* page ids, a sequence's in order of position */
-    float scale;
+    float scale;               /* above 0 */
     float *probs;              /* tests, ref only: [n_tok, n_head, probs_ld] f32 softmax; NULL as a rule */
     int64_t probs_ld;
 };

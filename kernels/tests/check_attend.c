@@ -183,9 +183,14 @@ static void rotate(const struct attn_case *c, int64_t tok, const float *x, const
         out[i] = (double)check_stored(c->t, (float)v[i]);
 }
 
-/* out[head_dim] and size[head_dim] = sum of p |v|; prob[pos + 1]. */
-static void exact(const struct attn_case *c, int is, int64_t tok, int64_t head, double *out, double *size, double *prob)
+/* One head's attention: out, size = sum of p |v|, both [head_dim], and the probabilities [pos + 1]. */
+struct truth {
+    double out[MAX_DIM], size[MAX_DIM], prob[1200];
+};
+
+static void exact(const struct attn_case *c, int is, int64_t tok, int64_t head, struct truth *r)
 {
+    double *out = r->out, *size = r->size, *prob = r->prob;
     const struct shape *s = &c->s;
     int64_t width = (c->n_head + 2 * s->n_kv) * s->head_dim, n = s->head_dim, last = c->pos[tok];
     double q[MAX_DIM], k[MAX_DIM], max = -INFINITY, sum = 0;
@@ -216,19 +221,18 @@ static void exact(const struct attn_case *c, int is, int64_t tok, int64_t head, 
 
 static void check_token(const struct attn_case *c, int is, int64_t tok, const float *got, const float *probs)
 {
-    static double prob[1200];
-    double out[MAX_DIM], size[MAX_DIM];
+    static struct truth r;
     int64_t n = c->s.head_dim;
     for (int64_t ih = 0; ih < c->n_head; ih++) {
-        exact(c, is, tok, ih, out, size, prob);
+        exact(c, is, tok, ih, &r);
         for (int64_t i = 0; i < n; i++) {
-            double bound = (c->t->type == LK_F32 ? 2e-5 : 0x1p-7) * size[i] + 1e-7, x = (double)got[ih * n + i];
-            check_that(fabs(x - out[i]) <= bound, c->t, "attend",
+            double bound = (c->t->type == LK_F32 ? 2e-5 : 0x1p-7) * r.size[i] + 1e-7, x = (double)got[ih * n + i];
+            check_that(fabs(x - r.out[i]) <= bound, c->t, "attend",
                        "head_dim %lld group %lld position %d head %lld dim %lld: %g, not %g", (long long)n,
-                       (long long)c->s.group, c->pos[tok], (long long)ih, (long long)i, x, out[i]);
+                       (long long)c->s.group, c->pos[tok], (long long)ih, (long long)i, x, r.out[i]);
         }
         for (int j = 0; probs && j < 40; j++) {
-            double want = j <= c->pos[tok] ? prob[j] : 0, x = (double)probs[(tok * c->n_head + ih) * 40 + j];
+            double want = j <= c->pos[tok] ? r.prob[j] : 0, x = (double)probs[(tok * c->n_head + ih) * 40 + j];
             check_that(fabs(x - want) <= (c->t->type == LK_F32 ? 1e-6 : 1e-2), c->t, "attend", "probability %g, not %g",
                        x, want);
         }
