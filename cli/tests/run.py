@@ -40,13 +40,13 @@ class Skip(Exception):
 
 
 def case(function):
-    CASES.append((function.__name__.replace('_', ' '), function, False))
+    CASES.append((function.__name__.replace('_', ' '), function))
     return function
 
 
 def threads(function):
     """A case that is run under the thread sanitizer too."""
-    CASES[:] = [(name, f, marked or f is function) for name, f, marked in CASES]
+    function.threads = True
     return function
 
 
@@ -773,7 +773,7 @@ def files_that_are_not_there(tmp):
 
 
 def run_case(item):
-    name, function, _ = item
+    name, function = item
     tmp = tempfile.mkdtemp(prefix='llmbatch-')
     begin = time.monotonic()
     try:
@@ -792,7 +792,7 @@ def main():
         sys.exit(__doc__)
     picked = [c for c in CASES if len(sys.argv) == 2 or any(fnmatch.fnmatch(c[0], p) for p in sys.argv[2:])]
     if os.environ.get('LB_TEST_SUBSET') == 'threads':
-        picked = [c for c in picked if c[2]]
+        picked = [c for c in picked if hasattr(c[1], 'threads')]
     count = {'ok': 0, 'FAIL': 0, 'skip': 0}
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         for name, end, text, seconds in pool.map(run_case, picked):
