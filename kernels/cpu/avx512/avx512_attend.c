@@ -189,6 +189,19 @@ LK_INLINE void probabilities(const struct rows *r, struct soft *o, struct block 
     _mm512_storeu_ps(b->lane_sum[i], _mm512_dpbf16_ps(_mm512_loadu_ps(b->lane_sum[i]), p, ones));
 }
 
+/* A decoding row reads pages faster than the processor's own prefetching follows: pages lie apart, and one is soon
+ * read. So the next page is asked for while this one is worked on. */
+static void prefetch_page(const struct rows *r, int64_t ip)
+{
+    const struct lk_kv *kv = &r->a->kv;
+    int64_t at = r->page[ip] * kv->n_kv_head + r->kv_head;
+    const uint8_t *k = kv->k + at * kv->k_page_bytes, *v = kv->v + at * kv->v_page_bytes;
+    for (int64_t i = 0; i < kv->k_page_bytes; i += 64)
+        _mm_prefetch((const char *)k + i, _MM_HINT_T0);
+    for (int64_t i = 0; i < kv->v_page_bytes; i += 64)
+        _mm_prefetch((const char *)v + i, _MM_HINT_T0);
+}
+
 /* Takes one page into the sums of rows first .. n - 1. */
 static void take_page(const struct rows *r, int64_t ip, int first, struct soft *o, struct block *b)
 {
@@ -221,11 +234,13 @@ static void take_split(const struct rows *r, int64_t begin, int first, struct so
         for (int64_t d = 0; d < r->n_dim; d += 16)
             _mm512_storeu_ps(o->out + i * r->n_dim + d, _mm512_setzero_ps());
     }
-    int64_t end = lk_min(begin + LK_SPLIT_TOKENS, r->pos[r->n - 1] + 1);
+    int64_t last = r->pos[r->n - 1], end = lk_min(begin + LK_SPLIT_TOKENS, last + 1);
     int active = first;
     for (int64_t ip = begin / PAGE; ip * PAGE < end; ip++) {
         while (r->pos[active] < ip * PAGE)
             active++;
+        if ((ip + 1) * PAGE <= last)
+            prefetch_page(r, ip + 1);
         take_page(r, ip, active, o, &b);
     }
     for (int i = first; i < r->n; i++)
