@@ -174,7 +174,11 @@ static void count_run(struct lb_run *r)
     s->prompt_tokens = t->prompt_tokens;
     s->completion_tokens = t->completion_tokens;
     s->write_s = t->write_s;
-    s->padding = r->spec->backend->counts.product_rows - r->spec->backend->counts.token_rows;
+    const struct lb_backend_counts *c = &r->spec->backend->counts;
+    s->padding = c->product_rows - c->token_rows;
+    lb_log_put(r->spec->log, LB_LOG_DEBUG,
+               "forward: layer products %.6g s, attention and cache %.6g s, norms %.6g s, head %.6g s", c->linear_s,
+               c->attend_s, c->norm_s, c->head_s);
     if (t->ok) {
         qsort(t->latency, (size_t)t->ok, sizeof *t->latency, by_value);
         s->latency_p50 = percentile(t, 50);
