@@ -30,6 +30,7 @@ struct rows {
     int64_t n_word;
     int64_t tok, n_tok, head, group, kv_head;
     const int32_t *page; /* the sequence's pages */
+    int64_t after;       /* the page that is read after the last one, as page_at counts */
     float scale;         /* of the scores, log2(e) in it */
     int n;
     int32_t pos[ROWS];
@@ -47,6 +48,7 @@ struct block {
 struct query {
     const uint32_t *q; /* row i at q + i * n_word */
     int64_t n_word;
+    const char *ahead; /* the K page that is read next: two lines of it are fetched a word */
 };
 
 /* score[R, 16 N] = q[R, head_dim] . the first 16 N positions of a K page; score's rows are 32 long */
@@ -59,12 +61,16 @@ LK_INLINE void score_tile(const int R, const int N, const struct query *q, const
         for (int j = 0; j < N; j++)
             acc[i][j] = _mm512_setzero_ps();
     int64_t n_word = q->n_word;
+    const char *ahead = q->ahead;
     const uint32_t *q0 = q->q, *q1 = q0 + 3 * n_word, *q2 = q0 + 6 * n_word, *q3 = q0 + 9 * n_word;
     for (int64_t w = 0; w < n_word; w++) {
         __m512bh b[2];
 #pragma GCC unroll 2
         for (int j = 0; j < N; j++)
             b[j] = (__m512bh)_mm512_loadu_si512(k + 16 * j);
+        _mm_prefetch(ahead, _MM_HINT_T0);
+        _mm_prefetch(ahead + 64, _MM_HINT_T0);
+        ahead += 128;
 #pragma GCC unroll 12
         for (int i = 0; i < R; i++) {
             const uint32_t *from = i < 3 ? q0 : i < 6 ? q1 : i < 9 ? q2 : q3;
@@ -88,6 +94,7 @@ struct values {
     const uint32_t *v;
     float *out;
     int64_t n_pair;        /* pairs of positions that count; behind them probabilities are 0 */
+    const char *ahead;     /* the V page that is read next */
     int64_t v_dims, n_dim; /* words from one pair of positions to the next; numbers from one row of out to the next */
 };
 
@@ -96,6 +103,7 @@ LK_INLINE void value_tile(const int R, const int N, const uint32_t *p, const str
 {
     const uint32_t *v = to->v + dim;
     float *out = to->out + dim;
+    const char *ahead = to->ahead + dim * PAGE * 2;
     int64_t ld = to->n_dim;
     __m512 acc[ROWS][2];
 #pragma GCC unroll 12
@@ -108,6 +116,10 @@ LK_INLINE void value_tile(const int R, const int N, const uint32_t *p, const str
 #pragma GCC unroll 2
         for (int j = 0; j < N; j++)
             b[j] = (__m512bh)_mm512_loadu_si512(v + j * 16);
+#pragma GCC unroll 2
+        for (int j = 0; j < N; j++)
+            _mm_prefetch(ahead + 64 * j, _MM_HINT_T0);
+        ahead += 64 * N;
 #pragma GCC unroll 12
         for (int i = 0; i < R; i++) {
             __m512bh x = (__m512bh)_mm512_set1_epi32((int)p[i * PAGE / 2 + w]);
@@ -189,28 +201,23 @@ LK_INLINE void probabilities(const struct rows *r, struct soft *o, struct block 
     _mm512_storeu_ps(b->lane_sum[i], _mm512_dpbf16_ps(_mm512_loadu_ps(b->lane_sum[i]), p, ones));
 }
 
-/* A decoding row reads pages faster than the processor's own prefetching follows: pages lie apart, and one is soon
- * read. So the next page is asked for while this one is worked on. */
-static void prefetch_page(const struct rows *r, int64_t ip)
+/* Where page number ip of the sequence begins, counted in pages of the layer. */
+static int64_t page_at(const struct rows *r, int64_t ip)
 {
-    const struct lk_kv *kv = &r->a->kv;
-    int64_t at = r->page[ip] * kv->n_kv_head + r->kv_head;
-    const uint8_t *k = kv->k + at * kv->k_page_bytes, *v = kv->v + at * kv->v_page_bytes;
-    for (int64_t i = 0; i < kv->k_page_bytes; i += 64)
-        _mm_prefetch((const char *)k + i, _MM_HINT_T0);
-    for (int64_t i = 0; i < kv->v_page_bytes; i += 64)
-        _mm_prefetch((const char *)v + i, _MM_HINT_T0);
+    return r->page[ip] * r->a->kv.n_kv_head + r->kv_head;
 }
 
-/* Takes one page into the sums of rows first .. n - 1. */
+/* Takes one page into the sums of rows first .. n - 1. A decoding row reads pages faster than the processor's own
+ * prefetching follows: they lie apart, and one is soon read. So the next page is asked for while this one is worked on.
+ */
 static void take_page(const struct rows *r, int64_t ip, int first, struct soft *o, struct block *b)
 {
     const struct lk_kv *kv = &r->a->kv;
-    int64_t at = r->page[ip] * kv->n_kv_head + r->kv_head;
+    int64_t at = page_at(r, ip), next = (ip + 1) * PAGE <= r->pos[r->n - 1] ? page_at(r, ip + 1) : r->after;
     const uint32_t *k = (const uint32_t *)(const void *)(kv->k + at * kv->k_page_bytes);
     const uint32_t *v = (const uint32_t *)(const void *)(kv->v + at * kv->v_page_bytes);
     int n = r->n - first;
-    struct query q = {r->q + first * r->n_word, r->n_word};
+    struct query q = {r->q + first * r->n_word, r->n_word, (const char *)kv->k + next * kv->k_page_bytes};
     int64_t seen = r->pos[first] + 1 - ip * PAGE, most = lk_min(PAGE, r->pos[r->n - 1] + 1 - ip * PAGE);
     score_of[n](&q, k, b->score + first * PAGE, most <= PAGE / 2);
     if (seen >= PAGE) { /* then so it is for the rows behind it */
@@ -220,7 +227,12 @@ static void take_page(const struct rows *r, int64_t ip, int first, struct soft *
         for (int i = first; i < r->n; i++)
             probabilities(r, o, b, i, r->pos[i] + 1 - ip * PAGE);
     }
-    struct values to = {v + r->dim, o->out + first * r->n_dim, (most + 1) / 2, LK_V_DIMS(kv->head_dim), r->n_dim};
+    struct values to = {v + r->dim,
+                        o->out + first * r->n_dim,
+                        (most + 1) / 2,
+                        (const char *)kv->v + next * kv->v_page_bytes + r->dim * PAGE * 2,
+                        LK_V_DIMS(kv->head_dim),
+                        r->n_dim};
     value_of[n](b->p + first * PAGE / 2, &to);
 }
 
@@ -234,13 +246,11 @@ static void take_split(const struct rows *r, int64_t begin, int first, struct so
         for (int64_t d = 0; d < r->n_dim; d += 16)
             _mm512_storeu_ps(o->out + i * r->n_dim + d, _mm512_setzero_ps());
     }
-    int64_t last = r->pos[r->n - 1], end = lk_min(begin + LK_SPLIT_TOKENS, last + 1);
+    int64_t end = lk_min(begin + LK_SPLIT_TOKENS, r->pos[r->n - 1] + 1);
     int active = first;
     for (int64_t ip = begin / PAGE; ip * PAGE < end; ip++) {
         while (r->pos[active] < ip * PAGE)
             active++;
-        if ((ip + 1) * PAGE <= last)
-            prefetch_page(r, ip + 1);
         take_page(r, ip, active, o, &b);
     }
     for (int i = first; i < r->n; i++)
@@ -326,7 +336,7 @@ static void attend(const struct lk_attend *a, int64_t begin, int64_t end)
     int64_t group = a->n_head / a->kv.n_kv_head, n_word = lk_ceil_div(a->kv.head_dim, 2);
     int64_t n_part = lk_ceil_div(group, ROWS);
     for (int64_t i = begin; i < end; i++) {
-        const struct lk_attn_item *item = &a->item[i];
+        const struct lk_attn_item *item = &a->item[i], *next = i + 1 < end ? item + 1 : item;
         for (int64_t part = 0; part < n_part; part++) {
             int64_t from = group * part / n_part, to = group * (part + 1) / n_part;
             struct rows r = {
@@ -339,6 +349,7 @@ static void attend(const struct lk_attend *a, int64_t begin, int64_t end)
                 .group = to - from,
                 .kv_head = item->kv_head,
                 .page = a->page + a->page_start[item->seq],
+                .after = a->page[a->page_start[next->seq]] * a->kv.n_kv_head + next->kv_head,
                 .scale = a->scale * 1.44269504f,
             };
             attend_rows(&r);
