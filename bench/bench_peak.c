@@ -1,12 +1,12 @@
-/* bench_peak [THREADS]: what the machine can do at most, to compare products with: vdpbf16ps in registers and reading
- * memory, by one thread and by all. */
+/* bench_peak [THREADS]: what the machine can do at most, to compare products with: each set's product instruction in
+ * registers and with operands from the first cache, and reading memory, by one thread and by all. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "core/backend/team.h"
 #include "core/base/mem.h"
-#include "kernels/cpu/avx512/lk_avx512_probe.h"
 #include "kernels/cpu/lk_cpu.h"
 
 #define READ_BYTES ((size_t)256 << 20) /* a thread */
@@ -18,11 +18,17 @@ static double now(void)
     return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
 }
 
+struct multiplying {
+    const struct lk_cpu *lk;
+    bool from_l1;
+    double *flop; /* [n_thread] */
+};
+
 static void multiply(void *ctx, int64_t begin, int64_t end)
 {
-    double *flop = ctx;
+    const struct multiplying *m = ctx;
     for (int64_t i = begin; i < end; i++)
-        flop[i] = lk_avx512_peak(400000);
+        m->flop[i] = m->lk->peak(m->from_l1, 400000);
 }
 
 struct reading {
@@ -56,6 +62,26 @@ static double fastest(struct lb_team *team, void (*fn)(void *, int64_t, int64_t)
     return best;
 }
 
+static void show_sets(struct lb_team *team, double *flop, int n)
+{
+    unsigned bit;
+    const char *name;
+    for (int i = 0; (name = lk_cpu_set(i, &bit)) != NULL; i++) {
+        for (int type = LK_F32; type <= LK_BF16; type++) {
+            struct lk_cpu lk;
+            lk_cpu_init(&lk, (enum lk_type)type, lk_cpu_detect() & bit);
+            if (!lk.peak || strcmp(lk.name, name) != 0)
+                continue;
+            for (int from_l1 = 0; from_l1 < 2; from_l1++) {
+                struct multiplying m = {&lk, from_l1, flop};
+                double took = fastest(team, multiply, &m, n);
+                printf("%s %s, operands %s, %d threads: %.1f GFLOP/s\n", name, type == LK_F32 ? "f32" : "bf16",
+                       from_l1 ? "from the first cache" : "in registers", n, flop[0] * n / took * 1e-9);
+            }
+        }
+    }
+}
+
 int main(int argc, char **argv)
 {
     struct lb_err err = LB_ERR_INIT;
@@ -77,10 +103,7 @@ int main(int argc, char **argv)
         data[i] = i;
     struct reading reading = {data, sum};
     for (int n = 1; n <= n_thread; n += n_thread > 1 ? n_thread - 1 : 1) {
-        if (lk_cpu_detect() & LK_ISA_AVX512BF16) {
-            double took = fastest(team, multiply, flop, n);
-            printf("vdpbf16ps in registers, %d threads: %.1f GFLOP/s\n", n, flop[0] * n / took * 1e-9);
-        }
+        show_sets(team, flop, n);
         double took = fastest(team, read_share, &reading, n);
         printf("memory read, %d threads: %.1f GB/s\n", n, (double)READ_BYTES * n / took * 1e-9);
     }

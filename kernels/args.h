@@ -33,11 +33,12 @@ struct lk_norm {
 /* Packs one panel of `panel_cols` output columns of a weight matrix (weight[out, in], y = W x).
  * Panel p of a plain matrix holds source rows p * panel_cols ...; of a gate-up matrix (n_out = 2 * ffn, gate rows then
  * up rows) the first half of its columns are gate rows p * panel_cols / 2 ..., the second half the up rows of the same
- * index. The caller gathers the rows; rows beyond the matrix are zeros. */
+ * index. Rows are read where they lie, as the file has them. */
 struct lk_pack {
     void *w;                    /* the whole packed matrix, lk_cpu.weight_bytes long */
     int64_t panel;              /* which panel */
-    const float *rows;          /* [panel_cols, cols->n_col] f32, row-major */
+    const void *const *row;     /* [panel_cols] source rows [cols->n_col] of `type`, any alignment; NULL: zeros */
+    enum lk_type type;          /* of the source rows, whatever the set's own */
     const struct lk_cols *cols; /* segments of K */
 };
 

@@ -28,7 +28,7 @@ struct lk_cols {
 };
 
 /* Activations in the kernel set's own packed order: n_row rows over the packed columns of *cols. Storage is exactly
- * n_row * cols->packed[cols->n_seg] elements of the set's type: no row is ever added. */
+ * n_row * cols->packed[cols->n_seg] elements of the set's size (lk_cpu.act_bytes): no row is ever added. */
 struct lk_act {
     void *data;
     int64_t n_row;

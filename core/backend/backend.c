@@ -1,12 +1,20 @@
 #include "core/backend/backend.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "core/backend/backend_cpu.h"
 
 const char *lb_backend_isa_list(void)
 {
-    return lk_cpu_detect() & LK_ISA_AVX512BF16 ? "ref avx512bf16" : "ref";
+    static _Thread_local char list[64];
+    unsigned have = lk_cpu_detect(), bit;
+    const char *name;
+    size_t at = 0;
+    for (int i = 0; (name = lk_cpu_set(i, &bit)) != NULL; i++)
+        if (have & bit)
+            at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", at ? " " : "", name);
+    return list;
 }
 
 /* The registry of devices: name -> open. "auto" is the first one that opens. */

@@ -97,7 +97,7 @@ static enum lb_status cpu_act_new(struct lb_backend *be, const struct lk_cols *c
     struct lb_cpu *c = lb_cpu_of(be);
     *out = (struct lb_actbuf){.cols = *cols};
     size_t n = (size_t)c->limit.n_tok * (size_t)cols->packed[cols->n_seg];
-    out->data = lb_cpu_take(c, n, lb_cpu_elem_bytes(c), "activations of a step", err);
+    out->data = lb_cpu_take(c, n, c->lk.act_bytes, "activations of a step", err);
     return out->data ? LB_OK : LB_E_DEVICE;
 }
 
@@ -198,19 +198,11 @@ static const struct lb_backend_ops cpu_ops = {
     .parallel = cpu_parallel,
 };
 
-/* Names of the sets that this processor has, for messages. */
-static void list_sets(char *out, size_t n)
-{
-    unsigned have = lk_cpu_detect();
-    snprintf(out, n, "ref%s", have & LK_ISA_AVX512BF16 ? ", avx512bf16" : "");
-}
-
 /* "ref,avx512bf16" -> bits that may be used; every name must be known and present. ref always may. */
 static enum lb_status parse_isa(const char *list, unsigned *allowed, struct lb_err *err)
 {
     unsigned have = lk_cpu_detect();
-    char sets[64];
-    list_sets(sets, sizeof sets);
+    const char *sets = lb_backend_isa_list();
     *allowed = LK_ISA_REF;
     for (const char *at = list;;) {
         size_t n = strcspn(at, ",");

@@ -11,15 +11,15 @@ struct pack_job {
     _Atomic bool no_memory;
 };
 
-/* Rows begin .. begin + n of a part of the matrix that ends at row `limit`; rows beyond it are zeros. */
-static void gather(const struct lb_rows *r, int64_t begin, int64_t limit, int64_t n, float *out)
+/* Rows begin .. begin + n of a part of the matrix that ends at row `limit`, NULL beyond it: where they lie, or read to
+ * `scratch`, [n, n_col]. */
+static void gather(const struct lb_rows *r, int64_t begin, int64_t limit, int64_t n, const void **row, float *scratch)
 {
     int64_t real = limit - begin < n ? limit - begin : n;
-    if (real < 0)
-        real = 0;
-    if (real > 0)
-        r->get(r, begin, real, out);
-    memset(out + real * r->n_col, 0, (size_t)((n - real) * r->n_col) * sizeof *out);
+    if (real > 0 && !r->at)
+        r->get(r, begin, real, scratch);
+    for (int64_t i = 0; i < n; i++)
+        row[i] = i >= real ? NULL : r->at ? r->at(r, begin + i) : scratch + i * r->n_col;
 }
 
 static void pack_panels(void *ctx, int64_t begin, int64_t end)
@@ -27,23 +27,27 @@ static void pack_panels(void *ctx, int64_t begin, int64_t end)
     struct pack_job *job = ctx;
     const struct lb_rows *r = job->spec->rows;
     int64_t width = job->c->lk.panel_cols;
-    float *rows = lb_mem_new((size_t)(width * r->n_col), sizeof *rows);
-    if (!rows) {
+    const void **row = lb_mem_new((size_t)width, sizeof *row);
+    float *scratch = r->at ? NULL : lb_mem_new((size_t)(width * r->n_col), sizeof *scratch);
+    if (!row || (!scratch && !r->at)) {
+        lb_mem_free(row);
+        lb_mem_free(scratch);
         atomic_store(&job->no_memory, true);
         return;
     }
     for (int64_t p = begin; p < end; p++) {
         if (job->m->gate_up) {
             int64_t half = width / 2, ffn = r->n_row / 2;
-            gather(r, p * half, ffn, half, rows);
-            gather(r, ffn + p * half, 2 * ffn, half, rows + half * r->n_col);
+            gather(r, p * half, ffn, half, row, scratch);
+            gather(r, ffn + p * half, 2 * ffn, half, row + half, scratch ? scratch + half * r->n_col : NULL);
         } else {
-            gather(r, p * width, r->n_row, width, rows);
+            gather(r, p * width, r->n_row, width, row, scratch);
         }
-        struct lk_pack pack = {job->m->w, p, rows, &job->m->cols};
+        struct lk_pack pack = {job->m->w, p, row, r->at ? (enum lk_type)r->data_type : LK_F32, &job->m->cols};
         job->c->lk.pack(&pack);
     }
-    lb_mem_free(rows);
+    lb_mem_free(row);
+    lb_mem_free(scratch);
 }
 
 enum lb_status lb_cpu_matrix_new(struct lb_backend *be, const struct lb_matrix_spec *spec, struct lb_matrix **out,

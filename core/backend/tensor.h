@@ -20,6 +20,9 @@ struct lb_rows {
      * NULL. A backend may then borrow instead of copying. */
     const void *data;
     enum lb_dtype data_type;
+    /* Where every row lies as f32 or bf16 numbers in such memory, if not one behind the other: the address of a row, of
+     * `data_type`, any alignment. NULL: rows are had by `get` alone. */
+    const void *(*at)(const struct lb_rows *r, int64_t row);
 };
 
 /* A weight to be packed: rows in [out, in] order; cols cuts `in`. gate_up: rows are n_row/2 gate rows, then the up

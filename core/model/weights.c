@@ -80,6 +80,26 @@ static void fused_get(const struct lb_rows *r, int64_t row, int64_t n, float *ou
     }
 }
 
+static const void *fused_at(const struct lb_rows *r, int64_t row)
+{
+    const struct fused *f = r->ctx;
+    const struct part *p = f->part;
+    for (; row >= p->n_row; p++)
+        row -= p->n_row;
+    return p->t->data + (size_t)source_row(p, row) * lb_quant_bytes(p->t->type, r->n_col);
+}
+
+/* Rows that are plain numbers of one type need not be turned into f32 first. */
+static void lend_rows(struct fused *f)
+{
+    enum lb_wtype type = f->part[0].t->type;
+    bool plain = type == LB_W_F32 || type == LB_W_BF16;
+    for (int i = 1; i < f->n_part; i++)
+        plain = plain && f->part[i].t->type == type;
+    f->rows.at = plain ? fused_at : NULL;
+    f->rows.data_type = type == LB_W_F32 ? LB_F32 : LB_BF16;
+}
+
 static void put_shape(char *out, size_t n, const int64_t *dim, int n_dim)
 {
     int at = snprintf(out, n, "[");
@@ -169,6 +189,7 @@ static enum lb_status load_matrix(struct loader *ld, const struct source *src, c
 {
     struct fused f;
     LB_TRY(fuse(ld, &f, src, ".weight", cols->n_col, err));
+    lend_rows(&f);
     ld->w->n_layer_product += f.rows.n_row * f.rows.n_col;
     struct lb_matrix_spec spec = {&f.rows, cols, src->part[0].role == LB_R_GATE, f.part[0].t->name};
     return ld->s->backend->ops->matrix_new(ld->s->backend, &spec, out, err);
@@ -273,6 +294,7 @@ static enum lb_status load_ends(struct loader *ld, struct lb_err *err)
 
     f.part[0].t = head;
     f.rows.data = NULL;
+    lend_rows(&f);
     struct lb_matrix_spec spec = {&f.rows, &ld->s->cols->dim, false, head->name};
     LB_TRY(be->ops->matrix_new(be, &spec, &ld->w->head, err));
     ld->w->n_head_product = c->n_vocab * c->dim;

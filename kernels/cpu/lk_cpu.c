@@ -27,6 +27,14 @@ unsigned lk_cpu_detect(void)
     return have;
 }
 
+const char *lk_cpu_set(int i, unsigned *bit)
+{
+    if (i < 0 || (size_t)i >= N_SET)
+        return NULL;
+    *bit = sets[i].bit;
+    return sets[i].name;
+}
+
 unsigned lk_cpu_parse(const char *list)
 {
     unsigned bits = 0;

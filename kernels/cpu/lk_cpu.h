@@ -6,16 +6,18 @@
 #ifndef KERNELS_CPU_LK_CPU_H
 #define KERNELS_CPU_LK_CPU_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "kernels/args.h"
 
-enum lk_isa { LK_ISA_REF = 1, LK_ISA_AVX512BF16 = 2 }; /* bits */
+enum lk_isa { LK_ISA_REF = 1, LK_ISA_AVX2 = 2, LK_ISA_AVX512BF16 = 4, LK_ISA_AMX = 8 }; /* bits */
 
 struct lk_cpu {
     const char *name; /* "ref", "avx512bf16" */
     enum lk_type type;
     int64_t panel_cols; /* output columns of a weight panel */
+    size_t act_bytes;   /* of one activation as the set stores it */
 
     size_t (*weight_bytes)(int64_t n_out, const struct lk_cols *cols);
     size_t (*q_bytes)(int64_t n_tok, int64_t n_head, int64_t head_dim);
@@ -38,10 +40,19 @@ struct lk_cpu {
     void (*rope_kv)(const struct lk_rope_kv *a, int64_t begin, int64_t end);
     void (*attend)(const struct lk_attend *a, int64_t begin, int64_t end);
     void (*top)(const struct lk_top *a, int64_t begin, int64_t end);
+
+    /* Tests and benches. y[i] = e^x[i] as the set computes it. */
+    void (*exp)(const float *x, float *y, int64_t n);
+    /* n rounds of the product's instruction, its operands in registers or in the first cache; returns the
+     * floating-point operations done. NULL where the set has no such loop. */
+    double (*peak)(bool from_l1, int64_t n);
 };
 
 /* Instruction sets of this processor and operating system, LK_ISA_REF always among them. */
 unsigned lk_cpu_detect(void);
+
+/* Name of the i-th set, in the order in which lk_cpu_init tries them, and its bit; NULL behind the last one. */
+const char *lk_cpu_set(int i, unsigned *bit);
 
 /* "ref,avx512bf16" -> bits; 0 when a name is unknown. */
 unsigned lk_cpu_parse(const char *list);

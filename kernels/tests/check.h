@@ -35,8 +35,9 @@ struct lk_act check_random_act(const struct lk_cpu *t, int64_t n_row, const stru
 /* Packs w[n_out, n_col]; gate_up: gate rows, then up rows. */
 void *check_pack(const struct lk_cpu *t, const float *w, int64_t n_out, const struct lk_cols *cols, int gate_up);
 
-/* The sets of this machine: ref f32, ref bf16, and avx512bf16 where the processor has it. */
-int check_sets(struct lk_cpu t[3]);
+/* The sets of this machine, in f32 and bf16. */
+#define CHECK_MAX_SETS 8
+int check_sets(struct lk_cpu t[CHECK_MAX_SETS]);
 
 /* Runs fn on [0, n) cut into random ranges, in random order of two halves. */
 #define CHECK_SPLIT(fn, args, n)                             \
@@ -59,8 +60,10 @@ void check_embed(const struct lk_cpu *t);
 void check_rope(const struct lk_cpu *t);
 void check_attend(const struct lk_cpu *t);
 void check_top(const struct lk_cpu *t);
-void check_exp(int every);
-/* only: "qkv", "out", "gate-up", "down", "head", "norm", "attend", or NULL for all. */
-void check_bench(const char *only);
+/* Tries every `every`-th float. */
+void check_exp(const struct lk_cpu *t, int every);
+/* only: "qkv", "out", "gate-up", "down", "head", "norm", "attend", or NULL for all; set: its name, or NULL for the
+ * last one of this processor. */
+void check_bench(const char *only, const char *set);
 
 #endif

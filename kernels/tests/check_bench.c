@@ -1,10 +1,9 @@
-/* checkkernels --bench [OP]: ops on the shapes of SmolLM2-135M, one thread, weights cold, against the peak of the same
- * run. */
+/* checkkernels --bench [OP [SET]]: ops on the shapes of SmolLM2-135M, one thread, weights cold, against the peak of the
+ * same run. */
 #define _GNU_SOURCE
 #include <sys/mman.h>
 #include <time.h>
 
-#include "kernels/cpu/avx512/lk_avx512_probe.h"
 #include "kernels/tests/check.h"
 
 enum {
@@ -30,11 +29,11 @@ static double now(void)
 static double peak;
 
 /* The best of a few runs, in GFLOP/s. */
-static double measure_peak(void)
+static double measure_peak(const struct lk_cpu *t, bool from_l1)
 {
     double best = 0;
     for (int i = 0; i < 20; i++) {
-        double begin = now(), flop = lk_avx512_peak(100000), rate = flop / (now() - begin) * 1e-9;
+        double begin = now(), flop = t->peak(from_l1, 100000), rate = flop / (now() - begin) * 1e-9;
         best = rate > best ? rate : best;
     }
     return best;
@@ -77,9 +76,15 @@ static void bench_product(const struct lk_cpu *t, const struct product *p)
     }
     madvise(w, (size_t)n_copy * bytes, MADV_HUGEPAGE); /* as the engine holds its weights */
     float *values = check_new(512 * (size_t)p->n_col, sizeof *values);
-    uint16_t *some = (uint16_t *)(void *)w;
-    for (size_t i = 0; i < bytes / 2; i++)
-        some[i] = lk_round(check_uniform(-0.1f, 0.1f));
+    uint16_t *half = (uint16_t *)(void *)w;
+    float *whole = (float *)(void *)w;
+    for (size_t i = 0; i < bytes / (t->type == LK_F32 ? 4 : 2); i++) {
+        float x = check_uniform(-0.1f, 0.1f);
+        if (t->type == LK_F32)
+            whole[i] = x;
+        else
+            half[i] = lk_round(x);
+    }
     for (int64_t i = 1; i < n_copy; i++)
         memcpy(w + (size_t)i * bytes, w, bytes);
     float *y = check_new(512 * (size_t)(p->epilogue == LK_EP_HEAD ? 1 : p->n_out), sizeof *y);
@@ -188,22 +193,26 @@ static void bench_attend(const struct lk_cpu *t, int n)
     free(args.out.data);
 }
 
-void check_bench(const char *only)
+static void bench_set(const struct lk_cpu *t, const char *only)
 {
-    struct lk_cpu t[3];
+    printf("-- %s %s\n", t->name, t->type == LK_F32 ? "f32" : "bf16");
+    peak = t->peak ? measure_peak(t, false) : 0;
+    if (t->peak)
+        printf("peak, one thread: %.1f GFLOP/s in registers, %.1f from the first cache\n", peak, measure_peak(t, true));
+    for (size_t p = 0; p < sizeof products / sizeof products[0]; p++)
+        if (!only || strcmp(only, products[p].name) == 0)
+            bench_product(t, &products[p]);
+    if (!only || strcmp(only, "norm") == 0)
+        bench_norm(t);
+    for (int len = !only || strcmp(only, "attend") == 0 ? 100 : 9999; len <= 1000; len += len == 100 ? 100 : 400)
+        bench_attend(t, len);
+}
+
+void check_bench(const char *only, const char *set)
+{
+    struct lk_cpu t[CHECK_MAX_SETS];
     int n = check_sets(t);
-    if (n == 3) {
-        peak = measure_peak();
-        printf("peak of vdpbf16ps in registers, one thread: %.1f GFLOP/s\n", peak);
-    }
-    for (int i = n == 3 ? 2 : 0; i < (n == 3 ? 3 : 1); i++) {
-        printf("-- %s\n", t[i].name);
-        for (size_t p = 0; p < sizeof products / sizeof products[0]; p++)
-            if (!only || strcmp(only, products[p].name) == 0)
-                bench_product(&t[i], &products[p]);
-        if (!only || strcmp(only, "norm") == 0)
-            bench_norm(&t[i]);
-        for (int len = !only || strcmp(only, "attend") == 0 ? 100 : 9999; len <= 1000; len += len == 100 ? 100 : 400)
-            bench_attend(&t[i], len);
-    }
+    for (int i = 0; i < n; i++)
+        if (set ? strcmp(set, t[i].name) == 0 : strcmp(t[i].name, t[n - 1].name) == 0)
+            bench_set(&t[i], only);
 }

@@ -1,5 +1,5 @@
-/* linear: against a product in double; the same bits alone, in any batch and however the items are cut; and for
- * avx512bf16 the bits of its instruction's model. */
+/* linear: against a product in double; the same bits alone, in any batch and however the items are cut; the
+ * bits of the model of the set's instruction. */
 #include "kernels/tests/check.h"
 #include "kernels/tests/isa_model/dpbf16.h"
 
@@ -47,25 +47,61 @@ static double exact(const struct problem *p, int64_t i, int64_t j, double *bound
     return sum;
 }
 
-static float model_segment(const struct problem *p, int64_t i, int64_t j, int s)
+/* One segment of a row and a column as a set's instruction adds it: a[n] and w[n] as the set stores them. */
+static float mul_add_chain(const float *a, const float *w, int64_t n)
 {
-    const float *a = p->a + i * p->cols.n_col, *w = p->w + j * p->cols.n_col;
     float sum = 0;
-    for (int64_t k = p->cols.begin[s]; k < p->cols.begin[s + 1]; k += 2) {
-        int two = k + 1 < p->cols.begin[s + 1];
-        uint16_t x[2] = {lk_round(a[k]), two ? lk_round(a[k + 1]) : 0};
-        uint16_t y[2] = {lk_round(w[k]), two ? lk_round(w[k + 1]) : 0};
+    for (int64_t k = 0; k < n; k++) {
+        float x = a[k] * w[k];
+        sum += x;
+    }
+    return sum;
+}
+
+static float fma_chain(const float *a, const float *w, int64_t n)
+{
+    float sum = 0;
+    for (int64_t k = 0; k < n; k++)
+        sum = fmaf(a[k], w[k], sum);
+    return sum;
+}
+
+static float dpbf16_chain(const float *a, const float *w, int64_t n)
+{
+    float sum = 0;
+    for (int64_t k = 0; k < n; k += 2) {
+        uint16_t x[2] = {lk_round(a[k]), k + 1 < n ? lk_round(a[k + 1]) : 0};
+        uint16_t y[2] = {lk_round(w[k]), k + 1 < n ? lk_round(w[k + 1]) : 0};
         sum = lk_model_dpbf16(sum, x, y);
     }
     return sum;
 }
 
-static float model(const struct problem *p, int64_t i, int64_t j)
+static const struct set_model {
+    const char *set;
+    enum lk_type type;
+    float (*segment)(const float *a, const float *w, int64_t n);
+} models[] = {
+    {"ref", LK_F32, mul_add_chain}, {"ref", LK_BF16, mul_add_chain},   {"avx2", LK_F32, fma_chain},
+    {"avx2", LK_BF16, fma_chain},   {"avx512bf16", LK_F32, fma_chain}, {"avx512bf16", LK_BF16, dpbf16_chain},
+};
+
+static const struct set_model *model_of(const struct lk_cpu *t)
+{
+    for (size_t i = 0; i < sizeof models / sizeof models[0]; i++)
+        if (strcmp(models[i].set, t->name) == 0 && models[i].type == t->type)
+            return &models[i];
+    check_that(0, t, "linear", "there is no model of its instruction");
+    return &models[0];
+}
+
+static float model(const struct set_model *m, const struct problem *p, int64_t i, int64_t j)
 {
     float part[LK_MAX_SEG] = {0};
+    const int64_t *begin = p->cols.begin, k = p->cols.n_col;
     int n = p->cols.n_seg;
     for (int s = 0; s < n; s++)
-        part[s] = model_segment(p, i, j, s);
+        part[s] = m->segment(p->a + i * k + begin[s], p->w + j * k + begin[s], begin[s + 1] - begin[s]);
     if (lk_cols_balanced(&p->cols)) {
         for (int step = 1; step < n; step *= 2)
             for (int s = 0; s < n; s += 2 * step)
@@ -79,9 +115,10 @@ static float model(const struct problem *p, int64_t i, int64_t j)
 
 static void against_model(const struct lk_cpu *t, const struct problem *p, const float *y)
 {
+    const struct set_model *m = model_of(t);
     int64_t step = 1 + p->n_row * p->n_out * p->cols.n_col / 400000;
     for (int64_t at = 0; at < p->n_row * p->n_out; at += step) {
-        float want = model(p, at / p->n_out, at % p->n_out);
+        float want = model(m, p, at / p->n_out, at % p->n_out);
         check_that(lk_bits(y[at]) == lk_bits(want), t, "linear", "row %lld column %lld is %a, the model says %a",
                    (long long)(at / p->n_out), (long long)(at % p->n_out), (double)y[at], (double)want);
     }
@@ -94,8 +131,7 @@ static void store_and_add(const struct lk_cpu *t, struct problem *p)
     p->packed = check_pack(t, p->w, p->n_out, &p->cols, 0);
     struct lk_linear args = {.a = p->act, .w = p->packed, .n_out = p->n_out, .y = y};
     t->linear(&args, 0, t->linear_items(&args));
-    if (t->panel_cols == 32)
-        against_model(t, p, y);
+    against_model(t, p, y);
     args.y = z;
     args.bias = p->bias;
     args.epilogue = LK_EP_ADD;
@@ -243,6 +279,5 @@ void check_linear(const struct lk_cpu *t)
         alone(t, &cols, n_row, 75);
     check_even_cols(&cols, 192, 8, 32);
     alone(t, &cols, 100, 200);
-    if (t->panel_cols == 32)
-        tiny(t);
+    tiny(t);
 }

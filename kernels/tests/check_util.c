@@ -77,7 +77,7 @@ void check_even_cols(struct lk_cols *c, int64_t n_col, int n_seg, int64_t unit)
 
 struct lk_act check_act(const struct lk_cpu *t, int64_t n_row, const struct lk_cols *cols)
 {
-    size_t n = (size_t)(n_row * lk_cols_packed(cols)), elem = t->type == LK_F32 ? 4 : 2;
+    size_t n = (size_t)(n_row * lk_cols_packed(cols)), elem = t->act_bytes;
     struct lk_act a = {check_new(n, elem), n_row, cols};
     memset(a.data, 0xff, n * elem); /* NaN: whoever leaves a column unwritten shows */
     return a;
@@ -103,31 +103,37 @@ void *check_pack(const struct lk_cpu *t, const float *w, int64_t n_out, const st
     int64_t pc = t->panel_cols, k = cols->n_col;
     void *to = check_new(t->weight_bytes(n_out, cols), 1);
     memset(to, 0xff, t->weight_bytes(n_out, cols));
-    float *rows = check_new((size_t)(pc * k), sizeof *rows);
+    const void **row = check_new((size_t)pc, sizeof *row);
     for (int64_t p = 0; p * pc < n_out; p++) {
-        memset(rows, 0, (size_t)(pc * k) * sizeof *rows);
         for (int64_t j = 0; j < pc; j++) {
             int64_t half = pc / 2, from = p * pc + j, end = n_out;
             if (gate_up) {
                 from = (j < half ? 0 : n_out / 2) + p * half + j % half;
                 end = j < half ? n_out / 2 : n_out;
             }
-            if (from < end)
-                memcpy(rows + j * k, w + from * k, (size_t)k * sizeof *rows);
+            row[j] = from < end ? w + from * k : NULL;
         }
-        struct lk_pack args = {to, p, rows, cols};
+        struct lk_pack args = {to, p, row, LK_F32, cols};
         t->pack(&args);
     }
-    free(rows);
+    free(row);
     return to;
 }
 
-int check_sets(struct lk_cpu t[3])
+int check_sets(struct lk_cpu t[CHECK_MAX_SETS])
 {
-    lk_cpu_init(&t[0], LK_F32, LK_ISA_REF);
-    lk_cpu_init(&t[1], LK_BF16, LK_ISA_REF);
-    if (!(lk_cpu_detect() & LK_ISA_AVX512BF16))
-        return 2;
-    lk_cpu_init(&t[2], LK_BF16, LK_ISA_AVX512BF16);
-    return 3;
+    unsigned have = lk_cpu_detect(), bit;
+    int n = 0;
+    const char *name;
+    for (int i = 0; (name = lk_cpu_set(i, &bit)) != NULL; i++) {
+        for (int type = LK_F32; type <= LK_BF16; type++) {
+            if ((have & bit) == 0)
+                continue;
+            lk_cpu_init(&t[n], (enum lk_type)type, bit);
+            n += strcmp(t[n].name, name) == 0; /* else the set does not cover the type */
+        }
+        if ((have & bit) == 0)
+            printf("%s: not on this processor, not checked\n", name);
+    }
+    return n;
 }

@@ -153,10 +153,14 @@ static void test_f32(void **state)
 static void test_bf16(void **state)
 {
     const json_t *golden = *state;
-    static const char *const sets[] = {"ref", "avx512bf16"};
-    struct capture *c[2] = {malloc(sizeof *c[0]), malloc(sizeof *c[1])};
-    size_t n_set = strstr(lb_isa_list(), "avx512bf16") ? 2 : 1;
+    char list[128], *sets[8], *rest = list;
+    struct capture *c[8];
+    size_t n_set = 0;
+    snprintf(list, sizeof list, "%s", lb_isa_list());
+    for (char *set = strtok_r(list, " ", &rest); set && n_set < 8; set = strtok_r(NULL, " ", &rest))
+        sets[n_set++] = set;
     for (size_t s = 0; s < n_set; s++) {
+        c[s] = malloc(sizeof *c[s]);
         struct golden_out out;
         double rms;
         capture_run(c[s], golden, "bf16", sets[s], &out);
@@ -168,21 +172,22 @@ static void test_bf16(void **state)
         }
         golden_out_release(&out);
     }
-    for (size_t il = 0; n_set == 2 && il < N_LAYER; il++) {
+    for (size_t at = N_LAYER; at < n_set * N_LAYER; at++) {
+        size_t s = at / N_LAYER, il = at % N_LAYER;
         double worst = 0, sum = 0;
         const size_t n = N_TOK * N_HEAD * HEAD_DIM;
         for (size_t i = 0; i < n; i++) {
-            double a = (double)c[0]->attn[il][i], b = (double)c[1]->attn[il][i];
+            double a = (double)c[0]->attn[il][i], b = (double)c[s]->attn[il][i];
             worst = fmax(worst, fabs(a - b));
             sum += a * a;
         }
-        print_message("avx512bf16 against ref: attention output %zu differs by %.3g of rms\n", il,
+        print_message("%s against ref: attention output %zu differs by %.3g of rms\n", sets[s], il,
                       worst / sqrt(sum / (double)n));
         assert_true(sum > 0);
         assert_true(worst <= 0.05 * sqrt(sum / (double)n));
     }
-    free(c[0]);
-    free(c[1]);
+    for (size_t s = 0; s < n_set; s++)
+        free(c[s]);
 }
 
 int golden_layers(void);

@@ -2,7 +2,6 @@
 #include <math.h>
 
 #include "kernels/cpu/avx512/avx512_words.h"
-#include "kernels/cpu/avx512/lk_avx512_probe.h"
 
 static void put_half(uint32_t *word, int64_t half, uint16_t v)
 {
@@ -144,7 +143,7 @@ static void norm(const struct lk_norm *a, int64_t begin, int64_t end)
         norm_panel(a, lk_panel_begin(&panels, panel), lk_panel_rows(&panels, panel));
 }
 
-void lk_avx512_exp(const float *x, float *y, int64_t n)
+static void exp_each(const float *x, float *y, int64_t n)
 {
     for (int64_t i = 0; i < n; i += 16) {
         __mmask16 m = lk_mask16(n - i);
@@ -152,26 +151,44 @@ void lk_avx512_exp(const float *x, float *y, int64_t n)
     }
 }
 
-double lk_avx512_peak(int64_t n)
+/* Sums fill 24 registers, as in the product's tile; from_l1 takes its operands from memory as the tile does. */
+LK_INLINE double rounds(const bool from_l1, int64_t n)
 {
-    __m512 sum[24];
-    __m512bh x = (__m512bh)_mm512_set1_epi32(0x3f803f80), y = (__m512bh)_mm512_set1_epi32(0x00003f80);
-#pragma GCC unroll 24
-    for (int j = 0; j < 24; j++)
-        sum[j] = _mm512_set1_ps((float)j);
-    for (int64_t i = 0; i < n; i++) {
-#pragma GCC unroll 24
-        for (int j = 0; j < 24; j++)
-            sum[j] = _mm512_dpbf16_ps(sum[j], x, y);
-        __asm__ volatile("" : "+v"(x), "+v"(y));
+    enum { ROWS = LK_AVX512_ROWS, STEPS = 8 };
+    static const uint32_t a[STEPS * ROWS], w[STEPS * LK_AVX512_PANEL];
+    __m512 sum[ROWS][2];
+    __m512bh x = (__m512bh)_mm512_setzero_si512(), y[2] = {x, x};
+#pragma GCC unroll 12
+    for (int i = 0; i < ROWS; i++)
+        sum[i][0] = sum[i][1] = _mm512_setzero_ps();
+    for (int64_t at = 0; at < n; at++) {
+        int step = (int)(at % STEPS);
+#pragma GCC unroll 2
+        for (int j = 0; j < 2 && from_l1; j++)
+            y[j] = (__m512bh)_mm512_loadu_si512(w + step * LK_AVX512_PANEL + 16 * j);
+#pragma GCC unroll 12
+        for (int i = 0; i < ROWS; i++) {
+            if (from_l1)
+                x = (__m512bh)_mm512_set1_epi32((int)a[step * ROWS + i]);
+            sum[i][0] = _mm512_dpbf16_ps(sum[i][0], y[0], x);
+            sum[i][1] = _mm512_dpbf16_ps(sum[i][1], y[1], x);
+        }
+        if (!from_l1) /* else the loop is empty to the compiler */
+            __asm__ volatile("" : "+v"(x), "+v"(y[0]), "+v"(y[1]));
+        __asm__ volatile("" ::: "memory");
     }
     __m512 all = _mm512_setzero_ps();
-#pragma GCC unroll 24
-    for (int j = 0; j < 24; j++)
-        all = _mm512_add_ps(all, sum[j]);
+#pragma GCC unroll 12
+    for (int i = 0; i < ROWS; i++)
+        all = _mm512_add_ps(all, _mm512_add_ps(sum[i][0], sum[i][1]));
     volatile float keep = _mm512_reduce_add_ps(all);
     (void)keep;
-    return 24.0 * 64.0 * (double)n;
+    return ROWS * 2 * 64.0 * (double)n;
+}
+
+static double peak(bool from_l1, int64_t n)
+{
+    return from_l1 ? rounds(true, n) : rounds(false, n);
 }
 
 void lk_avx512_act_init(struct lk_cpu *t)
@@ -188,6 +205,9 @@ void lk_avx512_init(struct lk_cpu *t, enum lk_type type)
     if (type != LK_BF16)
         return;
     t->name = "avx512bf16";
+    t->act_bytes = sizeof(uint16_t);
+    t->exp = exp_each;
+    t->peak = peak;
     lk_avx512_act_init(t);
     lk_avx512_linear_init(t);
     lk_avx512_rope_init(t);

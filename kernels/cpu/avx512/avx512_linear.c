@@ -25,7 +25,13 @@ static void pack(const struct lk_pack *a)
             uint32_t *to = w + (c->packed[s] + (k - c->begin[s])) / 2 * PANEL;
             for (int64_t j = 0; j < PANEL; j++) {
                 uint32_t word[16];
-                _mm512_storeu_si512(word, lk_round32(a->rows + j * c->n_col + k, n));
+                const char *row = a->row[j];
+                __m512i x = _mm512_setzero_si512();
+                if (row && a->type == LK_BF16)
+                    x = lk_load32(row + 2 * k, n);
+                else if (row)
+                    x = lk_round32((const float *)(const void *)(row + 4 * k), n);
+                _mm512_storeu_si512(word, x);
                 for (int i = 0; i < 16; i++)
                     to[i * PANEL + j] = word[i];
             }

@@ -66,6 +66,12 @@ LK_INLINE __m512i lk_round32(const float *x, int n)
     return (__m512i)_mm512_cvtne2ps_pbh(hi, lo);
 }
 
+/* The n <= 32 bf16 numbers at x, zeros behind them. */
+LK_INLINE __m512i lk_load32(const void *x, int n)
+{
+    return _mm512_maskz_loadu_epi16(n >= 32 ? 0xffffffffu : (1u << n) - 1u, x);
+}
+
 /* Mask of the n <= 16 lowest lanes; none when n <= 0. */
 static inline __mmask16 lk_mask16(int64_t n)
 {

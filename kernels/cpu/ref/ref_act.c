@@ -112,9 +112,15 @@ void lk_ref_act_init(struct lk_cpu *t, enum lk_type type)
     t->norm = f32 ? norm_f32 : norm_bf16;
 }
 
+static void exp_each(const float *x, float *y, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        y[i] = expf(x[i]);
+}
+
 void lk_ref_init(struct lk_cpu *t, enum lk_type type)
 {
-    *t = (struct lk_cpu){.name = "ref", .type = type};
+    *t = (struct lk_cpu){.name = "ref", .type = type, .act_bytes = lk_ref_elem_bytes(type), .exp = exp_each};
     lk_ref_act_init(t, type);
     lk_ref_linear_init(t, type);
     lk_ref_rope_init(t, type);

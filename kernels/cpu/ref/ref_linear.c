@@ -22,6 +22,21 @@ static size_t weight_bytes_bf16(int64_t n_out, const struct lk_cols *cols)
     return weight_elems(n_out, cols) * sizeof(uint16_t);
 }
 
+static float source(const struct lk_pack *a, int64_t j, int64_t k)
+{
+    const char *row = a->row[j];
+    if (!row)
+        return 0;
+    uint16_t half;
+    float x;
+    if (a->type == LK_BF16) {
+        memcpy(&half, row + k * 2, sizeof half);
+        return lk_widen(half);
+    }
+    memcpy(&x, row + k * 4, sizeof x);
+    return x;
+}
+
 static inline void pack(const struct lk_pack *a, enum lk_type type)
 {
     const struct lk_cols *c = a->cols;
@@ -30,7 +45,7 @@ static inline void pack(const struct lk_pack *a, enum lk_type type)
         for (int64_t kp = c->packed[s]; kp < c->packed[s + 1]; kp++) {
             int64_t k = c->begin[s] + (kp - c->packed[s]);
             for (int64_t j = 0; j < PANEL; j++)
-                lk_ref_put(a->w, base + kp * PANEL + j, k < c->begin[s + 1] ? a->rows[j * c->n_col + k] : 0, type);
+                lk_ref_put(a->w, base + kp * PANEL + j, k < c->begin[s + 1] ? source(a, j, k) : 0, type);
         }
     }
 }
