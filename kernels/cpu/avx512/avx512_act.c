@@ -174,7 +174,7 @@ LK_INLINE double rounds(const bool from_l1, int64_t n)
             sum[i][1] = _mm512_dpbf16_ps(sum[i][1], y[1], x);
         }
         if (!from_l1) /* else the loop is empty to the compiler */
-            __asm__ volatile("" : "+v"(x), "+v"(y[0]), "+v"(y[1]));
+            __asm__ volatile("" : LK_KEEP(x), LK_KEEP(y[0]), LK_KEEP(y[1]));
         __asm__ volatile("" ::: "memory");
     }
     __m512 all = _mm512_setzero_ps();

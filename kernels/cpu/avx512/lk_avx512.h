@@ -8,8 +8,7 @@
 #ifndef KERNELS_CPU_AVX512_LK_AVX512_H
 #define KERNELS_CPU_AVX512_LK_AVX512_H
 
-#include <immintrin.h>
-
+#include "kernels/cpu/avx512/lk_avx512_isa.h"
 #include "kernels/cpu/lk_cols.h"
 #include "kernels/cpu/lk_cpu.h"
 

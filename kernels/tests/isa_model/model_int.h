@@ -1,0 +1,100 @@
+/* Integers, permutations, selections by mask. */
+#ifndef KERNELS_TESTS_ISA_MODEL_MODEL_INT_H
+#define KERNELS_TESTS_ISA_MODEL_MODEL_INT_H
+
+#include "kernels/tests/isa_model/model_types.h"
+
+LK_MODEL __m512i _mm512_add_epi32(__m512i a, __m512i b)
+{
+    return (__m512i)((LK_U32X16)a + (LK_U32X16)b);
+}
+
+LK_MODEL __m512i _mm512_and_si512(__m512i a, __m512i b)
+{
+    return a & b;
+}
+
+LK_MODEL __m512i _mm512_slli_epi32(__m512i a, unsigned n)
+{
+    return n < 32 ? (__m512i)((LK_U32X16)a << n) : a ^ a;
+}
+
+LK_MODEL __m512i _mm512_cvtepu16_epi32(__m256i a)
+{
+    LK_VECTOR(32) uint16_t x = (LK_VECTOR(32) uint16_t)a;
+    LK_I32X16 r;
+    for (int i = 0; i < 16; i++)
+        r[i] = x[i];
+    return (__m512i)r;
+}
+
+LK_MODEL __m512 _mm512_castsi512_ps(__m512i a)
+{
+    return (__m512)a;
+}
+
+/* Lanes of b where the mask says so, else of a. */
+LK_MODEL __m512 _mm512_mask_mov_ps(__m512 a, __mmask16 m, __m512 b)
+{
+    for (int i = 0; i < 16; i++)
+        a[i] = m >> i & 1 ? b[i] : a[i];
+    return a;
+}
+
+LK_MODEL __m512i _mm512_mask_mov_epi32(__m512i a, __mmask16 m, __m512i b)
+{
+    return (__m512i)_mm512_mask_mov_ps((__m512)a, m, (__m512)b);
+}
+
+LK_MODEL __m512 _mm512_maskz_mov_ps(__mmask16 m, __m512 b)
+{
+    return _mm512_mask_mov_ps((__m512){0}, m, b);
+}
+
+/* Within each half of 16 bytes: the numbers of the low (first) or high parts of a and b in turn. */
+LK_MODEL_STEP __m256i lk_model_unpack32(__m256i a, __m256i b, int first)
+{
+    LK_I32X8 x = (LK_I32X8)a, y = (LK_I32X8)b, r;
+    for (int half = 0; half < 8; half += 4) {
+        for (int i = 0; i < 2; i++) {
+            r[half + 2 * i] = x[half + first + i];
+            r[half + 2 * i + 1] = y[half + first + i];
+        }
+    }
+    return (__m256i)r;
+}
+
+LK_MODEL __m256i _mm256_unpacklo_epi32(__m256i a, __m256i b)
+{
+    return lk_model_unpack32(a, b, 0);
+}
+
+LK_MODEL __m256i _mm256_unpackhi_epi32(__m256i a, __m256i b)
+{
+    return lk_model_unpack32(a, b, 2);
+}
+
+LK_MODEL __m256i _mm256_unpacklo_epi64(__m256i a, __m256i b)
+{
+    return (__m256i){a[0], b[0], a[2], b[2]};
+}
+
+LK_MODEL __m256i _mm256_unpackhi_epi64(__m256i a, __m256i b)
+{
+    return (__m256i){a[1], b[1], a[3], b[3]};
+}
+
+/* Halves of 16 bytes: each is chosen by four bits of imm from a (0, 1) and b (2, 3), or zero (8). */
+LK_MODEL __m256i _mm256_permute2x128_si256(__m256i a, __m256i b, int imm)
+{
+    __m256i r;
+    for (int half = 0; half < 2; half++, imm >>= 4) {
+        for (int i = 0; i < 2; i++) {
+            long long x = imm & 2 ? b[2 * (imm & 1) + i] : a[2 * (imm & 1) + i];
+            r[2 * half + i] = imm & 8 ? 0 : x;
+        }
+    }
+    return r;
+}
+
+#endif
