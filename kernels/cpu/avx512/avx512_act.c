@@ -1,6 +1,5 @@
 /* Activations, embedding and norm; the set's init. */
-#include <math.h>
-
+#include "kernels/cpu/avx512/avx512_norm.h"
 #include "kernels/cpu/avx512/avx512_words.h"
 
 static void put_half(uint32_t *word, int64_t half, uint16_t v)
@@ -72,42 +71,6 @@ static int64_t norm_items(const struct lk_norm *a)
     return lk_panels_of(a->y.n_row).n;
 }
 
-static float inverse_rms(const float *x, int64_t n, float eps)
-{
-    __m512 sum[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
-    int64_t i = 0;
-    for (; i + 64 <= n; i += 64) {
-#pragma GCC unroll 4
-        for (int j = 0; j < 4; j++) {
-            __m512 v = _mm512_loadu_ps(x + i + 16 * j);
-            sum[j] = _mm512_fmadd_ps(v, v, sum[j]);
-        }
-    }
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; j++) {
-        __m512 v = _mm512_maskz_loadu_ps(lk_mask16(n - i - 16 * j), x + i + 16 * j);
-        sum[j] = _mm512_fmadd_ps(v, v, sum[j]);
-    }
-    float all = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
-    return 1.0f / sqrtf(all / (float)n + eps);
-}
-
-/* Columns col .. col + 31 (n of them real) of one row, normed and rounded. */
-LK_INLINE __m512i normed32(const struct lk_norm *a, const float *x, float inv, int64_t col, int64_t n)
-{
-    __mmask16 m0 = 0xffff, m1 = 0xffff;
-    if (n < 32) {
-        m0 = lk_mask16(n);
-        m1 = lk_mask16(n - 16);
-    }
-    __m512 s = _mm512_set1_ps(inv);
-    __m512 lo = _mm512_mul_ps(_mm512_maskz_loadu_ps(m0, x + col), s);
-    __m512 hi = _mm512_mul_ps(_mm512_maskz_loadu_ps(m1, x + col + 16), s);
-    lo = _mm512_mul_ps(lo, _mm512_maskz_loadu_ps(m0, a->w + col));
-    hi = _mm512_mul_ps(hi, _mm512_maskz_loadu_ps(m1, a->w + col + 16));
-    return (__m512i)_mm512_cvtne2ps_pbh(hi, lo);
-}
-
 static void norm_panel(const struct lk_norm *a, int64_t row, int r)
 {
     const struct lk_cols *c = a->y.cols;
@@ -116,7 +79,7 @@ static void norm_panel(const struct lk_norm *a, int64_t row, int r)
     float inv[LK_AVX512_ROWS];
     for (int i = 0; i < r; i++) {
         x[i] = a->x + (a->row ? a->row[row + i] : row + i) * c->n_col;
-        inv[i] = inverse_rms(x[i], c->n_col, a->eps);
+        inv[i] = lk_inverse_rms(x[i], c->n_col, a->eps);
     }
     for (int s = 0; s < c->n_seg; s++) {
         uint32_t *to = y + c->packed[s] / 2 * r;
@@ -125,10 +88,10 @@ static void norm_panel(const struct lk_norm *a, int64_t row, int r)
             int64_t n = c->begin[s + 1] - col;
             if (n >= 32) {
                 for (int i = 0; i < r; i++)
-                    _mm512_store_si512(word[i], normed32(a, x[i], inv[i], col, 32));
+                    _mm512_store_si512(word[i], lk_normed32(a, x[i], inv[i], col, 32));
             } else {
                 for (int i = 0; i < r; i++)
-                    _mm512_store_si512(word[i], normed32(a, x[i], inv[i], col, n));
+                    _mm512_store_si512(word[i], lk_normed32(a, x[i], inv[i], col, n));
             }
             lk_put_words8(to, r, word[0], 16);
             lk_put_words8(to + 8 * r, r, word[0] + 8, 16);

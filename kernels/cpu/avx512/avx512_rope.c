@@ -119,9 +119,9 @@ LK_INLINE void rotate_plain(const struct lk_rope_kv *a, const struct head *h, in
     words[1] = (__m512i)_mm512_cvtne2ps_pbh(second[1], second[0]);
 }
 
-static void put_q(const struct lk_rope_kv *a, int64_t t, const float *x)
+static void put_q(const struct lk_rope_kv *a, int64_t n_word, int64_t t, const float *x)
 {
-    int64_t n_word = lk_ceil_div(a->kv.head_dim, 2), n_kv = a->kv.n_kv_head, group = a->n_head / n_kv;
+    int64_t n_kv = a->kv.n_kv_head, group = a->n_head / n_kv;
     bool plain = is_plain(a);
     for (int64_t kv = 0; kv < n_kv; kv++) {
         uint32_t *to = (uint32_t *)a->q + (kv * a->n_tok + t) * group * n_word;
@@ -180,14 +180,14 @@ static void put_v(const float *v, int64_t head_dim, uint32_t *page, int64_t slot
     }
 }
 
-static void rope_kv(const struct lk_rope_kv *a, int64_t begin, int64_t end)
+void lk_avx512_rope_words(const struct lk_rope_kv *a, int64_t n_word, int64_t begin, int64_t end)
 {
     int64_t head_dim = a->kv.head_dim, n_kv = a->kv.n_kv_head;
     for (int64_t t = begin; t < end; t++) {
         const float *q = a->qkv + t * (a->n_head + 2 * n_kv) * head_dim;
         const float *k = q + a->n_head * head_dim, *v = k + n_kv * head_dim;
         int64_t slot = a->pos[t] % PAGE;
-        put_q(a, t, q);
+        put_q(a, n_word, t, q);
         for (int64_t ih = 0; ih < n_kv; ih++) {
             int64_t at = a->page[t] * n_kv + ih;
             struct head h = head_of(a, t, k + ih * head_dim, a->k_norm);
@@ -195,6 +195,11 @@ static void rope_kv(const struct lk_rope_kv *a, int64_t begin, int64_t end)
             put_v(v + ih * head_dim, head_dim, (uint32_t *)(void *)(a->kv.v + at * a->kv.v_page_bytes), slot);
         }
     }
+}
+
+static void rope_kv(const struct lk_rope_kv *a, int64_t begin, int64_t end)
+{
+    lk_avx512_rope_words(a, lk_ceil_div(a->kv.head_dim, 2), begin, end);
 }
 
 void lk_avx512_rope_init(struct lk_cpu *t)

@@ -121,6 +121,9 @@ LK_INLINE __m512 lk_exp(__m512 x)
 /* Source columns col0 .. col0 + n - 1 of one row, rounded; with the last column of a segment its zero columns too. */
 void lk_avx512_put_cols(const struct lk_act *a, int64_t row, int64_t col0, const float *v, int64_t n);
 
+/* rope_kv for tokens begin .. end - 1, a row of Q being n_word words, zeros behind the head. */
+void lk_avx512_rope_words(const struct lk_rope_kv *a, int64_t n_word, int64_t begin, int64_t end);
+
 /* Overrides of the table, one a file. */
 void lk_avx512_act_init(struct lk_cpu *t);
 void lk_avx512_linear_init(struct lk_cpu *t);

@@ -1,0 +1,214 @@
+/* The part of attention that is the same for every set with AVX-512: rows of Q through the pages, one online softmax a
+ * split of 512 positions (Dao et al. 2022), splits merged in order. A set gives two functions: one takes a page into
+ * the sums with its own products, one writes a finished head. */
+#ifndef KERNELS_CPU_AVX512_AVX512_SOFTMAX_H
+#define KERNELS_CPU_AVX512_AVX512_SOFTMAX_H
+
+#include <math.h>
+
+#include "kernels/cpu/avx512/lk_avx512.h"
+
+#define LK_ATTN_ROWS 32   /* rows that go through the pages together, in any set */
+#define LK_ATTN_DIMS 256  /* dimensions of V that one pass sums: 12 rows of them stay in the first cache */
+#define LK_ATTN_SLACK 8.f /* sums are rescaled when a score is 2^8 times above the maximum they were begun with */
+
+/* A row's running softmax: 2^(score - max) summed. */
+struct lk_soft {
+    _Alignas(64) float lane_sum[16]; /* of the probabilities as rounded, by lane */
+    float sum;                       /* of lane_sum, once the split is done */
+    float max;                       /* in powers of two: scaled by log2(e) too */
+    float limit;                     /* a score above it, not yet scaled, makes the sums begin anew */
+};
+
+/* Sums of one split, or of all. */
+struct lk_sums {
+    struct lk_soft soft[LK_ATTN_ROWS];
+    _Alignas(64) float out[LK_ATTN_ROWS * LK_ATTN_DIMS]; /* times V: row i at out + i * n_dim */
+};
+
+/* Rows of one pass: `group` query heads from `head` on, of tokens tok .. tok + n_tok - 1. */
+struct lk_rows {
+    const struct lk_attend *a;
+    const uint32_t *q; /* row i at q + i * n_word */
+    int64_t n_word;
+    int64_t tok, n_tok, head, group, kv_head;
+    const int32_t *page; /* the sequence's pages */
+    int64_t after;       /* the page that is read after the last one, as lk_page_at counts */
+    float scale;         /* of the scores, log2(e) in it */
+    int n;
+    int32_t pos[LK_ATTN_ROWS];
+    int64_t dim, n_dim; /* dimensions of V of this pass, n_dim padded to 16 */
+};
+
+struct lk_attend_set {
+    int64_t rows;   /* of a pass at most */
+    int64_t n_word; /* 32-bit words of a row of Q */
+    /* Takes page number ip of the sequence into the sums of rows first .. n - 1. */
+    void (*take_page)(const struct lk_rows *r, int64_t ip, int first, struct lk_sums *o);
+    /* Source columns col .. col + n - 1 of one row, all of one head; with a segment's last its zero columns too. */
+    void (*put)(const struct lk_act *out, int64_t row, int64_t col, const float *v, int64_t n);
+};
+
+/* Where page number ip of the sequence begins, counted in pages of the layer. */
+static inline int64_t lk_page_at(const struct lk_rows *r, int64_t ip)
+{
+    return r->page[ip] * r->a->kv.n_kv_head + r->kv_head;
+}
+
+/* The page that is read after page number ip. */
+static inline int64_t lk_page_after(const struct lk_rows *r, int64_t ip)
+{
+    return (ip + 1) * LK_PAGE_TOKENS <= r->pos[r->n - 1] ? lk_page_at(r, ip + 1) : r->after;
+}
+
+/* The sums of row i are begun anew at a higher maximum; `top` is the score behind it, not yet scaled. */
+static inline void lk_rescale(const struct lk_rows *r, struct lk_sums *o, int i, float top)
+{
+    struct lk_soft *s = &o->soft[i];
+    float max = top * r->scale;
+    __m512 shrink = lk_exp2(_mm512_set1_ps(s->max - max));
+    _mm512_storeu_ps(s->lane_sum, _mm512_mul_ps(_mm512_loadu_ps(s->lane_sum), shrink));
+    for (float *x = o->out + i * r->n_dim; x < o->out + (i + 1) * r->n_dim; x += 16)
+        _mm512_storeu_ps(x, _mm512_mul_ps(_mm512_loadu_ps(x), shrink));
+    s->max = max;
+    s->limit = top + LK_ATTN_SLACK / r->scale;
+}
+
+/* p = 2^(score - max) of row i for the 32 scores of a page, 0 behind the first `seen`. */
+LK_INLINE void lk_weights(const struct lk_rows *r, struct lk_sums *o, int i, const float *score, int64_t seen,
+                          __m512 p[2])
+{
+    __m512 s0 = _mm512_loadu_ps(score), s1 = _mm512_loadu_ps(score + 16);
+    __mmask16 m0 = lk_mask16(seen), m1 = lk_mask16(seen - 16);
+    if (seen < LK_PAGE_TOKENS) {
+        const __m512 none = _mm512_set1_ps(-INFINITY);
+        s0 = _mm512_mask_mov_ps(none, m0, s0);
+        s1 = _mm512_mask_mov_ps(none, m1, s1);
+    }
+    __m512 most = _mm512_max_ps(s0, s1);
+    if (_mm512_cmp_ps_mask(most, _mm512_set1_ps(o->soft[i].limit), _CMP_GT_OQ))
+        lk_rescale(r, o, i, _mm512_reduce_max_ps(most));
+    __m512 max = _mm512_set1_ps(o->soft[i].max), scale = _mm512_set1_ps(r->scale);
+    __m512 x0 = _mm512_fmsub_ps(s0, scale, max), x1 = _mm512_fmsub_ps(s1, scale, max);
+    __m512 n0 = _mm512_roundscale_ps(x0, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    __m512 n1 = _mm512_roundscale_ps(x1, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    p[0] = lk_exp2_poly(_mm512_sub_ps(x0, n0), n0);
+    p[1] = lk_exp2_poly(_mm512_sub_ps(x1, n1), n1);
+    if (seen < LK_PAGE_TOKENS) {
+        p[0] = _mm512_maskz_mov_ps(m0, p[0]);
+        p[1] = _mm512_maskz_mov_ps(m1, p[1]);
+    }
+}
+
+/* The same rounded to bf16, 16 pairs, and summed as rounded. */
+LK_INLINE __m512i lk_probabilities(const struct lk_rows *r, struct lk_sums *o, int i, const float *score, int64_t seen)
+{
+    __m512 weight[2];
+    lk_weights(r, o, i, score, seen, weight);
+    __m512bh p = _mm512_cvtne2ps_pbh(weight[1], weight[0]);
+    const __m512bh ones = (__m512bh)_mm512_set1_epi32(0x3f803f80);
+    float *sum = o->soft[i].lane_sum;
+    _mm512_storeu_ps(sum, _mm512_dpbf16_ps(_mm512_loadu_ps(sum), p, ones));
+    return (__m512i)p;
+}
+
+/* The positions of one split, rows first .. n - 1. */
+LK_INLINE void lk_take_split(const struct lk_attend_set *set, const struct lk_rows *r, int64_t begin, int first,
+                             struct lk_sums *o)
+{
+    for (int i = first; i < r->n; i++) {
+        o->soft[i].max = o->soft[i].limit = -INFINITY;
+        _mm512_storeu_ps(o->soft[i].lane_sum, _mm512_setzero_ps());
+        for (int64_t d = 0; d < r->n_dim; d += 16)
+            _mm512_storeu_ps(o->out + i * r->n_dim + d, _mm512_setzero_ps());
+    }
+    int64_t end = lk_min(begin + LK_SPLIT_TOKENS, r->pos[r->n - 1] + 1);
+    int active = first;
+    for (int64_t ip = begin / LK_PAGE_TOKENS; ip * LK_PAGE_TOKENS < end; ip++) {
+        while (r->pos[active] < ip * LK_PAGE_TOKENS)
+            active++;
+        set->take_page(r, ip, active, o);
+    }
+    for (int i = first; i < r->n; i++)
+        o->soft[i].sum = _mm512_reduce_add_ps(_mm512_loadu_ps(o->soft[i].lane_sum));
+}
+
+/* all = all merged with one split, for rows first .. n - 1. */
+static inline void lk_merge_split(const struct lk_rows *r, int first, struct lk_sums *all, const struct lk_sums *o)
+{
+    for (int i = first; i < r->n; i++) {
+        struct lk_soft *a = &all->soft[i];
+        const struct lk_soft *b = &o->soft[i];
+        float max = a->max > b->max ? a->max : b->max;
+        __m512 x = lk_exp2(_mm512_set1_ps(a->max - max)), y = lk_exp2(_mm512_set1_ps(b->max - max));
+        a->max = max;
+        a->sum = a->sum * _mm512_cvtss_f32(x) + b->sum * _mm512_cvtss_f32(y);
+        for (int64_t d = 0; d < r->n_dim; d += 16) {
+            __m512 p = _mm512_mul_ps(_mm512_loadu_ps(all->out + i * r->n_dim + d), x);
+            __m512 q = _mm512_mul_ps(_mm512_loadu_ps(o->out + i * r->n_dim + d), y);
+            _mm512_storeu_ps(all->out + i * r->n_dim + d, _mm512_add_ps(p, q));
+        }
+    }
+}
+
+LK_INLINE void lk_write_rows(const struct lk_attend_set *set, const struct lk_rows *r, struct lk_sums *o)
+{
+    int64_t n = lk_min(LK_ATTN_DIMS, r->a->kv.head_dim - r->dim);
+    for (int i = 0; i < r->n; i++) {
+        int64_t col = (r->head + i % r->group) * r->a->kv.head_dim + r->dim;
+        float *v = o->out + i * r->n_dim;
+        __m512 inv = _mm512_set1_ps(1.0f / o->soft[i].sum);
+        for (int64_t d = 0; d < r->n_dim; d += 16)
+            _mm512_storeu_ps(v + d, _mm512_mul_ps(_mm512_loadu_ps(v + d), inv));
+        set->put(&r->a->out, r->tok + i / r->group, col, v, n);
+    }
+}
+
+LK_INLINE void lk_attend_rows(const struct lk_attend_set *set, struct lk_rows *r)
+{
+    struct lk_sums all, one;
+    r->n = (int)(r->n_tok * r->group);
+    for (int i = 0; i < r->n; i++)
+        r->pos[i] = r->a->pos[r->tok + i / r->group];
+    int64_t last = r->pos[r->n - 1], v_dims = LK_V_DIMS(r->a->kv.head_dim);
+    for (r->dim = 0; r->dim < v_dims; r->dim += LK_ATTN_DIMS) {
+        int first = 0;
+        r->n_dim = lk_min(LK_ATTN_DIMS, v_dims - r->dim);
+        lk_take_split(set, r, 0, 0, &all);
+        for (int64_t begin = LK_SPLIT_TOKENS; begin <= last; begin += LK_SPLIT_TOKENS) {
+            while (r->pos[first] < begin)
+                first++;
+            lk_take_split(set, r, begin, first, &one);
+            lk_merge_split(r, first, &all, &one);
+        }
+        lk_write_rows(set, r, &all);
+    }
+}
+
+/* Items begin .. end - 1. A group of more query heads than a pass takes is cut evenly. */
+LK_INLINE void lk_attend_items(const struct lk_attend_set *set, const struct lk_attend *a, int64_t begin, int64_t end)
+{
+    int64_t group = a->n_head / a->kv.n_kv_head, n_part = lk_ceil_div(group, set->rows);
+    for (int64_t i = begin; i < end; i++) {
+        const struct lk_attn_item *item = &a->item[i], *next = i + 1 < end ? item + 1 : item;
+        for (int64_t part = 0; part < n_part; part++) {
+            int64_t from = group * part / n_part, to = group * (part + 1) / n_part;
+            struct lk_rows r = {
+                .a = a,
+                .q = (const uint32_t *)a->q + ((item->kv_head * a->n_tok + item->tok) * group + from) * set->n_word,
+                .n_word = set->n_word,
+                .tok = item->tok,
+                .n_tok = item->n_tok,
+                .head = item->kv_head * group + from,
+                .group = to - from,
+                .kv_head = item->kv_head,
+                .page = a->page + a->page_start[item->seq],
+                .after = a->page[a->page_start[next->seq]] * a->kv.n_kv_head + next->kv_head,
+                .scale = a->scale * 1.44269504f,
+            };
+            lk_attend_rows(set, &r);
+        }
+    }
+}
+
+#endif
