@@ -1,5 +1,6 @@
-/* Checks every op of every kernel set that this processor has; --bench times them; --exhaustive tries the exponential
- * on every float of its range. */
+/* Checks every op of every kernel set that this processor has, or of those that the objects linked in model; --bench
+ * times them; --exhaustive tries the exponential on every float of its range; --without leaves out a set that another
+ * program has checked. */
 #include "kernels/tests/check.h"
 
 static const struct {
@@ -26,14 +27,17 @@ int main(int argc, char **argv)
         return 0;
     }
     int exhaustive = argc > 1 && strcmp(argv[1], "--exhaustive") == 0;
-    if (argc > 1 && !exhaustive) {
-        fprintf(stderr, "usage: checkkernels [--bench [OP | all [SET]] | --exhaustive]\n");
+    const char *without = argc == 3 && strcmp(argv[1], "--without") == 0 ? argv[2] : "";
+    if (argc > 1 && !exhaustive && !*without) {
+        fprintf(stderr, "usage: checkkernels [--bench [OP | all [SET]] | --exhaustive | --without SET]\n");
         return 2;
     }
     struct lk_cpu t[CHECK_MAX_SETS];
     int n = check_sets(t);
     check_lists();
     for (int i = 0; i < n; i++) {
+        if (strcmp(t[i].name, without) == 0)
+            continue;
         printf("%s, %s\n", t[i].name, t[i].type == LK_F32 ? "f32" : "bf16");
         for (size_t op = 0; op < sizeof ops / sizeof ops[0]; op++)
             ops[op].check(&t[i]);
