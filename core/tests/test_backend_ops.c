@@ -459,8 +459,13 @@ static void other_sets(void **state)
         }
         assert_string_equal(be->isa, set);
         be->ops->close(be);
-        check_set(set, LB_F32, 5e-5);
         check_set(set, LB_BF16, 0.12);
+        spec.dtype = LB_F32;
+        assert_int_equal(lb_backend_open(&be, &spec, &err), LB_OK);
+        bool covered = strcmp(be->isa, set) == 0;
+        be->ops->close(be);
+        if (covered)
+            check_set(set, LB_F32, 5e-5);
     }
 }
 
