@@ -110,11 +110,15 @@ static void exp_each(const float *x, float *y, int64_t n)
 LK_INLINE double rounds(const bool from_l1, int64_t n)
 {
     enum { ROWS = LK_AVX2_ROWS, STEPS = 8 };
-    static const float a[STEPS * ROWS], w[STEPS * LK_AVX2_PANEL];
+    static float memory[STEPS * (ROWS + LK_AVX2_PANEL)];
+    const float *a = memory, *w = memory + STEPS * ROWS;
+    __asm__ volatile("" : "+r"(a), "+r"(w)); /* else the compiler knows what stands there */
     __m256 sum[ROWS][2], x = _mm256_setzero_ps(), y[2] = {x, x};
 #pragma GCC unroll 6
-    for (int i = 0; i < ROWS; i++)
-        sum[i][0] = sum[i][1] = _mm256_setzero_ps();
+    for (int i = 0; i < ROWS; i++) { /* sums that were equal would be one */
+        sum[i][0] = _mm256_set1_ps((float)i);
+        sum[i][1] = _mm256_set1_ps((float)-i);
+    }
     for (int64_t at = 0; at < n; at++) {
 #pragma GCC unroll 8
         for (int step = 0; step < STEPS; step++) {

@@ -116,10 +116,10 @@ static void pack_bf16(const struct lk_pack *a)
     pack(a, LK_BF16);
 }
 
-#define PRODUCT(R, N, type, suffix)                                                         \
-    static void product##R##x##N##_##suffix(const struct lk_product *p, struct lk_tiles *t) \
-    {                                                                                       \
-        lk_product_tile(R, N, type, p, t);                                                  \
+#define PRODUCT(R, N, type, suffix)                                                   \
+    static void product##R##x##N##_##suffix(struct lk_product *p, struct lk_tiles *t) \
+    {                                                                                 \
+        lk_product_tile(R, N, type, p, t);                                            \
     }
 #define PRODUCTS(type, suffix)                                                                                       \
     PRODUCT(1, 2, type, suffix)                                                                                      \
@@ -130,15 +130,15 @@ static void pack_bf16(const struct lk_pack *a)
     PRODUCT(6, 2, type, suffix)                                                                                      \
     PRODUCT(1, 4, type, suffix)                                                                                      \
     PRODUCT(2, 4, type, suffix)                                                                                      \
-    static void (*const one_panel_##suffix[])(const struct lk_product *, struct lk_tiles *) = {NULL,                 \
-                                                                                               product1x2_##suffix,  \
-                                                                                               product2x2_##suffix,  \
-                                                                                               product3x2_##suffix,  \
-                                                                                               product4x2_##suffix,  \
-                                                                                               product5x2_##suffix,  \
-                                                                                               product6x2_##suffix}; \
-    static void (*const two_panels_##suffix[])(const struct lk_product *,                                            \
-                                               struct lk_tiles *) = {NULL, product1x4_##suffix, product2x4_##suffix};
+    static void (*const one_panel_##suffix[])(struct lk_product *, struct lk_tiles *) = {NULL,                       \
+                                                                                         product1x2_##suffix,        \
+                                                                                         product2x2_##suffix,        \
+                                                                                         product3x2_##suffix,        \
+                                                                                         product4x2_##suffix,        \
+                                                                                         product5x2_##suffix,        \
+                                                                                         product6x2_##suffix};       \
+    static void (*const two_panels_##suffix[])(struct lk_product *, struct lk_tiles *) = {NULL, product1x4_##suffix, \
+                                                                                          product2x4_##suffix};
 PRODUCTS(LK_F32, f32)
 PRODUCTS(LK_BF16, bf16)
 

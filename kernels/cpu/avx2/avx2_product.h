@@ -35,10 +35,12 @@ LK_INLINE int lk_merges(const struct lk_cols *cols, int s)
     return lk_cols_balanced(cols) ? __builtin_ctz(~(unsigned)s) : s > 0;
 }
 
-/* One segment from zero: packed columns k .. end - 1, multiples of 8. */
-LK_INLINE void lk_segment(const int R, const int N, const enum lk_type type, const struct lk_product *p, int64_t k,
-                          int64_t end, const char **ahead, __m256 acc[LK_AVX2_ROWS][4])
+/* One segment from zero: packed columns of segment s, a multiple of 8. */
+LK_INLINE void lk_segment(const int R, const int N, const enum lk_type type, struct lk_product *p, int s,
+                          __m256 acc[LK_AVX2_ROWS][4])
 {
+    int64_t k = p->cols->packed[s], end = p->cols->packed[s + 1];
+    const char *ahead = p->ahead;
     const int64_t pair_bytes = LK_AVX2_PANEL * (type == LK_F32 ? 8 : 4);
     const float *a = p->a + k * R;
     const char *w = p->w + k / 2 * pair_bytes, *w2 = N == 4 ? p->w2 + k / 2 * pair_bytes : w;
@@ -50,14 +52,14 @@ LK_INLINE void lk_segment(const int R, const int N, const enum lk_type type, con
     for (; k < end; k += 8, a += 8 * R) {
 #pragma GCC unroll 4
         for (int pair = 0; pair < 4; pair++) {
-            _mm_prefetch(*ahead, _MM_HINT_T1);
+            _mm_prefetch(ahead, _MM_HINT_T1);
             if (N == 4 || type == LK_F32)
-                _mm_prefetch(*ahead + 64, _MM_HINT_T1);
+                _mm_prefetch(ahead + 64, _MM_HINT_T1);
             if (N == 4 && type == LK_F32) {
-                _mm_prefetch(*ahead + 128, _MM_HINT_T1);
-                _mm_prefetch(*ahead + 192, _MM_HINT_T1);
+                _mm_prefetch(ahead + 128, _MM_HINT_T1);
+                _mm_prefetch(ahead + 192, _MM_HINT_T1);
             }
-            *ahead += p->ahead_step;
+            ahead += p->ahead_step;
 #pragma GCC unroll 2
             for (int odd = 0; odd < 2; odd++) {
                 __m256 b[4];
@@ -76,17 +78,17 @@ LK_INLINE void lk_segment(const int R, const int N, const enum lk_type type, con
             w2 += pair_bytes;
         }
     }
+    p->ahead = ahead;
 }
 
-LK_INLINE void lk_product_tile(const int R, const int N, const enum lk_type type, const struct lk_product *p,
+LK_INLINE void lk_product_tile(const int R, const int N, const enum lk_type type, struct lk_product *p,
                                struct lk_tiles *t)
 {
     const struct lk_cols *cols = p->cols;
-    const char *ahead = p->ahead;
     int wait = 0;
     for (int s = 0; s < cols->n_seg; s++) {
         __m256 acc[LK_AVX2_ROWS][4];
-        lk_segment(R, N, type, p, cols->packed[s], cols->packed[s + 1], &ahead, acc);
+        lk_segment(R, N, type, p, s, acc);
         for (int n = lk_merges(cols, s); n > 0; n--) {
             const float *left = t->tile[--wait];
 #pragma GCC unroll 6
