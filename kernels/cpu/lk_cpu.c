@@ -8,6 +8,7 @@ static const struct set {
     void (*init)(struct lk_cpu *t, enum lk_type type);
 } sets[] = {
     {"ref", LK_ISA_REF, lk_ref_init},
+    {"avx2", LK_ISA_AVX2, lk_avx2_init},
     {"avx512bf16", LK_ISA_AVX512BF16, lk_avx512_init},
 };
 
@@ -21,8 +22,10 @@ unsigned lk_cpu_detect(void)
 #elif defined(__x86_64__)
     /* the compiler's answer includes whether the operating system saves the registers (xgetbv) */
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx512f") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+        return have;
+    have |= LK_ISA_AVX2;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16"))
         have |= LK_ISA_AVX512BF16;
 #endif

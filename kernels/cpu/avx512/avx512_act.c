@@ -118,12 +118,16 @@ static void exp_each(const float *x, float *y, int64_t n)
 LK_INLINE double rounds(const bool from_l1, int64_t n)
 {
     enum { ROWS = LK_AVX512_ROWS, STEPS = 8 };
-    static const uint32_t a[STEPS * ROWS], w[STEPS * LK_AVX512_PANEL];
+    static uint32_t memory[STEPS * (ROWS + LK_AVX512_PANEL)];
+    const uint32_t *a = memory, *w = memory + STEPS * ROWS;
+    __asm__ volatile("" : "+r"(a), "+r"(w)); /* else the compiler knows what stands there */
     __m512 sum[ROWS][2];
     __m512bh x = (__m512bh)_mm512_setzero_si512(), y[2] = {x, x};
 #pragma GCC unroll 12
-    for (int i = 0; i < ROWS; i++)
-        sum[i][0] = sum[i][1] = _mm512_setzero_ps();
+    for (int i = 0; i < ROWS; i++) { /* sums that were equal would be one */
+        sum[i][0] = _mm512_set1_ps((float)i);
+        sum[i][1] = _mm512_set1_ps((float)-i);
+    }
     for (int64_t at = 0; at < n; at++) {
         int step = (int)(at % STEPS);
 #pragma GCC unroll 2
