@@ -6,9 +6,8 @@
 
 #define ROWS LK_AVX2_ROWS
 #define PANEL LK_AVX2_PANEL
-#define HEAD_PANELS 16 /* activation panels of one item of the head: their best stay in the first cache */
-#define CHUNK_BYTES ((int64_t)256 << 10) /* activations of one item: they stay in the second cache ... */
-#define CHUNK_PANELS 16 /* ... unless that were fewer panels than these, for which a weight panel is read once */
+#define HEAD_PANELS 16  /* activation panels of one item of the head: their best stay in the first cache */
+#define CHUNK_PANELS 16 /* activation panels of an item at least, where there are so many */
 #define PAIR_ROWS 2     /* up to here two weight panels at a time, to hide the instruction's latency */
 
 static size_t weight_elems(int64_t n_out, const struct lk_cols *cols)
@@ -153,8 +152,8 @@ static struct plan plan_of(const struct lk_linear *a)
     struct plan p = {.rows = lk_panels_of(a->a.n_row, ROWS), .n_panel = lk_ceil_div(a->n_out, PANEL), .group = 1};
     if (p.rows.n == 0)
         return p;
-    int64_t most = CHUNK_BYTES / (ROWS * (int64_t)sizeof(float) * (lk_cols_packed(a->a.cols) + 1));
-    most = most < CHUNK_PANELS ? CHUNK_PANELS : most;
+    int64_t panel_bytes = ROWS * (int64_t)sizeof(float) * lk_cols_packed(a->a.cols);
+    int64_t most = lk_chunk_panels(a->l2_bytes, panel_bytes, CHUNK_PANELS);
     if (a->epilogue == LK_EP_HEAD) {
         p.group = LK_HEAD_BLOCK / PANEL;
         most = lk_min(most, HEAD_PANELS);
