@@ -1,6 +1,7 @@
 #include "kernels/cpu/lk_cpu.h"
 
 #include <string.h>
+#include <unistd.h>
 
 static const struct set {
     const char *name;
@@ -38,6 +39,12 @@ const char *lk_cpu_set(int i, unsigned *bit)
         return NULL;
     *bit = sets[i].bit;
     return sets[i].name;
+}
+
+int64_t lk_cpu_l2_bytes(void)
+{
+    long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    return bytes > 0 ? bytes : 0;
 }
 
 unsigned lk_cpu_parse(const char *list)

@@ -57,6 +57,9 @@ const char *lk_cpu_set(int i, unsigned *bit);
 /* "ref,avx512bf16" -> bits; 0 when a name is unknown. */
 unsigned lk_cpu_parse(const char *list);
 
+/* Bytes of a core's second cache; 0 when the system does not say. */
+int64_t lk_cpu_l2_bytes(void);
+
 /* Fills the table: the last set of `allowed` that covers `type`. `allowed` must be a subset of lk_cpu_detect(). */
 void lk_cpu_init(struct lk_cpu *t, enum lk_type type, unsigned allowed);
 

@@ -195,7 +195,11 @@ LK_INLINE void probabilities(const struct rows *r, struct soft *o, struct block 
     for (int j = 0; j < 4; j++) {
         __m256 x = _mm256_max_ps(least, _mm256_fmsub_ps(s[j], scale, max));
         __m256 n = _mm256_round_ps(x, LK_ROUND_NEAREST);
-        __m256 e = lk_typed8(lk_exp2_poly(_mm256_sub_ps(x, n), n), type);
+        __m256 e = lk_exp2_poly(_mm256_sub_ps(x, n), n);
+        if (type == LK_BF16) { /* a NaN here has at most the payload of a bf16 number: it needs no care */
+            __m256i up = lk_round_up8(_mm256_castps_si256(e));
+            e = _mm256_castsi256_ps(_mm256_and_si256(up, _mm256_set1_epi32((int)0xffff0000u)));
+        }
         if (seen < PAGE)
             e = _mm256_and_ps(e, keep[j]);
         _mm256_store_ps(p + 8 * j, e);

@@ -6,9 +6,8 @@
 
 #define ROWS LK_AVX2_ROWS
 #define PANEL LK_AVX2_PANEL
-#define HEAD_PANELS 16 /* activation panels of one item of the head: their best stay in the first cache */
-#define CHUNK_BYTES ((int64_t)256 << 10) /* activations of one item: they stay in the second cache ... */
-#define CHUNK_PANELS 16 /* ... unless that were fewer panels than these, for which a weight panel is read once */
+#define HEAD_PANELS 16  /* activation panels of one item of the head: their best stay in the first cache */
+#define CHUNK_PANELS 16 /* activation panels of an item at least, where there are so many */
 #define PAIR_ROWS 2     /* up to here two weight panels at a time, to hide the instruction's latency */
 
 static size_t weight_elems(int64_t n_out, const struct lk_cols *cols)
@@ -153,8 +152,8 @@ static struct plan plan_of(const struct lk_linear *a)
     struct plan p = {.rows = lk_panels_of(a->a.n_row, ROWS), .n_panel = lk_ceil_div(a->n_out, PANEL), .group = 1};
     if (p.rows.n == 0)
         return p;
-    int64_t most = CHUNK_BYTES / (ROWS * (int64_t)sizeof(float) * (lk_cols_packed(a->a.cols) + 1));
-    most = most < CHUNK_PANELS ? CHUNK_PANELS : most;
+    int64_t panel_bytes = ROWS * (int64_t)sizeof(float) * lk_cols_packed(a->a.cols);
+    int64_t most = lk_chunk_panels(a->l2_bytes, panel_bytes, CHUNK_PANELS);
     if (a->epilogue == LK_EP_HEAD) {
         p.group = LK_HEAD_BLOCK / PANEL;
         most = lk_min(most, HEAD_PANELS);
@@ -197,7 +196,9 @@ LK_INLINE void panel_rows(const struct lk_linear *a, const struct plan *plan, co
     bool two = a->a.n_row <= PAIR_ROWS && panel + 1 < piece->end;
     int64_t n_col = lk_cols_packed(a->a.cols), step = n_col * PANEL * elem, first = 0;
     const char *w = (const char *)a->w + panel * step;
+    /* every row panel asks for its share of the weights that come next: all at once would wait for memory */
     int64_t next = panel + 1 + two < plan->n_panel ? 1 + two : 0;
+    int64_t ahead_step = lk_ceil_div(two ? 2 * line : line, piece->row_end - piece->row_begin);
     struct lk_tiles tiles;
     for (int64_t ip = piece->row_begin; ip < piece->row_end; ip++) {
         int64_t row = lk_panel_begin(&plan->rows, ip);
@@ -206,9 +207,8 @@ LK_INLINE void panel_rows(const struct lk_linear *a, const struct plan *plan, co
                                .w = w,
                                .w2 = w + step,
                                .cols = a->a.cols,
-                               .ahead = w + next * step};
-        if (ip == piece->row_begin)
-            p.ahead_step = two ? 2 * line : line;
+                               .ahead = w + next * step + (ip - piece->row_begin) * ahead_step * (n_col / 2),
+                               .ahead_step = ahead_step};
         if (type == LK_F32)
             (two ? two_panels_f32 : one_panel_f32)[r](&p, &tiles);
         else

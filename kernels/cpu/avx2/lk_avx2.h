@@ -74,12 +74,17 @@ LK_INLINE void lk_store8(float *to, __m256 v, int64_t n)
         _mm256_maskstore_ps(to, lk_mask8(n), v);
 }
 
+/* The bits before the lower half is cut off, for numbers and the NaN that arithmetic makes. */
+LK_INLINE __m256i lk_round_up8(__m256i u)
+{
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    return _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd);
+}
+
 /* f32 rounded to bf16, nearest even, as f32; NaN stays one. */
 LK_INLINE __m256 lk_rounded8(__m256 x)
 {
-    __m256i u = _mm256_castps_si256(x);
-    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
-    __m256i up = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd);
+    __m256i u = _mm256_castps_si256(x), up = lk_round_up8(u);
     __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
     up = _mm256_blendv_epi8(up, _mm256_or_si256(u, _mm256_set1_epi32(0x400000)), nan);
     return _mm256_castsi256_ps(_mm256_and_si256(up, _mm256_set1_epi32((int)0xffff0000u)));
