@@ -64,7 +64,7 @@ int64_t lk_cpu_l2_bytes(void);
 void lk_cpu_init(struct lk_cpu *t, enum lk_type type, unsigned allowed);
 
 /* Each set's own init, for lk_cpu_init and tests: ref fills every entry; another set overrides what it has in a table
- * that ref has filled, for the types it covers (avx512bf16: LK_BF16 alone, others leave the table as it is). */
+ * that ref has filled, for the types it covers. */
 void lk_ref_init(struct lk_cpu *t, enum lk_type type);
 void lk_avx2_init(struct lk_cpu *t, enum lk_type type);
 void lk_avx512_init(struct lk_cpu *t, enum lk_type type);
