@@ -7,7 +7,9 @@
 #     -t N      threads (2)
 #
 # Prints each pair and the medians: seconds of cat, time_s.load of the stats file, their ratio, and the processor
-# seconds and page faults of the whole program, which does nothing but load since its input has no rows.
+# seconds and page faults of the whole program, which does nothing but load since its input has no rows. "first s" is
+# the load of a run just before the one that counts: a virtual machine's host takes free memory back after some seconds,
+# and gives it again at 0.4 to 1 GB/s; memory that a program has just returned is still there.
 set -euo pipefail
 
 usage() { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2; }
@@ -63,13 +65,14 @@ def load(folder):
 cat()
 rows = []
 print(f"{sum(map(os.path.getsize, files)) * 1e-9:.2f} GB in {len(files)} files, {threads} threads")
-print("   cat s  load s  load/cat  user s   sys s  faults  set")
+print("   cat s first s  load s  load/cat  user s   sys s  faults  set")
 with tempfile.TemporaryDirectory() as folder:
     for _ in range(pairs):
         c = cat()
+        first = load(folder)[0]
         seconds, *rest, isa = load(folder)
-        rows.append((c, seconds, seconds / c, *rest))
-        print("{:8.3f}{:8.3f}{:10.2f}{:8.3f}{:8.3f}{:8d}".format(*rows[-1]) + f"  {isa}", flush=True)
+        rows.append((c, first, seconds, seconds / c, *rest))
+        print("{:8.3f}{:8.3f}{:8.3f}{:10.2f}{:8.3f}{:8.3f}{:8d}".format(*rows[-1]) + f"  {isa}", flush=True)
 medians = [statistics.median(column) for column in zip(*rows)]
-print("{:8.3f}{:8.3f}{:10.2f}{:8.3f}{:8.3f}{:8.0f}  medians".format(*medians))
+print("{:8.3f}{:8.3f}{:8.3f}{:10.2f}{:8.3f}{:8.3f}{:8.0f}  medians".format(*medians))
 END_PYTHON
