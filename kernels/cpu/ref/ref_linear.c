@@ -22,7 +22,8 @@ static size_t weight_bytes_bf16(int64_t n_out, const struct lk_cols *cols)
     return weight_elems(n_out, cols) * sizeof(uint16_t);
 }
 
-#define BLOCK 8 /* columns of K that are packed at a time */
+#define BLOCK 32  /* columns of K that are packed at a time: whole lines of bf16, and segments end with them */
+#define AHEAD 256 /* bytes */
 #define EIGHT __attribute__((vector_size(16))) uint16_t
 
 /* v[i][j] becomes v[j][i]. Interleaving row i with row i + 4 rotates the six bits of (row, column) by one; three times
@@ -69,19 +70,25 @@ static inline void block_bf16(const struct lk_pack *a, int j, int64_t k, int64_t
         to[i] = lk_round(x[i]);
 }
 
-/* A block of the panel from all its rows, so that each cache line of the source is read once. */
+/* A block of the panel from all its rows. Rows are often 4096 bytes apart, where one set of the first cache has to hold
+ * them all: each line is read at once, once, and asked for ahead. */
 static inline void pack_block_bf16(const struct lk_pack *a, int64_t k, int64_t n, uint16_t *to)
 {
-    for (int half = 0; half < PANEL; half += 8) {
-        EIGHT v[8];
-        for (int j = 0; j < 8; j++) {
-            uint16_t x[BLOCK];
-            block_bf16(a, half + j, k, n, x);
-            memcpy(&v[j], x, sizeof x);
+    uint16_t x[PANEL][BLOCK];
+    for (int j = 0; j < PANEL; j++) {
+        if (a->row[j])
+            __builtin_prefetch((const char *)a->row[j] + k * 2 + AHEAD);
+        block_bf16(a, j, k, n, x[j]);
+    }
+    for (int at = 0; at < BLOCK; at += 8) {
+        for (int half = 0; half < PANEL; half += 8) {
+            EIGHT v[8];
+            for (int j = 0; j < 8; j++)
+                memcpy(&v[j], &x[half + j][at], sizeof v[j]);
+            transpose8(v);
+            for (int i = 0; i < 8; i++)
+                memcpy(to + (at + i) * PANEL + half, &v[i], sizeof v[i]);
         }
-        transpose8(v);
-        for (int i = 0; i < BLOCK; i++)
-            memcpy(to + i * PANEL + half, &v[i], sizeof v[i]);
     }
 }
 
