@@ -71,7 +71,7 @@ struct lk_linear {
     struct lk_best *best; /* LK_EP_HEAD: [a.n_row, ceil(n_out / LK_HEAD_BLOCK)] */
     float *const *logits; /* LK_EP_HEAD: [a.n_row]; NULL where not asked for, else [n_out] f32 */
     /* Hints, on which results never depend. */
-    int64_t l2_bytes;   /* a core's second cache; 0: unknown */
+    int64_t l2_bytes;   /* a core's second cache; 0: unknown. The number of items depends on it */
     int64_t skip_items; /* other threads' items between the end of a range and what its thread is likely to get next */
 };
 

@@ -41,8 +41,8 @@ RUN_ITEMS(top)
 /* Threads claim in turn, so that a thread's next claim is likely to lie behind one of each other thread. */
 static void run_product(const struct lb_cpu *c, struct linear_job *job)
 {
+    job->args.l2_bytes = c->l2_bytes; /* the items depend on it */
     int64_t n_item = c->lk.linear_items(&job->args), grain = lb_cpu_grain(c, n_item, CLAIMS);
-    job->args.l2_bytes = c->l2_bytes;
     job->args.skip_items = (c->base.n_thread - 1) * grain;
     lb_team_run(c->team, run_linear, job, n_item, grain);
 }

@@ -479,6 +479,88 @@ static void expect_failure(struct engine *e, const char *text)
 }
 
 /* A step that contradicts itself is refused, and the next good one runs as if nothing had been. */
+enum { LONG_TOK = 700, LONG_DIM = 576, LONG_OUT = 40, LONG_PAGES = (LONG_TOK + 31) / 32 };
+
+/* Rows of embedding, norm and product for LONG_TOK tokens of one sequence, in steps of `chunk`. */
+static void run_long(const char *isa, const float *table, const float *w, int chunk, float *out)
+{
+    struct lb_err err = LB_ERR_INIT;
+    struct lb_backend_spec spec = {"cpu", LB_BF16, isa, 2, NULL};
+    struct lb_backend *be;
+    assert_int_equal(lb_backend_open(&be, &spec, &err), LB_OK);
+    const struct lb_backend_ops *op = be->ops;
+    struct lb_rows rows = {.get = get_rows, .ctx = table, .n_row = N_VOCAB, .n_col = LONG_DIM};
+    struct lb_step_limits limit = {LONG_TOK, 1, LONG_PAGES};
+    struct lb_kv_spec kv_spec = {1, 1, 2, LONG_PAGES};
+    struct lb_rope_args rope = {.inv_freq = net.inv_freq, .n_rot = 2, .scale = 1};
+    struct lb_table *embed;
+    struct lb_buf x, y;
+    struct lb_actbuf h;
+    struct lb_kv_mem *kv;
+    struct lb_step step;
+    struct lk_cols cols;
+    float ones[LONG_DIM];
+    for (int i = 0; i < LONG_DIM; i++)
+        ones[i] = 1;
+    lb_cols_init(&cols, 1, (int64_t[]){0, LONG_DIM});
+    assert_int_equal(op->table_new(be, &rows, &embed, &err), LB_OK);
+    struct lb_matrix *m = matrix(be, w, LONG_OUT, &cols, false);
+    assert_int_equal(op->reserve(be, limit, 1, N_VOCAB, &err), LB_OK);
+    assert_int_equal(op->buf_new(be, LONG_DIM, &x, &err), LB_OK);
+    assert_int_equal(op->buf_new(be, LONG_OUT, &y, &err), LB_OK);
+    assert_int_equal(op->act_new(be, &cols, &h, &err), LB_OK);
+    assert_int_equal(op->kv_new(be, &kv_spec, &kv, &err), LB_OK);
+    assert_int_equal(lb_step_init(&step, limit, &err), LB_OK);
+    for (int at = 0; at < LONG_TOK; at += chunk) {
+        const struct lb_cand *cand;
+        lb_step_clear(&step);
+        step.n_tok = LONG_TOK - at < chunk ? LONG_TOK - at : chunk;
+        step.n_seq = 1;
+        step.n_page = LONG_PAGES;
+        step.seq_start[0] = step.page_start[0] = 0;
+        step.seq_start[1] = step.n_tok;
+        step.page_start[1] = LONG_PAGES;
+        for (int i = 0; i < LONG_PAGES; i++)
+            step.page[i] = i;
+        for (int i = 0; i < step.n_tok; i++) {
+            step.tok[i] = (at + i) * 7 % N_VOCAB;
+            step.pos[i] = at + i;
+            step.tok_page[i] = (at + i) / 32;
+        }
+        op->step_begin(be, &step, kv, &rope, 1);
+        op->embed(be, &x, embed);
+        op->norm(be, &h, &x, ones, 1e-5f, false);
+        op->linear(be, &(struct lb_linear_args){&y, NULL, &h, m, NULL, LB_STORE});
+        op->read_rows(be, &y, step.n_tok, out + at * LONG_OUT);
+        assert_int_equal(op->step_end(be, &cand, &err), LB_OK);
+    }
+    lb_step_release(&step);
+    be->ops->close(be);
+}
+
+/* Steps so long that a product is cut into chunks of rows. */
+static void long_steps(void **state)
+{
+    (void)state;
+    float *table = calloc(N_VOCAB * LONG_DIM, sizeof *table), *w = calloc(LONG_OUT * LONG_DIM, sizeof *w);
+    float *whole = calloc(LONG_TOK * LONG_OUT, sizeof *whole), *part = calloc(LONG_TOK * LONG_OUT, sizeof *part);
+    const char *set;
+    unsigned bit;
+    fill(table, N_VOCAB * LONG_DIM, 1, 0);
+    fill(w, LONG_OUT * LONG_DIM, 0.1, 0);
+    for (int i = 0; (set = lk_cpu_set(i, &bit)) != NULL; i++) {
+        if ((lk_cpu_detect() & bit) == 0)
+            continue;
+        run_long(set, table, w, LONG_TOK, whole);
+        run_long(set, table, w, 50, part);
+        assert_memory_equal(whole, part, LONG_TOK * LONG_OUT * sizeof *whole);
+    }
+    free(table);
+    free(w);
+    free(whole);
+    free(part);
+}
+
 static void bad_steps(void **state)
 {
     (void)state;
@@ -559,7 +641,7 @@ int main(void)
     make_net();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reference_f32), cmocka_unit_test(reference_bf16), cmocka_unit_test(other_sets),
-        cmocka_unit_test(bad_steps),     cmocka_unit_test(bad_settings),
+        cmocka_unit_test(long_steps),    cmocka_unit_test(bad_steps),      cmocka_unit_test(bad_settings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
