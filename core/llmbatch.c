@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -182,7 +183,42 @@ static enum lb_status open_inputs(struct lb_llm *llm, struct lb_err *err)
 
 /* ---- model ---- */
 
-static enum lb_status open_files(struct lb_llm *llm, struct lb_err *err)
+/* Opening the tokenizer, which takes as long as packing a gigabyte of weights, goes on beside the weights. */
+struct tok_job {
+    const char *dir; /* NULL: vocab */
+    const struct lb_vocab *vocab;
+    struct lb_tok *tok;
+    enum lb_status status;
+    struct lb_err err;
+    pthread_t thread;
+    bool started;
+};
+
+static void *open_tokenizer(void *arg)
+{
+    struct tok_job *job = arg;
+    job->status = job->dir ? lb_tok_open_dir(&job->tok, job->dir, &job->err)
+                           : lb_tok_open_vocab(&job->tok, job->vocab, &job->err);
+    return NULL;
+}
+
+/* Without a thread to be had it is opened here and now. */
+static void tokenizer_begin(struct tok_job *job)
+{
+    job->started = pthread_create(&job->thread, NULL, open_tokenizer, job) == 0;
+    if (!job->started)
+        open_tokenizer(job);
+}
+
+static enum lb_status tokenizer_end(struct tok_job *job, struct lb_tok **out, struct lb_err *err)
+{
+    if (job->started)
+        pthread_join(job->thread, NULL);
+    *out = job->tok;
+    return job->status == LB_OK ? LB_OK : lb_err_set(err, job->status, "%s", job->err.text);
+}
+
+static enum lb_status open_config(struct lb_llm *llm, struct tok_job *job, struct lb_err *err)
 {
     const char *path = llm->o.model;
     const struct lb_log *log = &llm->o.log;
@@ -190,16 +226,13 @@ static enum lb_status open_files(struct lb_llm *llm, struct lb_err *err)
     if (stat(path, &st) != 0)
         return lb_err_set(err, LB_E_INPUT, "cannot open model '%s': %s", path, strerror(errno));
     if (S_ISDIR(st.st_mode)) {
-        LB_TRY(lb_config_read_dir(&llm->config, path, log, err));
-        LB_TRY(lb_tok_open_dir(&llm->tok, path, err));
-        LB_TRY(lb_safetensors_open(&llm->safetensors, path, err));
-        llm->safetensors_open = true;
-        return LB_OK;
+        job->dir = path;
+        return lb_config_read_dir(&llm->config, path, log, err);
     }
     LB_TRY(lb_gguf_open(&llm->gguf, path, err));
     llm->gguf_open = true;
-    LB_TRY(lb_config_read_gguf(&llm->config, &llm->gguf, log, err));
-    return lb_tok_open_vocab(&llm->tok, &llm->gguf.vocab, err);
+    job->vocab = &llm->gguf.vocab;
+    return lb_config_read_gguf(&llm->config, &llm->gguf, log, err);
 }
 
 /* End tokens that only the tokenizer knows join those of the configuration. */
@@ -223,12 +256,13 @@ static enum lb_status join_tokenizer(struct lb_llm *llm, struct lb_err *err)
     return LB_OK;
 }
 
-static enum lb_status open_model(struct lb_llm *llm, struct lb_err *err)
+static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
 {
     const struct lb_options *o = &llm->o;
-    LB_TRY(open_files(llm, err));
-    LB_TRY(join_tokenizer(llm, err));
-    lb_config_log(&llm->config, &o->log);
+    if (!llm->gguf_open) {
+        LB_TRY(lb_safetensors_open(&llm->safetensors, o->model, err));
+        llm->safetensors_open = true;
+    }
     const struct lb_wfile *weights = llm->gguf_open ? &llm->gguf.w : &llm->safetensors;
     struct lb_plan_spec want = {.config = &llm->config,
                                 .weights = weights,
@@ -245,6 +279,23 @@ static enum lb_status open_model(struct lb_llm *llm, struct lb_err *err)
     LB_TRY(lb_plan_pages(&llm->plan, lb_model_page_bytes(llm->model), err));
     LB_TRY(lb_model_reserve(llm->model, llm->plan.limit, llm->plan.max_out, llm->plan.kv_pages, err));
     lb_model_set_hook(llm->model, o->hook);
+    return LB_OK;
+}
+
+/* A tokenizer that fails is what a person hears of, whatever the weights say: which of the two is first in time does
+ * not decide. */
+static enum lb_status open_model(struct lb_llm *llm, struct lb_err *err)
+{
+    struct tok_job job = {.err = LB_ERR_INIT};
+    struct lb_err of_weights = LB_ERR_INIT;
+    LB_TRY(open_config(llm, &job, err));
+    tokenizer_begin(&job);
+    enum lb_status status = open_weights(llm, &of_weights);
+    LB_TRY(tokenizer_end(&job, &llm->tok, err));
+    if (status != LB_OK)
+        return lb_err_set(err, status, "%s", of_weights.text);
+    LB_TRY(join_tokenizer(llm, err));
+    lb_config_log(&llm->config, &llm->o.log);
     return LB_OK;
 }
 

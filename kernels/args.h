@@ -70,7 +70,9 @@ struct lk_linear {
     struct lk_act out;    /* LK_EP_SWIGLU: [a.n_row, ffn] */
     struct lk_best *best; /* LK_EP_HEAD: [a.n_row, ceil(n_out / LK_HEAD_BLOCK)] */
     float *const *logits; /* LK_EP_HEAD: [a.n_row]; NULL where not asked for, else [n_out] f32 */
-    int64_t l2_bytes;     /* a core's second cache, for cutting the work: results never depend on it; 0: unknown */
+    /* Hints, on which results never depend. */
+    int64_t l2_bytes;   /* a core's second cache; 0: unknown */
+    int64_t skip_items; /* other threads' items between the end of a range and what its thread is likely to get next */
 };
 
 /* For each row with logits: the natural log of the sum of exponentials and the LK_TOP largest logits, by value, ties

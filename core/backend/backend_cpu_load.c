@@ -50,6 +50,15 @@ static void pack_panels(void *ctx, int64_t begin, int64_t end)
     lb_mem_free(scratch);
 }
 
+/* Panels of a claim: some megabytes of them where that leaves each thread several claims. Two threads that touch a
+ * fresh huge page at the same time clear one each, and one of the two is thrown away. */
+static int64_t pack_grain(const struct lb_cpu *c, const struct lb_matrix *m, int64_t n_panel)
+{
+    int64_t panel_bytes = (int64_t)c->lk.weight_bytes(c->lk.panel_cols, &m->cols);
+    int64_t wide = ((int64_t)8 << 20) / (panel_bytes + 1) + 1, fair = lb_cpu_grain(c, n_panel, 4);
+    return wide < fair ? wide : fair;
+}
+
 enum lb_status lb_cpu_matrix_new(struct lb_backend *be, const struct lb_matrix_spec *spec, struct lb_matrix **out,
                                  struct lb_err *err)
 {
@@ -69,7 +78,7 @@ enum lb_status lb_cpu_matrix_new(struct lb_backend *be, const struct lb_matrix_s
         return LB_E_DEVICE;
     struct pack_job job = {c, spec, m, false};
     int64_t n_panel = (m->n_out + c->lk.panel_cols - 1) / c->lk.panel_cols;
-    lb_team_run(c->team, pack_panels, &job, n_panel, 8);
+    lb_team_run(c->team, pack_panels, &job, n_panel, pack_grain(c, m, n_panel));
     if (atomic_load(&job.no_memory))
         return lb_err_memory(err, spec->name, (unsigned long long)(c->lk.panel_cols * m->cols.n_col) * sizeof(float));
     *out = m;

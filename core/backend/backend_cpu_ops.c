@@ -38,6 +38,15 @@ RUN_ITEMS(rope_kv)
 RUN_ITEMS(attend)
 RUN_ITEMS(top)
 
+/* Threads claim in turn, so that a thread's next claim is likely to lie behind one of each other thread. */
+static void run_product(const struct lb_cpu *c, struct linear_job *job)
+{
+    int64_t n_item = c->lk.linear_items(&job->args), grain = lb_cpu_grain(c, n_item, CLAIMS);
+    job->args.l2_bytes = c->l2_bytes;
+    job->args.skip_items = (c->base.n_thread - 1) * grain;
+    lb_team_run(c->team, run_linear, job, n_item, grain);
+}
+
 void lb_cpu_embed(struct lb_backend *be, struct lb_buf *x, const struct lb_table *table)
 {
     struct lb_cpu *c = lb_cpu_of(be);
@@ -84,15 +93,13 @@ void lb_cpu_linear(struct lb_backend *be, const struct lb_linear_args *a)
          .w = a->w->w,
          .n_out = a->w->n_out,
          .epilogue = of[a->epilogue],
-         .bias = a->bias,
-         .l2_bytes = c->l2_bytes},
+         .bias = a->bias},
     };
     if (a->epilogue == LB_SWIGLU)
         job.args.out = (struct lk_act){a->y_act->data, n_tok, &a->y_act->cols};
     else
         job.args.y = a->y_rows->data;
-    int64_t n_item = c->lk.linear_items(&job.args);
-    lb_team_run(c->team, run_linear, &job, n_item, lb_cpu_grain(c, n_item, CLAIMS));
+    run_product(c, &job);
     c->base.counts.product_rows += c->lk.act_rows(&job.args.a);
     c->base.counts.token_rows += n_tok;
     c->base.counts.linear_s += now() - begin;
@@ -200,11 +207,9 @@ void lb_cpu_head(struct lb_backend *be, const struct lb_actbuf *a, const struct 
          .n_out = w->n_out,
          .epilogue = LK_EP_HEAD,
          .best = c->best,
-         .logits = c->logits_of,
-         .l2_bytes = c->l2_bytes},
+         .logits = c->logits_of},
     };
-    int64_t n_item = c->lk.linear_items(&job.args);
-    lb_team_run(c->team, run_linear, &job, n_item, lb_cpu_grain(c, n_item, CLAIMS));
+    run_product(c, &job);
     if (n_asked > 0) {
         struct top_job top = {
             &c->lk,

@@ -8,7 +8,7 @@
 
 #include "core/base/mem.h"
 
-static bool reserve(struct lb_str *s, size_t more)
+static bool grow(struct lb_str *s, size_t more)
 {
     struct lb_err err = LB_ERR_INIT;
     if (s->failed || more > SIZE_MAX - s->len - 1) {
@@ -18,6 +18,12 @@ static bool reserve(struct lb_str *s, size_t more)
     if (lb_mem_grow((void **)&s->data, &s->cap, s->len + more + 1, 1, "text", &err) != LB_OK)
         s->failed = true;
     return !s->failed;
+}
+
+/* Nearly always there is room: the error's text is not cleared for it. */
+static inline bool reserve(struct lb_str *s, size_t more)
+{
+    return (!s->failed && more < s->cap - s->len) || grow(s, more);
 }
 
 void lb_str_release(struct lb_str *s)

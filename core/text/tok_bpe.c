@@ -49,17 +49,23 @@ static int byte_of(uint32_t cp)
 bool lb_tok_unmap(const char *text, size_t n, struct lb_str *out)
 {
     size_t at = out->len;
+    lb_str_put(out, text, n);
+    if (out->failed || n == 0)
+        return true;
+    char *begin = out->data + at, *to = begin; /* what it stands for is never longer than what is written */
     for (size_t i = 0; i < n;) {
-        int len;
-        int byte = byte_of(lb_utf8_decode(text + i, n - i, &len));
+        int len = 1, byte = (unsigned char)text[i];
+        if (byte < 33 || byte > 126)
+            byte = byte_of(lb_utf8_decode(text + i, n - i, &len));
         if (byte < 0) {
-            out->len = at;
-            lb_str_put(out, text, n);
+            memcpy(begin, text, n);
             return false;
         }
-        lb_str_putc(out, (char)byte);
+        *to++ = (char)byte;
         i += (size_t)len;
     }
+    *to = 0;
+    out->len = at + (size_t)(to - begin);
     return true;
 }
 
@@ -133,25 +139,26 @@ static struct lb_merge *merge_slot(const struct lb_tok *t, int32_t left, int32_t
     }
 }
 
-bool lb_tok_add_merge(struct lb_tok *t, struct lb_bytes left, struct lb_bytes right, uint32_t rank)
+bool lb_tok_add_merge(struct lb_tok *t, struct lb_bytes left, struct lb_bytes right, uint32_t rank,
+                      struct lb_str *scratch)
 {
-    struct lb_str s = {0};
-    bool plain = !lb_tok_unmap(left.data, left.len, &s);
-    size_t n_left = s.len;
-    int32_t a = lb_tok_find(t, s.data ? s.data : "", n_left, plain);
-    bool plain_right = !lb_tok_unmap(right.data, right.len, &s);
-    int32_t b = lb_tok_find(t, s.data ? s.data + n_left : "", s.len - n_left, plain_right);
+    struct lb_str *s = scratch;
+    lb_str_clear(s);
+    bool plain = !lb_tok_unmap(left.data, left.len, s);
+    size_t n_left = s->len;
+    int32_t a = lb_tok_find(t, s->data ? s->data : "", n_left, plain);
+    bool plain_right = !lb_tok_unmap(right.data, right.len, s);
+    int32_t b = lb_tok_find(t, s->data ? s->data + n_left : "", s->len - n_left, plain_right);
     int32_t c = -1;
     if (plain != plain_right) {
         /* one side was turned into bytes, the whole is not: join the texts as they are written */
-        lb_str_clear(&s);
-        lb_str_put(&s, left.data, left.len);
-        lb_str_put(&s, right.data, right.len);
+        lb_str_clear(s);
+        lb_str_put(s, left.data, left.len);
+        lb_str_put(s, right.data, right.len);
         plain = true;
     }
-    if (!s.failed)
-        c = lb_tok_find(t, s.data ? s.data : "", s.len, plain);
-    lb_str_release(&s);
+    if (!s->failed)
+        c = lb_tok_find(t, s->data ? s->data : "", s->len, plain);
     if (a < 0 || b < 0 || c < 0)
         return false;
     struct lb_merge *m = merge_slot(t, a, b);

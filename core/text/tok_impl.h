@@ -137,8 +137,9 @@ bool lb_tok_set(struct lb_tok *t, int32_t id, const char *bytes, size_t n, uint3
 int32_t lb_tok_find(const struct lb_tok *t, const char *bytes, size_t n, bool plain); /* -1: none */
 
 /* Adds the merge left + right of a rank; false when one of the three tokens is unknown. A pair that comes twice keeps
- * its later rank. The texts are as the file writes them. */
-bool lb_tok_add_merge(struct lb_tok *t, struct lb_bytes left, struct lb_bytes right, uint32_t rank);
+ * its later rank. The texts are as the file writes them; what scratch holds is lost. */
+bool lb_tok_add_merge(struct lb_tok *t, struct lb_bytes left, struct lb_bytes right, uint32_t rank,
+                      struct lb_str *scratch);
 void lb_tok_find_bytes(struct lb_tok *t); /* fills byte_id */
 
 /* Ids of one pre-token (models.md 3.3), through the context's cache of words. */

@@ -211,7 +211,7 @@ static enum lb_status add_merges(struct lb_tok_load *l, json_t *merges)
             continue;
         if (!read_merge(v, &left, &right))
             return lb_tok_bad(l, "model.merges[%zu] is not two tokens", i);
-        if (lb_tok_add_merge(l->t, left, right, rank++))
+        if (lb_tok_add_merge(l->t, left, right, rank++, &l->text))
             continue;
         lb_str_clear(&l->text);
         lb_str_put(&l->text, left.data, left.len);

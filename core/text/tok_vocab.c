@@ -120,20 +120,21 @@ static enum lb_status add_tokens(struct lb_tok *t, const struct lb_vocab *v, str
 
 static enum lb_status add_merges(struct lb_tok *t, const struct lb_vocab *v, struct lb_err *err)
 {
-    for (size_t i = 0; i < v->n_merge; i++) {
+    struct lb_str text = {0};
+    enum lb_status status = LB_OK;
+    for (size_t i = 0; i < v->n_merge && status == LB_OK; i++) {
         struct lb_bytes m = v->merge[i];
         const char *space = m.len > 2 ? memchr(m.data + 1, ' ', m.len - 2) : NULL;
         struct lb_bytes left = {m.data, space ? (size_t)(space - m.data) : 0};
         struct lb_bytes right = {space ? space + 1 : m.data, space ? m.len - left.len - 1 : 0};
-        if (space && lb_tok_add_merge(t, left, right, (uint32_t)i))
+        if (space && lb_tok_add_merge(t, left, right, (uint32_t)i, &text))
             continue;
-        struct lb_str shown = {0};
-        lb_err_set(err, LB_E_INPUT, "tokenizer.ggml.merges[%zu] %s %s", i, lb_tok_shown(&shown, m.data, m.len),
-                   space ? "names a token that tokenizer.ggml.tokens lacks" : "is not two tokens with a space between");
-        lb_str_release(&shown);
-        return LB_E_INPUT;
+        status = lb_err_set(err, LB_E_INPUT, "tokenizer.ggml.merges[%zu] %s %s", i, lb_tok_shown(&text, m.data, m.len),
+                            space ? "names a token that tokenizer.ggml.tokens lacks"
+                                  : "is not two tokens with a space between");
     }
-    return LB_OK;
+    lb_str_release(&text);
+    return status;
 }
 
 static enum lb_status add_patterns(struct lb_tok *t, const struct pre_kind *kind, struct lb_err *err)

@@ -175,6 +175,7 @@ static int64_t linear_items(const struct lk_linear *a)
 struct piece {
     int64_t row_begin, row_end; /* activation panels */
     int64_t begin, end;         /* weight panels */
+    int64_t after;              /* the weight panel that is likely to be read after them */
 };
 
 LK_INLINE void epilogue(const struct lk_linear *a, struct lk_tile *t, struct lk_lane_best *best,
@@ -197,7 +198,7 @@ LK_INLINE void panel_rows(const struct lk_linear *a, const struct plan *plan, co
     int64_t n_col = lk_cols_packed(a->a.cols), step = n_col * PANEL * elem, first = 0;
     const char *w = (const char *)a->w + panel * step;
     /* every row panel asks for its share of the weights that come next: all at once would wait for memory */
-    int64_t next = panel + 1 + two < plan->n_panel ? 1 + two : 0;
+    int64_t next = (panel + 1 + two < piece->end ? panel + 1 + two : piece->after) - panel;
     int64_t ahead_step = lk_ceil_div(two ? 2 * line : line, piece->row_end - piece->row_begin);
     struct lk_tiles tiles;
     for (int64_t ip = piece->row_begin; ip < piece->row_end; ip++) {
@@ -235,6 +236,7 @@ LK_INLINE void linear(const struct lk_linear *a, int64_t begin, int64_t end, con
             .row_end = plan.rows.n * (chunk + 1) / plan.n_chunk,
             .begin = group * plan.group,
             .end = lk_min((group + 1) * plan.group, plan.n_panel),
+            .after = (item + 1 + (item + 1 < end ? 0 : a->skip_items)) % plan.n_group * plan.group,
         };
         int64_t row = lk_panel_begin(&plan.rows, piece.row_begin);
         int64_t n_row = lk_panel_begin(&plan.rows, piece.row_end) - row;

@@ -5,9 +5,9 @@
 
 #define ROWS LK_AVX512_ROWS
 #define PANEL LK_AVX512_PANEL
-#define HEAD_PANELS 8 /* activation panels of one item of the head: their best stay in the first cache */
-#define CHUNK_BYTES ((int64_t)384 << 10) /* activations of one item: they stay in the second cache */
-#define PAIR_ROWS 4                      /* up to here two weight panels at a time, to hide the instruction's latency */
+#define HEAD_PANELS 8   /* activation panels of one item of the head: their best stay in the first cache */
+#define CHUNK_PANELS 16 /* activation panels of an item at least, where there are so many */
+#define PAIR_ROWS 4     /* up to here two weight panels at a time, to hide the instruction's latency */
 
 static size_t weight_elems(int64_t n_out, const struct lk_cols *cols)
 {
@@ -145,7 +145,8 @@ LK_INLINE struct plan plan_of(const struct lk_linear *a, const enum lk_type type
     struct plan p = {.rows = lk_panels_of(a->a.n_row, ROWS), .n_panel = lk_ceil_div(a->n_out, PANEL), .group = 1};
     if (p.rows.n == 0)
         return p;
-    int64_t most = CHUNK_BYTES / (ROWS * 4 * (lk_cols_packed(a->a.cols) / lk_per_word(type) + 1));
+    int64_t panel_bytes = ROWS * 4 * (lk_cols_packed(a->a.cols) / lk_per_word(type));
+    int64_t most = lk_chunk_panels(a->l2_bytes, panel_bytes, CHUNK_PANELS);
     if (a->epilogue == LK_EP_HEAD) {
         p.group = LK_HEAD_BLOCK / PANEL;
         most = lk_min(most, HEAD_PANELS);
@@ -153,7 +154,7 @@ LK_INLINE struct plan plan_of(const struct lk_linear *a, const enum lk_type type
         p.group = 2;
     }
     p.n_group = lk_ceil_div(p.n_panel, p.group);
-    p.n_chunk = lk_ceil_div(p.rows.n, most < 1 ? 1 : most);
+    p.n_chunk = lk_ceil_div(p.rows.n, most);
     return p;
 }
 
@@ -173,6 +174,7 @@ static int64_t linear_items_bf16(const struct lk_linear *a)
 struct piece {
     int64_t row_begin, row_end; /* activation panels */
     int64_t begin, end;         /* weight panels */
+    int64_t after;              /* the weight panel that is likely to be read after them */
     struct lk_lane_best *best;  /* LK_EP_HEAD: of the rows */
 };
 
@@ -182,7 +184,9 @@ LK_INLINE void panel_rows(const struct lk_linear *a, const struct plan *plan, co
 {
     int64_t n_word = lk_cols_packed(a->a.cols) / lk_per_word(type), step = n_word * PANEL, first = 0;
     const uint32_t *w = (const uint32_t *)a->w + panel * step;
-    int64_t next = panel + 1 + two < plan->n_panel ? 1 + two : 0;
+    /* every row panel asks for its share of the weights that come next: all at once would wait for memory */
+    int64_t next = (panel + 1 + two < piece->end ? panel + 1 + two : piece->after) - panel;
+    int64_t ahead_step = lk_ceil_div(two ? 256 : 128, piece->row_end - piece->row_begin);
     struct lk_tiles tiles;
     for (int64_t ip = piece->row_begin; ip < piece->row_end; ip++) {
         int64_t row = lk_panel_begin(&plan->rows, ip);
@@ -192,10 +196,9 @@ LK_INLINE void panel_rows(const struct lk_linear *a, const struct plan *plan, co
             .w = w,
             .w2 = w + step,
             .cols = a->a.cols,
-            .ahead = (const char *)(w + next * step),
+            .ahead = (const char *)(w + next * step) + (ip - piece->row_begin) * ahead_step * n_word,
+            .ahead_step = ahead_step,
         };
-        if (ip == piece->row_begin)
-            p.ahead_step = two ? 256 : 128;
         (two ? two_panels[type] : one_panel[type])[r](&p, &tiles);
         struct lk_tile t = {tiles.tile[0], two ? 2 * PANEL : PANEL, r, row, panel};
         for (int i = 0; i <= two; i++, t.v += PANEL, t.panel++)
@@ -215,6 +218,7 @@ LK_INLINE void linear(const struct lk_linear *a, int64_t begin, int64_t end, con
             .row_end = plan.rows.n * (chunk + 1) / plan.n_chunk,
             .begin = group * plan.group,
             .end = lk_min((group + 1) * plan.group, plan.n_panel),
+            .after = (item + 1 + (item + 1 < end ? 0 : a->skip_items)) % plan.n_group * plan.group,
             .best = best,
         };
         int64_t row = lk_panel_begin(&plan.rows, piece.row_begin);

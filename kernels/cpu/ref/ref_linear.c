@@ -22,30 +22,99 @@ static size_t weight_bytes_bf16(int64_t n_out, const struct lk_cols *cols)
     return weight_elems(n_out, cols) * sizeof(uint16_t);
 }
 
-static float source(const struct lk_pack *a, int64_t j, int64_t k)
+#define BLOCK 32  /* columns of K that are packed at a time: whole lines of bf16, and segments end with them */
+#define AHEAD 256 /* bytes */
+#define EIGHT __attribute__((vector_size(16))) uint16_t
+
+/* v[i][j] becomes v[j][i]. Interleaving row i with row i + 4 rotates the six bits of (row, column) by one; three times
+ * swap the two. */
+static inline void transpose8(EIGHT v[8])
+{
+    for (int round = 0; round < 3; round++) {
+        EIGHT t[8];
+        for (int i = 0; i < 4; i++) {
+            t[2 * i] = __builtin_shufflevector(v[i], v[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
+            t[2 * i + 1] = __builtin_shufflevector(v[i], v[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
+        }
+        memcpy(v, t, sizeof t);
+    }
+}
+
+/* Columns k .. k + n - 1 of row j, 0 <= n <= BLOCK, and zeros behind them, as f32 or as bf16. */
+static inline void block_f32(const struct lk_pack *a, int j, int64_t k, int64_t n, float to[BLOCK])
 {
     const char *row = a->row[j];
-    if (!row)
-        return 0;
-    uint16_t half;
-    float x;
-    if (a->type == LK_BF16) {
-        memcpy(&half, row + k * 2, sizeof half);
-        return lk_widen(half);
+    memset(to, 0, BLOCK * sizeof *to);
+    if (!row || n == 0)
+        return;
+    if (a->type == LK_F32) {
+        memcpy(to, row + k * 4, (size_t)n * sizeof *to);
+        return;
     }
-    memcpy(&x, row + k * 4, sizeof x);
-    return x;
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t half;
+        memcpy(&half, row + (k + i) * 2, sizeof half);
+        to[i] = lk_widen(half);
+    }
+}
+
+static inline void block_bf16(const struct lk_pack *a, int j, int64_t k, int64_t n, uint16_t to[BLOCK])
+{
+    if (a->type == LK_BF16 && a->row[j] && n == BLOCK) {
+        memcpy(to, (const char *)a->row[j] + k * 2, BLOCK * sizeof *to);
+        return;
+    }
+    float x[BLOCK];
+    block_f32(a, j, k, n, x);
+    for (int i = 0; i < BLOCK; i++)
+        to[i] = lk_round(x[i]);
+}
+
+/* A block of the panel from all its rows. Rows are often 4096 bytes apart, where one set of the first cache has to hold
+ * them all: each line is read at once, once, and asked for ahead. */
+static inline void pack_block_bf16(const struct lk_pack *a, int64_t k, int64_t n, uint16_t *to)
+{
+    uint16_t x[PANEL][BLOCK];
+    for (int j = 0; j < PANEL; j++) {
+        if (a->row[j])
+            __builtin_prefetch((const char *)a->row[j] + k * 2 + AHEAD);
+        block_bf16(a, j, k, n, x[j]);
+    }
+    for (int at = 0; at < BLOCK; at += 8) {
+        for (int half = 0; half < PANEL; half += 8) {
+            EIGHT v[8];
+            for (int j = 0; j < 8; j++)
+                memcpy(&v[j], &x[half + j][at], sizeof v[j]);
+            transpose8(v);
+            for (int i = 0; i < 8; i++)
+                memcpy(to + (at + i) * PANEL + half, &v[i], sizeof v[i]);
+        }
+    }
+}
+
+static inline void pack_block_f32(const struct lk_pack *a, int64_t k, int64_t n, float *to)
+{
+    for (int j = 0; j < PANEL; j++) {
+        float x[BLOCK];
+        block_f32(a, j, k, n, x);
+        for (int i = 0; i < BLOCK; i++)
+            to[i * PANEL + j] = x[i];
+    }
 }
 
 static inline void pack(const struct lk_pack *a, enum lk_type type)
 {
     const struct lk_cols *c = a->cols;
-    int64_t base = a->panel * PANEL * lk_cols_packed(c);
+    int64_t at = a->panel * PANEL * lk_cols_packed(c);
     for (int s = 0; s < c->n_seg; s++) {
-        for (int64_t kp = c->packed[s]; kp < c->packed[s + 1]; kp++) {
-            int64_t k = c->begin[s] + (kp - c->packed[s]);
-            for (int64_t j = 0; j < PANEL; j++)
-                lk_ref_put(a->w, base + kp * PANEL + j, k < c->begin[s + 1] ? source(a, j, k) : 0, type);
+        for (int64_t kp = c->packed[s]; kp < c->packed[s + 1]; kp += BLOCK) {
+            int64_t k = c->begin[s] + (kp - c->packed[s]), n = lk_min(c->begin[s + 1] - k, BLOCK);
+            if (n < 0)
+                n = 0;
+            if (type == LK_F32)
+                pack_block_f32(a, k, n, (float *)a->w + at + kp * PANEL);
+            else
+                pack_block_bf16(a, k, n, (uint16_t *)a->w + at + kp * PANEL);
         }
     }
 }
