@@ -28,16 +28,16 @@ enum { N_MODEL = sizeof models / sizeof *models };
 
 /* How much of the contract is run: LB_TEST_FULL=1 all of it; otherwise a fixed sample, smaller where a sanitizer or the
  * model of an instruction set makes each run many times slower. */
-enum extent { EXTENT_SLOW, EXTENT_SAMPLE, EXTENT_FULL };
+enum extent { EXTENT_MODEL, EXTENT_SANITIZED, EXTENT_SAMPLE, EXTENT_FULL };
 
 static enum extent extent(void)
 {
     if (getenv("LB_TEST_FULL"))
         return EXTENT_FULL;
     if (golden_without)
-        return EXTENT_SLOW;
+        return EXTENT_MODEL;
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    return EXTENT_SLOW;
+    return EXTENT_SANITIZED;
 #else
     return EXTENT_SAMPLE;
 #endif
@@ -49,7 +49,7 @@ static bool in_sample(const char *name)
 {
     static const char *const sample[] = {"llama-gqa-tied", "llama-dynamic-ntk", "llama-mha", "llama-bias",
                                          "llama-gguf-q4_0"};
-    size_t n = extent() == EXTENT_SLOW ? 2 : sizeof sample / sizeof *sample;
+    size_t n = extent() < EXTENT_SAMPLE ? 2 : sizeof sample / sizeof *sample;
     if (extent() == EXTENT_FULL)
         return true;
     for (size_t i = 0; i < n; i++)
@@ -340,7 +340,7 @@ static void contract_of(const char *path, const char *dtype, const char *isa, co
     }
     static const int variants[][3] = {{16, 1, 256},  {16, 2, 256}, {512, 1, 256},
                                       {512, 3, 256}, {16, 3, 5},   {512, 2, 1}};
-    for (size_t v = 0; v < sizeof variants / sizeof *variants; v++) {
+    for (size_t v = 0; v < sizeof variants / sizeof *variants; v += extent() == EXTENT_MODEL ? 2 : 1) {
         o.batch_tokens = variants[v][0];
         o.threads = variants[v][1];
         o.max_seqs = variants[v][2];
@@ -523,7 +523,7 @@ static void test_shapes(void **state)
         json_t *rows = shape_rows(s);
         for (const char *const *isa = golden_sets(); *isa; isa++)
             naive_of(m, i, dir, *isa, rows);
-        bool singles = extent() != EXTENT_SLOW;
+        bool singles = extent() >= EXTENT_SAMPLE;
         contract_of_sets(dir, rows, singles, false);
         json_decref(rows);
         naive_free(m);
