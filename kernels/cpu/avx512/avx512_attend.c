@@ -190,7 +190,7 @@ static void put_head(const struct lk_act *out, int64_t row, int64_t col, const f
 
 static void attend(const struct lk_attend *a, int64_t begin, int64_t end)
 {
-    struct lk_attend_set set = {ROWS, lk_ceil_div(a->kv.head_dim, 2), take_page, put_head};
+    struct lk_attend_set set = {ROWS, lk_ceil_div(a->kv.head_dim, 2), take_page, put_head, NULL};
     lk_attend_items(&set, a, begin, end);
 }
 
