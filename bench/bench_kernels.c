@@ -83,7 +83,8 @@ static void bench(struct lb_team *team, const struct lk_cpu *lk, const struct pr
                            .epilogue = p->epilogue,
                            .y = (float *)(void *)y,
                            .out = {out, n_row, &out_cols},
-                           .best = (struct lk_best *)(void *)y}};
+                           .best = (struct lk_best *)(void *)y,
+                           .l2_bytes = lk_cpu_l2_bytes()}};
         int64_t n_item = lk->linear_items(&job.args), grain = n_item / (CLAIMS * lb_team_size(team));
         double best = 1e9, stop = now() + 0.15;
         for (size_t i = 0; i < 3 || now() < stop; i++) {

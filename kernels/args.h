@@ -70,6 +70,7 @@ struct lk_linear {
     struct lk_act out;    /* LK_EP_SWIGLU: [a.n_row, ffn] */
     struct lk_best *best; /* LK_EP_HEAD: [a.n_row, ceil(n_out / LK_HEAD_BLOCK)] */
     float *const *logits; /* LK_EP_HEAD: [a.n_row]; NULL where not asked for, else [n_out] f32 */
+    int64_t l2_bytes;     /* a core's second cache, for cutting the work: results never depend on it; 0: unknown */
 };
 
 /* For each row with logits: the natural log of the sum of exponentials and the LK_TOP largest logits, by value, ties

@@ -236,6 +236,7 @@ enum lb_status lb_cpu_open(struct lb_backend **out, const struct lb_backend_spec
         return status;
     }
     lk_cpu_init(&c->lk, (enum lk_type)spec->dtype, allowed);
+    c->l2_bytes = lk_cpu_l2_bytes();
     c->base.ops = &cpu_ops;
     c->base.dtype = spec->dtype;
     c->base.device = "cpu";

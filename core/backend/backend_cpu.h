@@ -43,6 +43,7 @@ struct lb_cpu_piece {
 struct lb_cpu {
     struct lb_backend base; /* first: a struct lb_backend * is this */
     struct lk_cpu lk;
+    int64_t l2_bytes;
     struct lb_team *team;
     struct lb_cpu_chunk *chunk;
     struct lb_kv_mem *kv_list;

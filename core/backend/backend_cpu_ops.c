@@ -84,7 +84,8 @@ void lb_cpu_linear(struct lb_backend *be, const struct lb_linear_args *a)
          .w = a->w->w,
          .n_out = a->w->n_out,
          .epilogue = of[a->epilogue],
-         .bias = a->bias},
+         .bias = a->bias,
+         .l2_bytes = c->l2_bytes},
     };
     if (a->epilogue == LB_SWIGLU)
         job.args.out = (struct lk_act){a->y_act->data, n_tok, &a->y_act->cols};
@@ -199,7 +200,8 @@ void lb_cpu_head(struct lb_backend *be, const struct lb_actbuf *a, const struct 
          .n_out = w->n_out,
          .epilogue = LK_EP_HEAD,
          .best = c->best,
-         .logits = c->logits_of},
+         .logits = c->logits_of,
+         .l2_bytes = c->l2_bytes},
     };
     int64_t n_item = c->lk.linear_items(&job.args);
     lb_team_run(c->team, run_linear, &job, n_item, lb_cpu_grain(c, n_item, CLAIMS));

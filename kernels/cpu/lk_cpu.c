@@ -11,6 +11,7 @@ static const struct set {
     void (*init)(struct lk_cpu *t, enum lk_type type);
 } sets[] = {
     {"ref", LK_ISA_REF, lk_ref_init},
+    {"avx2", LK_ISA_AVX2, lk_avx2_init},
     {"avx512bf16", LK_ISA_AVX512BF16, lk_avx512_init},
     {"amx", LK_ISA_AMX, lk_amx_init},
 };
@@ -25,8 +26,10 @@ unsigned lk_cpu_detect(void)
 #elif defined(__x86_64__)
     /* the compiler's answer includes whether the operating system saves the registers (xgetbv) */
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx512f") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+        return have;
+    have |= LK_ISA_AVX2;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16"))
         have |= LK_ISA_AVX512BF16;
     /* Linux gives a process the use of tiles when it asks for it, all its threads at once: ARCH_REQ_XCOMP_PERM of
@@ -44,6 +47,12 @@ const char *lk_cpu_set(int i, unsigned *bit)
         return NULL;
     *bit = sets[i].bit;
     return sets[i].name;
+}
+
+int64_t lk_cpu_l2_bytes(void)
+{
+    long bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    return bytes > 0 ? bytes : 0;
 }
 
 unsigned lk_cpu_parse(const char *list)

@@ -58,13 +58,17 @@ const char *lk_cpu_set(int i, unsigned *bit);
 /* "ref,avx512bf16" -> bits; 0 when a name is unknown. */
 unsigned lk_cpu_parse(const char *list);
 
+/* Bytes of a core's second cache; 0 when the system does not say. */
+int64_t lk_cpu_l2_bytes(void);
+
 /* Fills the table: the last set of `allowed` that covers `type`. `allowed` must be a subset of lk_cpu_detect(). */
 void lk_cpu_init(struct lk_cpu *t, enum lk_type type, unsigned allowed);
 
 /* Each set's own init, for lk_cpu_init and tests: ref fills every entry; another set overrides what it has in a table
- * that ref has filled, for the types it covers (avx512bf16 and amx: LK_BF16 alone, others leave the table as it is).
- * amx fills what it shares with avx512bf16 by that set's init. */
+ * that ref has filled, for the types it covers. amx covers bf16, and fills what it shares with avx512bf16 by that set's
+ * init. */
 void lk_ref_init(struct lk_cpu *t, enum lk_type type);
+void lk_avx2_init(struct lk_cpu *t, enum lk_type type);
 void lk_avx512_init(struct lk_cpu *t, enum lk_type type);
 void lk_amx_init(struct lk_cpu *t, enum lk_type type);
 

@@ -92,7 +92,13 @@ static void bench_product(const struct lk_cpu *t, const struct product *p)
     for (int m = 0; m < N_ROWS; m++) {
         int64_t n_row = rows_of[m], n_run = 0;
         struct lk_act a = check_random_act(t, n_row, &cols, values), out = check_act(t, n_row, &out_cols);
-        struct lk_linear args = {.a = a, .n_out = p->n_out, .epilogue = p->epilogue, .y = y, .out = out, .best = best};
+        struct lk_linear args = {.a = a,
+                                 .n_out = p->n_out,
+                                 .epilogue = p->epilogue,
+                                 .y = y,
+                                 .out = out,
+                                 .best = best,
+                                 .l2_bytes = lk_cpu_l2_bytes()};
         double fastest = 1e9, stop = now() + 0.15;
         do {
             args.w = w + (size_t)(n_run % n_copy) * bytes;

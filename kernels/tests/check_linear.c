@@ -223,13 +223,14 @@ static void alone(const struct lk_cpu *t, const struct lk_cols *cols, int64_t n_
     struct lk_act all = check_act(t, n_row, cols), single = check_act(t, 1, cols);
     struct lk_norm norm = {.y = all, .x = x, .w = w, .eps = 1e-5f};
     t->norm(&norm, 0, t->norm_items(&norm));
-    struct lk_linear linear = {.a = all, .w = packed, .n_out = n_out, .y = y};
+    struct lk_linear linear = {.a = all, .w = packed, .n_out = n_out, .y = y, .l2_bytes = 1 + check_random() % 65536};
     CHECK_SPLIT(t->linear, &linear, t->linear_items(&linear));
     for (int64_t i = 0; i < n_row; i++) {
         int32_t row = (int32_t)i;
         norm.y = linear.a = single;
         norm.row = &row;
         linear.y = one;
+        linear.l2_bytes = 0;
         t->norm(&norm, 0, t->norm_items(&norm));
         CHECK_SPLIT(t->linear, &linear, t->linear_items(&linear));
         check_that(memcmp(one, y + i * n_out, (size_t)n_out * sizeof *one) == 0, t, "linear",

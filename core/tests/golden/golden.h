@@ -22,7 +22,12 @@ struct golden_out {
 void golden_run(struct lb_options *options, const json_t *rows, struct golden_out *out);
 void golden_out_release(struct golden_out *out);
 
-/* Options for a golden model: f32 on the reference set, progress and log off. */
+/* The kernel sets of this program that are to be tested, behind the last one NULL: all that it has but `without`, which
+ * main takes from the command line (another program has tested it). */
+const char *const *golden_sets(void);
+extern const char *golden_without;
+
+/* Options for a golden model: f32 on the best set, progress and log off. */
 void golden_options(struct lb_options *o, const char *model);
 
 /* Lines of a .jsonl file as an array, NULL when it is not there. */

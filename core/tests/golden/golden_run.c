@@ -13,6 +13,22 @@ static void print_log(void *ctx, enum lb_log_level level, const char *text)
         fprintf(stderr, "log: %s\n", text);
 }
 
+const char *golden_without;
+
+const char *const *golden_sets(void)
+{
+    static char list[128];
+    static const char *sets[16];
+    char *rest = list;
+    size_t n = 0;
+    snprintf(list, sizeof list, "%s", lb_isa_list());
+    for (char *set = strtok_r(list, " ", &rest); set && n < 15; set = strtok_r(NULL, " ", &rest))
+        if (!golden_without || strcmp(set, golden_without) != 0)
+            sets[n++] = set;
+    sets[n] = NULL;
+    return sets;
+}
+
 void golden_options(struct lb_options *o, const char *model)
 {
     lb_options_init(o);

@@ -26,16 +26,18 @@ static const char *const models[] = {
 };
 enum { N_MODEL = sizeof models / sizeof *models };
 
-/* How much of the contract is run: LB_TEST_FULL=1 all of it; otherwise a fixed sample, smaller where a sanitizer makes
- * each run many times slower. */
-enum extent { EXTENT_SANITIZED, EXTENT_SAMPLE, EXTENT_FULL };
+/* How much of the contract is run: LB_TEST_FULL=1 all of it; otherwise a fixed sample, smaller where a sanitizer or the
+ * model of an instruction set makes each run many times slower. */
+enum extent { EXTENT_SLOW, EXTENT_SAMPLE, EXTENT_FULL };
 
 static enum extent extent(void)
 {
     if (getenv("LB_TEST_FULL"))
         return EXTENT_FULL;
+    if (golden_without)
+        return EXTENT_SLOW;
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    return EXTENT_SANITIZED;
+    return EXTENT_SLOW;
 #else
     return EXTENT_SAMPLE;
 #endif
@@ -47,7 +49,7 @@ static bool in_sample(const char *name)
 {
     static const char *const sample[] = {"llama-gqa-tied", "llama-dynamic-ntk", "llama-mha", "llama-bias",
                                          "llama-gguf-q4_0"};
-    size_t n = extent() == EXTENT_SANITIZED ? 2 : sizeof sample / sizeof *sample;
+    size_t n = extent() == EXTENT_SLOW ? 2 : sizeof sample / sizeof *sample;
     if (extent() == EXTENT_FULL)
         return true;
     for (size_t i = 0; i < n; i++)
@@ -117,36 +119,49 @@ static double check_logprobs(const char *where, const json_t *golden, const json
     return worst;
 }
 
+static json_t *greedy_rows(const json_t *golden)
+{
+    json_t *rows = json_array();
+    for (size_t i = 0; i < json_array_size(golden); i++) {
+        const json_t *g = json_array_get(golden, i);
+        json_t *row = id_row(g, "", (json_int_t)json_array_size(json_object_get(g, "greedy_ids")));
+        json_object_set_new(row, "ignore_eos", json_true());
+        json_object_set_new(row, "logprobs", json_integer(8));
+        json_array_append_new(rows, row);
+    }
+    return rows;
+}
+
+static void greedy_of(const char *name, const char *path, const char *isa, const json_t *golden, const json_t *rows)
+{
+    struct lb_options o;
+    struct golden_out out;
+    golden_options(&o, path);
+    o.isa = isa;
+    golden_run(&o, rows, &out);
+    assert_int_equal(out.exit_code, 0);
+    assert_int_equal(out.stats.padding, 0);
+    double worst = 0;
+    for (size_t i = 0; i < json_array_size(golden); i++) {
+        const json_t *g = json_array_get(golden, i), *row = json_array_get(out.rows, i);
+        const char *id = json_string_value(json_object_get(g, "id"));
+        check_ids(id, json_object_get(g, "greedy_ids"), json_object_get(row, "token_ids"));
+        worst = fmax(worst, check_logprobs(id, g, row));
+        assert_string_equal(json_string_value(json_object_get(row, "finish_reason")), "length");
+    }
+    print_message("%s on %s: 12 rows equal, worst logit difference %.2g\n", name, out.stats.isa, worst);
+    golden_out_release(&out);
+}
+
 static void test_greedy(void **state)
 {
     (void)state;
     for (int m = 0; m < N_MODEL; m++) {
         char path[512];
         model_path(models[m], path, sizeof path);
-        json_t *golden = golden_rows(models[m], "golden.jsonl"), *rows = json_array();
-        for (size_t i = 0; i < json_array_size(golden); i++) {
-            const json_t *g = json_array_get(golden, i);
-            json_t *row = id_row(g, "", (json_int_t)json_array_size(json_object_get(g, "greedy_ids")));
-            json_object_set_new(row, "ignore_eos", json_true());
-            json_object_set_new(row, "logprobs", json_integer(8));
-            json_array_append_new(rows, row);
-        }
-        struct lb_options o;
-        struct golden_out out;
-        golden_options(&o, path);
-        golden_run(&o, rows, &out);
-        assert_int_equal(out.exit_code, 0);
-        assert_int_equal(out.stats.padding, 0);
-        double worst = 0;
-        for (size_t i = 0; i < json_array_size(golden); i++) {
-            const json_t *g = json_array_get(golden, i), *row = json_array_get(out.rows, i);
-            const char *id = json_string_value(json_object_get(g, "id"));
-            check_ids(id, json_object_get(g, "greedy_ids"), json_object_get(row, "token_ids"));
-            worst = fmax(worst, check_logprobs(id, g, row));
-            assert_string_equal(json_string_value(json_object_get(row, "finish_reason")), "length");
-        }
-        print_message("%s: 12 rows equal, worst logit difference %.2g\n", models[m], worst);
-        golden_out_release(&out);
+        json_t *golden = golden_rows(models[m], "golden.jsonl"), *rows = greedy_rows(golden);
+        for (const char *const *isa = golden_sets(); *isa; isa++)
+            greedy_of(models[m], path, *isa, golden, rows);
         json_decref(rows);
         json_decref(golden);
     }
@@ -318,6 +333,11 @@ static void contract_of(const char *path, const char *dtype, const char *isa, co
     golden_run(&o, rows, &base);
     assert_int_equal(base.exit_code, 0);
     assert_int_equal(base.stats.padding, 0);
+    if (strcmp(base.stats.isa, isa) != 0) { /* the set does not cover the type: it was ref's run once more */
+        assert_string_equal(dtype, "f32");
+        golden_out_release(&base);
+        return;
+    }
     static const int variants[][3] = {{16, 1, 256},  {16, 2, 256}, {512, 1, 256},
                                       {512, 3, 256}, {16, 3, 5},   {512, 2, 1}};
     for (size_t v = 0; v < sizeof variants / sizeof *variants; v++) {
@@ -347,15 +367,13 @@ static void contract_of(const char *path, const char *dtype, const char *isa, co
     golden_out_release(&base);
 }
 
-/* Every kernel set of this program's processor, in both types; rows alone too when `singles`, for the reference in bf16
+/* Every kernel set that is to be tested, in both types; rows alone too when `singles`, for the reference in bf16
  * when `ref_singles`. */
 static void contract_of_sets(const char *path, const json_t *rows, bool singles, bool ref_singles)
 {
-    char list[128], *rest = list;
-    snprintf(list, sizeof list, "%s", lb_isa_list());
-    for (const char *isa = strtok_r(list, " ", &rest); isa; isa = strtok_r(NULL, " ", &rest)) {
-        contract_of(path, "f32", isa, rows, singles);
-        contract_of(path, "bf16", isa, rows, strcmp(isa, "ref") == 0 ? ref_singles : singles);
+    for (const char *const *isa = golden_sets(); *isa; isa++) {
+        contract_of(path, "f32", *isa, rows, singles);
+        contract_of(path, "bf16", *isa, rows, strcmp(*isa, "ref") == 0 ? ref_singles : singles);
     }
 }
 
@@ -476,6 +494,23 @@ static json_t *shape_rows(const struct naive_shape *s)
     return rows;
 }
 
+static void naive_of(const struct naive_model *m, size_t i, const char *dir, const char *isa, const json_t *rows)
+{
+    const struct naive_shape *s = &shapes[i];
+    struct lb_options o;
+    struct golden_out out;
+    golden_options(&o, dir);
+    o.isa = isa;
+    golden_run(&o, rows, &out);
+    double worst = 0;
+    for (size_t r = 0; r < json_array_size(rows); r++)
+        worst = fmax(worst, naive_difference(m, s, json_array_get(out.rows, r)));
+    print_message("shape %zu (head_dim %d, %d:%d heads, vocabulary %d) on %s: worst log-probability difference %.2g\n",
+                  i, (int)s->head_dim, (int)s->n_head, (int)s->n_kv_head, (int)s->n_vocab, out.stats.isa, worst);
+    assert_true(worst <= TOLERANCE);
+    golden_out_release(&out);
+}
+
 static void test_shapes(void **state)
 {
     (void)state;
@@ -486,18 +521,9 @@ static void test_shapes(void **state)
         struct naive_model *m = naive_new(s, 7 + i);
         naive_write(m, dir);
         json_t *rows = shape_rows(s);
-        struct lb_options o;
-        struct golden_out out;
-        golden_options(&o, dir);
-        golden_run(&o, rows, &out);
-        double worst = 0;
-        for (size_t r = 0; r < json_array_size(rows); r++)
-            worst = fmax(worst, naive_difference(m, s, json_array_get(out.rows, r)));
-        print_message("shape %zu (head_dim %d, %d:%d heads, vocabulary %d): worst log-probability difference %.2g\n", i,
-                      (int)s->head_dim, (int)s->n_head, (int)s->n_kv_head, (int)s->n_vocab, worst);
-        assert_true(worst <= TOLERANCE);
-        golden_out_release(&out);
-        bool singles = extent() != EXTENT_SANITIZED;
+        for (const char *const *isa = golden_sets(); *isa; isa++)
+            naive_of(m, i, dir, *isa, rows);
+        bool singles = extent() != EXTENT_SLOW;
         contract_of_sets(dir, rows, singles, false);
         json_decref(rows);
         naive_free(m);
@@ -547,12 +573,19 @@ static void test_pad_is_eos(void **state)
 
 int golden_layers(void); /* test_layers.c */
 
-int main(void)
+/* test_golden [--without SET]: with it only what depends on the kernel sets. */
+int main(int argc, char **argv)
 {
+    golden_without = argc == 3 && strcmp(argv[1], "--without") == 0 ? argv[2] : NULL;
     const struct CMUnitTest independent[] = {cmocka_unit_test(test_shapes)};
     const struct CMUnitTest shared[] = {
-        cmocka_unit_test(test_greedy),     cmocka_unit_test(test_text),     cmocka_unit_test(test_end_tokens),
-        cmocka_unit_test(test_pad_is_eos), cmocka_unit_test(test_contract),
+        cmocka_unit_test(test_greedy),
+        cmocka_unit_test(test_contract),
+    };
+    const struct CMUnitTest once[] = {
+        cmocka_unit_test(test_text),
+        cmocka_unit_test(test_end_tokens),
+        cmocka_unit_test(test_pad_is_eos),
     };
     int failed = cmocka_run_group_tests_name("shapes", independent, NULL, NULL);
     if (access(GOLDENS "README.md", R_OK) != 0) {
@@ -560,5 +593,6 @@ int main(void)
         return failed ? failed : 77;
     }
     failed += golden_layers();
-    return failed + cmocka_run_group_tests_name("goldens", shared, NULL, NULL);
+    failed += cmocka_run_group_tests_name("sets", shared, NULL, NULL);
+    return golden_without ? failed : failed + cmocka_run_group_tests_name("goldens", once, NULL, NULL);
 }

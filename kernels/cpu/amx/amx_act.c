@@ -33,7 +33,7 @@ static void act_row(const struct lk_act *a, int64_t row, float *out)
 
 static int64_t act_rows(const struct lk_act *a)
 {
-    struct lk_panels p = lk_amx_panels_of(a->n_row);
+    struct lk_panels p = lk_panels_of(a->n_row, LK_AMX_ROWS);
     return lk_panel_begin(&p, p.n);
 }
 

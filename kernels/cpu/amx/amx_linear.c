@@ -7,7 +7,7 @@
 #define PANEL LK_AVX512_PANEL
 #define BLOCK_BYTES (2 * LK_AMX_BLOCK * PANEL) /* of weights */
 #define HEAD_PAIRS 4                           /* of one item of the head: their best stay in the first cache */
-#define CHUNK_BYTES ((int64_t)768 << 10)       /* activations of one item: they stay in the second cache */
+#define CHUNK_PAIRS 8                          /* of one item at least: fewer would wait for the weights from memory */
 #define BAND 4                                 /* pairs of activation panels whose sums are open together */
 #define RUN 8                                  /* blocks that a larger band takes at a time */
 #define BAND_NUMBERS (2 * BAND * ROWS * PANEL) /* sums of a band */
@@ -51,10 +51,11 @@ struct plan {
 
 static struct plan plan_of(const struct lk_linear *a)
 {
-    struct plan p = {.rows = lk_amx_panels_of(a->a.n_row), .n_panel = lk_ceil_div(a->n_out, PANEL), .group = 1};
+    struct plan p = {
+        .rows = lk_panels_of(a->a.n_row, LK_AMX_ROWS), .n_panel = lk_ceil_div(a->n_out, PANEL), .group = 1};
     if (p.rows.n == 0)
         return p;
-    int64_t most = CHUNK_BYTES / (2 * ROWS * 2 * (lk_cols_packed(a->a.cols) + 1));
+    int64_t most = lk_chunk_panels(a->l2_bytes, 2 * ROWS * 2 * lk_cols_packed(a->a.cols), CHUNK_PAIRS);
     if (a->epilogue == LK_EP_HEAD) {
         p.group = LK_HEAD_BLOCK / PANEL;
         most = lk_min(most, HEAD_PAIRS);
@@ -63,7 +64,7 @@ static struct plan plan_of(const struct lk_linear *a)
     }
     p.n_pair = lk_ceil_div(p.rows.n, 2);
     p.n_group = lk_ceil_div(p.n_panel, p.group);
-    p.n_chunk = lk_ceil_div(p.n_pair, most < 1 ? 1 : most);
+    p.n_chunk = lk_ceil_div(p.n_pair, most);
     return p;
 }
 

@@ -18,12 +18,6 @@
 
 #define LK_AMX_DIMS(head_dim) (((head_dim) + 31) / 32 * 32) /* dimensions of Q and of a K page, padding included */
 
-static inline struct lk_panels lk_amx_panels_of(int64_t n_row)
-{
-    int64_t n = lk_ceil_div(n_row, LK_AMX_ROWS);
-    return n == 0 ? (struct lk_panels){0, 0, 0} : (struct lk_panels){n, n_row / n, n_row % n};
-}
-
 /* Where a row is: packed column k at at[k / 32 * step + k % 32]; the panel's next row is 32 elements behind. */
 struct lk_amx_row {
     uint16_t *at;
@@ -32,10 +26,8 @@ struct lk_amx_row {
 
 static inline struct lk_amx_row lk_amx_row_of(const struct lk_act *a, int64_t row)
 {
-    struct lk_panels p = lk_amx_panels_of(a->n_row);
-    int64_t high = p.tall * (p.r + 1);
-    int64_t panel = row < high ? row / (p.r + 1) : p.tall + (row - high) / p.r;
-    int64_t begin = lk_panel_begin(&p, panel);
+    struct lk_panels p = lk_panels_of(a->n_row, LK_AMX_ROWS);
+    int64_t panel = lk_panel_of(&p, row), begin = lk_panel_begin(&p, panel);
     uint16_t *at = (uint16_t *)a->data + begin * lk_cols_packed(a->cols);
     return (struct lk_amx_row){at + (row - begin) * LK_AMX_BLOCK, lk_panel_rows(&p, panel) * LK_AMX_BLOCK};
 }

@@ -9,28 +9,47 @@
 #define CHUNK_BYTES ((int64_t)384 << 10) /* activations of one item: they stay in the second cache */
 #define PAIR_ROWS 4                      /* up to here two weight panels at a time, to hide the instruction's latency */
 
-static size_t weight_bytes(int64_t n_out, const struct lk_cols *cols)
+static size_t weight_elems(int64_t n_out, const struct lk_cols *cols)
 {
-    return (size_t)(lk_ceil_div(n_out, PANEL) * PANEL * lk_cols_packed(cols)) * sizeof(uint16_t);
+    return (size_t)(lk_ceil_div(n_out, PANEL) * PANEL * lk_cols_packed(cols));
 }
 
-static void pack(const struct lk_pack *a)
+static size_t weight_bytes_f32(int64_t n_out, const struct lk_cols *cols)
+{
+    return weight_elems(n_out, cols) * sizeof(float);
+}
+
+static size_t weight_bytes_bf16(int64_t n_out, const struct lk_cols *cols)
+{
+    return weight_elems(n_out, cols) * sizeof(uint16_t);
+}
+
+/* 16 words of source row j from column k on, of which n elements exist. */
+LK_INLINE __m512i source(const struct lk_pack *a, int64_t j, int64_t k, int64_t n, const enum lk_type type)
+{
+    const char *row = a->row[j];
+    if (!row || n <= 0)
+        return _mm512_setzero_si512();
+    if (type == LK_BF16)
+        return a->type == LK_BF16 ? lk_load32(row + 2 * k, (int)lk_min(n, 32))
+                                  : lk_round32((const float *)(const void *)(row + 4 * k), (int)lk_min(n, 32));
+    if (a->type == LK_BF16)
+        return (__m512i)lk_widen_low(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lk_mask16(n), row + 2 * k)));
+    return (__m512i)_mm512_maskz_loadu_ps(lk_mask16(n), row + 4 * k);
+}
+
+LK_INLINE void pack(const struct lk_pack *a, const enum lk_type type)
 {
     const struct lk_cols *c = a->cols;
-    uint32_t *w = (uint32_t *)a->w + a->panel * PANEL * (lk_cols_packed(c) / 2);
+    const int per = lk_per_word(type);
+    uint32_t *w = (uint32_t *)a->w + a->panel * PANEL * (lk_cols_packed(c) / per);
     for (int s = 0; s < c->n_seg; s++) {
-        for (int64_t k = c->begin[s]; k < c->begin[s + 1]; k += 32) {
-            int n = (int)lk_min(32, c->begin[s + 1] - k);
-            uint32_t *to = w + (c->packed[s] + (k - c->begin[s])) / 2 * PANEL;
+        for (int64_t at = c->packed[s]; at < c->packed[s + 1]; at += 16 * per) {
+            int64_t k = c->begin[s] + (at - c->packed[s]);
+            uint32_t *to = w + at / per * PANEL;
             for (int64_t j = 0; j < PANEL; j++) {
                 uint32_t word[16];
-                const char *row = a->row[j];
-                __m512i x = _mm512_setzero_si512();
-                if (row && a->type == LK_BF16)
-                    x = lk_load32(row + 2 * k, n);
-                else if (row)
-                    x = lk_round32((const float *)(const void *)(row + 4 * k), n);
-                _mm512_storeu_si512(word, x);
+                _mm512_storeu_si512(word, source(a, j, k, c->begin[s + 1] - k, type));
                 for (int i = 0; i < 16; i++)
                     to[i * PANEL + j] = word[i];
             }
@@ -38,21 +57,45 @@ static void pack(const struct lk_pack *a)
     }
 }
 
-/* Where columns col .. col + 15 of `out` begin as words of a packed row; -1 when they have no even place of their own
- * or zero columns follow them. */
-static int64_t whole_words(const struct lk_cols *c, int64_t col)
+static void pack_f32(const struct lk_pack *a)
 {
+    pack(a, LK_F32);
+}
+
+static void pack_bf16(const struct lk_pack *a)
+{
+    pack(a, LK_BF16);
+}
+
+/* Where columns col .. col + 15 of `out` begin as words of a packed row; -1 when they are not whole words or zero
+ * columns follow them. */
+LK_INLINE int64_t whole_words(const struct lk_cols *c, int64_t col, const enum lk_type type)
+{
+    const int per = lk_per_word(type);
     if (col + 16 > c->n_col)
         return -1;
     int s = lk_cols_seg(c, col);
     int64_t at = c->packed[s] + (col - c->begin[s]), end = c->begin[s + 1];
     bool alone = col + 16 < end || (col + 16 == end && at + 16 == c->packed[s + 1]);
-    return alone && at % 2 == 0 ? at / 2 : -1;
+    return alone && at % per == 0 ? at / per : -1;
 }
 
-static void put_tile(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n)
+static void put_tile_f32(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n)
 {
-    int64_t at = whole_words(out->cols, col);
+    int64_t at = whole_words(out->cols, col, LK_F32);
+    if (at < 0) {
+        for (int i = 0; i < t->r; i++)
+            lk_avx512_put_cols_f32(out, t->row + i, col, t->v + i * t->ld, n);
+        return;
+    }
+    struct lk_row to = lk_row_of(out, t->row, LK_F32);
+    for (int w = 0; w < 16; w += 8)
+        lk_put_words8(to.at + (at + w) * to.r, t->r, t->v + w, t->ld);
+}
+
+static void put_tile_bf16(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n)
+{
+    int64_t at = whole_words(out->cols, col, LK_BF16);
     if (at < 0) {
         for (int i = 0; i < t->r; i++)
             lk_avx512_put_cols(out, t->row + i, col, t->v + i * t->ld, n);
@@ -61,33 +104,35 @@ static void put_tile(const struct lk_act *out, const struct lk_tile *t, int64_t 
     _Alignas(64) uint32_t word[ROWS][8];
     for (int i = 0; i < t->r; i++)
         _mm256_storeu_si256((__m256i *)word[i], (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(t->v + i * t->ld)));
-    struct lk_row to = lk_row_of(out, t->row);
+    struct lk_row to = lk_row_of(out, t->row, LK_BF16);
     lk_put_words8(to.at + at * to.r, t->r, word[0], 8);
 }
 
 #define EACH_ROWS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
 
-#define ONE_PANEL(R)                                                       \
-    static void product##R(const struct lk_product *p, struct lk_tiles *t) \
-    {                                                                      \
-        lk_product_tile(R, 2, p, t);                                       \
+#define PRODUCT(name, R, N, type)                                    \
+    static void name(const struct lk_product *p, struct lk_tiles *t) \
+    {                                                                \
+        lk_product_tile(R, N, type, p, t);                           \
     }
+#define ONE_PANEL(R) PRODUCT(product##R##_f32, R, 2, LK_F32) PRODUCT(product##R##_bf16, R, 2, LK_BF16)
+#define TWO_PANELS(R) PRODUCT(product2_##R##_f32, R, 4, LK_F32) PRODUCT(product2_##R##_bf16, R, 4, LK_BF16)
 EACH_ROWS(ONE_PANEL)
-
-#define TWO_PANELS(R)                                                        \
-    static void product2_##R(const struct lk_product *p, struct lk_tiles *t) \
-    {                                                                        \
-        lk_product_tile(R, 4, p, t);                                         \
-    }
 TWO_PANELS(1)
 TWO_PANELS(2)
 TWO_PANELS(3)
 TWO_PANELS(4)
 
-#define NAME(R) product##R,
-static void (*const one_panel[])(const struct lk_product *, struct lk_tiles *) = {NULL, EACH_ROWS(NAME)};
-static void (*const two_panels[])(const struct lk_product *, struct lk_tiles *) = {NULL, product2_1, product2_2,
-                                                                                   product2_3, product2_4};
+#define NAME_F32(R) product##R##_f32,
+#define NAME_BF16(R) product##R##_bf16,
+static void (*const one_panel[2][ROWS + 1])(const struct lk_product *, struct lk_tiles *) = {
+    [LK_F32] = {NULL, EACH_ROWS(NAME_F32)},
+    [LK_BF16] = {NULL, EACH_ROWS(NAME_BF16)},
+};
+static void (*const two_panels[2][PAIR_ROWS + 1])(const struct lk_product *, struct lk_tiles *) = {
+    [LK_F32] = {NULL, product2_1_f32, product2_2_f32, product2_3_f32, product2_4_f32},
+    [LK_BF16] = {NULL, product2_1_bf16, product2_2_bf16, product2_3_bf16, product2_4_bf16},
+};
 
 /* How the work is cut: items are chunks of activation panels by groups of weight panels, the groups running fastest. */
 struct plan {
@@ -95,12 +140,12 @@ struct plan {
     int64_t n_panel, group, n_group, n_chunk;
 };
 
-static struct plan plan_of(const struct lk_linear *a)
+LK_INLINE struct plan plan_of(const struct lk_linear *a, const enum lk_type type)
 {
-    struct plan p = {.rows = lk_panels_of(a->a.n_row), .n_panel = lk_ceil_div(a->n_out, PANEL), .group = 1};
+    struct plan p = {.rows = lk_panels_of(a->a.n_row, ROWS), .n_panel = lk_ceil_div(a->n_out, PANEL), .group = 1};
     if (p.rows.n == 0)
         return p;
-    int64_t most = CHUNK_BYTES / (ROWS * 2 * (lk_cols_packed(a->a.cols) + 1));
+    int64_t most = CHUNK_BYTES / (ROWS * 4 * (lk_cols_packed(a->a.cols) / lk_per_word(type) + 1));
     if (a->epilogue == LK_EP_HEAD) {
         p.group = LK_HEAD_BLOCK / PANEL;
         most = lk_min(most, HEAD_PANELS);
@@ -112,9 +157,15 @@ static struct plan plan_of(const struct lk_linear *a)
     return p;
 }
 
-static int64_t linear_items(const struct lk_linear *a)
+static int64_t linear_items_f32(const struct lk_linear *a)
 {
-    struct plan p = plan_of(a);
+    struct plan p = plan_of(a, LK_F32);
+    return p.n_group * p.n_chunk;
+}
+
+static int64_t linear_items_bf16(const struct lk_linear *a)
+{
+    struct plan p = plan_of(a, LK_BF16);
     return p.n_group * p.n_chunk;
 }
 
@@ -122,13 +173,14 @@ static int64_t linear_items(const struct lk_linear *a)
 struct piece {
     int64_t row_begin, row_end; /* activation panels */
     int64_t begin, end;         /* weight panels */
+    struct lk_lane_best *best;  /* LK_EP_HEAD: of the rows */
 };
 
 /* The piece's activation panels against weight panel `panel`, and the next one when `two`. */
-static void panel_rows(const struct lk_linear *a, const struct plan *plan, const struct piece *piece, int64_t panel,
-                       bool two, struct lk_lane_best *best)
+LK_INLINE void panel_rows(const struct lk_linear *a, const struct plan *plan, const struct piece *piece, int64_t panel,
+                          bool two, const enum lk_type type)
 {
-    int64_t n_pair = lk_cols_packed(a->a.cols) / 2, step = n_pair * PANEL, first = 0;
+    int64_t n_word = lk_cols_packed(a->a.cols) / lk_per_word(type), step = n_word * PANEL, first = 0;
     const uint32_t *w = (const uint32_t *)a->w + panel * step;
     int64_t next = panel + 1 + two < plan->n_panel ? 1 + two : 0;
     struct lk_tiles tiles;
@@ -136,7 +188,7 @@ static void panel_rows(const struct lk_linear *a, const struct plan *plan, const
         int64_t row = lk_panel_begin(&plan->rows, ip);
         int r = lk_panel_rows(&plan->rows, ip);
         struct lk_product p = {
-            .a = (const uint32_t *)a->a.data + row * n_pair,
+            .a = (const uint32_t *)a->a.data + row * n_word,
             .w = w,
             .w2 = w + step,
             .cols = a->a.cols,
@@ -144,21 +196,17 @@ static void panel_rows(const struct lk_linear *a, const struct plan *plan, const
         };
         if (ip == piece->row_begin)
             p.ahead_step = two ? 256 : 128;
-        (two ? two_panels : one_panel)[r](&p, &tiles);
+        (two ? two_panels[type] : one_panel[type])[r](&p, &tiles);
         struct lk_tile t = {tiles.tile[0], two ? 2 * PANEL : PANEL, r, row, panel};
-        lk_epilogue(a, &t, best + first, put_tile);
-        if (two) {
-            t.v += PANEL;
-            t.panel++;
-            lk_epilogue(a, &t, best + first, put_tile);
-        }
+        for (int i = 0; i <= two; i++, t.v += PANEL, t.panel++)
+            lk_epilogue(a, &t, piece->best + first, type == LK_F32 ? put_tile_f32 : put_tile_bf16);
         first += r;
     }
 }
 
-static void linear(const struct lk_linear *a, int64_t begin, int64_t end)
+LK_INLINE void linear(const struct lk_linear *a, int64_t begin, int64_t end, const enum lk_type type)
 {
-    struct plan plan = plan_of(a);
+    struct plan plan = plan_of(a, type);
     struct lk_lane_best best[HEAD_PANELS * ROWS];
     for (int64_t item = begin; item < end; item++) {
         int64_t chunk = item / plan.n_group, group = item % plan.n_group;
@@ -167,6 +215,7 @@ static void linear(const struct lk_linear *a, int64_t begin, int64_t end)
             .row_end = plan.rows.n * (chunk + 1) / plan.n_chunk,
             .begin = group * plan.group,
             .end = lk_min((group + 1) * plan.group, plan.n_panel),
+            .best = best,
         };
         int64_t row = lk_panel_begin(&plan.rows, piece.row_begin);
         int64_t n_row = lk_panel_begin(&plan.rows, piece.row_end) - row;
@@ -175,7 +224,7 @@ static void linear(const struct lk_linear *a, int64_t begin, int64_t end)
                 lk_best_init(&best[i]);
         for (int64_t panel = piece.begin; panel < piece.end;) {
             bool two = a->a.n_row <= PAIR_ROWS && panel + 1 < piece.end;
-            panel_rows(a, &plan, &piece, panel, two, best);
+            panel_rows(a, &plan, &piece, panel, two, type);
             panel += 1 + two;
         }
         if (a->epilogue == LK_EP_HEAD)
@@ -183,12 +232,14 @@ static void linear(const struct lk_linear *a, int64_t begin, int64_t end)
                 a->best[(row + i) * plan.n_group + group] = lk_best_finish(&best[i]);
     }
 }
+LK_BOTH_TYPES(linear, lk_linear)
 
-void lk_avx512_linear_init(struct lk_cpu *t)
+void lk_avx512_linear_init(struct lk_cpu *t, enum lk_type type)
 {
+    bool f32 = type == LK_F32;
     t->panel_cols = PANEL;
-    t->weight_bytes = weight_bytes;
-    t->pack = pack;
-    t->linear_items = linear_items;
-    t->linear = linear;
+    t->weight_bytes = f32 ? weight_bytes_f32 : weight_bytes_bf16;
+    t->pack = f32 ? pack_f32 : pack_bf16;
+    t->linear_items = f32 ? linear_items_f32 : linear_items_bf16;
+    t->linear = f32 ? linear_f32 : linear_bf16;
 }

@@ -26,8 +26,8 @@ static inline float lk_inverse_rms(const float *x, int64_t n, float eps)
     return 1.0f / sqrtf(all / (float)n + eps);
 }
 
-/* Columns col .. col + 31 (n of them real) of one row, normed and rounded. */
-LK_INLINE __m512i lk_normed32(const struct lk_norm *a, const float *x, float inv, int64_t col, int64_t n)
+/* Columns col .. col + 31 (n of them real) of one row, normed. */
+LK_INLINE void lk_norm32(const struct lk_norm *a, const float *x, float inv, int64_t col, int64_t n, __m512 v[2])
 {
     __mmask16 m0 = 0xffff, m1 = 0xffff;
     if (n < 32) {
@@ -37,9 +37,16 @@ LK_INLINE __m512i lk_normed32(const struct lk_norm *a, const float *x, float inv
     __m512 s = _mm512_set1_ps(inv);
     __m512 lo = _mm512_mul_ps(_mm512_maskz_loadu_ps(m0, x + col), s);
     __m512 hi = _mm512_mul_ps(_mm512_maskz_loadu_ps(m1, x + col + 16), s);
-    lo = _mm512_mul_ps(lo, _mm512_maskz_loadu_ps(m0, a->w + col));
-    hi = _mm512_mul_ps(hi, _mm512_maskz_loadu_ps(m1, a->w + col + 16));
-    return (__m512i)_mm512_cvtne2ps_pbh(hi, lo);
+    v[0] = _mm512_mul_ps(lo, _mm512_maskz_loadu_ps(m0, a->w + col));
+    v[1] = _mm512_mul_ps(hi, _mm512_maskz_loadu_ps(m1, a->w + col + 16));
+}
+
+/* The same rounded to bf16. */
+LK_INLINE __m512i lk_normed32(const struct lk_norm *a, const float *x, float inv, int64_t col, int64_t n)
+{
+    __m512 v[2];
+    lk_norm32(a, x, inv, col, n, v);
+    return (__m512i)_mm512_cvtne2ps_pbh(v[1], v[0]);
 }
 
 #endif

@@ -1,6 +1,5 @@
-/* The register tile of the product: R rows by 16 * N columns, summed over one segment after another.
- * vdpbf16ps adds the products of the odd and then of the even element of a pair to each sum, so that the order of
- * additions is the pairs' order whatever the tile. */
+/* The register tile of the product: R rows by 16 * N columns, summed over one segment after another, word by word
+ * whatever the tile. vdpbf16ps adds the products of the odd and then of the even element of a pair to each sum. */
 #ifndef KERNELS_CPU_AVX512_AVX512_PRODUCT_H
 #define KERNELS_CPU_AVX512_AVX512_PRODUCT_H
 
@@ -15,10 +14,10 @@ struct lk_tiles {
 
 struct lk_product {
     const uint32_t *a;  /* activation panel */
-    const uint32_t *w;  /* weight panel, [pairs, 32] words */
+    const uint32_t *w;  /* weight panel, [n_word, 32] */
     const uint32_t *w2; /* N = 4: the second panel */
     const struct lk_cols *cols;
-    const char *ahead; /* memory that will be read next: N lines are fetched into the second cache a pair */
+    const char *ahead; /* memory that will be read next: N lines are fetched into the second cache a word */
     int64_t ahead_step;
 };
 
@@ -28,29 +27,30 @@ LK_INLINE int lk_merges(const struct lk_cols *cols, int s)
     return lk_cols_balanced(cols) ? __builtin_ctz(~(unsigned)s) : s > 0;
 }
 
-LK_INLINE void lk_product_tile(const int R, const int N, const struct lk_product *p, struct lk_tiles *t)
+LK_INLINE void lk_product_tile(const int R, const int N, const enum lk_type type, const struct lk_product *p,
+                               struct lk_tiles *t)
 {
     const struct lk_cols *cols = p->cols;
     const char *ahead = p->ahead;
     int wait = 0;
     for (int s = 0; s < cols->n_seg; s++) {
-        int64_t pair = cols->packed[s] / 2, end = cols->packed[s + 1] / 2;
-        const uint32_t *a = p->a + pair * R;
-        const uint32_t *w = p->w + pair * LK_AVX512_PANEL;
-        const uint32_t *w2 = N == 4 ? p->w2 + pair * LK_AVX512_PANEL : NULL;
+        int64_t word = cols->packed[s] / lk_per_word(type), end = cols->packed[s + 1] / lk_per_word(type);
+        const uint32_t *a = p->a + word * R;
+        const uint32_t *w = p->w + word * LK_AVX512_PANEL;
+        const uint32_t *w2 = N == 4 ? p->w2 + word * LK_AVX512_PANEL : NULL;
         __m512 acc[LK_AVX512_ROWS][4];
 #pragma GCC unroll 12
         for (int i = 0; i < R; i++)
 #pragma GCC unroll 4
             for (int j = 0; j < N; j++)
                 acc[i][j] = _mm512_setzero_ps();
-        for (; pair < end; pair++) {
-            __m512bh b[4];
-            b[0] = (__m512bh)_mm512_loadu_si512(w);
-            b[1] = (__m512bh)_mm512_loadu_si512(w + 16);
+        for (; word < end; word++) {
+            __m512i b[4];
+            b[0] = _mm512_loadu_si512(w);
+            b[1] = _mm512_loadu_si512(w + 16);
             if (N == 4) {
-                b[2] = (__m512bh)_mm512_loadu_si512(w2);
-                b[3] = (__m512bh)_mm512_loadu_si512(w2 + 16);
+                b[2] = _mm512_loadu_si512(w2);
+                b[3] = _mm512_loadu_si512(w2 + 16);
                 w2 += LK_AVX512_PANEL;
             }
 #pragma GCC unroll 4
@@ -58,10 +58,10 @@ LK_INLINE void lk_product_tile(const int R, const int N, const struct lk_product
                 _mm_prefetch(ahead + 64 * j, _MM_HINT_T1);
 #pragma GCC unroll 12
             for (int i = 0; i < R; i++) {
-                __m512bh x = (__m512bh)_mm512_set1_epi32((int)a[i]);
+                __m512i x = _mm512_set1_epi32((int)a[i]);
 #pragma GCC unroll 4
                 for (int j = 0; j < N; j++)
-                    acc[i][j] = _mm512_dpbf16_ps(acc[i][j], b[j], x);
+                    acc[i][j] = lk_step(type, acc[i][j], b[j], x);
             }
             a += R;
             w += LK_AVX512_PANEL;

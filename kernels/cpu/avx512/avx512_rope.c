@@ -5,20 +5,26 @@
 
 #define PAGE LK_PAGE_TOKENS
 
-static size_t q_bytes(int64_t n_tok, int64_t n_head, int64_t head_dim)
-{
-    return (size_t)(n_tok * n_head * lk_ceil_div(head_dim, 2)) * sizeof(uint32_t);
-}
+#define SIZES(type_name, type)                                                              \
+    static size_t q_bytes_##type_name(int64_t n_tok, int64_t n_head, int64_t head_dim)      \
+    {                                                                                       \
+        return (size_t)(n_tok * n_head * n_words(head_dim, type)) * sizeof(uint32_t);       \
+    }                                                                                       \
+    static size_t k_page_bytes_##type_name(int64_t head_dim)                                \
+    {                                                                                       \
+        return (size_t)(n_words(head_dim, type) * PAGE) * sizeof(uint32_t);                 \
+    }                                                                                       \
+    static size_t v_page_bytes_##type_name(int64_t head_dim)                                \
+    {                                                                                       \
+        return (size_t)(PAGE / lk_per_word(type) * LK_V_DIMS(head_dim)) * sizeof(uint32_t); \
+    }
 
-static size_t k_page_bytes(int64_t head_dim)
+LK_INLINE int64_t n_words(int64_t head_dim, const enum lk_type type)
 {
-    return (size_t)(lk_ceil_div(head_dim, 2) * PAGE) * sizeof(uint32_t);
+    return lk_ceil_div(head_dim, lk_per_word(type));
 }
-
-static size_t v_page_bytes(int64_t head_dim)
-{
-    return (size_t)(PAGE / 2 * LK_V_DIMS(head_dim)) * sizeof(uint32_t);
-}
+SIZES(f32, LK_F32)
+SIZES(bf16, LK_BF16)
 
 /* One head of a token. */
 struct head {
@@ -89,10 +95,12 @@ LK_INLINE __m512 rotated16(const struct lk_rope_kv *a, const struct head *h, int
     return _mm512_loadu_ps(out);
 }
 
-/* Words of the head's dimensions i .. i + 31. */
-LK_INLINE __m512i rotated32(const struct lk_rope_kv *a, const struct head *h, int64_t i)
+/* 16 words of the head from word w on. */
+LK_INLINE __m512i rotated_words(const struct lk_rope_kv *a, const struct head *h, int64_t w, const enum lk_type type)
 {
-    __m512 lo = rotated16(a, h, i), hi = rotated16(a, h, i + 16);
+    if (type == LK_F32)
+        return (__m512i)rotated16(a, h, w);
+    __m512 lo = rotated16(a, h, 2 * w), hi = rotated16(a, h, 2 * w + 16);
     return (__m512i)_mm512_cvtne2ps_pbh(hi, lo);
 }
 
@@ -102,26 +110,33 @@ static bool is_plain(const struct lk_rope_kv *a)
     return !a->interleaved && a->n_rot == a->kv.head_dim && a->n_rot % 64 == 0;
 }
 
-/* Plain case: words of dimensions i .. i + 31 and of those half a head behind them. */
-LK_INLINE void rotate_plain(const struct lk_rope_kv *a, const struct head *h, int64_t i, __m512i words[2])
+/* Plain case: 16 words from word w on and those half a head behind them. */
+LK_INLINE void rotate_plain(const struct lk_rope_kv *a, const struct head *h, int64_t w, __m512i words[2],
+                            const enum lk_type type)
 {
+    const int per = lk_per_word(type);
     int64_t half = a->n_rot / 2;
     __m512 first[2], second[2];
 #pragma GCC unroll 2
-    for (int j = 0; j < 2; j++) {
-        int64_t at = i + 16 * j;
+    for (int j = 0; j < per; j++) {
+        int64_t at = per * w + 16 * j;
         __m512 c = _mm512_loadu_ps(h->cos + at), s = _mm512_loadu_ps(h->sin + at);
         __m512 x = normed16(h, at, 0xffff), y = normed16(h, at + half, 0xffff);
         first[j] = _mm512_fmsub_ps(x, c, _mm512_mul_ps(y, s));
         second[j] = _mm512_fmadd_ps(y, c, _mm512_mul_ps(x, s));
     }
-    words[0] = (__m512i)_mm512_cvtne2ps_pbh(first[1], first[0]);
-    words[1] = (__m512i)_mm512_cvtne2ps_pbh(second[1], second[0]);
+    if (type == LK_F32) {
+        words[0] = (__m512i)first[0];
+        words[1] = (__m512i)second[0];
+    } else {
+        words[0] = (__m512i)_mm512_cvtne2ps_pbh(first[1], first[0]);
+        words[1] = (__m512i)_mm512_cvtne2ps_pbh(second[1], second[0]);
+    }
 }
 
-static void put_q(const struct lk_rope_kv *a, int64_t n_word, int64_t t, const float *x)
+LK_INLINE void put_q(const struct lk_rope_kv *a, int64_t n_word, int64_t t, const float *x, const enum lk_type type)
 {
-    int64_t n_kv = a->kv.n_kv_head, group = a->n_head / n_kv;
+    int64_t n_kv = a->kv.n_kv_head, group = a->n_head / n_kv, half = n_words(a->kv.head_dim, type) / 2;
     bool plain = is_plain(a);
     for (int64_t kv = 0; kv < n_kv; kv++) {
         uint32_t *to = (uint32_t *)a->q + (kv * a->n_tok + t) * group * n_word;
@@ -129,14 +144,14 @@ static void put_q(const struct lk_rope_kv *a, int64_t n_word, int64_t t, const f
             struct head h = head_of(a, t, x + ih * a->kv.head_dim, a->q_norm);
             if (!plain) {
                 for (int64_t w = 0; w < n_word; w += 16)
-                    _mm512_mask_storeu_epi32(to + w, lk_mask16(n_word - w), rotated32(a, &h, 2 * w));
+                    _mm512_mask_storeu_epi32(to + w, lk_mask16(n_word - w), rotated_words(a, &h, w, type));
                 continue;
             }
-            for (int64_t w = 0; w < n_word / 2; w += 16) {
+            for (int64_t w = 0; w < half; w += 16) {
                 __m512i words[2];
-                rotate_plain(a, &h, 2 * w, words);
+                rotate_plain(a, &h, w, words, type);
                 _mm512_storeu_si512(to + w, words[0]);
-                _mm512_storeu_si512(to + w + n_word / 2, words[1]);
+                _mm512_storeu_si512(to + w + half, words[1]);
             }
         }
     }
@@ -151,25 +166,33 @@ LK_INLINE void put_k_words(uint32_t *to, __m512i words, int64_t n)
         to[i * PAGE] = word[i];
 }
 
-static void put_k(const struct lk_rope_kv *a, const struct head *h, uint32_t *page)
+LK_INLINE void put_k(const struct lk_rope_kv *a, const struct head *h, uint32_t *page, const enum lk_type type)
 {
-    int64_t n_word = lk_ceil_div(a->kv.head_dim, 2);
+    int64_t n_word = n_words(a->kv.head_dim, type);
     if (!is_plain(a)) {
         for (int64_t w = 0; w < n_word; w += 16)
-            put_k_words(page + w * PAGE, rotated32(a, h, 2 * w), lk_min(16, n_word - w));
+            put_k_words(page + w * PAGE, rotated_words(a, h, w, type), lk_min(16, n_word - w));
         return;
     }
     for (int64_t w = 0; w < n_word / 2; w += 16) {
         __m512i words[2];
-        rotate_plain(a, h, 2 * w, words);
+        rotate_plain(a, h, w, words, type);
         put_k_words(page + w * PAGE, words[0], 16);
         put_k_words(page + (w + n_word / 2) * PAGE, words[1], 16);
     }
 }
 
+/* Position slot's row of a page in f32. */
+static void put_v_f32(const float *v, int64_t head_dim, uint32_t *page, int64_t slot)
+{
+    uint32_t *to = page + slot * LK_V_DIMS(head_dim);
+    for (int64_t d = 0; d < head_dim; d += 16)
+        _mm512_storeu_si512(to + d, (__m512i)_mm512_maskz_loadu_ps(lk_mask16(head_dim - d), v + d));
+}
+
 /* Position slot's halves of the words of a pair of positions: stores must not touch the other half, which may be
  * another thread's token. */
-static void put_v(const float *v, int64_t head_dim, uint32_t *page, int64_t slot)
+static void put_v_bf16(const float *v, int64_t head_dim, uint32_t *page, int64_t slot)
 {
     uint32_t *to = page + slot / 2 * LK_V_DIMS(head_dim);
     __mmask32 halves = slot % 2 ? 0xaaaaaaaau : 0x55555555u;
@@ -180,32 +203,45 @@ static void put_v(const float *v, int64_t head_dim, uint32_t *page, int64_t slot
     }
 }
 
-void lk_avx512_rope_words(const struct lk_rope_kv *a, int64_t n_word, int64_t begin, int64_t end)
+LK_INLINE void rope_words(const struct lk_rope_kv *a, int64_t n_word, int64_t begin, int64_t end,
+                          const enum lk_type type)
 {
     int64_t head_dim = a->kv.head_dim, n_kv = a->kv.n_kv_head;
     for (int64_t t = begin; t < end; t++) {
         const float *q = a->qkv + t * (a->n_head + 2 * n_kv) * head_dim;
         const float *k = q + a->n_head * head_dim, *v = k + n_kv * head_dim;
         int64_t slot = a->pos[t] % PAGE;
-        put_q(a, n_word, t, q);
+        put_q(a, n_word, t, q, type);
         for (int64_t ih = 0; ih < n_kv; ih++) {
             int64_t at = a->page[t] * n_kv + ih;
             struct head h = head_of(a, t, k + ih * head_dim, a->k_norm);
-            put_k(a, &h, (uint32_t *)(void *)(a->kv.k + at * a->kv.k_page_bytes) + slot);
-            put_v(v + ih * head_dim, head_dim, (uint32_t *)(void *)(a->kv.v + at * a->kv.v_page_bytes), slot);
+            put_k(a, &h, (uint32_t *)(void *)(a->kv.k + at * a->kv.k_page_bytes) + slot, type);
+            uint32_t *to = (uint32_t *)(void *)(a->kv.v + at * a->kv.v_page_bytes);
+            (type == LK_F32 ? put_v_f32 : put_v_bf16)(v + ih * head_dim, head_dim, to, slot);
         }
     }
 }
 
-static void rope_kv(const struct lk_rope_kv *a, int64_t begin, int64_t end)
+void lk_avx512_rope_words(const struct lk_rope_kv *a, int64_t n_word, int64_t begin, int64_t end)
 {
-    lk_avx512_rope_words(a, lk_ceil_div(a->kv.head_dim, 2), begin, end);
+    rope_words(a, n_word, begin, end, LK_BF16);
 }
 
-void lk_avx512_rope_init(struct lk_cpu *t)
+static void rope_kv_f32(const struct lk_rope_kv *a, int64_t begin, int64_t end)
 {
-    t->q_bytes = q_bytes;
-    t->k_page_bytes = k_page_bytes;
-    t->v_page_bytes = v_page_bytes;
-    t->rope_kv = rope_kv;
+    rope_words(a, a->kv.head_dim, begin, end, LK_F32);
+}
+
+static void rope_kv_bf16(const struct lk_rope_kv *a, int64_t begin, int64_t end)
+{
+    lk_avx512_rope_words(a, n_words(a->kv.head_dim, LK_BF16), begin, end);
+}
+
+void lk_avx512_rope_init(struct lk_cpu *t, enum lk_type type)
+{
+    bool f32 = type == LK_F32;
+    t->q_bytes = f32 ? q_bytes_f32 : q_bytes_bf16;
+    t->k_page_bytes = f32 ? k_page_bytes_f32 : k_page_bytes_bf16;
+    t->v_page_bytes = f32 ? v_page_bytes_f32 : v_page_bytes_bf16;
+    t->rope_kv = f32 ? rope_kv_f32 : rope_kv_bf16;
 }

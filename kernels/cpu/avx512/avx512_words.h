@@ -27,17 +27,19 @@ LK_INLINE void lk_transpose8(const __m256i from[8], __m256i to[8])
     }
 }
 
-/* to[w * r + i] = word[i][w] for w < 8, i < r; row i at word + i * ld. Every store but the last two may write behind
- * its word, where the next ones write after it. */
-static inline void lk_put_words8(uint32_t *to, int r, const uint32_t *word, int64_t ld)
+/* to[w * r + i] = word w of row i for w < 8, i < r; row i at `rows` + i * ld words. Every store but the last two may
+ * write behind its word, where the next ones write after it. */
+static inline void lk_put_words8(uint32_t *to, int r, const void *rows, int64_t ld)
 {
+    const char *row = rows;
     __m256i from[8], low[8], high[8];
     for (int i = 0; i < 8; i++)
-        from[i] = i < r ? _mm256_loadu_si256((const __m256i *)(word + i * ld)) : _mm256_setzero_si256();
+        from[i] = i < r ? _mm256_loadu_si256((const void *)(row + 4 * i * ld)) : _mm256_setzero_si256();
     lk_transpose8(from, low);
     if (r > 8) {
         for (int i = 0; i < 8; i++)
-            from[i] = i < r - 8 ? _mm256_loadu_si256((const __m256i *)(word + (8 + i) * ld)) : _mm256_setzero_si256();
+            from[i] = i < LK_AVX512_ROWS - 8 && i < r - 8 ? _mm256_loadu_si256((const void *)(row + 4 * (8 + i) * ld))
+                                                          : _mm256_setzero_si256();
         lk_transpose8(from, high);
 #pragma GCC unroll 7
         for (int w = 0; w < 7; w++) {

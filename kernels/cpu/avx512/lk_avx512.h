@@ -1,16 +1,18 @@
-/* Inside the set avx512bf16: AVX-512 with vdpbf16ps (EPYC from Zen 4, Xeon from Cooper Lake). Layouts, all bf16:
- *   activations  panels of up to 12 rows, heights balanced, one after another; inside a panel of r rows the elements
- *                (i, k) and (i, k + 1), k even, are the 32-bit word (k / 2) * r + i: the product broadcasts such words
- *   weights      panels of 32 output columns, [packed columns / 2, 32, 2]; gate-up panels: 16 gate, 16 up columns
- *   Q            [kv head, n_tok, query heads of the KV head, head_dim padded to 2]
- *   K page       [head_dim padded to 2 / 2, 32 positions, 2]: the right-hand operand of q . K
- *   V page       [32 / 2 positions, head_dim padded to 16, 2]: the right-hand operand of p . V */
+/* Inside the set avx512bf16: AVX-512 with vdpbf16ps (EPYC from Zen 4, Xeon from Cooper Lake). Everything that a product
+ * reads consists of 32-bit words: a pair of bf16 (elements k and k + 1, k even), or one f32. So both types are the same
+ * loops, with vdpbf16ps or a fused multiply-add. n_word counts the words of a row: columns / 2, or columns. Layouts:
+ *   activations  panels of up to 12 rows, heights balanced, one after another; inside a panel of r rows word w of row i
+ *                is at w * r + i: the product broadcasts such words
+ *   weights      panels of 32 output columns, [n_word, 32] words; gate-up panels: 16 gate, 16 up columns
+ *   Q            [kv head, n_tok, query heads of the KV head, n_word]
+ *   K page       [n_word, 32 positions] words: the right-hand operand of q . K
+ *   V page       words of positions, [32 or 32 / 2, head_dim padded to 16]: the right-hand operand of p . V */
 #ifndef KERNELS_CPU_AVX512_LK_AVX512_H
 #define KERNELS_CPU_AVX512_LK_AVX512_H
 
 #include "kernels/cpu/avx512/lk_avx512_isa.h"
-#include "kernels/cpu/lk_cols.h"
 #include "kernels/cpu/lk_cpu.h"
+#include "kernels/cpu/lk_panels.h"
 
 #define LK_AVX512_ROWS 12  /* rows of a panel at most: 12 x 32 sums fill 24 of 32 registers */
 #define LK_AVX512_PANEL 32 /* output columns of a weight panel */
@@ -19,40 +21,41 @@
 
 #define LK_INLINE static inline __attribute__((always_inline))
 
-/* Panels of a matrix of n_row rows: `tall` panels of r + 1 rows, then panels of r rows. */
-struct lk_panels {
-    int64_t n, r, tall;
-};
+/* Defines NAME_f32 and NAME_bf16 of a kernel that takes its type as a last, constant argument. */
+#define LK_BOTH_TYPES(name, args_struct)                                             \
+    static void name##_f32(const struct args_struct *a, int64_t begin, int64_t end)  \
+    {                                                                                \
+        name(a, begin, end, LK_F32);                                                 \
+    }                                                                                \
+    static void name##_bf16(const struct args_struct *a, int64_t begin, int64_t end) \
+    {                                                                                \
+        name(a, begin, end, LK_BF16);                                                \
+    }
 
-static inline struct lk_panels lk_panels_of(int64_t n_row)
+/* Elements of a word. */
+LK_INLINE int lk_per_word(const enum lk_type type)
 {
-    int64_t n = lk_ceil_div(n_row, LK_AVX512_ROWS);
-    return n == 0 ? (struct lk_panels){0, 0, 0} : (struct lk_panels){n, n_row / n, n_row % n};
+    return type == LK_BF16 ? 2 : 1;
 }
 
-static inline int64_t lk_panel_begin(const struct lk_panels *p, int64_t i)
+/* sum + the products of two words' elements, lane by lane. */
+LK_INLINE __m512 lk_step(const enum lk_type type, __m512 sum, __m512i x, __m512i y)
 {
-    return i * p->r + lk_min(i, p->tall);
+    return type == LK_BF16 ? _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)y)
+                           : _mm512_fmadd_ps((__m512)x, (__m512)y, sum);
 }
 
-static inline int lk_panel_rows(const struct lk_panels *p, int64_t i)
-{
-    return (int)(p->r + (i < p->tall));
-}
-
-/* Where a row's words are: word k / 2 at at[k / 2 * r]. */
+/* Where a row's words are: word w at at[w * r]. */
 struct lk_row {
     uint32_t *at;
     int64_t r;
 };
 
-static inline struct lk_row lk_row_of(const struct lk_act *a, int64_t row)
+LK_INLINE struct lk_row lk_row_of(const struct lk_act *a, int64_t row, const enum lk_type type)
 {
-    struct lk_panels p = lk_panels_of(a->n_row);
-    int64_t high = p.tall * (p.r + 1);
-    int64_t panel = row < high ? row / (p.r + 1) : p.tall + (row - high) / p.r;
-    int64_t begin = lk_panel_begin(&p, panel);
-    uint32_t *words = (uint32_t *)a->data + begin * (lk_cols_packed(a->cols) / 2);
+    struct lk_panels p = lk_panels_of(a->n_row, LK_AVX512_ROWS);
+    int64_t panel = lk_panel_of(&p, row), begin = lk_panel_begin(&p, panel);
+    uint32_t *words = (uint32_t *)a->data + begin * (lk_cols_packed(a->cols) / lk_per_word(type));
     return (struct lk_row){words + (row - begin), lk_panel_rows(&p, panel)};
 }
 
@@ -120,15 +123,16 @@ LK_INLINE __m512 lk_exp(__m512 x)
 
 /* Source columns col0 .. col0 + n - 1 of one row, rounded; with the last column of a segment its zero columns too. */
 void lk_avx512_put_cols(const struct lk_act *a, int64_t row, int64_t col0, const float *v, int64_t n);
+void lk_avx512_put_cols_f32(const struct lk_act *a, int64_t row, int64_t col0, const float *v, int64_t n);
 
-/* rope_kv for tokens begin .. end - 1, a row of Q being n_word words, zeros behind the head. */
+/* rope_kv in bf16 for tokens begin .. end - 1, a row of Q being n_word words, zeros behind the head. */
 void lk_avx512_rope_words(const struct lk_rope_kv *a, int64_t n_word, int64_t begin, int64_t end);
 
 /* Overrides of the table, one a file. */
-void lk_avx512_act_init(struct lk_cpu *t);
-void lk_avx512_linear_init(struct lk_cpu *t);
-void lk_avx512_rope_init(struct lk_cpu *t);
-void lk_avx512_attend_init(struct lk_cpu *t);
+void lk_avx512_act_init(struct lk_cpu *t, enum lk_type type);
+void lk_avx512_linear_init(struct lk_cpu *t, enum lk_type type);
+void lk_avx512_rope_init(struct lk_cpu *t, enum lk_type type);
+void lk_avx512_attend_init(struct lk_cpu *t, enum lk_type type);
 void lk_avx512_top_init(struct lk_cpu *t);
 
 #endif
