@@ -7,9 +7,9 @@
 #define PANEL LK_AVX512_PANEL
 #define BLOCK_BYTES (2 * LK_AMX_BLOCK * PANEL) /* of weights */
 #define HEAD_PAIRS 4                           /* of one item of the head: their best stay in the first cache */
-#define CHUNK_PAIRS 8                          /* of one item at least: fewer would wait for the weights from memory */
-#define BAND 4                                 /* pairs of activation panels whose sums are open together */
-#define RUN 8                                  /* blocks that a larger band takes at a time */
+#define CHUNK_PAIRS 8 /* of one item, more where the second cache holds them: fewer would wait for weights */
+#define BAND 4        /* pairs of activation panels whose sums are open together */
+#define RUN 8         /* blocks that a larger band takes at a time */
 #define BAND_NUMBERS (2 * BAND * ROWS * PANEL) /* sums of a band */
 
 static void pack(const struct lk_pack *a)
