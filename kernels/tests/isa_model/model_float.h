@@ -93,13 +93,14 @@ LK_MODEL_STEP double lk_model_power(int n)
     return x;
 }
 
-/* What vscalefps says of operands that are not finite (SDM, table "VSCALEFPS/PD Special Cases"); else 0. */
-LK_MODEL_STEP int lk_model_scalef_odd(double a, double b, double *r)
+/* What vscalefps says of operands that are not finite (SDM, table "VSCALEFPS/PD Special Cases"); else 0. quiet: of a,
+ * if it is a NaN. */
+LK_MODEL_STEP int lk_model_scalef_odd(double a, int quiet, double b, double *r)
 {
     if (isfinite(a) && isfinite(b))
         return 0;
     if (isnan(a) || isnan(b)) /* a quiet NaN yields to an infinite exponent */
-        *r = isnan(a) && isinf(b) ? (b > 0 ? INFINITY : 0.0) : a + b;
+        *r = isnan(a) && quiet && isinf(b) ? (b > 0 ? INFINITY : 0.0) : a + b;
     else if (isinf(b))
         *r = b > 0 ? (a == 0.0 ? NAN : copysign(INFINITY, a)) : (isinf(a) ? NAN : copysign(0.0, a));
     else
@@ -111,7 +112,9 @@ LK_MODEL_STEP int lk_model_scalef_odd(double a, double b, double *r)
 LK_MODEL_STEP float lk_model_scalef(float a, float b)
 {
     double r;
-    if (lk_model_scalef_odd((double)a, (double)b, &r))
+    uint32_t bits;
+    memcpy(&bits, &a, sizeof bits);
+    if (lk_model_scalef_odd((double)a, (int)(bits >> 22 & 1), (double)b, &r))
         return (float)r;
     float n = floorf(b);
     return (float)((double)a * lk_model_power((int)(n < -400.0f ? -400.0f : n > 400.0f ? 400.0f : n)));
@@ -128,7 +131,7 @@ LK_MODEL __m512d _mm512_scalef_pd(__m512d a, __m512d b)
 {
     for (int i = 0; i < 8; i++) {
         double r, n = floor(b[i]);
-        if (!lk_model_scalef_odd(a[i], b[i], &r))
+        if (!lk_model_scalef_odd(a[i], (int)(((LK_I64X8)a)[i] >> 51 & 1), b[i], &r))
             r = ldexp(a[i], (int)(n < -4000.0 ? -4000.0 : n > 4000.0 ? 4000.0 : n));
         a[i] = r;
     }
