@@ -1,6 +1,8 @@
+#define _GNU_SOURCE /* syscall */
 #include "kernels/cpu/lk_cpu.h"
 
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 static const struct set {
@@ -11,6 +13,7 @@ static const struct set {
     {"ref", LK_ISA_REF, lk_ref_init},
     {"avx2", LK_ISA_AVX2, lk_avx2_init},
     {"avx512bf16", LK_ISA_AVX512BF16, lk_avx512_init},
+    {"amx", LK_ISA_AMX, lk_amx_init},
 };
 
 #define N_SET (sizeof sets / sizeof sets[0])
@@ -29,6 +32,11 @@ unsigned lk_cpu_detect(void)
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16"))
         have |= LK_ISA_AVX512BF16;
+    /* Linux gives a process the use of tiles when it asks for it, all its threads at once: ARCH_REQ_XCOMP_PERM of
+     * XFEATURE_XTILEDATA. To ask again does no harm. */
+    if ((have & LK_ISA_AVX512BF16) && __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
+        syscall(SYS_arch_prctl, 0x1023, 18) == 0)
+        have |= LK_ISA_AMX;
 #endif
     return have;
 }

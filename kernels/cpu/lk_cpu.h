@@ -14,7 +14,7 @@
 enum lk_isa { LK_ISA_REF = 1, LK_ISA_AVX2 = 2, LK_ISA_AVX512BF16 = 4, LK_ISA_AMX = 8 }; /* bits */
 
 struct lk_cpu {
-    const char *name; /* "ref", "avx512bf16" */
+    const char *name; /* "ref", "avx512bf16", "amx" */
     enum lk_type type;
     int64_t panel_cols; /* output columns of a weight panel */
     size_t act_bytes;   /* of one activation as the set stores it */
@@ -48,7 +48,8 @@ struct lk_cpu {
     double (*peak)(bool from_l1, int64_t n);
 };
 
-/* Instruction sets of this processor and operating system, LK_ISA_REF always among them. */
+/* Instruction sets of this processor and operating system, LK_ISA_REF always among them. Asks Linux for the process's
+ * use of AMX tiles, so it comes before any kernel runs. */
 unsigned lk_cpu_detect(void);
 
 /* Name of the i-th set, in the order in which lk_cpu_init tries them, and its bit; NULL behind the last one. */
@@ -64,9 +65,11 @@ int64_t lk_cpu_l2_bytes(void);
 void lk_cpu_init(struct lk_cpu *t, enum lk_type type, unsigned allowed);
 
 /* Each set's own init, for lk_cpu_init and tests: ref fills every entry; another set overrides what it has in a table
- * that ref has filled, for the types it covers. */
+ * that ref has filled, for the types it covers. amx covers bf16, and fills what it shares with avx512bf16 by that set's
+ * init. */
 void lk_ref_init(struct lk_cpu *t, enum lk_type type);
 void lk_avx2_init(struct lk_cpu *t, enum lk_type type);
 void lk_avx512_init(struct lk_cpu *t, enum lk_type type);
+void lk_amx_init(struct lk_cpu *t, enum lk_type type);
 
 #endif

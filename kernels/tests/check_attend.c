@@ -263,7 +263,7 @@ static void attn_case(const struct lk_cpu *t, const struct shape *s)
     bool ref = strcmp(t->name, "ref") == 0;
     float *probs = ref ? check_new((size_t)(c.n_tok * c.n_head * 40), sizeof *probs) : NULL;
     float *got = check_new((size_t)n_col, sizeof *got), *alone = check_new((size_t)n_col, sizeof *alone);
-    struct lk_act all = run(&c, 0, c.n_tok, 12, probs);
+    struct lk_act all = run(&c, 0, c.n_tok, 32, probs);
     check_zero_columns(&c, &all);
     for (int is = 0; is < s->n_seq; is++) {
         for (int64_t tok = c.seq_of[is]; tok < c.seq_of[is + 1]; tok++) {

@@ -77,13 +77,29 @@ static float dpbf16_chain(const float *a, const float *w, int64_t n)
     return sum;
 }
 
+/* Blocks of 32 columns, zeros behind the last one: one tdpbf16ps each. */
+static float tdpbf16_chain(const float *a, const float *w, int64_t n)
+{
+    float sum = 0;
+    for (int64_t k = 0; k < n; k += 32) {
+        uint16_t x[32] = {0}, y[32] = {0};
+        for (int64_t i = 0; i < lk_min(32, n - k); i++) {
+            x[i] = lk_round(a[k + i]);
+            y[i] = lk_round(w[k + i]);
+        }
+        sum = lk_model_tdpbf16(sum, x, y, 32);
+    }
+    return sum;
+}
+
 static const struct set_model {
     const char *set;
     enum lk_type type;
     float (*segment)(const float *a, const float *w, int64_t n);
 } models[] = {
-    {"ref", LK_F32, mul_add_chain}, {"ref", LK_BF16, mul_add_chain},   {"avx2", LK_F32, fma_chain},
-    {"avx2", LK_BF16, fma_chain},   {"avx512bf16", LK_F32, fma_chain}, {"avx512bf16", LK_BF16, dpbf16_chain},
+    {"ref", LK_F32, mul_add_chain},  {"ref", LK_BF16, mul_add_chain},   {"avx2", LK_F32, fma_chain},
+    {"avx2", LK_BF16, fma_chain},    {"avx512bf16", LK_F32, fma_chain}, {"avx512bf16", LK_BF16, dpbf16_chain},
+    {"amx", LK_BF16, tdpbf16_chain},
 };
 
 static const struct set_model *model_of(const struct lk_cpu *t)

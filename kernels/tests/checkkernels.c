@@ -15,6 +15,7 @@ static void check_lists(void)
 {
     unsigned both = LK_ISA_REF | LK_ISA_AVX512BF16;
     check_that(lk_cpu_parse("ref") == LK_ISA_REF && lk_cpu_parse("avx512bf16,ref") == both, NULL, "parse", "names");
+    check_that(lk_cpu_parse("amx") == LK_ISA_AMX, NULL, "parse", "amx");
     check_that(!lk_cpu_parse("") && !lk_cpu_parse("ref,") && !lk_cpu_parse("sse") && !lk_cpu_parse("re"), NULL, "parse",
                "unknown names");
     check_that(lk_cpu_detect() & LK_ISA_REF, NULL, "detect", "ref is missing");

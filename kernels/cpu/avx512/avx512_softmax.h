@@ -38,6 +38,7 @@ struct lk_rows {
     int n;
     int32_t pos[LK_ATTN_ROWS];
     int64_t dim, n_dim; /* dimensions of V of this pass, n_dim padded to 16 */
+    void *own;          /* the set's */
 };
 
 struct lk_attend_set {
@@ -47,6 +48,7 @@ struct lk_attend_set {
     void (*take_page)(const struct lk_rows *r, int64_t ip, int first, struct lk_sums *o);
     /* Source columns col .. col + n - 1 of one row, all of one head; with a segment's last its zero columns too. */
     void (*put)(const struct lk_act *out, int64_t row, int64_t col, const float *v, int64_t n);
+    void *own; /* what take_page finds in lk_rows.own */
 };
 
 /* Where page number ip of the sequence begins, counted in pages of the layer. */
@@ -205,6 +207,7 @@ LK_INLINE void lk_attend_items(const struct lk_attend_set *set, const struct lk_
                 .page = a->page + a->page_start[item->seq],
                 .after = a->page[a->page_start[next->seq]] * a->kv.n_kv_head + next->kv_head,
                 .scale = a->scale * 1.44269504f,
+                .own = set->own,
             };
             lk_attend_rows(set, &r);
         }

@@ -1,0 +1,224 @@
+/* y = tree over segments of (A W^T), with its epilogues. */
+#include "kernels/cpu/amx/amx_product.h"
+#include "kernels/cpu/avx512/avx512_epilogue.h"
+#include "kernels/cpu/avx512/avx512_product.h"
+
+#define ROWS LK_AMX_ROWS
+#define PANEL LK_AVX512_PANEL
+#define BLOCK_BYTES (2 * LK_AMX_BLOCK * PANEL) /* of weights */
+#define HEAD_PAIRS 4                           /* of one item of the head: their best stay in the first cache */
+#define CHUNK_PAIRS 8 /* of one item, more where the second cache holds them: fewer would wait for weights */
+#define BAND 4        /* pairs of activation panels whose sums are open together */
+#define RUN 8         /* blocks that a larger band takes at a time */
+#define BAND_NUMBERS (2 * BAND * ROWS * PANEL) /* sums of a band */
+
+static void pack(const struct lk_pack *a)
+{
+    const struct lk_cols *c = a->cols;
+    uint32_t *w = (uint32_t *)a->w + a->panel * PANEL * (lk_cols_packed(c) / 2);
+    for (int s = 0; s < c->n_seg; s++) {
+        uint32_t *to = w + c->packed[s] / 2 * PANEL;
+        for (int64_t k = c->begin[s]; k < c->begin[s + 1]; k += LK_AMX_BLOCK, to += BLOCK_BYTES / 4) {
+            int n = (int)lk_min(LK_AMX_BLOCK, c->begin[s + 1] - k);
+            for (int64_t j = 0; j < PANEL; j++) {
+                uint32_t word[16];
+                const char *row = a->row[j];
+                __m512i x = _mm512_setzero_si512();
+                if (row && a->type == LK_BF16)
+                    x = lk_load32(row + 2 * k, n);
+                else if (row)
+                    x = lk_round32((const float *)(const void *)(row + 4 * k), n);
+                _mm512_storeu_si512(word, x);
+                for (int64_t i = 0; i < 16; i++)
+                    to[(j / 16 * 16 + i) * 16 + j % 16] = word[i];
+            }
+        }
+    }
+}
+
+static void put_tile(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n)
+{
+    struct lk_amx_rows from = {t->v, t->ld, t->row, t->r};
+    lk_amx_put(out, &from, col, n);
+}
+
+/* How the work is cut: items are chunks of pairs of activation panels by groups of weight panels, the groups running
+ * fastest. */
+struct plan {
+    struct lk_panels rows;
+    int64_t n_pair, n_panel, group, n_group, n_chunk;
+};
+
+static struct plan plan_of(const struct lk_linear *a)
+{
+    struct plan p = {
+        .rows = lk_panels_of(a->a.n_row, LK_AMX_ROWS), .n_panel = lk_ceil_div(a->n_out, PANEL), .group = 1};
+    if (p.rows.n == 0)
+        return p;
+    int64_t most = lk_chunk_panels(a->l2_bytes, 2 * ROWS * 2 * lk_cols_packed(a->a.cols), CHUNK_PAIRS);
+    if (a->epilogue == LK_EP_HEAD) {
+        p.group = LK_HEAD_BLOCK / PANEL;
+        most = lk_min(most, HEAD_PAIRS);
+    } else if (p.rows.n == 1) {
+        p.group = 2;
+    }
+    p.n_pair = lk_ceil_div(p.rows.n, 2);
+    p.n_group = lk_ceil_div(p.n_panel, p.group);
+    p.n_chunk = lk_ceil_div(p.n_pair, most);
+    return p;
+}
+
+static int64_t linear_items(const struct lk_linear *a)
+{
+    struct plan p = plan_of(a);
+    return p.n_group * p.n_chunk;
+}
+
+/* What one thread works with: a chunk's activation panels against one weight panel after another. */
+struct work {
+    const struct lk_linear *a;
+    struct plan plan;
+    struct lk_amx_shape shape;
+    int64_t row_begin, row_end;    /* the chunk's activation panels */
+    int64_t panel;                 /* the weight panel, */
+    bool two;                      /* and the one behind it: when there is a single activation panel */
+    const char *ahead, *ahead_end; /* the weights that come next */
+    int n_ahead;                   /* lines of them to fetch a block */
+    float (*sums)[BAND_NUMBERS];   /* [LK_TREE_DEPTH] on the way up the tree; the result is sums[0] */
+};
+
+/* Some blocks of one segment. */
+struct part {
+    int64_t block, n_block;
+    bool begin;
+};
+
+/* Adds a part's products to the sums of activation panels ip and, where there is one, ip + 1. */
+static void take_part(struct work *t, const struct part *part, int64_t ip, float *sums)
+{
+    const struct lk_linear *a = t->a;
+    int64_t n_block = lk_cols_packed(a->a.cols) / LK_AMX_BLOCK;
+    int r0 = lk_panel_rows(&t->plan.rows, ip), r1 = ip + 1 < t->row_end ? lk_panel_rows(&t->plan.rows, ip + 1) : 0;
+    const char *a0 = (const char *)a->a.data + lk_panel_begin(&t->plan.rows, ip) * n_block * 64;
+    const char *w = (const char *)a->w + (t->panel * n_block + part->block) * BLOCK_BYTES;
+    struct lk_amx_run p = {
+        .a = {a0 + part->block * r0 * 64, a0 + (n_block * r0 + part->block * r1) * 64},
+        .a_row = 64,
+        .a_step = {r0 * 64, r1 * 64},
+        .w = {w, w + n_block * BLOCK_BYTES},
+        .w_row = 64,
+        .w_next = BLOCK_BYTES / 2,
+        .w_step = BLOCK_BYTES,
+        .n_block = part->n_block,
+        .c = {sums, sums + (t->two ? PANEL : r0 * PANEL)},
+        .c_row = (t->two ? 2 : 1) * PANEL * 4,
+        .begin = part->begin,
+        .ahead = t->ahead,
+        .ahead_end = t->ahead_end,
+        .n_ahead = t->n_ahead,
+    };
+    lk_amx_configure(&t->shape, r0, r1);
+    if (r1 > 0)
+        lk_amx_run_tiles(2, 2, &p);
+    else if (t->two)
+        lk_amx_run_tiles(1, 4, &p);
+    else
+        lk_amx_run_tiles(1, 2, &p);
+    t->ahead += lk_min(t->ahead_end - t->ahead, part->n_block * t->n_ahead * 64);
+}
+
+/* Adds the n sums at sums[wait] to those that wait for them; returns how many levels are in use then. */
+static int climb(struct work *t, int s, int wait, int64_t n)
+{
+    for (int left = lk_merges(t->a->a.cols, s); left > 0; left--, wait--) {
+        float *x = t->sums[wait - 1], *y = t->sums[wait];
+        for (int64_t i = 0; i < n; i += 16)
+            _mm512_storeu_ps(x + i, _mm512_add_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(y + i)));
+    }
+    return wait + 1;
+}
+
+/* sums[0] = the products of activation panels begin .. end - 1, one behind the other. With more than two pairs, a part
+ * of the weight panel (16 KB) stays in the first cache while the pairs come from the second: two tiles a block instead
+ * of four, which the second cache delivers in the time of four products. */
+static void take_band(struct work *t, int64_t begin, int64_t end)
+{
+    const struct lk_cols *c = t->a->a.cols;
+    int64_t row = lk_panel_begin(&t->plan.rows, begin), width = t->two ? 2 * PANEL : PANEL;
+    int64_t n = (lk_panel_begin(&t->plan.rows, end) - row) * width;
+    int wait = 0;
+    for (int s = 0; s < c->n_seg; s++) {
+        float *sums = t->sums[wait];
+        int64_t first = c->packed[s] / LK_AMX_BLOCK, n_block = c->packed[s + 1] / LK_AMX_BLOCK - first;
+        int64_t n_part = end - begin > 4 ? lk_ceil_div(n_block, RUN) : lk_min(1, n_block);
+        if (n_part == 0)
+            memset(sums, 0, (size_t)n * sizeof *sums);
+        for (int64_t i = 0; i < n_part; i++) {
+            int64_t from = n_block * i / n_part, to = n_block * (i + 1) / n_part;
+            struct part part = {first + from, to - from, i == 0};
+            for (int64_t ip = begin; ip < end; ip += 2)
+                take_part(t, &part, ip, sums + (lk_panel_begin(&t->plan.rows, ip) - row) * width);
+        }
+        wait = climb(t, s, wait, n);
+    }
+}
+
+/* The chunk against its weight panel. Fetching the next weights is spread over all of it, so that memory works beside
+ * the products from beginning to end. */
+static void take_panel(struct work *t, struct lk_lane_best *best)
+{
+    int64_t n_pair = lk_ceil_div(t->row_end - t->row_begin, 2), next = t->panel + 1 + t->two;
+    int64_t bytes = lk_cols_packed(t->a->a.cols) * PANEL * 2, width = t->two ? 2 * PANEL : PANEL;
+    t->ahead = (const char *)t->a->w + next * bytes;
+    t->ahead_end = (const char *)t->a->w + lk_min(next + 1 + t->two, t->plan.n_panel) * bytes;
+    t->n_ahead = (int)lk_ceil_div((1 + t->two) * BLOCK_BYTES / 64, n_pair);
+    for (int64_t begin = t->row_begin, end; begin < t->row_end; begin = end) {
+        end = lk_min(begin + 2 * BAND, t->row_end);
+        take_band(t, begin, end);
+        float *v = t->sums[0];
+        for (int64_t ip = begin; ip < end; ip++) {
+            struct lk_tile tile = {v, (int)width, lk_panel_rows(&t->plan.rows, ip), lk_panel_begin(&t->plan.rows, ip),
+                                   t->panel};
+            v += tile.r * width;
+            lk_epilogue(t->a, &tile, best, put_tile);
+            if (t->two) {
+                tile.v += PANEL;
+                tile.panel++;
+                lk_epilogue(t->a, &tile, best, put_tile);
+            }
+            best += t->a->epilogue == LK_EP_HEAD ? tile.r : 0;
+        }
+    }
+}
+
+static void linear(const struct lk_linear *a, int64_t begin, int64_t end)
+{
+    _Alignas(64) float sums[LK_TREE_DEPTH][BAND_NUMBERS];
+    struct work t = {.a = a, .plan = plan_of(a), .sums = sums};
+    struct lk_lane_best best[2 * HEAD_PAIRS * ROWS];
+    const struct plan *plan = &t.plan;
+    for (int64_t item = begin; item < end; item++) {
+        int64_t chunk = item / plan->n_group, group = item % plan->n_group;
+        t.row_begin = 2 * (plan->n_pair * chunk / plan->n_chunk);
+        t.row_end = lk_min(2 * (plan->n_pair * (chunk + 1) / plan->n_chunk), plan->rows.n);
+        int64_t row = lk_panel_begin(&plan->rows, t.row_begin);
+        int64_t n_row = lk_panel_begin(&plan->rows, t.row_end) - row;
+        int64_t last = lk_min((group + 1) * plan->group, plan->n_panel);
+        for (int64_t i = 0; a->epilogue == LK_EP_HEAD && i < n_row; i++)
+            lk_best_init(&best[i]);
+        for (t.panel = group * plan->group; t.panel < last; t.panel += 1 + t.two) {
+            t.two = plan->rows.n == 1 && t.panel + 1 < last;
+            take_panel(&t, best);
+        }
+        for (int64_t i = 0; a->epilogue == LK_EP_HEAD && i < n_row; i++)
+            a->best[(row + i) * plan->n_group + group] = lk_best_finish(&best[i]);
+    }
+    _tile_release(); /* else each context switch of the thread would carry eight tiles */
+}
+
+void lk_amx_linear_init(struct lk_cpu *t)
+{
+    t->pack = pack;
+    t->linear_items = linear_items;
+    t->linear = linear;
+}

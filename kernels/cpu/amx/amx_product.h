@@ -1,0 +1,124 @@
+/* A run of tile products: one or two panels of rows by one, two or four tiles of columns, over some blocks of 32
+ * summed columns.
+ *
+ * Of the eight tiles 0 to 3 hold sums, 4 and 5 left-hand operands, 6 and 7 right-hand ones; a single panel by four
+ * tiles needs 5 for a right-hand operand. Four sums at a time hide the instruction's latency (52 cycles, one may begin
+ * every 16), and two by two of them need one load a product. A sum lives in a tile only while a run lasts: stored and
+ * loaded again it is the same number, so where a run ends is free. */
+#ifndef KERNELS_CPU_AMX_AMX_PRODUCT_H
+#define KERNELS_CPU_AMX_AMX_PRODUCT_H
+
+#include "kernels/cpu/amx/lk_amx.h"
+
+/* Heights of the tiles as configured: of the first panel and of the second, 0 when there is one alone. */
+struct lk_amx_shape {
+    int r0, r1;
+};
+
+/* Intel SDM, LDTILECFG: palette 1. */
+struct lk_amx_config {
+    _Alignas(64) uint8_t palette;
+    uint8_t start_row, zero[14];
+    uint16_t colsb[16]; /* bytes of a row */
+    uint8_t rows[16];
+};
+
+/* Gives the tiles these heights, unless they have them. *now is {0, 0} before a kernel's first call. */
+static inline void lk_amx_configure(struct lk_amx_shape *now, int r0, int r1)
+{
+    if (now->r0 == r0 && now->r1 == r1)
+        return;
+    uint8_t first = (uint8_t)r0, second = (uint8_t)(r1 > 0 ? r1 : r0), left = (uint8_t)(r1 > 0 ? r1 : 16);
+    struct lk_amx_config c = {
+        .palette = 1,
+        .colsb = {64, 64, 64, 64, 64, 64, 64, 64},
+        .rows = {first, first, second, second, first, left, 16, 16},
+    };
+    __asm__ volatile("" : : "r"(&c) : "memory"); /* GCC's intrinsic names the first eight bytes only */
+    _tile_loadconfig(&c);
+    *now = (struct lk_amx_shape){r0, r1};
+}
+
+struct lk_amx_run {
+    const char *a[2];      /* first block of each panel */
+    int64_t a_row;         /* bytes from one row of a panel to the next */
+    int64_t a_step[2];     /* bytes from one block to the next */
+    const char *w[2];      /* columns: tiles at w[0] and w_next behind, of four then those at w[1] too */
+    int64_t w_row, w_next; /* bytes from one row of a tile to the next, from the first tile to the second */
+    int64_t w_step;        /* bytes from one block to the next */
+    int64_t n_block;
+    float *c[2];   /* sums: tiles at c[0] and 16 behind, then those of c[1], the second panel's or of w[1] */
+    int64_t c_row; /* bytes from one row of sums to the next */
+    bool begin;    /* from zero, not from what is there */
+    const char
+        *ahead; /* memory that will be read later: n_ahead lines of it are fetched into the second cache a block */
+    const char *ahead_end;
+    int n_ahead;
+};
+
+LK_INLINE void lk_amx_take_sums(const int A, const int B, const struct lk_amx_run *p)
+{
+    if (p->begin) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        return;
+    }
+    _tile_loadd(0, p->c[0], p->c_row);
+    if (B > 1)
+        _tile_loadd(1, p->c[0] + 16, p->c_row);
+    if (A > 1 || B > 2)
+        _tile_loadd(2, p->c[1], p->c_row);
+    if ((A > 1 && B > 1) || B > 2)
+        _tile_loadd(3, p->c[1] + 16, p->c_row);
+}
+
+LK_INLINE void lk_amx_put_sums(const int A, const int B, const struct lk_amx_run *p)
+{
+    _tile_stored(0, p->c[0], p->c_row);
+    if (B > 1)
+        _tile_stored(1, p->c[0] + 16, p->c_row);
+    if (A > 1 || B > 2)
+        _tile_stored(2, p->c[1], p->c_row);
+    if ((A > 1 && B > 1) || B > 2)
+        _tile_stored(3, p->c[1] + 16, p->c_row);
+}
+
+/* A panels by B tiles: 1 or 2 by 1 or 2, or 1 by 4. The tiles have the panels' heights. */
+LK_INLINE void lk_amx_run_tiles(const int A, const int B, const struct lk_amx_run *p)
+{
+    const char *a0 = p->a[0], *a1 = p->a[1], *w0 = p->w[0], *w1 = p->w[1], *ahead = p->ahead;
+    __asm__ volatile("" : : : "memory"); /* tile loads do not tell the compiler that they read memory */
+    lk_amx_take_sums(A, B, p);
+    for (int64_t i = 0; i < p->n_block; i++) {
+        _tile_loadd(4, a0, p->a_row);
+        _tile_loadd(6, w0, p->w_row);
+        _tile_dpbf16ps(0, 4, 6);
+        if (B > 1) {
+            _tile_loadd(7, w0 + p->w_next, p->w_row);
+            _tile_dpbf16ps(1, 4, 7);
+        }
+        if (A > 1) {
+            _tile_loadd(5, a1, p->a_row);
+            _tile_dpbf16ps(2, 5, 6);
+            if (B > 1)
+                _tile_dpbf16ps(3, 5, 7);
+        }
+        if (B > 2) {
+            _tile_loadd(5, w1, p->w_row);
+            _tile_dpbf16ps(2, 4, 5);
+            _tile_loadd(6, w1 + p->w_next, p->w_row);
+            _tile_dpbf16ps(3, 4, 6);
+        }
+        for (int line = 0; line < p->n_ahead && ahead < p->ahead_end; line++, ahead += 64)
+            _mm_prefetch(ahead, _MM_HINT_T1);
+        a0 += p->a_step[0];
+        a1 += p->a_step[1];
+        w0 += p->w_step;
+        w1 += p->w_step;
+    }
+    lk_amx_put_sums(A, B, p);
+}
+
+#endif
