@@ -44,10 +44,11 @@ def run_one(command, env, log, limit):
 
 
 def last_words(log):
-    """The line of a log that says most about a failure."""
+    """The end of a log from its last line about an error on."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if "error" in line.lower() and not line.startswith(("Traceback", "File"))]
-    return ((errors or lines or ["no output"])[-1])[:300]
+    errors = [i for i, line in enumerate(lines) if "error" in line.lower() and not line.startswith(("Traceback", "File"))]
+    text = " ".join(lines[errors[-1] if errors else -1:]) or "no output"
+    return text.replace(str(Path.home()), "~")[:400]
 
 
 def check(rows, out):
