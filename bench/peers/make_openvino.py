@@ -1,6 +1,6 @@
 """Converts PEERS/models/*/hf for OpenVINO. python make_openvino.py --peers PEERS
 
-Weights are stored as fp16; what they are computed in is the pipeline's precision hint. Results made before are kept."""
+Weights stay bf16; what they are computed in is the pipeline's precision hint. Results made before are kept."""
 
 import argparse
 import shutil

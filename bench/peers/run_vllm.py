@@ -33,7 +33,7 @@ def main():
 
     llm = vllm.LLM(
         model=job.model + "/hf", skip_tokenizer_init=True, dtype=job.setting("dtype", DTYPE[processor()[1]]),
-        max_model_len=longest(job.rows), max_num_seqs=job.setting("seqs", 256),
+        max_model_len=job.setting("max_len", max(2048, longest(job.rows))), max_num_seqs=job.setting("seqs", 256),
         max_num_batched_tokens=max(job.setting("tokens", 1024), 256), enforce_eager=job.setting("eager", False),
         enable_prefix_caching=job.prefix, enable_chunked_prefill=True, disable_log_stats=True,
         distributed_executor_backend="uni")
