@@ -80,6 +80,7 @@ struct work {
     struct plan plan;
     struct lk_amx_shape shape;
     int64_t row_begin, row_end;    /* the chunk's activation panels */
+    int64_t panel_end, after;      /* of the item's weight panels; the one that is likely to be read after them */
     int64_t panel;                 /* the weight panel, */
     bool two;                      /* and the one behind it: when there is a single activation panel */
     const char *ahead, *ahead_end; /* the weights that come next */
@@ -168,6 +169,7 @@ static void take_band(struct work *t, int64_t begin, int64_t end)
 static void take_panel(struct work *t, struct lk_lane_best *best)
 {
     int64_t n_pair = lk_ceil_div(t->row_end - t->row_begin, 2), next = t->panel + 1 + t->two;
+    next = next < t->panel_end ? next : t->after;
     int64_t bytes = lk_cols_packed(t->a->a.cols) * PANEL * 2, width = t->two ? 2 * PANEL : PANEL;
     t->ahead = (const char *)t->a->w + next * bytes;
     t->ahead_end = (const char *)t->a->w + lk_min(next + 1 + t->two, t->plan.n_panel) * bytes;
@@ -203,11 +205,12 @@ static void linear(const struct lk_linear *a, int64_t begin, int64_t end)
         t.row_end = lk_min(2 * (plan->n_pair * (chunk + 1) / plan->n_chunk), plan->rows.n);
         int64_t row = lk_panel_begin(&plan->rows, t.row_begin);
         int64_t n_row = lk_panel_begin(&plan->rows, t.row_end) - row;
-        int64_t last = lk_min((group + 1) * plan->group, plan->n_panel);
+        t.panel_end = lk_min((group + 1) * plan->group, plan->n_panel);
+        t.after = (item + 1 + (item + 1 < end ? 0 : a->skip_items)) % plan->n_group * plan->group;
         for (int64_t i = 0; a->epilogue == LK_EP_HEAD && i < n_row; i++)
             lk_best_init(&best[i]);
-        for (t.panel = group * plan->group; t.panel < last; t.panel += 1 + t.two) {
-            t.two = plan->rows.n == 1 && t.panel + 1 < last;
+        for (t.panel = group * plan->group; t.panel < t.panel_end; t.panel += 1 + t.two) {
+            t.two = plan->rows.n == 1 && t.panel + 1 < t.panel_end;
             take_panel(&t, best);
         }
         for (int64_t i = 0; a->epilogue == LK_EP_HEAD && i < n_row; i++)
