@@ -2,6 +2,7 @@
 #include "kernels/cpu/amx/amx_product.h"
 #include "kernels/cpu/avx512/avx512_epilogue.h"
 #include "kernels/cpu/avx512/avx512_product.h"
+#include "kernels/cpu/avx512/avx512_words.h"
 
 #define ROWS LK_AMX_ROWS
 #define PANEL LK_AVX512_PANEL
@@ -19,19 +20,9 @@ static void pack(const struct lk_pack *a)
     for (int s = 0; s < c->n_seg; s++) {
         uint32_t *to = w + c->packed[s] / 2 * PANEL;
         for (int64_t k = c->begin[s]; k < c->begin[s + 1]; k += LK_AMX_BLOCK, to += BLOCK_BYTES / 4) {
-            int n = (int)lk_min(LK_AMX_BLOCK, c->begin[s + 1] - k);
-            for (int64_t j = 0; j < PANEL; j++) {
-                uint32_t word[16];
-                const char *row = a->row[j];
-                __m512i x = _mm512_setzero_si512();
-                if (row && a->type == LK_BF16)
-                    x = lk_load32(row + 2 * k, n);
-                else if (row)
-                    x = lk_round32((const float *)(const void *)(row + 4 * k), n);
-                _mm512_storeu_si512(word, x);
-                for (int64_t i = 0; i < 16; i++)
-                    to[(j / 16 * 16 + i) * 16 + j % 16] = word[i];
-            }
+            struct lk_source from = {a, 0, k, c->begin[s + 1] - k};
+            for (; from.row < PANEL; from.row += 8)
+                lk_pack_words8(&from, to + from.row / 16 * 256 + from.row % 16, 16, LK_BF16);
         }
     }
 }

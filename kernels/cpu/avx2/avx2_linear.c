@@ -3,6 +3,7 @@
 
 #include "kernels/cpu/avx2/avx2_epilogue.h"
 #include "kernels/cpu/avx2/avx2_product.h"
+#include "kernels/cpu/lk_transpose.h"
 
 #define ROWS LK_AVX2_ROWS
 #define PANEL LK_AVX2_PANEL
@@ -23,29 +24,6 @@ static size_t weight_bytes_f32(int64_t n_out, const struct lk_cols *cols)
 static size_t weight_bytes_bf16(int64_t n_out, const struct lk_cols *cols)
 {
     return weight_elems(n_out, cols) * sizeof(uint16_t);
-}
-
-/* to[j] = row j of the transposed 8 x 8 words from[0 .. 7]. */
-LK_INLINE void transpose8(const __m256i from[8], __m256i to[8])
-{
-    __m256i a[8], b[8];
-#pragma GCC unroll 4
-    for (int i = 0; i < 8; i += 2) {
-        a[i] = _mm256_unpacklo_epi32(from[i], from[i + 1]);
-        a[i + 1] = _mm256_unpackhi_epi32(from[i], from[i + 1]);
-    }
-#pragma GCC unroll 2
-    for (int i = 0; i < 8; i += 4) {
-        b[i] = _mm256_unpacklo_epi64(a[i], a[i + 2]);
-        b[i + 1] = _mm256_unpackhi_epi64(a[i], a[i + 2]);
-        b[i + 2] = _mm256_unpacklo_epi64(a[i + 1], a[i + 3]);
-        b[i + 3] = _mm256_unpackhi_epi64(a[i + 1], a[i + 3]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        to[i] = _mm256_permute2x128_si256(b[i], b[i + 4], 0x20);
-        to[i + 4] = _mm256_permute2x128_si256(b[i], b[i + 4], 0x31);
-    }
 }
 
 /* n <= 8 numbers of a source row from column k on, as f32, zeros behind them. */
@@ -97,7 +75,7 @@ LK_INLINE void pack(const struct lk_pack *a, const enum lk_type type)
                     from[i] = n <= 0           ? _mm256_setzero_si256()
                               : type == LK_F32 ? _mm256_castps_si256(source8(a, j + i, k, n))
                                                : source16(a, j + i, k, n);
-                transpose8(from, turned);
+                lk_transpose8(from, turned);
                 for (int i = 0; i < 8; i++)
                     _mm256_storeu_si256((__m256i *)(to + i * PANEL + j), turned[i]);
             }

@@ -24,20 +24,6 @@ static size_t weight_bytes_bf16(int64_t n_out, const struct lk_cols *cols)
     return weight_elems(n_out, cols) * sizeof(uint16_t);
 }
 
-/* 16 words of source row j from column k on, of which n elements exist. */
-LK_INLINE __m512i source(const struct lk_pack *a, int64_t j, int64_t k, int64_t n, const enum lk_type type)
-{
-    const char *row = a->row[j];
-    if (!row || n <= 0)
-        return _mm512_setzero_si512();
-    if (type == LK_BF16)
-        return a->type == LK_BF16 ? lk_load32(row + 2 * k, (int)lk_min(n, 32))
-                                  : lk_round32((const float *)(const void *)(row + 4 * k), (int)lk_min(n, 32));
-    if (a->type == LK_BF16)
-        return (__m512i)lk_widen_low(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lk_mask16(n), row + 2 * k)));
-    return (__m512i)_mm512_maskz_loadu_ps(lk_mask16(n), row + 4 * k);
-}
-
 LK_INLINE void pack(const struct lk_pack *a, const enum lk_type type)
 {
     const struct lk_cols *c = a->cols;
@@ -47,12 +33,9 @@ LK_INLINE void pack(const struct lk_pack *a, const enum lk_type type)
         for (int64_t at = c->packed[s]; at < c->packed[s + 1]; at += 16 * per) {
             int64_t k = c->begin[s] + (at - c->packed[s]);
             uint32_t *to = w + at / per * PANEL;
-            for (int64_t j = 0; j < PANEL; j++) {
-                uint32_t word[16];
-                _mm512_storeu_si512(word, source(a, j, k, c->begin[s + 1] - k, type));
-                for (int i = 0; i < 16; i++)
-                    to[i * PANEL + j] = word[i];
-            }
+            struct lk_source from = {a, 0, k, c->begin[s + 1] - k};
+            for (; from.row < PANEL; from.row += 8)
+                lk_pack_words8(&from, to + from.row, PANEL, type);
         }
     }
 }

@@ -1,29 +1,45 @@
-/* Writing rows of words into an activation panel. */
+/* Rows of words: into an activation panel, into a weight panel. */
 #ifndef KERNELS_CPU_AVX512_AVX512_WORDS_H
 #define KERNELS_CPU_AVX512_AVX512_WORDS_H
 
 #include "kernels/cpu/avx512/lk_avx512.h"
+#include "kernels/cpu/lk_transpose.h"
 
-/* to[j] = row j of the transposed 8 x 8 words from[0 .. 7]. */
-LK_INLINE void lk_transpose8(const __m256i from[8], __m256i to[8])
+/* 8 rows that are packed, from row `row` on; of their columns from `col` on n exist. */
+struct lk_source {
+    const struct lk_pack *pack;
+    int64_t row, col, n;
+};
+
+/* 16 words of the i-th of them, zeros behind the last column. */
+LK_INLINE __m512i lk_source_words(const struct lk_source *s, int i, const enum lk_type type)
 {
-    __m256i a[8], b[8];
-#pragma GCC unroll 4
-    for (int i = 0; i < 8; i += 2) {
-        a[i] = _mm256_unpacklo_epi32(from[i], from[i + 1]);
-        a[i + 1] = _mm256_unpackhi_epi32(from[i], from[i + 1]);
-    }
-#pragma GCC unroll 2
-    for (int i = 0; i < 8; i += 4) {
-        b[i] = _mm256_unpacklo_epi64(a[i], a[i + 2]);
-        b[i + 1] = _mm256_unpackhi_epi64(a[i], a[i + 2]);
-        b[i + 2] = _mm256_unpacklo_epi64(a[i + 1], a[i + 3]);
-        b[i + 3] = _mm256_unpackhi_epi64(a[i + 1], a[i + 3]);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        to[i] = _mm256_permute2x128_si256(b[i], b[i + 4], 0x20);
-        to[i + 4] = _mm256_permute2x128_si256(b[i], b[i + 4], 0x31);
+    const char *row = s->pack->row[s->row + i];
+    const bool is_bf16 = s->pack->type == LK_BF16;
+    if (!row || s->n <= 0)
+        return _mm512_setzero_si512();
+    row += s->col * (is_bf16 ? 2 : 4);
+    if (type == LK_BF16)
+        return is_bf16 ? lk_load32(row, (int)lk_min(s->n, 32))
+                       : lk_round32((const float *)(const void *)row, (int)lk_min(s->n, 32));
+    if (is_bf16)
+        return (__m512i)lk_widen_low(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lk_mask16(s->n), row)));
+    return (__m512i)_mm512_maskz_loadu_ps(lk_mask16(s->n), row);
+}
+
+/* to[w * ld + i] = word w of the i-th row, w < 16 */
+LK_INLINE void lk_pack_words8(const struct lk_source *s, uint32_t *to, int64_t ld, const enum lk_type type)
+{
+    _Alignas(64) uint32_t word[8][16];
+    for (int i = 0; i < 8; i++)
+        _mm512_storeu_si512(word[i], lk_source_words(s, i, type));
+    for (int half = 0; half < 16; half += 8) {
+        __m256i from[8], turned[8];
+        for (int i = 0; i < 8; i++)
+            from[i] = _mm256_loadu_si256((const __m256i *)(word[i] + half));
+        lk_transpose8(from, turned);
+        for (int w = 0; w < 8; w++)
+            _mm256_storeu_si256((__m256i *)(to + (half + w) * ld), turned[w]);
     }
 }
 
