@@ -74,13 +74,16 @@ LK_INLINE void tile(const int R, const int N, const enum lk_type type, const boo
 #pragma GCC unroll 2
         for (int odd = 0; odd < 2; odd++) {
             __m256 b[4];
+            __asm__(
+                ""
+                : "+r"(right)); /* words are read again for the odd numbers: kept, they would cost sums a register */
 #pragma GCC unroll 4
             for (int j = 0; j < N; j++) {
                 if (type == LK_F32) {
                     b[j] = _mm256_loadu_ps((const float *)(const void *)(right + odd * odd_bytes) + 8 * j);
                 } else {
                     __m256i words = _mm256_loadu_si256((const __m256i *)(const void *)right + j);
-                    b[j] = odd ? lk_odd8(words) : lk_even8(words);
+                    b[j] = odd ? lk_odd8_in_tile(words) : lk_even8(words);
                 }
             }
 #pragma GCC unroll 6
@@ -88,7 +91,7 @@ LK_INLINE void tile(const int R, const int N, const enum lk_type type, const boo
                 __m256 x = _mm256_broadcast_ss((i < 3 ? left0 : left1) + i % 3 * ld + odd);
 #pragma GCC unroll 4
                 for (int j = 0; j < N; j++)
-                    acc[i][j] = _mm256_fmadd_ps(x, b[j], acc[i][j]);
+                    acc[i][j] = lk_fma_in_place(x, b[j], acc[i][j]);
             }
         }
         right += o->pair_bytes;

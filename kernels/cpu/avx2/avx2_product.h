@@ -71,7 +71,7 @@ LK_INLINE void lk_segment(const int R, const int N, const enum lk_type type, str
                     __m256 x = _mm256_broadcast_ss(a + 8 * i + 2 * pair + odd);
 #pragma GCC unroll 4
                     for (int j = 0; j < N; j++)
-                        acc[i][j] = _mm256_fmadd_ps(x, b[j], acc[i][j]);
+                        acc[i][j] = lk_fma_in_place(x, b[j], acc[i][j]);
                 }
             }
             w += pair_bytes;

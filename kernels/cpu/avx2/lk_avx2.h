@@ -107,10 +107,29 @@ LK_INLINE __m256 lk_odd8(__m256i words)
     return _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32((int)0xffff0000u)));
 }
 
+/* The same with the mask in memory: where 12 sums, two operands and one of the other side are in registers, there is
+ * none for it. */
+LK_INLINE __m256 lk_odd8_in_tile(__m256i words)
+{
+    static const uint32_t mask[8] __attribute__((aligned(32))) = {0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u,
+                                                                  0xffff0000u, 0xffff0000u, 0xffff0000u, 0xffff0000u};
+    __m256 odd;
+    __asm__("vandps %1, %2, %0" : "=x"(odd) : "m"(mask), "x"(words));
+    return odd;
+}
+
 /* The 8 bf16 numbers at x. */
 LK_INLINE __m256 lk_widen8(const uint16_t *x)
 {
     return lk_even8(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)x)));
+}
+
+/* sum + x * y in one rounding. As the intrinsic says, but the sum stays in its register: the compiler's choice among
+ * the instruction's forms moves sums about until a tile of 12 no longer fits. */
+LK_INLINE __m256 lk_fma_in_place(__m256 x, __m256 y, __m256 sum)
+{
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(x), "x"(y));
+    return sum;
 }
 
 /* Lanes added as a tree: 0 + 4, 1 + 5, ...; then 0 + 2, 1 + 3; then 0 + 1. */
