@@ -3,7 +3,7 @@
 #
 #   bench/peers/setup.sh [vllm] [openvino] [llama] [models]      (default: all of them)
 #
-# PEERS names the folder (${XDG_CACHE_HOME:-$HOME/.cache}/llmbatch/peers). About 13 GB: torch comes with its CUDA libraries.
+# PEERS names the folder (${XDG_CACHE_HOME:-$HOME/.cache}/llmbatch/peers). About 24 GB: torch comes with its CUDA libraries, twice.
 # JOBS is the number of compilers that build llama.cpp (number of processors).
 set -euo pipefail
 
