@@ -90,14 +90,6 @@ static void lk_best_init(struct lk_lane_best *b)
     b->odd = (struct lk_best){-INFINITY, -1, true};
 }
 
-static void lk_best_take_one(struct lk_best *b, float x, int32_t id)
-{
-    if (id >= 0 && (b->id < 0 || x > b->value || (x == b->value && id < b->id))) {
-        b->value = x;
-        b->id = id;
-    }
-}
-
 /* A group of columns that is not full, or has a number that is not finite. */
 static void lk_best_take_odd(struct lk_best *b, const float *v, int64_t n, int64_t col)
 {

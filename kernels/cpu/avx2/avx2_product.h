@@ -4,8 +4,6 @@
 
 #include "kernels/cpu/avx2/lk_avx2.h"
 
-#define LK_TREE_DEPTH 5 /* sums that wait for their right-hand neighbor: log2(LK_MAX_SEG) + 1 */
-
 /* Tiles on the way up the tree; the result is tile[0]. For two panels the second one's columns follow the first's. */
 struct lk_tiles {
     _Alignas(32) float tile[LK_TREE_DEPTH][LK_AVX2_ROWS * LK_AVX2_PANEL];
@@ -27,12 +25,6 @@ LK_INLINE __m256 lk_right(const enum lk_type type, const int odd, const char *w,
         return _mm256_loadu_ps((const float *)(const void *)w + odd * n_col + 8 * j);
     __m256i words = _mm256_loadu_si256((const __m256i *)(const void *)w + j);
     return odd ? lk_odd8(words) : lk_even8(words);
-}
-
-/* How many waiting left-hand neighbors the sums of segment s are added to. */
-LK_INLINE int lk_merges(const struct lk_cols *cols, int s)
-{
-    return lk_cols_balanced(cols) ? __builtin_ctz(~(unsigned)s) : s > 0;
 }
 
 /* One segment from zero: packed columns of segment s, a multiple of 8. */

@@ -13,26 +13,13 @@
 
 #include <immintrin.h>
 
-#include "kernels/cpu/lk_cpu.h"
 #include "kernels/cpu/lk_panels.h"
+#include "kernels/cpu/lk_set.h"
 
 #define LK_AVX2_ROWS 6   /* rows of a panel at most: 6 x 16 sums fill 12 of 16 registers */
 #define LK_AVX2_PANEL 16 /* output columns of a weight panel */
 
 #define LK_DIMS8(head_dim) (((head_dim) + 7) / 8 * 8)
-
-#define LK_INLINE static inline __attribute__((always_inline))
-
-/* Defines NAME_f32 and NAME_bf16 of a kernel that takes its type as a last, constant argument. */
-#define LK_BOTH_TYPES(name, args_struct)                                             \
-    static void name##_f32(const struct args_struct *a, int64_t begin, int64_t end)  \
-    {                                                                                \
-        name(a, begin, end, LK_F32);                                                 \
-    }                                                                                \
-    static void name##_bf16(const struct args_struct *a, int64_t begin, int64_t end) \
-    {                                                                                \
-        name(a, begin, end, LK_BF16);                                                \
-    }
 
 /* Where a row's numbers are: packed column k at at[k / 8 * step + k % 8], step = 8 rows of its panel. */
 struct lk_row {

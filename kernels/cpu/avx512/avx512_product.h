@@ -5,8 +5,6 @@
 
 #include "kernels/cpu/avx512/lk_avx512.h"
 
-#define LK_TREE_DEPTH 5 /* sums that wait for their right-hand neighbor: log2(LK_MAX_SEG) + 1 */
-
 /* Tiles on the way up the tree; the result is tile[0]. For N = 4 the second panel's columns follow the first's. */
 struct lk_tiles {
     _Alignas(64) float tile[LK_TREE_DEPTH][LK_AVX512_ROWS * LK_AVX512_PANEL];
@@ -20,12 +18,6 @@ struct lk_product {
     const char *ahead; /* memory that will be read next: N lines are fetched into the second cache a word */
     int64_t ahead_step;
 };
-
-/* How many waiting left-hand neighbors the sums of segment s are added to. */
-LK_INLINE int lk_merges(const struct lk_cols *cols, int s)
-{
-    return lk_cols_balanced(cols) ? __builtin_ctz(~(unsigned)s) : s > 0;
-}
 
 LK_INLINE void lk_product_tile(const int R, const int N, const enum lk_type type, const struct lk_product *p,
                                struct lk_tiles *t)

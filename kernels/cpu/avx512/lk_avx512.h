@@ -11,26 +11,13 @@
 #define KERNELS_CPU_AVX512_LK_AVX512_H
 
 #include "kernels/cpu/avx512/lk_avx512_isa.h"
-#include "kernels/cpu/lk_cpu.h"
 #include "kernels/cpu/lk_panels.h"
+#include "kernels/cpu/lk_set.h"
 
 #define LK_AVX512_ROWS 12  /* rows of a panel at most: 12 x 32 sums fill 24 of 32 registers */
 #define LK_AVX512_PANEL 32 /* output columns of a weight panel */
 
 #define LK_V_DIMS(head_dim) (((head_dim) + 15) / 16 * 16) /* dimensions of a V page, padding included */
-
-#define LK_INLINE static inline __attribute__((always_inline))
-
-/* Defines NAME_f32 and NAME_bf16 of a kernel that takes its type as a last, constant argument. */
-#define LK_BOTH_TYPES(name, args_struct)                                             \
-    static void name##_f32(const struct args_struct *a, int64_t begin, int64_t end)  \
-    {                                                                                \
-        name(a, begin, end, LK_F32);                                                 \
-    }                                                                                \
-    static void name##_bf16(const struct args_struct *a, int64_t begin, int64_t end) \
-    {                                                                                \
-        name(a, begin, end, LK_BF16);                                                \
-    }
 
 /* Elements of a word. */
 LK_INLINE int lk_per_word(const enum lk_type type)
