@@ -68,7 +68,19 @@ enum lb_row_code lb_gen_check(const struct lb_gen *g, char *message, size_t n);
 enum lb_status lb_gen_merge(struct lb_gen *dst, const struct lb_gen *over, struct lb_err *err);
 void lb_gen_release(struct lb_gen *g);
 
-enum lb_row_form { LB_FORM_TEXT, LB_FORM_IDS };
+enum lb_row_form { LB_FORM_TEXT, LB_FORM_IDS, LB_FORM_CHAT };
+
+struct json_t; /* jansson's */
+
+/* A conversation (LB_FORM_CHAT). Values are owned references into the parsed row, NULL where the row has none;
+ * core/text/chat.h renders them. `content` of messages is as the row has it (text or list of parts). */
+struct lb_row_chat {
+    struct json_t *messages;  /* array of objects, not empty */
+    struct json_t *tools;     /* array */
+    struct json_t *documents; /* array */
+    struct json_t *kwargs;    /* chat_template_kwargs: object */
+    bool add_generation_prompt, continue_final_message;
+};
 
 struct lb_row {
     int64_t index;      /* row number over all inputs, from 0 */
@@ -80,6 +92,7 @@ struct lb_row {
     size_t n_text;
     int32_t *ids; /* LB_FORM_IDS, owned; not yet checked against the vocabulary */
     size_t n_ids;
+    struct lb_row_chat chat; /* LB_FORM_CHAT */
     struct lb_gen gen;
     char *kept_json; /* object of the members that --keep asks for, in the row's order, owned; NULL when not asked and
                         in rows that failed while they were read */
