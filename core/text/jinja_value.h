@@ -98,12 +98,10 @@ struct lb_jargs {
 
 struct lb_jrun;
 
-typedef struct lb_jval lb_jinja_fn(struct lb_jrun *r, struct lb_jval self, const struct lb_jargs *args);
-
 /* Something that can be called. `name` is what messages and repr call it. */
 struct lb_jcall {
     const char *name;
-    lb_jinja_fn *fn;
+    struct lb_jval (*fn)(struct lb_jrun *r, struct lb_jval self, const struct lb_jargs *args);
     struct lb_jval self; /* what a bound method is bound to */
     void *data;          /* of the evaluator: a macro, a caller's block */
 };
@@ -112,7 +110,8 @@ struct lb_jcall {
 struct lb_jobject {
     const char *type_name; /* for repr: "<LoopContext ...>" */
     bool (*get)(struct lb_jrun *r, struct lb_jobject *o, const char *name, size_t n, struct lb_jval *out);
-    lb_jinja_fn *call; /* NULL: cannot be called (`loop` can, in recursive loops) */
+    /* NULL: cannot be called (`loop` can, in recursive loops) */
+    struct lb_jval (*call)(struct lb_jrun *r, struct lb_jval self, const struct lb_jargs *args);
     void *data;
 };
 
@@ -169,7 +168,9 @@ struct lb_jval lb_jdict_new(struct lb_jrun *r, enum lb_jkind dict_or_namespace);
 void lb_jdict_set(struct lb_jrun *r, struct lb_jval dict, struct lb_jval key, struct lb_jval value);
 bool lb_jdict_get(struct lb_jrun *r, struct lb_jval dict, struct lb_jval key, struct lb_jval *value);
 struct lb_jval lb_jfrom_json(struct lb_jrun *r, const json_t *v); /* strings are lent from v */
-struct lb_jval lb_jfunction(struct lb_jrun *r, const char *name, lb_jinja_fn *fn, struct lb_jval self, void *data);
+struct lb_jval lb_jfunction(struct lb_jrun *r, const char *name,
+                            struct lb_jval (*fn)(struct lb_jrun *r, struct lb_jval self, const struct lb_jargs *args),
+                            struct lb_jval self, void *data);
 
 /* ---- what Python says of values ---- */
 
@@ -211,10 +212,16 @@ bool lb_jiter_next(struct lb_jrun *r, struct lb_jiter *it, struct lb_jval *item)
 /* ---- filters, tests, globals by name; NULL: there is none ---- */
 
 /* value is the filter's first argument, or what is tested. */
-typedef struct lb_jval lb_jinja_filter(struct lb_jrun *r, struct lb_jval value, const struct lb_jargs *args);
-typedef bool lb_jinja_test(struct lb_jrun *r, struct lb_jval value, const struct lb_jargs *args);
-lb_jinja_filter *lb_jinja_find_filter(const char *name, size_t n);
-lb_jinja_test *lb_jinja_find_test(const char *name, size_t n);
+struct lb_jfilter {
+    const char *name;
+    struct lb_jval (*fn)(struct lb_jrun *r, struct lb_jval value, const struct lb_jargs *args);
+};
+struct lb_jtest {
+    const char *name;
+    bool (*fn)(struct lb_jrun *r, struct lb_jval value, const struct lb_jargs *args);
+};
+const struct lb_jfilter *lb_jinja_find_filter(const char *name, size_t n);
+const struct lb_jtest *lb_jinja_find_test(const char *name, size_t n);
 bool lb_jinja_find_global(struct lb_jrun *r, const char *name, size_t n, struct lb_jval *out);
 
 #endif
