@@ -22,6 +22,7 @@ void lb_tok_free(struct lb_tok *t)
         pcre2_code_free(t->step[i].re);
     lb_added_release(&t->raw);
     lb_added_release(&t->normalized);
+    lb_added_release(&t->named);
     lb_ids_release(&t->prefix);
     lb_ids_release(&t->suffix);
     lb_str_release(&t->pool);
@@ -55,6 +56,21 @@ int64_t lb_tok_eos(const struct lb_tok *t)
 int64_t lb_tok_pad(const struct lb_tok *t)
 {
     return t->pad;
+}
+
+int64_t lb_tok_unk(const struct lb_tok *t)
+{
+    return t->unk_token;
+}
+
+const struct lb_ids *lb_tok_prefix(const struct lb_tok *t)
+{
+    return &t->prefix;
+}
+
+const struct lb_ids *lb_tok_suffix(const struct lb_tok *t)
+{
+    return &t->suffix;
 }
 
 int lb_tok_more_eos(const struct lb_tok *t, int64_t id[4])
@@ -247,6 +263,20 @@ bool lb_tok_special(const struct lb_tok *t, int32_t id)
 {
     const struct lb_token *k = token_of(t, id);
     return k && (k->flags & LB_TOKEN_SPECIAL);
+}
+
+struct lb_bytes lb_tok_token_text(const struct lb_tok *t, int64_t id)
+{
+    for (size_t i = 0; i < t->named.n; i++)
+        if (t->named.item[i].id == id)
+            return (struct lb_bytes){t->named.item[i].text, t->named.item[i].len};
+    return id >= 0 && id < t->n_id ? lb_tok_piece(t, (int32_t)id) : (struct lb_bytes){"", 0};
+}
+
+int64_t lb_tok_id(const struct lb_tok *t, const char *content, size_t n)
+{
+    const struct lb_added *a = lb_added_find(&t->named, content, n);
+    return a ? a->id : -1;
 }
 
 /* How many bytes at the end begin a character that later bytes may complete (0 to 3). */

@@ -78,6 +78,12 @@ static const struct lb_added *longest(const struct lb_added_set *set, const char
     return best;
 }
 
+const struct lb_added *lb_added_find(const struct lb_added_set *set, const char *text, size_t n)
+{
+    const struct lb_added *a = longest(set, text, n);
+    return a && a->len == n ? a : NULL;
+}
+
 /* \w of Unicode (UTS 18, annex C): alphabetic, marks, decimal numbers, connectors, join controls. The ranges are
  * symbols that are alphabetic: circled and squared letters. */
 static bool word_char(uint32_t cp)

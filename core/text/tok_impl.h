@@ -72,7 +72,7 @@ struct lb_step {
 
 struct lb_tok {
     char *missing;
-    int64_t n_id, bos, eos, pad, more_eos[4];
+    int64_t n_id, bos, eos, pad, unk_token, more_eos[4];
     int n_more_eos;
 
     struct lb_token *token; /* [n_id] */
@@ -87,6 +87,7 @@ struct lb_tok {
 
     bool nfc;
     struct lb_added_set raw, normalized; /* looked for before and after the normalizer */
+    struct lb_added_set named;           /* all added tokens as they are written; sorted by text */
     struct lb_step step[LB_TOK_MAX_STEP];
     int n_step;
     struct lb_ids prefix, suffix; /* what the post-processor adds */
@@ -150,6 +151,7 @@ enum lb_status lb_ids_put(struct lb_ids *ids, int32_t id, struct lb_err *err);
 /* Added tokens (tok_added.c). lb_added_put takes no ownership of text; the set copies it. */
 enum lb_status lb_added_put(struct lb_added_set *set, const struct lb_added *a, struct lb_err *err);
 void lb_added_sort(struct lb_added_set *set);
+const struct lb_added *lb_added_find(const struct lb_added_set *set, const char *text, size_t n); /* of a sorted set */
 void lb_added_release(struct lb_added_set *set);
 
 /* Calls `found` for each piece in order: id -1 for text between tokens. Empty pieces are left out. */

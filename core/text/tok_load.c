@@ -248,6 +248,7 @@ static enum lb_status add_added(struct lb_tok_load *l, struct lb_added *a, json_
         return lb_tok_bad(l, "added token %s has id %d, which another token has", shown, (int)a->id);
     if (a->special)
         t->token[a->id].flags |= LB_TOKEN_SPECIAL;
+    LB_TRY(lb_added_put(&t->named, a, l->err));
     if (!a->normalized)
         return lb_added_put(&t->raw, a, l->err);
     if (t->nfc) {
@@ -278,6 +279,7 @@ static enum lb_status add_all_added(struct lb_tok_load *l, json_t *seen, struct 
     }
     lb_added_sort(&l->t->raw);
     lb_added_sort(&l->t->normalized);
+    lb_added_sort(&l->t->named);
     return l->t->pool.failed ? lb_err_memory(l->err, "added tokens", l->t->pool.len) : LB_OK;
 }
 
@@ -420,6 +422,7 @@ static enum lb_status load_dir(struct lb_tok_load *l, const char *dir, char **pa
     l->t->bos = named_id(l, "bos_token");
     l->t->eos = named_id(l, "eos_token");
     l->t->pad = named_id(l, "pad_token");
+    l->t->unk_token = named_id(l, "unk_token");
     return replace_template(l);
 }
 
@@ -429,7 +432,7 @@ enum lb_status lb_tok_open_dir(struct lb_tok **out, const char *dir, struct lb_e
     struct lb_tok *t = lb_mem_new(1, sizeof *t);
     if (!t)
         return lb_err_memory(err, "a tokenizer", sizeof *t);
-    t->bos = t->eos = t->pad = -1;
+    t->bos = t->eos = t->pad = t->unk_token = -1;
     t->unk = -1;
     struct lb_tok_load l = {.t = t, .err = err};
     char *path = NULL, *config_path = NULL;

@@ -60,6 +60,7 @@ static void take_ids(struct lb_tok *t, const struct lb_vocab *v)
     t->bos = named_id(v, v->bos);
     t->eos = named_id(v, v->eos);
     t->pad = named_id(v, v->pad);
+    t->unk_token = named_id(v, v->unk);
     for (int i = 0; i < 2; i++)
         if (more[i] >= 0 && more[i] != t->eos && (t->n_more_eos == 0 || more[i] != t->more_eos[0]))
             t->more_eos[t->n_more_eos++] = more[i];
@@ -93,6 +94,7 @@ static enum lb_status add_added(struct lb_tok *t, int32_t id, struct lb_bytes te
     struct lb_added a = {.text = (char *)(uintptr_t)text.data, .len = text.len, .id = id, .special = special};
     bool listed = lb_tok_find(t, text.data, text.len, false) < 0;
     lb_tok_set(t, id, text.data, text.len, special ? LB_TOKEN_SPECIAL : 0, listed);
+    LB_TRY(lb_added_put(&t->named, &a, err));
     return lb_added_put(&t->raw, &a, err);
 }
 
@@ -176,6 +178,7 @@ static enum lb_status fill(struct lb_tok *t, const struct lb_vocab *v, struct lb
     LB_TRY_OUT(status, add_patterns(t, kind, err));
     lb_tok_find_bytes(t);
     lb_added_sort(&t->raw);
+    lb_added_sort(&t->named);
     if ((v->add_bos < 0 ? kind->add_bos : v->add_bos != 0) && t->bos >= 0)
         status = lb_ids_put(&t->prefix, (int32_t)t->bos, err);
 out:
@@ -189,7 +192,7 @@ enum lb_status lb_tok_open_vocab(struct lb_tok **out, const struct lb_vocab *v, 
     struct lb_tok *t = lb_mem_new(1, sizeof *t);
     if (!t)
         return lb_err_memory(err, "a tokenizer", sizeof *t);
-    t->bos = t->eos = t->pad = -1;
+    t->bos = t->eos = t->pad = t->unk_token = -1;
     t->unk = -1;
     enum lb_status status = fill(t, v, err);
     if (status != LB_OK) {
