@@ -96,40 +96,55 @@ void *lb_run_reader(void *run)
 
 struct encoder {
     struct lb_run *r;
-    struct lb_tok_ctx *ctx;
-    struct lb_ids ids; /* reused */
+    struct lb_prompt_ctx *ctx;
 };
+
+/* Text that nobody reads any more, when the model runs, is not kept. */
+static enum lb_status keep_text(struct lb_run *r, struct lb_work *w, const struct lb_prompt *made, struct lb_err *err)
+{
+    if (r->spec->mode == LB_RUN_MODEL) {
+        lb_mem_free(w->row.text);
+        w->row.text = NULL;
+        w->row.n_text = 0;
+    } else if (w->row.form == LB_FORM_CHAT) {
+        w->row.text = lb_mem_new(made->n_text + 1, 1); /* may hold zero bytes */
+        if (!w->row.text)
+            return lb_err_memory(err, "a prompt", made->n_text);
+        memcpy(w->row.text, made->text, made->n_text);
+        w->row.n_text = made->n_text;
+    }
+    return LB_OK;
+}
 
 static enum lb_status encode(struct encoder *e, struct lb_work *w, struct lb_err *err)
 {
     const struct lb_run_spec *spec = e->r->spec;
-    const char *missing = lb_tok_missing(spec->tok);
-    if (missing) {
-        lb_row_fail(&w->row, LB_ROW_UNSUPPORTED, "the model's tokenizer (%s) is not built in: give prompt_token_ids",
-                    missing);
+    struct lb_prompt made;
+    LB_TRY(lb_prompt_make(e->ctx, &w->row, &made, err));
+    if (w->row.code != LB_ROW_OK)
+        return LB_OK;
+    if (spec->audit)
+        LB_TRY(lb_audit_prompt(spec->audit, &spec->prompter, w->row.index, &made, err));
+    w->n_prompt = (int64_t)made.n;
+    if (w->row.form == LB_FORM_IDS) {
+        w->prompt = w->row.ids;
+        w->row.ids = NULL;
+        w->row.n_ids = 0;
         return LB_OK;
     }
-    bool doubled = false;
-    e->ids.n = 0;
-    LB_TRY(lb_tok_encode(spec->tok, e->ctx, w->row.text, w->row.n_text, spec->add, &e->ids, &doubled, err));
-    if (doubled && !atomic_exchange(&e->r->warned_bos, true))
-        lb_log_put(spec->log, LB_LOG_WARN, "row %lld: the prompt begins with the BOS text already: none is added",
-                   (long long)w->row.index);
-    w->prompt = lb_mem_new(e->ids.n, sizeof *w->prompt);
+    w->prompt = lb_mem_new(made.n, sizeof *w->prompt);
     if (!w->prompt)
-        return lb_err_memory(err, "token ids", e->ids.n * sizeof *w->prompt);
-    if (e->ids.n)
-        memcpy(w->prompt, e->ids.id, e->ids.n * sizeof *w->prompt);
-    w->n_prompt = (int64_t)e->ids.n;
-    lb_mem_free(w->row.text);
-    w->row.text = NULL;
-    w->row.n_text = 0;
-    return LB_OK;
+        return lb_err_memory(err, "token ids", made.n * sizeof *w->prompt);
+    if (made.n)
+        memcpy(w->prompt, made.id, made.n * sizeof *w->prompt);
+    return keep_text(e->r, w, &made, err);
 }
 
 static void check_length(const struct lb_run_spec *spec, struct lb_work *w)
 {
     int64_t limit = spec->plan->max_model_len, room = limit - w->n_prompt;
+    if (limit == 0) /* not known */
+        return;
     if (room < 1)
         lb_row_fail(&w->row, LB_ROW_TOO_LONG,
                     "the prompt has %lld tokens; with at least one new token the limit is %lld", (long long)w->n_prompt,
@@ -145,7 +160,7 @@ static void check_length(const struct lb_run_spec *spec, struct lb_work *w)
 /* What can only be known with the model at hand. A failed row keeps its code. */
 static void check_row(const struct lb_run_spec *spec, struct lb_work *w)
 {
-    for (int64_t i = 0; i < w->n_prompt; i++) {
+    for (int64_t i = 0; spec->config && i < w->n_prompt; i++) {
         if (w->prompt[i] < 0 || w->prompt[i] >= spec->config->n_vocab) {
             lb_row_fail(&w->row, LB_ROW_BAD_TOKEN, "token id %d at place %lld is outside the vocabulary of %lld",
                         w->prompt[i], (long long)i, (long long)spec->config->n_vocab);
@@ -166,7 +181,7 @@ static void check_row(const struct lb_run_spec *spec, struct lb_work *w)
         return;
     }
     check_length(spec, w);
-    if (w->row.code != LB_ROW_OK)
+    if (w->row.code != LB_ROW_OK || spec->mode != LB_RUN_MODEL)
         return;
     int64_t pages = lb_sched_peak_pages(w->n_prompt, w->set.max_tokens);
     if (pages > spec->plan->kv_pages)
@@ -178,18 +193,12 @@ static void check_row(const struct lb_run_spec *spec, struct lb_work *w)
 
 static enum lb_status tokenize(struct encoder *e, struct lb_work *w, struct lb_err *err)
 {
+    static const struct lb_gen_defaults none;
     const struct lb_run_spec *spec = e->r->spec;
-    lb_settings_resolve(&w->set, &spec->config->gen, spec->gen, &w->row.gen);
+    lb_settings_resolve(&w->set, spec->config ? &spec->config->gen : &none, spec->gen, &w->row.gen);
     if (w->row.code != LB_ROW_OK)
         return LB_OK;
-    if (w->row.form == LB_FORM_TEXT) {
-        LB_TRY(encode(e, w, err));
-    } else {
-        w->prompt = w->row.ids;
-        w->n_prompt = (int64_t)w->row.n_ids;
-        w->row.ids = NULL;
-        w->row.n_ids = 0;
-    }
+    LB_TRY(encode(e, w, err));
     if (w->row.code == LB_ROW_OK)
         check_row(spec, w);
     return LB_OK;
@@ -202,23 +211,20 @@ void *lb_run_tokenizer(void *run)
     struct encoder e = {.r = r};
     struct lb_work *w;
     lb_run_be_nice();
-    enum lb_status status = LB_OK;
-    if (!lb_tok_missing(r->spec->tok))
-        status = lb_tok_ctx_new(&e.ctx, r->spec->tok, &err);
+    enum lb_status status = lb_prompt_ctx_new(&e.ctx, &r->spec->prompter, &err);
     bool going = status == LB_OK;
     while (going && lb_queue_pop(&r->raw, -1, &w) == LB_POP_ROW) {
         status = tokenize(&e, w, &err);
-        bool failed = w->row.code != LB_ROW_OK;
-        if (status == LB_OK && !failed)
+        bool done = w->row.code != LB_ROW_OK || r->spec->mode != LB_RUN_MODEL;
+        if (status == LB_OK && !done)
             atomic_fetch_add(&r->work_known, w->n_prompt + w->set.max_tokens);
-        going = status == LB_OK && lb_queue_push(failed ? &r->done : &r->tokens, w);
+        going = status == LB_OK && lb_queue_push(done ? &r->done : &r->tokens, w);
         if (!going)
             lb_work_free(w);
     }
     if (status != LB_OK)
         lb_run_fail(r, &err, true);
-    lb_ids_release(&e.ids);
-    lb_tok_ctx_free(e.ctx);
+    lb_prompt_ctx_free(e.ctx);
     lb_queue_close(&r->tokens);
     return NULL;
 }

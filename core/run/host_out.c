@@ -1,5 +1,6 @@
 #include "core/base/mem.h"
 #include "core/run/run.h"
+#include "core/run/survey.h"
 
 /* ---- writer: ids -> text, lines, OUT ---- */
 
@@ -77,6 +78,11 @@ static enum lb_status count_row(struct lb_tally *t, const struct lb_work *w, str
         t->by_code[w->row.code]++;
         return LB_OK;
     }
+    t->prompt_tokens += w->n_prompt;
+    if (w->n_out == 0) { /* without a model */
+        t->ok++;
+        return LB_OK;
+    }
     void *latency = t->latency;
     enum lb_status status =
         lb_mem_grow(&latency, &t->cap_latency, (size_t)t->ok + 1, sizeof *t->latency, "latencies", err);
@@ -86,7 +92,6 @@ static enum lb_status count_row(struct lb_tally *t, const struct lb_work *w, str
     t->latency[t->ok++] = w->time.last - w->time.admitted;
     t->stop += w->finish == LB_FINISH_STOP;
     t->length += w->finish == LB_FINISH_LENGTH;
-    t->prompt_tokens += w->n_prompt;
     t->completion_tokens += w->n_out;
     return LB_OK;
 }
@@ -97,11 +102,21 @@ static enum lb_status write_row(struct formatter *f, struct lb_work *w, bool *cl
     if (w->fail != LB_ROW_OK)
         lb_row_fail(&w->row, w->fail, "the model's logits are not finite numbers after %lld new tokens",
                     (long long)w->n_out);
-    format_row(f, w);
+    const struct lb_run_spec *spec = f->r->spec;
+    if (spec->mode == LB_RUN_SURVEY) {
+        LB_TRY(lb_survey_row(spec->survey, w, err));
+        return count_row(&f->r->tally, w, err);
+    }
+    if (spec->mode == LB_RUN_RENDER) {
+        lb_str_clear(&f->line);
+        lb_run_put_rendered(f->r, w, &f->line);
+    } else {
+        format_row(f, w);
+    }
     if (f->line.failed || f->text.failed || f->detok.held.failed)
         return lb_err_memory(err, "an output row", f->line.len);
     enum lb_status status =
-        lb_journal_put(f->r->spec->journal, w->row.index, w->row.line_hash, f->line.data, f->line.len, closed, err);
+        lb_journal_put(spec->journal, w->row.index, w->row.line_hash, f->line.data, f->line.len, closed, err);
     if (status == LB_OK && !*closed)
         status = count_row(&f->r->tally, w, err);
     f->r->tally.write_s += lb_now() - begin;

@@ -1,0 +1,55 @@
+/* Runs without a model (--render, --plan): the reader, tokenizer and writer threads alone. */
+#include "core/run/run.h"
+#include "core/run/stages.h"
+
+#include <string.h>
+
+#define WAIT_S 0.05 /* how long a stop may go unnoticed */
+
+enum lb_status lb_run_wait(struct lb_run *r, struct lb_err *err)
+{
+    struct lb_work *none;
+    for (enum lb_pop got = LB_POP_EMPTY; got != LB_POP_END;) {
+        LB_TRY(lb_run_read(r, err));
+        if (r->over)
+            break;
+        got = lb_queue_pop(&r->tokens, WAIT_S, &none);
+        lb_run_progress(r, false);
+    }
+    return LB_OK;
+}
+
+void lb_run_put_rendered(const struct lb_run *r, const struct lb_work *w, struct lb_str *out)
+{
+    const struct lb_row *row = &w->row;
+    if (row->code != LB_ROW_OK) {
+        struct lb_result failed = {.id_json = row->id_json,
+                                   .index = row->index,
+                                   .finish = LB_FINISH_ERROR,
+                                   .code = row->code,
+                                   .message = row->message};
+        lb_jsonl_put_result(out, &failed);
+        return;
+    }
+    lb_str_putf(out, "{\"id\":%s,\"index\":%lld", row->id_json, (long long)row->index);
+    struct lb_str text = {0};
+    if (row->text) {
+        lb_str_put(&text, row->text, row->n_text);
+    } else if (!lb_tok_missing(r->spec->tok)) {
+        struct lb_detok detok = {.tok = r->spec->tok};
+        for (int64_t i = 0; i < w->n_prompt; i++)
+            lb_detok_put(&detok, w->prompt[i], &text);
+        lb_detok_flush(&detok, &text);
+        lb_detok_release(&detok);
+    }
+    if (row->text || !lb_tok_missing(r->spec->tok)) {
+        lb_str_puts(out, ",\"prompt\":");
+        lb_str_put_json(out, text.data ? text.data : "", text.len);
+    }
+    lb_str_puts(out, ",\"prompt_token_ids\":[");
+    for (int64_t i = 0; i < w->n_prompt; i++)
+        lb_str_putf(out, i ? ",%d" : "%d", w->prompt[i]);
+    lb_str_puts(out, "]}");
+    out->failed = out->failed || text.failed;
+    lb_str_release(&text);
+}
