@@ -182,6 +182,10 @@ static enum lb_status tokenize(struct encoder *e, struct lb_work *w, struct lb_e
     lb_settings_resolve(&w->set, &spec->config->gen, spec->gen, &w->row.gen);
     if (w->row.code != LB_ROW_OK)
         return LB_OK;
+    if (w->row.form == LB_FORM_CHAT) {
+        lb_row_fail(&w->row, LB_ROW_UNSUPPORTED, "messages (chat rows) are not supported by this version");
+        return LB_OK;
+    }
     if (w->row.form == LB_FORM_TEXT) {
         LB_TRY(encode(e, w, err));
     } else {
