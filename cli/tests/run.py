@@ -56,6 +56,8 @@ class Result:
         # llama-mha has a tokenizer of a kind that is not built; that is said once
         self.err, self.n_tokenizer = re.subn(r"llmbatch: warn: the model's tokenizer [^\n]* is not built in[^\n]*\n", '',
                                              err.decode('utf-8', 'replace'))
+        # both models have chat templates, and most cases give them raw prompts all the same
+        self.err, self.n_raw = re.subn(r'llmbatch: warn: audit: raw_prompt: [^\n]*\n', '', self.err)
 
     @property
     def rows(self):
@@ -291,6 +293,148 @@ def empty_input(tmp):
     r = program(['-m', TINY, '-o', out], b'\n')
     equal((r.code, read(out)), (0, b''), r.err)
     check(re.fullmatch(r'llmbatch: warn: [^\n]+\n', r.err), r.err)
+
+
+# ---- prompts: --render, --plan, --audit ----
+
+GOLDENS = os.path.join(ROOT, '../shared/goldens')
+CHAT = [{'messages': [{'role': 'user', 'content': 'Hi'}]}]
+
+
+def copy_model(model, tmp, name, files=''):
+    """A copy of the files whose names begin as the pattern says."""
+    folder = os.path.join(tmp, name)
+    os.mkdir(folder)
+    for file in os.listdir(model):
+        if re.match(files, file):
+            shutil.copyfile(os.path.join(model, file), os.path.join(folder, file))
+    return folder
+
+
+def text_rows(model):
+    """Rows of text and conversations with the ids and the text that transformers gives them."""
+    found = []
+    for line in open(os.path.join(model, 'golden.jsonl'), encoding='utf-8'):
+        g = json.loads(line)
+        for key in ('prompt', 'messages'):
+            if g.get(key):
+                found.append(({'id': g['id'], key: g[key]}, g))
+    return found
+
+
+@case
+def render_equals_transformers(tmp):
+    for name in (None, 'llama-bias', 'llama-bf16', 'glm', 'glm4', 'glm4-moe', 'qwen3'):
+        model = os.path.join(GOLDENS, name) if name else TINY
+        if not os.path.isdir(model):
+            continue
+        rows = text_rows(model)
+        bare = copy_model(model, tmp, name or 'tiny', r'token|chat')
+        for folder in (model, bare):
+            r = good(['-m', folder, '--render'], [row for row, _ in rows])
+            equal(len(r.rows), len(rows), name)
+            for i, (got, (row, g)) in enumerate(zip(r.rows, rows)):
+                equal(list(got), ['id', 'index', 'prompt', 'prompt_token_ids'], name)
+                equal((got['id'], got['index']), (row['id'], i), name)
+                equal(got['prompt_token_ids'], g['prompt_token_ids'], row)
+                equal(got['prompt'], g['rendered'] if 'messages' in row else row['prompt'], row)
+
+
+@case
+@threads
+def render_is_a_run(tmp):
+    out = os.path.join(tmp, 'out.jsonl.gz')
+    rows = [*CHAT, b'{bad', {'id': 'x', 'prompt_token_ids': [5, 700]}, {'prompt': 'b', 'max_tokens': 2048}, *CHAT * 2000]
+    r = program(['-m', TINY, '--render', '-o', out], rows)
+    equal((r.code, r.out, r.err), (1, b'', ''), 'exit code')
+    got = [json.loads(line) for line in gzip.decompress(read(out)).splitlines()]
+    equal([row['index'] for row in got], list(range(2004)), 'order')
+    equal([row['error']['code'] for row in got[1:4]], ['bad_json', 'bad_token', 'too_long'], 'codes')
+    equal(got[4]['prompt_token_ids'], got[0]['prompt_token_ids'], 'ids')
+    stats = json.loads(read(out + '.stats.json'))
+    equal(stats['rows'], {'total': 2004, 'ok': 2001, 'error': 3,
+                          'errors_by_code': {'bad_json': 1, 'bad_token': 1, 'too_long': 1}}, 'rows')
+    equal(stats['tokens'], {'prompt': 2001 * len(got[0]['prompt_token_ids'])}, 'tokens')
+    equal(stats['exit_code'], 1, 'exit code')
+    check(not {'engine', 'kv', 'steps', 'ranks', 'latency_s'} & set(stats), sorted(stats))
+    equal(sorted(os.listdir(tmp)), ['out.jsonl.gz', 'out.jsonl.gz.stats.json'], 'files')
+    refused(program(['-m', TINY, '--render', '-o', out], CHAT), 2, '--overwrite')
+    refused(program(['-m', TINY, '--render', '--plan'], CHAT), 2, '--plan')
+
+
+@case
+def chat_rows_run(_):
+    """A conversation gives what its rendered ids give."""
+    rows = [row for row, _ in text_rows(TINY) if 'messages' in row] or CHAT
+    ids = [row['prompt_token_ids'] for row in good(['-m', TINY, '--render'], rows).rows]
+    got = good(['-m', TINY, *F32, '--max-tokens', '8'], rows).rows
+    want = good(['-m', TINY, *F32, '--max-tokens', '8'], [{'prompt_token_ids': i} for i in ids]).rows
+    for a, b in zip(got, want):
+        equal((a['prompt_token_ids'], a['token_ids'], a['text']), (b['prompt_token_ids'], b['token_ids'], b['text']), a['id'])
+
+
+@case
+def chat_templates(tmp):
+    own = write(os.path.join(tmp, 'own.jinja'), b"{{ name }}:{% for m in messages %}{{ m.content }}{% endfor %}"
+                b"{% if not add_generation_prompt %}.{% endif %}{{ strftime_now(' %d %b %Y') }}")
+    args = ['-m', TINY, '--render', '--chat-template', own, '--audit', 'off', '--chat-template-kwargs', '{"name":"A"}']
+    rows = [*CHAT, {**CHAT[0], 'chat_template_kwargs': {'name': [1]}}, {**CHAT[0], 'add_generation_prompt': False}]
+    got = good(args, rows, env={'SOURCE_DATE_EPOCH': '1735787045'}).rows
+    equal([row['prompt'] for row in got], ['A:Hi 02 Jan 2025', '[1]:Hi 02 Jan 2025', 'A:Hi. 02 Jan 2025'], 'prompts')
+    refused(program([*args, '--chat-template-kwargs', '[]'], CHAT), 2, '--chat-template-kwargs')
+    refused(program(args, CHAT, env={'SOURCE_DATE_EPOCH': 'today'}), 2, 'SOURCE_DATE_EPOCH')
+    refused(program(['-m', TINY, '--render', '--chat-template', write(own, b'{% if %}')], CHAT), 2, 'own.jinja')
+    refused(program(['-m', TINY, '--render', '--chat-template', own + 'x'], CHAT), 3, 'own.jinjax')
+    write(own, b"{{ raise_exception('no such talk') }}")
+    r = program(['-m', TINY, '--render', '--chat-template', own], CHAT)
+    equal((r.code, r.rows[0]['error']['code']), (1, 'bad_template'), r.err)
+    check('no such talk' in r.rows[0]['error']['message'], r.rows)
+
+
+@case
+def plan(tmp):
+    out, stats = os.path.join(tmp, 'out.jsonl'), os.path.join(tmp, 'stats.json')
+    rows = [b'{bad', *CHAT, {'prompt_token_ids': [5] * 100}, {'prompt_token_ids': [5] * 3000}]
+    r = program(['-m', TINY, '--plan', '-o', out, '--stats', stats], rows)
+    equal((r.code, r.err), (1, ''), 'exit code')
+    text = r.out.decode()
+    check(max(map(len, text.split('\n'))) <= 80 or len(TINY) > 68, text)
+    for holds in ('LlamaForCausalLM', 'template    tokenizer_config.json', '4: 2 would run, 2 fail', 'bad_json 1, first row 0',
+                  'too_long 1, first row 3', r'64 - 127 +1 +#', 'first row   1, id 1', r'"<\|begin_of_text\|>"',
+                  '  \\| .*Hi', 'pad_is_end'):
+        check(re.search(holds, text), holds, text)
+    equal(os.listdir(tmp), ['stats.json'], 'files')
+    s = json.loads(read(stats))
+    equal((s['rows']['total'], s['rows']['ok'], s['exit_code']), (4, 2, 1), 'stats')
+    equal(s['tokens']['prompt'], sum(row['prompt_tokens'] for row in program(['-m', TINY, '--max-tokens', '1'], rows[1:3]).rows),
+          'tokens')
+    equal(good(['-m', TINY, '--plan'], CHAT).code, 0, 'exit code')
+
+
+@case
+def audit(tmp):
+    out = os.path.join(tmp, 'out.jsonl')
+    rows = [{'prompt': 'The dog ', 'max_tokens': 1}] * 3
+    r = program(['-m', TINY, '-o', out], rows)
+    equal(r.code, 0, r.err)
+    equal(r.n_raw, 1, 'raw prompts are said once')
+    check(re.fullmatch(r'llmbatch: warn: audit: space_at_end: row 0: [^\n]+\n', r.err), r.err)
+    found = {f['code']: f for f in json.loads(read(out + '.stats.json'))['audit']}
+    equal((found['space_at_end']['severity'], found['space_at_end']['count']), ('warn', 3), 'stats')
+    equal((found['raw_prompt']['count'], found['pad_is_end']['severity']), (3, 'info'), 'stats')
+    refused(program(['-m', TINY, '--audit', 'error'], rows), 2, 'audit error: raw_prompt: row 0')
+    r = good(['-m', TINY, '--audit', 'off', '-o', out, '--overwrite'], rows)
+    equal((r.n_raw, 'audit' in json.loads(read(out + '.stats.json'))), (0, False), 'off')
+    # a model whose template ends turns with a token that no file lists
+    folder = copy_model(TINY, tmp, 'no end')
+    for file, change in (('generation_config.json', {'eos_token_id': 697}), ('config.json', {'eos_token_id': 697}),
+                         ('tokenizer_config.json', {'eos_token': '<|end_of_text|>'})):
+        path = os.path.join(folder, file)
+        write(path, json.dumps({**json.loads(read(path)), **change}).encode())
+    r = program(['-m', folder, '--max-tokens', '1'], CHAT)
+    equal(r.code, 0, r.err)
+    check(re.fullmatch(r'llmbatch: warn: audit: end_token: [^\n]*--stop-token-ids 699[^\n]*\n', r.err), r.err)
+    refused(program(['-m', folder, '--audit', 'error', '--max-tokens', '1'], CHAT), 2, 'end_token')
 
 
 # ---- results ----

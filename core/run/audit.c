@@ -29,20 +29,33 @@ void lb_audit_release(struct lb_audit *a)
     pthread_mutex_destroy(&a->mutex);
 }
 
-/* Says a finding and keeps it. */
+bool lb_audit_said(const struct lb_audit *a, const struct lb_finding *f)
+{
+    return a->chats || !f->of_chats;
+}
+
+static void say(const struct lb_audit *a, const struct lb_finding *f)
+{
+    lb_log_put(a->log, f->severity == LB_HARMLESS ? LB_LOG_INFO : LB_LOG_WARN, "audit: %s: %s", f->code, f->message);
+}
+
+/* Says a finding when it is its time, and keeps it. */
 static enum lb_status keep(struct lb_audit *a, struct lb_finding f, struct lb_err *err)
 {
-    if (a->mode == LB_AUDIT_ERROR && f.severity == LB_CHANGES)
-        return lb_err_set(err, LB_E_USAGE, "--audit error: %s: %s", f.code, f.message);
-    lb_log_put(a->log, f.severity == LB_HARMLESS ? LB_LOG_INFO : LB_LOG_WARN, "audit: %s: %s", f.code, f.message);
+    bool refused = a->mode == LB_AUDIT_ERROR && f.severity == LB_CHANGES;
+    if (refused)
+        lb_err_set(err, LB_E_USAGE, "--audit error: %s: %s", f.code, f.message);
+    else if (lb_audit_said(a, &f))
+        say(a, &f);
     f.message = lb_mem_strdup(f.message);
     if (!f.message)
         return lb_err_memory(err, "a finding", 64);
+    f.of_chats = f.of_chats && !refused;
     if (a->n < LB_MAX_FINDING)
         a->item[a->n++] = f;
     else
         lb_mem_free(f.message);
-    return LB_OK;
+    return refused ? LB_E_USAGE : LB_OK;
 }
 
 enum lb_status lb_audit_row(struct lb_audit *a, const char *code, enum lb_severity severity, struct lb_err *err,
@@ -89,7 +102,8 @@ __attribute__((format(printf, 4, 5))) static enum lb_status found(struct probe *
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    return keep(p->a, (struct lb_finding){.code = code, .severity = severity, .message = text}, p->err);
+    struct lb_finding f = {.code = code, .severity = severity, .message = text, .of_chats = p->text.len > 0};
+    return keep(p->a, f, p->err);
 }
 
 /* What is written for ids, short enough for a message. */
@@ -287,6 +301,17 @@ enum lb_status lb_audit_model(struct lb_audit *a, const struct lb_audit_spec *sp
 
 /* ---- rows ---- */
 
+/* What was found of conversations, when the first one comes. */
+static void say_of_chats(struct lb_audit *a)
+{
+    pthread_mutex_lock(&a->mutex);
+    for (int i = 0; i < a->n && !a->chats; i++)
+        if (a->item[i].of_chats)
+            say(a, &a->item[i]);
+    a->chats = true;
+    pthread_mutex_unlock(&a->mutex);
+}
+
 static enum lb_status audit_chat(struct lb_audit *a, const struct lb_prompter *p, int64_t index,
                                  const struct lb_prompt *made, struct lb_err *err)
 {
@@ -342,6 +367,8 @@ enum lb_status lb_audit_prompt(struct lb_audit *a, const struct lb_prompter *p, 
     int32_t begin[MAX_BEGINNING];
     if (a->mode == LB_AUDIT_OFF || made->notes == 0)
         return LB_OK;
+    if (made->notes & LB_NOTE_CHAT)
+        say_of_chats(a);
     shown(p->tok, begin, lb_prompt_beginning(p->tok, begin, MAX_BEGINNING), buf);
     if (made->notes & LB_NOTE_TWICE)
         LB_TRY(lb_audit_row(a, "beginning_twice_in_row", LB_CHANGES, err,
@@ -352,12 +379,13 @@ enum lb_status lb_audit_prompt(struct lb_audit *a, const struct lb_prompter *p, 
 void lb_audit_put_json(const struct lb_audit *a, struct lb_str *out)
 {
     lb_str_putc(out, '[');
+    size_t begin = out->len;
     for (int i = 0; i < a->n; i++) {
         const struct lb_finding *f = &a->item[i];
-        lb_str_putf(out,
-                    i ? ",{\"code\":\"%s\",\"severity\":\"%s\",\"message\":"
-                      : "{\"code\":\"%s\",\"severity\":\"%s\",\"message\":",
-                    f->code, lb_severity_name(f->severity));
+        if (!lb_audit_said(a, f))
+            continue;
+        lb_str_puts(out, out->len > begin ? "," : "");
+        lb_str_putf(out, "{\"code\":\"%s\",\"severity\":\"%s\",\"message\":", f->code, lb_severity_name(f->severity));
         lb_str_put_json(out, f->message, strlen(f->message));
         if (f->count)
             lb_str_putf(out, ",\"count\":%lld", (long long)f->count);

@@ -30,6 +30,7 @@ struct lb_finding {
     enum lb_severity severity;
     char *message;
     int64_t count; /* rows; 0: of the model */
+    bool of_chats; /* concerns conversations alone: said when the first one comes */
 };
 
 #define LB_MAX_FINDING 32
@@ -40,6 +41,7 @@ struct lb_audit {
     pthread_mutex_t mutex;
     struct lb_finding item[LB_MAX_FINDING];
     int n;
+    bool chats; /* a conversation came */
 };
 
 /* log is lent for the audit's life. Must not be copied afterwards. */
@@ -56,14 +58,17 @@ struct lb_audit_spec {
     const struct lb_config *config; /* NULL: not known; its end tokens are complete */
 };
 
-/* Findings of the model itself. LB_E_USAGE: --audit error refuses one. */
+/* Findings of the model itself. LB_E_USAGE: --audit error refuses one, at once. */
 enum lb_status lb_audit_model(struct lb_audit *a, const struct lb_audit_spec *spec, struct lb_err *err);
 
 /* Findings of one prompt that lb_prompt_make made. */
 enum lb_status lb_audit_prompt(struct lb_audit *a, const struct lb_prompter *p, int64_t index,
                                const struct lb_prompt *made, struct lb_err *err);
 
-/* "[{"code":...},...]" */
+/* A finding that was said. */
+bool lb_audit_said(const struct lb_audit *a, const struct lb_finding *f);
+
+/* "[{"code":...},...]" of what was said */
 void lb_audit_put_json(const struct lb_audit *a, struct lb_str *out);
 
 #endif

@@ -276,9 +276,14 @@ static void put_findings(struct lb_str *out, const struct lb_audit *a)
 {
     if (!a || a->mode == LB_AUDIT_OFF)
         return;
-    lb_str_puts(out, a->n ? "\naudit\n" : "\naudit       nothing found\n");
+    int n = 0;
+    for (int i = 0; i < a->n; i++)
+        n += lb_audit_said(a, &a->item[i]);
+    lb_str_puts(out, n ? "\naudit\n" : "\naudit       nothing found\n");
     for (int i = 0; i < a->n; i++) {
         const struct lb_finding *f = &a->item[i];
+        if (!lb_audit_said(a, f))
+            continue;
         struct lb_str head = {0};
         size_t at = 0;
         lb_str_putf(&head, "%s %s", lb_severity_name(f->severity), f->code);

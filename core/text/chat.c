@@ -87,19 +87,63 @@ static json_t *join_parts(const json_t *content)
     return joined;
 }
 
-static bool needs_change(const json_t *message, bool flat)
+/* What is done to messages beside dropping nulls. */
+struct change {
+    bool flat, parse_arguments;
+};
+
+static bool has_calls(const json_t *message)
+{
+    const char *role = json_string_value(json_object_get(message, "role"));
+    return role && strcmp(role, "assistant") == 0 && json_array_size(json_object_get(message, "tool_calls")) > 0;
+}
+
+static bool needs_change(const json_t *message, struct change how)
 {
     const char *key;
     json_t *v;
-    if ((flat && json_is_array(json_object_get(message, "content"))) || reasoning_of(message))
+    if ((how.flat && json_is_array(json_object_get(message, "content"))) || reasoning_of(message) ||
+        (how.parse_arguments && has_calls(message)))
         return true;
     json_object_foreach((json_t *)(uintptr_t)message, key, v) if (json_is_null(v)) return true;
     return false;
 }
 
+/* Tool calls with arguments as objects; no arguments are an empty object, as in vLLM, and what is no JSON stays. */
+static json_t *parsed_calls(const json_t *calls)
+{
+    json_t *copy = json_deep_copy(calls), *call;
+    size_t i;
+    json_array_foreach(copy, i, call)
+    {
+        json_t *function = json_object_get(call, "function"), *text = json_object_get(function, "arguments");
+        json_t *parsed = NULL;
+        if (!json_is_object(function))
+            continue;
+        if (!text || json_is_null(text) || (json_is_string(text) && json_string_length(text) == 0))
+            parsed = json_object();
+        else if (json_is_string(text))
+            parsed = json_loadb(json_string_value(text), json_string_length(text), JSON_ALLOW_NUL, NULL);
+        if (parsed && json_object_set_new(function, "arguments", parsed) != 0) {
+            json_decref(copy);
+            return NULL;
+        }
+    }
+    return copy;
+}
+
+static json_t *changed_member(const json_t *message, const char *key, const json_t *v, struct change how)
+{
+    if (how.flat && json_is_array(v) && strcmp(key, "content") == 0)
+        return join_parts(v);
+    if (how.parse_arguments && strcmp(key, "tool_calls") == 0 && has_calls(message))
+        return parsed_calls(v);
+    return shared(v);
+}
+
 /* As transformers 5 does: members that are null are left out, a reasoning text stands first as `thinking` unless the
  * message has that, and as `reasoning_content`. */
-static json_t *changed(const json_t *message, bool flat)
+static json_t *changed(const json_t *message, struct change how)
 {
     const json_t *reasoning = reasoning_of(message);
     json_t *copy = json_object(), *v;
@@ -109,10 +153,8 @@ static json_t *changed(const json_t *message, bool flat)
         ok = json_object_set(copy, "thinking", (json_t *)(uintptr_t)reasoning) == 0;
     json_object_foreach((json_t *)(uintptr_t)message, key, v)
     {
-        if (json_is_null(v))
-            continue;
-        bool join = flat && json_is_array(v) && strcmp(key, "content") == 0;
-        ok = ok && json_object_set_new_nocheck(copy, key, join ? join_parts(v) : shared(v)) == 0;
+        if (!json_is_null(v))
+            ok = ok && json_object_set_new_nocheck(copy, key, changed_member(message, key, v, how)) == 0;
     }
     if (ok && reasoning)
         ok = json_object_set(copy, "reasoning_content", (json_t *)(uintptr_t)reasoning) == 0;
@@ -123,7 +165,7 @@ static json_t *changed(const json_t *message, bool flat)
 }
 
 /* The row's messages as they are, referenced, when nothing is to change. NULL: failed. */
-static json_t *messages_for(const json_t *messages, bool flat, struct lb_err *err)
+static json_t *messages_for(const json_t *messages, struct change how, struct lb_err *err)
 {
     size_t n = json_array_size(messages), i;
     bool any = false;
@@ -132,14 +174,14 @@ static json_t *messages_for(const json_t *messages, bool flat, struct lb_err *er
             lb_err_set(err, LB_E_INPUT, "message %zu is not an object", i);
             return NULL;
         }
-        any = any || needs_change(json_array_get(messages, i), flat);
+        any = any || needs_change(json_array_get(messages, i), how);
     }
     if (!any)
         return shared(messages);
     json_t *list = json_array();
     for (i = 0; list && i < n; i++) {
         const json_t *m = json_array_get(messages, i);
-        if (json_array_append_new(list, needs_change(m, flat) ? changed(m, flat) : shared(m)) != 0)
+        if (json_array_append_new(list, needs_change(m, how) ? changed(m, how) : shared(m)) != 0)
             break;
     }
     if (list && i == n)
@@ -348,7 +390,7 @@ enum lb_status lb_chat_run(const struct lb_chat *c, const struct lb_chat_templat
     const json_t *text = NULL;
     size_t from = out->len;
     enum lb_status status = LB_OK;
-    json_t *messages = messages_for(row->messages, t->flat, err);
+    json_t *messages = messages_for(row->messages, (struct change){t->flat, row->parse_arguments}, err);
     if (!messages)
         return err->status;
     if (row->continue_final_message)

@@ -53,6 +53,7 @@ struct lb_chat_row {
     const struct json_t *documents; /* array */
     const struct json_t *kwargs;    /* object: wins over --chat-template-kwargs and special tokens */
     bool add_generation_prompt, continue_final_message;
+    bool parse_arguments; /* arguments of tool calls that are JSON as text, as in the OpenAI API, become objects */
 };
 
 /* Appends the prompt's text. LB_E_INPUT: the row's fault or the template's (bad_template, the text says which);
