@@ -106,6 +106,20 @@ static enum lb_status print_version(struct lb_err *err)
     return print(&text, err);
 }
 
+/* Seconds of the epoch that a reproducible run is given in place of the time; 0 where there are none. */
+static enum lb_status read_source_date(int64_t *out, struct lb_err *err)
+{
+    const char *text = getenv("SOURCE_DATE_EPOCH");
+    size_t n = text ? strlen(text) : 0;
+    *out = 0;
+    if (n == 0)
+        return LB_OK;
+    if (n > 18 || strspn(text, "0123456789") != n)
+        return lb_err_set(err, LB_E_USAGE, "SOURCE_DATE_EPOCH must be seconds since 1970, not '%.40s'", text);
+    *out = strtoll(text, NULL, 10);
+    return LB_OK;
+}
+
 static enum lb_status run(struct lb_cli *cli, struct lb_report *report, int *code, struct lb_err *err)
 {
     struct lb_llm *llm = NULL;
@@ -115,6 +129,7 @@ static enum lb_status run(struct lb_cli *cli, struct lb_report *report, int *cod
     cli->run.progress_ctx = report;
     cli->run.stop = &lb_stop;
     LB_TRY_OUT(status, check_alone(err));
+    LB_TRY_OUT(status, read_source_date(&cli->run.created, err));
     if (!cli->run.prompt && cli->run.n_input == 0 && isatty(STDIN_FILENO)) {
         status = lb_err_set(err, LB_E_USAGE,
                             "no input: llmbatch -m MODEL -i prompts.jsonl -o out.jsonl, or rows on standard input "

@@ -1,5 +1,5 @@
-/* Inside a run: what its threads share. The files pipeline.c (the loop), stages.c, host_in.c (reader, tokenizer,
- * window) and host_out.c (writer) include it, nobody else. */
+/* Inside a run: what its threads share. The files pipeline.c (the loop), stages.c, host_read.c (reader), host_in.c
+ * (tokenizer, window) and host_out.c (writer) include it, nobody else. */
 #ifndef CORE_RUN_RUN_H
 #define CORE_RUN_RUN_H
 
@@ -33,7 +33,8 @@ struct lb_run {
     struct lb_step step;
     const struct lb_cand *cand;         /* [step.n_out] */
     int32_t *drawn;                     /* [max_out] ids; -1: logits that are no numbers */
-    struct lb_work *waiting;            /* next row to be admitted */
+    struct lb_work *waiting;            /* next row to be admitted ... */
+    int32_t next_part;                  /* ... from this sequence on */
     struct lb_work *finished;           /* rows of this step that ended */
     bool input_done, interrupted, over; /* over: end after this round */
     struct lb_stats *stats;
