@@ -121,14 +121,16 @@ static enum lb_status make_choices(struct formatter *f, struct lb_work *w, struc
     LB_TRY(grow_choices(f, w, n, offsets, err));
     offset = f->offset;
     out->prompt_tokens = 0;
+    const struct lb_work *asked = w; /* has the prompt of the sequences behind it */
     for (int32_t i = 0; i < w->n_part; i++) {
         const struct lb_work *p = lb_work_part(w, i);
         struct lb_result *c = &f->choice[i * w->n_copy];
+        asked = p->prompt_lent ? asked : p;
         size_t begin = f->text.len;
         *c = (struct lb_result){0};
         fill(f, p, c);
         if (has_text && w->row.echo)
-            put_echo(f, p);
+            put_echo(f, asked);
         if (has_text)
             make_text(f, p, offsets ? offset : NULL);
         c->n_text = f->text.len - begin;
