@@ -114,18 +114,22 @@ static enum lb_status print_plan(const struct lb_llm *llm, struct lb_err *err)
     return print(&text, err);
 }
 
-/* The clock of templates: SOURCE_DATE_EPOCH in UTC where it is set, else local time, as it is now. */
-static enum lb_status read_clock(struct tm *out, struct lb_err *err)
+/* Seconds of the epoch that a reproducible run is given in place of the time (0 where there are none), and the clock of
+ * templates: that time in UTC, or local time as it is now. */
+static enum lb_status read_clock(int64_t *created, struct tm *now, struct lb_err *err)
 {
-    const char *epoch = getenv("SOURCE_DATE_EPOCH");
-    char *end = NULL;
+    const char *text = getenv("SOURCE_DATE_EPOCH");
+    size_t n = text ? strlen(text) : 0;
     time_t t = time(NULL);
-    errno = 0;
-    if (epoch && *epoch)
-        t = (time_t)strtoll(epoch, &end, 10);
-    if (errno || (end && *end) || !(end ? gmtime_r(&t, out) : localtime_r(&t, out)))
-        return lb_err_set(err, LB_E_USAGE, "SOURCE_DATE_EPOCH '%s' is no number of seconds since 1970",
-                          epoch ? epoch : "");
+    *created = 0;
+    if (n == 0) {
+        localtime_r(&t, now);
+        return LB_OK;
+    }
+    if (n <= 18 && strspn(text, "0123456789") == n)
+        *created = t = (time_t)strtoll(text, NULL, 10);
+    if (n > 18 || strspn(text, "0123456789") != n || !gmtime_r(&t, now))
+        return lb_err_set(err, LB_E_USAGE, "SOURCE_DATE_EPOCH must be seconds since 1970, not '%.40s'", text);
     return LB_OK;
 }
 
@@ -138,7 +142,7 @@ static enum lb_status run(struct lb_cli *cli, struct lb_report *report, int *cod
     cli->run.progress_ctx = report;
     cli->run.stop = &lb_stop;
     LB_TRY_OUT(status, check_alone(err));
-    LB_TRY_OUT(status, read_clock(&cli->run.now, err));
+    LB_TRY_OUT(status, read_clock(&cli->run.created, &cli->run.now, err));
     if (!cli->run.prompt && cli->run.n_input == 0 && isatty(STDIN_FILENO)) {
         status = lb_err_set(err, LB_E_USAGE,
                             "no input: llmbatch -m MODEL -i prompts.jsonl -o out.jsonl, or rows on standard input "

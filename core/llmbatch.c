@@ -136,6 +136,8 @@ static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
         return lb_err_set(err, LB_E_USAGE, "--render and --plan exclude each other");
     if (o->threads < 0 || o->threads > INT_MAX)
         return lb_err_set(err, LB_E_USAGE, "--threads must be 0 to %d, not %lld", INT_MAX, (long long)o->threads);
+    if (o->system && lb_utf8_valid_prefix(o->system, strlen(o->system)) != strlen(o->system))
+        return lb_err_set(err, LB_E_USAGE, "--system is not valid UTF-8");
     LB_TRY(read_dtype(o->dtype, &llm->dtype, err));
     if (lb_gen_check(&o->gen, message, sizeof message) != LB_ROW_OK)
         return lb_err_set(err, LB_E_USAGE, "%s", message);
@@ -523,12 +525,19 @@ static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
         .survey = &llm->survey,
         .lines = llm->lines,
         .prompt = o->prompt,
-        .rows = {.input_key = o->input_key, .keep = o->keep, .n_keep = o->n_keep, .keep_all = o->keep_all},
+        .rows = {.input_key = o->input_key,
+                 .format = o->format,
+                 .chat = o->chat,
+                 .system = o->system,
+                 .keep = o->keep,
+                 .n_keep = o->n_keep,
+                 .keep_all = o->keep_all},
         .stream = llm->stream,
         .input_bytes = llm->input_bytes,
         .gen = &llm->gen,
         .token_ids = o->token_ids,
         .timing = o->timing,
+        .created = o->created,
         .journal = j,
         .log = &o->log,
         .progress = o->progress,

@@ -53,7 +53,11 @@ struct lb_options {
     enum lb_audit_mode audit;
     enum lb_add_bos add_bos;
     const char *input_key; /* NULL: "prompt" */
-    char *const *keep;     /* [n_keep] */
+    bool chat;             /* a prompt of text becomes one user message */
+    const char *system;    /* first message of conversations that have no system message; NULL: none */
+    enum lb_row_format format;
+    int64_t created;   /* what OpenAI responses say, seconds of the epoch */
+    char *const *keep; /* [n_keep] */
     size_t n_keep;
     bool keep_all, keep_special, timing, token_ids;
     struct lb_gen gen; /* what the command line sets */

@@ -145,11 +145,13 @@ enum lb_status lb_row_read_id(struct lb_row *row, const char *name, const json_t
             s.failed ? lb_err_memory(err, "a row's id", json_string_length(v)) : set_id(row, s.data, s.len, err);
         lb_str_release(&s);
         LB_TRY(status);
+        row->has_id = true;
         return set_key(row, 's', json_string_value(v), json_string_length(v), err);
     }
     if (lb_json_int(v, &number)) {
         snprintf(text, sizeof text, "%lld", (long long)number);
         LB_TRY(set_id(row, text, strlen(text), err));
+        row->has_id = true;
         return set_key(row, 'i', text, strlen(text), err);
     }
     lb_json_show(text, sizeof text, v);

@@ -103,6 +103,7 @@ struct lb_row {
     uint64_t line_hash; /* XXH3-64 of the line without its line ending */
     uint64_t key;       /* keys the row's random numbers: XXH3-64 of the type-tagged id, or of the row number */
     char *id_json;      /* the id as JSON ("\"a17\"", "16"), owned; "null" where the line is no JSON object */
+    bool has_id;        /* of its own, not its number */
     enum lb_row_api api;
     bool unread;      /* the line is no JSON object, so that it does not say what it is written as */
     char *model_json; /* of an OpenAI request: its "model" as JSON, owned; NULL: none */

@@ -240,12 +240,13 @@ enum lb_status lb_row_read_chat(struct lb_row *row, const struct lb_row_spec *sp
                                 const char *name, const json_t *messages, struct lb_err *err)
 {
     bool memory = false;
+    bool text = json_is_string(messages) && strcmp(name, spec->input_key ? spec->input_key : "prompt") == 0;
     row->form = LB_FORM_CHAT;
-    if (json_is_string(messages) && json_string_length(messages) == 0) {
+    if (text && json_string_length(messages) == 0) {
         lb_row_fail(row, LB_ROW_EMPTY_PROMPT, "%.80s is empty", name);
         return LB_OK;
     }
-    if (!json_is_string(messages) && !check_messages(row, name, messages)) {
+    if (!text && !check_messages(row, name, messages)) {
         lb_row_blame(row, name);
         return LB_OK;
     }

@@ -62,7 +62,8 @@ enum lb_status lb_row_read_ids(struct lb_row *row, const char *name, const json_
 enum lb_status lb_row_read_settings(struct lb_row *row, const struct lb_row_spec *spec, const json_t *object,
                                     const char *key, struct lb_err *err);
 
-/* A conversation: `messages` (called `name`; a text becomes one user message) and what object says of it. */
+/* A conversation: `messages` (called `name`; a text under the prompt's name becomes one user message) and what object
+ * says of it. */
 enum lb_status lb_row_read_chat(struct lb_row *row, const struct lb_row_spec *spec, const json_t *object,
                                 const char *name, const json_t *messages, struct lb_err *err);
 

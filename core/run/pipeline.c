@@ -91,7 +91,8 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
 
 static void run_release(struct lb_run *r)
 {
-    lb_work_free(r->waiting);
+    if (r->waiting && lb_work_end(r->waiting, r->waiting->n_part - r->next_part))
+        lb_work_free(r->waiting);
     while (r->finished) {
         struct lb_work *w = r->finished;
         r->finished = w->next;

@@ -33,7 +33,37 @@ static void put_id(struct lb_str *out, int32_t id)
     lb_str_put(out, digits + at, sizeof digits - at);
 }
 
-void lb_run_put_rendered(const struct lb_run *r, const struct lb_work *w, struct lb_str *out)
+/* "prompt":...,"prompt_token_ids":[...] of one prompt; ids that no text stood for are decoded. */
+static void put_prompt(const struct lb_run *r, const struct lb_work *w, struct lb_str *out)
+{
+    const struct lb_tok *tok = r->spec->tok;
+    struct lb_str text = {0};
+    struct lb_detok detok = {.tok = tok};
+    if (w->echo) {
+        lb_str_puts(out, "\"prompt\":");
+        lb_str_put_json(out, w->echo, w->n_echo);
+        lb_str_putc(out, ',');
+    } else if (!lb_tok_missing(tok)) {
+        for (int64_t i = 0; i < w->n_prompt; i++)
+            lb_detok_put(&detok, w->prompt[i], &text);
+        lb_detok_flush(&detok, &text);
+        lb_str_puts(out, "\"prompt\":");
+        lb_str_put_json(out, text.data ? text.data : "", text.len);
+        lb_str_putc(out, ',');
+    }
+    lb_str_puts(out, "\"prompt_token_ids\":[");
+    for (int64_t i = 0; i < w->n_prompt; i++) {
+        if (i)
+            lb_str_putc(out, ',');
+        put_id(out, w->prompt[i]);
+    }
+    lb_str_putc(out, ']');
+    out->failed = out->failed || text.failed;
+    lb_detok_release(&detok);
+    lb_str_release(&text);
+}
+
+void lb_run_put_rendered(const struct lb_run *r, struct lb_work *w, struct lb_str *out)
 {
     const struct lb_row *row = &w->row;
     if (row->code != LB_ROW_OK) {
@@ -45,28 +75,13 @@ void lb_run_put_rendered(const struct lb_run *r, const struct lb_work *w, struct
         lb_jsonl_put_result(out, &failed);
         return;
     }
-    lb_str_putf(out, "{\"id\":%s,\"index\":%lld", row->id_json, (long long)row->index);
-    struct lb_str text = {0};
-    if (row->text) {
-        lb_str_put(&text, row->text, row->n_text);
-    } else if (!lb_tok_missing(r->spec->tok)) {
-        struct lb_detok detok = {.tok = r->spec->tok};
-        for (int64_t i = 0; i < w->n_prompt; i++)
-            lb_detok_put(&detok, w->prompt[i], &text);
-        lb_detok_flush(&detok, &text);
-        lb_detok_release(&detok);
+    lb_str_putf(out, "{\"id\":%s,\"index\":%lld,", row->id_json, (long long)row->index);
+    if (w->n_part > 1)
+        lb_str_puts(out, "\"prompts\":[");
+    for (int32_t i = 0; i < w->n_part; i++) {
+        lb_str_puts(out, w->n_part == 1 ? "" : i ? ",{" : "{");
+        put_prompt(r, lb_work_part(w, i), out);
+        lb_str_puts(out, w->n_part == 1 ? "" : "}");
     }
-    if (row->text || !lb_tok_missing(r->spec->tok)) {
-        lb_str_puts(out, ",\"prompt\":");
-        lb_str_put_json(out, text.data ? text.data : "", text.len);
-    }
-    lb_str_puts(out, ",\"prompt_token_ids\":[");
-    for (int64_t i = 0; i < w->n_prompt; i++) {
-        if (i)
-            lb_str_putc(out, ',');
-        put_id(out, w->prompt[i]);
-    }
-    lb_str_puts(out, "]}");
-    out->failed = out->failed || text.failed;
-    lb_str_release(&text);
+    lb_str_puts(out, w->n_part > 1 ? "]}" : "}");
 }

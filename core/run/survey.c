@@ -49,22 +49,26 @@ enum lb_status lb_survey_row(struct lb_survey *s, struct lb_work *w, struct lb_e
         }
         return LB_OK;
     }
-    int64_t n = w->n_prompt;
     if (s->n_ok++ == 0) {
         s->first = row->index;
-        s->shortest = s->longest = n;
+        s->shortest = INT64_MAX;
         take(&s->first_id, &row->id_json);
-        take(&s->first_text, &row->text);
-        s->n_first_text = row->n_text;
+        take(&s->first_text, &w->echo);
+        s->n_first_text = w->n_echo;
         s->first_ids = w->prompt;
-        s->n_first_ids = n;
+        s->n_first_ids = w->n_prompt;
         w->prompt = NULL;
     }
-    s->shortest = n < s->shortest ? n : s->shortest;
-    s->longest = n > s->longest ? n : s->longest;
-    s->tokens += n;
-    s->new_tokens += w->set.max_tokens;
-    s->bucket[bucket_of(n)]++;
+    for (int32_t i = 0; i < w->n_part; i++) {
+        const struct lb_work *p = lb_work_part(w, i);
+        int64_t n = p->n_prompt;
+        s->shortest = n < s->shortest ? n : s->shortest;
+        s->longest = n > s->longest ? n : s->longest;
+        s->tokens += n;
+        s->new_tokens += p->set.max_tokens * p->n_copy;
+        s->n_prompt++;
+        s->bucket[bucket_of(n)]++;
+    }
     return LB_OK;
 }
 
@@ -171,8 +175,8 @@ static void put_rows(struct lb_str *out, const struct lb_survey *s, const struct
     if (s->n_ok == 0)
         return;
     heading(out, "tokens");
-    lb_str_putf(out, "%lld of prompts (%lld to %lld a row, mean %.1f), at most %lld new\n", (long long)s->tokens,
-                (long long)s->shortest, (long long)s->longest, (double)s->tokens / (double)s->n_ok,
+    lb_str_putf(out, "%lld of prompts (%lld to %lld each, mean %.1f), at most %lld new\n", (long long)s->tokens,
+                (long long)s->shortest, (long long)s->longest, (double)s->tokens / (double)s->n_prompt,
                 (long long)s->new_tokens);
     if (v->max_model_len)
         lb_str_putf(out, "%*slimit of a row: %lld, prompt and new tokens together\n", INDENT, "",
@@ -187,7 +191,7 @@ static void put_histogram(struct lb_str *out, const struct lb_survey *s)
         return;
     for (int b = from; b <= to; b++)
         most = s->bucket[b] > most ? s->bucket[b] : most;
-    lb_str_puts(out, "\n  prompt tokens        rows\n");
+    lb_str_puts(out, "\n  prompt tokens     prompts\n");
     for (int b = from; b <= to; b++) {
         long long lo = 1LL << b, hi = (2LL << b) - 1;
         char range[48];

@@ -13,7 +13,7 @@
 #define LB_SURVEY_BUCKETS 31 /* lengths from 2^i on */
 
 struct lb_survey {
-    int64_t n_ok, tokens, shortest, longest;
+    int64_t n_ok, n_prompt, tokens, shortest, longest;
     int64_t new_tokens; /* at most, over all rows */
     int64_t bucket[LB_SURVEY_BUCKETS];
     struct { /* the first row of each error code */
