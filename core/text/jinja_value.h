@@ -24,7 +24,7 @@
 #define LB_JINJA_MAX_DEPTH 200 /* nesting of expressions, blocks, macro calls, data */
 
 enum lb_jkind {
-    LB_J_UNDEFINED, /* text: its name, for "'x' is undefined"; prints as "" */
+    LB_J_UNDEFINED, /* prints as ""; undef says what is missing */
     LB_J_NONE,
     LB_J_BOOL,
     LB_J_INT,
@@ -37,7 +37,17 @@ enum lb_jkind {
     LB_J_RANGE,
     LB_J_CALL,   /* function, bound method, macro, caller, cycler, joiner ... */
     LB_J_OBJECT, /* attributes by function: the `loop` object */
+    LB_J_STREAM, /* a generator (map, select ...) or a view of a dict (keys, items) */
+    LB_J_ABSENT, /* an argument that was not given; no template sees it */
 };
+
+struct lb_jlist;
+struct lb_jdict;
+struct lb_jrange;
+struct lb_jcall;
+struct lb_jobject;
+struct lb_jundef;
+struct lb_jstream;
 
 /* Text is UTF-8. n_char is filled on demand; -1: not counted yet. n_char == len tells that it is ASCII. `safe` marks
  * Markup (the `safe` filter); autoescape is off, so it changes nothing but tests. */
@@ -45,6 +55,7 @@ struct lb_jtext {
     const char *data;
     size_t len;
     int64_t n_char;
+    bool safe;
 };
 
 struct lb_jval {
@@ -59,6 +70,8 @@ struct lb_jval {
         const struct lb_jrange *range;
         struct lb_jcall *call;
         struct lb_jobject *object;
+        struct lb_jundef *undef; /* NULL: nothing is known of it */
+        struct lb_jstream *stream;
     } u;
 };
 
@@ -82,6 +95,22 @@ struct lb_jdict {
 
 struct lb_jrange {
     int64_t start, stop, step;
+};
+
+/* What an undefined value's message needs: a variable's name, the key that `owner` ("dict object") lacks, or a hint
+ * that is the whole message. */
+struct lb_jundef {
+    const char *hint, *owner;
+    struct lb_jval name;
+};
+
+/* The items are worked out at once where Python works them out one by one. A generator gives them once, is true even
+ * when it has none and has no length; a view is as its dict. */
+struct lb_jstream {
+    const char *type_name; /* "generator", "dict_items" ... */
+    struct lb_jval items;  /* LIST */
+    size_t at;
+    bool view;
 };
 
 struct lb_jkwarg {
@@ -125,6 +154,7 @@ struct lb_jrun {
     bool failed;
     enum lb_status status; /* LB_E_INPUT, or LB_E_DEVICE for want of memory */
     char message[512];     /* without the line */
+    struct lb_str scratch; /* where texts are built, a stack: see lb_jscratch_end in jinja_lib.h */
     void *eval;
 };
 
@@ -136,6 +166,12 @@ void lb_jrun_release(struct lb_jrun *r);
 void *lb_jrun_alloc(struct lb_jrun *r, size_t bytes);
 bool lb_jrun_spend(struct lb_jrun *r, size_t steps); /* false (and failed) past LB_JINJA_MAX_STEPS */
 __attribute__((format(printf, 2, 3))) struct lb_jval lb_jinja_fail(struct lb_jrun *r, const char *fmt, ...);
+struct lb_jval lb_jinja_fail_undefined(struct lb_jrun *r, struct lb_jval v); /* "'x' is undefined" */
+bool lb_jrun_enter(struct lb_jrun *r); /* one level deeper; false (and failed) past LB_JINJA_MAX_DEPTH */
+static inline void lb_jrun_leave(struct lb_jrun *r)
+{
+    r->depth--;
+}
 
 /* ---- making values ---- */
 
@@ -200,7 +236,7 @@ struct lb_jval lb_jslice(struct lb_jrun *r, struct lb_jval x, struct lb_jval fro
 struct lb_jval lb_jcall_value(struct lb_jrun *r, struct lb_jval callee, const struct lb_jargs *args);
 
 /* Iteration over anything that Python iterates: lists, tuples, dicts (keys), text (characters), ranges, undefined
- * (nothing). false from init: not iterable (and failed). */
+ * (nothing), streams (a generator is used up by it). false from init: not iterable (and failed). */
 struct lb_jiter {
     struct lb_jval over;
     size_t at;
