@@ -41,14 +41,6 @@ enum lb_jkind {
     LB_J_ABSENT, /* an argument that was not given; no template sees it */
 };
 
-struct lb_jlist;
-struct lb_jdict;
-struct lb_jrange;
-struct lb_jcall;
-struct lb_jobject;
-struct lb_jundef;
-struct lb_jstream;
-
 /* Text is UTF-8. n_char is filled on demand; -1: not counted yet. n_char == len tells that it is ASCII. `safe` marks
  * Markup (the `safe` filter); autoescape is off, so it changes nothing but tests. */
 struct lb_jtext {
@@ -154,7 +146,7 @@ struct lb_jrun {
     bool failed;
     enum lb_status status; /* LB_E_INPUT, or LB_E_DEVICE for want of memory */
     char message[512];     /* without the line */
-    struct lb_str scratch; /* where texts are built, a stack: see lb_jscratch_end in jinja_lib.h */
+    struct lb_str scratch; /* where texts are built, a stack: see jinja_help.h */
     void *eval;
 };
 
@@ -168,13 +160,9 @@ bool lb_jrun_spend(struct lb_jrun *r, size_t steps); /* false (and failed) past 
 __attribute__((format(printf, 2, 3))) struct lb_jval lb_jinja_fail(struct lb_jrun *r, const char *fmt, ...);
 struct lb_jval lb_jinja_fail_undefined(struct lb_jrun *r, struct lb_jval v); /* "'x' is undefined" */
 bool lb_jrun_enter(struct lb_jrun *r); /* one level deeper; false (and failed) past LB_JINJA_MAX_DEPTH */
-static inline void lb_jrun_leave(struct lb_jrun *r)
-{
-    r->depth--;
-}
+void lb_jrun_leave(struct lb_jrun *r);
 
-/* ---- making values ---- */
-
+/* Making values. */
 static inline struct lb_jval lb_jnone(void)
 {
     return (struct lb_jval){.kind = LB_J_NONE};
@@ -208,8 +196,7 @@ struct lb_jval lb_jfunction(struct lb_jrun *r, const char *name,
                             struct lb_jval (*fn)(struct lb_jrun *r, struct lb_jval self, const struct lb_jargs *args),
                             struct lb_jval self, void *data);
 
-/* ---- what Python says of values ---- */
-
+/* What Python says of values. */
 bool lb_jtruth(struct lb_jrun *r, struct lb_jval v);
 void lb_jput_str(struct lb_jrun *r, struct lb_str *out, struct lb_jval v);  /* str(v): what {{ v }} prints */
 void lb_jput_repr(struct lb_jrun *r, struct lb_str *out, struct lb_jval v); /* repr(v) */
