@@ -66,12 +66,15 @@ static inline struct lb_jval lb_jtext_puts(struct lb_jrun *r, const char *litera
 {
     return lb_jtext_lend(r, literal, __builtin_strlen(literal));
 }
-/* Where needle begins first; n + 1: nowhere. lb_jrfind_bytes: where it begins last. */
+/* Where needle begins first, in linear time; n + 1: nowhere. lb_jrfind_bytes: where it begins last. */
 size_t lb_jfind_bytes(const char *text, size_t n, const char *needle, size_t m);
-size_t lb_jrfind_bytes(const char *text, size_t n, const char *needle, size_t m);
+size_t lb_jrfind_bytes(struct lb_jrun *r, const char *text, size_t n, const char *needle, size_t m);
+struct lb_jval lb_jmark_safe(struct lb_jrun *r, struct lb_jval v, bool safe); /* v as Markup, or not */
 struct lb_jval lb_jescape(struct lb_jrun *r, struct lb_jval v); /* Markup of it */
 bool lb_jtext_equal(struct lb_jval a, struct lb_jval b);
 void lb_jput_float(struct lb_str *out, double x); /* repr */
+/* text "d.ddde+xx" as Python prints it: trailing zeros off, an exponent below 1e-4 and from 10**limit on, else ".0" */
+void lb_jput_decimal(struct lb_str *out, const char *text, int limit);
 
 /* The list of everything that v iterates. */
 struct lb_jval lb_jlist_of(struct lb_jrun *r, struct lb_jval v);
@@ -88,13 +91,13 @@ struct lb_jval lb_jpercent(struct lb_jrun *r, struct lb_jval format, struct lb_j
 /* A number as the format languages describe it. */
 struct lb_jnumspec {
     char sign;      /* '-', '+', ' ' */
-    char type;      /* d b o x X c e E f F g G % n, 0: as str() or repr */
-    char group;     /* 0 ',' '_' */
+    char type;      /* d b o x X e E f F g G % n, 0: as str() does it */
     bool alternate; /* # */
-    int precision;  /* -1: none */
+    bool no_minus_zero;
+    int precision; /* -1: none */
 };
-/* Sign and prefix ("-0x") to head, the rest to out, ungrouped. */
-void lb_jput_digits(struct lb_jrun *r, struct lb_str *out, char head[4], struct lb_jval v, struct lb_jnumspec spec);
+/* Sign and prefix ("-0x") to head, digits and what follows them to the scratch. */
+void lb_jput_digits(struct lb_jrun *r, char head[4], struct lb_jval v, struct lb_jnumspec spec);
 
 /* ---- methods (jinja_methods.c ...) ---- */
 
@@ -111,9 +114,13 @@ struct lb_jval lb_jstr_splitlines(struct lb_jrun *r, struct lb_jval s, bool keep
 struct lb_jval lb_jstr_pad(struct lb_jrun *r, struct lb_jval s, int64_t width, const struct lb_jtext *fill,
                            int side);                                       /* -1 ljust, 0 center, 1 rjust */
 struct lb_jval lb_jstr_case(struct lb_jrun *r, struct lb_jval s, char how); /* 'u' 'l' 't' 'c' 's' 'f' */
-bool lb_jstr_is(struct lb_jval s, char what);                               /* 'u' isupper, 'l' islower ... */
+/* 'u' isupper, 'l' islower, 't' istitle, 'a' isalpha, 'w' isalnum, 'd' isdigit, 'e' isdecimal, 'n' isnumeric,
+ * 's' isspace, 'i' isidentifier, 'p' isprintable, '7' isascii */
+bool lb_jstr_is(const struct lb_jtext *t, char what);
+struct lb_jval lb_jstr_split(struct lb_jrun *r, struct lb_jval s, struct lb_jval sep, int64_t max); /* max < 0: all */
+struct lb_jval lb_jstr_rsplit(struct lb_jrun *r, struct lb_jval s, struct lb_jval sep, int64_t max);
 bool lb_jparse_int(struct lb_jrun *r, const struct lb_jtext *t, int64_t base, int64_t *out); /* int(text, base) */
-bool lb_jparse_float(const struct lb_jtext *t, double *out);                                 /* float(text) */
+bool lb_jparse_float(struct lb_jrun *r, const struct lb_jtext *t, double *out);                                 /* float(text) */
 
 /* ---- attributes as filters name them: "a.b.0" ---- */
 

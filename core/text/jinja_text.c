@@ -72,25 +72,18 @@ static void shortest(double x, char text[32])
     snprintf(text, 32, "%.16e", x);
 }
 
-void lb_jput_float(struct lb_str *out, double x)
+void lb_jput_decimal(struct lb_str *out, const char *text, int limit)
 {
-    if (isnan(x) || isinf(x)) {
-        lb_str_puts(out, isnan(x) ? "nan" : x > 0 ? "inf" : "-inf");
-        return;
-    }
-    char text[32], digits[24];
-    shortest(x, text);
+    char digits[64];
     const char *from = text;
-    if (*from == '-')
-        lb_str_putc(out, *from++);
     int n = 0;
     for (; *from != 'e'; from++)
-        if (*from != '.')
+        if (*from != '.' && n < (int)sizeof digits)
             digits[n++] = *from;
     int exponent = atoi(from + 1);
     while (n > 1 && digits[n - 1] == '0')
         n--;
-    if (exponent < -4 || exponent >= 16) {
+    if (exponent < -4 || exponent >= limit) {
         lb_str_putc(out, digits[0]);
         if (n > 1)
             lb_str_putc(out, '.');
@@ -112,6 +105,19 @@ void lb_jput_float(struct lb_str *out, double x)
     }
     if (n <= exponent + 1)
         lb_str_puts(out, ".0");
+}
+
+void lb_jput_float(struct lb_str *out, double x)
+{
+    if (isnan(x) || isinf(x)) {
+        lb_str_puts(out, isnan(x) ? "nan" : x > 0 ? "inf" : "-inf");
+        return;
+    }
+    char text[32];
+    shortest(fabs(x), text);
+    if (signbit(x))
+        lb_str_putc(out, '-');
+    lb_jput_decimal(out, text, 16);
 }
 
 static bool put_escape(struct lb_str *out, uint32_t cp, char quote)
