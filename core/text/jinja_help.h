@@ -70,7 +70,7 @@ static inline struct lb_jval lb_jtext_puts(struct lb_jrun *r, const char *litera
 size_t lb_jfind_bytes(const char *text, size_t n, const char *needle, size_t m);
 size_t lb_jrfind_bytes(struct lb_jrun *r, const char *text, size_t n, const char *needle, size_t m);
 struct lb_jval lb_jmark_safe(struct lb_jrun *r, struct lb_jval v, bool safe); /* v as Markup, or not */
-struct lb_jval lb_jescape(struct lb_jrun *r, struct lb_jval v); /* Markup of it */
+struct lb_jval lb_jescape(struct lb_jrun *r, struct lb_jval v);               /* Markup of it */
 bool lb_jtext_equal(struct lb_jval a, struct lb_jval b);
 void lb_jput_float(struct lb_str *out, double x); /* repr */
 /* text "d.ddde+xx" as Python prints it: trailing zeros off, an exponent below 1e-4 and from 10**limit on, else ".0" */
@@ -120,12 +120,31 @@ bool lb_jstr_is(const struct lb_jtext *t, char what);
 struct lb_jval lb_jstr_split(struct lb_jrun *r, struct lb_jval s, struct lb_jval sep, int64_t max); /* max < 0: all */
 struct lb_jval lb_jstr_rsplit(struct lb_jrun *r, struct lb_jval s, struct lb_jval sep, int64_t max);
 bool lb_jparse_int(struct lb_jrun *r, const struct lb_jtext *t, int64_t base, int64_t *out); /* int(text, base) */
-bool lb_jparse_float(struct lb_jrun *r, const struct lb_jtext *t, double *out);                                 /* float(text) */
+bool lb_jparse_float(struct lb_jrun *r, const struct lb_jtext *t, double *out);              /* float(text) */
 
-/* ---- attributes as filters name them: "a.b.0" ---- */
+/* ---- filters (one table a file) ---- */
 
-struct lb_jval lb_jattr_path(struct lb_jrun *r, struct lb_jval x, struct lb_jval path);
-struct lb_jval lb_jsorted(struct lb_jrun *r, struct lb_jval list, struct lb_jval keys, bool reverse); /* stable */
+const struct lb_jfilter *lb_jfind_in(const struct lb_jfilter *table, const char *name, size_t n);
+extern const struct lb_jfilter lb_jtext_filters[], lb_jseq_filters[], lb_jselect_filters[]; /* a NULL name ends each */
+struct lb_jval lb_jfilter_tojson(struct lb_jrun *r, struct lb_jval v, const struct lb_jargs *args);
+struct lb_jval lb_jfilter_pprint(struct lb_jrun *r, struct lb_jval v, const struct lb_jargs *args);
+struct lb_jval lb_jfilter_wordwrap(struct lb_jrun *r, struct lb_jval v, const struct lb_jargs *args);
+struct lb_jval lb_jsoft_str(struct lb_jrun *r, struct lb_jval v); /* str(v), Markup kept */
+struct lb_jval lb_jempty(struct lb_jrun *r, const char *hint);    /* undefined with a message of its own */
+void lb_jput_strftime(struct lb_str *out, const struct lb_jtext *format, const struct tm *t);
+
+/* A getter of attributes as filters name them, "a.b.0" or an index: lower-cases texts where fold, puts `otherwise` for
+ * what is undefined where it is given. */
+struct lb_jgetter {
+    struct lb_jval path[16]; /* [n] */
+    size_t n;
+    struct lb_jval otherwise;
+    bool fold;
+};
+bool lb_jgetter_init(struct lb_jrun *r, struct lb_jgetter *g, struct lb_jval attribute, bool fold);
+struct lb_jval lb_jgetter_get(struct lb_jrun *r, const struct lb_jgetter *g, struct lb_jval x);
+/* Sorts list by keys (LISTs of equal length), stable, as sorted() does. */
+void lb_jsort(struct lb_jrun *r, struct lb_jval list, struct lb_jval keys, bool reverse);
 
 /* ---- Unicode as Python's str sees it (jinja_unicode.c) ---- */
 

@@ -35,8 +35,7 @@ static struct lb_jval unsafe(struct lb_jrun *r, struct lb_jval x, const char *na
     struct lb_jundef *u = lb_jrun_alloc(r, sizeof *u);
     char *hint = lb_jrun_alloc(r, n + 80);
     if (u && hint) {
-        snprintf(hint, n + 80, "access to attribute '%.*s' of '%s' object is unsafe.", (int)n, name,
-                 lb_jtype_name(x));
+        snprintf(hint, n + 80, "access to attribute '%.*s' of '%s' object is unsafe.", (int)n, name, lb_jtype_name(x));
         u->hint = hint;
     }
     return (struct lb_jval){.kind = LB_J_UNDEFINED, .u.undef = u};
@@ -76,6 +75,10 @@ static bool attribute(struct lb_jrun *r, struct lb_jval x, const char *name, siz
     if (x.kind == LB_J_NAMESPACE) {
         struct lb_jtext t = {.data = name, .len = n, .n_char = -1};
         return lb_jdict_get(r, x, (struct lb_jval){.kind = LB_J_STR, .u.text = &t}, out);
+    }
+    if (x.kind == LB_J_TUPLE && x.u.list->group && (one_of("grouper\0", name, n) || one_of("list\0", name, n))) {
+        *out = x.u.list->item[name[0] == 'l'];
+        return true;
     }
     if (is_hidden(x, name, n)) {
         *out = unsafe(r, x, name, n);

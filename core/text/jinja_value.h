@@ -70,6 +70,7 @@ struct lb_jval {
 struct lb_jlist {
     struct lb_jval *item; /* [n] */
     size_t n, cap;
+    bool group; /* a pair that groupby makes: .grouper and .list */
 };
 
 struct lb_jpair {
@@ -136,7 +137,7 @@ struct lb_jobject {
     void *data;
 };
 
-/* One rendering. The evaluator keeps its own state behind `eval`. */
+/* One rendering; the evaluator's own state is behind `eval`. */
 struct lb_jrun {
     uint8_t *block; /* arena: chained blocks, freed or kept by the context */
     size_t block_used, block_cap, total_bytes;
@@ -232,9 +233,7 @@ struct lb_jiter {
 bool lb_jiter_init(struct lb_jrun *r, struct lb_jiter *it, struct lb_jval over);
 bool lb_jiter_next(struct lb_jrun *r, struct lb_jiter *it, struct lb_jval *item);
 
-/* ---- filters, tests, globals by name; NULL: there is none ---- */
-
-/* value is the filter's first argument, or what is tested. */
+/* Filters, tests, globals by name (NULL: there is none). value is the filter's first argument, or what is tested. */
 struct lb_jfilter {
     const char *name;
     struct lb_jval (*fn)(struct lb_jrun *r, struct lb_jval value, const struct lb_jargs *args);
