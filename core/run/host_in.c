@@ -36,8 +36,7 @@ static enum lb_status encode(struct encoder *e, struct lb_work *w, struct lb_err
     LB_TRY(lb_prompt_make(e->ctx, row, &made, err));
     if (row->code != LB_ROW_OK)
         return LB_OK;
-    if (spec->audit)
-        LB_TRY(lb_audit_prompt(spec->audit, &spec->prompter, row->index, &made, err));
+    LB_TRY(lb_audit_prompt(spec->audit, &spec->prompter, row->index, &made, err));
     if (made.text && (row->echo || spec->mode != LB_RUN_MODEL)) {
         w->echo = lb_mem_new(made.n_text + 1, 1); /* may hold zero bytes */
         if (!w->echo)

@@ -97,12 +97,11 @@ static enum lb_status watch_id(struct reader *rd, const struct lb_row *row, cons
     LB_TRY(lb_id_set_add(&rd->ids, row->key, at, &again, &first, err));
     if (!again)
         return LB_OK;
-    lb_log_put(rd->r->spec->log, LB_LOG_WARN,
-               "%s:%lld: the id %.80s is that of %s:%lld too: what is drawn for one is drawn for the other", line->file,
-               (long long)line->number, row->id_json, rd->file[first.file], (long long)first.line);
     rd->told = true;
     lb_id_set_release(&rd->ids);
-    return LB_OK;
+    return lb_audit_row(rd->r->spec->audit, "duplicate_id", LB_CHANGES, err,
+                        "%s:%lld: the id %.80s is that of %s:%lld too: what is drawn for one is drawn for the other",
+                        line->file, (long long)line->number, row->id_json, rd->file[first.file], (long long)first.line);
 }
 
 static enum lb_status hand_row(struct reader *rd, const struct lb_line *line, struct lb_err *err)

@@ -5,6 +5,7 @@
 
 #include "core/base/mem.h"
 #include "core/text/jinja_eval.h"
+#include "core/text/jinja_parse.h"
 
 #define CHUNK_BYTES ((size_t)16 << 10)
 

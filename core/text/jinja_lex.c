@@ -5,7 +5,7 @@
 
 #include "core/base/mem.h"
 #include "core/text/jinja_help.h"
-#include "core/text/jinja_impl.h"
+#include "core/text/jinja_lex.h"
 
 #define MAX_BRACKETS 1024
 

@@ -3,7 +3,7 @@
 #ifndef CORE_TEXT_JINJA_PARSE_H
 #define CORE_TEXT_JINJA_PARSE_H
 
-#include "core/text/jinja_impl.h"
+#include "core/text/jinja_lex.h"
 
 struct lb_jparser {
     struct lb_jinja *t;
@@ -50,5 +50,8 @@ struct lb_jnode *lb_jparse_target(struct lb_jparser *p, int flags, const char *u
 struct lb_jnode *lb_jparse_name(struct lb_jparser *p, enum lb_jref_use use);
 struct lb_jnode *lb_jparse_filters(struct lb_jparser *p, struct lb_jnode *x, bool inline_start);
 int lb_jparse_intern(struct lb_jparser *p, const char *text, size_t n);
+
+/* tokens: as from lb_jinja_lex */
+enum lb_status lb_jinja_parse(struct lb_jinja *t, const struct lb_jtoken *tokens, size_t n_tokens, struct lb_err *err);
 
 #endif

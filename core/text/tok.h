@@ -69,11 +69,15 @@ const struct lb_ids *lb_tok_suffix(const struct lb_tok *t);
 struct lb_detok {
     const struct lb_tok *tok;
     bool skip_special;
-    struct lb_str held; /* bytes of a character that is not whole yet */
+    struct lb_str held;  /* bytes of a character that is not whole yet, or a run of byte tokens */
+    struct lb_str text;  /* scratch */
+    uint64_t n_token;    /* how many tokens came before */
+    uint32_t n_stripped; /* characters taken off the front */
+    bool begun;          /* nothing is taken off any more */
 };
 
 void lb_detok_put(struct lb_detok *d, int32_t id, struct lb_str *out);
-void lb_detok_flush(struct lb_detok *d, struct lb_str *out); /* what is held becomes U+FFFD */
+void lb_detok_flush(struct lb_detok *d, struct lb_str *out); /* what is held becomes U+FFFD; a new text may follow */
 void lb_detok_release(struct lb_detok *d);
 
 #endif
