@@ -331,7 +331,7 @@ def render_equals_transformers(tmp):
         rows = text_rows(model)
         bare = copy_model(model, tmp, name or 'tiny', r'token|chat')
         for folder in (model, bare):
-            r = good(['-m', folder, '--render'], [row for row, _ in rows])
+            r = good(['-m', folder, '--render', '--audit', 'off'], [row for row, _ in rows])
             equal(len(r.rows), len(rows), name)
             for i, (got, (row, g)) in enumerate(zip(r.rows, rows)):
                 equal(list(got), ['id', 'index', 'prompt', 'prompt_token_ids'], name)
@@ -762,7 +762,7 @@ def jq_pipe(_):
 @case
 @threads
 def closed_pipe(_):
-    p = subprocess.Popen([PROGRAM, '-m', TINY, '--progress', 'off', '--order', 'completion'], stdin=subprocess.PIPE,
+    p = subprocess.Popen([PROGRAM, '-m', TINY, '--progress', 'off', '--audit', 'off', '--order', 'completion'], stdin=subprocess.PIPE,
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=CLEAN_ENV)
     p.stdin.write(lines([{'prompt': 'Hello', 'max_tokens': 1}]) + long_rows(64, 200))
     p.stdin.close()
@@ -774,7 +774,7 @@ def closed_pipe(_):
 
 @case
 def windows_of_a_stream(_):
-    p = subprocess.Popen([PROGRAM, '-m', TINY, '--progress', 'off', '--max-tokens', '2'], stdin=subprocess.PIPE,
+    p = subprocess.Popen([PROGRAM, '-m', TINY, '--progress', 'off', '--audit', 'off', '--max-tokens', '2'], stdin=subprocess.PIPE,
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=CLEAN_ENV)
     for i in range(3):
         p.stdin.write(lines([{'id': i, 'prompt': 'Hello'}]))
@@ -793,7 +793,7 @@ def devices_are_left_alone(tmp):
     check(not os.path.exists('/dev/null.stats.json') and not os.path.exists('/dev/null.partial'), 'files beside it')
     fifo = os.path.join(tmp, 'fifo')
     os.mkfifo(fifo)
-    p = subprocess.Popen([PROGRAM, '-m', TINY, '--progress', 'off', '-p', 'Hello', '--max-tokens', '2', '-o', fifo], env=CLEAN_ENV)
+    p = subprocess.Popen([PROGRAM, '-m', TINY, '--progress', 'off', '--audit', 'off', '-p', 'Hello', '--max-tokens', '2', '-o', fifo], env=CLEAN_ENV)
     equal(json.loads(read(fifo))['index'], 0, 'row')
     equal((p.wait(WAIT_S), os.listdir(tmp)), (0, ['fifo']), 'a FIFO')
 
@@ -873,7 +873,7 @@ def start_long_run(tmp):
     """A run that would take minutes, once a few of its rows are done."""
     out = os.path.join(tmp, 'out.jsonl')
     rows = write(os.path.join(tmp, 'in.jsonl'), lines([{'prompt': 'Hello' * 9, 'max_tokens': 2}] * 5) + long_rows(2000))
-    p = subprocess.Popen([PROGRAM, '-m', TINY, '--progress', 'off', '-i', rows, '-o', out, '--batch-tokens', '32'],
+    p = subprocess.Popen([PROGRAM, '-m', TINY, '--progress', 'off', '--audit', 'off', '-i', rows, '-o', out, '--batch-tokens', '32'],
                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=CLEAN_ENV)
     end = time.monotonic() + WAIT_S
     while not os.path.exists(out + '.partial') or read(out + '.partial').count(b'\n') < 3:
@@ -917,7 +917,7 @@ def second_interrupt(tmp):
 @case
 @threads
 def interrupted_stream(_):
-    p = subprocess.Popen([PROGRAM, '-m', TINY, '--progress', 'off'], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    p = subprocess.Popen([PROGRAM, '-m', TINY, '--progress', 'off', '--audit', 'off'], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                          stderr=subprocess.PIPE, env=CLEAN_ENV)
     p.stdin.write(lines([{'prompt': 'Hello', 'max_tokens': 2}]))
     p.stdin.flush()
@@ -941,7 +941,7 @@ def full_disk(tmp):
     for row in read(out + '.partial').split(b'\n')[1:-1]:
         json.loads(row.split(b'\t', 2)[2])
     with open('/dev/full', 'wb') as full:
-        p = subprocess.run([PROGRAM, '-m', TINY, '--progress', 'off', '-p', 'Hello', '--max-tokens', '2'], stdout=full,
+        p = subprocess.run([PROGRAM, '-m', TINY, '--progress', 'off', '--audit', 'off', '-p', 'Hello', '--max-tokens', '2'], stdout=full,
                            stderr=subprocess.PIPE, timeout=WAIT_S, check=False, env=CLEAN_ENV)
     refused(Result(p.returncode, b'', p.stderr), 4, 'standard output|stdout')
 
