@@ -437,6 +437,168 @@ def audit(tmp):
     refused(program(['-m', folder, '--audit', 'error', '--max-tokens', '1'], CHAT), 2, 'end_token')
 
 
+# ---- forms ----
+
+
+def request(custom_id, url, **body):
+    return {'custom_id': custom_id, 'method': 'POST', 'url': url, 'body': {'model': 'm', **body}}
+
+
+def completion(custom_id, **body):
+    return request(custom_id, '/v1/completions', **body)
+
+
+# As the guide to OpenAI's Batch API shows them.
+GUIDE = [
+    b'{"custom_id": "request-1", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "gpt-3.5-turbo-0125", '
+    b'"messages": [{"role": "system", "content": "You are a helpful assistant."},{"role": "user", "content": "Hello world!"}],'
+    b'"max_tokens": 1000}}',
+    b'{"custom_id": "request-2", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "gpt-3.5-turbo-0125", '
+    b'"messages": [{"role": "system", "content": "You are an unhelpful assistant."},{"role": "user", "content": "Hello world!"}]}}',
+]
+
+
+@case
+def openai_chat(_):
+    args = ['-m', TINY, '--dtype', 'f32']
+    got = good([*args, '--token-ids'], GUIDE, env={'SOURCE_DATE_EPOCH': '1700000000'}).rows
+    for i, (row, line) in enumerate(zip(got, GUIDE)):
+        equal(list(row), ['id', 'custom_id', 'response', 'error'], 'members')
+        equal((row['id'], row['custom_id'], row['error']), (f'batch_req_{i}', f'request-{i + 1}', None), 'row')
+        equal((row['response']['status_code'], row['response']['request_id']), (200, f'req_{i}'), 'response')
+        body = row['response']['body']
+        equal({k: body[k] for k in ('id', 'object', 'created', 'model')},
+              {'id': f'chatcmpl-{i}', 'object': 'chat.completion', 'created': 1700000000, 'model': 'gpt-3.5-turbo-0125'}, 'body')
+        # the same conversation as a native row; without a limit the answer goes on to its end
+        native = good([*args, '--token-ids'], [{'messages': json.loads(line)['body']['messages'], 'max_tokens': 1000}]).rows[0]
+        choice, = body['choices']
+        equal((choice['message'], choice['finish_reason'], choice['stop_reason'], choice['token_ids'], body['prompt_token_ids']),
+              ({'role': 'assistant', 'content': native['text'], 'refusal': None}, native['finish_reason'],
+               native.get('stop_reason'), native['token_ids'], native['prompt_token_ids']), 'choice')
+        equal(body['usage'], {'prompt_tokens': native['prompt_tokens'], 'completion_tokens': native['completion_tokens'],
+                              'total_tokens': native['prompt_tokens'] + native['completion_tokens']}, 'usage')
+    tools = [{'type': 'function', 'function': {'name': 'f', 'parameters': {}}}]
+    row = request('a', '/v1/chat/completions', messages=[{'role': 'user', 'content': [{'type': 'text', 'text': 'Hi'}]}],
+                  max_completion_tokens=3, logprobs=True, top_logprobs=2, n=2, tools=tools, tool_choice='none', ignore_eos=True)
+    body = good(args, [row]).rows[0]['response']['body']
+    for choice in body['choices']:
+        content = choice['logprobs']['content']
+        equal(''.join(bytes(t['bytes']).decode() for t in content), choice['message']['content'], 'tokens')
+        check(all(t['top_logprobs'][0] == {k: t[k] for k in ('token', 'logprob', 'bytes')} for t in content), content)
+        equal([len(t['top_logprobs']) for t in content], [2] * 3, 'top_logprobs')
+    # more than the rest of the context is not asked for: 2048 tokens, of which the prompt takes some
+    row = request('a', '/v1/chat/completions', messages=[{'role': 'user', 'content': 'Hi'}], ignore_eos=True)
+    usage = good(args, [row]).rows[0]['response']['body']['usage']
+    equal(usage['total_tokens'], 2048, 'the rest of the context')
+
+
+@case
+def openai_completions(_):
+    args = ['-m', TINY, '--dtype', 'f32']
+    texts = ['Once upon a time', 'The dog', 'My name is']
+    native = good([*args, '--logprobs', '2'], [{'prompt': t, 'max_tokens': 9} for t in texts]).rows
+    rows = [completion('a', prompt=texts, max_tokens=9, logprobs=2, n=2), completion('b', prompt=texts[0], max_tokens=9, echo=True),
+            completion('c', prompt=[[5, 6], [7]], max_tokens=2), completion('d', prompt='The', n=3, temperature=2, ignore_eos=True)]
+    got = [row['response']['body'] for row in good(args, rows).rows]
+    equal([b['id'] for b in got], [f'cmpl-{i}' for i in range(4)], 'ids')
+    equal({b['object'] for b in got}, {'text_completion'}, 'object')
+    equal([c['index'] for c in got[0]['choices']], list(range(6)), 'index')
+    for c in got[0]['choices']:
+        want = native[c['index'] // 2]
+        equal((c['text'], c['finish_reason']), (want['text'], want['finish_reason']), 'text')
+        lp = c['logprobs']
+        equal(lp['token_logprobs'], [t['logprob'] for t in want['logprobs']], 'token_logprobs')
+        equal([len(t) for t in lp['top_logprobs']], [2] * len(lp['tokens']), 'top_logprobs')
+        for token, at in zip(lp['tokens'], lp['text_offset']):
+            check(token.startswith('<|') or c['text'][at:].startswith(token), token, at, c['text'])
+    equal(got[1]['choices'][0]['text'], texts[0] + native[0]['text'], 'echo')
+    equal(len(got[2]['choices']), 2, 'prompts of ids')
+    equal(len({c['text'] for c in got[3]['choices']}), 3, 'samples')
+    equal(got[3]['usage']['completion_tokens'], 3 * 256, '--max-tokens')
+
+
+@case
+def openai_errors(_):
+    rows = [b'{"custom_id":', b'[]', b'{"prompt":"\xff"}', *[{'custom_id': name, **r} for name, r, *_ in tables.BAD_REQUESTS]]
+    want = [(None, 400, 'bad_json', None, ''), (None, 400, 'bad_row', None, 'object'), (None, 400, 'bad_utf8', None, '')]
+    want += [(name, *rest) for name, _, *rest in tables.BAD_REQUESTS]
+    r = program(['-m', TINY, '--audit', 'off'], rows)
+    equal((r.code, r.err, len(r.rows)), (1, '', len(want)), 'exit code')
+    for row, (name, status, code, param, holds) in zip(r.rows, want):
+        equal((row['custom_id'], row['error'], row['response']['status_code']), (name, None, status), row)
+        error = row['response']['body']['error']
+        equal((error['code'], error['param'], error['type']), (code, param, 'invalid_request_error'), row)
+        check(holds in error['message'], name, error)
+    r = program(['-m', TINY, '--kv-memory', '64K'], [request('a', '/v1/chat/completions', messages=CHAT[0]['messages'])])
+    body = r.rows[0]['response']
+    equal((body['status_code'], body['body']['error']['code'], body['body']['error']['type']), (500, 'no_memory', 'server_error'),
+          'no memory')
+    check('--max-tokens' in body['body']['error']['message'], body)
+
+
+@case
+def mixed_forms(_):
+    def forms(rows, *args):
+        r = program(['-m', TINY, '--max-tokens', '1', '--audit', 'off', *args], rows)
+        return ['openai' if 'response' in row else 'native' for row in r.rows], r
+    native, openai = {'id': 'n', 'prompt': 'a'}, completion('o', prompt='a')
+    found, r = forms([b'x', openai, native, b'y'])
+    equal((found, r.code), (['openai', 'openai', 'native', 'openai'], 1), 'auto')
+    equal(forms([b'x', native, openai, b'y'])[0], ['native', 'native', 'openai', 'native'], 'auto')
+    found, r = forms([native, b'x', openai], '--format', 'openai')
+    equal(found, ['openai'] * 3, 'openai')
+    check('--format' in r.rows[0]['response']['body']['error']['message'] and r.rows[2]['response']['status_code'] == 200, r.rows)
+    found, r = forms([native, b'x', openai], '--format', 'native')
+    equal((found, r.rows[2]['error']['code']), (['native'] * 3, 'bad_row'), 'native')
+    check('--format' in r.rows[2]['error']['message'] and r.rows[0]['finish_reason'] == 'length', r.rows)
+
+
+@case
+@threads
+def several_samples(_):
+    row = {'id': 'a', 'prompt': 'Once upon a time', 'temperature': 1.5, 'max_tokens': 16}
+    args = ['-m', TINY, '--token-ids', '--audit', 'off']
+    r = good(args, [{**row, 'n': 4}, row, {**row, 'id': 'b', 'n': 2}])
+    many, one, other = r.rows
+    equal(list(many), ['id', 'index', 'choices', 'prompt_tokens', 'prompt_token_ids'], 'members')
+    equal(list(many['choices'][0]), ['text', 'finish_reason', 'completion_tokens', 'token_ids'], 'members')
+    equal(len({tuple(c['token_ids']) for c in many['choices'] + other['choices']}), 6, 'samples differ')
+    equal(many['choices'][0]['token_ids'], one['token_ids'], 'the first is what a row alone gives')
+    for more in (['--max-seqs', '1'], ['--batch-tokens', '7', '--threads', '1'], ['--max-seqs', '3', '--threads', '3']):
+        equal(good(args + more, [{**row, 'n': 4}, row, {**row, 'id': 'b', 'n': 2}]).out, r.out, more)
+    equal(good(args + ['--n', '4'], [row]).out, r.out.split(b'\n')[0] + b'\n', '--n')
+    equal(good(args + ['--n', '4'], [{**row, 'n': 1}]).rows[0]['token_ids'], one['token_ids'], 'the row decides')
+    greedy = good(args, [{**row, 'temperature': 0, 'n': 3}, {**row, 'temperature': 0}]).rows
+    equal([c['text'] for c in greedy[0]['choices']], [greedy[1]['text']] * 3, 'greedy samples')
+
+
+@case
+def conversations(_):
+    talk = [{'role': 'user', 'content': 'Hello'}]
+    args = ['-m', TINY, '--render']
+
+    def prompt(row, *more):
+        return good([*args, *more], [row]).rows[0]['prompt']
+    want = prompt({'messages': talk})
+    equal(prompt({'prompt': 'Hello'}, '--chat'), want, '--chat')
+    equal(prompt({'talk': talk, 'prompt': 7}, '--input-key', 'talk'), want, '--input-key')
+    system = [{'role': 'system', 'content': 'Be kind.'}]
+    want = prompt({'messages': system + talk})
+    equal(prompt({'messages': talk}, '--system', 'Be kind.'), want, '--system')
+    equal(prompt({'prompt': 'Hello'}, '--chat', '--system', 'Be kind.'), want, '--chat --system')
+    equal(prompt(request('a', '/v1/chat/completions', messages=talk), '--system', 'Be kind.'), want, 'request')
+    equal(prompt({'messages': system + talk}, '--system', 'x'), want, 'its own system message stays')
+    equal(good([*args, '--chat', '--system', 'Be kind.', '-p', 'Hello']).rows[0]['prompt'], want, '-p')
+
+
+@case
+def ids_that_come_again(tmp):
+    path = write(os.path.join(tmp, 'in'), b'\n' + lines([{'id': i % 5, 'prompt': 'a'} for i in range(12)]))
+    r = program(['-m', TINY, '--max-tokens', '1', path])
+    equal((r.code, len(r.rows)), (0, 12), r.err)
+    check(re.fullmatch(r'llmbatch: warn: [^\n]*in:7: the id 0 [^\n]*in:2 too[^\n]*\n', r.err), r.err)
+
+
 # ---- results ----
 
 
@@ -694,7 +856,7 @@ def compressed(tmp):
     good(['-m', TINY, packed, '-o', out])
     equal(gzip.decompress(read(out)), plain, 'gzip')
     equal(good(['-m', TINY], read(packed)).out, plain, 'gzip on standard input')
-    cut = write(os.path.join(tmp, 'cut'), gzip.compress(lines(rows * 8))[:-20])
+    cut = write(os.path.join(tmp, 'cut'), gzip.compress(lines([{**row, 'id': i} for i, row in enumerate(rows * 8)]))[:-20])
     r = program(['-m', TINY, cut, '--max-tokens', '1', '-o', os.path.join(tmp, 'cut.jsonl')])
     equal(r.code, 3, r.err)
     check(re.fullmatch(r'llmbatch: error: [^\n]*cut[^\n]*\n', r.err), r.err)

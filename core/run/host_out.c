@@ -29,6 +29,14 @@ static int64_t count_chars(const struct lb_str *s, size_t from)
     return n;
 }
 
+/* Characters before a token's text: those that are out, and what was held back if the token does not go on with it. */
+static int64_t chars_before(const struct formatter *f, int32_t id, int64_t n_char)
+{
+    struct lb_bytes b = lb_tok_piece(f->r->spec->tok, id);
+    bool goes_on = b.len == 0 || ((unsigned char)b.data[0] & 0xC0) == 0x80;
+    return n_char + (f->detok.held.len > 0 && !goes_on);
+}
+
 /* Appends a sequence's text to f->text. offset: [w->n_out] or NULL. */
 static void make_text(struct formatter *f, const struct lb_work *w, int64_t *offset)
 {
@@ -38,7 +46,7 @@ static void make_text(struct formatter *f, const struct lb_work *w, int64_t *off
     for (int64_t i = 0; i < w->n_out; i++) {
         size_t at = f->text.len;
         if (offset)
-            offset[i] = n_char;
+            offset[i] = chars_before(f, w->out[i], n_char);
         if (i >= n)
             break;
         lb_detok_put(&f->detok, w->out[i], &f->text);
