@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "cli/options.h"
@@ -106,6 +107,32 @@ static enum lb_status print_version(struct lb_err *err)
     return print(&text, err);
 }
 
+static enum lb_status print_plan(const struct lb_llm *llm, struct lb_err *err)
+{
+    struct lb_str text = {0};
+    lb_str_puts(&text, lb_plan_text(llm));
+    return print(&text, err);
+}
+
+/* Seconds of the epoch that a reproducible run is given in place of the time (0 where there are none), and the clock of
+ * templates: that time in UTC, or local time as it is now. */
+static enum lb_status read_clock(int64_t *created, struct tm *now, struct lb_err *err)
+{
+    const char *text = getenv("SOURCE_DATE_EPOCH");
+    size_t n = text ? strlen(text) : 0;
+    time_t t = time(NULL);
+    *created = 0;
+    if (n == 0) {
+        localtime_r(&t, now);
+        return LB_OK;
+    }
+    if (n <= 18 && strspn(text, "0123456789") == n)
+        *created = t = (time_t)strtoll(text, NULL, 10);
+    if (n > 18 || strspn(text, "0123456789") != n || !gmtime_r(&t, now))
+        return lb_err_set(err, LB_E_USAGE, "SOURCE_DATE_EPOCH must be seconds since 1970, not '%.40s'", text);
+    return LB_OK;
+}
+
 static enum lb_status run(struct lb_cli *cli, struct lb_report *report, int *code, struct lb_err *err)
 {
     struct lb_llm *llm = NULL;
@@ -115,6 +142,7 @@ static enum lb_status run(struct lb_cli *cli, struct lb_report *report, int *cod
     cli->run.progress_ctx = report;
     cli->run.stop = &lb_stop;
     LB_TRY_OUT(status, check_alone(err));
+    LB_TRY_OUT(status, read_clock(&cli->run.created, &cli->run.now, err));
     if (!cli->run.prompt && cli->run.n_input == 0 && isatty(STDIN_FILENO)) {
         status = lb_err_set(err, LB_E_USAGE,
                             "no input: llmbatch -m MODEL -i prompts.jsonl -o out.jsonl, or rows on standard input "
@@ -124,7 +152,9 @@ static enum lb_status run(struct lb_cli *cli, struct lb_report *report, int *cod
     LB_TRY_OUT(status, lb_open(&llm, &cli->run, err));
     status = lb_run(llm, err);
     lb_report_end(report);
-    if (cli->progress != LB_PROGRESS_OFF)
+    if (status == LB_OK && cli->run.plan)
+        status = print_plan(llm, err);
+    else if (cli->progress != LB_PROGRESS_OFF)
         lb_report_summary(report, lb_stats_of(llm));
 out:
     *code = lb_exit_code(llm, status);

@@ -33,6 +33,12 @@ static const struct lb_choice lb_orders[] = {
     {"input", "input", LB_ORDER_INPUT}, {"completion", "completion", LB_ORDER_COMPLETION}, {0}};
 static const struct lb_choice lb_add_bos_values[] = {
     {"auto", "auto", LB_BOS_AUTO}, {"yes", "yes", LB_BOS_YES}, {"no", "no", LB_BOS_NO}, {0}};
+static const struct lb_choice lb_audit_values[] = {
+    {"warn", "warn", LB_AUDIT_WARN}, {"error", "error", LB_AUDIT_ERROR}, {"off", "off", LB_AUDIT_OFF}, {0}};
+static const struct lb_choice lb_formats[] = {{"auto", "auto", LB_FORMAT_AUTO},
+                                              {"native", "native", LB_FORMAT_NATIVE},
+                                              {"openai", "openai", LB_FORMAT_OPENAI},
+                                              {0}};
 static const struct lb_choice lb_progress_values[] = {
     {"auto", "auto", LB_PROGRESS_AUTO}, {"on", "on", LB_PROGRESS_ON}, {"off", "off", LB_PROGRESS_OFF}, {0}};
 static const struct lb_choice lb_log_levels[] = {{"error", "error", LB_LOG_ERROR},
@@ -445,6 +451,7 @@ enum lb_status lb_cli_parse(struct lb_cli *c, int argc, char **argv, struct lb_e
     lb_options_init(&c->run);
     c->order = (int)c->run.order;
     c->add_bos = (int)c->run.add_bos;
+    c->format = (int)c->run.format;
     c->log_level = LB_LOG_WARN;
     bool operands_only = false;
     for (int i = 1; i < argc; i++) {
@@ -459,6 +466,8 @@ enum lb_status lb_cli_parse(struct lb_cli *c, int argc, char **argv, struct lb_e
     c->run.command = c->command.data;
     c->run.order = (enum lb_order)c->order;
     c->run.add_bos = (enum lb_add_bos)c->add_bos;
+    c->run.audit = (enum lb_audit_mode)c->audit;
+    c->run.format = (enum lb_row_format)c->format;
     c->run.inputs = (const char *const *)c->inputs.item;
     c->run.n_input = c->inputs.n;
     c->run.keep = c->keep.item;

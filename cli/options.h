@@ -28,7 +28,7 @@ struct lb_cli {
     char *keep_text;
     struct lb_ids stop_ids;
     struct lb_str command;
-    int order, add_bos, progress, log_level;
+    int order, add_bos, audit, format, progress, log_level;
     bool version, help;
 };
 

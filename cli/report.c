@@ -112,8 +112,10 @@ void lb_report_end(struct lb_report *r)
 
 static void put_rows(struct lb_str *s, const struct lb_stats *st)
 {
-    lb_str_putf(s, "rows        %lld: %lld ok (%lld stop, %lld length), %lld failed", (long long)st->rows,
-                (long long)st->ok, (long long)st->stop, (long long)st->length, (long long)st->error);
+    lb_str_putf(s, "rows        %lld: %lld ok", (long long)st->rows, (long long)st->ok);
+    if (!st->no_model)
+        lb_str_putf(s, " (%lld stop, %lld length)", (long long)st->stop, (long long)st->length);
+    lb_str_putf(s, ", %lld failed", (long long)st->error);
     const char *before = " (";
     for (int code = LB_ROW_OK + 1; code < LB_N_ROW_CODE; code++) {
         if (!st->by_code[code])
@@ -161,11 +163,36 @@ static void put_rates(struct lb_str *s, const struct lb_stats *st)
     }
 }
 
+/* --render */
+static void put_rendered(struct lb_str *s, const struct lb_stats *st)
+{
+    put_rows(s, st);
+    lb_str_putf(s, "tokens      prompt %lld\n", (long long)st->prompt_tokens);
+    lb_str_puts(s, "time        ");
+    put_value(s, "total", st->total_s, 2);
+    put_value(s, "load", st->load_s, 2);
+    put_value(s, "write", st->write_s, 2);
+    lb_str_puts(s, " s\n");
+}
+
+static void put_locked(struct lb_report *r, struct lb_str *s)
+{
+    pthread_mutex_lock(&r->mutex);
+    put(s);
+    pthread_mutex_unlock(&r->mutex);
+    lb_str_release(s);
+}
+
 void lb_report_summary(struct lb_report *r, const struct lb_stats *st)
 {
     struct lb_str s = {0};
     if (!st || (st->rows == 0 && st->steps == 0))
         return;
+    if (st->no_model) {
+        put_rendered(&s, st);
+        put_locked(r, &s);
+        return;
+    }
     put_rows(&s, st);
     lb_str_putf(&s, "tokens      prompt %lld, completion %lld, recomputed %lld\n", (long long)st->prompt_tokens,
                 (long long)st->completion_tokens, (long long)st->recomputed);
@@ -187,8 +214,5 @@ void lb_report_summary(struct lb_report *r, const struct lb_stats *st)
     if (st->ok > 0 && (double)st->length > 0.05 * (double)st->ok)
         lb_str_putf(&s, "note        %.0f %% of the rows ended at their token limit (--max-tokens)\n",
                     100.0 * (double)st->length / (double)st->ok);
-    pthread_mutex_lock(&r->mutex);
-    put(&s);
-    pthread_mutex_unlock(&r->mutex);
-    lb_str_release(&s);
+    put_locked(r, &s);
 }

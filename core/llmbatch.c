@@ -19,6 +19,7 @@
 #include "core/model/decoder.h"
 #include "core/run/pipeline.h"
 #include "core/run/settings.h"
+#include "core/run/survey.h"
 
 struct lb_llm {
     struct lb_options o;
@@ -36,7 +37,12 @@ struct lb_llm {
     struct lb_wfile safetensors;
     bool gguf_open, safetensors_open;
     struct lb_config config;
+    bool config_known; /* always, where a model runs */
     struct lb_tok *tok;
+    struct lb_chat *chat;
+    struct lb_audit audit;
+    struct lb_survey survey;
+    struct lb_str plan_text;
     struct lb_backend *backend;
     struct lb_model *model;
     struct lb_plan plan;
@@ -63,7 +69,14 @@ void lb_options_init(struct lb_options *o)
                              .dtype = "auto",
                              .batch_tokens = LB_DEFAULT_BATCH_TOKENS,
                              .max_seqs = LB_DEFAULT_MAX_SEQS,
+                             .now = {.tm_mday = 1, .tm_year = 70, .tm_wday = 4},
                              .log = {.level = LB_LOG_WARN}};
+}
+
+/* No model is needed. */
+static bool text_only(const struct lb_llm *llm)
+{
+    return llm->o.render || llm->o.plan;
 }
 
 /* ---- settings ---- */
@@ -119,8 +132,12 @@ static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
         return lb_err_set(err, LB_E_USAGE, "no model is named (-m MODEL)");
     if (o->prompt && o->n_input)
         return lb_err_set(err, LB_E_USAGE, "a prompt and input files cannot be given together");
+    if (o->render && o->plan)
+        return lb_err_set(err, LB_E_USAGE, "--render and --plan exclude each other");
     if (o->threads < 0 || o->threads > INT_MAX)
         return lb_err_set(err, LB_E_USAGE, "--threads must be 0 to %d, not %lld", INT_MAX, (long long)o->threads);
+    if (o->system && lb_utf8_valid_prefix(o->system, strlen(o->system)) != strlen(o->system))
+        return lb_err_set(err, LB_E_USAGE, "--system is not valid UTF-8");
     LB_TRY(read_dtype(o->dtype, &llm->dtype, err));
     if (lb_gen_check(&o->gen, message, sizeof message) != LB_ROW_OK)
         return lb_err_set(err, LB_E_USAGE, "%s", message);
@@ -129,6 +146,8 @@ static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
         llm->gen.set |= LB_GEN_SKIP_SPECIAL;
         llm->gen.skip_special = false;
     }
+    if (text_only(llm))
+        return LB_OK;
     struct lb_backend_spec spec = {
         .device = o->device, .dtype = llm->dtype, .isa = o->isa, .n_thread = (int)o->threads, .log = &o->log};
     return lb_backend_open(&llm->backend, &spec, err);
@@ -218,21 +237,36 @@ static enum lb_status tokenizer_end(struct tok_job *job, struct lb_tok **out, st
     return job->status == LB_OK ? LB_OK : lb_err_set(err, job->status, "%s", job->err.text);
 }
 
+/* --render goes without a configuration: lengths and ids are then not checked. */
+static enum lb_status read_config(struct lb_llm *llm, struct lb_err *err)
+{
+    const struct lb_log *log = &llm->o.log;
+    struct lb_err why = LB_ERR_INIT;
+    enum lb_status status = llm->gguf_open ? lb_config_read_gguf(&llm->config, &llm->gguf, log, &why)
+                                           : lb_config_read_dir(&llm->config, llm->o.model, log, &why);
+    llm->config_known = status == LB_OK;
+    if (status == LB_OK || (status == LB_E_INPUT && llm->o.render)) {
+        if (status != LB_OK)
+            lb_log_put(log, LB_LOG_INFO, "lengths and token ids are not checked: %s", why.text);
+        return LB_OK;
+    }
+    return lb_err_set(err, status, "%s", why.text);
+}
+
 static enum lb_status open_config(struct lb_llm *llm, struct tok_job *job, struct lb_err *err)
 {
     const char *path = llm->o.model;
-    const struct lb_log *log = &llm->o.log;
     struct stat st;
     if (stat(path, &st) != 0)
         return lb_err_set(err, LB_E_INPUT, "cannot open model '%s': %s", path, strerror(errno));
     if (S_ISDIR(st.st_mode)) {
         job->dir = path;
-        return lb_config_read_dir(&llm->config, path, log, err);
+    } else {
+        LB_TRY(lb_gguf_open(&llm->gguf, path, err));
+        llm->gguf_open = true;
+        job->vocab = &llm->gguf.vocab;
     }
-    LB_TRY(lb_gguf_open(&llm->gguf, path, err));
-    llm->gguf_open = true;
-    job->vocab = &llm->gguf.vocab;
-    return lb_config_read_gguf(&llm->config, &llm->gguf, log, err);
+    return read_config(llm, err);
 }
 
 /* End tokens that only the tokenizer knows join those of the configuration. */
@@ -242,9 +276,9 @@ static enum lb_status join_tokenizer(struct lb_llm *llm, struct lb_err *err)
     const char *origin = llm->gguf_open ? "gguf" : "tokenizer", *missing = lb_tok_missing(llm->tok);
     int64_t more[4], eos = lb_tok_eos(llm->tok);
     int n = lb_tok_more_eos(llm->tok, more);
-    if (eos >= 0)
+    if (eos >= 0 && llm->config_known)
         lb_config_add_eos(&llm->config, eos, origin, log);
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n && llm->config_known; i++)
         lb_config_add_eos(&llm->config, more[i], origin, log);
     if (missing)
         lb_log_put(log, LB_LOG_WARN,
@@ -254,6 +288,22 @@ static enum lb_status join_tokenizer(struct lb_llm *llm, struct lb_err *err)
     if (missing && llm->gen.n_stop)
         return lb_err_set(err, LB_E_USAGE, "--stop needs the model's tokenizer (%s), which is not built in", missing);
     return LB_OK;
+}
+
+/* The chat template, and what the audit finds between it, the tokenizer and the configuration. */
+static enum lb_status open_chat(struct lb_llm *llm, const struct tok_job *job, struct lb_err *err)
+{
+    const struct lb_options *o = &llm->o;
+    struct lb_chat_spec spec = {.file = o->chat_template,
+                                .dir = job->dir,
+                                .v = job->vocab,
+                                .tok = llm->tok,
+                                .kwargs = o->chat_template_kwargs,
+                                .now = o->now};
+    LB_TRY(lb_chat_open(&llm->chat, &spec, err));
+    struct lb_audit_spec audit = {
+        .tok = llm->tok, .chat = llm->chat, .config = llm->config_known ? &llm->config : NULL};
+    return lb_audit_model(&llm->audit, &audit, err);
 }
 
 static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
@@ -295,15 +345,38 @@ static enum lb_status open_model(struct lb_llm *llm, struct lb_err *err)
     if (status != LB_OK)
         return lb_err_set(err, status, "%s", of_weights.text);
     LB_TRY(join_tokenizer(llm, err));
+    LB_TRY(open_chat(llm, &job, err));
     lb_config_log(&llm->config, &llm->o.log);
     return LB_OK;
+}
+
+/* What is needed where no model runs. */
+static enum lb_status open_texts(struct lb_llm *llm, struct lb_err *err)
+{
+    struct tok_job job = {.err = LB_ERR_INIT};
+    LB_TRY(open_config(llm, &job, err));
+    open_tokenizer(&job);
+    LB_TRY(tokenizer_end(&job, &llm->tok, err));
+    LB_TRY(join_tokenizer(llm, err));
+    struct lb_plan_spec want = {.config = &llm->config, .max_model_len = llm->o.max_model_len, .log = &llm->o.log};
+    if (llm->config_known)
+        LB_TRY(lb_plan_length(&llm->plan, &want, err));
+    else
+        llm->plan.max_model_len = llm->o.max_model_len;
+    return open_chat(llm, &job, err);
 }
 
 static void fill_stats(struct lb_llm *llm)
 {
     struct lb_stats *s = &llm->stats;
+    static const struct lb_gen_defaults none;
     s->model_path = llm->o.model;
-    s->architecture = llm->config.architecture;
+    s->architecture = llm->config_known ? llm->config.architecture : NULL;
+    s->no_model = text_only(llm);
+    s->audit = llm->o.audit == LB_AUDIT_OFF ? NULL : &llm->audit;
+    lb_settings_describe(s, llm->config_known ? &llm->config.gen : &none, &llm->gen);
+    if (s->no_model)
+        return;
     s->dtype = llm->dtype == LB_F32 ? "f32" : "bf16";
     s->device = llm->backend->device;
     s->isa = llm->backend->isa;
@@ -313,7 +386,6 @@ static void fill_stats(struct lb_llm *llm)
     s->batch_tokens = llm->plan.batch_tokens;
     s->max_seqs = llm->plan.max_seqs;
     s->kv_pages = llm->plan.kv_pages;
-    lb_settings_describe(s, &llm->config.gen, &llm->gen);
     for (int i = 0; i < s->n_setting; i++)
         lb_log_put(&llm->o.log, LB_LOG_INFO, "%s %s (%s)", s->setting[i].name, s->setting[i].value,
                    s->setting[i].origin);
@@ -332,14 +404,16 @@ enum lb_status lb_open(struct lb_llm **out, const struct lb_options *o, struct l
     llm->begin = begin;
     llm->inputs = o->n_input ? o->inputs : stdin_input;
     llm->n_input = o->n_input ? o->n_input : o->prompt ? 0 : 1;
+    lb_audit_init(&llm->audit, o->audit, &llm->o.log);
     struct lb_journal_spec journal = journal_spec(llm);
     enum lb_status status;
     LB_TRY_OUT(status, check_settings(llm, err));
     LB_TRY_OUT(status, check_stats_path(llm, err));
-    LB_TRY_OUT(status, lb_journal_check(&journal, err));
+    if (!o->plan)
+        LB_TRY_OUT(status, lb_journal_check(&journal, err));
     LB_TRY_OUT(status, open_inputs(llm, err));
     double load = lb_now();
-    LB_TRY_OUT(status, open_model(llm, err));
+    LB_TRY_OUT(status, text_only(llm) ? open_texts(llm, err) : open_model(llm, err));
     llm->stats.load_s = lb_now() - load;
     fill_stats(llm);
     *out = llm;
@@ -357,7 +431,11 @@ void lb_close(struct lb_llm *llm)
     lb_model_free(llm->model);
     if (llm->backend)
         llm->backend->ops->close(llm->backend);
+    lb_chat_free(llm->chat);
     lb_tok_free(llm->tok);
+    lb_audit_release(&llm->audit);
+    lb_survey_release(&llm->survey);
+    lb_str_release(&llm->plan_text);
     lb_config_release(&llm->config);
     if (llm->safetensors_open)
         lb_wfile_close(&llm->safetensors);
@@ -399,7 +477,7 @@ static enum lb_status write_stats(void *ctx, struct lb_err *err)
 static enum lb_status finish(struct ending *e, struct lb_journal *j, bool complete, struct lb_err *err)
 {
     struct lb_err late = LB_ERR_INIT;
-    enum lb_status status = lb_journal_finish(j, complete, write_stats, e, &late);
+    enum lb_status status = j ? lb_journal_finish(j, complete, write_stats, e, &late) : LB_OK;
     if (e->status == LB_OK && status != LB_OK) {
         e->status = lb_err_set(err, status, "%s", late.text);
         e->stats_written = false;
@@ -417,34 +495,49 @@ static enum lb_status open_journal(struct lb_llm *llm, struct lb_journal **out, 
 {
     struct lb_journal_spec spec = journal_spec(llm);
     struct lb_str print = {0};
-    lb_str_putf(&print, "{\"version\":\"%s\",\"device\":\"%s\",\"dtype\":\"%s\",\"isa\":\"%s\"}", LB_VERSION,
-                llm->stats.device, llm->stats.dtype, llm->stats.isa);
+    if (llm->o.render)
+        lb_str_putf(&print, "{\"version\":\"%s\",\"render\":true}", LB_VERSION);
+    else
+        lb_str_putf(&print, "{\"version\":\"%s\",\"device\":\"%s\",\"dtype\":\"%s\",\"isa\":\"%s\"}", LB_VERSION,
+                    llm->stats.device, llm->stats.dtype, llm->stats.isa);
     enum lb_status status =
         print.failed ? lb_err_memory(err, "the fingerprint", print.len) : lb_journal_open(out, &spec, print.data, err);
     lb_str_release(&print);
     return status;
 }
 
-static struct lb_run_spec run_spec(const struct lb_llm *llm, struct lb_journal *j)
+static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
 {
     static const enum lb_tok_add add[] = {
         [LB_BOS_AUTO] = LB_TOK_AUTO, [LB_BOS_YES] = LB_TOK_BOS, [LB_BOS_NO] = LB_TOK_PLAIN};
     const struct lb_options *o = &llm->o;
     return (struct lb_run_spec){
-        .config = &llm->config,
+        .mode = o->plan     ? LB_RUN_SURVEY
+                : o->render ? LB_RUN_RENDER
+                            : LB_RUN_MODEL,
+        .config = llm->config_known ? &llm->config : NULL,
         .plan = &llm->plan,
         .model = llm->model,
         .backend = llm->backend,
         .tok = llm->tok,
-        .add = add[o->add_bos],
+        .prompter = {.tok = llm->tok, .chat = llm->chat, .add = add[o->add_bos]},
+        .audit = &llm->audit,
+        .survey = &llm->survey,
         .lines = llm->lines,
         .prompt = o->prompt,
-        .rows = {.input_key = o->input_key, .keep = o->keep, .n_keep = o->n_keep, .keep_all = o->keep_all},
+        .rows = {.input_key = o->input_key,
+                 .format = o->format,
+                 .chat = o->chat,
+                 .system = o->system,
+                 .keep = o->keep,
+                 .n_keep = o->n_keep,
+                 .keep_all = o->keep_all},
         .stream = llm->stream,
         .input_bytes = llm->input_bytes,
         .gen = &llm->gen,
         .token_ids = o->token_ids,
         .timing = o->timing,
+        .created = o->created,
         .journal = j,
         .log = &o->log,
         .progress = o->progress,
@@ -453,14 +546,28 @@ static struct lb_run_spec run_spec(const struct lb_llm *llm, struct lb_journal *
     };
 }
 
+static enum lb_status make_plan_text(struct lb_llm *llm, struct lb_err *err)
+{
+    struct lb_survey_view view = {.model = llm->o.model,
+                                  .config = llm->config_known ? &llm->config : NULL,
+                                  .tok = llm->tok,
+                                  .chat = llm->chat,
+                                  .audit = &llm->audit,
+                                  .stats = &llm->stats,
+                                  .max_model_len = llm->plan.max_model_len};
+    lb_survey_put(&llm->survey, &view, &llm->plan_text);
+    return llm->plan_text.failed ? lb_err_memory(err, "the plan", llm->plan_text.len) : LB_OK;
+}
+
 enum lb_status lb_run(struct lb_llm *llm, struct lb_err *err)
 {
-    struct lb_journal *j;
-    LB_TRY(open_journal(llm, &j, err));
+    struct lb_journal *j = NULL;
+    if (!llm->o.plan)
+        LB_TRY(open_journal(llm, &j, err));
     struct lb_str path = {0};
     if (llm->o.stats)
         lb_str_puts(&path, llm->o.stats);
-    else if (lb_journal_regular(j))
+    else if (j && lb_journal_regular(j))
         lb_str_putf(&path, "%s.stats.json", lb_journal_path(j));
     struct lb_run_spec spec = run_spec(llm, j);
     struct lb_run_end end = {0};
@@ -469,6 +576,8 @@ enum lb_status lb_run(struct lb_llm *llm, struct lb_err *err)
     llm->closed = end.closed;
     if (end.complete && llm->stats.rows == 0)
         lb_log_put(&llm->o.log, LB_LOG_WARN, "the input holds no rows");
+    if (status == LB_OK && llm->o.plan)
+        status = make_plan_text(llm, err);
     struct ending e = {.llm = llm, .status = status, .stats_path = path.failed ? NULL : path.data};
     status = finish(&e, j, end.complete, err);
     lb_str_release(&path);
@@ -485,4 +594,9 @@ int lb_exit_code(const struct lb_llm *llm, enum lb_status status)
 const struct lb_stats *lb_stats_of(const struct lb_llm *llm)
 {
     return &llm->stats;
+}
+
+const char *lb_plan_text(const struct lb_llm *llm)
+{
+    return llm->plan_text.data ? llm->plan_text.data : "";
 }

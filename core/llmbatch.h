@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #include "core/base/err.h"
 #include "core/base/log.h"
@@ -44,9 +45,19 @@ struct lb_options {
     int64_t max_model_len; /* 0: the model's */
     enum lb_order order;
 
+    bool render;                      /* rows as the model would see them, without a model */
+    bool plan;                        /* nothing is run or written but the stats file: see lb_plan_text */
+    const char *chat_template;        /* file; NULL: the model's */
+    const char *chat_template_kwargs; /* text of a JSON object, or NULL */
+    struct tm now;                    /* strftime_now of templates */
+    enum lb_audit_mode audit;
     enum lb_add_bos add_bos;
     const char *input_key; /* NULL: "prompt" */
-    char *const *keep;     /* [n_keep] */
+    bool chat;             /* a prompt of text becomes one user message */
+    const char *system;    /* first message of conversations that have no system message; NULL: none */
+    enum lb_row_format format;
+    int64_t created;   /* what OpenAI responses say, seconds of the epoch */
+    char *const *keep; /* [n_keep] */
     size_t n_keep;
     bool keep_all, keep_special, timing, token_ids;
     struct lb_gen gen; /* what the command line sets */
@@ -75,6 +86,9 @@ enum lb_status lb_run(struct lb_llm *llm, struct lb_err *err);
 int lb_exit_code(const struct lb_llm *llm, enum lb_status status);
 
 const struct lb_stats *lb_stats_of(const struct lb_llm *llm);
+
+/* With options.plan, after lb_run: what would be done, as lines for people; "" otherwise. Lent until lb_close. */
+const char *lb_plan_text(const struct lb_llm *llm);
 void lb_close(struct lb_llm *llm);
 
 const char *lb_version(void);

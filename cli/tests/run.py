@@ -56,6 +56,8 @@ class Result:
         # llama-mha has a tokenizer of a kind that is not built; that is said once
         self.err, self.n_tokenizer = re.subn(r"llmbatch: warn: the model's tokenizer [^\n]* is not built in[^\n]*\n", '',
                                              err.decode('utf-8', 'replace'))
+        # both models have chat templates, and most cases give them raw prompts all the same
+        self.err, self.n_raw = re.subn(r'llmbatch: warn: audit: raw_prompt: [^\n]*\n', '', self.err)
 
     @property
     def rows(self):
@@ -293,6 +295,310 @@ def empty_input(tmp):
     check(re.fullmatch(r'llmbatch: warn: [^\n]+\n', r.err), r.err)
 
 
+# ---- prompts: --render, --plan, --audit ----
+
+GOLDENS = os.path.join(ROOT, '../shared/goldens')
+CHAT = [{'messages': [{'role': 'user', 'content': 'Hi'}]}]
+
+
+def copy_model(model, tmp, name, files=''):
+    """A copy of the files whose names begin as the pattern says."""
+    folder = os.path.join(tmp, name)
+    os.mkdir(folder)
+    for file in os.listdir(model):
+        if re.match(files, file):
+            shutil.copyfile(os.path.join(model, file), os.path.join(folder, file))
+    return folder
+
+
+def text_rows(model):
+    """Rows of text and conversations with the ids and the text that transformers gives them."""
+    found = []
+    for line in open(os.path.join(model, 'golden.jsonl'), encoding='utf-8'):
+        g = json.loads(line)
+        for key in ('prompt', 'messages'):
+            if g.get(key):
+                found.append(({'id': g['id'], key: g[key]}, g))
+    return found
+
+
+@case
+def render_equals_transformers(tmp):
+    for name in (None, 'llama-bias', 'llama-bf16', 'glm', 'glm4', 'glm4-moe', 'qwen3'):
+        model = os.path.join(GOLDENS, name) if name else TINY
+        if not os.path.isdir(model):
+            continue
+        rows = text_rows(model)
+        bare = copy_model(model, tmp, name or 'tiny', r'token|chat')
+        for folder in (model, bare):
+            r = good(['-m', folder, '--render', '--audit', 'off'], [row for row, _ in rows])
+            equal(len(r.rows), len(rows), name)
+            for i, (got, (row, g)) in enumerate(zip(r.rows, rows)):
+                equal(list(got), ['id', 'index', 'prompt', 'prompt_token_ids'], name)
+                equal((got['id'], got['index']), (row['id'], i), name)
+                equal(got['prompt_token_ids'], g['prompt_token_ids'], row)
+                equal(got['prompt'], g['rendered'] if 'messages' in row else row['prompt'], row)
+
+
+@case
+@threads
+def render_is_a_run(tmp):
+    out = os.path.join(tmp, 'out.jsonl.gz')
+    rows = [*CHAT, b'{bad', {'id': 'x', 'prompt_token_ids': [5, 700]}, {'prompt': 'b', 'max_tokens': 2048}, *CHAT * 2000]
+    r = program(['-m', TINY, '--render', '-o', out], rows)
+    equal((r.code, r.out, r.err), (1, b'', ''), 'exit code')
+    got = [json.loads(line) for line in gzip.decompress(read(out)).splitlines()]
+    equal([row['index'] for row in got], list(range(2004)), 'order')
+    equal([row['error']['code'] for row in got[1:4]], ['bad_json', 'bad_token', 'too_long'], 'codes')
+    equal(got[4]['prompt_token_ids'], got[0]['prompt_token_ids'], 'ids')
+    stats = json.loads(read(out + '.stats.json'))
+    equal(stats['rows'], {'total': 2004, 'ok': 2001, 'error': 3,
+                          'errors_by_code': {'bad_json': 1, 'bad_token': 1, 'too_long': 1}}, 'rows')
+    equal(stats['tokens'], {'prompt': 2001 * len(got[0]['prompt_token_ids'])}, 'tokens')
+    equal(stats['exit_code'], 1, 'exit code')
+    check(not {'engine', 'kv', 'steps', 'ranks', 'latency_s'} & set(stats), sorted(stats))
+    equal(sorted(os.listdir(tmp)), ['out.jsonl.gz', 'out.jsonl.gz.stats.json'], 'files')
+    refused(program(['-m', TINY, '--render', '-o', out], CHAT), 2, '--overwrite')
+    refused(program(['-m', TINY, '--render', '--plan'], CHAT), 2, '--plan')
+
+
+@case
+def chat_rows_run(_):
+    """A conversation gives what its rendered ids give."""
+    rows = [row for row, _ in text_rows(TINY) if 'messages' in row] or CHAT
+    ids = [row['prompt_token_ids'] for row in good(['-m', TINY, '--render'], rows).rows]
+    got = good(['-m', TINY, *F32, '--max-tokens', '8'], rows).rows
+    want = good(['-m', TINY, *F32, '--max-tokens', '8'], [{'prompt_token_ids': i} for i in ids]).rows
+    for a, b in zip(got, want):
+        equal((a['prompt_token_ids'], a['token_ids'], a['text']), (b['prompt_token_ids'], b['token_ids'], b['text']), a['id'])
+
+
+@case
+def chat_templates(tmp):
+    own = write(os.path.join(tmp, 'own.jinja'), b"{{ name }}:{% for m in messages %}{{ m.content }}{% endfor %}"
+                b"{% if not add_generation_prompt %}.{% endif %}{{ strftime_now(' %d %b %Y') }}")
+    args = ['-m', TINY, '--render', '--chat-template', own, '--audit', 'off', '--chat-template-kwargs', '{"name":"A"}']
+    rows = [*CHAT, {**CHAT[0], 'chat_template_kwargs': {'name': [1]}}, {**CHAT[0], 'add_generation_prompt': False}]
+    got = good(args, rows, env={'SOURCE_DATE_EPOCH': '1735787045'}).rows
+    equal([row['prompt'] for row in got], ['A:Hi 02 Jan 2025', '[1]:Hi 02 Jan 2025', 'A:Hi. 02 Jan 2025'], 'prompts')
+    refused(program([*args, '--chat-template-kwargs', '[]'], CHAT), 2, '--chat-template-kwargs')
+    refused(program(args, CHAT, env={'SOURCE_DATE_EPOCH': 'today'}), 2, 'SOURCE_DATE_EPOCH')
+    refused(program(['-m', TINY, '--render', '--chat-template', write(own, b'{% if %}')], CHAT), 2, 'own.jinja')
+    refused(program(['-m', TINY, '--render', '--chat-template', own + 'x'], CHAT), 3, 'own.jinjax')
+    write(own, b"{{ raise_exception('no such talk') }}")
+    r = program(['-m', TINY, '--render', '--chat-template', own], CHAT)
+    equal((r.code, r.rows[0]['error']['code']), (1, 'bad_template'), r.err)
+    check('no such talk' in r.rows[0]['error']['message'], r.rows)
+
+
+@case
+def plan(tmp):
+    out, stats = os.path.join(tmp, 'out.jsonl'), os.path.join(tmp, 'stats.json')
+    rows = [b'{bad', *CHAT, {'prompt_token_ids': [5] * 100}, {'prompt_token_ids': [5] * 3000}]
+    r = program(['-m', TINY, '--plan', '-o', out, '--stats', stats], rows)
+    equal((r.code, r.err), (1, ''), 'exit code')
+    text = r.out.decode()
+    check(max(map(len, text.split('\n'))) <= 80 or len(TINY) > 68, text)
+    for holds in ('LlamaForCausalLM', 'template    tokenizer_config.json', '4: 2 would run, 2 fail', 'bad_json 1, first row 0',
+                  'too_long 1, first row 3', r'64 - 127 +1 +#', 'first row   1, id 1', r'"<\|begin_of_text\|>"',
+                  '  \\| .*Hi', 'pad_is_end'):
+        check(re.search(holds, text), holds, text)
+    equal(os.listdir(tmp), ['stats.json'], 'files')
+    s = json.loads(read(stats))
+    equal((s['rows']['total'], s['rows']['ok'], s['exit_code']), (4, 2, 1), 'stats')
+    equal(s['tokens']['prompt'], sum(row['prompt_tokens'] for row in program(['-m', TINY, '--max-tokens', '1'], rows[1:3]).rows),
+          'tokens')
+    equal(good(['-m', TINY, '--plan'], CHAT).code, 0, 'exit code')
+
+
+@case
+def audit(tmp):
+    out = os.path.join(tmp, 'out.jsonl')
+    rows = [{'prompt': 'The dog ', 'max_tokens': 1}] * 3
+    r = program(['-m', TINY, '-o', out], rows)
+    equal(r.code, 0, r.err)
+    equal(r.n_raw, 1, 'raw prompts are said once')
+    check(re.fullmatch(r'llmbatch: warn: audit: space_at_end: row 0: [^\n]+\n', r.err), r.err)
+    found = {f['code']: f for f in json.loads(read(out + '.stats.json'))['audit']}
+    equal((found['space_at_end']['severity'], found['space_at_end']['count']), ('warn', 3), 'stats')
+    equal((found['raw_prompt']['count'], found['pad_is_end']['severity']), (3, 'info'), 'stats')
+    refused(program(['-m', TINY, '--audit', 'error'], rows), 2, 'audit error: raw_prompt: row 0')
+    r = good(['-m', TINY, '--audit', 'off', '-o', out, '--overwrite'], rows)
+    equal((r.n_raw, 'audit' in json.loads(read(out + '.stats.json'))), (0, False), 'off')
+    # a model whose template ends turns with a token that no file lists
+    folder = copy_model(TINY, tmp, 'no end')
+    for file, change in (('generation_config.json', {'eos_token_id': 697}), ('config.json', {'eos_token_id': 697}),
+                         ('tokenizer_config.json', {'eos_token': '<|end_of_text|>'})):
+        path = os.path.join(folder, file)
+        write(path, json.dumps({**json.loads(read(path)), **change}).encode())
+    r = program(['-m', folder, '--max-tokens', '1'], CHAT)
+    equal(r.code, 0, r.err)
+    check(re.fullmatch(r'llmbatch: warn: audit: end_token: [^\n]*--stop-token-ids 699[^\n]*\n', r.err), r.err)
+    refused(program(['-m', folder, '--audit', 'error', '--max-tokens', '1'], CHAT), 2, 'end_token')
+
+
+# ---- forms ----
+
+
+def request(custom_id, url, **body):
+    return {'custom_id': custom_id, 'method': 'POST', 'url': url, 'body': {'model': 'm', **body}}
+
+
+def completion(custom_id, **body):
+    return request(custom_id, '/v1/completions', **body)
+
+
+# As the guide to OpenAI's Batch API shows them.
+GUIDE = [
+    b'{"custom_id": "request-1", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "gpt-3.5-turbo-0125", '
+    b'"messages": [{"role": "system", "content": "You are a helpful assistant."},{"role": "user", "content": "Hello world!"}],'
+    b'"max_tokens": 1000}}',
+    b'{"custom_id": "request-2", "method": "POST", "url": "/v1/chat/completions", "body": {"model": "gpt-3.5-turbo-0125", '
+    b'"messages": [{"role": "system", "content": "You are an unhelpful assistant."},{"role": "user", "content": "Hello world!"}]}}',
+]
+
+
+@case
+def openai_chat(_):
+    args = ['-m', TINY, '--dtype', 'f32']
+    got = good([*args, '--token-ids'], GUIDE, env={'SOURCE_DATE_EPOCH': '1700000000'}).rows
+    for i, (row, line) in enumerate(zip(got, GUIDE)):
+        equal(list(row), ['id', 'custom_id', 'response', 'error'], 'members')
+        equal((row['id'], row['custom_id'], row['error']), (f'batch_req_{i}', f'request-{i + 1}', None), 'row')
+        equal((row['response']['status_code'], row['response']['request_id']), (200, f'req_{i}'), 'response')
+        body = row['response']['body']
+        equal({k: body[k] for k in ('id', 'object', 'created', 'model')},
+              {'id': f'chatcmpl-{i}', 'object': 'chat.completion', 'created': 1700000000, 'model': 'gpt-3.5-turbo-0125'}, 'body')
+        # the same conversation as a native row; without a limit the answer goes on to its end
+        native = good([*args, '--token-ids'], [{'messages': json.loads(line)['body']['messages'], 'max_tokens': 1000}]).rows[0]
+        choice, = body['choices']
+        equal((choice['message'], choice['finish_reason'], choice['stop_reason'], choice['token_ids'], body['prompt_token_ids']),
+              ({'role': 'assistant', 'content': native['text'], 'refusal': None}, native['finish_reason'],
+               native.get('stop_reason'), native['token_ids'], native['prompt_token_ids']), 'choice')
+        equal(body['usage'], {'prompt_tokens': native['prompt_tokens'], 'completion_tokens': native['completion_tokens'],
+                              'total_tokens': native['prompt_tokens'] + native['completion_tokens']}, 'usage')
+    tools = [{'type': 'function', 'function': {'name': 'f', 'parameters': {}}}]
+    row = request('a', '/v1/chat/completions', messages=[{'role': 'user', 'content': [{'type': 'text', 'text': 'Hi'}]}],
+                  max_completion_tokens=3, logprobs=True, top_logprobs=2, n=2, tools=tools, tool_choice='none', ignore_eos=True)
+    body = good(args, [row]).rows[0]['response']['body']
+    for choice in body['choices']:
+        content = choice['logprobs']['content']
+        equal(''.join(bytes(t['bytes']).decode() for t in content), choice['message']['content'], 'tokens')
+        check(all(t['top_logprobs'][0] == {k: t[k] for k in ('token', 'logprob', 'bytes')} for t in content), content)
+        equal([len(t['top_logprobs']) for t in content], [2] * 3, 'top_logprobs')
+    # more than the rest of the context is not asked for: 2048 tokens, of which the prompt takes some
+    row = request('a', '/v1/chat/completions', messages=[{'role': 'user', 'content': 'Hi'}], ignore_eos=True)
+    usage = good(args, [row]).rows[0]['response']['body']['usage']
+    equal(usage['total_tokens'], 2048, 'the rest of the context')
+
+
+@case
+def openai_completions(_):
+    args = ['-m', TINY, '--dtype', 'f32']
+    texts = ['Once upon a time', 'The dog', 'My name is']
+    native = good([*args, '--logprobs', '2'], [{'prompt': t, 'max_tokens': 9} for t in texts]).rows
+    rows = [completion('a', prompt=texts, max_tokens=9, logprobs=2, n=2), completion('b', prompt=texts[0], max_tokens=9, echo=True),
+            completion('c', prompt=[[5, 6], [7]], max_tokens=2), completion('d', prompt='The', n=3, temperature=2, ignore_eos=True)]
+    got = [row['response']['body'] for row in good(args, rows).rows]
+    equal([b['id'] for b in got], [f'cmpl-{i}' for i in range(4)], 'ids')
+    equal({b['object'] for b in got}, {'text_completion'}, 'object')
+    equal([c['index'] for c in got[0]['choices']], list(range(6)), 'index')
+    for c in got[0]['choices']:
+        want = native[c['index'] // 2]
+        equal((c['text'], c['finish_reason']), (want['text'], want['finish_reason']), 'text')
+        lp = c['logprobs']
+        equal(lp['token_logprobs'], [t['logprob'] for t in want['logprobs']], 'token_logprobs')
+        equal([len(t) for t in lp['top_logprobs']], [2] * len(lp['tokens']), 'top_logprobs')
+        for token, at in zip(lp['tokens'], lp['text_offset']):
+            check(token.startswith('<|') or c['text'][at:].startswith(token), token, at, c['text'])
+    equal(got[1]['choices'][0]['text'], texts[0] + native[0]['text'], 'echo')
+    equal(len(got[2]['choices']), 2, 'prompts of ids')
+    equal(len({c['text'] for c in got[3]['choices']}), 3, 'samples')
+    equal(got[3]['usage']['completion_tokens'], 3 * 256, '--max-tokens')
+
+
+@case
+def openai_errors(_):
+    rows = [b'{"custom_id":', b'[]', b'{"prompt":"\xff"}', *[{'custom_id': name, **r} for name, r, *_ in tables.BAD_REQUESTS]]
+    want = [(None, 400, 'bad_json', None, ''), (None, 400, 'bad_row', None, 'object'), (None, 400, 'bad_utf8', None, '')]
+    want += [(name, *rest) for name, _, *rest in tables.BAD_REQUESTS]
+    r = program(['-m', TINY, '--audit', 'off'], rows)
+    equal((r.code, r.err, len(r.rows)), (1, '', len(want)), 'exit code')
+    for row, (name, status, code, param, holds) in zip(r.rows, want):
+        equal((row['custom_id'], row['error'], row['response']['status_code']), (name, None, status), row)
+        error = row['response']['body']['error']
+        equal((error['code'], error['param'], error['type']), (code, param, 'invalid_request_error'), row)
+        check(holds in error['message'], name, error)
+    r = program(['-m', TINY, '--kv-memory', '64K'], [request('a', '/v1/chat/completions', messages=CHAT[0]['messages'])])
+    body = r.rows[0]['response']
+    equal((body['status_code'], body['body']['error']['code'], body['body']['error']['type']), (500, 'no_memory', 'server_error'),
+          'no memory')
+    check('--max-tokens' in body['body']['error']['message'], body)
+
+
+@case
+def mixed_forms(_):
+    def forms(rows, *args):
+        r = program(['-m', TINY, '--max-tokens', '1', '--audit', 'off', *args], rows)
+        return ['openai' if 'response' in row else 'native' for row in r.rows], r
+    native, openai = {'id': 'n', 'prompt': 'a'}, completion('o', prompt='a')
+    found, r = forms([b'x', openai, native, b'y'])
+    equal((found, r.code), (['openai', 'openai', 'native', 'openai'], 1), 'auto')
+    equal(forms([b'x', native, openai, b'y'])[0], ['native', 'native', 'openai', 'native'], 'auto')
+    found, r = forms([native, b'x', openai], '--format', 'openai')
+    equal(found, ['openai'] * 3, 'openai')
+    check('--format' in r.rows[0]['response']['body']['error']['message'] and r.rows[2]['response']['status_code'] == 200, r.rows)
+    found, r = forms([native, b'x', openai], '--format', 'native')
+    equal((found, r.rows[2]['error']['code']), (['native'] * 3, 'bad_row'), 'native')
+    check('--format' in r.rows[2]['error']['message'] and r.rows[0]['finish_reason'] == 'length', r.rows)
+
+
+@case
+@threads
+def several_samples(_):
+    row = {'id': 'a', 'prompt': 'Once upon a time', 'temperature': 1.5, 'max_tokens': 16}
+    args = ['-m', TINY, '--token-ids', '--audit', 'off']
+    r = good(args, [{**row, 'n': 4}, row, {**row, 'id': 'b', 'n': 2}])
+    many, one, other = r.rows
+    equal(list(many), ['id', 'index', 'choices', 'prompt_tokens', 'prompt_token_ids'], 'members')
+    equal(list(many['choices'][0]), ['text', 'finish_reason', 'completion_tokens', 'token_ids'], 'members')
+    equal(len({tuple(c['token_ids']) for c in many['choices'] + other['choices']}), 6, 'samples differ')
+    equal(many['choices'][0]['token_ids'], one['token_ids'], 'the first is what a row alone gives')
+    for more in (['--max-seqs', '1'], ['--batch-tokens', '7', '--threads', '1'], ['--max-seqs', '3', '--threads', '3']):
+        equal(good(args + more, [{**row, 'n': 4}, row, {**row, 'id': 'b', 'n': 2}]).out, r.out, more)
+    equal(good(args + ['--n', '4'], [row]).out, r.out.split(b'\n')[0] + b'\n', '--n')
+    equal(good(args + ['--n', '4'], [{**row, 'n': 1}]).rows[0]['token_ids'], one['token_ids'], 'the row decides')
+    greedy = good(args, [{**row, 'temperature': 0, 'n': 3}, {**row, 'temperature': 0}]).rows
+    equal([c['text'] for c in greedy[0]['choices']], [greedy[1]['text']] * 3, 'greedy samples')
+
+
+@case
+def conversations(_):
+    talk = [{'role': 'user', 'content': 'Hello'}]
+    args = ['-m', TINY, '--render']
+
+    def prompt(row, *more):
+        return good([*args, *more], [row]).rows[0]['prompt']
+    want = prompt({'messages': talk})
+    equal(prompt({'prompt': 'Hello'}, '--chat'), want, '--chat')
+    equal(prompt({'talk': talk, 'prompt': 7}, '--input-key', 'talk'), want, '--input-key')
+    system = [{'role': 'system', 'content': 'Be kind.'}]
+    want = prompt({'messages': system + talk})
+    equal(prompt({'messages': talk}, '--system', 'Be kind.'), want, '--system')
+    equal(prompt({'prompt': 'Hello'}, '--chat', '--system', 'Be kind.'), want, '--chat --system')
+    equal(prompt(request('a', '/v1/chat/completions', messages=talk), '--system', 'Be kind.'), want, 'request')
+    equal(prompt({'messages': system + talk}, '--system', 'x'), want, 'its own system message stays')
+    equal(good([*args, '--chat', '--system', 'Be kind.', '-p', 'Hello']).rows[0]['prompt'], want, '-p')
+
+
+@case
+def ids_that_come_again(tmp):
+    path = write(os.path.join(tmp, 'in'), b'\n' + lines([{'id': i % 5, 'prompt': 'a'} for i in range(12)]))
+    r = program(['-m', TINY, '--max-tokens', '1', path])
+    equal((r.code, len(r.rows)), (0, 12), r.err)
+    check(re.fullmatch(r'llmbatch: warn: [^\n]*in:7: the id 0 [^\n]*in:2 too[^\n]*\n', r.err), r.err)
+
+
 # ---- results ----
 
 
@@ -456,7 +762,7 @@ def jq_pipe(_):
 @case
 @threads
 def closed_pipe(_):
-    p = subprocess.Popen([PROGRAM, '-m', TINY, '--progress', 'off', '--order', 'completion'], stdin=subprocess.PIPE,
+    p = subprocess.Popen([PROGRAM, '-m', TINY, '--progress', 'off', '--audit', 'off', '--order', 'completion'], stdin=subprocess.PIPE,
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=CLEAN_ENV)
     p.stdin.write(lines([{'prompt': 'Hello', 'max_tokens': 1}]) + long_rows(64, 200))
     p.stdin.close()
@@ -468,7 +774,7 @@ def closed_pipe(_):
 
 @case
 def windows_of_a_stream(_):
-    p = subprocess.Popen([PROGRAM, '-m', TINY, '--progress', 'off', '--max-tokens', '2'], stdin=subprocess.PIPE,
+    p = subprocess.Popen([PROGRAM, '-m', TINY, '--progress', 'off', '--audit', 'off', '--max-tokens', '2'], stdin=subprocess.PIPE,
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=CLEAN_ENV)
     for i in range(3):
         p.stdin.write(lines([{'id': i, 'prompt': 'Hello'}]))
@@ -487,7 +793,7 @@ def devices_are_left_alone(tmp):
     check(not os.path.exists('/dev/null.stats.json') and not os.path.exists('/dev/null.partial'), 'files beside it')
     fifo = os.path.join(tmp, 'fifo')
     os.mkfifo(fifo)
-    p = subprocess.Popen([PROGRAM, '-m', TINY, '--progress', 'off', '-p', 'Hello', '--max-tokens', '2', '-o', fifo], env=CLEAN_ENV)
+    p = subprocess.Popen([PROGRAM, '-m', TINY, '--progress', 'off', '--audit', 'off', '-p', 'Hello', '--max-tokens', '2', '-o', fifo], env=CLEAN_ENV)
     equal(json.loads(read(fifo))['index'], 0, 'row')
     equal((p.wait(WAIT_S), os.listdir(tmp)), (0, ['fifo']), 'a FIFO')
 
@@ -550,7 +856,7 @@ def compressed(tmp):
     good(['-m', TINY, packed, '-o', out])
     equal(gzip.decompress(read(out)), plain, 'gzip')
     equal(good(['-m', TINY], read(packed)).out, plain, 'gzip on standard input')
-    cut = write(os.path.join(tmp, 'cut'), gzip.compress(lines(rows * 8))[:-20])
+    cut = write(os.path.join(tmp, 'cut'), gzip.compress(lines([{**row, 'id': i} for i, row in enumerate(rows * 8)]))[:-20])
     r = program(['-m', TINY, cut, '--max-tokens', '1', '-o', os.path.join(tmp, 'cut.jsonl')])
     equal(r.code, 3, r.err)
     check(re.fullmatch(r'llmbatch: error: [^\n]*cut[^\n]*\n', r.err), r.err)
@@ -567,7 +873,7 @@ def start_long_run(tmp):
     """A run that would take minutes, once a few of its rows are done."""
     out = os.path.join(tmp, 'out.jsonl')
     rows = write(os.path.join(tmp, 'in.jsonl'), lines([{'prompt': 'Hello' * 9, 'max_tokens': 2}] * 5) + long_rows(2000))
-    p = subprocess.Popen([PROGRAM, '-m', TINY, '--progress', 'off', '-i', rows, '-o', out, '--batch-tokens', '32'],
+    p = subprocess.Popen([PROGRAM, '-m', TINY, '--progress', 'off', '--audit', 'off', '-i', rows, '-o', out, '--batch-tokens', '32'],
                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=CLEAN_ENV)
     end = time.monotonic() + WAIT_S
     while not os.path.exists(out + '.partial') or read(out + '.partial').count(b'\n') < 3:
@@ -611,7 +917,7 @@ def second_interrupt(tmp):
 @case
 @threads
 def interrupted_stream(_):
-    p = subprocess.Popen([PROGRAM, '-m', TINY, '--progress', 'off'], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    p = subprocess.Popen([PROGRAM, '-m', TINY, '--progress', 'off', '--audit', 'off'], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                          stderr=subprocess.PIPE, env=CLEAN_ENV)
     p.stdin.write(lines([{'prompt': 'Hello', 'max_tokens': 2}]))
     p.stdin.flush()
@@ -635,7 +941,7 @@ def full_disk(tmp):
     for row in read(out + '.partial').split(b'\n')[1:-1]:
         json.loads(row.split(b'\t', 2)[2])
     with open('/dev/full', 'wb') as full:
-        p = subprocess.run([PROGRAM, '-m', TINY, '--progress', 'off', '-p', 'Hello', '--max-tokens', '2'], stdout=full,
+        p = subprocess.run([PROGRAM, '-m', TINY, '--progress', 'off', '--audit', 'off', '-p', 'Hello', '--max-tokens', '2'], stdout=full,
                            stderr=subprocess.PIPE, timeout=WAIT_S, check=False, env=CLEAN_ENV)
     refused(Result(p.returncode, b'', p.stderr), 4, 'standard output|stdout')
 

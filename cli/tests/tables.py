@@ -44,9 +44,18 @@ BAD_ROWS = [
     ('no ids', b'{"prompt_token_ids":[]}', 'empty_prompt', ''),
     ('prompt too long', b'{"prompt_token_ids":[' + b'5,' * 2048 + b'5]}', 'too_long', '2049'),
     ('sum too long', b'{"prompt_token_ids":[5],"max_tokens":2048}', 'too_long', '2048'),
-    ('chat', b'{"messages":[{"role":"user","content":"Hi"}]}', 'unsupported', 'messages'),
-    ('OpenAI batch', b'{"custom_id":"a","method":"POST","url":"/v1/completions","body":{"prompt":"a"}}', 'unsupported', ''),
-    ('two samples', b'{"prompt":"a","n":2}', 'unsupported', 'n'),
+    ('no messages', b'{"messages":[]}', 'empty_prompt', 'messages'),
+    ('message without role', b'{"messages":[{"content":"Hi"}]}', 'bad_row', 'role'),
+    ('picture', b'{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}]}', 'unsupported',
+     'image_url'),
+    ('prompt and messages', b'{"prompt":"a","messages":[{"role":"user","content":"Hi"}]}', 'bad_row', '--input-key'),
+    ('tools are text', b'{"messages":[{"role":"user","content":"Hi"}],"tools":"x"}', 'bad_param', 'tools'),
+    ('open and closed', b'{"messages":[{"role":"user","content":"Hi"}],"add_generation_prompt":true,'
+     b'"continue_final_message":true}', 'bad_param', 'continue_final_message'),
+    ('forced tool', b'{"messages":[{"role":"user","content":"Hi"}],"tool_choice":"required"}', 'unsupported', 'tool_choice'),
+    ('no samples', b'{"prompt":"a","n":0}', 'bad_param', 'n must be from 1 to 128'),
+    ('many samples', b'{"prompt":"a","n":129}', 'bad_param', 'n must be from 1 to 128'),
+    ('best of more', b'{"prompt":"a","n":2,"best_of":4}', 'unsupported', 'best_of'),
     ('scoring alone', b'{"prompt":"a","max_tokens":0}', 'unsupported', 'max_tokens'),
     ('penalty', b'{"prompt":"a","repetition_penalty":1.1}', 'unsupported', 'repetition_penalty'),
     ('bias', b'{"prompt":"a","logit_bias":{"5":1}}', 'unsupported', 'logit_bias'),
@@ -55,10 +64,31 @@ BAD_ROWS = [
     ('JSON mode', b'{"prompt":"a","response_format":{"type":"json_object"}}', 'unsupported', 'response_format'),
 ]
 
+# name, request, status, code, param, what the message must hold.
+BAD_REQUESTS = [
+    ('other endpoint', {'url': '/v1/embeddings', 'body': {'input': 'a'}}, 400, 'unsupported', 'url', '/v1/embeddings'),
+    ('GET', {'method': 'GET', 'url': '/v1/completions', 'body': {'prompt': 'a'}}, 400, 'bad_row', 'method', 'POST'),
+    ('no url', {'body': {'prompt': 'a'}}, 400, 'bad_row', 'url', 'url'),
+    ('no body', {'url': '/v1/completions'}, 400, 'bad_row', 'body', 'body'),
+    ('no messages', {'url': '/v1/chat/completions', 'body': {'model': 'm'}}, 400, 'bad_row', 'messages', 'messages'),
+    ('no prompt', {'url': '/v1/completions', 'body': {'model': 'm'}}, 400, 'bad_row', 'prompt', 'prompt'),
+    ('temperature', {'url': '/v1/completions', 'body': {'prompt': 'a', 'temperature': -1}}, 400, 'bad_param', 'temperature',
+     'temperature'),
+    ('logprobs', {'url': '/v1/completions', 'body': {'prompt': 'a', 'logprobs': 21}}, 400, 'bad_param', 'logprobs', '21'),
+    ('echo', {'url': '/v1/completions', 'body': {'prompt': 'a', 'echo': True, 'logprobs': 1}}, 400, 'unsupported', None,
+     'echo'),
+    ('JSON mode', {'url': '/v1/completions', 'body': {'prompt': 'a', 'response_format': {'type': 'json_object'}}}, 400,
+     'unsupported', 'response_format', 'response_format'),
+    ('id', {'url': '/v1/completions', 'body': {'prompt': [5, 700]}}, 400, 'bad_token', None, '700'),
+    ('too long', {'url': '/v1/completions', 'body': {'prompt': [5], 'max_tokens': 2048}}, 400, 'too_long', None, '2048'),
+    ('too many', {'url': '/v1/completions', 'body': {'prompt': ['a'] * 17, 'n': 128}}, 400, 'bad_param', None, '2048'),
+]
+
 # Members that change nothing are no reason to refuse a row.
 NEUTRAL = [
     b'"n":1', b'"repetition_penalty":1.0', b'"presence_penalty":0', b'"logit_bias":{}', b'"response_format":{"type":"text"}',
     b'"max_tokens":null', b'"lora":null', b'"stream":false', b'"top_k":-1', b'"temperature":0', b'"stop":[]', b'"user":"me"',
+    b'"n":1,"best_of":1',
 ]
 
 # arguments, what the line must hold. MODEL stands for a model.
@@ -69,7 +99,12 @@ BAD_OPTIONS = [
     (['--max-token', '5'], '--max-tokens'),
     (['--temprature=1'], '--temperature'),
     (['--no-such-thing'], '--no-such-thing'),
-    (['--chat'], '--chat'),
+    (['--chat=yes'], '--chat'),
+    (['--system'], '--system'),
+    (['-m', 'MODEL', '-p', 'a', '--system', b'\xff'], '--system'),
+    (['--format', 'json'], 'openai'),
+    (['--n', '0'], '--n'),
+    (['--n', '129'], '128'),
     (['-Q'], '-Q'),
     (['--token-ids=yes'], '--token-ids'),
     (['--max-tokens', '0'], '--max-tokens'),

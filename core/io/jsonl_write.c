@@ -45,7 +45,18 @@ static void put_timing(struct lb_str *out, const struct lb_timing *t)
     lb_str_putf(out, "\"rank\":%d,\"steps\":%lld}", t->rank, (long long)t->steps);
 }
 
-static void put_done(struct lb_str *out, const struct lb_result *r)
+void lb_jsonl_put_extras(struct lb_str *out, const struct lb_result *r)
+{
+    if (r->timing)
+        put_timing(out, r->timing);
+    if (r->kept_json) {
+        lb_str_puts(out, ",\"kept\":");
+        lb_str_puts(out, r->kept_json);
+    }
+}
+
+/* What a sample has before the row's counts, and behind the prompt's ids. */
+static void put_end(struct lb_str *out, const struct lb_result *r)
 {
     if (r->text) {
         lb_str_puts(out, ",\"text\":");
@@ -58,20 +69,49 @@ static void put_done(struct lb_str *out, const struct lb_result *r)
         lb_str_puts(out, ",\"stop_reason\":");
         lb_str_put_json(out, r->stop_string, strlen(r->stop_string));
     }
-    lb_str_putf(out, ",\"prompt_tokens\":%lld,\"completion_tokens\":%lld", (long long)r->prompt_tokens,
-                (long long)r->completion_tokens);
-    if (r->prompt_ids)
-        put_ids(out, "prompt_token_ids", r->prompt_ids, r->prompt_tokens);
+}
+
+static void put_tokens(struct lb_str *out, const struct lb_result *r)
+{
     if (r->ids)
         put_ids(out, "token_ids", r->ids, r->completion_tokens);
     if (r->logprobs)
         put_logprobs(out, r->logprobs, r->completion_tokens);
-    if (r->timing)
-        put_timing(out, r->timing);
-    if (r->kept_json) {
-        lb_str_puts(out, ",\"kept\":");
-        lb_str_puts(out, r->kept_json);
+}
+
+static void put_choices(struct lb_str *out, const struct lb_result *r)
+{
+    lb_str_puts(out, ",\"choices\":[");
+    for (size_t i = 0; i < r->n_choice; i++) {
+        size_t begin = out->len;
+        put_end(out, &r->choice[i]);
+        lb_str_putf(out, ",\"completion_tokens\":%lld", (long long)r->choice[i].completion_tokens);
+        put_tokens(out, &r->choice[i]);
+        lb_str_putc(out, '}');
+        if (out->failed)
+            return;
+        out->data[begin] = '{'; /* for the comma before its first member */
+        if (i + 1 < r->n_choice)
+            lb_str_putc(out, ',');
     }
+    lb_str_putc(out, ']');
+}
+
+static void put_done(struct lb_str *out, const struct lb_result *r)
+{
+    if (r->choice) {
+        put_choices(out, r);
+        lb_str_putf(out, ",\"prompt_tokens\":%lld", (long long)r->prompt_tokens);
+    } else {
+        put_end(out, r);
+        lb_str_putf(out, ",\"prompt_tokens\":%lld,\"completion_tokens\":%lld", (long long)r->prompt_tokens,
+                    (long long)r->completion_tokens);
+    }
+    if (r->prompt_ids)
+        put_ids(out, "prompt_token_ids", r->prompt_ids, r->prompt_tokens);
+    if (!r->choice)
+        put_tokens(out, r);
+    lb_jsonl_put_extras(out, r);
 }
 
 void lb_jsonl_put_result(struct lb_str *out, const struct lb_result *r)

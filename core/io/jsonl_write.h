@@ -47,12 +47,19 @@ struct lb_result {
     const struct lb_logprob *logprobs; /* [completion_tokens] or NULL: absent */
     const struct lb_timing *timing;    /* NULL: absent */
     const char *kept_json;             /* NULL: absent */
-    enum lb_row_code code;             /* LB_FINISH_ERROR */
+    /* Several samples: what each of them gave, where text, finish, stop_*, completion_tokens, ids and logprobs of the
+     * row itself do not count (finish tells a failed row all the same). NULL: the row is its one sample. */
+    const struct lb_result *choice; /* [n_choice] */
+    size_t n_choice;
+    enum lb_row_code code; /* LB_FINISH_ERROR */
     const char *message;
 };
 
 /* Appends the row as one line of JSON without line ending. Memory failures stick in out. A failed row has id, index,
  * finish_reason and error alone; "top" is absent where n_top is 0; a time that is not finite is absent. */
 void lb_jsonl_put_result(struct lb_str *out, const struct lb_result *r);
+
+/* The members "timing" and "kept" of a row, as far as it has them, each with a comma before it. */
+void lb_jsonl_put_extras(struct lb_str *out, const struct lb_result *r);
 
 #endif

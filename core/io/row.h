@@ -40,6 +40,7 @@ enum lb_gen_bit {
     LB_GEN_STOP = 1 << 8,
     LB_GEN_STOP_IDS = 1 << 9,
     LB_GEN_SKIP_SPECIAL = 1 << 10,
+    LB_GEN_N = 1 << 11,
 };
 
 struct lb_gen {
@@ -50,6 +51,7 @@ struct lb_gen {
     int64_t seed;
     bool ignore_eos, skip_special;
     int64_t logprobs; /* K, 0..LB_MAX_LOGPROBS */
+    int64_t n;        /* samples, 1..LB_MAX_N */
     char **stop;      /* [n_stop] owned, valid UTF-8, not empty */
     size_t n_stop;
     int32_t *stop_ids; /* [n_stop_ids] owned */
@@ -58,6 +60,8 @@ struct lb_gen {
 
 #define LB_MAX_LOGPROBS 20
 #define LB_MAX_STOP 64
+#define LB_MAX_N 128
+#define LB_MAX_CHOICES 2048 /* samples of all prompts of one request */
 
 /* Range checks of what is set, shared by the command line and rows: LB_ROW_OK, or LB_ROW_BAD_PARAM with a message that
  * names the setting as a row does ("temperature must be 0 or more, not -1"). */
@@ -69,6 +73,10 @@ enum lb_status lb_gen_merge(struct lb_gen *dst, const struct lb_gen *over, struc
 void lb_gen_release(struct lb_gen *g);
 
 enum lb_row_form { LB_FORM_TEXT, LB_FORM_IDS, LB_FORM_CHAT };
+
+/* What a row is written as: the native form, or a response of an endpoint of the OpenAI API (LB_API_OPENAI: a request
+ * that failed before its endpoint was known). */
+enum lb_row_api { LB_API_NATIVE, LB_API_OPENAI, LB_API_CHAT, LB_API_COMPLETION };
 
 struct json_t; /* jansson's */
 
@@ -82,17 +90,33 @@ struct lb_row_chat {
     bool add_generation_prompt, continue_final_message;
 };
 
+/* A further prompt of a request that has several. */
+struct lb_row_prompt {
+    char *text; /* LB_FORM_TEXT, owned */
+    size_t n_text;
+    int32_t *ids; /* LB_FORM_IDS, owned */
+    size_t n_ids;
+};
+
 struct lb_row {
     int64_t index;      /* row number over all inputs, from 0 */
     uint64_t line_hash; /* XXH3-64 of the line without its line ending */
     uint64_t key;       /* keys the row's random numbers: XXH3-64 of the type-tagged id, or of the row number */
     char *id_json;      /* the id as JSON ("\"a17\"", "16"), owned; "null" where the line is no JSON object */
+    bool has_id;        /* of its own, not its number */
+    enum lb_row_api api;
+    bool unread;      /* the line is no JSON object, so that it does not say what it is written as */
+    char *model_json; /* of an OpenAI request: its "model" as JSON, owned; NULL: none */
+    char *param;      /* of a failed OpenAI request: the parameter at fault, owned; NULL: none */
+    bool echo;        /* the prompt's text goes before the new text */
     enum lb_row_form form;
     char *text; /* LB_FORM_TEXT, owned */
     size_t n_text;
     int32_t *ids; /* LB_FORM_IDS, owned; not yet checked against the vocabulary */
     size_t n_ids;
-    struct lb_row_chat chat; /* LB_FORM_CHAT */
+    struct lb_row_chat chat;    /* LB_FORM_CHAT */
+    struct lb_row_prompt *more; /* [n_more] LB_FORM_TEXT or LB_FORM_IDS, owned: prompts behind the first */
+    size_t n_more;
     struct lb_gen gen;
     char *kept_json; /* object of the members that --keep asks for, in the row's order, owned; NULL when not asked and
                         in rows that failed while they were read */
@@ -100,10 +124,15 @@ struct lb_row {
     char *message; /* of a failed row, owned */
 };
 
+enum lb_row_format { LB_FORMAT_AUTO, LB_FORMAT_NATIVE, LB_FORMAT_OPENAI };
+
 /* What the command line says of reading rows. */
 struct lb_row_spec {
-    const char *input_key; /* member that holds the prompt; NULL: "prompt" */
-    char *const *keep;     /* [n_keep] member names */
+    const char *input_key; /* member that holds the prompt, a text or a conversation; NULL: "prompt" */
+    enum lb_row_format format;
+    bool chat;          /* a native prompt of text becomes one user message */
+    const char *system; /* valid UTF-8: first message of conversations that have no system message; NULL: none */
+    char *const *keep;  /* [n_keep] member names */
     size_t n_keep;
     bool keep_all; /* every member as it is, prompt and id included */
     /* Called (any thread that parses) once for each unknown member that is close to a known name which the row does not
@@ -117,8 +146,14 @@ struct lb_row_spec {
 enum lb_status lb_row_parse(struct lb_row *row, const struct lb_row_spec *spec, int64_t index, const char *line,
                             size_t n, struct lb_err *err);
 
-/* Makes a failed row of a row: frees its prompt, sets code and message. */
+/* Makes a failed row of a row: frees its prompts, sets code and message. */
 __attribute__((format(printf, 3, 4))) void lb_row_fail(struct lb_row *row, enum lb_row_code code, const char *fmt, ...);
+
+/* Frees the prompt (text, ids, conversation), once its token ids were made; further prompts stay. */
+void lb_row_drop_prompt(struct lb_row *row);
+
+/* Makes the i-th further prompt the row's prompt; the one that it had is freed. */
+void lb_row_take_prompt(struct lb_row *row, size_t i);
 void lb_row_release(struct lb_row *row);
 
 #endif

@@ -23,6 +23,7 @@ static const struct name {
     {"stop", LB_GEN_STOP},
     {"stop_token_ids", LB_GEN_STOP_IDS},
     {"skip_special_tokens", LB_GEN_SKIP_SPECIAL},
+    {"n", LB_GEN_N},
 };
 
 #define N_NAME (sizeof names / sizeof *names)
@@ -65,6 +66,8 @@ static bool check_one(const struct lb_gen *g, uint32_t bit, const char *name, ch
         return int_within(name, g->max_tokens, 1, INT32_MAX, message, n);
     case LB_GEN_LOGPROBS:
         return int_within(name, g->logprobs, 0, LB_MAX_LOGPROBS, message, n);
+    case LB_GEN_N:
+        return int_within(name, g->n, 1, LB_MAX_N, message, n);
     case LB_GEN_TOP_K:
         if (g->top_k >= -1 && g->top_k <= INT32_MAX)
             return true;
@@ -188,6 +191,8 @@ enum lb_status lb_gen_merge(struct lb_gen *dst, const struct lb_gen *over, struc
         dst->logprobs = over->logprobs;
     if (set & LB_GEN_SKIP_SPECIAL)
         dst->skip_special = over->skip_special;
+    if (set & LB_GEN_N)
+        dst->n = over->n;
     dst->set |= set;
     return LB_OK;
 }
@@ -296,6 +301,8 @@ static enum lb_row_code read_value(struct lb_gen *g, uint32_t bit, const char *n
         return read_real(&g->min_p, name, v, message);
     case LB_GEN_SEED:
         return read_int(&g->seed, name, v, message);
+    case LB_GEN_N:
+        return read_int(&g->n, name, v, message);
     case LB_GEN_IGNORE_EOS:
         return read_bool(&g->ignore_eos, name, v, message);
     case LB_GEN_LOGPROBS:

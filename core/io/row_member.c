@@ -5,7 +5,7 @@
 #include "core/io/row_impl.h"
 
 /* Values at which a member changes nothing. */
-enum neutral { NEVER, ALWAYS, NUMBER, FALSE_, TRUE_, EMPTY, TEXT_FORMAT, NO_TOOL };
+enum neutral { NEVER, ALWAYS, NUMBER, FALSE_, TRUE_, EMPTY, TEXT_FORMAT, TEXT_ALONE, MEDIUM, NO_TOOL };
 
 struct member {
     const char *name;
@@ -17,7 +17,6 @@ struct member {
 /* Members of the contract that this version does not have yet, then those of OpenAI, vLLM, Transformers, llama.cpp,
  * Ollama, TGI and SGLang. A member that gets built leaves this table. */
 static const struct member members[] = {
-    {"n", NUMBER, 1, NULL},
     {"min_tokens", NUMBER, 0, NULL},
     {"repetition_penalty", NUMBER, 1, NULL},
     {"presence_penalty", NUMBER, 0, NULL},
@@ -34,7 +33,7 @@ static const struct member members[] = {
     {"add_generation_prompt", TRUE_, 0, NULL},
     {"continue_final_message", FALSE_, 0, NULL},
 
-    {"best_of", NUMBER, 1, NULL},
+    {"best_of", ALWAYS, 0, NULL}, /* judged beside n */
     {"echo", FALSE_, 0, NULL},
     {"function_call", NO_TOOL, 0, NULL},
     {"functions", EMPTY, 0, NULL},
@@ -96,6 +95,16 @@ static const struct member members[] = {
     {"xtc_probability", NUMBER, 0, NULL},
 };
 
+/* Of the bodies of OpenAI requests alone. */
+static const struct member request_members[] = {
+    {"audio", NEVER, 0, NULL},
+    {"modalities", TEXT_ALONE, 0, NULL},
+    {"return_tokens_as_token_ids", FALSE_, 0, NULL},
+    {"verbosity", MEDIUM, 0, NULL},
+    {"web_search_options", NEVER, 0, NULL},
+};
+
+#define N_REQUEST (sizeof request_members / sizeof *request_members)
 #define N_MEMBER (sizeof members / sizeof *members)
 
 /* Names with another meaning in the row reader that a slip of the pen may have aimed at. */
@@ -123,29 +132,38 @@ static bool is_neutral(const struct member *m, const json_t *v)
     case TEXT_FORMAT:
         text = json_string_value(json_object_get(v, "type"));
         return text && strcmp(text, "text") == 0;
+    case TEXT_ALONE:
+        text = json_string_value(json_array_get(v, 0));
+        return text && json_array_size(v) == 1 && strcmp(text, "text") == 0;
+    case MEDIUM:
+        return text && strcmp(text, "medium") == 0;
     case NO_TOOL:
         return text && (strcmp(text, "none") == 0 || strcmp(text, "auto") == 0);
     }
     return false;
 }
 
-enum lb_row_code lb_member_check(const char *name, const json_t *v, bool *known, char *message)
+static const struct member *find(const struct member *list, size_t n, const char *name)
 {
-    for (size_t i = 0; i < N_MEMBER; i++) {
-        const struct member *m = &members[i];
-        if (strcmp(name, m->name) != 0)
-            continue;
-        *known = true;
-        if (is_neutral(m, v))
-            return LB_ROW_OK;
-        char value[128];
-        lb_json_show(value, sizeof value, v);
-        snprintf(message, LB_ROW_MESSAGE_BYTES, "%s (%s) is not supported by this version%s%s", name, value,
-                 m->hint ? ": " : "", m->hint ? m->hint : "");
-        return LB_ROW_UNSUPPORTED;
-    }
-    *known = false;
-    return LB_ROW_OK;
+    for (size_t i = 0; i < n; i++)
+        if (strcmp(name, list[i].name) == 0)
+            return &list[i];
+    return NULL;
+}
+
+enum lb_row_code lb_member_check(const char *name, const json_t *v, bool request, bool *known, char *message)
+{
+    const struct member *m = find(members, N_MEMBER, name);
+    if (!m && request)
+        m = find(request_members, N_REQUEST, name);
+    *known = m != NULL;
+    if (!m || is_neutral(m, v))
+        return LB_ROW_OK;
+    char value[128];
+    lb_json_show(value, sizeof value, v);
+    snprintf(message, LB_ROW_MESSAGE_BYTES, "%s (%s) is not supported by this version%s%s", name, value,
+             m->hint ? ": " : "", m->hint ? m->hint : "");
+    return LB_ROW_UNSUPPORTED;
 }
 
 static const char *known_name(size_t i)

@@ -8,15 +8,25 @@
 
 struct lb_work *lb_work_new(void)
 {
-    return lb_mem_new(1, sizeof(struct lb_work));
+    struct lb_work *w = lb_mem_new(1, sizeof *w);
+    if (w) {
+        w->lead = w;
+        w->n_part = w->n_left = w->n_copy = 1;
+    }
+    return w;
 }
 
 void lb_work_free(struct lb_work *w)
 {
     if (!w)
         return;
+    for (int32_t i = 1; w->part && i < w->n_part; i++)
+        lb_work_free(w->part[i]);
+    lb_mem_free(w->part);
     lb_row_release(&w->row);
-    lb_mem_free(w->prompt);
+    lb_mem_free(w->echo);
+    if (!w->prompt_lent)
+        lb_mem_free(w->prompt);
     lb_mem_free(w->out);
     lb_mem_free(w->logprob);
     lb_mem_free(w->top);

@@ -36,6 +36,7 @@ struct lb_settings {
     uint64_t seed;
     bool ignore_eos, skip_special;
     int64_t logprobs;  /* K, or -1: not asked for */
+    int64_t n;         /* samples */
     char *const *stop; /* [n_stop] */
     size_t n_stop;
     const int32_t *stop_ids; /* [n_stop_ids] */
@@ -49,12 +50,23 @@ struct lb_times {
     double read, admitted, first, last;
 };
 
+/* A row in flight: its first sequence, the lead, which owns the others. Queues hold leads; each sequence runs by
+ * itself, and the lead goes on when all of them have ended. */
 struct lb_work {
     struct lb_work *next; /* in a queue or list */
-    struct lb_row row;
+    struct lb_row row;    /* of a lead */
     struct lb_settings set;
-    int32_t *prompt; /* [n_prompt] owned */
+    struct lb_work *lead;  /* itself, unless this is a further sequence of a row */
+    struct lb_work **part; /* [n_part] of a lead with several sequences, owned: itself, then the others; else NULL */
+    int32_t n_part;        /* of a lead: sequences */
+    int32_t n_left;        /* of a lead: sequences that have not ended */
+    int32_t n_copy;        /* samples that a sequence stands for: greedy ones are the same */
+    uint32_t sample;       /* number among the samples of the row, prompt by prompt: keys the random numbers */
+    int32_t *prompt;       /* [n_prompt] owned, unless prompt_lent */
     int64_t n_prompt;
+    bool prompt_lent; /* from the prompt's first sample */
+    char *echo;       /* text of the prompt, where it goes before the new text; owned */
+    size_t n_echo;
     int32_t *out; /* [set.max_tokens] owned, n_out of them generated */
     int64_t n_out;
     struct lb_logprob *logprob;   /* [set.max_tokens] owned, NULL when not asked for */
@@ -72,7 +84,20 @@ struct lb_work {
 
 /* LB_E_DEVICE without memory is NULL. */
 struct lb_work *lb_work_new(void);
-void lb_work_free(struct lb_work *w); /* NULL is allowed */
+void lb_work_free(struct lb_work *w); /* a lead, with its other sequences; NULL is allowed */
+
+/* The lead's i-th sequence. */
+static inline struct lb_work *lb_work_part(struct lb_work *lead, int32_t i)
+{
+    return lead->part ? lead->part[i] : lead;
+}
+
+/* n sequences of a row have ended: true when they were the last. */
+static inline bool lb_work_end(struct lb_work *lead, int32_t n)
+{
+    lead->n_left -= n;
+    return lead->n_left == 0;
+}
 
 /* True for rows whose logits are needed on the host. */
 static inline bool lb_work_needs_logits(const struct lb_work *w)

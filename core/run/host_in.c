@@ -20,179 +20,189 @@ void lb_run_be_nice(void)
         return; /* slower beside other work, not wrong */
 }
 
-static void warn_name(void *ctx, int64_t index, const char *member, const char *known)
-{
-    struct lb_run *r = ctx;
-    if (!atomic_exchange(&r->warned_name, true))
-        lb_log_put(r->spec->log, LB_LOG_WARN, "row %lld: unknown member \"%s\" is ignored; did you mean \"%s\"?",
-                   (long long)index, member, known);
-}
-
-/* ---- reader: lines -> rows ---- */
-
-static enum lb_status hand_row(struct lb_run *r, int64_t index, const char *line, size_t n, bool *over,
-                               struct lb_err *err)
-{
-    struct lb_row_spec spec = r->spec->rows;
-    spec.close_name = warn_name;
-    spec.ctx = r;
-    struct lb_work *w = lb_work_new();
-    if (!w)
-        return lb_err_memory(err, "a row", sizeof *w);
-    enum lb_status status = lb_row_parse(&w->row, &spec, index, line, n, err);
-    w->time.read = lb_now();
-    atomic_fetch_add(&r->bytes_read, (long long)n + 1);
-    atomic_fetch_add(&r->rows_read, 1);
-    if (status != LB_OK || !lb_queue_push(&r->raw, w)) {
-        lb_work_free(w);
-        *over = true;
-    }
-    return status;
-}
-
-/* `-p TEXT` is a row like any other. */
-static enum lb_status read_prompt(struct lb_run *r, struct lb_err *err)
-{
-    const char *key = r->spec->rows.input_key ? r->spec->rows.input_key : "prompt";
-    struct lb_str line = {0};
-    bool over = false;
-    lb_str_putc(&line, '{');
-    lb_str_put_json(&line, key, strlen(key));
-    lb_str_putc(&line, ':');
-    lb_str_put_json(&line, r->spec->prompt, strlen(r->spec->prompt));
-    lb_str_putc(&line, '}');
-    enum lb_status status = line.failed ? lb_err_memory(err, "the prompt", strlen(r->spec->prompt))
-                                        : hand_row(r, 0, line.data, line.len, &over, err);
-    lb_str_release(&line);
-    return status;
-}
-
-static enum lb_status read_lines(struct lb_run *r, struct lb_err *err)
-{
-    for (bool over = false; !over;) {
-        struct lb_line line;
-        LB_TRY(lb_lines_next(r->spec->lines, &line, err));
-        if (!line.data)
-            return LB_OK;
-        LB_TRY(hand_row(r, line.index, line.data, line.len, &over, err));
-    }
-    return LB_OK;
-}
-
-void *lb_run_reader(void *run)
-{
-    struct lb_run *r = run;
-    struct lb_err err = LB_ERR_INIT;
-    lb_run_be_nice();
-    enum lb_status status = r->spec->lines ? read_lines(r, &err) : read_prompt(r, &err);
-    if (status != LB_OK && status != LB_E_INTERRUPTED)
-        lb_run_fail(r, &err, status != LB_E_INPUT);
-    atomic_store(&r->read_all, true);
-    lb_queue_close(&r->raw);
-    return NULL;
-}
-
 /* ---- tokenizer: text -> token ids, checks ---- */
 
 struct encoder {
     struct lb_run *r;
-    struct lb_tok_ctx *ctx;
-    struct lb_ids ids; /* reused */
+    struct lb_prompt_ctx *ctx;
 };
 
+/* The row's prompt as token ids, in w->prompt; its text in w->echo, where it is written. */
 static enum lb_status encode(struct encoder *e, struct lb_work *w, struct lb_err *err)
 {
     const struct lb_run_spec *spec = e->r->spec;
-    const char *missing = lb_tok_missing(spec->tok);
-    if (missing) {
-        lb_row_fail(&w->row, LB_ROW_UNSUPPORTED, "the model's tokenizer (%s) is not built in: give prompt_token_ids",
-                    missing);
+    struct lb_row *row = &w->row;
+    struct lb_prompt made;
+    LB_TRY(lb_prompt_make(e->ctx, row, &made, err));
+    if (row->code != LB_ROW_OK)
+        return LB_OK;
+    LB_TRY(lb_audit_prompt(spec->audit, &spec->prompter, row->index, &made, err));
+    if (made.text && (row->echo || spec->mode != LB_RUN_MODEL)) {
+        w->echo = lb_mem_new(made.n_text + 1, 1); /* may hold zero bytes */
+        if (!w->echo)
+            return lb_err_memory(err, "a prompt", made.n_text);
+        memcpy(w->echo, made.text, made.n_text);
+        w->n_echo = made.n_text;
+    }
+    w->n_prompt = (int64_t)made.n;
+    if (row->form == LB_FORM_IDS) {
+        w->prompt = row->ids;
+        row->ids = NULL;
+        row->n_ids = 0;
         return LB_OK;
     }
-    bool doubled = false;
-    e->ids.n = 0;
-    LB_TRY(lb_tok_encode(spec->tok, e->ctx, w->row.text, w->row.n_text, spec->add, &e->ids, &doubled, err));
-    if (doubled && !atomic_exchange(&e->r->warned_bos, true))
-        lb_log_put(spec->log, LB_LOG_WARN, "row %lld: the prompt begins with the BOS text already: none is added",
-                   (long long)w->row.index);
-    w->prompt = lb_mem_new(e->ids.n, sizeof *w->prompt);
+    w->prompt = lb_mem_new(made.n, sizeof *w->prompt);
     if (!w->prompt)
-        return lb_err_memory(err, "token ids", e->ids.n * sizeof *w->prompt);
-    if (e->ids.n)
-        memcpy(w->prompt, e->ids.id, e->ids.n * sizeof *w->prompt);
-    w->n_prompt = (int64_t)e->ids.n;
-    lb_mem_free(w->row.text);
-    w->row.text = NULL;
-    w->row.n_text = 0;
+        return lb_err_memory(err, "token ids", made.n * sizeof *w->prompt);
+    if (made.n)
+        memcpy(w->prompt, made.id, made.n * sizeof *w->prompt);
+    lb_row_drop_prompt(row);
     return LB_OK;
 }
 
 static void check_length(const struct lb_run_spec *spec, struct lb_work *w)
 {
+    struct lb_row *row = &w->lead->row;
     int64_t limit = spec->plan->max_model_len, room = limit - w->n_prompt;
+    if (limit == 0) /* not known */
+        return;
     if (room < 1)
-        lb_row_fail(&w->row, LB_ROW_TOO_LONG,
-                    "the prompt has %lld tokens; with at least one new token the limit is %lld", (long long)w->n_prompt,
-                    (long long)limit);
+        lb_row_fail(row, LB_ROW_TOO_LONG, "the prompt has %lld tokens; with at least one new token the limit is %lld",
+                    (long long)w->n_prompt, (long long)limit);
     else if (w->set.max_tokens > room && w->set.max_given)
-        lb_row_fail(&w->row, LB_ROW_TOO_LONG,
+        lb_row_fail(row, LB_ROW_TOO_LONG,
                     "prompt (%lld tokens) and max_tokens (%lld) together exceed the limit of %lld tokens",
                     (long long)w->n_prompt, (long long)w->set.max_tokens, (long long)limit);
     else if (w->set.max_tokens > room)
         w->set.max_tokens = room;
 }
 
-/* What can only be known with the model at hand. A failed row keeps its code. */
-static void check_row(const struct lb_run_spec *spec, struct lb_work *w)
+/* What can only be known with the model at hand, of one prompt. */
+static void check_prompt(const struct lb_run_spec *spec, struct lb_work *w)
 {
-    for (int64_t i = 0; i < w->n_prompt; i++) {
+    struct lb_row *row = &w->lead->row;
+    for (int64_t i = 0; spec->config && i < w->n_prompt; i++) {
         if (w->prompt[i] < 0 || w->prompt[i] >= spec->config->n_vocab) {
-            lb_row_fail(&w->row, LB_ROW_BAD_TOKEN, "token id %d at place %lld is outside the vocabulary of %lld",
+            lb_row_fail(row, LB_ROW_BAD_TOKEN, "token id %d at place %lld is outside the vocabulary of %lld",
                         w->prompt[i], (long long)i, (long long)spec->config->n_vocab);
             return;
         }
     }
     if (w->n_prompt == 0) {
-        lb_row_fail(&w->row, LB_ROW_EMPTY_PROMPT, "the prompt has no tokens");
-        return;
-    }
-    if (w->set.n_stop && lb_tok_missing(spec->tok)) {
-        lb_row_fail(&w->row, LB_ROW_UNSUPPORTED, "\"stop\" needs the model's tokenizer (%s), which is not built in",
-                    lb_tok_missing(spec->tok));
-        return;
-    }
-    if (w->set.max_tokens < 1) {
-        lb_row_fail(&w->row, LB_ROW_UNSUPPORTED, "max_tokens must be at least 1");
+        lb_row_fail(row, LB_ROW_EMPTY_PROMPT, "the prompt has no tokens");
         return;
     }
     check_length(spec, w);
-    if (w->row.code != LB_ROW_OK)
+    if (row->code != LB_ROW_OK || spec->mode != LB_RUN_MODEL)
         return;
     int64_t pages = lb_sched_peak_pages(w->n_prompt, w->set.max_tokens);
     if (pages > spec->plan->kv_pages)
-        lb_row_fail(&w->row, LB_ROW_NO_MEMORY,
-                    "%lld prompt tokens and %lld new ones need %lld pages of KV memory, there are %lld (--kv-memory)",
+        lb_row_fail(row, LB_ROW_NO_MEMORY,
+                    "%lld prompt tokens and %lld new ones need %lld pages of KV memory, there are %lld (--kv-memory%s)",
                     (long long)w->n_prompt, (long long)w->set.max_tokens, (long long)pages,
-                    (long long)spec->plan->kv_pages);
+                    (long long)spec->plan->kv_pages, w->set.max_given ? "" : "; --max-tokens limits new tokens");
+}
+
+/* The same of a row's settings. A failed row keeps its code. */
+static void check_settings(const struct lb_run_spec *spec, struct lb_work *w)
+{
+    const struct lb_settings *set = &w->set;
+    int64_t n_choice = set->n * (int64_t)(w->row.n_more + 1);
+    if (set->n_stop && lb_tok_missing(spec->tok))
+        lb_row_fail(&w->row, LB_ROW_UNSUPPORTED, "\"stop\" needs the model's tokenizer (%s), which is not built in",
+                    lb_tok_missing(spec->tok));
+    else if (w->row.echo && set->logprobs >= 0)
+        lb_row_fail(&w->row, LB_ROW_UNSUPPORTED, "echo with logprobs is not supported by this version");
+    else if (set->max_tokens < 1)
+        lb_row_fail(&w->row, LB_ROW_UNSUPPORTED, "max_tokens must be at least 1");
+    else if (n_choice > LB_MAX_CHOICES)
+        lb_row_fail(&w->row, LB_ROW_BAD_PARAM, "%lld samples of %zu prompts are too many: %d are the most",
+                    (long long)set->n, w->row.n_more + 1, LB_MAX_CHOICES);
+}
+
+/* The i-th further prompt of a row, whose first sample is w. */
+static enum lb_status encode_more(struct encoder *e, struct lb_work *lead, size_t i, struct lb_work *w,
+                                  struct lb_err *err)
+{
+    struct lb_work own = *lead;
+    lead->echo = NULL;
+    lead->prompt = NULL;
+    lb_row_take_prompt(&lead->row, i);
+    enum lb_status status = encode(e, lead, err);
+    w->prompt = lead->prompt;
+    w->n_prompt = lead->n_prompt;
+    w->echo = lead->echo;
+    w->n_echo = lead->n_echo;
+    lead->prompt = own.prompt;
+    lead->n_prompt = own.n_prompt;
+    lead->echo = own.echo;
+    lead->n_echo = own.n_echo;
+    return status;
+}
+
+/* The row's further sequences: of each prompt as many as it has samples that can differ. */
+static enum lb_status add_parts(struct encoder *e, struct lb_work *w, int64_t each, struct lb_err *err)
+{
+    size_t n = (w->row.n_more + 1) * (size_t)each;
+    w->n_copy = (int32_t)(w->set.n / each);
+    if (n == 1)
+        return LB_OK;
+    w->part = lb_mem_new(n, sizeof(struct lb_work *));
+    if (!w->part)
+        return lb_err_memory(err, "a row", n * sizeof *w);
+    w->part[0] = w;
+    for (size_t i = 1; i < n && w->row.code == LB_ROW_OK; i++) {
+        struct lb_work *p = lb_work_new();
+        if (!p)
+            return lb_err_memory(err, "a row", n * sizeof *w);
+        w->part[w->n_part++] = p;
+        *p = (struct lb_work){.lead = w, .set = w->set, .n_copy = w->n_copy, .sample = (uint32_t)i, .time = w->time};
+        if (i % (size_t)each == 0) {
+            LB_TRY(encode_more(e, w, i / (size_t)each - 1, p, err));
+            continue;
+        }
+        p->prompt = w->part[i - 1]->prompt;
+        p->n_prompt = w->part[i - 1]->n_prompt;
+        p->prompt_lent = true;
+    }
+    w->n_left = w->n_part;
+    return LB_OK;
 }
 
 static enum lb_status tokenize(struct encoder *e, struct lb_work *w, struct lb_err *err)
 {
+    static const struct lb_gen_defaults none;
     const struct lb_run_spec *spec = e->r->spec;
-    lb_settings_resolve(&w->set, &spec->config->gen, spec->gen, &w->row.gen);
+    lb_settings_resolve(&w->set, spec->config ? &spec->config->gen : &none, spec->gen, &w->row.gen);
+    if (w->row.api == LB_API_CHAT && !w->set.max_given && spec->plan->max_model_len > 0)
+        w->set.max_tokens = spec->plan->max_model_len; /* shortened to what the prompt leaves */
+    if (w->row.code == LB_ROW_OK)
+        check_settings(spec, w);
     if (w->row.code != LB_ROW_OK)
         return LB_OK;
-    if (w->row.form == LB_FORM_TEXT) {
-        LB_TRY(encode(e, w, err));
-    } else {
-        w->prompt = w->row.ids;
-        w->n_prompt = (int64_t)w->row.n_ids;
-        w->row.ids = NULL;
-        w->row.n_ids = 0;
+    LB_TRY(encode(e, w, err));
+    if (w->row.code != LB_ROW_OK)
+        return LB_OK;
+    int64_t each = w->set.sampling.greedy || spec->mode != LB_RUN_MODEL ? 1 : w->set.n;
+    LB_TRY(add_parts(e, w, each, err));
+    for (int32_t i = 0; i < w->n_part && w->row.code == LB_ROW_OK; i++) {
+        struct lb_work *p = lb_work_part(w, i);
+        if (i % each == 0)
+            check_prompt(spec, p);
+        else
+            p->set.max_tokens = w->part[i - 1]->set.max_tokens;
     }
-    if (w->row.code == LB_ROW_OK)
-        check_row(spec, w);
     return LB_OK;
+}
+
+static int64_t work_of(const struct lb_work *w)
+{
+    int64_t n = 0;
+    for (int32_t i = 0; i < w->n_part; i++) {
+        const struct lb_work *p = w->part ? w->part[i] : w;
+        n += p->n_prompt + p->set.max_tokens;
+    }
+    return n;
 }
 
 void *lb_run_tokenizer(void *run)
@@ -202,23 +212,20 @@ void *lb_run_tokenizer(void *run)
     struct encoder e = {.r = r};
     struct lb_work *w;
     lb_run_be_nice();
-    enum lb_status status = LB_OK;
-    if (!lb_tok_missing(r->spec->tok))
-        status = lb_tok_ctx_new(&e.ctx, r->spec->tok, &err);
+    enum lb_status status = lb_prompt_ctx_new(&e.ctx, &r->spec->prompter, &err);
     bool going = status == LB_OK;
     while (going && lb_queue_pop(&r->raw, -1, &w) == LB_POP_ROW) {
         status = tokenize(&e, w, &err);
-        bool failed = w->row.code != LB_ROW_OK;
-        if (status == LB_OK && !failed)
-            atomic_fetch_add(&r->work_known, w->n_prompt + w->set.max_tokens);
-        going = status == LB_OK && lb_queue_push(failed ? &r->done : &r->tokens, w);
+        bool done = w->row.code != LB_ROW_OK || r->spec->mode != LB_RUN_MODEL;
+        if (status == LB_OK && !done)
+            atomic_fetch_add(&r->work_known, work_of(w));
+        going = status == LB_OK && lb_queue_push(done ? &r->done : &r->tokens, w);
         if (!going)
             lb_work_free(w);
     }
     if (status != LB_OK)
         lb_run_fail(r, &err, true);
-    lb_ids_release(&e.ids);
-    lb_tok_ctx_free(e.ctx);
+    lb_prompt_ctx_free(e.ctx);
     lb_queue_close(&r->tokens);
     return NULL;
 }
@@ -273,8 +280,8 @@ void *lb_run_window(void *run)
         size_t n = gather(r, rows, &end);
         qsort(rows, n, sizeof *rows, longest_first);
         for (size_t i = 0; i < n; i++) {
-            if (status == LB_OK && !over)
-                status = make_room(r, rows[i], &err);
+            for (int32_t k = 0; k < rows[i]->n_part && status == LB_OK && !over; k++)
+                status = make_room(r, lb_work_part(rows[i], k), &err);
             over = over || status != LB_OK || !lb_queue_push(&r->ready, rows[i]);
             if (over)
                 lb_work_free(rows[i]);

@@ -80,6 +80,8 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
     LB_TRY(lb_queue_init(&r->tokens, LB_WINDOW_ROWS, err));
     LB_TRY(lb_queue_init(&r->ready, READY_ROWS, err));
     LB_TRY(lb_queue_init(&r->done, DONE_ROWS, err));
+    if (spec->mode != LB_RUN_MODEL)
+        return LB_OK;
     LB_TRY(lb_kv_init(&r->kv, p->kv_pages, (int32_t)p->max_seqs, p->max_model_len, err));
     LB_TRY(lb_sched_init(&r->sched, &r->kv, p->batch_tokens, p->max_seqs, err));
     LB_TRY(lb_step_init(&r->step, p->limit, err));
@@ -89,7 +91,8 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
 
 static void run_release(struct lb_run *r)
 {
-    lb_work_free(r->waiting);
+    if (r->waiting && lb_work_end(r->waiting, r->waiting->n_part - r->next_part))
+        lb_work_free(r->waiting);
     while (r->finished) {
         struct lb_work *w = r->finished;
         r->finished = w->next;
@@ -118,6 +121,8 @@ static enum lb_status start(struct lb_run *r, struct lb_err *err)
         [LB_T_WRITER] = lb_run_writer,
     };
     for (int i = 0; i < LB_N_THREAD; i++) {
+        if (i == LB_T_WINDOW && r->spec->mode != LB_RUN_MODEL)
+            continue;
         int rc = pthread_create(&r->thread[i], NULL, body[i], r);
         if (rc != 0)
             return lb_err_set(err, LB_E_DEVICE, "cannot start a thread: %s", strerror(rc));
@@ -161,19 +166,10 @@ static double percentile(const struct lb_tally *t, int percent)
     return t->latency[i > 0 ? i : 0];
 }
 
-static void count_run(struct lb_run *r)
+static void count_forward(struct lb_run *r)
 {
     struct lb_stats *s = r->stats;
     struct lb_tally *t = &r->tally;
-    s->rows = t->rows;
-    s->ok = t->ok;
-    s->stop = t->stop;
-    s->length = t->length;
-    s->error = t->error;
-    memcpy(s->by_code, t->by_code, sizeof s->by_code);
-    s->prompt_tokens = t->prompt_tokens;
-    s->completion_tokens = t->completion_tokens;
-    s->write_s = t->write_s;
     const struct lb_backend_counts *c = &r->spec->backend->counts;
     s->padding = c->product_rows - c->token_rows;
     lb_log_put(r->spec->log, LB_LOG_DEBUG,
@@ -202,9 +198,26 @@ static void count_run(struct lb_run *r)
             s->forward_s;
     s->idle_s = s->host_wait_s;
     s->busy_s = lb_now() - r->begin - s->idle_s;
+}
+
+static void count_run(struct lb_run *r)
+{
+    struct lb_stats *s = r->stats;
+    struct lb_tally *t = &r->tally;
+    s->rows = t->rows;
+    s->ok = t->ok;
+    s->stop = t->stop;
+    s->length = t->length;
+    s->error = t->error;
+    memcpy(s->by_code, t->by_code, sizeof s->by_code);
+    s->prompt_tokens = t->prompt_tokens;
+    s->completion_tokens = t->completion_tokens;
+    s->write_s = t->write_s;
     struct rusage usage;
     if (getrusage(RUSAGE_SELF, &usage) == 0)
         s->peak_rss_bytes = (int64_t)usage.ru_maxrss * 1024;
+    if (r->spec->mode == LB_RUN_MODEL)
+        count_forward(r);
 }
 
 enum lb_status lb_run_rows(const struct lb_run_spec *spec, struct lb_stats *stats, struct lb_run_end *end,
@@ -219,7 +232,7 @@ enum lb_status lb_run_rows(const struct lb_run_spec *spec, struct lb_stats *stat
     if (status == LB_OK)
         status = start(r, &why);
     if (status == LB_OK)
-        status = loop(r, &why);
+        status = spec->mode == LB_RUN_MODEL ? loop(r, &why) : lb_run_wait(r, &why);
     if (status != LB_OK)
         lb_run_fail(r, &why, r->raw.cap && r->tokens.cap && r->ready.cap && r->done.cap);
     if (stats->steps)

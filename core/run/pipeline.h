@@ -12,27 +12,37 @@
 #include "core/io/journal.h"
 #include "core/io/jsonl_read.h"
 #include "core/model/decoder.h"
+#include "core/run/audit.h"
 #include "core/run/flow.h"
 #include "core/run/plan.h"
 #include "core/run/stats.h"
 #include "core/text/tok.h"
 
+struct lb_survey; /* core/run/survey.h */
+
+/* Without a model: rows as the model would see them go to the journal, or are counted. */
+enum lb_run_mode { LB_RUN_MODEL, LB_RUN_RENDER, LB_RUN_SURVEY };
+
 /* All lent. */
 struct lb_run_spec {
-    const struct lb_config *config;
-    const struct lb_plan *plan; /* the model is reserved for it */
+    enum lb_run_mode mode;
+    const struct lb_config *config; /* NULL, without a model only: not known */
+    const struct lb_plan *plan;     /* the model is reserved for it; without one, only its lengths count */
     struct lb_model *model;
     struct lb_backend *backend;
     const struct lb_tok *tok;
-    enum lb_tok_add add;
-    struct lb_lines *lines; /* NULL: `prompt` is the one row */
+    struct lb_prompter prompter;
+    struct lb_audit *audit;
+    struct lb_survey *survey; /* LB_RUN_SURVEY */
+    struct lb_lines *lines;   /* NULL: `prompt` is the one row */
     const char *prompt;
     struct lb_row_spec rows; /* close_name and ctx are set by the run */
     bool stream;             /* the input may pause: windows are closed after a second */
     int64_t input_bytes;     /* of all inputs; 0 when not known (a stream, compressed files) */
     const struct lb_gen *gen;
     bool token_ids, timing;
-    struct lb_journal *journal;
+    int64_t created;            /* of OpenAI responses */
+    struct lb_journal *journal; /* not for LB_RUN_SURVEY */
     const struct lb_log *log;
     void (*progress)(void *ctx, const struct lb_progress *p); /* NULL: none; called by the forward thread */
     void *progress_ctx;

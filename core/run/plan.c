@@ -28,7 +28,7 @@ static double weight_bytes(const struct lb_wfile *w, enum lb_dtype dtype)
     return sum * (double)elem_bytes(dtype);
 }
 
-static enum lb_status plan_length(struct lb_plan *p, const struct lb_plan_spec *spec, struct lb_err *err)
+enum lb_status lb_plan_length(struct lb_plan *p, const struct lb_plan_spec *spec, struct lb_err *err)
 {
     const struct lb_rope *rope = &spec->config->rope;
     bool dynamic = rope->type == LB_ROPE_DYNAMIC;
@@ -64,7 +64,7 @@ enum lb_status lb_plan_make(struct lb_plan *p, const struct lb_plan_spec *spec, 
         return lb_err_set(err, LB_E_USAGE, "--max-seqs must be 1 to %d, not %lld", MAX_SEQS, (long long)p->max_seqs);
     if (spec->kv_memory < 0 || spec->max_model_len < 0)
         return lb_err_set(err, LB_E_USAGE, "--kv-memory and --max-model-len must not be negative");
-    LB_TRY(plan_length(p, spec, err));
+    LB_TRY(lb_plan_length(p, spec, err));
 
     double weights = weight_bytes(spec->weights, spec->dtype), room = (double)spec->free_bytes;
     if (weights > room)

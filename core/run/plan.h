@@ -38,6 +38,9 @@ struct lb_plan {
 #define LB_DYNAMIC_LEN 2048
 enum lb_status lb_plan_make(struct lb_plan *p, const struct lb_plan_spec *spec, struct lb_err *err);
 
+/* max_model_len alone, which needs no weights. */
+enum lb_status lb_plan_length(struct lb_plan *p, const struct lb_plan_spec *spec, struct lb_err *err);
+
 /* Pages of page_bytes each: as kv_memory allows, no more than max_seqs rows of full length can use. LB_E_USAGE when
  * not one page fits. */
 enum lb_status lb_plan_pages(struct lb_plan *p, size_t page_bytes, struct lb_err *err);

@@ -1,5 +1,5 @@
-/* Inside a run: what its threads share. The files pipeline.c (the loop), stages.c, host_in.c (reader, tokenizer,
- * window) and host_out.c (writer) include it, nobody else. */
+/* Inside a run: what its threads share. The files pipeline.c (the loop), stages.c, host_read.c (reader), host_in.c
+ * (tokenizer, window), host_out.c (writer) and render.c include it, nobody else. */
 #ifndef CORE_RUN_RUN_H
 #define CORE_RUN_RUN_H
 
@@ -33,7 +33,8 @@ struct lb_run {
     struct lb_step step;
     const struct lb_cand *cand;         /* [step.n_out] */
     int32_t *drawn;                     /* [max_out] ids; -1: logits that are no numbers */
-    struct lb_work *waiting;            /* next row to be admitted */
+    struct lb_work *waiting;            /* next row to be admitted ... */
+    int32_t next_part;                  /* ... from this sequence on */
     struct lb_work *finished;           /* rows of this step that ended */
     bool input_done, interrupted, over; /* over: end after this round */
     struct lb_stats *stats;
@@ -52,7 +53,7 @@ struct lb_run {
     atomic_bool closed;   /* the reader of the output went away: end at once, quietly */
     atomic_bool read_all; /* rows_read is final */
     atomic_llong rows_read, rows_done, bytes_read, work_known;
-    atomic_bool warned_bos, warned_name;
+    atomic_bool warned_name;
     struct lb_tally tally;
     size_t room; /* bytes of text that one id gives at most */
 };
@@ -65,6 +66,12 @@ void lb_run_abort(struct lb_run *r, bool writer_too);
 
 /* Lowers the priority of the calling thread; without the right to do so it stays. */
 void lb_run_be_nice(void);
+
+/* The loop of a run without a model: waits until every row is tokenized, or the run is to end (render.c). */
+enum lb_status lb_run_wait(struct lb_run *r, struct lb_err *err);
+
+/* Appends the row as --render writes it: a prompt, or an error. */
+void lb_run_put_rendered(const struct lb_run *r, struct lb_work *w, struct lb_str *out);
 
 void *lb_run_reader(void *run);
 void *lb_run_tokenizer(void *run);

@@ -18,7 +18,8 @@ enum lb_status lb_sched_init(struct lb_sched *s, struct lb_kv *kv, int64_t batch
 void lb_sched_release(struct lb_sched *s)
 {
     for (int64_t i = 0; s->seq && i < s->n_seq; i++)
-        lb_work_free(s->seq[i].work);
+        if (s->seq[i].work && lb_work_end(s->seq[i].work->lead, 1))
+            lb_work_free(s->seq[i].work->lead);
     lb_mem_free(s->seq);
     lb_mem_free(s->out_seq);
     *s = (struct lb_sched){0};

@@ -45,12 +45,13 @@ static inline int64_t lb_sched_peak_pages(int64_t n_prompt, int64_t max_tokens)
 /* kv is lent, without open sequences; max_seqs sequences at most. */
 enum lb_status lb_sched_init(struct lb_sched *s, struct lb_kv *kv, int64_t batch_tokens, int64_t max_seqs,
                              struct lb_err *err);
-void lb_sched_release(struct lb_sched *s); /* frees the rows that still run */
+void lb_sched_release(struct lb_sched *s); /* frees the rows that still run, unless sequences of theirs are elsewhere */
 
 /* Starts a step: tokens of the running rows. */
 void lb_sched_begin(struct lb_sched *s, struct lb_step *step);
 
-/* Takes a row (it belongs to the scheduler then) and its first tokens into the step. false: no room now. */
+/* Takes a sequence of a row (which belongs to the scheduler then) and its first tokens into the step. false: no room
+ * now. */
 bool lb_sched_admit(struct lb_sched *s, struct lb_step *step, struct lb_work *w);
 
 /* Closes the step: its tables are complete. */

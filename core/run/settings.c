@@ -27,6 +27,8 @@ static void overlay(struct lb_settings *s, const struct lb_gen *g)
         s->skip_special = g->skip_special;
     if (g->set & LB_GEN_LOGPROBS)
         s->logprobs = g->logprobs;
+    if (g->set & LB_GEN_N)
+        s->n = g->n;
     if (g->set & LB_GEN_STOP) {
         s->stop = g->stop;
         s->n_stop = g->n_stop;
@@ -43,7 +45,8 @@ void lb_settings_resolve(struct lb_settings *s, const struct lb_gen_defaults *mo
     *s = (struct lb_settings){.sampling = {.greedy = true, .temperature = 1, .top_p = 1},
                               .max_tokens = LB_DEFAULT_MAX_TOKENS,
                               .skip_special = true,
-                              .logprobs = -1};
+                              .logprobs = -1,
+                              .n = 1};
     if (model->do_sample) {
         s->sampling.greedy = false;
         if (model->has_temperature)
@@ -106,6 +109,8 @@ void lb_settings_describe(struct lb_stats *stats, const struct lb_gen_defaults *
     describe(stats, "seed", set & LB_GEN_SEED ? cl : def, "%lld", (long long)(int64_t)s.seed);
     describe(stats, "max_tokens", set & LB_GEN_MAX_TOKENS ? cl : def, "%lld", (long long)s.max_tokens);
     describe(stats, "ignore_eos", set & LB_GEN_IGNORE_EOS ? cl : def, "%s", s.ignore_eos ? "true" : "false");
+    if (s.n > 1)
+        describe(stats, "n", cl, "%lld", (long long)s.n);
     if (s.logprobs >= 0)
         describe(stats, "logprobs", cl, "%lld", (long long)s.logprobs);
 }

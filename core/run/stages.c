@@ -75,9 +75,15 @@ enum lb_status lb_run_pack(struct lb_run *r, struct lb_err *err)
 {
     (void)err;
     lb_sched_begin(&r->sched, &r->step);
-    while (!r->over && r->waiting && lb_sched_admit(&r->sched, &r->step, r->waiting)) {
-        r->waiting->time.admitted = lb_now();
+    while (!r->over && r->waiting) {
+        struct lb_work *w = lb_work_part(r->waiting, r->next_part);
+        if (!lb_sched_admit(&r->sched, &r->step, w))
+            break;
+        w->time.admitted = lb_now();
+        if (++r->next_part < r->waiting->n_part)
+            continue;
         r->waiting = NULL;
+        r->next_part = 0;
         if (!r->input_done)
             r->input_done = lb_queue_pop(&r->ready, 0, &r->waiting) == LB_POP_END;
     }
@@ -125,7 +131,8 @@ static int32_t draw(struct lb_run *r, int64_t j)
         return -1;
     int32_t id = c->best;
     if (!set->sampling.greedy)
-        id = lb_sample_draw(&set->sampling, c, n_vocab, lb_philox_u(set->seed, w->row.key, 0, (uint32_t)w->n_out));
+        id = lb_sample_draw(&set->sampling, c, n_vocab,
+                            lb_philox_u(set->seed, w->lead->row.key, w->sample, (uint32_t)w->n_out));
     if (w->logprob) {
         size_t k = (size_t)set->logprobs;
         struct lb_logprob_top *top = w->top ? w->top + (size_t)w->n_out * k : NULL;
@@ -184,8 +191,10 @@ enum lb_status lb_run_detokenize(struct lb_run *r, struct lb_err *err)
         w->time.last = now;
         r->work_done += (double)(w->n_prompt + w->set.max_tokens);
         lb_sched_finish(&r->sched, j);
-        w->next = r->finished;
-        r->finished = w;
+        if (!lb_work_end(w->lead, 1))
+            continue;
+        w->lead->next = r->finished;
+        r->finished = w->lead;
     }
     return LB_OK;
 }

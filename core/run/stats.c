@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/run/audit.h"
 #include "kernels/types.h"
 
 /* A comma unless the container has just begun, then the member's name. */
@@ -51,8 +52,10 @@ static void put_rows(struct lb_str *out, const struct lb_stats *s)
     open_object(out, "rows");
     put_int(out, "total", s->rows);
     put_int(out, "ok", s->ok);
-    put_int(out, "stop", s->stop);
-    put_int(out, "length", s->length);
+    if (!s->no_model) {
+        put_int(out, "stop", s->stop);
+        put_int(out, "length", s->length);
+    }
     put_int(out, "error", s->error);
     open_object(out, "errors_by_code");
     for (int code = LB_ROW_OK + 1; code < LB_N_ROW_CODE; code++)
@@ -66,6 +69,11 @@ static void put_times(struct lb_str *out, const struct lb_stats *s)
     open_object(out, "time_s");
     put_real(out, "total", s->total_s);
     put_real(out, "load", s->load_s);
+    if (s->no_model) {
+        put_real(out, "write", s->write_s);
+        lb_str_putc(out, '}');
+        return;
+    }
     put_real(out, "forward", s->forward_s);
     put_real(out, "prefill", s->prefill_s);
     put_real(out, "decode", s->decode_s);
@@ -100,6 +108,10 @@ static void put_engine(struct lb_str *out, const struct lb_stats *s)
     open_object(out, "model");
     put_text(out, "path", s->model_path);
     put_text(out, "architecture", s->architecture);
+    if (s->no_model) {
+        lb_str_putc(out, '}');
+        return;
+    }
     put_int(out, "parameters", s->n_param);
     put_text(out, "dtype", s->dtype);
     lb_str_putc(out, '}');
@@ -127,21 +139,9 @@ static void put_engine(struct lb_str *out, const struct lb_stats *s)
     lb_str_putc(out, '}');
 }
 
-void lb_stats_put_json(const struct lb_stats *s, const char *command, struct lb_str *out)
+/* Steps, cache and ranks of a run that had a model. */
+static void put_run(struct lb_str *out, const struct lb_stats *s)
 {
-    lb_str_putc(out, '{');
-    put_text(out, "version", LB_VERSION);
-    put_text(out, "command", command);
-    put_engine(out, s);
-    put_rows(out, s);
-    open_object(out, "tokens");
-    put_int(out, "prompt", s->prompt_tokens);
-    put_int(out, "prompt_computed", s->prompt_computed);
-    put_int(out, "completion", s->completion_tokens);
-    put_int(out, "recomputed", s->recomputed);
-    put_int(out, "padding", s->padding);
-    lb_str_putc(out, '}');
-    put_times(out, s);
     open_object(out, "steps");
     put_int(out, "count", s->steps);
     if (s->steps) {
@@ -164,6 +164,31 @@ void lb_stats_put_json(const struct lb_stats *s, const char *command, struct lb_
     put_real(out, "idle_s", s->idle_s);
     put_int(out, "peak_rss_bytes", s->peak_rss_bytes);
     lb_str_puts(out, "}]");
+}
+
+void lb_stats_put_json(const struct lb_stats *s, const char *command, struct lb_str *out)
+{
+    lb_str_putc(out, '{');
+    put_text(out, "version", LB_VERSION);
+    put_text(out, "command", command);
+    put_engine(out, s);
+    put_rows(out, s);
+    open_object(out, "tokens");
+    put_int(out, "prompt", s->prompt_tokens);
+    if (!s->no_model) {
+        put_int(out, "prompt_computed", s->prompt_computed);
+        put_int(out, "completion", s->completion_tokens);
+        put_int(out, "recomputed", s->recomputed);
+        put_int(out, "padding", s->padding);
+    }
+    lb_str_putc(out, '}');
+    put_times(out, s);
+    if (!s->no_model)
+        put_run(out, s);
+    if (s->audit) {
+        name(out, "audit");
+        lb_audit_put_json(s->audit, out);
+    }
     put_int(out, "exit_code", s->exit_code);
     lb_str_puts(out, "}\n");
 }

@@ -16,7 +16,13 @@ struct lb_setting { /* one effective sampling value */
 
 #define LB_MAX_SETTING 16
 
+struct lb_audit; /* core/run/audit.h */
+
+enum lb_audit_mode { LB_AUDIT_WARN, LB_AUDIT_ERROR, LB_AUDIT_OFF };
+
 struct lb_stats {
+    bool no_model;                /* --render, --plan: what a model would have done is absent */
+    const struct lb_audit *audit; /* NULL: none */
     /* model, engine */
     const char *model_path, *architecture, *dtype, *device, *isa;
     int64_t n_param;

@@ -60,6 +60,7 @@ static void place_init(struct place *p, struct lb_options *o, const char *rows)
     o->n_input = 1;
     o->output = p->out;
     o->token_ids = true;
+    o->audit = LB_AUDIT_OFF; /* what it finds is test_run_audit.c's */
     o->log = (struct lb_log){.level = LB_LOG_WARN, .emit = keep_log, .ctx = p};
 }
 

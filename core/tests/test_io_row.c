@@ -255,6 +255,9 @@ static void test_bad_params(void **state)
         {P "\"stop_token_ids\":5}", LB_ROW_BAD_PARAM, "list of token ids", I},
         {P "\"stop_token_ids\":[1,-5]}", LB_ROW_BAD_PARAM, "-5", I},
         {P "\"skip_special_tokens\":\"yes\"}", LB_ROW_BAD_PARAM, "yes", I},
+        {P "\"n\":0}", LB_ROW_BAD_PARAM, "n must be from 1 to 128, not 0", I},
+        {P "\"n\":129}", LB_ROW_BAD_PARAM, "129", I},
+        {P "\"n\":\"2\"}", LB_ROW_BAD_PARAM, "an integer", I},
     };
     expect_bad(cases, sizeof cases / sizeof *cases);
 
@@ -272,11 +275,9 @@ static void test_unsupported(void **state)
 {
     (void)state;
     static const struct bad cases[] = {
-        {"{\"id\":\"i\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", LB_ROW_UNSUPPORTED, "messages", I},
-        {"{\"custom_id\":\"c\",\"method\":\"POST\",\"url\":\"/v1/completions\",\"body\":{\"prompt\":\"x\"}}",
-         LB_ROW_UNSUPPORTED, "OpenAI", "3"},
         {P "\"max_tokens\":0}", LB_ROW_UNSUPPORTED, "max_tokens 0", I},
-        {P "\"n\":2}", LB_ROW_UNSUPPORTED, "n (2)", I},
+        {P "\"n\":2,\"best_of\":3}", LB_ROW_UNSUPPORTED, "best_of (3)", I},
+        {P "\"best_of\":2}", LB_ROW_UNSUPPORTED, "best_of (2)", I},
         {P "\"presence_penalty\":0.1}", LB_ROW_UNSUPPORTED, "presence_penalty (0.1)", I},
         {P "\"repetition_penalty\":1.1}", LB_ROW_UNSUPPORTED, "repetition_penalty", I},
         {P "\"logit_bias\":{\"5\":1}}", LB_ROW_UNSUPPORTED, "logit_bias", I},

@@ -83,6 +83,35 @@ static void test_stop_string(void **state)
                "\"prompt_tokens\":2,\"completion_tokens\":1}");
 }
 
+/* With several samples what each of them gave stands in a list, in the place of the text. */
+static void test_choices(void **state)
+{
+    (void)state;
+    const int32_t prompt[] = {1, 2}, ids[] = {7};
+    const struct lb_logprob lp[] = {{7, -1.5f, 1, NULL, 0}};
+    const struct lb_result choice[] = {{.text = "a",
+                                        .n_text = 1,
+                                        .finish = LB_FINISH_STOP,
+                                        .has_stop_id = true,
+                                        .stop_id = 7,
+                                        .completion_tokens = 1,
+                                        .prompt_ids = prompt,
+                                        .ids = ids,
+                                        .logprobs = lp},
+                                       {.finish = LB_FINISH_LENGTH, .completion_tokens = 3}};
+    const struct lb_result r = {.id_json = "\"i\"",
+                                .index = 2,
+                                .prompt_tokens = 2,
+                                .prompt_ids = prompt,
+                                .choice = choice,
+                                .n_choice = 2,
+                                .kept_json = "{}"};
+    expect(&r, "{\"id\":\"i\",\"index\":2,\"choices\":[{\"text\":\"a\",\"finish_reason\":\"stop\",\"stop_reason\":7,"
+               "\"completion_tokens\":1,\"token_ids\":[7],\"logprobs\":[{\"id\":7,\"logprob\":-1.5,\"rank\":1}]},"
+               "{\"finish_reason\":\"length\",\"completion_tokens\":3}],\"prompt_tokens\":2,"
+               "\"prompt_token_ids\":[1,2],\"kept\":{}}");
+}
+
 static void test_error(void **state)
 {
     (void)state;
@@ -124,8 +153,8 @@ static void test_floats(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_least), cmocka_unit_test(test_all),    cmocka_unit_test(test_stop_string),
-        cmocka_unit_test(test_error), cmocka_unit_test(test_floats),
+        cmocka_unit_test(test_least),   cmocka_unit_test(test_all),   cmocka_unit_test(test_stop_string),
+        cmocka_unit_test(test_choices), cmocka_unit_test(test_error), cmocka_unit_test(test_floats),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

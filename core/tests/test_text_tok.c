@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 #include <jansson.h>
@@ -157,7 +158,7 @@ struct known {
     const char *name, *dir;
     int64_t size, bos, eos, pad;
     int n_doubled;   /* rows whose text begins with the prefix */
-    const char *pre; /* its name in GGUF files */
+    const char *pre; /* its name in GGUF files; NULL: not of byte-level kind */
 };
 
 static const struct known knowns[] = {
@@ -168,6 +169,10 @@ static const struct known knowns[] = {
     {"tiny-glm4", "goldens/glm", 520, -1, 504, 504, 1, "glm4"},
     {"tiny-glm4-noprefix", "goldens/glm4-moe", 520, -1, 504, 504, 0, "chatglm-bpe"},
     {"tiny-qwen", "goldens/qwen3", 512, -1, 507, 505, 0, "qwen2"},
+    {"llama2", "tokenizers/llama2", 32000, 1, 2, -1, 3, NULL},
+    {"mistral-7b-v0.1", "tokenizers/mistral-7b-v0.1", 32000, 1, 2, -1, 3, NULL},
+    {"tiny-llama2", "goldens/llama-linear-rope", 512, 1, 2, -1, 3, NULL},
+    {"glm-4-9b-chat", "tokenizers/glm-4-9b-chat", 151343, -1, 151329, 151329, 1, NULL},
 };
 #define N_KNOWN (sizeof knowns / sizeof knowns[0])
 
@@ -183,6 +188,64 @@ static void test_vectors(void **state)
         assert_int_equal(lb_tok_pad(t), knowns[i].pad);
         check_vectors(t, knowns[i].name, knowns[i].n_doubled);
         lb_tok_free(t);
+    }
+}
+
+/* A copy of a tokenizer's folder whose configuration says that special tokens in text are text. */
+static struct lb_tok *open_splitting(const char *dir)
+{
+    static const char *const names[] = {"tokenizer.json", "tokenizer.model", "tokenizer_config.json"};
+    char own[] = "/tmp/lb_text_XXXXXX", from[512], to[64];
+    struct lb_err err = LB_ERR_INIT;
+    struct lb_tok *t = NULL;
+    assert_non_null(mkdtemp(own));
+    for (int i = 0; i < 3; i++) {
+        snprintf(from, sizeof from, SHARED "%s/%s", dir, names[i]);
+        snprintf(to, sizeof to, "%s/%s", own, names[i]);
+        if (i < 2 && lb_file_exists(from))
+            assert_int_equal(symlink(from, to), 0);
+    }
+    json_t *config = json_load_file(from, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, NULL);
+    assert_non_null(config);
+    assert_int_equal(json_object_set_new(config, "split_special_tokens", json_true()), 0);
+    assert_int_equal(json_dump_file(config, to, 0), 0);
+    json_decref(config);
+    if (lb_tok_open_dir(&t, own, &err) != LB_OK)
+        fail_msg("%s", err.text);
+    for (int i = 0; i < 3; i++) {
+        snprintf(to, sizeof to, "%s/%s", own, names[i]);
+        unlink(to);
+    }
+    rmdir(own);
+    return t;
+}
+
+static void test_special_as_text(void **state)
+{
+    (void)state;
+    static char line[1 << 20];
+    for (size_t i = 0; i < N_KNOWN; i++) {
+        char path[256];
+        struct lb_tok *t = open_splitting(knowns[i].dir);
+        struct lb_tok_ctx *c = open_ctx(t);
+        struct lb_ids ids = {0};
+        int n_bad = 0, n_other = 0;
+        snprintf(path, sizeof path, "goldens/tokenizers/%s.jsonl", knowns[i].name);
+        FILE *f = open_rows(path);
+        while (fgets(line, sizeof line, f)) {
+            json_t *row = json_loads(line, JSON_ALLOW_NUL, NULL), *want = json_object_get(row, "ids_no_special_parse");
+            encode(t, c, json_object_get(row, "text"), LB_TOK_PLAIN, &ids);
+            n_bad += !same_ids(&ids, 0, want);
+            n_other += !json_equal(want, json_object_get(row, "ids"));
+            json_decref(row);
+        }
+        fclose(f);
+        lb_ids_release(&ids);
+        lb_tok_ctx_free(c);
+        lb_tok_free(t);
+        if (n_bad)
+            fail_msg("%s: %d rows differ", knowns[i].name, n_bad);
+        assert_true(n_other > 5);
     }
 }
 
@@ -272,7 +335,7 @@ static void test_vectors_gguf(void **state)
     (void)state;
     for (size_t i = 0; i < N_KNOWN; i++) {
         const struct known *k = &knowns[i];
-        if (strcmp(k->name, "tiny-glm4") == 0)
+        if (!k->pre || strcmp(k->name, "tiny-glm4") == 0)
             continue;
         struct made m = {0};
         struct lb_err err = LB_ERR_INIT;
@@ -295,8 +358,20 @@ static void test_vectors_gguf(void **state)
 static void test_golden_prompts(void **state)
 {
     (void)state;
-    static const char *const dirs[] = {"llama-bias", "llama-gqa-tied", "llama-bf16", "qwen2",  "qwen3",
-                                       "glm",        "glm4",           "glm4-moe",   "chatglm"};
+    static const char *const dirs[] = {"llama-bias",
+                                       "llama-gqa-tied",
+                                       "llama-bf16",
+                                       "qwen2",
+                                       "qwen3",
+                                       "glm",
+                                       "glm4",
+                                       "glm4-moe",
+                                       "chatglm",
+                                       "llama-linear-rope",
+                                       "llama-dynamic-ntk",
+                                       "llama-mha",
+                                       "llama-sharded",
+                                       "mistral-swa"};
     static char line[1 << 20];
     int n_text = 0, n_chat = 0, n_out = 0;
     for (size_t k = 0; k < sizeof dirs / sizeof dirs[0]; k++) {
@@ -330,7 +405,7 @@ static void test_golden_prompts(void **state)
         lb_tok_ctx_free(c);
         lb_tok_free(t);
     }
-    assert_true(n_text == 18 && n_chat == 18 && n_out == 108);
+    assert_true(n_text == 28 && n_chat == 28 && n_out == 168);
 }
 
 /* Kinds that are not built in open all the same, know their special ids, and refuse text. */
@@ -341,10 +416,6 @@ static void test_missing(void **state)
         const char *dir, *what;
         int64_t bos, eos, pad;
     } rows[] = {
-        {"tokenizers/llama2", "SentencePiece BPE (byte_fallback)", 1, 2, -1},
-        {"tokenizers/mistral-7b-v0.1", "SentencePiece BPE (byte_fallback)", 1, 2, -1},
-        {"goldens/llama-mha", "SentencePiece BPE (byte_fallback)", 1, 2, 2},
-        {"tokenizers/glm-4-9b-chat", "tokenizer.model of tiktoken", -1, 151329, 151329},
         {"goldens/llama-lora", "no tokenizer files", -1, -1, -1},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
@@ -415,7 +486,7 @@ int main(void)
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_vectors), cmocka_unit_test(test_vectors_gguf), cmocka_unit_test(test_golden_prompts),
-        cmocka_unit_test(test_missing), cmocka_unit_test(test_long_words),
+        cmocka_unit_test(test_missing), cmocka_unit_test(test_long_words),   cmocka_unit_test(test_special_as_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -435,6 +435,34 @@ static void test_config_overrides(void **state)
     lb_tok_free(t);
 }
 
+static void check_named(const struct lb_tok *t, const char *content, int64_t id)
+{
+    struct lb_bytes text = lb_tok_token_text(t, id);
+    assert_int_equal(lb_tok_id(t, content, strlen(content)), id);
+    assert_int_equal(text.len, strlen(content));
+    assert_memory_equal(text.data, content, text.len);
+}
+
+static void test_token_text(void **state)
+{
+    (void)state;
+    struct tiny tiny = {.added = THREE "," TOKEN("285", "\303\251", NORM), .post = TEMPLATE};
+    struct lb_tok *t = open_tiny(&tiny, "{\"unk_token\":{\"content\":\"<s>\"}}");
+    assert_int_equal(lb_tok_unk(t), 283);
+    check_named(t, "<g>", 282);
+    check_named(t, "<e>", 284);
+    check_named(t, "\303\251", 233); /* its character stands for a byte, which has a token */
+    assert_int_equal(lb_tok_id(t, "<g", 2), -1);
+    assert_int_equal(lb_tok_id(t, "ab", 2), -1);
+    assert_memory_equal(lb_tok_token_text(t, 258).data, " a", 2);
+    assert_int_equal(lb_tok_token_text(t, 300).len, 0);
+    assert_int_equal(lb_tok_token_text(t, -1).len, 0);
+    assert_int_equal(lb_tok_prefix(t)->n, 2);
+    assert_int_equal(lb_tok_prefix(t)->id[1], 283);
+    assert_int_equal(lb_tok_suffix(t)->n, 2);
+    lb_tok_free(t);
+}
+
 /* Canonical ordering of a long run of marks, as short runs have it (UAX 15): classes 220 before 230, else in order. */
 static void test_nfc_long_marks(void **state)
 {
@@ -517,6 +545,7 @@ int main(void)
         cmocka_unit_test(test_decode_prompt),  cmocka_unit_test(test_pieces),
         cmocka_unit_test(test_template),       cmocka_unit_test(test_config_overrides),
         cmocka_unit_test(test_nfc_long_marks), cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_token_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

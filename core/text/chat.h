@@ -21,20 +21,30 @@ struct lb_chat;
  * dir/chat_template.jinja (with dir/additional_chat_templates/NAME.jinja), then chat_template of
  * dir/tokenizer_config.json (a text or a list of {name, template}), then the GGUF file's, then what is built in. */
 struct lb_chat_spec {
-    const char *file;           /* --chat-template, or NULL */
-    const char *dir;            /* Hugging Face folder, or NULL */
-    const struct lb_vocab *v;   /* of a GGUF file, or NULL */
-    const struct lb_tok *tok;   /* special tokens of a GGUF file */
-    const struct json_t *extra; /* --chat-template-kwargs: an object, or NULL */
-    struct tm now;              /* strftime_now */
+    const char *file;         /* --chat-template, or NULL */
+    const char *dir;          /* Hugging Face folder, or NULL */
+    const struct lb_vocab *v; /* of a GGUF file, or NULL */
+    const struct lb_tok *tok; /* tells the model whose template is built in; may be NULL */
+    const char *kwargs;       /* --chat-template-kwargs: the text of a JSON object, or NULL */
+    struct tm now;            /* strftime_now */
 };
 
+/* LB_E_USAGE: kwargs is no JSON object. A template that does not compile fails where it is `file` (LB_E_USAGE); the
+ * model's own fails the rows that need it. */
 enum lb_status lb_chat_open(struct lb_chat **out, const struct lb_chat_spec *spec, struct lb_err *err);
 void lb_chat_free(struct lb_chat *c); /* NULL is allowed */
 
 /* Where the template came from, for messages and the audit ("tokenizer_config.json", "built in: Llama 2"); NULL: the
  * model has none. */
 const char *lb_chat_source(const struct lb_chat *c);
+bool lb_chat_built_in(const struct lb_chat *c);
+bool lb_chat_is_guess(const struct lb_chat *c); /* built in, but the checkpoint may be of another model */
+
+/* The template's text, "" when there is none. */
+struct lb_bytes lb_chat_text(const struct lb_chat *c);
+
+/* True when the template that a conversation with (without) tools gets names this variable. */
+bool lb_chat_names(const struct lb_chat *c, bool tools, const char *variable);
 
 /* One conversation. Values are jansson's, lent; NULL where the row has none. */
 struct lb_chat_row {
@@ -43,11 +53,19 @@ struct lb_chat_row {
     const struct json_t *documents; /* array */
     const struct json_t *kwargs;    /* object: wins over --chat-template-kwargs and special tokens */
     bool add_generation_prompt, continue_final_message;
+    bool parse_arguments; /* arguments of tool calls that are JSON as text, as in the OpenAI API, become objects */
 };
 
 /* Appends the prompt's text. LB_E_INPUT: the row's fault or the template's (bad_template, the text says which);
  * out is then as it was. */
 enum lb_status lb_chat_render(const struct lb_chat *c, struct lb_jinja_ctx *ctx, const struct lb_chat_row *row,
                               struct lb_str *out, struct lb_err *err);
+
+/* The same for n turns of plain text, for the audit's probes. */
+struct lb_chat_turn {
+    const char *role, *content;
+};
+enum lb_status lb_chat_render_turns(const struct lb_chat *c, struct lb_jinja_ctx *ctx, const struct lb_chat_turn *turn,
+                                    size_t n, bool add_generation_prompt, struct lb_str *out, struct lb_err *err);
 
 #endif

@@ -24,7 +24,7 @@
 #define LB_JINJA_MAX_DEPTH 200 /* nesting of expressions, blocks, macro calls, data */
 
 enum lb_jkind {
-    LB_J_UNDEFINED, /* text: its name, for "'x' is undefined"; prints as "" */
+    LB_J_UNDEFINED, /* prints as ""; undef says what is missing */
     LB_J_NONE,
     LB_J_BOOL,
     LB_J_INT,
@@ -37,6 +37,8 @@ enum lb_jkind {
     LB_J_RANGE,
     LB_J_CALL,   /* function, bound method, macro, caller, cycler, joiner ... */
     LB_J_OBJECT, /* attributes by function: the `loop` object */
+    LB_J_STREAM, /* a generator (map, select ...) or a view of a dict (keys, items) */
+    LB_J_ABSENT, /* an argument that was not given; no template sees it */
 };
 
 /* Text is UTF-8. n_char is filled on demand; -1: not counted yet. n_char == len tells that it is ASCII. `safe` marks
@@ -45,6 +47,7 @@ struct lb_jtext {
     const char *data;
     size_t len;
     int64_t n_char;
+    bool safe;
 };
 
 struct lb_jval {
@@ -59,12 +62,15 @@ struct lb_jval {
         const struct lb_jrange *range;
         struct lb_jcall *call;
         struct lb_jobject *object;
+        struct lb_jundef *undef; /* NULL: nothing is known of it */
+        struct lb_jstream *stream;
     } u;
 };
 
 struct lb_jlist {
     struct lb_jval *item; /* [n] */
     size_t n, cap;
+    bool group; /* a pair that groupby makes: .grouper and .list */
 };
 
 struct lb_jpair {
@@ -82,6 +88,22 @@ struct lb_jdict {
 
 struct lb_jrange {
     int64_t start, stop, step;
+};
+
+/* What an undefined value's message needs: a variable's name, the key that `owner` ("dict object") lacks, or a hint
+ * that is the whole message. */
+struct lb_jundef {
+    const char *hint, *owner;
+    struct lb_jval name;
+};
+
+/* The items are worked out at once where Python works them out one by one. A generator gives them once, is true even
+ * when it has none and has no length; a view is as its dict. */
+struct lb_jstream {
+    const char *type_name; /* "generator", "dict_items" ... */
+    struct lb_jval items;  /* LIST */
+    size_t at;
+    bool view;
 };
 
 struct lb_jkwarg {
@@ -115,7 +137,7 @@ struct lb_jobject {
     void *data;
 };
 
-/* One rendering. The evaluator keeps its own state behind `eval`. */
+/* One rendering; the evaluator's own state is behind `eval`. */
 struct lb_jrun {
     uint8_t *block; /* arena: chained blocks, freed or kept by the context */
     size_t block_used, block_cap, total_bytes;
@@ -125,6 +147,7 @@ struct lb_jrun {
     bool failed;
     enum lb_status status; /* LB_E_INPUT, or LB_E_DEVICE for want of memory */
     char message[512];     /* without the line */
+    struct lb_str scratch; /* where texts are built, a stack: see jinja_help.h */
     void *eval;
 };
 
@@ -136,9 +159,11 @@ void lb_jrun_release(struct lb_jrun *r);
 void *lb_jrun_alloc(struct lb_jrun *r, size_t bytes);
 bool lb_jrun_spend(struct lb_jrun *r, size_t steps); /* false (and failed) past LB_JINJA_MAX_STEPS */
 __attribute__((format(printf, 2, 3))) struct lb_jval lb_jinja_fail(struct lb_jrun *r, const char *fmt, ...);
+struct lb_jval lb_jinja_fail_undefined(struct lb_jrun *r, struct lb_jval v); /* "'x' is undefined" */
+bool lb_jrun_enter(struct lb_jrun *r); /* one level deeper; false (and failed) past LB_JINJA_MAX_DEPTH */
+void lb_jrun_leave(struct lb_jrun *r);
 
-/* ---- making values ---- */
-
+/* Making values. */
 static inline struct lb_jval lb_jnone(void)
 {
     return (struct lb_jval){.kind = LB_J_NONE};
@@ -172,8 +197,7 @@ struct lb_jval lb_jfunction(struct lb_jrun *r, const char *name,
                             struct lb_jval (*fn)(struct lb_jrun *r, struct lb_jval self, const struct lb_jargs *args),
                             struct lb_jval self, void *data);
 
-/* ---- what Python says of values ---- */
-
+/* What Python says of values. */
 bool lb_jtruth(struct lb_jrun *r, struct lb_jval v);
 void lb_jput_str(struct lb_jrun *r, struct lb_str *out, struct lb_jval v);  /* str(v): what {{ v }} prints */
 void lb_jput_repr(struct lb_jrun *r, struct lb_str *out, struct lb_jval v); /* repr(v) */
@@ -200,7 +224,7 @@ struct lb_jval lb_jslice(struct lb_jrun *r, struct lb_jval x, struct lb_jval fro
 struct lb_jval lb_jcall_value(struct lb_jrun *r, struct lb_jval callee, const struct lb_jargs *args);
 
 /* Iteration over anything that Python iterates: lists, tuples, dicts (keys), text (characters), ranges, undefined
- * (nothing). false from init: not iterable (and failed). */
+ * (nothing), streams (a generator is used up by it). false from init: not iterable (and failed). */
 struct lb_jiter {
     struct lb_jval over;
     size_t at;
@@ -209,9 +233,7 @@ struct lb_jiter {
 bool lb_jiter_init(struct lb_jrun *r, struct lb_jiter *it, struct lb_jval over);
 bool lb_jiter_next(struct lb_jrun *r, struct lb_jiter *it, struct lb_jval *item);
 
-/* ---- filters, tests, globals by name; NULL: there is none ---- */
-
-/* value is the filter's first argument, or what is tested. */
+/* Filters, tests, globals by name (NULL: there is none). value is the filter's first argument, or what is tested. */
 struct lb_jfilter {
     const char *name;
     struct lb_jval (*fn)(struct lb_jrun *r, struct lb_jval value, const struct lb_jargs *args);

@@ -1,4 +1,4 @@
-/* The tokenizer's public functions: encoding whole texts, pieces, incremental decoding. */
+/* The tokenizer's public functions: encoding whole texts, tokens and their pieces. */
 #include "core/text/tok.h"
 
 #include <stdarg.h>
@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "core/base/mem.h"
-#include "core/text/tok_impl.h"
+#include "core/text/tok_kind.h"
 
 /* Bounds on what one match may cost, far above what a sane pattern needs on a text of LB_TOK_MAX_TEXT. */
 #define MATCH_LIMIT 20000000u
@@ -22,9 +22,14 @@ void lb_tok_free(struct lb_tok *t)
         pcre2_code_free(t->step[i].re);
     lb_added_release(&t->raw);
     lb_added_release(&t->normalized);
+    lb_added_release(&t->named);
     lb_ids_release(&t->prefix);
     lb_ids_release(&t->suffix);
     lb_str_release(&t->pool);
+    lb_kind_free(t->kind);
+    for (int i = 0; i < t->n_norm; i++)
+        lb_norm_release(&t->norm[i]);
+    lb_mem_free(t->norm);
     lb_mem_free(t->token);
     lb_mem_free(t->vocab);
     lb_mem_free(t->merge);
@@ -55,6 +60,21 @@ int64_t lb_tok_eos(const struct lb_tok *t)
 int64_t lb_tok_pad(const struct lb_tok *t)
 {
     return t->pad;
+}
+
+int64_t lb_tok_unk(const struct lb_tok *t)
+{
+    return t->unk_token;
+}
+
+const struct lb_ids *lb_tok_prefix(const struct lb_tok *t)
+{
+    return &t->prefix;
+}
+
+const struct lb_ids *lb_tok_suffix(const struct lb_tok *t)
+{
+    return &t->suffix;
 }
 
 int lb_tok_more_eos(const struct lb_tok *t, int64_t id[4])
@@ -102,6 +122,8 @@ enum lb_status lb_tok_ctx_new(struct lb_tok_ctx **out, const struct lb_tok *t, s
     bool any_jit = false;
     for (int i = 0; i < t->n_step; i++)
         any_jit = any_jit || t->step[i].jit;
+    for (int i = 0; i < t->n_norm; i++)
+        any_jit = any_jit || t->norm[i].re;
     c->match = pcre2_match_data_create(1, NULL);
     c->limits = pcre2_match_context_create(NULL);
     if (any_jit)
@@ -128,7 +150,9 @@ void lb_tok_ctx_free(struct lb_tok_ctx *c)
     pcre2_jit_stack_free(c->stack);
     for (int i = 0; i < LB_TOK_MAX_STEP; i++)
         lb_str_release(&c->spaced[i]);
-    lb_str_release(&c->nfc);
+    lb_str_release(&c->norm[0]);
+    lb_str_release(&c->norm[1]);
+    lb_mem_free(c->path);
     lb_mem_free(c->code);
     lb_mem_free(c->symbol);
     lb_mem_free(c->heap);
@@ -161,10 +185,11 @@ static enum lb_status put_raw(void *arg, int32_t id, const char *text, size_t n,
     struct encoder *e = arg;
     if (id >= 0)
         return lb_ids_put(e->out, id, err);
-    if (e->t->nfc)
-        LB_TRY(lb_tok_nfc(e->c, &text, &n, err));
+    struct lb_bytes piece = {text, n};
+    LB_TRY(lb_norm_run(e->t, e->c, &piece, err));
+    e->c->first = text == e->c->first ? piece.data : NULL;
     struct lb_added_sink sink = {put_normalized, e, e->t->split_special};
-    return lb_added_split(&e->t->normalized, text, n, &sink, err);
+    return lb_added_split(&e->t->normalized, piece.data, piece.len, &sink, err);
 }
 
 static enum lb_status put_all(const struct lb_ids *from, struct lb_ids *out, struct lb_err *err)
@@ -224,6 +249,7 @@ enum lb_status lb_tok_encode(const struct lb_tok *t, struct lb_tok_ctx *c, const
         return lb_err_set(err, LB_E_INPUT, "cannot tokenize text: not valid UTF-8 at byte %zu", valid);
     size_t from = out->n;
     struct encoder e = {t, c, out};
+    c->first = text;
     enum lb_status status = encode(&e, (struct lb_bytes){text, n}, add, doubled, err);
     if (status != LB_OK)
         out->n = from;
@@ -240,6 +266,8 @@ static const struct lb_token *token_of(const struct lb_tok *t, int32_t id)
 struct lb_bytes lb_tok_piece(const struct lb_tok *t, int32_t id)
 {
     const struct lb_token *k = token_of(t, id);
+    if (k && t->kind)
+        return lb_kind_piece(t, id);
     return k && k->len > 0 ? (struct lb_bytes){t->pool.data + k->at, k->len} : (struct lb_bytes){"", 0};
 }
 
@@ -249,53 +277,17 @@ bool lb_tok_special(const struct lb_tok *t, int32_t id)
     return k && (k->flags & LB_TOKEN_SPECIAL);
 }
 
-/* How many bytes at the end begin a character that later bytes may complete (0 to 3). */
-static size_t open_tail(const char *text, size_t n)
+struct lb_bytes lb_tok_token_text(const struct lb_tok *t, int64_t id)
 {
-    for (size_t k = 1; k <= 3 && k <= n; k++) {
-        unsigned char lead = (unsigned char)text[n - k];
-        if ((lead & 0xC0) == 0x80)
-            continue;
-        size_t need = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
-        if (lead < 0xC2 || lead > 0xF4 || need <= k)
-            return 0;
-        /* only the second byte's range depends on the first: complete the rest with any continuation byte */
-        char whole[4] = {(char)lead, (char)0x80, (char)0x80, (char)0x80};
-        if (k == 1)
-            return 1;
-        memcpy(whole, text + n - k, k);
-        return lb_utf8_valid_prefix(whole, need) == need ? k : 0;
-    }
-    return 0;
+    for (size_t i = 0; i < t->named.n; i++)
+        if (t->named.item[i].id == id)
+            return (struct lb_bytes){t->named.item[i].text, t->named.item[i].len};
+    const struct lb_token *k = id >= 0 && id < t->n_id ? token_of(t, (int32_t)id) : NULL;
+    return k && k->len > 0 ? (struct lb_bytes){t->pool.data + k->at, k->len} : (struct lb_bytes){"", 0};
 }
 
-void lb_detok_put(struct lb_detok *d, int32_t id, struct lb_str *out)
+int64_t lb_tok_id(const struct lb_tok *t, const char *content, size_t n)
 {
-    if (d->skip_special && lb_tok_special(d->tok, id))
-        return;
-    struct lb_bytes piece = lb_tok_piece(d->tok, id);
-    if (d->held.len == 0) {
-        size_t whole = piece.len - open_tail(piece.data, piece.len);
-        lb_str_put_utf8_lossy(out, piece.data, whole);
-        lb_str_put(&d->held, piece.data + whole, piece.len - whole);
-    } else {
-        lb_str_put(&d->held, piece.data, piece.len);
-        size_t n = d->held.len, whole = n - open_tail(d->held.data, n);
-        lb_str_put_utf8_lossy(out, d->held.data, whole);
-        memmove(d->held.data, d->held.data + whole, n - whole);
-        d->held.len = n - whole;
-    }
-    out->failed = out->failed || d->held.failed;
-}
-
-void lb_detok_flush(struct lb_detok *d, struct lb_str *out)
-{
-    if (d->held.len > 0)
-        lb_str_put_utf8_lossy(out, d->held.data, d->held.len);
-    lb_str_clear(&d->held);
-}
-
-void lb_detok_release(struct lb_detok *d)
-{
-    lb_str_release(&d->held);
+    const struct lb_added *a = lb_added_find(&t->named, content, n);
+    return a ? a->id : -1;
 }

@@ -33,6 +33,7 @@ int64_t lb_tok_size(const struct lb_tok *t);        /* largest id + 1 */
 int64_t lb_tok_bos(const struct lb_tok *t);         /* -1 when none */
 int64_t lb_tok_eos(const struct lb_tok *t);
 int64_t lb_tok_pad(const struct lb_tok *t);
+int64_t lb_tok_unk(const struct lb_tok *t);
 
 /* End tokens beyond lb_tok_eos that the file itself names (GGUF eot, eom); returns how many, at most 4. */
 int lb_tok_more_eos(const struct lb_tok *t, int64_t id[4]);
@@ -53,17 +54,30 @@ void lb_ids_release(struct lb_ids *ids);
 struct lb_bytes lb_tok_piece(const struct lb_tok *t, int32_t id);
 bool lb_tok_special(const struct lb_tok *t, int32_t id);
 
+/* What is written for an id: of an added token its content ("<s>"), of another one its bytes; len 0 when there is
+ * none. lb_tok_id is the way back for added tokens: -1 when no added token is written so. */
+struct lb_bytes lb_tok_token_text(const struct lb_tok *t, int64_t id);
+int64_t lb_tok_id(const struct lb_tok *t, const char *content, size_t n);
+
+/* What the tokenizer's post-processor puts before and after a text. */
+const struct lb_ids *lb_tok_prefix(const struct lb_tok *t);
+const struct lb_ids *lb_tok_suffix(const struct lb_tok *t);
+
 /* Incremental decoding: bytes are held back until they are whole characters. Feeding all ids and flushing gives the
  * same text as decoding at once, whatever the order of calls between. Zero-initialize, then set tok and skip_special.
  */
 struct lb_detok {
     const struct lb_tok *tok;
     bool skip_special;
-    struct lb_str held; /* bytes of a character that is not whole yet */
+    struct lb_str held;  /* bytes of a character that is not whole yet, or a run of byte tokens */
+    struct lb_str text;  /* scratch */
+    uint64_t n_token;    /* how many tokens came before */
+    uint32_t n_stripped; /* characters taken off the front */
+    bool begun;          /* nothing is taken off any more */
 };
 
 void lb_detok_put(struct lb_detok *d, int32_t id, struct lb_str *out);
-void lb_detok_flush(struct lb_detok *d, struct lb_str *out); /* what is held becomes U+FFFD */
+void lb_detok_flush(struct lb_detok *d, struct lb_str *out); /* what is held becomes U+FFFD; a new text may follow */
 void lb_detok_release(struct lb_detok *d);
 
 #endif

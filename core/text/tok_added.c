@@ -5,7 +5,7 @@
 #include <utf8proc.h>
 
 #include "core/base/mem.h"
-#include "core/text/tok_impl.h"
+#include "core/text/tok_kind.h"
 
 enum lb_status lb_added_put(struct lb_added_set *set, const struct lb_added *a, struct lb_err *err)
 {
@@ -61,8 +61,7 @@ static size_t lower(const struct lb_added_set *set, size_t lo, size_t hi, size_t
     return lo;
 }
 
-/* Longest item that text begins with, or NULL. */
-static const struct lb_added *longest(const struct lb_added_set *set, const char *text, size_t n)
+const struct lb_added *lb_added_longest(const struct lb_added_set *set, const char *text, size_t n)
 {
     const struct lb_added *best = NULL;
     size_t lo = 0, hi = set->n;
@@ -76,6 +75,12 @@ static const struct lb_added *longest(const struct lb_added_set *set, const char
         hi = lower(set, lo, hi, depth, byte + 1);
     }
     return best;
+}
+
+const struct lb_added *lb_added_find(const struct lb_added_set *set, const char *text, size_t n)
+{
+    const struct lb_added *a = lb_added_longest(set, text, n);
+    return a && a->len == n ? a : NULL;
 }
 
 /* \w of Unicode (UTS 18, annex C): alphabetic, marks, decimal numbers, connectors, join controls. The ranges are
@@ -104,7 +109,7 @@ static bool word_char(uint32_t cp)
 }
 
 /* White_Space of Unicode (PropList.txt). */
-static bool space_char(uint32_t cp)
+bool lb_space_char(uint32_t cp)
 {
     return (cp >= 9 && cp <= 13) || cp == 0x20 || cp == 0x85 || cp == 0xA0 || cp == 0x1680 ||
            (cp >= 0x2000 && cp <= 0x200A) || cp == 0x2028 || cp == 0x2029 || cp == 0x202F || cp == 0x205F ||
@@ -136,7 +141,7 @@ static size_t skip_space_left(const char *text, size_t start)
     while (start > 0) {
         int len;
         size_t before = char_before(text, start);
-        if (!space_char(lb_utf8_decode(text + before, start - before, &len)))
+        if (!lb_space_char(lb_utf8_decode(text + before, start - before, &len)))
             break;
         start = before;
     }
@@ -147,7 +152,7 @@ static size_t skip_space_right(const char *text, size_t n, size_t stop)
 {
     while (stop < n) {
         int len;
-        if (!space_char(lb_utf8_decode(text + stop, n - stop, &len)))
+        if (!lb_space_char(lb_utf8_decode(text + stop, n - stop, &len)))
             break;
         stop += (size_t)len;
     }
@@ -159,7 +164,7 @@ enum lb_status lb_added_split(const struct lb_added_set *set, const char *text, 
 {
     size_t done = 0;
     for (size_t i = 0; i < n && set->n > 0;) {
-        const struct lb_added *a = set->first[(unsigned char)text[i]] ? longest(set, text + i, n - i) : NULL;
+        const struct lb_added *a = set->first[(unsigned char)text[i]] ? lb_added_longest(set, text + i, n - i) : NULL;
         if (!a) {
             i++;
             continue;

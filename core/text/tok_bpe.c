@@ -3,7 +3,7 @@
 
 #include "core/base/hash.h"
 #include "core/base/mem.h"
-#include "core/text/tok_impl.h"
+#include "core/text/tok_kind.h"
 
 #define CACHE_SLOTS ((size_t)1 << 15) /* of 64 bytes: 2 MiB a context */
 #define SCAN_MAX 40                   /* words up to this many symbols are merged by scanning */
@@ -310,9 +310,46 @@ static size_t merge_long(const struct lb_tok *t, struct lb_tok_ctx *c, size_t n)
     return m;
 }
 
+enum lb_status lb_tok_reserve_merges(struct lb_tok *t, size_t n, struct lb_err *err)
+{
+    size_t n_pair = table_slots(n);
+    lb_mem_free(t->merge);
+    t->merge = lb_mem_new(n_pair, sizeof *t->merge);
+    if (!t->merge)
+        return lb_err_memory(err, "the merges", n_pair * sizeof *t->merge);
+    t->merge_mask = n_pair - 1;
+    for (size_t i = 0; i < n_pair; i++)
+        t->merge[i].key = UINT64_MAX;
+    return LB_OK;
+}
+
+void lb_tok_put_merge(struct lb_tok *t, const struct lb_merge *m)
+{
+    *merge_slot(t, (int32_t)(m->key >> 32), (int32_t)(uint32_t)m->key) = *m;
+}
+
+const struct lb_merge *lb_tok_find_merge(const struct lb_tok *t, int32_t left, int32_t right)
+{
+    const struct lb_merge *m = merge_slot(t, left, right);
+    return m->key == UINT64_MAX ? NULL : m;
+}
+
+enum lb_status lb_bpe_merge(const struct lb_tok *t, struct lb_tok_ctx *c, size_t *m, struct lb_err *err)
+{
+    if (*m > SCAN_MAX) {
+        LB_TRY(lb_mem_grow((void **)&c->heap, &c->heap_cap, 3 * *m, sizeof *c->heap, "a word", err));
+        *m = merge_long(t, c, *m);
+    } else {
+        *m = merge_short(t, c->symbol, *m);
+    }
+    return LB_OK;
+}
+
 static enum lb_status encode_word(const struct lb_tok *t, struct lb_tok_ctx *c, const char *word, size_t n,
                                   struct lb_ids *out, struct lb_err *err)
 {
+    if (t->kind)
+        return lb_kind_word(t, c, (struct lb_bytes){word, n}, out, err);
     if (t->ignore_merges) {
         int32_t id = lb_tok_find(t, word, n, false);
         if (id >= 0)

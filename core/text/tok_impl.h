@@ -21,6 +21,8 @@ enum lb_token_flag {
     LB_TOKEN_PRESENT = 1,
     LB_TOKEN_PLAIN = 2, /* holds a character outside the byte map: bytes are its UTF-8, never met in a text's bytes */
     LB_TOKEN_SPECIAL = 4,
+    LB_TOKEN_BYTE = 8,   /* decodes to one byte of a run */
+    LB_TOKEN_JOINS = 16, /* takes part in merges that come from splits */
 };
 
 struct lb_token {
@@ -63,8 +65,20 @@ enum lb_split_behavior {
     LB_SPLIT_CONTIGUOUS
 };
 
+/* What a step of another kind than these two does with a piece (tok_step.c); it calls lb_split_walk with the rest. */
+enum lb_step_kind {
+    LB_STEP_PATTERN,
+    LB_STEP_METASPACE, /* spaces become "▁" or what the file says, one is put in front, the piece is cut there */
+    LB_STEP_BYTES,     /* bytes become the characters that stand for them */
+};
+enum lb_prepend { LB_PREPEND_ALWAYS, LB_PREPEND_FIRST, LB_PREPEND_NEVER };
+
 /* One pre-tokenizer step: a pattern whose matches cut the text, or (re NULL) a space in front of pieces without one. */
 struct lb_step {
+    enum lb_step_kind kind;
+    enum lb_prepend prepend;
+    uint32_t space; /* the character for spaces */
+    bool cut;
     pcre2_code *re;
     bool jit, invert;
     enum lb_split_behavior behavior;
@@ -72,7 +86,7 @@ struct lb_step {
 
 struct lb_tok {
     char *missing;
-    int64_t n_id, bos, eos, pad, more_eos[4];
+    int64_t n_id, bos, eos, pad, unk_token, more_eos[4];
     int n_more_eos;
 
     struct lb_token *token; /* [n_id] */
@@ -85,8 +99,11 @@ struct lb_tok {
     int32_t unk;          /* -1: missing bytes vanish */
     bool fuse_unk, ignore_merges, split_special;
 
-    bool nfc;
+    struct lb_norm *norm; /* [n_norm] normalizer */
+    int n_norm;
+    struct lb_kind *kind;                /* NULL: byte-level BPE */
     struct lb_added_set raw, normalized; /* looked for before and after the normalizer */
+    struct lb_added_set named;           /* all added tokens as they are written; sorted by text */
     struct lb_step step[LB_TOK_MAX_STEP];
     int n_step;
     struct lb_ids prefix, suffix; /* what the post-processor adds */
@@ -122,7 +139,10 @@ struct lb_tok_ctx {
     size_t heap_cap, heap_n;
     int32_t *code; /* code points while normalizing */
     size_t code_cap;
-    struct lb_str nfc;
+    struct lb_str norm[2]; /* what a normalizer's part reads and writes */
+    const char *first;     /* the piece that begins where the text does */
+    struct lb_path *path;  /* of Unigram */
+    size_t path_cap;
     struct lb_str spaced[LB_TOK_MAX_STEP]; /* pieces that got a space in front, by step */
 };
 
@@ -142,6 +162,14 @@ bool lb_tok_add_merge(struct lb_tok *t, struct lb_bytes left, struct lb_bytes ri
                       struct lb_str *scratch);
 void lb_tok_find_bytes(struct lb_tok *t); /* fills byte_id */
 
+/* Merges that no file lists: room for n, and one of them. */
+enum lb_status lb_tok_reserve_merges(struct lb_tok *t, size_t n, struct lb_err *err);
+void lb_tok_put_merge(struct lb_tok *t, const struct lb_merge *m);
+const struct lb_merge *lb_tok_find_merge(const struct lb_tok *t, int32_t left, int32_t right); /* NULL: none */
+
+/* Merges c->symbol[*m] as far as it goes; *m becomes what is left. */
+enum lb_status lb_bpe_merge(const struct lb_tok *t, struct lb_tok_ctx *c, size_t *m, struct lb_err *err);
+
 /* Ids of one pre-token (models.md 3.3), through the context's cache of words. */
 enum lb_status lb_bpe_word(const struct lb_tok *t, struct lb_tok_ctx *c, const char *word, size_t n, struct lb_ids *out,
                            struct lb_err *err);
@@ -150,6 +178,7 @@ enum lb_status lb_ids_put(struct lb_ids *ids, int32_t id, struct lb_err *err);
 /* Added tokens (tok_added.c). lb_added_put takes no ownership of text; the set copies it. */
 enum lb_status lb_added_put(struct lb_added_set *set, const struct lb_added *a, struct lb_err *err);
 void lb_added_sort(struct lb_added_set *set);
+const struct lb_added *lb_added_find(const struct lb_added_set *set, const char *text, size_t n); /* of a sorted set */
 void lb_added_release(struct lb_added_set *set);
 
 /* Calls `found` for each piece in order: id -1 for text between tokens. Empty pieces are left out. */
@@ -161,8 +190,7 @@ struct lb_added_sink {
 enum lb_status lb_added_split(const struct lb_added_set *set, const char *text, size_t n,
                               const struct lb_added_sink *sink, struct lb_err *err);
 
-/* NFC of valid UTF-8 (tok_norm.c): *text and *n become the normalized text, which lives in the context. */
-enum lb_status lb_tok_nfc(struct lb_tok_ctx *c, const char **text, size_t *n, struct lb_err *err);
+const struct lb_added *lb_added_longest(const struct lb_added_set *set, const char *text, size_t n);
 
 /* Pre-tokenizers (tok_split.c). A pattern that PCRE2 would read otherwise than the reference's Oniguruma makes
  * *unsupported say why (a static text) and adds nothing. */
@@ -177,20 +205,24 @@ enum lb_status lb_split_walk(const struct lb_tok *t, struct lb_tok_ctx *c, int s
 
 extern const char lb_pattern_llama3[], lb_pattern_qwen2[], lb_pattern_qwen35[], lb_pattern_gpt2[];
 
+/* A pattern of the reference's Oniguruma; *unsupported as above. */
+enum lb_status lb_pattern_compile(const char *pattern, pcre2_code **re, const char **unsupported, struct lb_err *err);
+
 /* What loading one directory shares between tok_load.c and tok_pipe.c. */
 struct lb_tok_load {
     struct lb_tok *t;
     const char *path; /* of the file that is being read, for messages */
     json_t *root, *config;
-    bool byte_level, byte_decoder; /* which ByteLevel parts were met */
-    struct lb_str text;            /* scratch */
-    struct lb_str shown;           /* scratch of lb_tok_shown */
+    json_t *map;                /* special_tokens_map.json */
+    struct lb_decoder *decoder; /* that is being read */
+    struct lb_added_set extra;  /* added tokens that no JSON file names */
+    size_t n_more;              /* ids after the last piece that they take */
+    int64_t n_piece;
+    bool as_written;     /* tokens are written as their bytes are */
+    struct lb_str text;  /* scratch */
+    struct lb_str shown; /* scratch of lb_tok_shown */
     struct lb_err *err;
 };
-
-/* normalizer, pre_tokenizer, decoder and post_processor of tokenizer.json (models.md 3.4) into l->t; a part that is not
- * built in sets l->t->missing. */
-enum lb_status lb_tok_pipeline(struct lb_tok_load *l);
 
 /* "cannot use 'FILE': ..." */
 __attribute__((format(printf, 2, 3))) enum lb_status lb_tok_bad(const struct lb_tok_load *l, const char *fmt, ...);

@@ -6,7 +6,7 @@
 
 #include "core/base/file.h"
 #include "core/base/mem.h"
-#include "core/text/tok_impl.h"
+#include "core/text/tok_kind.h"
 
 #define MAX_FILE_BYTES ((size_t)1 << 29)
 
@@ -115,13 +115,18 @@ static int64_t id_of(const struct lb_tok_load *l, const char *content)
         if (text && strcmp(text, content) == 0)
             return key_id(key);
     }
-    return -1;
+    return lb_tok_id(l->t, content, strlen(content));
 }
 
-/* Id of bos_token, eos_token or pad_token of tokenizer_config.json: a string or an object with content. */
-static int64_t named_id(const struct lb_tok_load *l, const char *name)
+/* Id of bos_token, eos_token or pad_token of tokenizer_config.json or special_tokens_map.json: a string or an object
+ * with content. `otherwise` is the one that no file names. */
+static int64_t named_id(const struct lb_tok_load *l, const char *name, int64_t otherwise)
 {
     const json_t *v = json_object_get(l->config, name);
+    if (!v)
+        v = json_object_get(l->map, name);
+    if (!v)
+        return otherwise;
     const char *content = json_string_value(json_is_object(v) ? json_object_get(v, "content") : v);
     int64_t id = content ? id_of(l, content) : -1;
     return id < l->t->n_id ? id : -1;
@@ -182,7 +187,7 @@ static enum lb_status add_vocab(struct lb_tok_load *l, json_t *vocab)
 }
 
 /* A merge is "left right" or ["left", "right"]. */
-static bool read_merge(const json_t *v, struct lb_bytes *left, struct lb_bytes *right)
+bool lb_tok_read_merge(const json_t *v, struct lb_bytes *left, struct lb_bytes *right)
 {
     if (json_is_array(v) && json_array_size(v) == 2) {
         const json_t *a = json_array_get(v, 0), *b = json_array_get(v, 1);
@@ -209,7 +214,7 @@ static enum lb_status add_merges(struct lb_tok_load *l, json_t *merges)
         const char *text = json_string_value(v);
         if (text && strncmp(text, "#version", 8) == 0)
             continue;
-        if (!read_merge(v, &left, &right))
+        if (!lb_tok_read_merge(v, &left, &right))
             return lb_tok_bad(l, "model.merges[%zu] is not two tokens", i);
         if (lb_tok_add_merge(l->t, left, right, rank++, &l->text))
             continue;
@@ -221,6 +226,22 @@ static enum lb_status add_merges(struct lb_tok_load *l, json_t *merges)
                           lb_tok_shown(&l->shown, l->text.data ? l->text.data : "", l->text.len));
     }
     return LB_OK;
+}
+
+/* l->text becomes the bytes of a token that is written so; false when a character stands for no byte. */
+static bool take_bytes(struct lb_tok_load *l, const char *text, size_t n)
+{
+    if (!l->t->kind && !l->as_written)
+        return lb_tok_unmap(text, n, &l->text);
+    lb_str_put(&l->text, text, n);
+    return true;
+}
+
+/* Has the id this content already, though no text finds it (a control piece)? */
+static bool is_written(const struct lb_tok *t, const struct lb_added *a)
+{
+    const struct lb_token *k = &t->token[a->id];
+    return (k->flags & LB_TOKEN_PRESENT) && k->len == a->len && memcmp(t->pool.data + k->at, a->text, a->len) == 0;
 }
 
 /* Adds one added token: it has its vocabulary id where its content is in the vocabulary. `seen` maps contents to ids of
@@ -238,23 +259,25 @@ static enum lb_status add_added(struct lb_tok_load *l, struct lb_added *a, json_
     if (a->len == 0)
         return LB_OK;
     lb_str_clear(&l->text);
-    bool plain = !lb_tok_unmap(a->text, a->len, &l->text);
+    bool plain = !take_bytes(l, a->text, a->len);
     if (l->text.failed || json_object_set_new(seen, a->text, json_real(a->id)) != 0)
         return lb_err_memory(l->err, "added tokens", a->len);
     int32_t id = lb_tok_find(t, l->text.data, l->text.len, plain);
     if (id >= 0)
         a->id = id;
+    else if (is_written(t, a))
+        id = a->id;
     else if (!lb_tok_set(t, a->id, l->text.data, l->text.len, plain ? LB_TOKEN_PLAIN : 0, false))
         return lb_tok_bad(l, "added token %s has id %d, which another token has", shown, (int)a->id);
     if (a->special)
         t->token[a->id].flags |= LB_TOKEN_SPECIAL;
+    LB_TRY(lb_added_put(&t->named, a, l->err));
     if (!a->normalized)
         return lb_added_put(&t->raw, a, l->err);
-    if (t->nfc) {
-        const char *text = a->text;
-        LB_TRY(lb_tok_nfc(c, &text, &a->len, l->err));
-        a->text = (char *)(uintptr_t)text;
-    }
+    struct lb_bytes text = {a->text, a->len};
+    LB_TRY(lb_norm_run(t, c, &text, l->err));
+    a->text = (char *)(uintptr_t)text.data;
+    a->len = text.len;
     return lb_added_put(&t->normalized, a, l->err);
 }
 
@@ -276,8 +299,14 @@ static enum lb_status add_all_added(struct lb_tok_load *l, json_t *seen, struct 
         a.id = key_id(key);
         LB_TRY(add_added(l, &a, seen, true, c));
     }
+    for (i = 0; i < l->extra.n; i++) {
+        a = l->extra.item[i];
+        if (a.id < l->t->n_id && strlen(a.text) == a.len)
+            LB_TRY(add_added(l, &a, seen, true, c));
+    }
     lb_added_sort(&l->t->raw);
     lb_added_sort(&l->t->normalized);
+    lb_added_sort(&l->t->named);
     return l->t->pool.failed ? lb_err_memory(l->err, "added tokens", l->t->pool.len) : LB_OK;
 }
 
@@ -314,22 +343,20 @@ static bool given(const json_t *v)
 }
 
 /* Sets missing when the model is of a kind that is not built in. */
-static enum lb_status check_model(struct lb_tok_load *l, const json_t *model)
+static enum lb_status check_model(struct lb_tok_load *l, const json_t *model, enum lb_model *kind, bool *plain)
 {
     const json_t *type = json_object_get(model, "type");
     const char *name = type ? json_string_value(type) : "BPE";
     if (!json_is_object(model) || !name)
         return lb_tok_bad(l, "model is no object with a type");
-    if (strcmp(name, "BPE") != 0)
+    *kind = strcmp(name, "Unigram") == 0 ? LB_MODEL_UNIGRAM : LB_MODEL_CHARS;
+    if (*kind != LB_MODEL_UNIGRAM && strcmp(name, "BPE") != 0)
         return lb_tok_set_missing(l->t, l->err, "%s model", lb_tok_shown(&l->shown, name, strlen(name)));
-    if (json_is_true(json_object_get(model, "byte_fallback")))
-        return lb_tok_set_missing(l->t, l->err, "SentencePiece BPE (byte_fallback)");
-    if (given(json_object_get(model, "continuing_subword_prefix")))
-        return lb_tok_set_missing(l->t, l->err, "BPE with continuing_subword_prefix");
-    if (given(json_object_get(model, "end_of_word_suffix")))
-        return lb_tok_set_missing(l->t, l->err, "BPE with end_of_word_suffix");
     if (given(json_object_get(model, "dropout")) && json_real_value(json_object_get(model, "dropout")) != 0)
         return lb_tok_set_missing(l->t, l->err, "BPE with dropout");
+    *plain = *kind == LB_MODEL_CHARS && !json_is_true(json_object_get(model, "byte_fallback")) &&
+             !given(json_object_get(model, "continuing_subword_prefix")) &&
+             !given(json_object_get(model, "end_of_word_suffix"));
     return LB_OK;
 }
 
@@ -339,14 +366,22 @@ static enum lb_status load_model(struct lb_tok_load *l)
     json_t *model = json_object_get(l->root, "model");
     json_t *vocab = json_object_get(model, "vocab"), *merges = json_object_get(model, "merges");
     json_t *added = json_object_get(l->root, "added_tokens");
-    LB_TRY(check_model(l, model));
+    enum lb_model kind = LB_MODEL_CHARS;
+    bool plain = false;
+    LB_TRY(check_model(l, model, &kind, &plain));
     if (added && !json_is_array(added) && !json_is_null(added))
         return lb_tok_bad(l, "added_tokens is not an array");
     LB_TRY(find_size(l));
     if (!t->missing)
-        LB_TRY(lb_tok_pipeline(l));
+        LB_TRY(lb_tok_pipeline(l, kind, plain));
     if (t->missing)
         return LB_OK;
+    t->split_special = json_is_true(json_object_get(l->config, "split_special_tokens"));
+    if (t->kind) {
+        LB_TRY(lb_tok_load_kind(l, model));
+        LB_TRY(add_tokens(l));
+        return lb_kind_finish(t, l->err);
+    }
     if (!json_is_object(vocab) || t->n_id == 0)
         return lb_tok_bad(l, "model.vocab is not an object with tokens");
     if (!json_is_array(merges))
@@ -357,7 +392,6 @@ static enum lb_status load_model(struct lb_tok_load *l)
     LB_TRY(find_unknown(l, json_object_get(model, "unk_token")));
     t->fuse_unk = json_is_true(json_object_get(model, "fuse_unk"));
     t->ignore_merges = json_is_true(json_object_get(model, "ignore_merges"));
-    t->split_special = json_is_true(json_object_get(l->config, "split_special_tokens"));
     return add_tokens(l);
 }
 
@@ -369,18 +403,19 @@ static enum lb_status replace_template(struct lb_tok_load *l)
     if (t->missing || (!json_is_boolean(bos) && !json_is_boolean(eos)))
         return LB_OK;
     t->prefix.n = t->suffix.n = 0;
-    if (json_is_true(bos) && t->bos >= 0)
+    const char *name = json_string_value(json_object_get(l->config, "tokenizer_class"));
+    bool llama = name && strstr(name, "Llama"); /* that class adds BOS unless it is told not to */
+    if ((json_is_true(bos) || (!bos && llama)) && t->bos >= 0)
         LB_TRY(lb_ids_put(&t->prefix, (int32_t)t->bos, l->err));
     if (json_is_true(eos) && t->eos >= 0)
         LB_TRY(lb_ids_put(&t->suffix, (int32_t)t->eos, l->err));
     return LB_OK;
 }
 
-/* What a directory without tokenizer.json has. */
+/* What a directory without tokenizer.json and tokenizer.model has. */
 static enum lb_status name_missing(struct lb_tok_load *l, const char *dir)
 {
-    static const char *const files[][2] = {{"tokenizer.model", "tokenizer.model"},
-                                           {"tekken.json", "tekken.json"},
+    static const char *const files[][2] = {{"tekken.json", "tekken.json"},
                                            {"vocab.json", "vocab.json without tokenizer.json"},
                                            {"vocab.txt", "vocab.txt without tokenizer.json"}};
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
@@ -388,39 +423,66 @@ static enum lb_status name_missing(struct lb_tok_load *l, const char *dir)
         if (!path)
             return lb_err_memory(l->err, files[i][0], strlen(dir));
         bool there = lb_file_exists(path);
-        struct lb_map m = {0};
-        enum lb_status status = there && i == 0 ? lb_map_open(&m, path, l->err) : LB_OK;
         lb_mem_free(path);
-        LB_TRY(status);
-        if (!there)
-            continue;
-        if (i > 0)
+        if (there)
             return lb_tok_set_missing(l->t, l->err, "%s", files[i][1]);
-        /* a SentencePiece model begins with a length-delimited field 1; a tiktoken file is lines of text */
-        bool spm = m.size_bytes > 0 && m.data[0] == 0x0A;
-        lb_map_close(&m);
-        return lb_tok_set_missing(l->t, l->err, "tokenizer.model of %s", spm ? "SentencePiece" : "tiktoken");
     }
     return lb_tok_set_missing(l->t, l->err, "no tokenizer files");
 }
 
-static enum lb_status load_dir(struct lb_tok_load *l, const char *dir, char **path, char **config_path)
+static void name_ids(struct lb_tok_load *l)
+{
+    struct lb_tok *t = l->t;
+    t->bos = named_id(l, "bos_token", t->bos);
+    t->eos = named_id(l, "eos_token", t->eos);
+    t->pad = named_id(l, "pad_token", t->pad);
+    t->unk_token = named_id(l, "unk_token", t->unk_token);
+}
+
+static enum lb_status load_model_file(struct lb_tok_load *l)
+{
+    struct lb_tok *t = l->t;
+    LB_TRY(lb_tok_load_model_file(l));
+    if (!t->missing) {
+        t->split_special = json_is_true(json_object_get(l->config, "split_special_tokens"));
+        LB_TRY(add_tokens(l));
+        if (t->kind)
+            LB_TRY(lb_kind_finish(t, l->err));
+    }
+    name_ids(l);
+    return t->missing ? LB_OK : lb_tok_model_file_prefix(l);
+}
+
+/* Paths of the files that were read, for messages. */
+struct paths {
+    char *config, *map, *json, *model;
+};
+
+static enum lb_status load_dir(struct lb_tok_load *l, const char *dir, struct paths *p)
 {
     if (!lb_file_is_dir(dir))
         return lb_err_set(l->err, LB_E_INPUT, "cannot open '%s': not a directory", dir);
-    LB_TRY(read_in_dir(dir, "tokenizer_config.json", config_path, &l->config, l->err));
-    LB_TRY(read_in_dir(dir, "tokenizer.json", path, &l->root, l->err));
-    l->path = *path ? *path : *config_path ? *config_path : dir;
+    LB_TRY(read_in_dir(dir, "tokenizer_config.json", &p->config, &l->config, l->err));
+    LB_TRY(read_in_dir(dir, "special_tokens_map.json", &p->map, &l->map, l->err));
+    LB_TRY(read_in_dir(dir, "tokenizer.json", &p->json, &l->root, l->err));
+    l->path = p->json ? p->json : p->config ? p->config : dir;
     if (l->root) {
         LB_TRY(load_model(l));
-    } else {
-        LB_TRY(find_size(l));
-        LB_TRY(name_missing(l, dir));
+        name_ids(l);
+        return replace_template(l);
     }
-    l->t->bos = named_id(l, "bos_token");
-    l->t->eos = named_id(l, "eos_token");
-    l->t->pad = named_id(l, "pad_token");
-    return replace_template(l);
+    LB_TRY(find_size(l));
+    p->model = lb_path_join(dir, "tokenizer.model");
+    if (!p->model)
+        return lb_err_memory(l->err, "tokenizer.model", strlen(dir));
+    if (lb_file_exists(p->model)) {
+        l->path = p->model;
+        LB_TRY(load_model_file(l));
+        return replace_template(l);
+    }
+    LB_TRY(name_missing(l, dir));
+    name_ids(l);
+    return LB_OK;
 }
 
 enum lb_status lb_tok_open_dir(struct lb_tok **out, const char *dir, struct lb_err *err)
@@ -429,17 +491,21 @@ enum lb_status lb_tok_open_dir(struct lb_tok **out, const char *dir, struct lb_e
     struct lb_tok *t = lb_mem_new(1, sizeof *t);
     if (!t)
         return lb_err_memory(err, "a tokenizer", sizeof *t);
-    t->bos = t->eos = t->pad = -1;
+    t->bos = t->eos = t->pad = t->unk_token = -1;
     t->unk = -1;
     struct lb_tok_load l = {.t = t, .err = err};
-    char *path = NULL, *config_path = NULL;
-    enum lb_status status = load_dir(&l, dir, &path, &config_path);
+    struct paths p = {0};
+    enum lb_status status = load_dir(&l, dir, &p);
     json_decref(l.root);
     json_decref(l.config);
+    json_decref(l.map);
+    lb_added_release(&l.extra);
     lb_str_release(&l.text);
     lb_str_release(&l.shown);
-    lb_mem_free(path);
-    lb_mem_free(config_path);
+    lb_mem_free(p.config);
+    lb_mem_free(p.map);
+    lb_mem_free(p.json);
+    lb_mem_free(p.model);
     if (status != LB_OK)
         lb_tok_free(t);
     else

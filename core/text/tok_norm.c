@@ -1,11 +1,11 @@
-/* Unicode normalization form C (UAX 15). utf8proc has the tables and the composition; canonical ordering is here,
+/* Unicode normalization forms (UAX 15). utf8proc has the tables and the composition; canonical ordering is here,
  * because utf8proc's own is quadratic in the length of a run of combining marks. */
 #include <string.h>
 
 #include <utf8proc.h>
 
 #include "core/base/mem.h"
-#include "core/text/tok_impl.h"
+#include "core/text/tok_kind.h"
 
 #define SHORT_RUN 16
 
@@ -71,33 +71,50 @@ static void order_all(int32_t *cp, size_t n, int32_t *tmp)
     }
 }
 
-enum lb_status lb_tok_nfc(struct lb_tok_ctx *c, const char **text, size_t *n, struct lb_err *err)
+static utf8proc_option_t options_of(enum lb_norm_kind form)
 {
-    if (inert_prefix(*text, *n) == *n)
+    int compose = form == LB_NORM_NFC || form == LB_NORM_NFKC ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE;
+    int compat = form == LB_NORM_NFKC || form == LB_NORM_NFKD ? UTF8PROC_COMPAT : 0;
+    return (utf8proc_option_t)(UTF8PROC_STABLE | compose | compat);
+}
+
+static size_t ascii_prefix(struct lb_bytes in)
+{
+    size_t i = 0;
+    while (i < in.len && (unsigned char)in.data[i] < 0x80)
+        i++;
+    return i;
+}
+
+enum lb_status lb_norm_form(struct lb_tok_ctx *c, enum lb_norm_kind form, struct lb_bytes in, struct lb_str *out,
+                            bool *changed, struct lb_err *err)
+{
+    utf8proc_option_t options = options_of(form);
+    size_t stays = form == LB_NORM_NFC ? inert_prefix(in.data, in.len) : ascii_prefix(in);
+    *changed = stays != in.len;
+    if (!*changed)
         return LB_OK;
-    /* a canonical decomposition has at most 4 code points; a character of 1 byte has none */
-    size_t m = 0, room = *n * 2;
+    /* code points for a byte: 4 for 2 bytes, canonically; else 18 for the 3 bytes of U+FDFA */
+    size_t m = 0, room = in.len * (options & UTF8PROC_COMPAT ? 6 : 2);
     LB_TRY(lb_mem_grow((void **)&c->code, &c->code_cap, 2 * room, sizeof *c->code, "a normalized text", err));
-    for (size_t i = 0; i < *n;) {
+    for (size_t i = 0; i < in.len;) {
         int len, boundclass = UTF8PROC_BOUNDCLASS_START;
-        uint32_t cp = lb_utf8_decode(*text + i, *n - i, &len);
+        uint32_t cp = lb_utf8_decode(in.data + i, in.len - i, &len);
         utf8proc_ssize_t k = utf8proc_decompose_char((utf8proc_int32_t)cp, c->code + m, (utf8proc_ssize_t)(room - m),
-                                                     UTF8PROC_COMPOSE | UTF8PROC_STABLE, &boundclass);
+                                                     options, &boundclass);
         if (k < 0 || (size_t)k > room - m)
             return lb_err_set(err, LB_E_INPUT, "cannot normalize a text: %s", utf8proc_errmsg(k));
         m += (size_t)k;
         i += (size_t)len;
     }
     order_all(c->code, m, c->code + room);
-    utf8proc_ssize_t k = utf8proc_normalize_utf32(c->code, (utf8proc_ssize_t)m, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
-    if (k < 0)
-        return lb_err_set(err, LB_E_INPUT, "cannot normalize a text: %s", utf8proc_errmsg(k));
-    lb_str_clear(&c->nfc);
-    for (utf8proc_ssize_t i = 0; i < k; i++)
-        lb_str_put_codepoint(&c->nfc, (uint32_t)c->code[i]);
-    if (c->nfc.failed)
-        return lb_err_memory(err, "a normalized text", *n);
-    *text = c->nfc.data ? c->nfc.data : "";
-    *n = c->nfc.len;
+    if (options & UTF8PROC_COMPOSE) {
+        utf8proc_ssize_t k = utf8proc_normalize_utf32(c->code, (utf8proc_ssize_t)m, options);
+        if (k < 0)
+            return lb_err_set(err, LB_E_INPUT, "cannot normalize a text: %s", utf8proc_errmsg(k));
+        m = (size_t)k;
+    }
+    for (size_t i = 0; i < m; i++)
+        lb_str_put_codepoint(out, (uint32_t)c->code[i]);
     return LB_OK;
 }

@@ -1,11 +1,15 @@
-/* The parts of tokenizer.json around the model: normalizer, pre-tokenizer, decoder, post-processor (models.md 3.4). */
+/* Pre-tokenizer and post-processor of tokenizer.json, and what kind of tokenizer the parts make (models.md 3.4). */
 #include <string.h>
 
 #include "core/base/mem.h"
-#include "core/text/tok_impl.h"
+#include "core/text/tok_kind.h"
+
+/* Word characters of Rust's regex (UTS 18) and what BERT calls punctuation, for classes. */
+#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\x{200C}\\x{200D}"
+#define PUNCTUATION "[\\p{P}!-/:-@\\[-`{-~]"
 
 /* Type of one part, or NULL after an error. */
-static const char *type_of(const struct lb_tok_load *l, const char *part, const json_t *v)
+const char *lb_tok_part_type(const struct lb_tok_load *l, const char *part, const json_t *v)
 {
     const char *type = json_string_value(json_object_get(v, "type"));
     if (!type)
@@ -13,12 +17,12 @@ static const char *type_of(const struct lb_tok_load *l, const char *part, const 
     return type;
 }
 
-static enum lb_status not_built(struct lb_tok_load *l, const char *part, const char *type)
+enum lb_status lb_tok_not_built(struct lb_tok_load *l, const char *part, const char *type)
 {
     return lb_tok_set_missing(l->t, l->err, "%s %s", part, lb_tok_shown(&l->shown, type, strlen(type)));
 }
 
-static enum lb_status flag(const struct lb_tok_load *l, const char *part, const json_t *v, const char *key, bool *out)
+enum lb_status lb_tok_flag(const struct lb_tok_load *l, const char *part, const json_t *v, const char *key, bool *out)
 {
     const json_t *f = json_object_get(v, key);
     if (!f || json_is_null(f))
@@ -30,7 +34,7 @@ static enum lb_status flag(const struct lb_tok_load *l, const char *part, const 
 }
 
 /* Visits the members of a Sequence. */
-static enum lb_status each(struct lb_tok_load *l, const json_t *v, const char *key, int depth,
+enum lb_status lb_tok_each(struct lb_tok_load *l, const json_t *v, const char *key, int depth,
                            enum lb_status (*visit)(struct lb_tok_load *l, const json_t *v, int depth))
 {
     const json_t *list = json_object_get(v, key);
@@ -40,19 +44,6 @@ static enum lb_status each(struct lb_tok_load *l, const json_t *v, const char *k
         return lb_tok_bad(l, "'%s' nested more than %d deep", key, LB_TOK_MAX_NEST);
     for (size_t i = 0; i < json_array_size(list) && !l->t->missing; i++)
         LB_TRY(visit(l, json_array_get(list, i), depth + 1));
-    return LB_OK;
-}
-
-static enum lb_status normalizer(struct lb_tok_load *l, const json_t *v, int depth)
-{
-    const char *type = type_of(l, "normalizer", v);
-    if (!type)
-        return LB_E_INPUT;
-    if (strcmp(type, "Sequence") == 0)
-        return each(l, v, "normalizers", depth, normalizer);
-    if (strcmp(type, "NFC") != 0)
-        return not_built(l, "normalizer", type);
-    l->t->nfc = true;
     return LB_OK;
 }
 
@@ -80,7 +71,7 @@ static enum lb_status add_split(struct lb_tok_load *l, const json_t *v)
     if (!json_is_string(text) || strlen(json_string_value(text)) != json_string_length(text))
         return lb_tok_bad(l, "pre_tokenizer: Split without a pattern of type Regex or String");
     LB_TRY(behavior_of(l, json_object_get(v, "behavior"), &behavior));
-    LB_TRY(flag(l, "pre_tokenizer", v, "invert", &invert));
+    LB_TRY(lb_tok_flag(l, "pre_tokenizer", v, "invert", &invert));
     if (lb_split_add(l->t, json_string_value(text), text == literal, behavior, invert, &unsupported, l->err) != LB_OK)
         return lb_err_where(l->err, "cannot use '%s': pre_tokenizer", l->path);
     if (unsupported)
@@ -88,61 +79,97 @@ static enum lb_status add_split(struct lb_tok_load *l, const json_t *v)
     return LB_OK;
 }
 
+static enum lb_status add_step(struct lb_tok_load *l, struct lb_step step)
+{
+    if (l->t->n_step == LB_TOK_MAX_STEP)
+        return lb_tok_bad(l, "more than %d pre-tokenizer steps", LB_TOK_MAX_STEP);
+    l->t->step[l->t->n_step++] = step;
+    return LB_OK;
+}
+
+/* A step that a fixed pattern stands for. */
+static enum lb_status add_pattern(struct lb_tok_load *l, const char *pattern, enum lb_split_behavior behavior,
+                                  bool invert)
+{
+    const char *unsupported;
+    if (lb_split_add(l->t, pattern, false, behavior, invert, &unsupported, l->err) != LB_OK)
+        return lb_err_where(l->err, "cannot use '%s': pre_tokenizer", l->path);
+    return LB_OK;
+}
+
 static enum lb_status add_byte_level(struct lb_tok_load *l, const json_t *v)
 {
     bool space = true, use_regex = true;
-    LB_TRY(flag(l, "pre_tokenizer", v, "add_prefix_space", &space));
-    LB_TRY(flag(l, "pre_tokenizer", v, "use_regex", &use_regex));
-    l->byte_level = true;
+    LB_TRY(lb_tok_flag(l, "pre_tokenizer", v, "add_prefix_space", &space));
+    LB_TRY(lb_tok_flag(l, "pre_tokenizer", v, "use_regex", &use_regex));
     if (space && lb_split_add_space(l->t, l->err) != LB_OK)
         return lb_err_where(l->err, "cannot use '%s': pre_tokenizer", l->path);
     if (use_regex && lb_split_add_gpt2(l->t, l->err) != LB_OK)
         return lb_err_where(l->err, "cannot use '%s': pre_tokenizer", l->path);
-    return LB_OK;
+    return add_step(l, (struct lb_step){.kind = LB_STEP_BYTES});
 }
 
 static enum lb_status add_digits(struct lb_tok_load *l, const json_t *v)
 {
     bool alone = false;
+    LB_TRY(lb_tok_flag(l, "pre_tokenizer", v, "individual_digits", &alone));
+    return add_pattern(l, "\\p{N}", alone ? LB_SPLIT_ISOLATED : LB_SPLIT_CONTIGUOUS, false);
+}
+
+static enum lb_status add_metaspace(struct lb_tok_load *l, const json_t *v)
+{
+    struct lb_step s = {.kind = LB_STEP_METASPACE};
+    LB_TRY(lb_tok_read_metaspace(l, v, &s.space, &s.prepend, &s.cut));
+    return add_step(l, s);
+}
+
+static enum lb_status add_delimiter(struct lb_tok_load *l, const json_t *v)
+{
+    const json_t *text = json_object_get(v, "delimiter");
     const char *unsupported;
-    LB_TRY(flag(l, "pre_tokenizer", v, "individual_digits", &alone));
-    if (lb_split_add(l->t, "\\p{N}", false, alone ? LB_SPLIT_ISOLATED : LB_SPLIT_CONTIGUOUS, false, &unsupported,
-                     l->err) != LB_OK)
+    if (!json_is_string(text) || json_string_length(text) == 0 ||
+        strlen(json_string_value(text)) != json_string_length(text))
+        return lb_tok_bad(l, "pre_tokenizer: CharDelimiterSplit without a delimiter");
+    if (lb_split_add(l->t, json_string_value(text), true, LB_SPLIT_REMOVED, false, &unsupported, l->err) != LB_OK)
         return lb_err_where(l->err, "cannot use '%s': pre_tokenizer", l->path);
     return LB_OK;
 }
 
+static enum lb_status add_punctuation(struct lb_tok_load *l, const json_t *v)
+{
+    enum lb_split_behavior behavior = LB_SPLIT_ISOLATED;
+    if (json_object_get(v, "behavior"))
+        LB_TRY(behavior_of(l, json_object_get(v, "behavior"), &behavior));
+    return add_pattern(l, PUNCTUATION, behavior, false);
+}
+
 static enum lb_status pre_tokenizer(struct lb_tok_load *l, const json_t *v, int depth)
 {
-    const char *type = type_of(l, "pre_tokenizer", v);
+    const char *type = lb_tok_part_type(l, "pre_tokenizer", v);
     if (!type)
         return LB_E_INPUT;
     if (strcmp(type, "Sequence") == 0)
-        return each(l, v, "pretokenizers", depth, pre_tokenizer);
-    if (l->byte_level) /* it would see the characters that stand for bytes */
-        return lb_tok_set_missing(l->t, l->err, "a pre-tokenizer after ByteLevel");
+        return lb_tok_each(l, v, "pretokenizers", depth, pre_tokenizer);
     if (strcmp(type, "Split") == 0)
         return add_split(l, v);
     if (strcmp(type, "ByteLevel") == 0)
         return add_byte_level(l, v);
     if (strcmp(type, "Digits") == 0)
         return add_digits(l, v);
-    return not_built(l, "pre-tokenizer", type);
-}
-
-static enum lb_status decoder(struct lb_tok_load *l, const json_t *v, int depth)
-{
-    const char *type = type_of(l, "decoder", v);
-    if (!type)
-        return LB_E_INPUT;
-    if (strcmp(type, "Sequence") == 0)
-        return each(l, v, "decoders", depth, decoder);
-    if (strcmp(type, "Fuse") == 0 && l->byte_decoder)
-        return LB_OK; /* ByteLevel has joined everything */
-    if (strcmp(type, "ByteLevel") != 0 || l->byte_decoder)
-        return not_built(l, "decoder", type);
-    l->byte_decoder = true;
-    return LB_OK;
+    if (strcmp(type, "Metaspace") == 0)
+        return add_metaspace(l, v);
+    if (strcmp(type, "Punctuation") == 0)
+        return add_punctuation(l, v);
+    if (strcmp(type, "CharDelimiterSplit") == 0)
+        return add_delimiter(l, v);
+    if (strcmp(type, "Whitespace") == 0)
+        return add_pattern(l, "[" WORD "]+|[^\\s" WORD "]+", LB_SPLIT_REMOVED, true);
+    if (strcmp(type, "WhitespaceSplit") == 0)
+        return add_pattern(l, "\\s", LB_SPLIT_REMOVED, false);
+    if (strcmp(type, "BertPreTokenizer") != 0)
+        return lb_tok_not_built(l, "pre-tokenizer", type);
+    LB_TRY(add_pattern(l, "\\s", LB_SPLIT_REMOVED, false));
+    return add_pattern(l, PUNCTUATION, LB_SPLIT_ISOLATED, false);
 }
 
 /* Ids that one SpecialToken of a template stands for, appended to out. */
@@ -198,18 +225,34 @@ static enum lb_status add_template(struct lb_tok_load *l, const json_t *v)
     return status;
 }
 
+/* BertProcessing and RobertaProcessing: one token before, one behind. */
+static enum lb_status add_cls_sep(struct lb_tok_load *l, const json_t *v)
+{
+    int32_t cls = lb_tok_json_id(json_array_get(json_object_get(v, "cls"), 1));
+    int32_t sep = lb_tok_json_id(json_array_get(json_object_get(v, "sep"), 1));
+    struct lb_tok *t = l->t;
+    if (cls < 0 || sep < 0 || cls >= t->n_id || sep >= t->n_id)
+        return lb_tok_bad(l, "post_processor: cls or sep without an id of the vocabulary");
+    LB_TRY(lb_ids_put(&t->prefix, cls, l->err));
+    memmove(t->prefix.id + 1, t->prefix.id, (t->prefix.n - 1) * sizeof cls);
+    t->prefix.id[0] = cls;
+    return lb_ids_put(&t->suffix, sep, l->err);
+}
+
 static enum lb_status post_processor(struct lb_tok_load *l, const json_t *v, int depth)
 {
-    const char *type = type_of(l, "post_processor", v);
+    const char *type = lb_tok_part_type(l, "post_processor", v);
     if (!type)
         return LB_E_INPUT;
     if (strcmp(type, "Sequence") == 0)
-        return each(l, v, "processors", depth, post_processor);
+        return lb_tok_each(l, v, "processors", depth, post_processor);
     if (strcmp(type, "TemplateProcessing") == 0)
         return add_template(l, v);
     if (strcmp(type, "ByteLevel") == 0)
         return LB_OK; /* changes offsets only */
-    return not_built(l, "post-processor", type);
+    if (strcmp(type, "BertProcessing") == 0 || strcmp(type, "RobertaProcessing") == 0)
+        return add_cls_sep(l, v);
+    return lb_tok_not_built(l, "post-processor", type);
 }
 
 /* One part of tokenizer.json, if it is there and nothing was missing before it. */
@@ -222,14 +265,34 @@ static enum lb_status part(struct lb_tok_load *l, const char *name,
     return visit(l, v, 0);
 }
 
-enum lb_status lb_tok_pipeline(struct lb_tok_load *l)
+/* Byte-level BPE works on bytes where ByteLevel comes last on both ways; else the characters for bytes are text. */
+static bool is_byte_level(const struct lb_tok *t, const struct lb_decoder *d, bool plain_bpe)
 {
-    LB_TRY(part(l, "normalizer", normalizer));
+    int n_bytes = 0;
+    for (int i = 0; i < t->n_step; i++)
+        n_bytes += t->step[i].kind == LB_STEP_BYTES;
+    for (int i = 0; i < t->n_norm; i++)
+        n_bytes += t->norm[i].kind == LB_NORM_BYTES;
+    return plain_bpe && n_bytes == 1 && t->n_step > 0 && t->step[t->n_step - 1].kind == LB_STEP_BYTES && d->bytes &&
+           d->n_part == 0;
+}
+
+enum lb_status lb_tok_pipeline(struct lb_tok_load *l, enum lb_model model, bool plain_bpe)
+{
+    struct lb_tok *t = l->t;
+    t->kind = lb_kind_new(model);
+    if (!t->kind)
+        return lb_err_memory(l->err, "a tokenizer", sizeof *t->kind);
+    l->decoder = &t->kind->decoder;
+    l->decoder->spaced = true; /* without a decoder */
+    LB_TRY(part(l, "normalizer", lb_tok_load_normalizer));
     LB_TRY(part(l, "pre_tokenizer", pre_tokenizer));
-    if (!l->byte_level)
-        LB_TRY(lb_tok_set_missing(l->t, l->err, "BPE without a ByteLevel pre-tokenizer"));
-    LB_TRY(part(l, "decoder", decoder));
-    if (!l->byte_decoder)
-        LB_TRY(lb_tok_set_missing(l->t, l->err, "BPE without a ByteLevel decoder"));
-    return part(l, "post_processor", post_processor);
+    LB_TRY(part(l, "decoder", lb_tok_load_decoder));
+    LB_TRY(part(l, "post_processor", post_processor));
+    if (t->missing || is_byte_level(t, l->decoder, plain_bpe)) {
+        t->n_step -= !t->missing;
+        lb_kind_free(t->kind);
+        t->kind = NULL;
+    }
+    return LB_OK;
 }

@@ -2,7 +2,7 @@
 #include <string.h>
 
 #include "core/base/mem.h"
-#include "core/text/tok_impl.h"
+#include "core/text/tok_kind.h"
 
 #define MAX_PATTERN_BYTES 65536
 
@@ -109,6 +109,22 @@ static enum lb_status compile(struct lb_step *s, const char *pattern, bool liter
     }
     s->jit = pcre2_jit_compile(s->re, PCRE2_JIT_COMPLETE) == 0; /* where JIT is forbidden, the interpreter serves */
     return LB_OK;
+}
+
+enum lb_status lb_pattern_compile(const char *pattern, pcre2_code **re, const char **unsupported, struct lb_err *err)
+{
+    struct lb_str own = {0};
+    struct lb_step s = {0};
+    enum lb_status status = LB_OK;
+    *unsupported = NULL;
+    translate(pattern, &own, unsupported);
+    if (own.failed)
+        status = lb_err_memory(err, "a pattern", strlen(pattern));
+    else if (!*unsupported)
+        status = compile(&s, own.data ? own.data : "", false, err);
+    *re = s.re;
+    lb_str_release(&own);
+    return status;
 }
 
 enum lb_status lb_split_add(struct lb_tok *t, const char *pattern, bool literal, enum lb_split_behavior behavior,
@@ -266,6 +282,8 @@ enum lb_status lb_split_walk(const struct lb_tok *t, struct lb_tok_ctx *c, int s
         struct splitter s = {.t = t, .c = c, .text = text.data, .out = out, .step = step};
         return split(&s, text, err);
     }
+    if (t->step[step].kind != LB_STEP_PATTERN)
+        return lb_step_walk(t, c, step, text, out, err);
     if (text.data[0] == ' ')
         return lb_split_walk(t, c, step + 1, text, out, err);
     struct lb_str *spaced = &c->spaced[step];
@@ -274,5 +292,6 @@ enum lb_status lb_split_walk(const struct lb_tok *t, struct lb_tok_ctx *c, int s
     lb_str_put(spaced, text.data, text.len);
     if (spaced->failed)
         return lb_err_memory(err, "a text", text.len);
+    c->first = text.data == c->first ? spaced->data : NULL;
     return lb_split_walk(t, c, step + 1, (struct lb_bytes){spaced->data, spaced->len}, out, err);
 }

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "core/base/mem.h"
-#include "core/text/tok_impl.h"
+#include "core/text/tok_kind.h"
 
 /* Names of tokenizer.ggml.pre whose patterns are known. "default", and a file without the name, is what llama.cpp
  * takes then: four cuts one after another. */
@@ -60,6 +60,7 @@ static void take_ids(struct lb_tok *t, const struct lb_vocab *v)
     t->bos = named_id(v, v->bos);
     t->eos = named_id(v, v->eos);
     t->pad = named_id(v, v->pad);
+    t->unk_token = named_id(v, v->unk);
     for (int i = 0; i < 2; i++)
         if (more[i] >= 0 && more[i] != t->eos && (t->n_more_eos == 0 || more[i] != t->more_eos[0]))
             t->more_eos[t->n_more_eos++] = more[i];
@@ -93,6 +94,7 @@ static enum lb_status add_added(struct lb_tok *t, int32_t id, struct lb_bytes te
     struct lb_added a = {.text = (char *)(uintptr_t)text.data, .len = text.len, .id = id, .special = special};
     bool listed = lb_tok_find(t, text.data, text.len, false) < 0;
     lb_tok_set(t, id, text.data, text.len, special ? LB_TOKEN_SPECIAL : 0, listed);
+    LB_TRY(lb_added_put(&t->named, &a, err));
     return lb_added_put(&t->raw, &a, err);
 }
 
@@ -145,6 +147,22 @@ static enum lb_status add_patterns(struct lb_tok *t, const struct pre_kind *kind
     return LB_OK;
 }
 
+/* SentencePiece BPE as llama.cpp has it: every text between tokens gets a space in front, none is taken away. */
+static enum lb_status fill_llama(struct lb_tok *t, const struct lb_vocab *v, struct lb_err *err)
+{
+    struct lb_sentence_spec spec = {.byte_fallback = true, .user_added = true};
+    spec.norm = (struct lb_norm){.kind = LB_NORM_SENTENCE, .dummy_prefix = v->add_space_prefix != 0, .escape = true};
+    enum lb_status status = lb_sentence_build(t, v, &spec, err);
+    lb_norm_release(&spec.norm);
+    LB_TRY(status);
+    lb_added_sort(&t->raw);
+    lb_added_sort(&t->named);
+    LB_TRY(lb_kind_finish(t, err));
+    if (v->add_bos != 0 && t->bos >= 0)
+        return lb_ids_put(&t->prefix, (int32_t)t->bos, err);
+    return LB_OK;
+}
+
 static enum lb_status fill(struct lb_tok *t, const struct lb_vocab *v, struct lb_err *err)
 {
     struct lb_str shown = {0};
@@ -157,7 +175,7 @@ static enum lb_status fill(struct lb_tok *t, const struct lb_vocab *v, struct lb
     if (v->model.len == 0)
         return lb_tok_set_missing(t, err, "no tokenizer in the GGUF file");
     if (is(v->model, "llama"))
-        return lb_tok_set_missing(t, err, "SentencePiece BPE (GGUF tokenizer \"llama\")");
+        return fill_llama(t, v, err);
     if (!is(v->model, "gpt2")) {
         status = lb_tok_set_missing(t, err, "GGUF tokenizer %s", lb_tok_shown(&shown, v->model.data, v->model.len));
         goto out;
@@ -170,12 +188,15 @@ static enum lb_status fill(struct lb_tok *t, const struct lb_vocab *v, struct lb
         return lb_err_set(err, LB_E_INPUT, "tokenizer.ggml.tokens is empty");
     LB_TRY_OUT(status, lb_tok_reserve(t, t->n_id, v->n_token, v->n_merge, err));
     t->ignore_merges = kind->ignore_merges;
-    t->nfc = kind->nfc;
+    struct lb_norm nfc = {.kind = LB_NORM_NFC};
+    if (kind->nfc)
+        LB_TRY_OUT(status, lb_norm_add(t, &nfc, err));
     LB_TRY_OUT(status, add_tokens(t, v, err));
     LB_TRY_OUT(status, add_merges(t, v, err));
     LB_TRY_OUT(status, add_patterns(t, kind, err));
     lb_tok_find_bytes(t);
     lb_added_sort(&t->raw);
+    lb_added_sort(&t->named);
     if ((v->add_bos < 0 ? kind->add_bos : v->add_bos != 0) && t->bos >= 0)
         status = lb_ids_put(&t->prefix, (int32_t)t->bos, err);
 out:
@@ -189,7 +210,7 @@ enum lb_status lb_tok_open_vocab(struct lb_tok **out, const struct lb_vocab *v, 
     struct lb_tok *t = lb_mem_new(1, sizeof *t);
     if (!t)
         return lb_err_memory(err, "a tokenizer", sizeof *t);
-    t->bos = t->eos = t->pad = -1;
+    t->bos = t->eos = t->pad = t->unk_token = -1;
     t->unk = -1;
     enum lb_status status = fill(t, v, err);
     if (status != LB_OK) {

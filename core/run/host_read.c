@@ -1,0 +1,173 @@
+#include <string.h>
+
+#include "core/base/mem.h"
+#include "core/run/idset.h"
+#include "core/run/run.h"
+
+/* ---- reader: lines -> rows ---- */
+
+static void warn_name(void *ctx, int64_t index, const char *member, const char *known)
+{
+    struct lb_run *r = ctx;
+    if (!atomic_exchange(&r->warned_name, true))
+        lb_log_put(r->spec->log, LB_LOG_WARN, "row %lld: unknown member \"%s\" is ignored; did you mean \"%s\"?",
+                   (long long)index, member, known);
+}
+
+/* What an unreadable line is written as is said by the first readable one: until that comes they are held, some of
+ * them, so that memory has an end. */
+#define MAX_HELD 4096
+
+struct reader {
+    struct lb_run *r;
+    struct lb_row_spec spec;
+    bool settled, over; /* over: the run takes no more rows */
+    enum lb_row_api form;
+    struct lb_work *held, **held_end;
+    int n_held;
+    /* ids */
+    struct lb_id_set ids;
+    bool told;         /* of an id that came again: once */
+    const char **file; /* [n_file] names, lent by the line reader */
+    size_t n_file, cap_file;
+};
+
+static void push_row(struct reader *rd, struct lb_work *w)
+{
+    if (rd->over || !lb_queue_push(&rd->r->raw, w)) {
+        lb_work_free(w);
+        rd->over = true;
+    }
+}
+
+static void settle(struct reader *rd, enum lb_row_api form)
+{
+    rd->settled = true;
+    rd->form = form;
+    while (rd->held) {
+        struct lb_work *w = rd->held;
+        rd->held = w->next;
+        w->row.api = form;
+        push_row(rd, w);
+    }
+}
+
+static void hand_on(struct reader *rd, struct lb_work *w)
+{
+    if (!w->row.unread || rd->spec.format != LB_FORMAT_AUTO) {
+        if (!rd->settled)
+            settle(rd, w->row.api == LB_API_NATIVE ? LB_API_NATIVE : LB_API_OPENAI);
+        push_row(rd, w);
+        return;
+    }
+    w->row.api = rd->form;
+    if (rd->settled) {
+        push_row(rd, w);
+        return;
+    }
+    w->next = NULL;
+    *rd->held_end = w;
+    rd->held_end = &w->next;
+    if (++rd->n_held == MAX_HELD)
+        settle(rd, LB_API_NATIVE);
+}
+
+static enum lb_status place_of(struct reader *rd, const struct lb_line *line, struct lb_id_place *at,
+                               struct lb_err *err)
+{
+    if (rd->n_file == 0 || rd->file[rd->n_file - 1] != line->file) {
+        void *list = rd->file;
+        LB_TRY(lb_mem_grow(&list, &rd->cap_file, rd->n_file + 1, sizeof *rd->file, "names of inputs", err));
+        rd->file = list;
+        rd->file[rd->n_file++] = line->file;
+    }
+    *at = (struct lb_id_place){(uint32_t)(rd->n_file - 1), (uint32_t)line->number};
+    return LB_OK;
+}
+
+/* Warns of an id that two rows have. */
+static enum lb_status watch_id(struct reader *rd, const struct lb_row *row, const struct lb_line *line,
+                               struct lb_err *err)
+{
+    struct lb_id_place at, first;
+    bool again;
+    if (rd->told || !row->has_id)
+        return LB_OK;
+    LB_TRY(place_of(rd, line, &at, err));
+    LB_TRY(lb_id_set_add(&rd->ids, row->key, at, &again, &first, err));
+    if (!again)
+        return LB_OK;
+    rd->told = true;
+    lb_id_set_release(&rd->ids);
+    return lb_audit_row(rd->r->spec->audit, "duplicate_id", LB_CHANGES, err,
+                        "%s:%lld: the id %.80s is that of %s:%lld too: what is drawn for one is drawn for the other",
+                        line->file, (long long)line->number, row->id_json, rd->file[first.file], (long long)first.line);
+}
+
+static enum lb_status hand_row(struct reader *rd, const struct lb_line *line, struct lb_err *err)
+{
+    struct lb_run *r = rd->r;
+    struct lb_work *w = lb_work_new();
+    if (!w)
+        return lb_err_memory(err, "a row", sizeof *w);
+    enum lb_status status = lb_row_parse(&w->row, &rd->spec, line->index, line->data, line->len, err);
+    w->time.read = lb_now();
+    atomic_fetch_add(&r->bytes_read, (long long)line->len + 1);
+    atomic_fetch_add(&r->rows_read, 1);
+    if (status == LB_OK && line->file)
+        status = watch_id(rd, &w->row, line, err);
+    if (status == LB_OK)
+        hand_on(rd, w);
+    else
+        lb_work_free(w);
+    return status;
+}
+
+/* `-p TEXT` is a row like any other. */
+static enum lb_status read_prompt(struct reader *rd, struct lb_err *err)
+{
+    const char *key = rd->spec.input_key ? rd->spec.input_key : "prompt", *prompt = rd->r->spec->prompt;
+    struct lb_str text = {0};
+    lb_str_putc(&text, '{');
+    lb_str_put_json(&text, key, strlen(key));
+    lb_str_putc(&text, ':');
+    lb_str_put_json(&text, prompt, strlen(prompt));
+    lb_str_putc(&text, '}');
+    const struct lb_line line = {.data = text.data, .len = text.len};
+    enum lb_status status = text.failed ? lb_err_memory(err, "the prompt", strlen(prompt)) : hand_row(rd, &line, err);
+    lb_str_release(&text);
+    return status;
+}
+
+static enum lb_status read_lines(struct reader *rd, struct lb_err *err)
+{
+    while (!rd->over) {
+        struct lb_line line;
+        LB_TRY(lb_lines_next(rd->r->spec->lines, &line, err));
+        if (!line.data)
+            return LB_OK;
+        LB_TRY(hand_row(rd, &line, err));
+    }
+    return LB_OK;
+}
+
+void *lb_run_reader(void *run)
+{
+    struct lb_run *r = run;
+    struct lb_err err = LB_ERR_INIT;
+    struct reader rd = {.r = r, .spec = r->spec->rows};
+    rd.spec.close_name = warn_name;
+    rd.spec.ctx = r;
+    rd.held_end = &rd.held;
+    lb_run_be_nice();
+    enum lb_status status = r->spec->lines ? read_lines(&rd, &err) : read_prompt(&rd, &err);
+    if (!rd.settled)
+        settle(&rd, LB_API_NATIVE);
+    if (status != LB_OK && status != LB_E_INTERRUPTED)
+        lb_run_fail(r, &err, status != LB_E_INPUT);
+    atomic_store(&r->read_all, true);
+    lb_queue_close(&r->raw);
+    lb_id_set_release(&rd.ids);
+    lb_mem_free(rd.file);
+    return NULL;
+}
