@@ -13,11 +13,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 OUT = os.path.join(HERE, "tokenizers")
-RULES = "FB01\t66 69\n3000\t20\nA0\t20\n65 301\tE9\n2460\t31\n41\t61\nFDFA\t635 20 627 20 639\n200B\t\n"
+RULES = "FB01\t66 69\n3000\t20\nA0\t20\n65 301\tE9\n65 301 308\t65 65\n2460\t31\n41\t61\nFDFA\t635 20 627 20 639\n200B\t\n"
 EXTRA = ["naïve café résumé", "中文字符测试", "Привет мир", "ﬁne ① Aé", "a\tb", "🙁 🦙 👍🏽", "x  y   z", "foo(bar, 1) == {2};"]
 POOLS = [
     list("abcdefghijklmnopqrstuvwxyz"), list("ABC0123456789"), list(" .,;:!?'\"()-_/\\<>[]{}"), [" ", "  ", "   "],
-    list("\t\n\r\xa0\u3000\u200b\u2028\x01"), list("éèüﬁ①½ﷺıßİ"), list("\u0301\u0308\u20dd"), list("中文字符測あア한국"),
+    list("\t\n\r\xa0\u3000\u200b\u2028\x01"), list("éèüﬁ①½ﷺıßİ"), list("\u0301\u0308\u20dd"), ["e\u0301", "e\u0301\u0308"], list("中文字符測あア한국"),
     list("Приветмир"), list("🙁🦙👍🏽"), list("▁▁Ġ�"), ["foo", "bar", "the ", "What", "<t>", "<0x41>", " sad", "ing"],
 ]
 
@@ -52,11 +52,12 @@ def train_sentence(name, lines, **options):
     return model
 
 
-def sentence_rows(data, seed):
+def sentence_rows(data, lines, seed):
     """Texts without control pieces in them, with ids."""
     processor = spm.SentencePieceProcessor(model_proto=data)
     rng = random.Random(seed)
-    return [[text, processor.encode(text)] for text in (random_text(rng) for _ in range(100))]
+    texts = [random_text(rng) for _ in range(80)] + [rng.choice(lines)[:80] for _ in range(40)]
+    return [[text, processor.encode(text)] for text in texts]
 
 
 def sentence_models(lines):
@@ -76,7 +77,7 @@ def sentence_models(lines):
         data = model.SerializeToString()
         with open(os.path.join(OUT, name + ".model"), "wb") as f:
             f.write(data)
-        out.append({"file": name + ".model", "rows": sentence_rows(data, seed)})
+        out.append({"file": name + ".model", "rows": sentence_rows(data, lines, seed)})
     return out, bpe.normalizer_spec.precompiled_charsmap
 
 

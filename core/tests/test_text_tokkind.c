@@ -102,7 +102,7 @@ static void test_sentence_models(void **state)
         assert_int_equal(lb_tok_unk(t), 0);
         assert_int_equal(lb_tok_id(t, "</s>", 4), 2);
         struct lb_tok_ctx *c = open_ctx(t);
-        assert_int_equal(json_array_size(rows), 100);
+        assert_int_equal(json_array_size(rows), 120);
         for (size_t k = 0; k < json_array_size(rows); k++) {
             const json_t *row = json_array_get(rows, k);
             if (!encodes_to(t, c, json_array_get(row, 0), LB_TOK_PLAIN, json_array_get(row, 1)) && n_bad++ < 5)
