@@ -35,17 +35,6 @@ enum lb_status lb_tok_reserve(struct lb_tok *t, int64_t n_id, size_t n_token, si
     return LB_OK;
 }
 
-/* Byte that a code point stands for in byte-level files, or -1 (models.md 3.6). */
-static int byte_of(uint32_t cp)
-{
-    if ((cp >= 33 && cp <= 126) || (cp >= 161 && cp <= 172) || (cp >= 174 && cp <= 255))
-        return (int)cp;
-    if (cp < 256 || cp > 323)
-        return -1;
-    int nth = (int)cp - 256; /* among the 68 bytes that have no character of their own: 0..32, 127..160, 173 */
-    return nth <= 32 ? nth : nth <= 66 ? nth + 94 : 173;
-}
-
 bool lb_tok_unmap(const char *text, size_t n, struct lb_str *out)
 {
     size_t at = out->len;
@@ -56,7 +45,7 @@ bool lb_tok_unmap(const char *text, size_t n, struct lb_str *out)
     for (size_t i = 0; i < n;) {
         int len = 1, byte = (unsigned char)text[i];
         if (byte < 33 || byte > 126)
-            byte = byte_of(lb_utf8_decode(text + i, n - i, &len));
+            byte = lb_tok_byte_of(lb_utf8_decode(text + i, n - i, &len));
         if (byte < 0) {
             memcpy(begin, text, n);
             return false;
@@ -115,6 +104,14 @@ bool lb_tok_set(struct lb_tok *t, int32_t id, const char *bytes, size_t n, uint3
     return true;
 }
 
+size_t lb_tok_n_listed(const struct lb_tok *t)
+{
+    size_t n = 0;
+    for (size_t i = 0; i <= t->vocab_mask; i++)
+        n += t->vocab[i].id >= 0;
+    return n;
+}
+
 void lb_tok_find_bytes(struct lb_tok *t)
 {
     for (int b = 0; b < 256; b++) {
@@ -139,6 +136,21 @@ static struct lb_merge *merge_slot(const struct lb_tok *t, int32_t left, int32_t
     }
 }
 
+static bool join(struct lb_tok *t, int32_t a, int32_t b, int32_t c, uint32_t rank)
+{
+    if (a < 0 || b < 0 || c < 0)
+        return false;
+    *merge_slot(t, a, b) = (struct lb_merge){(uint64_t)(uint32_t)a << 32 | (uint32_t)b, rank, c};
+    return true;
+}
+
+bool lb_tok_join(struct lb_tok *t, struct lb_bytes both, size_t n_left, bool plain, uint32_t rank)
+{
+    int32_t a = lb_tok_find(t, both.data, n_left, plain);
+    int32_t b = lb_tok_find(t, both.data + n_left, both.len - n_left, plain);
+    return join(t, a, b, lb_tok_find(t, both.data, both.len, plain), rank);
+}
+
 bool lb_tok_add_merge(struct lb_tok *t, struct lb_bytes left, struct lb_bytes right, uint32_t rank,
                       struct lb_str *scratch)
 {
@@ -146,24 +158,19 @@ bool lb_tok_add_merge(struct lb_tok *t, struct lb_bytes left, struct lb_bytes ri
     lb_str_clear(s);
     bool plain = !lb_tok_unmap(left.data, left.len, s);
     size_t n_left = s->len;
-    int32_t a = lb_tok_find(t, s->data ? s->data : "", n_left, plain);
     bool plain_right = !lb_tok_unmap(right.data, right.len, s);
-    int32_t b = lb_tok_find(t, s->data ? s->data + n_left : "", s->len - n_left, plain_right);
-    int32_t c = -1;
-    if (plain != plain_right) {
-        /* one side was turned into bytes, the whole is not: join the texts as they are written */
-        lb_str_clear(s);
-        lb_str_put(s, left.data, left.len);
-        lb_str_put(s, right.data, right.len);
-        plain = true;
-    }
-    if (!s->failed)
-        c = lb_tok_find(t, s->data ? s->data : "", s->len, plain);
-    if (a < 0 || b < 0 || c < 0)
+    const char *data = s->data ? s->data : "";
+    if (s->failed)
         return false;
-    struct lb_merge *m = merge_slot(t, a, b);
-    *m = (struct lb_merge){(uint64_t)(uint32_t)a << 32 | (uint32_t)b, rank, c};
-    return true;
+    if (plain == plain_right)
+        return lb_tok_join(t, (struct lb_bytes){data, s->len}, n_left, plain, rank);
+    int32_t a = lb_tok_find(t, data, n_left, plain);
+    int32_t b = lb_tok_find(t, data + n_left, s->len - n_left, plain_right);
+    /* one side was turned into bytes, the whole is not: join the texts as they are written */
+    lb_str_clear(s);
+    lb_str_put(s, left.data, left.len);
+    lb_str_put(s, right.data, right.len);
+    return !s->failed && join(t, a, b, lb_tok_find(t, s->data ? s->data : "", s->len, true), rank);
 }
 
 enum lb_status lb_ids_put(struct lb_ids *ids, int32_t id, struct lb_err *err)

@@ -1,4 +1,4 @@
-/* Inside of the tokenizer: what tok_*.c share. Nobody outside core/text includes this.
+/* Inside of the tokenizer: what tok_*.c share. Nobody outside core/text and its tests includes this.
  *
  * Everything works on raw bytes. The 256 printable characters by which byte-level files write bytes (models.md 3.6) are
  * turned into bytes once, while loading, so that encoding and decoding never see them. */
@@ -10,6 +10,7 @@
 #include <pcre2.h>
 
 #include "core/text/tok.h"
+#include "core/text/tok_scan.h"
 
 /* Ids at or above this are refused: no vocabulary is near it, and a file could ask for any amount of memory. */
 #define LB_TOK_MAX_ID (1 << 24)
@@ -129,17 +130,32 @@ struct lb_tok_ctx {
 /* Memory of a tokenizer (tok_bpe.c). Sizes are upper bounds; n_token counts entries of the vocabulary. */
 enum lb_status lb_tok_reserve(struct lb_tok *t, int64_t n_id, size_t n_token, size_t n_merge, struct lb_err *err);
 
+/* Byte that a code point stands for in byte-level files, or -1 (models.md 3.6). */
+static inline int lb_tok_byte_of(uint32_t cp)
+{
+    if ((cp >= 33 && cp <= 126) || (cp >= 161 && cp <= 172) || (cp >= 174 && cp <= 255))
+        return (int)cp;
+    if (cp < 256 || cp > 323)
+        return -1;
+    int nth = (int)cp - 256; /* among the 68 bytes that have no character of their own: 0..32, 127..160, 173 */
+    return nth <= 32 ? nth : nth <= 66 ? nth + 94 : 173;
+}
+
 /* Appends raw bytes of a token as a file writes it; false when a character is outside the byte map (then its UTF-8). */
 bool lb_tok_unmap(const char *text, size_t n, struct lb_str *out);
 
 /* Gives an id its bytes, and with `listed` makes it findable by them. An id may be set once: false when it was. */
 bool lb_tok_set(struct lb_tok *t, int32_t id, const char *bytes, size_t n, uint32_t flags, bool listed);
 int32_t lb_tok_find(const struct lb_tok *t, const char *bytes, size_t n, bool plain); /* -1: none */
+size_t lb_tok_n_listed(const struct lb_tok *t); /* different byte strings that are findable */
 
 /* Adds the merge left + right of a rank; false when one of the three tokens is unknown. A pair that comes twice keeps
  * its later rank. The texts are as the file writes them; what scratch holds is lost. */
 bool lb_tok_add_merge(struct lb_tok *t, struct lb_bytes left, struct lb_bytes right, uint32_t rank,
                       struct lb_str *scratch);
+
+/* The same for raw bytes: the left token's n_left bytes and the right one's. */
+bool lb_tok_join(struct lb_tok *t, struct lb_bytes both, size_t n_left, bool plain, uint32_t rank);
 void lb_tok_find_bytes(struct lb_tok *t); /* fills byte_id */
 
 /* Ids of one pre-token (models.md 3.3), through the context's cache of words. */
@@ -182,6 +198,9 @@ struct lb_tok_load {
     struct lb_tok *t;
     const char *path; /* of the file that is being read, for messages */
     json_t *root, *config;
+    struct lb_tok_scan scan;       /* what root lacks, where n_token > 0 */
+    bool whole;                    /* root must hold all of the file */
+    bool refused;                  /* what was scanned is not regular: all must be read anew, with `whole` */
     bool byte_level, byte_decoder; /* which ByteLevel parts were met */
     struct lb_str text;            /* scratch */
     struct lb_str shown;           /* scratch of lb_tok_shown */
