@@ -64,11 +64,15 @@ enum lb_split_behavior {
     LB_SPLIT_CONTIGUOUS
 };
 
+/* Patterns that are matched by hand (tok_match.c). */
+enum lb_match_kind { LB_MATCH_PCRE2, LB_MATCH_LLAMA3, LB_MATCH_QWEN2, LB_MATCH_QWEN35, LB_MATCH_GPT2, LB_MATCH_NUMBER };
+
 /* One pre-tokenizer step: a pattern whose matches cut the text, or (re NULL) a space in front of pieces without one. */
 struct lb_step {
     pcre2_code *re;
     bool jit, invert;
     enum lb_split_behavior behavior;
+    enum lb_match_kind by_hand; /* cuts the text into the pieces that re and behavior give */
 };
 
 struct lb_tok {
@@ -190,6 +194,13 @@ enum lb_status lb_split_add_gpt2(struct lb_tok *t, struct lb_err *err);
 /* Cuts text by the tokenizer's steps from `step` on and appends the ids of each word. */
 enum lb_status lb_split_walk(const struct lb_tok *t, struct lb_tok_ctx *c, int step, struct lb_bytes text,
                              struct lb_ids *out, struct lb_err *err);
+
+/* How a pattern, as a file writes it, can be matched by hand. */
+enum lb_match_kind lb_match_find(const char *pattern);
+
+/* End of the piece that begins at `at` < n; the text is valid UTF-8. For LB_MATCH_NUMBER pieces are matches and the
+ * gaps between them, for the others all are matches. */
+size_t lb_match_next(enum lb_match_kind kind, const char *text, size_t n, size_t at);
 
 extern const char lb_pattern_llama3[], lb_pattern_qwen2[], lb_pattern_qwen35[], lb_pattern_gpt2[];
 

@@ -1,4 +1,4 @@
-/* Pre-tokenizers: cutting text into words with patterns through PCRE2 (models.md 3.4, 3.5). */
+/* Pre-tokenizers: cutting text into words with patterns, by hand or through PCRE2 (models.md 3.4, 3.5). */
 #include <string.h>
 
 #include "core/base/mem.h"
@@ -111,6 +111,15 @@ static enum lb_status compile(struct lb_step *s, const char *pattern, bool liter
     return LB_OK;
 }
 
+/* Where each match is a piece and so is each gap, or there are no gaps, the pieces are what the matcher finds. */
+static enum lb_match_kind by_hand(const struct lb_step *s, const char *pattern)
+{
+    enum lb_match_kind kind = lb_match_find(pattern);
+    bool cuts = s->behavior == LB_SPLIT_ISOLATED;
+    bool keeps = s->behavior == LB_SPLIT_REMOVED && s->invert && kind != LB_MATCH_NUMBER;
+    return cuts || keeps ? kind : LB_MATCH_PCRE2;
+}
+
 enum lb_status lb_split_add(struct lb_tok *t, const char *pattern, bool literal, enum lb_split_behavior behavior,
                             bool invert, const char **unsupported, struct lb_err *err)
 {
@@ -128,8 +137,11 @@ enum lb_status lb_split_add(struct lb_tok *t, const char *pattern, bool literal,
         status = lb_err_memory(err, "a pattern", strlen(pattern));
     else if (!*unsupported)
         status = compile(&s, own.data ? own.data : "", literal, err);
-    if (status == LB_OK && !*unsupported)
+    if (status == LB_OK && !*unsupported) {
+        if (!literal)
+            s.by_hand = by_hand(&s, pattern);
         t->step[t->n_step++] = s;
+    }
     lb_str_release(&own);
     return status;
 }
@@ -255,6 +267,22 @@ static enum lb_status split(struct splitter *s, struct lb_bytes text, struct lb_
     return release(s, err);
 }
 
+static enum lb_status split_by_hand(const struct lb_tok *t, struct lb_tok_ctx *c, int step, struct lb_bytes text,
+                                    struct lb_ids *out, struct lb_err *err)
+{
+    enum lb_match_kind kind = t->step[step].by_hand;
+    bool last = step + 1 == t->n_step;
+    for (size_t at = 0; at < text.len;) {
+        size_t stop = lb_match_next(kind, text.data, text.len, at);
+        if (last)
+            LB_TRY(lb_bpe_word(t, c, text.data + at, stop - at, out, err));
+        else
+            LB_TRY(lb_split_walk(t, c, step + 1, (struct lb_bytes){text.data + at, stop - at}, out, err));
+        at = stop;
+    }
+    return LB_OK;
+}
+
 enum lb_status lb_split_walk(const struct lb_tok *t, struct lb_tok_ctx *c, int step, struct lb_bytes text,
                              struct lb_ids *out, struct lb_err *err)
 {
@@ -262,6 +290,8 @@ enum lb_status lb_split_walk(const struct lb_tok *t, struct lb_tok_ctx *c, int s
         return LB_OK;
     if (step == t->n_step)
         return lb_bpe_word(t, c, text.data, text.len, out, err);
+    if (t->step[step].by_hand != LB_MATCH_PCRE2)
+        return split_by_hand(t, c, step, text, out, err);
     if (t->step[step].re) {
         struct splitter s = {.t = t, .c = c, .text = text.data, .out = out, .step = step};
         return split(&s, text, err);
