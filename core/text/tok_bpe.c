@@ -7,11 +7,15 @@
 
 #define CACHE_SLOTS ((size_t)1 << 15) /* of 64 bytes: 2 MiB a context */
 #define SCAN_MAX 40                   /* words up to this many symbols are merged by scanning */
+#define BYTES_MAX 120                 /* words up to this many bytes are merged in place, when all bytes are tokens */
+#define RANK_MAX (1 << 23)            /* ranks below this leave room for a place in an int32_t */
+#define NO_PAIR INT32_MAX
 
+/* At least a third of the slots stays free. */
 static size_t table_slots(size_t n)
 {
     size_t slots = 64;
-    while (slots < n * 2)
+    while (slots < n + n / 2)
         slots *= 2;
     return slots;
 }
@@ -20,12 +24,18 @@ enum lb_status lb_tok_reserve(struct lb_tok *t, int64_t n_id, size_t n_token, si
 {
     size_t n_slot = table_slots(n_token), n_pair = table_slots(n_merge);
     t->n_id = n_id;
-    t->token = lb_mem_new((size_t)n_id, sizeof *t->token);
-    t->vocab = lb_mem_new(n_slot, sizeof *t->vocab);
-    t->merge = lb_mem_new(n_pair, sizeof *t->merge);
-    if (!t->token || !t->vocab || !t->merge)
-        return lb_err_memory(err, "the vocabulary",
-                             (size_t)n_id * sizeof *t->token + n_slot * sizeof *t->vocab + n_pair * sizeof *t->merge);
+    size_t token_bytes = (size_t)n_id * sizeof *t->token;
+    size_t vocab_bytes = n_slot * sizeof *t->vocab, merge_bytes = n_pair * sizeof *t->merge;
+    int filter_log = 10; /* six bits a merge: one pair in eight or fewer that does not merge passes */
+    while (((size_t)1 << filter_log) < 6 * n_merge)
+        filter_log++;
+    size_t filter_bytes = ((size_t)1 << filter_log) / 8;
+    LB_TRY(lb_arena_init(&t->tables, token_bytes + vocab_bytes + merge_bytes + filter_bytes + (size_t)4 * 64, err));
+    t->token = lb_arena_take(&t->tables, token_bytes);
+    t->vocab = lb_arena_take(&t->tables, vocab_bytes);
+    t->merge = lb_arena_take(&t->tables, merge_bytes);
+    t->filter = lb_arena_take(&t->tables, filter_bytes);
+    t->filter_shift = 64 - filter_log;
     t->vocab_mask = n_slot - 1;
     t->merge_mask = n_pair - 1;
     for (size_t i = 0; i < n_slot; i++)
@@ -65,7 +75,7 @@ static bool same_token(const struct lb_tok *t, int32_t id, const char *bytes, si
            (n == 0 || memcmp(t->pool.data + k->at, bytes, n) == 0);
 }
 
-/* Slot of these bytes: the one that holds them or the free one where they belong. Half of the slots stay free. */
+/* Slot of these bytes: the one that holds them or the free one where they belong. */
 static struct lb_vocab_slot *vocab_slot(const struct lb_tok *t, const char *bytes, size_t n, bool plain)
 {
     uint64_t h = lb_hash64(bytes, n, plain);
@@ -112,35 +122,45 @@ size_t lb_tok_n_listed(const struct lb_tok *t)
     return n;
 }
 
-void lb_tok_find_bytes(struct lb_tok *t)
+static uint64_t merge_hash(uint64_t key)
 {
-    for (int b = 0; b < 256; b++) {
-        char c = (char)b;
-        t->byte_id[b] = lb_tok_find(t, &c, 1, false);
-    }
+    return key * 0x9E3779B97F4A7C15u;
 }
 
-static size_t merge_hash(uint64_t key)
+static struct lb_merge *merge_slot(const struct lb_tok *t, uint64_t key)
 {
-    key *= 0x9E3779B97F4A7C15u;
-    return (size_t)(key ^ key >> 29);
-}
-
-static struct lb_merge *merge_slot(const struct lb_tok *t, int32_t left, int32_t right)
-{
-    uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-    for (size_t i = merge_hash(key) & t->merge_mask;; i = (i + 1) & t->merge_mask) {
+    uint64_t h = merge_hash(key);
+    for (size_t i = (h ^ h >> 29) & t->merge_mask;; i = (i + 1) & t->merge_mask) {
         struct lb_merge *m = &t->merge[i];
         if (m->key == key || m->key == UINT64_MAX)
             return m;
     }
 }
 
+static inline uint64_t merge_key(int32_t left, int32_t right)
+{
+    return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+}
+
+/* The merge of two tokens, or NULL. Most pairs of a text do not merge: one bit a pair, in a table that the processor's
+ * second cache holds, tells nearly all of them without a look into the large one. */
+static inline const struct lb_merge *find_merge(const struct lb_tok *t, int32_t left, int32_t right)
+{
+    uint64_t key = merge_key(left, right), bit = merge_hash(key) >> t->filter_shift;
+    if (!(t->filter[bit / 64] >> bit % 64 & 1))
+        return NULL;
+    const struct lb_merge *m = merge_slot(t, key);
+    return m->key == key ? m : NULL;
+}
+
 static bool join(struct lb_tok *t, int32_t a, int32_t b, int32_t c, uint32_t rank)
 {
     if (a < 0 || b < 0 || c < 0)
         return false;
-    *merge_slot(t, a, b) = (struct lb_merge){(uint64_t)(uint32_t)a << 32 | (uint32_t)b, rank, c};
+    t->max_rank = rank > t->max_rank ? rank : t->max_rank;
+    uint64_t key = merge_key(a, b), bit = merge_hash(key) >> t->filter_shift;
+    t->filter[bit / 64] |= (uint64_t)1 << bit % 64;
+    *merge_slot(t, key) = (struct lb_merge){key, rank, c};
     return true;
 }
 
@@ -171,6 +191,23 @@ bool lb_tok_add_merge(struct lb_tok *t, struct lb_bytes left, struct lb_bytes ri
     lb_str_put(s, left.data, left.len);
     lb_str_put(s, right.data, right.len);
     return !s->failed && join(t, a, b, lb_tok_find(t, s->data ? s->data : "", s->len, true), rank);
+}
+
+void lb_tok_find_bytes(struct lb_tok *t)
+{
+    bool all = t->max_rank < RANK_MAX;
+    for (int b = 0; b < 256; b++) {
+        char c = (char)b;
+        t->byte_id[b] = lb_tok_find(t, &c, 1, false);
+        all = all && t->byte_id[b] >= 0;
+    }
+    if (!all)
+        return;
+    t->pair = lb_mem_new(256 * 256, sizeof *t->pair); /* without it words are merged another way */
+    for (int i = 0; t->pair && i < 256 * 256; i++) {
+        const struct lb_merge *m = find_merge(t, t->byte_id[i >> 8], t->byte_id[i & 255]);
+        t->pair[i] = (struct lb_pair){m ? (int32_t)(m->rank << 8) : NO_PAIR, m ? m->id : -1};
+    }
 }
 
 enum lb_status lb_ids_put(struct lb_ids *ids, int32_t id, struct lb_err *err)
@@ -210,10 +247,9 @@ static size_t byte_ids(const struct lb_tok *t, const char *word, size_t n, struc
 
 static void look_up(const struct lb_tok *t, struct lb_symbol *s, int32_t right)
 {
-    const struct lb_merge *m = merge_slot(t, s->id, right);
-    bool merges = m->key != UINT64_MAX;
-    s->rank = merges ? m->rank : LB_NO_RANK;
-    s->merged = m->id;
+    const struct lb_merge *m = find_merge(t, s->id, right);
+    s->rank = m ? m->rank : LB_NO_RANK;
+    s->merged = m ? m->id : -1;
 }
 
 /* Merges a short word: the lowest rank is found by scanning, the leftmost first. Returns how many symbols are left. */
@@ -237,6 +273,69 @@ static size_t merge_short(const struct lb_tok *t, struct lb_symbol *s, size_t n)
             look_up(t, &s[best - 1], s[best].id);
     }
     return n;
+}
+
+/* Least of key[n]; n is a multiple of 8. */
+static int32_t least(const int32_t *key, size_t n)
+{
+    int32_t m[8];
+    memcpy(m, key, sizeof m);
+    for (size_t i = 8; i < n; i += 8)
+        for (size_t k = 0; k < 8; k++)
+            m[k] = key[i + k] < m[k] ? key[i + k] : m[k];
+    for (size_t k = 1; k < 8; k++)
+        m[0] = m[k] < m[0] ? m[k] : m[0];
+    return m[0];
+}
+
+/* A word whose symbols stay where their first byte is. key is rank << 8 | place of a symbol's pair with the next one,
+ * so that the least key is the leftmost pair of the lowest rank; NO_PAIR where nothing merges. */
+struct places {
+    int32_t key[BYTES_MAX + 8], id[BYTES_MAX], merged[BYTES_MAX];
+    uint8_t next[BYTES_MAX + 1], prev[BYTES_MAX + 1];
+};
+
+static inline void pair_at(const struct lb_tok *t, struct places *p, size_t at, size_t next)
+{
+    const struct lb_merge *m = find_merge(t, p->id[at], p->id[next]);
+    p->key[at] = m ? (int32_t)(m->rank << 8 | at) : NO_PAIR;
+    p->merged[at] = m ? m->id : -1;
+}
+
+/* Merges a word of n <= BYTES_MAX bytes, all of which are tokens, into id[n]; returns how many there are. */
+static size_t merge_places(const struct lb_tok *t, const unsigned char *word, size_t n, int32_t *id)
+{
+    struct places p;
+    for (size_t i = 0; i < n; i++) {
+        p.id[i] = t->byte_id[word[i]];
+        p.next[i] = (uint8_t)(i + 1);
+        p.prev[i + 1] = (uint8_t)i;
+    }
+    for (size_t i = 0; i + 1 < n; i++) {
+        struct lb_pair pair = t->pair[word[i] << 8 | word[i + 1]];
+        p.key[i] = pair.key == NO_PAIR ? NO_PAIR : pair.key | (int32_t)i;
+        p.merged[i] = pair.id;
+    }
+    size_t n_key = (n + 7) / 8 * 8;
+    for (size_t i = n - 1; i < n_key; i++)
+        p.key[i] = NO_PAIR;
+    for (int32_t best; (best = least(p.key, n_key)) != NO_PAIR;) {
+        size_t at = (size_t)best & 255, gone = p.next[at], after = p.next[gone];
+        p.id[at] = p.merged[at];
+        p.key[gone] = NO_PAIR;
+        p.next[at] = (uint8_t)after;
+        p.prev[after] = (uint8_t)at;
+        if (after < n)
+            pair_at(t, &p, at, after);
+        else
+            p.key[at] = NO_PAIR;
+        if (at > 0)
+            pair_at(t, &p, p.prev[at], at);
+    }
+    size_t m = 0;
+    for (size_t i = 0; i < n; i = p.next[i])
+        id[m++] = p.id[i];
+    return m;
 }
 
 static void heap_sink(uint64_t *heap, size_t n, size_t i)
@@ -324,6 +423,12 @@ static enum lb_status encode_word(const struct lb_tok *t, struct lb_tok_ctx *c, 
         int32_t id = lb_tok_find(t, word, n, false);
         if (id >= 0)
             return lb_ids_put(out, id, err);
+    }
+    if (t->pair && n <= BYTES_MAX) {
+        if (n > out->cap - out->n)
+            LB_TRY(lb_mem_grow((void **)&out->id, &out->cap, out->n + n, sizeof *out->id, "token ids", err));
+        out->n += merge_places(t, (const unsigned char *)word, n, out->id + out->n);
+        return LB_OK;
     }
     LB_TRY(lb_mem_grow((void **)&c->symbol, &c->symbol_cap, n, sizeof *c->symbol, "a word", err));
     size_t m = byte_ids(t, word, n, c->symbol);

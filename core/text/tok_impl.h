@@ -9,6 +9,7 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include "core/base/mem.h"
 #include "core/text/tok.h"
 #include "core/text/tok_scan.h"
 
@@ -39,6 +40,11 @@ struct lb_merge {
     uint64_t key; /* left id << 32 | right id; UINT64_MAX: free */
     uint32_t rank;
     int32_t id; /* of the result */
+};
+
+/* What two bytes merge to: rank << 8, or INT32_MAX, and the id. */
+struct lb_pair {
+    int32_t key, id;
 };
 
 /* An added token (models.md 3.2). text is what is looked for: normalized when `normalized`. */
@@ -80,12 +86,17 @@ struct lb_tok {
     int64_t n_id, bos, eos, pad, more_eos[4];
     int n_more_eos;
 
+    struct lb_arena tables; /* the next five: looked up at random, so huge pages matter */
     struct lb_token *token; /* [n_id] */
     struct lb_str pool;
     struct lb_vocab_slot *vocab; /* raw bytes -> id, open addressing, vocab_mask + 1 slots */
     size_t vocab_mask;
     struct lb_merge *merge; /* merge_mask + 1 slots */
     size_t merge_mask;
+    uint64_t *filter; /* a bit for each pair that merges, by its hash >> filter_shift */
+    int filter_shift;
+    uint32_t max_rank;
+    struct lb_pair *pair; /* [256 * 256] by first and second byte; NULL when a byte is no token */
     int32_t byte_id[256]; /* -1: the vocabulary lacks the byte */
     int32_t unk;          /* -1: missing bytes vanish */
     bool fuse_unk, ignore_merges, split_special;
@@ -160,7 +171,7 @@ bool lb_tok_add_merge(struct lb_tok *t, struct lb_bytes left, struct lb_bytes ri
 
 /* The same for raw bytes: the left token's n_left bytes and the right one's. */
 bool lb_tok_join(struct lb_tok *t, struct lb_bytes both, size_t n_left, bool plain, uint32_t rank);
-void lb_tok_find_bytes(struct lb_tok *t); /* fills byte_id */
+void lb_tok_find_bytes(struct lb_tok *t); /* fills byte_id and pair, after the merges */
 
 /* Ids of one pre-token (models.md 3.3), through the context's cache of words. */
 enum lb_status lb_bpe_word(const struct lb_tok *t, struct lb_tok_ctx *c, const char *word, size_t n, struct lb_ids *out,
