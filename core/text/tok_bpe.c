@@ -1,4 +1,5 @@
 /* Vocabulary and merge tables, and byte-pair encoding of one word (models.md 3.3). */
+#include <assert.h>
 #include <string.h>
 
 #include "core/base/hash.h"
@@ -218,17 +219,6 @@ enum lb_status lb_ids_put(struct lb_ids *ids, int32_t id, struct lb_err *err)
     return LB_OK;
 }
 
-static enum lb_status put_ids(struct lb_ids *out, const int32_t *id, size_t n, struct lb_err *err)
-{
-    if (n == 0)
-        return LB_OK;
-    if (n > out->cap - out->n)
-        LB_TRY(lb_mem_grow((void **)&out->id, &out->cap, out->n + n, sizeof *id, "token ids", err));
-    memcpy(out->id + out->n, id, n * sizeof *id);
-    out->n += n;
-    return LB_OK;
-}
-
 /* One id a byte; bytes that the vocabulary lacks become unk (runs of them one, when fused) or vanish. */
 static size_t byte_ids(const struct lb_tok *t, const char *word, size_t n, struct lb_symbol *s)
 {
@@ -445,9 +435,69 @@ static enum lb_status encode_word(const struct lb_tok *t, struct lb_tok_ctx *c, 
     return LB_OK;
 }
 
-static bool cached(const struct lb_word *w, const char *word, size_t n)
+static inline uint64_t load8(const char *p)
 {
-    return w->n_byte == n && memcmp(w->byte, word, n) == 0;
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static inline uint32_t load4(const char *p)
+{
+    uint32_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+/* A word of 1 to LB_WORD_BYTES bytes in four numbers that hold each of its bytes, and of which n tells the rest. */
+struct word_bits {
+    uint64_t v[4];
+};
+
+static inline struct word_bits word_bits(const char *w, size_t n)
+{
+    static_assert(LB_WORD_BYTES <= 32, "two numbers at each end");
+    if (n > 16)
+        return (struct word_bits){{load8(w), load8(w + 8), load8(w + n - 16), load8(w + n - 8)}};
+    if (n >= 8)
+        return (struct word_bits){{load8(w), load8(w + n - 8)}};
+    if (n >= 4)
+        return (struct word_bits){{load4(w), load4(w + n - 4)}};
+    return (struct word_bits){
+        {(uint64_t)(unsigned char)w[0] << 16 | (uint64_t)(unsigned char)w[n / 2] << 8 | (unsigned char)w[n - 1]}};
+}
+
+static inline bool cached(const struct lb_word *w, struct word_bits bits, size_t n)
+{
+    if (w->n_byte != n)
+        return false;
+    struct word_bits b = word_bits(w->byte, n);
+    return ((b.v[0] ^ bits.v[0]) | (b.v[1] ^ bits.v[1]) | (b.v[2] ^ bits.v[2]) | (b.v[3] ^ bits.v[3])) == 0;
+}
+
+/* Hash for the cache alone, where a collision costs nothing but time: calling XXH3 would take as long as all the rest.
+ */
+static inline size_t word_slot(struct word_bits b, size_t n)
+{
+    uint64_t h = (b.v[0] ^ n) * 0x9E3779B97F4A7C15u;
+    h = ((h ^ h >> 32) + b.v[1]) * 0xD6E8FEB86659FD93u;
+    h = ((h ^ h >> 32) + b.v[2]) * 0x9E3779B97F4A7C15u;
+    h = ((h ^ h >> 32) + b.v[3]) * 0xD6E8FEB86659FD93u;
+    return (size_t)(h >> 40) & (CACHE_SLOTS - 1);
+}
+
+static void remember(struct lb_word *w, struct lb_word *other, const char *word, size_t n, const struct lb_ids *out,
+                     size_t from)
+{
+    size_t n_id = out->n - from;
+    if (n_id > LB_WORD_IDS)
+        return;
+    *other = *w; /* the newer of two words that share a slot stays */
+    w->n_byte = (uint8_t)n;
+    w->n_id = (uint8_t)n_id;
+    memcpy(w->byte, word, n);
+    if (n_id > 0)
+        memcpy(w->id, out->id + from, n_id * sizeof *w->id);
 }
 
 enum lb_status lb_bpe_word(const struct lb_tok *t, struct lb_tok_ctx *c, const char *word, size_t n, struct lb_ids *out,
@@ -460,21 +510,19 @@ enum lb_status lb_bpe_word(const struct lb_tok *t, struct lb_tok_ctx *c, const c
         if (!c->cache)
             return lb_err_memory(err, "a cache of words", CACHE_SLOTS * sizeof *c->cache);
     }
-    size_t h = lb_hash64(word, n, 0) & (CACHE_SLOTS - 1);
+    struct word_bits bits = word_bits(word, n);
+    size_t h = word_slot(bits, n);
     struct lb_word *w = &c->cache[h], *other = &c->cache[h ^ 1];
-    if (cached(w, word, n))
-        return put_ids(out, w->id, w->n_id, err);
-    if (cached(other, word, n))
-        return put_ids(out, other->id, other->n_id, err);
-    size_t from = out->n;
-    LB_TRY(encode_word(t, c, word, n, out, err));
-    if (out->n - from > LB_WORD_IDS)
+    const struct lb_word *hit = cached(w, bits, n) ? w : cached(other, bits, n) ? other : NULL;
+    if (!hit) {
+        size_t from = out->n;
+        LB_TRY(encode_word(t, c, word, n, out, err));
+        remember(w, other, word, n, out, from);
         return LB_OK;
-    *other = *w; /* the newer of two words that share a slot stays */
-    w->n_byte = (uint8_t)n;
-    w->n_id = (uint8_t)(out->n - from);
-    memcpy(w->byte, word, n);
-    if (w->n_id > 0)
-        memcpy(w->id, out->id + from, w->n_id * sizeof *w->id);
+    }
+    if (LB_WORD_IDS > out->cap - out->n)
+        LB_TRY(lb_mem_grow((void **)&out->id, &out->cap, out->n + LB_WORD_IDS, sizeof *out->id, "token ids", err));
+    memcpy(out->id + out->n, hit->id, sizeof hit->id); /* all of them, whose number the compiler knows */
+    out->n += hit->n_id;
     return LB_OK;
 }

@@ -60,6 +60,7 @@ struct lb_added_set {
     struct lb_added *item;
     size_t n, cap;
     bool first[256]; /* bytes that begin one of them */
+    bool one_first;  /* a single one */
 };
 
 enum lb_split_behavior {
