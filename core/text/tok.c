@@ -131,7 +131,7 @@ void lb_tok_ctx_free(struct lb_tok_ctx *c)
     lb_mem_free(c->code);
     lb_mem_free(c->symbol);
     lb_mem_free(c->heap);
-    lb_mem_free(c->cache);
+    lb_arena_release(&c->words.memory);
     lb_mem_free(c);
 }
 

@@ -1,15 +1,13 @@
 /* Vocabulary and merge tables, and byte-pair encoding of one word (models.md 3.3). */
-#include <assert.h>
 #include <string.h>
 
 #include "core/base/hash.h"
 #include "core/base/mem.h"
 #include "core/text/tok_impl.h"
 
-#define CACHE_SLOTS ((size_t)1 << 15) /* of 64 bytes: 2 MiB a context */
-#define SCAN_MAX 40                   /* words up to this many symbols are merged by scanning */
-#define BYTES_MAX 120                 /* words up to this many bytes are merged in place, when all bytes are tokens */
-#define RANK_MAX (1 << 23)            /* ranks below this leave room for a place in an int32_t */
+#define SCAN_MAX 40        /* words up to this many symbols are merged by scanning */
+#define BYTES_MAX 120      /* words up to this many bytes are merged in place, when all bytes are tokens */
+#define RANK_MAX (1 << 23) /* ranks below this leave room for a place in an int32_t */
 #define NO_PAIR INT32_MAX
 
 /* At least a third of the slots stays free. */
@@ -406,8 +404,8 @@ static size_t merge_long(const struct lb_tok *t, struct lb_tok_ctx *c, size_t n)
     return m;
 }
 
-static enum lb_status encode_word(const struct lb_tok *t, struct lb_tok_ctx *c, const char *word, size_t n,
-                                  struct lb_ids *out, struct lb_err *err)
+enum lb_status lb_bpe_encode(const struct lb_tok *t, struct lb_tok_ctx *c, const char *word, size_t n,
+                             struct lb_ids *out, struct lb_err *err)
 {
     if (t->ignore_merges) {
         int32_t id = lb_tok_find(t, word, n, false);
@@ -432,97 +430,5 @@ static enum lb_status encode_word(const struct lb_tok *t, struct lb_tok_ctx *c, 
         LB_TRY(lb_mem_grow((void **)&out->id, &out->cap, out->n + m, sizeof *out->id, "token ids", err));
     for (size_t i = 0; i < m; i++)
         out->id[out->n++] = c->symbol[i].id;
-    return LB_OK;
-}
-
-static inline uint64_t load8(const char *p)
-{
-    uint64_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-static inline uint32_t load4(const char *p)
-{
-    uint32_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-/* A word of 1 to LB_WORD_BYTES bytes in four numbers that hold each of its bytes, and of which n tells the rest. */
-struct word_bits {
-    uint64_t v[4];
-};
-
-static inline struct word_bits word_bits(const char *w, size_t n)
-{
-    static_assert(LB_WORD_BYTES <= 32, "two numbers at each end");
-    if (n > 16)
-        return (struct word_bits){{load8(w), load8(w + 8), load8(w + n - 16), load8(w + n - 8)}};
-    if (n >= 8)
-        return (struct word_bits){{load8(w), load8(w + n - 8)}};
-    if (n >= 4)
-        return (struct word_bits){{load4(w), load4(w + n - 4)}};
-    return (struct word_bits){
-        {(uint64_t)(unsigned char)w[0] << 16 | (uint64_t)(unsigned char)w[n / 2] << 8 | (unsigned char)w[n - 1]}};
-}
-
-static inline bool cached(const struct lb_word *w, struct word_bits bits, size_t n)
-{
-    if (w->n_byte != n)
-        return false;
-    struct word_bits b = word_bits(w->byte, n);
-    return ((b.v[0] ^ bits.v[0]) | (b.v[1] ^ bits.v[1]) | (b.v[2] ^ bits.v[2]) | (b.v[3] ^ bits.v[3])) == 0;
-}
-
-/* Hash for the cache alone, where a collision costs nothing but time: calling XXH3 would take as long as all the rest.
- */
-static inline size_t word_slot(struct word_bits b, size_t n)
-{
-    uint64_t h = (b.v[0] ^ n) * 0x9E3779B97F4A7C15u;
-    h = ((h ^ h >> 32) + b.v[1]) * 0xD6E8FEB86659FD93u;
-    h = ((h ^ h >> 32) + b.v[2]) * 0x9E3779B97F4A7C15u;
-    h = ((h ^ h >> 32) + b.v[3]) * 0xD6E8FEB86659FD93u;
-    return (size_t)(h >> 40) & (CACHE_SLOTS - 1);
-}
-
-static void remember(struct lb_word *w, struct lb_word *other, const char *word, size_t n, const struct lb_ids *out,
-                     size_t from)
-{
-    size_t n_id = out->n - from;
-    if (n_id > LB_WORD_IDS)
-        return;
-    *other = *w; /* the newer of two words that share a slot stays */
-    w->n_byte = (uint8_t)n;
-    w->n_id = (uint8_t)n_id;
-    memcpy(w->byte, word, n);
-    if (n_id > 0)
-        memcpy(w->id, out->id + from, n_id * sizeof *w->id);
-}
-
-enum lb_status lb_bpe_word(const struct lb_tok *t, struct lb_tok_ctx *c, const char *word, size_t n, struct lb_ids *out,
-                           struct lb_err *err)
-{
-    if (n > LB_WORD_BYTES)
-        return encode_word(t, c, word, n, out, err);
-    if (!c->cache) {
-        c->cache = lb_mem_new(CACHE_SLOTS, sizeof *c->cache);
-        if (!c->cache)
-            return lb_err_memory(err, "a cache of words", CACHE_SLOTS * sizeof *c->cache);
-    }
-    struct word_bits bits = word_bits(word, n);
-    size_t h = word_slot(bits, n);
-    struct lb_word *w = &c->cache[h], *other = &c->cache[h ^ 1];
-    const struct lb_word *hit = cached(w, bits, n) ? w : cached(other, bits, n) ? other : NULL;
-    if (!hit) {
-        size_t from = out->n;
-        LB_TRY(encode_word(t, c, word, n, out, err));
-        remember(w, other, word, n, out, from);
-        return LB_OK;
-    }
-    if (LB_WORD_IDS > out->cap - out->n)
-        LB_TRY(lb_mem_grow((void **)&out->id, &out->cap, out->n + LB_WORD_IDS, sizeof *out->id, "token ids", err));
-    memcpy(out->id + out->n, hit->id, sizeof hit->id); /* all of them, whose number the compiler knows */
-    out->n += hit->n_id;
     return LB_OK;
 }

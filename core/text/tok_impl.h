@@ -11,7 +11,9 @@
 
 #include "core/base/mem.h"
 #include "core/text/tok.h"
+#include "core/text/tok_match.h"
 #include "core/text/tok_scan.h"
+#include "core/text/tok_words.h"
 
 /* Ids at or above this are refused: no vocabulary is near it, and a file could ask for any amount of memory. */
 #define LB_TOK_MAX_ID (1 << 24)
@@ -71,9 +73,6 @@ enum lb_split_behavior {
     LB_SPLIT_CONTIGUOUS
 };
 
-/* Patterns that are matched by hand (tok_match.c). */
-enum lb_match_kind { LB_MATCH_PCRE2, LB_MATCH_LLAMA3, LB_MATCH_QWEN2, LB_MATCH_QWEN35, LB_MATCH_GPT2, LB_MATCH_NUMBER };
-
 /* One pre-tokenizer step: a pattern whose matches cut the text, or (re NULL) a space in front of pieces without one. */
 struct lb_step {
     pcre2_code *re;
@@ -109,16 +108,6 @@ struct lb_tok {
     struct lb_ids prefix, suffix; /* what the post-processor adds */
 };
 
-#define LB_WORD_BYTES 26
-#define LB_WORD_IDS 9
-
-/* A cached word: one line of the processor's cache. n_byte 0: free. */
-struct lb_word {
-    uint8_t n_byte, n_id;
-    char byte[LB_WORD_BYTES];
-    int32_t id[LB_WORD_IDS];
-};
-
 /* A symbol of a word that is being merged; symbols form a list by index. rank and merged belong to the pair that it
  * forms with its right neighbor. */
 struct lb_symbol {
@@ -132,7 +121,7 @@ struct lb_tok_ctx {
     pcre2_match_data *match;
     pcre2_match_context *limits;
     pcre2_jit_stack *stack;
-    struct lb_word *cache;
+    struct lb_words words;
     struct lb_symbol *symbol;
     size_t symbol_cap;
     uint64_t *heap; /* rank << 32 | position */
@@ -145,17 +134,6 @@ struct lb_tok_ctx {
 
 /* Memory of a tokenizer (tok_bpe.c). Sizes are upper bounds; n_token counts entries of the vocabulary. */
 enum lb_status lb_tok_reserve(struct lb_tok *t, int64_t n_id, size_t n_token, size_t n_merge, struct lb_err *err);
-
-/* Byte that a code point stands for in byte-level files, or -1 (models.md 3.6). */
-static inline int lb_tok_byte_of(uint32_t cp)
-{
-    if ((cp >= 33 && cp <= 126) || (cp >= 161 && cp <= 172) || (cp >= 174 && cp <= 255))
-        return (int)cp;
-    if (cp < 256 || cp > 323)
-        return -1;
-    int nth = (int)cp - 256; /* among the 68 bytes that have no character of their own: 0..32, 127..160, 173 */
-    return nth <= 32 ? nth : nth <= 66 ? nth + 94 : 173;
-}
 
 /* Appends raw bytes of a token as a file writes it; false when a character is outside the byte map (then its UTF-8). */
 bool lb_tok_unmap(const char *text, size_t n, struct lb_str *out);
@@ -174,9 +152,6 @@ bool lb_tok_add_merge(struct lb_tok *t, struct lb_bytes left, struct lb_bytes ri
 bool lb_tok_join(struct lb_tok *t, struct lb_bytes both, size_t n_left, bool plain, uint32_t rank);
 void lb_tok_find_bytes(struct lb_tok *t); /* fills byte_id and pair, after the merges */
 
-/* Ids of one pre-token (models.md 3.3), through the context's cache of words. */
-enum lb_status lb_bpe_word(const struct lb_tok *t, struct lb_tok_ctx *c, const char *word, size_t n, struct lb_ids *out,
-                           struct lb_err *err);
 enum lb_status lb_ids_put(struct lb_ids *ids, int32_t id, struct lb_err *err);
 
 /* Added tokens (tok_added.c). lb_added_put takes no ownership of text; the set copies it. */
@@ -206,15 +181,6 @@ enum lb_status lb_split_add_gpt2(struct lb_tok *t, struct lb_err *err);
 /* Cuts text by the tokenizer's steps from `step` on and appends the ids of each word. */
 enum lb_status lb_split_walk(const struct lb_tok *t, struct lb_tok_ctx *c, int step, struct lb_bytes text,
                              struct lb_ids *out, struct lb_err *err);
-
-/* How a pattern, as a file writes it, can be matched by hand. */
-enum lb_match_kind lb_match_find(const char *pattern);
-
-/* End of the piece that begins at `at` < n; the text is valid UTF-8. For LB_MATCH_NUMBER pieces are matches and the
- * gaps between them, for the others all are matches. */
-size_t lb_match_next(enum lb_match_kind kind, const char *text, size_t n, size_t at);
-
-extern const char lb_pattern_llama3[], lb_pattern_qwen2[], lb_pattern_qwen35[], lb_pattern_gpt2[];
 
 /* What loading one directory shares between tok_load.c and tok_pipe.c. */
 struct lb_tok_load {

@@ -10,6 +10,17 @@
 
 struct lb_tok;
 
+/* Byte that a code point stands for in byte-level files, or -1 (models.md 3.6). */
+static inline int lb_tok_byte_of(uint32_t cp)
+{
+    if ((cp >= 33 && cp <= 126) || (cp >= 161 && cp <= 172) || (cp >= 174 && cp <= 255))
+        return (int)cp;
+    if (cp < 256 || cp > 323)
+        return -1;
+    int nth = (int)cp - 256; /* among the 68 bytes that have no character of their own: 0..32, 127..160, 173 */
+    return nth <= 32 ? nth : nth <= 66 ? nth + 94 : 173;
+}
+
 struct lb_scan_token {
     uint32_t at, len;
     int32_t id;

@@ -271,14 +271,18 @@ static enum lb_status split_by_hand(const struct lb_tok *t, struct lb_tok_ctx *c
                                     struct lb_ids *out, struct lb_err *err)
 {
     enum lb_match_kind kind = t->step[step].by_hand;
-    bool last = step + 1 == t->n_step;
-    for (size_t at = 0; at < text.len;) {
-        size_t stop = lb_match_next(kind, text.data, text.len, at);
-        if (last)
-            LB_TRY(lb_bpe_word(t, c, text.data + at, stop - at, out, err));
+    size_t cut[LB_BATCH + 1] = {0};
+    while (cut[0] < text.len) {
+        int n = 0;
+        for (; n < LB_BATCH && cut[n] < text.len; n++)
+            cut[n + 1] = lb_match_next(kind, text.data, text.len, cut[n]);
+        if (step + 1 == t->n_step)
+            LB_TRY(lb_bpe_words(t, c, text.data, cut, n, out, err));
         else
-            LB_TRY(lb_split_walk(t, c, step + 1, (struct lb_bytes){text.data + at, stop - at}, out, err));
-        at = stop;
+            for (int i = 0; i < n; i++)
+                LB_TRY(lb_split_walk(t, c, step + 1, (struct lb_bytes){text.data + cut[i], cut[i + 1] - cut[i]}, out,
+                                     err));
+        cut[0] = cut[n];
     }
     return LB_OK;
 }
