@@ -88,9 +88,8 @@ static struct lb_vocab_slot *vocab_slot(const struct lb_tok *t, const char *byte
     }
 }
 
-int32_t lb_tok_find(const struct lb_tok *t, const char *bytes, size_t n, bool plain)
+static int32_t find_hashed(const struct lb_tok *t, uint64_t h, const char *bytes, size_t n, bool plain)
 {
-    uint64_t h = lb_hash64(bytes, n, plain);
     uint32_t tag = (uint32_t)(h >> 32);
     for (size_t i = h & t->vocab_mask;; i = (i + 1) & t->vocab_mask) {
         const struct lb_vocab_slot *s = &t->vocab[i];
@@ -99,6 +98,11 @@ int32_t lb_tok_find(const struct lb_tok *t, const char *bytes, size_t n, bool pl
         if (s->tag == tag && same_token(t, s->id, bytes, n, plain))
             return s->id;
     }
+}
+
+int32_t lb_tok_find(const struct lb_tok *t, const char *bytes, size_t n, bool plain)
+{
+    return find_hashed(t, lb_hash64(bytes, n, plain), bytes, n, plain);
 }
 
 bool lb_tok_set(struct lb_tok *t, int32_t id, const char *bytes, size_t n, uint32_t flags, bool listed)
@@ -163,11 +167,53 @@ static bool join(struct lb_tok *t, int32_t a, int32_t b, int32_t c, uint32_t ran
     return true;
 }
 
-bool lb_tok_join(struct lb_tok *t, struct lb_bytes both, size_t n_left, bool plain, uint32_t rank)
+static bool join_bytes(struct lb_tok *t, struct lb_bytes both, size_t n_left, bool plain, uint32_t rank)
 {
     int32_t a = lb_tok_find(t, both.data, n_left, plain);
     int32_t b = lb_tok_find(t, both.data + n_left, both.len - n_left, plain);
     return join(t, a, b, lb_tok_find(t, both.data, both.len, plain), rank);
+}
+
+/* Slots, tokens and their bytes lie all over memory: they are asked for some merges ahead of their use. */
+static void ask_token(const struct lb_tok *t, uint64_t h)
+{
+    int32_t id = t->vocab[h & t->vocab_mask].id;
+    if (id >= 0)
+        __builtin_prefetch(&t->token[id]);
+}
+
+bool lb_tok_join_all(struct lb_tok *t, const char *bytes, const struct lb_scan_merge *merge, size_t n)
+{
+    enum { BLOCK = 16 };
+    uint64_t h[BLOCK][3];
+    int32_t id[BLOCK][3];
+    for (size_t from = 0; from < n; from += BLOCK) {
+        size_t m = n - from < BLOCK ? n - from : BLOCK;
+        for (size_t i = 0; i < m; i++) {
+            const struct lb_scan_merge *g = &merge[from + i];
+            h[i][0] = lb_hash64(bytes + g->at, g->n_left, g->plain);
+            h[i][1] = lb_hash64(bytes + g->at + g->n_left, g->n_right, g->plain);
+            h[i][2] = lb_hash64(bytes + g->at, (size_t)g->n_left + g->n_right, g->plain);
+            for (int k = 0; k < 3; k++)
+                __builtin_prefetch(&t->vocab[h[i][k] & t->vocab_mask]);
+        }
+        for (size_t i = 0; i < m; i++)
+            for (int k = 0; k < 3; k++)
+                ask_token(t, h[i][k]);
+        for (size_t i = 0; i < m; i++) {
+            const struct lb_scan_merge *g = &merge[from + i];
+            const char *left = bytes + g->at, *right = left + g->n_left;
+            id[i][0] = find_hashed(t, h[i][0], left, g->n_left, g->plain);
+            id[i][1] = find_hashed(t, h[i][1], right, g->n_right, g->plain);
+            id[i][2] = find_hashed(t, h[i][2], left, (size_t)g->n_left + g->n_right, g->plain);
+            uint64_t slot = merge_hash(merge_key(id[i][0], id[i][1]));
+            __builtin_prefetch(&t->merge[(slot ^ slot >> 29) & t->merge_mask]);
+        }
+        for (size_t i = 0; i < m; i++)
+            if (!join(t, id[i][0], id[i][1], id[i][2], (uint32_t)(from + i)))
+                return false;
+    }
+    return true;
 }
 
 bool lb_tok_add_merge(struct lb_tok *t, struct lb_bytes left, struct lb_bytes right, uint32_t rank,
@@ -182,7 +228,7 @@ bool lb_tok_add_merge(struct lb_tok *t, struct lb_bytes left, struct lb_bytes ri
     if (s->failed)
         return false;
     if (plain == plain_right)
-        return lb_tok_join(t, (struct lb_bytes){data, s->len}, n_left, plain, rank);
+        return join_bytes(t, (struct lb_bytes){data, s->len}, n_left, plain, rank);
     int32_t a = lb_tok_find(t, data, n_left, plain);
     int32_t b = lb_tok_find(t, data + n_left, s->len - n_left, plain_right);
     /* one side was turned into bytes, the whole is not: join the texts as they are written */

@@ -148,8 +148,8 @@ size_t lb_tok_n_listed(const struct lb_tok *t); /* different byte strings that a
 bool lb_tok_add_merge(struct lb_tok *t, struct lb_bytes left, struct lb_bytes right, uint32_t rank,
                       struct lb_str *scratch);
 
-/* The same for raw bytes: the left token's n_left bytes and the right one's. */
-bool lb_tok_join(struct lb_tok *t, struct lb_bytes both, size_t n_left, bool plain, uint32_t rank);
+/* Adds all merges of a scan, each of the rank that is its place. */
+bool lb_tok_join_all(struct lb_tok *t, const char *bytes, const struct lb_scan_merge *merge, size_t n);
 void lb_tok_find_bytes(struct lb_tok *t); /* fills byte_id and pair, after the merges */
 
 enum lb_status lb_ids_put(struct lb_ids *ids, int32_t id, struct lb_err *err);

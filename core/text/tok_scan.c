@@ -299,13 +299,7 @@ bool lb_scan_fill(const struct lb_tok_scan *s, struct lb_tok *t)
     }
     if (t->pool.failed || lb_tok_n_listed(t) != s->n_token) /* a token that comes twice: the later one counts */
         return false;
-    for (size_t i = 0; i < s->n_merge; i++) {
-        const struct lb_scan_merge *m = &s->merge[i];
-        struct lb_bytes both = {s->bytes.data + m->at, (size_t)m->n_left + m->n_right};
-        if (!lb_tok_join(t, both, m->n_left, m->plain, (uint32_t)i))
-            return false;
-    }
-    return true;
+    return lb_tok_join_all(t, s->bytes.data, s->merge, s->n_merge);
 }
 
 int32_t lb_scan_find(const struct lb_tok_scan *s, const char *bytes, size_t n, bool plain)
