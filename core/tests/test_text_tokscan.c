@@ -116,7 +116,9 @@ static void test_files(void **state)
         struct lb_err err = LB_ERR_INIT;
         lb_str_puts(&path, LB_SOURCE_DIR);
         lb_str_puts(&path, files[i]);
-        if (lb_file_exists(path.data)) {
+        if (!lb_file_exists(path.data)) {
+            print_message("skip: test_text_tokscan: no ../shared\n");
+        } else {
             assert_int_equal(lb_file_read(path.data, SIZE_MAX / 2, &text, &err), LB_OK);
             bool sides = strstr(files[i], "llama2") || strstr(files[i], "mistral"); /* of merges: bytes beside text */
             if (compare(text.data, text.len, false) == sides)
