@@ -25,7 +25,8 @@ void lb_tok_free(struct lb_tok *t)
     lb_ids_release(&t->prefix);
     lb_ids_release(&t->suffix);
     lb_str_release(&t->pool);
-    lb_arena_release(&t->tables);
+    lb_arena_release(&t->tokens);
+    lb_arena_release(&t->merges);
     lb_mem_free(t->pair);
     lb_mem_free(t->missing);
     lb_mem_free(t);

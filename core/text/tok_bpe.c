@@ -19,29 +19,37 @@ static size_t table_slots(size_t n)
     return slots;
 }
 
-enum lb_status lb_tok_reserve(struct lb_tok *t, int64_t n_id, size_t n_token, size_t n_merge, struct lb_err *err)
+enum lb_status lb_tok_reserve_merges(struct lb_tok *t, size_t n, struct lb_err *err)
 {
-    size_t n_slot = table_slots(n_token), n_pair = table_slots(n_merge);
-    t->n_id = n_id;
-    size_t token_bytes = (size_t)n_id * sizeof *t->token;
-    size_t vocab_bytes = n_slot * sizeof *t->vocab, merge_bytes = n_pair * sizeof *t->merge;
+    size_t n_pair = table_slots(n), merge_bytes = n_pair * sizeof *t->merge;
     int filter_log = 10; /* six bits a merge: one pair in eight or fewer that does not merge passes */
-    while (((size_t)1 << filter_log) < 6 * n_merge)
+    while (((size_t)1 << filter_log) < 6 * n)
         filter_log++;
     size_t filter_bytes = ((size_t)1 << filter_log) / 8;
-    LB_TRY(lb_arena_init(&t->tables, token_bytes + vocab_bytes + merge_bytes + filter_bytes + (size_t)4 * 64, err));
-    t->token = lb_arena_take(&t->tables, token_bytes);
-    t->vocab = lb_arena_take(&t->tables, vocab_bytes);
-    t->merge = lb_arena_take(&t->tables, merge_bytes);
-    t->filter = lb_arena_take(&t->tables, filter_bytes);
+    lb_arena_release(&t->merges);
+    LB_TRY(lb_arena_init(&t->merges, merge_bytes + filter_bytes + (size_t)2 * 64, err));
+    t->merge = lb_arena_take(&t->merges, merge_bytes);
+    t->filter = lb_arena_take(&t->merges, filter_bytes);
     t->filter_shift = 64 - filter_log;
-    t->vocab_mask = n_slot - 1;
     t->merge_mask = n_pair - 1;
-    for (size_t i = 0; i < n_slot; i++)
-        t->vocab[i].id = -1;
+    t->max_rank = 0;
     for (size_t i = 0; i < n_pair; i++)
         t->merge[i].key = UINT64_MAX;
     return LB_OK;
+}
+
+enum lb_status lb_tok_reserve(struct lb_tok *t, int64_t n_id, size_t n_token, size_t n_merge, struct lb_err *err)
+{
+    size_t n_slot = table_slots(n_token);
+    size_t token_bytes = (size_t)n_id * sizeof *t->token, vocab_bytes = n_slot * sizeof *t->vocab;
+    t->n_id = n_id;
+    LB_TRY(lb_arena_init(&t->tokens, token_bytes + vocab_bytes + (size_t)2 * 64, err));
+    t->token = lb_arena_take(&t->tokens, token_bytes);
+    t->vocab = lb_arena_take(&t->tokens, vocab_bytes);
+    t->vocab_mask = n_slot - 1;
+    for (size_t i = 0; i < n_slot; i++)
+        t->vocab[i].id = -1;
+    return lb_tok_reserve_merges(t, n_merge, err);
 }
 
 bool lb_tok_unmap(const char *text, size_t n, struct lb_str *out)
@@ -156,14 +164,24 @@ static inline const struct lb_merge *find_merge(const struct lb_tok *t, int32_t 
     return m->key == key ? m : NULL;
 }
 
+void lb_tok_put_merge(struct lb_tok *t, const struct lb_merge *m)
+{
+    uint64_t bit = merge_hash(m->key) >> t->filter_shift;
+    t->max_rank = m->rank > t->max_rank ? m->rank : t->max_rank;
+    t->filter[bit / 64] |= (uint64_t)1 << bit % 64;
+    *merge_slot(t, m->key) = *m;
+}
+
+const struct lb_merge *lb_tok_find_merge(const struct lb_tok *t, int32_t left, int32_t right)
+{
+    return find_merge(t, left, right);
+}
+
 static bool join(struct lb_tok *t, int32_t a, int32_t b, int32_t c, uint32_t rank)
 {
     if (a < 0 || b < 0 || c < 0)
         return false;
-    t->max_rank = rank > t->max_rank ? rank : t->max_rank;
-    uint64_t key = merge_key(a, b), bit = merge_hash(key) >> t->filter_shift;
-    t->filter[bit / 64] |= (uint64_t)1 << bit % 64;
-    *merge_slot(t, key) = (struct lb_merge){key, rank, c};
+    lb_tok_put_merge(t, &(struct lb_merge){merge_key(a, b), rank, c});
     return true;
 }
 
@@ -450,6 +468,17 @@ static size_t merge_long(const struct lb_tok *t, struct lb_tok_ctx *c, size_t n)
     return m;
 }
 
+enum lb_status lb_bpe_merge(const struct lb_tok *t, struct lb_tok_ctx *c, size_t *m, struct lb_err *err)
+{
+    if (*m > SCAN_MAX) {
+        LB_TRY(lb_mem_grow((void **)&c->heap, &c->heap_cap, 3 * *m, sizeof *c->heap, "a word", err));
+        *m = merge_long(t, c, *m);
+    } else {
+        *m = merge_short(t, c->symbol, *m);
+    }
+    return LB_OK;
+}
+
 enum lb_status lb_bpe_encode(const struct lb_tok *t, struct lb_tok_ctx *c, const char *word, size_t n,
                              struct lb_ids *out, struct lb_err *err)
 {
@@ -466,12 +495,7 @@ enum lb_status lb_bpe_encode(const struct lb_tok *t, struct lb_tok_ctx *c, const
     }
     LB_TRY(lb_mem_grow((void **)&c->symbol, &c->symbol_cap, n, sizeof *c->symbol, "a word", err));
     size_t m = byte_ids(t, word, n, c->symbol);
-    if (m > SCAN_MAX) {
-        LB_TRY(lb_mem_grow((void **)&c->heap, &c->heap_cap, 3 * m, sizeof *c->heap, "a word", err));
-        m = merge_long(t, c, m);
-    } else {
-        m = merge_short(t, c->symbol, m);
-    }
+    LB_TRY(lb_bpe_merge(t, c, &m, err));
     if (m > out->cap - out->n)
         LB_TRY(lb_mem_grow((void **)&out->id, &out->cap, out->n + m, sizeof *out->id, "token ids", err));
     for (size_t i = 0; i < m; i++)

@@ -86,8 +86,8 @@ struct lb_tok {
     int64_t n_id, bos, eos, pad, more_eos[4];
     int n_more_eos;
 
-    struct lb_arena tables; /* the next five: looked up at random, so huge pages matter */
-    struct lb_token *token; /* [n_id] */
+    struct lb_arena tokens, merges; /* looked up at random, so huge pages matter */
+    struct lb_token *token;         /* [n_id] */
     struct lb_str pool;
     struct lb_vocab_slot *vocab; /* raw bytes -> id, open addressing, vocab_mask + 1 slots */
     size_t vocab_mask;
@@ -147,6 +147,14 @@ size_t lb_tok_n_listed(const struct lb_tok *t); /* different byte strings that a
  * its later rank. The texts are as the file writes them; what scratch holds is lost. */
 bool lb_tok_add_merge(struct lb_tok *t, struct lb_bytes left, struct lb_bytes right, uint32_t rank,
                       struct lb_str *scratch);
+
+/* Merges that no file lists: room for n, and one of them. */
+enum lb_status lb_tok_reserve_merges(struct lb_tok *t, size_t n, struct lb_err *err);
+void lb_tok_put_merge(struct lb_tok *t, const struct lb_merge *m);
+const struct lb_merge *lb_tok_find_merge(const struct lb_tok *t, int32_t left, int32_t right); /* NULL: none */
+
+/* Merges c->symbol[*m] as far as it goes; *m becomes what is left. */
+enum lb_status lb_bpe_merge(const struct lb_tok *t, struct lb_tok_ctx *c, size_t *m, struct lb_err *err);
 
 /* Adds all merges of a scan, each of the rank that is its place. */
 bool lb_tok_join_all(struct lb_tok *t, const char *bytes, const struct lb_scan_merge *merge, size_t n);

@@ -43,6 +43,29 @@ static enum lb_status parse_json(const char *path, const struct lb_str *text, js
     return LB_OK;
 }
 
+static enum lb_status read_json(const char *path, json_t **out, struct lb_err *err)
+{
+    struct lb_str text = {0};
+    enum lb_status status = lb_file_read(path, MAX_FILE_BYTES, &text, err);
+    if (status == LB_OK)
+        status = parse_json(path, &text, out, err);
+    lb_str_release(&text);
+    return status;
+}
+
+/* Reads DIR/NAME where there is such a file; *path is then its path (lb_mem_free), else NULL. */
+static enum lb_status read_in_dir(const char *dir, const char *name, char **path, json_t **out, struct lb_err *err)
+{
+    *path = lb_path_join(dir, name);
+    if (!*path)
+        return lb_err_memory(err, name, strlen(dir));
+    if (lb_file_exists(*path))
+        return read_json(*path, out, err);
+    lb_mem_free(*path);
+    *path = NULL;
+    return LB_OK;
+}
+
 /* Only byte-level BPE takes its vocabulary from the scan. */
 static bool scan_serves(const json_t *root)
 {
@@ -51,35 +74,24 @@ static bool scan_serves(const json_t *root)
     return name && strcmp(name, "BPE") == 0 && !json_is_true(json_object_get(model, "byte_fallback"));
 }
 
-static enum lb_status parse_tokenizer(struct lb_tok_load *l, const char *path, const struct lb_str *text)
-{
-    if (!l->whole && lb_scan_cut(&l->scan, text->data ? text->data : "", text->len)) {
-        struct lb_err ignored = LB_ERR_INIT; /* jansson shall name the line of the whole file */
-        if (parse_json(path, &l->scan.rest, &l->root, &ignored) == LB_OK && scan_serves(l->root))
-            return LB_OK;
-    }
-    lb_scan_release(&l->scan);
-    json_decref(l->root);
-    return parse_json(path, text, &l->root, l->err);
-}
-
-/* Reads DIR/NAME where there is such a file; *path is then its path (lb_mem_free), else NULL. */
-static enum lb_status read_in_dir(struct lb_tok_load *l, const char *dir, const char *name, char **path)
+/* tokenizer.json, without vocabulary and merges where these can be scanned. */
+static enum lb_status read_tokenizer(struct lb_tok_load *l, const char *dir, char **path)
 {
     struct lb_str text = {0};
-    *path = lb_path_join(dir, name);
-    if (!*path)
-        return lb_err_memory(l->err, name, strlen(dir));
-    if (!lb_file_exists(*path)) {
+    struct lb_err ignored = LB_ERR_INIT; /* it is for jansson to name the line of the whole file */
+    *path = lb_path_join(dir, "tokenizer.json");
+    if (l->whole || !*path || !lb_file_exists(*path)) {
         lb_mem_free(*path);
-        *path = NULL;
-        return LB_OK;
+        return read_in_dir(dir, "tokenizer.json", path, &l->root, l->err);
     }
     enum lb_status status = lb_file_read(*path, MAX_FILE_BYTES, &text, l->err);
-    if (status == LB_OK && strcmp(name, "tokenizer.json") == 0)
-        status = parse_tokenizer(l, *path, &text);
-    else if (status == LB_OK)
-        status = parse_json(*path, &text, &l->config, l->err);
+    bool scanned = status == LB_OK && lb_scan_cut(&l->scan, text.data ? text.data : "", text.len) &&
+                   parse_json(*path, &l->scan.rest, &l->root, &ignored) == LB_OK && scan_serves(l->root);
+    if (status == LB_OK && !scanned) {
+        lb_scan_release(&l->scan);
+        json_decref(l->root);
+        status = parse_json(*path, &text, &l->root, l->err);
+    }
     lb_str_release(&text);
     return status;
 }
@@ -453,8 +465,8 @@ static enum lb_status load_dir(struct lb_tok_load *l, const char *dir, char **pa
 {
     if (!lb_file_is_dir(dir))
         return lb_err_set(l->err, LB_E_INPUT, "cannot open '%s': not a directory", dir);
-    LB_TRY(read_in_dir(l, dir, "tokenizer_config.json", config_path));
-    LB_TRY(read_in_dir(l, dir, "tokenizer.json", path));
+    LB_TRY(read_in_dir(dir, "tokenizer_config.json", config_path, &l->config, l->err));
+    LB_TRY(read_tokenizer(l, dir, path));
     l->path = *path ? *path : *config_path ? *config_path : dir;
     if (l->root) {
         LB_TRY(load_model(l));
