@@ -26,25 +26,29 @@ int32_t lb_tok_json_id(const json_t *v)
     return x >= 0 && x < LB_TOK_MAX_ID && x == (double)(int32_t)x ? (int32_t)x : -1;
 }
 
-/* Reads a JSON object. Numbers become reals, because tokenizer_config.json often says model_max_length 1e30 in digits,
+/* Parses a JSON object. Numbers become reals, because tokenizer_config.json often says model_max_length 1e30 in digits,
  * which no integer holds; ids are far below where reals lose whole numbers. */
+static enum lb_status parse_json(const char *path, const struct lb_str *text, json_t **out, struct lb_err *err)
+{
+    json_error_t why;
+    *out = json_loadb(text->data ? text->data : "", text->len, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, &why);
+    if (!*out) {
+        for (char *c = why.text; *c; c++)
+            if ((unsigned char)*c < ' ')
+                *c = '?';
+        return lb_err_set(err, LB_E_INPUT, "cannot use '%s': not valid JSON at line %d: %s", path, why.line, why.text);
+    }
+    if (!json_is_object(*out))
+        return lb_err_set(err, LB_E_INPUT, "cannot use '%s': not a JSON object", path);
+    return LB_OK;
+}
+
 static enum lb_status read_json(const char *path, json_t **out, struct lb_err *err)
 {
     struct lb_str text = {0};
-    json_error_t why;
     enum lb_status status = lb_file_read(path, MAX_FILE_BYTES, &text, err);
-    if (status == LB_OK) {
-        *out = json_loadb(text.data ? text.data : "", text.len, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, &why);
-        if (!*out) {
-            for (char *c = why.text; *c; c++)
-                if ((unsigned char)*c < ' ')
-                    *c = '?';
-            status =
-                lb_err_set(err, LB_E_INPUT, "cannot use '%s': not valid JSON at line %d: %s", path, why.line, why.text);
-        } else if (!json_is_object(*out)) {
-            status = lb_err_set(err, LB_E_INPUT, "cannot use '%s': not a JSON object", path);
-        }
-    }
+    if (status == LB_OK)
+        status = parse_json(path, &text, out, err);
     lb_str_release(&text);
     return status;
 }
@@ -60,6 +64,36 @@ static enum lb_status read_in_dir(const char *dir, const char *name, char **path
     lb_mem_free(*path);
     *path = NULL;
     return LB_OK;
+}
+
+/* Only byte-level BPE takes its vocabulary from the scan. */
+static bool scan_serves(const json_t *root)
+{
+    const json_t *model = json_object_get(root, "model"), *type = json_object_get(model, "type");
+    const char *name = type ? json_string_value(type) : "BPE";
+    return name && strcmp(name, "BPE") == 0 && !json_is_true(json_object_get(model, "byte_fallback"));
+}
+
+/* tokenizer.json, without vocabulary and merges where these can be scanned. */
+static enum lb_status read_tokenizer(struct lb_tok_load *l, const char *dir, char **path)
+{
+    struct lb_str text = {0};
+    struct lb_err ignored = LB_ERR_INIT; /* it is for jansson to name the line of the whole file */
+    *path = lb_path_join(dir, "tokenizer.json");
+    if (l->whole || !*path || !lb_file_exists(*path)) {
+        lb_mem_free(*path);
+        return read_in_dir(dir, "tokenizer.json", path, &l->root, l->err);
+    }
+    enum lb_status status = lb_file_read(*path, MAX_FILE_BYTES, &text, l->err);
+    bool scanned = status == LB_OK && lb_scan_cut(&l->scan, text.data ? text.data : "", text.len) &&
+                   parse_json(*path, &l->scan.rest, &l->root, &ignored) == LB_OK && scan_serves(l->root);
+    if (status == LB_OK && !scanned) {
+        lb_scan_release(&l->scan);
+        json_decref(l->root);
+        status = parse_json(*path, &text, &l->root, l->err);
+    }
+    lb_str_release(&text);
+    return status;
 }
 
 /* An added token as tokenizer.json and added_tokens_decoder write it. content is lent by v. */
@@ -93,6 +127,15 @@ static int32_t key_id(const char *key)
     return *end == 0 && v < LB_TOK_MAX_ID ? (int32_t)v : -1;
 }
 
+static int32_t scanned_id(const struct lb_tok_load *l, const char *content)
+{
+    struct lb_str raw = {0};
+    bool plain = !lb_tok_unmap(content, strlen(content), &raw);
+    int32_t id = raw.failed ? -1 : lb_scan_find(&l->scan, raw.data ? raw.data : "", raw.len, plain);
+    lb_str_release(&raw);
+    return id;
+}
+
 /* Id of a token by its content, in any kind of tokenizer, or -1. */
 static int64_t id_of(const struct lb_tok_load *l, const char *content)
 {
@@ -101,6 +144,8 @@ static int64_t id_of(const struct lb_tok_load *l, const char *content)
     json_t *v;
     json_t *vocab = json_object_get(json_object_get(l->root, "model"), "vocab");
     int32_t id = json_is_object(vocab) ? lb_tok_json_id(json_object_get(vocab, content)) : -1;
+    if (id < 0 && l->scan.n_token > 0)
+        id = scanned_id(l, content);
     if (id >= 0)
         return id;
     json_array_foreach(json_object_get(l->root, "added_tokens"), i, v)
@@ -136,7 +181,7 @@ static int64_t named_id(const struct lb_tok_load *l, const char *name, int64_t o
 static enum lb_status find_size(struct lb_tok_load *l)
 {
     json_t *vocab = json_object_get(json_object_get(l->root, "model"), "vocab"), *v;
-    int32_t top = -1, id;
+    int32_t top = l->scan.n_token > 0 ? l->scan.top_id : -1, id;
     const char *key;
     size_t i;
     if (json_is_array(vocab)) /* Unigram: ids are places */
@@ -360,6 +405,20 @@ static enum lb_status check_model(struct lb_tok_load *l, const json_t *model, en
     return LB_OK;
 }
 
+static enum lb_status fill(struct lb_tok_load *l, json_t *vocab, json_t *merges)
+{
+    const struct lb_tok_scan *s = &l->scan;
+    size_t n_token = s->n_token > 0 ? s->n_token : json_object_size(vocab);
+    size_t n_merge = s->n_token > 0 ? s->n_merge : json_array_size(merges);
+    LB_TRY(lb_tok_reserve(l->t, l->t->n_id, n_token, n_merge, l->err));
+    if (s->n_token > 0) {
+        l->refused = !lb_scan_fill(s, l->t);
+        return l->refused ? LB_E_INPUT : LB_OK;
+    }
+    LB_TRY(add_vocab(l, vocab));
+    return add_merges(l, merges);
+}
+
 static enum lb_status load_model(struct lb_tok_load *l)
 {
     struct lb_tok *t = l->t;
@@ -378,6 +437,9 @@ static enum lb_status load_model(struct lb_tok_load *l)
         return LB_OK;
     t->split_special = json_is_true(json_object_get(l->config, "split_special_tokens"));
     if (t->kind) {
+        l->refused = l->scan.n_token > 0; /* its tokens are not written as bytes */
+        if (l->refused)
+            return LB_E_INPUT;
         LB_TRY(lb_tok_load_kind(l, model));
         LB_TRY(add_tokens(l));
         return lb_kind_finish(t, l->err);
@@ -386,9 +448,7 @@ static enum lb_status load_model(struct lb_tok_load *l)
         return lb_tok_bad(l, "model.vocab is not an object with tokens");
     if (!json_is_array(merges))
         return lb_tok_bad(l, "model.merges is not an array");
-    LB_TRY(lb_tok_reserve(t, t->n_id, json_object_size(vocab), json_array_size(merges), l->err));
-    LB_TRY(add_vocab(l, vocab));
-    LB_TRY(add_merges(l, merges));
+    LB_TRY(fill(l, vocab, merges));
     LB_TRY(find_unknown(l, json_object_get(model, "unk_token")));
     t->fuse_unk = json_is_true(json_object_get(model, "fuse_unk"));
     t->ignore_merges = json_is_true(json_object_get(model, "ignore_merges"));
@@ -527,7 +587,7 @@ static enum lb_status load_dir(struct lb_tok_load *l, const char *dir, struct pa
         return lb_err_set(l->err, LB_E_INPUT, "cannot open '%s': not a directory", dir);
     LB_TRY(read_in_dir(dir, "tokenizer_config.json", &p->config, &l->config, l->err));
     LB_TRY(read_in_dir(dir, "special_tokens_map.json", &p->map, &l->map, l->err));
-    LB_TRY(read_in_dir(dir, "tokenizer.json", &p->json, &l->root, l->err));
+    LB_TRY(read_tokenizer(l, dir, &p->json));
     p->model = lb_path_join(dir, "tokenizer.model");
     if (!p->model)
         return lb_err_memory(l->err, "tokenizer.model", strlen(dir));
@@ -550,21 +610,20 @@ static enum lb_status load_dir(struct lb_tok_load *l, const char *dir, struct pa
     return LB_OK;
 }
 
-enum lb_status lb_tok_open_dir(struct lb_tok **out, const char *dir, struct lb_err *err)
+/* One attempt to open a directory; *refused when only one with `whole` can tell what is wrong. */
+static enum lb_status open_dir(struct lb_tok *t, const char *dir, bool whole, bool *refused, struct lb_err *err)
 {
-    *out = NULL;
-    struct lb_tok *t = lb_mem_new(1, sizeof *t);
-    if (!t)
-        return lb_err_memory(err, "a tokenizer", sizeof *t);
     t->bos = t->eos = t->pad = t->unk_token = -1;
     t->unk = -1;
-    struct lb_tok_load l = {.t = t, .err = err};
+    struct lb_tok_load l = {.t = t, .whole = whole, .err = err};
     struct paths p = {0};
     enum lb_status status = load_dir(&l, dir, &p);
+    *refused = l.refused;
     json_decref(l.root);
     json_decref(l.config);
     json_decref(l.map);
     lb_added_release(&l.extra);
+    lb_scan_release(&l.scan);
     lb_str_release(&l.text);
     lb_str_release(&l.shown);
     lb_mem_free(p.config);
@@ -572,9 +631,23 @@ enum lb_status lb_tok_open_dir(struct lb_tok **out, const char *dir, struct lb_e
     lb_mem_free(p.json);
     lb_mem_free(p.model);
     lb_mem_free(p.merges);
-    if (status != LB_OK)
-        lb_tok_free(t);
-    else
-        *out = t;
+    return status;
+}
+
+enum lb_status lb_tok_open_dir(struct lb_tok **out, const char *dir, struct lb_err *err)
+{
+    enum lb_status status = LB_E_INPUT;
+    bool refused = true;
+    *out = NULL;
+    for (int whole = 0; whole < 2 && refused; whole++) {
+        struct lb_tok *t = lb_mem_new(1, sizeof *t);
+        if (!t)
+            return lb_err_memory(err, "a tokenizer", sizeof *t);
+        status = open_dir(t, dir, whole, &refused, err);
+        if (status == LB_OK)
+            *out = t;
+        else
+            lb_tok_free(t);
+    }
     return status;
 }
