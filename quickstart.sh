@@ -72,7 +72,7 @@ END
 show_rows() {
     jq -r '
         def line($n): gsub("\\s+"; " ") | sub("^ "; "") | if length > $n then .[:$n] + " ..." else . end;
-        (.kept.prompt | split("<|im_start|>user\n") | last | split("<|im_end|>") | first | line(90)) as $question |
+        ((.kept.messages // [{content: .kept.prompt}] | last).content | line(90)) as $question |
         if .finish_reason == "error" then "\n\($question)\n  error \(.error.code): \(.error.message)"
         else "\n\($question)\n  -> \(.text | line(400))\n     [\(.prompt_tokens) + \(.completion_tokens) tokens, \(.finish_reason)]"
         end' "$1"
@@ -94,9 +94,9 @@ demo() {
     *) say "this processor has none of the fast kernel sets: the reference takes minutes" ;;
     esac
     mkdir -p build/demo
-    say "running $(wc -l <$prompts) prompts of $prompts in one batch"
+    say "running $(wc -l <$prompts) conversations of $prompts in one batch"
     code=0
-    $program -m "$model" -i $prompts -o build/demo/out.jsonl --overwrite --restart --keep prompt \
+    $program -m "$model" -i $prompts -o build/demo/out.jsonl --overwrite --restart --keep messages,prompt \
         2>build/demo/summary.txt || code=$?
     [ ! -f build/demo/out.jsonl ] || [ $code -gt 1 ] || show_rows build/demo/out.jsonl
     printf '\n'

@@ -53,7 +53,7 @@ def threads(function):
 class Result:
     def __init__(self, code, out, err):
         self.code, self.out = code, out
-        # llama-mha has a tokenizer of a kind that is not built; that is said once
+        # a tokenizer of a kind that is not built is said once
         self.err, self.n_tokenizer = re.subn(r"llmbatch: warn: the model's tokenizer [^\n]* is not built in[^\n]*\n", '',
                                              err.decode('utf-8', 'replace'))
         # both models have chat templates, and most cases give them raw prompts all the same

@@ -246,8 +246,10 @@ struct lb_jval lb_jslice(struct lb_jrun *r, struct lb_jval x, struct lb_jval fro
         return lb_jnone();
     if (x.kind == LB_J_UNDEFINED)
         return lb_jinja_fail_undefined(r, x);
+    if (x.kind == LB_J_DICT)
+        return lb_jinja_fail(r, "unhashable type: 'slice'");
     if (x.kind != LB_J_STR && !lb_jis_list(x) && x.kind != LB_J_RANGE)
-        return lacks(r, x, lb_jtext_puts(r, "slice"));
+        return lb_jinja_fail(r, "'%s' object is not subscriptable", lb_jtype_name(x));
     struct bounds b = find_bounds(r, lb_jlen(r, x), (struct lb_jval[3]){from, to, step});
     if (r->failed || !lb_jroom(r, x.kind == LB_J_STR ? x.u.text->len : (uint64_t)b.n * sizeof x))
         return lb_jnone();

@@ -95,7 +95,7 @@ METHOD(str_splitlines)
     struct lb_jval keep;
     if (!lb_jargs_bind(r, "splitlines", args, "keepends?", &keep))
         return NOTHING;
-    return lb_jstr_splitlines(r, self, lb_jtruth(r, keep));
+    return lb_jstr_splitlines(r, self, lb_jarg_int(r, keep, 0) != 0);
 }
 
 METHOD(str_replace)
@@ -572,6 +572,16 @@ METHOD(list_count)
     return lb_jint(count);
 }
 
+METHOD(range_index)
+{
+    return list_index(r, lb_jlist_of(r, self), args);
+}
+
+METHOD(range_count)
+{
+    return list_count(r, lb_jlist_of(r, self), args);
+}
+
 METHOD(list_copy)
 {
     return lb_jargs_bind(r, "copy", args, "/", NULL) ? lb_jlist_of(r, self) : NOTHING;
@@ -580,6 +590,7 @@ METHOD(list_copy)
 static const struct lb_jmethod list_methods[] = {
     {"index", list_index}, {"count", list_count}, {"copy", list_copy}, {NULL, NULL}};
 static const struct lb_jmethod tuple_methods[] = {{"index", list_index}, {"count", list_count}, {NULL, NULL}};
+static const struct lb_jmethod range_methods[] = {{"index", range_index}, {"count", range_count}, {NULL, NULL}};
 
 METHOD(number_is_integer)
 {
@@ -632,7 +643,8 @@ const struct lb_jmethod *lb_jfind_method(struct lb_jval x, const char *name, siz
         m = tuple_methods;
         break;
     case LB_J_RANGE:
-        return NULL;
+        m = range_methods;
+        break;
     case LB_J_BOOL:
     case LB_J_INT:
         m = int_methods;

@@ -194,14 +194,21 @@ TEST(is_ge)
     return c == 1 || c == 0;
 }
 
+/* Names are looked up in a dict: what cannot be a key fails. */
+static bool is_name(struct lb_jrun *r, struct lb_jval v, const struct lb_jargs *args)
+{
+    struct lb_jval found, names = lb_jdict_new(r, LB_J_DICT);
+    return none(r, args) && !lb_jdict_get(r, names, v, &found) && !r->failed && v.kind == LB_J_STR;
+}
+
 TEST(is_filter)
 {
-    return none(r, args) && v.kind == LB_J_STR && lb_jinja_find_filter(v.u.text->data, v.u.text->len);
+    return is_name(r, v, args) && lb_jinja_find_filter(v.u.text->data, v.u.text->len);
 }
 
 TEST(is_test)
 {
-    return none(r, args) && v.kind == LB_J_STR && lb_jinja_find_test(v.u.text->data, v.u.text->len);
+    return is_name(r, v, args) && lb_jinja_find_test(v.u.text->data, v.u.text->len);
 }
 
 static const struct lb_jtest tests[] = {

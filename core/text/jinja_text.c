@@ -1,4 +1,5 @@
 /* Texts: counting code points, str() and repr() of every value, numbers as Python prints them. */
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,11 +51,12 @@ bool lb_jtext_equal(struct lb_jval a, struct lb_jval b)
     return x->len == y->len && (x->data == y->data || memcmp(x->data, y->data, x->len) == 0);
 }
 
-/* The shortest digits that read back as x, in the form d.ddde+xx. Where the interval that rounds to x is lopsided (powers
- * of two) the nearest 16 digits may lie outside it and the next ones inside. */
+/* The shortest digits that read back as x, in the form d.ddde+xx. Where the interval that rounds to x is lopsided
+ * (powers of two) the nearest 16 digits may lie outside it and the next ones inside. Subnormal
+ * numbers have fewer than 15 digits. */
 static void shortest(double x, char text[32])
 {
-    for (int precision = 14; precision <= 15; precision++) {
+    for (int precision = fabs(x) < DBL_MIN ? 0 : 14; precision <= 15; precision++) {
         snprintf(text, 32, "%.*e", precision, x);
         if (strtod(text, NULL) == x)
             return;
