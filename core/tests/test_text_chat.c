@@ -185,6 +185,13 @@ static void test_broken(void **state)
     static const char *const broken[][2] = {{"chat_template.jinja", "{% for %}"}, {NULL, NULL}};
     static const char *const unnamed[][2] = {
         {"tokenizer_config.json", "{\"chat_template\":[{\"name\":\"rag\",\"template\":\"x\"}]}"}, {NULL, NULL}};
+    static const char *const odd[][2] = {
+        {"tokenizer_config.json",
+         "{\"chat_template\":[1,{\"name\":2},null,{\"name\":\"default\",\"template\":3}],\"bos_token\":5,\"eos_token\":"
+         "{},"
+         "\"additional_special_tokens\":[1,{},null],\"extra_special_tokens\":{\"x\":1},\"tokenizer_class\":[]}"},
+        {"special_tokens_map.json", "{\"bos_token\":[],\"pad_token\":{\"content\":1}}"},
+        {NULL, NULL}};
     static const char *const no_json[][2] = {{"tokenizer_config.json", "{\"chat_template\":"}, {NULL, NULL}};
     char file[64];
     struct place p;
@@ -206,6 +213,10 @@ static void test_broken(void **state)
     }
     place_release(&p);
     place_init(&p, unnamed);
+    open_chat(&p, (struct lb_chat_spec){0});
+    expect_error(&p, HI, "none is named default");
+    place_release(&p);
+    place_init(&p, odd);
     open_chat(&p, (struct lb_chat_spec){0});
     expect_error(&p, HI, "none is named default");
     place_release(&p);
