@@ -30,6 +30,16 @@ struct lk_norm {
     float eps;
 };
 
+/* x[i, :] += y[i, :] / sqrt(mean(y[i, :]^2) + eps) * w, all in f32: a norm that stands before the residual. items:
+ * n_row. */
+struct lk_norm_add {
+    float *x;       /* in and out: [n_row, dim] f32, row-major */
+    const float *y; /* [n_row, dim] f32, row-major */
+    const float *w; /* [dim] f32 */
+    int64_t n_row, dim;
+    float eps;
+};
+
 /* Packs one panel of `panel_cols` output columns of a weight matrix (weight[out, in], y = W x).
  * Panel p of a plain matrix holds source rows p * panel_cols ...; of a gate-up matrix (n_out = 2 * ffn, gate rows then
  * up rows) the first half of its columns are gate rows p * panel_cols / 2 ..., the second half the up rows of the same
@@ -130,10 +140,11 @@ struct lk_attn_item {
     int32_t seq, tok, n_tok, kv_head;
 };
 
-/* out[t, h, :] = softmax(scale * q[t, h] . K[0..pos[t]]) V, causal, K and V from the cache. Blocks of LK_PAGE_TOKENS
- * positions inside splits of LK_SPLIT_TOKENS; one online softmax a split (Dao et al. 2022), started anew in each split;
- * splits merged in order. Probabilities are rounded to the cache's type for the product with V and summed as rounded.
- * items: n_item. Writes the zero columns of out too. */
+/* out[t, h, :] = softmax(scale * q[t, h] . K[b..pos[t]]) V, causal, K and V from the cache; b is 0, or with a window
+ * max(0, pos[t] - window + 1). Blocks of LK_PAGE_TOKENS positions inside splits of LK_SPLIT_TOKENS, both counted from
+ * position 0; one online softmax a split (Dao et al. 2022), started anew in each split; splits merged in order. Blocks
+ * and splits without a visible position do not count, whoever else reads them. Probabilities are rounded to the cache's
+ * type for the product with V and summed as rounded. items: n_item. Writes the zero columns of out too. */
 struct lk_attend {
     struct lk_act out; /* [n_tok, n_head * head_dim], head h at source columns h * head_dim */
     const void *q;     /* from lk_rope_kv */
@@ -143,6 +154,7 @@ struct lk_attend {
     const int32_t *pos;        /* [n_tok] */
     const int32_t *page_start; /* [n_seq] index of a sequence's first page in `page` */
     const int32_t *page;       /* page ids, a sequence's in order of position */
+    int64_t window;            /* 0: none */
     float scale;               /* above 0 */
     float *probs;              /* tests, ref only: [n_tok, n_head, probs_ld] f32 softmax; NULL as a rule */
     int64_t probs_ld;

@@ -59,6 +59,7 @@ struct lb_attend_args {
     struct lb_kv_mem *kv;
     int layer;
     int64_t n_head, n_kv_head, head_dim;
+    int64_t window; /* positions that a token sees, its own among them; 0: all before it */
     float scale;
     const struct lb_rope_args *rope;
     const float *q_norm, *k_norm; /* vectors from vector_new, or NULL */
@@ -114,6 +115,8 @@ struct lb_backend_ops {
     /* wanted: only the step's out_tok rows, in their order */
     void (*norm)(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, const float *w, float eps,
                  bool wanted);
+    /* x += norm(y), f32 rows: a norm before the residual */
+    void (*norm_add)(struct lb_backend *be, struct lb_buf *x, const struct lb_buf *y, const float *w, float eps);
     void (*linear)(struct lb_backend *be, const struct lb_linear_args *args);
     void (*attend)(struct lb_backend *be, const struct lb_attend_args *args);
     /* the product behind the last norm: candidates for each wanted token */

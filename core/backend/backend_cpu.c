@@ -188,6 +188,7 @@ static const struct lb_backend_ops cpu_ops = {
     .step_begin = lb_cpu_step_begin,
     .embed = lb_cpu_embed,
     .norm = lb_cpu_norm,
+    .norm_add = lb_cpu_norm_add,
     .linear = lb_cpu_linear,
     .attend = lb_cpu_attend,
     .head = lb_cpu_head,

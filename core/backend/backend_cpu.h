@@ -112,6 +112,7 @@ void lb_cpu_step_begin(struct lb_backend *be, const struct lb_step *step, struct
 void lb_cpu_embed(struct lb_backend *be, struct lb_buf *x, const struct lb_table *table);
 void lb_cpu_norm(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, const float *w, float eps,
                  bool wanted);
+void lb_cpu_norm_add(struct lb_backend *be, struct lb_buf *x, const struct lb_buf *y, const float *w, float eps);
 void lb_cpu_linear(struct lb_backend *be, const struct lb_linear_args *args);
 void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *args);
 void lb_cpu_head(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w);

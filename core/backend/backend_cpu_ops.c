@@ -33,6 +33,7 @@ static bool idle(const struct lb_cpu *c)
 
 RUN_ITEMS(embed)
 RUN_ITEMS(norm)
+RUN_ITEMS(norm_add)
 RUN_ITEMS(linear)
 RUN_ITEMS(rope_kv)
 RUN_ITEMS(attend)
@@ -76,6 +77,19 @@ void lb_cpu_norm(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf
     };
     int64_t n_item = c->lk.norm_items(&job.args);
     lb_team_run(c->team, run_norm, &job, n_item, lb_cpu_grain(c, n_item, 8));
+    c->base.counts.norm_s += now() - begin;
+}
+
+void lb_cpu_norm_add(struct lb_backend *be, struct lb_buf *x, const struct lb_buf *y, const float *w, float eps)
+{
+    struct lb_cpu *c = lb_cpu_of(be);
+    if (idle(c))
+        return;
+    double begin = now();
+    int64_t n_tok = c->step->n_tok;
+    struct norm_add_job job = {&c->lk,
+                               {.x = x->data, .y = y->data, .w = w, .dim = x->width, .n_row = n_tok, .eps = eps}};
+    lb_team_run(c->team, run_norm_add, &job, n_tok, lb_cpu_grain(c, n_tok, 8));
     c->base.counts.norm_s += now() - begin;
 }
 
@@ -152,6 +166,7 @@ void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *a)
          .pos = s->pos,
          .page_start = s->page_start,
          .page = s->page,
+         .window = a->window,
          .scale = a->scale,
          .probs = a->probs,
          .probs_ld = a->probs_ld},

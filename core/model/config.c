@@ -13,7 +13,18 @@
 void lb_config_release(struct lb_config *c)
 {
     lb_mem_free(c->rope.inv_freq);
+    lb_mem_free(c->layer);
     *c = (struct lb_config){.bos = -1, .pad = -1};
+}
+
+enum lb_status lb_config_new_layers(struct lb_config *c, int64_t window, struct lb_err *err)
+{
+    c->layer = lb_mem_new((size_t)c->n_layer, sizeof *c->layer);
+    if (!c->layer)
+        return lb_err_memory(err, "the layers' settings", (unsigned long long)c->n_layer * sizeof *c->layer);
+    for (int64_t il = 0; il < c->n_layer; il++)
+        c->layer[il].window = window;
+    return LB_OK;
 }
 
 void lb_config_add_eos(struct lb_config *c, int64_t id, const char *origin, const struct lb_log *log)
@@ -123,19 +134,42 @@ static void log_eos(const struct lb_config *c, const struct lb_log *log)
     lb_str_release(&s);
 }
 
-void lb_config_log(const struct lb_config *c, const struct lb_log *log)
+/* Of layers whose windows differ the first is shown, and how many have one. */
+static void log_window(const struct lb_config *c, const struct lb_log *log)
+{
+    int64_t n = 0, window = 0;
+    for (int64_t il = c->n_layer - 1; il >= 0; il--) {
+        if (c->layer[il].window > 0) {
+            window = c->layer[il].window;
+            n++;
+        }
+    }
+    if (n > 0)
+        lb_log_put(log, LB_LOG_INFO, "attention window: %lld positions in %lld of %lld layers", (long long)window,
+                   (long long)n, (long long)c->n_layer);
+}
+
+/* Products, the layers' norms, embedding and head; biases are too few to show. */
+static double n_parameter(const struct lb_config *c)
 {
     double dim = (double)c->dim, q = (double)(c->n_head * c->head_dim), kv = (double)(c->n_kv_head * c->head_dim);
     double layer = 2 * dim * q + 2 * dim * kv + 3 * dim * (double)c->ffn_dim + 2 * dim;
-    double all = (double)c->n_layer * layer + dim * (double)c->n_vocab * (c->tied ? 1 : 2) + dim;
+    return (double)c->n_layer * layer + dim * (double)c->n_vocab * (c->tied ? 1 : 2) + dim;
+}
+
+void lb_config_log(const struct lb_config *c, const struct lb_log *log)
+{
+    const char *bias = c->o_bias ? "; bias of Q, K, V and output" : c->attn_bias ? "; bias of Q, K, V" : "";
     lb_log_put(log, LB_LOG_INFO, "model: %s (%s), about %.4g million parameters", c->family->name, c->architecture,
-               all / 1e6);
-    lb_log_put(log, LB_LOG_INFO, "sizes: %lld layers, dim %lld, ffn %lld, vocabulary %lld%s, norm eps %g",
-               (long long)c->n_layer, (long long)c->dim, (long long)c->ffn_dim, (long long)c->n_vocab,
-               c->tied ? " (tied)" : "", (double)c->norm_eps);
+               n_parameter(c) / 1e6);
+    lb_log_put(log, LB_LOG_INFO, "sizes: %lld layers, dim %lld, ffn %lld, vocabulary %lld%s", (long long)c->n_layer,
+               (long long)c->dim, (long long)c->ffn_dim, (long long)c->n_vocab, c->tied ? " (tied)" : "");
     lb_log_put(log, LB_LOG_INFO, "heads: %lld query, %lld key/value, of %lld; %d segments%s%s", (long long)c->n_head,
-               (long long)c->n_kv_head, (long long)c->head_dim, c->n_seg,
-               c->attn_bias || c->o_bias ? "; attention bias" : "", c->mlp_bias ? "; MLP bias" : "");
+               (long long)c->n_kv_head, (long long)c->head_dim, c->n_seg, bias, c->mlp_bias ? "; MLP bias" : "");
+    lb_log_put(log, LB_LOG_INFO, "norms: RMS, eps %g%s%s", (double)c->norm_eps,
+               lb_family_is(c->family, LB_FAM_QK_NORM) ? "; heads of Q and K" : "",
+               lb_family_is(c->family, LB_FAM_SANDWICH) ? "; outputs of attention and MLP" : "");
     log_rope(&c->rope, log);
+    log_window(c, log);
     log_eos(c, log);
 }

@@ -45,9 +45,15 @@ struct lb_eos_origin {
     const char *origin; /* "generation_config.json", "config.json", "class default", "tokenizer", "gguf" */
 };
 
+/* What may differ from layer to layer. */
+struct lb_layer_kind {
+    int64_t window; /* positions that a token sees, its own among them; 0: all before it */
+};
+
 struct lb_config {
     const struct lb_family *family;
-    char architecture[64]; /* "LlamaForCausalLM", "llama" */
+    char architecture[64];       /* "LlamaForCausalLM", "llama" */
+    struct lb_layer_kind *layer; /* [n_layer], owned */
     int64_t n_vocab, dim, ffn_dim, n_layer, n_head, n_kv_head, head_dim;
     float norm_eps;
     bool tied, attn_bias, o_bias, mlp_bias;
@@ -73,6 +79,9 @@ void lb_config_release(struct lb_config *c); /* also after a failed read */
  */
 enum lb_status lb_config_finish(struct lb_config *c, const char *where, struct lb_err *err);
 
+/* Takes c->layer, n_layer entries with this window. */
+enum lb_status lb_config_new_layers(struct lb_config *c, int64_t window, struct lb_err *err);
+
 /* Adds an end token unless it is listed. origin has static lifetime. Ids outside the vocabulary, and those beyond
  * LB_MAX_EOS, are dropped with a warning. */
 void lb_config_add_eos(struct lb_config *c, int64_t id, const char *origin, const struct lb_log *log);
@@ -86,7 +95,7 @@ int lb_config_segments(int64_t n_head);
 void lb_segments_heads(const struct lb_config *c, int64_t *begin /* [n_seg + 1] */);
 void lb_segments_units(int64_t n, int n_seg, int64_t *begin /* [n_seg + 1] */);
 
-/* The model in a few info lines: family, sizes, rope, end tokens with their origin. */
+/* The model in a few info lines: family, sizes, heads, norms, rope, window, end tokens with their origin. */
 void lb_config_log(const struct lb_config *c, const struct lb_log *log);
 
 #endif

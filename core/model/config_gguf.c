@@ -64,7 +64,7 @@ static enum lb_status get_real(const struct source *s, const char *name, double 
 static enum lb_status read_family(struct lb_config *c, const struct lb_gguf *g, struct lb_err *err)
 {
     struct lb_bytes arch;
-    char shown[LB_SHOW_BYTES], supported[256];
+    char shown[LB_SHOW_BYTES], supported[LB_FAMILY_LIST_BYTES];
     if (!lb_gguf_str(g, "general.architecture", &arch))
         return lb_err_set(err, LB_E_INPUT, "%s: key 'general.architecture' is missing or not a string", g->path);
     c->family = lb_family_by_gguf(arch.data, arch.len);
@@ -85,7 +85,6 @@ static enum lb_status refuse_settings(const struct source *s, struct lb_err *err
     } table[] = {
         {"expert_count", 0},
         {"nextn_predict_layers", 0},
-        {"attention.sliding_window", 0},
         {"attention.scale", 0},
         {"attention.clamp_kqv", 0},
         {"attention.max_alibi_bias", 0},
@@ -112,6 +111,10 @@ static enum lb_status refuse_settings(const struct source *s, struct lb_err *err
             return lb_err_set(err, LB_E_INPUT, "%s: key '%s' = %g is not supported; supported: %g", s->g->path, key, v,
                               table[i].neutral);
     }
+    static const char *const unknown[] = {"attention.sliding_window_pattern", "rope.dimension_sections"};
+    for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++)
+        if (lb_gguf_find(s->g, key_of(s, unknown[i], key)))
+            return lb_err_set(err, LB_E_INPUT, "%s: key '%s' is not supported", s->g->path, key);
     return LB_OK;
 }
 
@@ -178,9 +181,24 @@ static bool has(const struct lb_config *c, const struct lb_gguf *g, enum lb_role
 static void read_presence(struct lb_config *c, const struct lb_gguf *g)
 {
     c->tied = !has(c, g, LB_R_HEAD, ".weight");
-    c->attn_bias = has(c, g, LB_R_Q, ".bias") || has(c, g, LB_R_K, ".bias") || has(c, g, LB_R_V, ".bias");
+    static const enum lb_role qkv[] = {LB_R_QKV, LB_R_Q, LB_R_K, LB_R_V};
+    static const enum lb_role mlp[] = {LB_R_GATE_UP, LB_R_GATE, LB_R_UP, LB_R_DOWN};
+    for (int i = 0; i < 4; i++) {
+        c->attn_bias = c->attn_bias || has(c, g, qkv[i], ".bias");
+        c->mlp_bias = c->mlp_bias || has(c, g, mlp[i], ".bias");
+    }
     c->o_bias = has(c, g, LB_R_O, ".bias");
-    c->mlp_bias = has(c, g, LB_R_GATE, ".bias") || has(c, g, LB_R_UP, ".bias") || has(c, g, LB_R_DOWN, ".bias");
+}
+
+/* One window for all layers; 0: none. */
+static enum lb_status read_window(struct lb_config *c, const struct source *s, struct lb_err *err)
+{
+    char key[KEY_BYTES];
+    int64_t window = 0;
+    if (lb_gguf_i64(s->g, key_of(s, "attention.sliding_window", key), &window) && window == 0)
+        return lb_config_new_layers(c, 0, err);
+    LB_TRY(get_int(s, "attention.sliding_window", LB_MAX_POSITION, &window, err));
+    return lb_config_new_layers(c, window, err);
 }
 
 /* As llama.cpp: a factor without a type is linear, a type without a factor changes nothing. */
@@ -228,12 +246,14 @@ static enum lb_status read_yarn(struct lb_rope *r, const struct source *s, struc
 static enum lb_status read_rope(struct lb_config *c, const struct source *s, struct lb_err *err)
 {
     struct lb_rope *r = &c->rope;
-    *r = (struct lb_rope){.theta = 10000, .factor = 1, .n_rot = c->head_dim};
+    bool paired = lb_family_is(c->family, LB_FAM_GGUF_PAIRED);
+    *r = (struct lb_rope){
+        .theta = 10000, .factor = 1, .n_rot = c->head_dim, .interleaved = lb_family_is(c->family, LB_FAM_INTERLEAVED)};
     LB_TRY(get_int(s, "context_length", LB_MAX_POSITION, &r->max_position, err));
     LB_TRY(get_real(s, "rope.freq_base", 1.001, 1e30, &r->theta, err));
     LB_TRY(get_int(s, "rope.dimension_count", LB_MAX_DIM, &r->n_rot, err));
     /* Q and K rows were reordered over the whole head, so a part of it can no longer be rotated half-split */
-    if (r->n_rot != c->head_dim)
+    if (paired && r->n_rot != c->head_dim)
         return lb_err_set(err, LB_E_INPUT,
                           "%s: key '%s.rope.dimension_count' is %lld, but a head has %lld dimensions: not supported",
                           s->g->path, s->arch, (long long)r->n_rot, (long long)c->head_dim);
@@ -289,6 +309,7 @@ enum lb_status lb_config_read_gguf(struct lb_config *c, const struct lb_gguf *g,
     LB_TRY_OUT(status, refuse_settings(&s, err));
     LB_TRY_OUT(status, read_sizes(c, &s, err));
     read_presence(c, g);
+    LB_TRY_OUT(status, read_window(c, &s, err));
     LB_TRY_OUT(status, read_rope(c, &s, err));
     LB_TRY_OUT(status, lb_config_finish(c, g->path, err));
     LB_TRY_OUT(status, apply_rope_freqs(c, g, err));

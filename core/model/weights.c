@@ -191,7 +191,8 @@ static enum lb_status load_matrix(struct loader *ld, const struct source *src, c
     LB_TRY(fuse(ld, &f, src, ".weight", cols->n_col, err));
     lend_rows(&f);
     ld->w->n_layer_product += f.rows.n_row * f.rows.n_col;
-    struct lb_matrix_spec spec = {&f.rows, cols, src->part[0].role == LB_R_GATE, f.part[0].t->name};
+    bool gate_up = src->part[0].role == LB_R_GATE || src->part[0].role == LB_R_GATE_UP;
+    struct lb_matrix_spec spec = {&f.rows, cols, gate_up, f.part[0].t->name};
     return ld->s->backend->ops->matrix_new(ld->s->backend, &spec, out, err);
 }
 
@@ -218,30 +219,68 @@ static enum lb_status load_bias(struct loader *ld, const struct source *src, boo
     return load_vector(ld, src, ".bias", out, err);
 }
 
-static enum lb_status load_layer(struct loader *ld, int il, struct lb_layer *l, struct lb_err *err)
+static enum lb_status load_norm(struct loader *ld, int il, enum lb_role role, int64_t n, const float **out,
+                                struct lb_err *err)
+{
+    const struct source src = {il, 1, {{role, n, 0}}};
+    return load_vector(ld, &src, ".weight", out, err);
+}
+
+/* Whether the file has a role's tensors fused: then their parts are not looked for. */
+static bool fused_in_file(const struct loader *ld, int il, enum lb_role role)
 {
     const struct lb_config *c = ld->s->config;
-    const struct lb_model_cols *cols = ld->s->cols;
-    int64_t stored = c->gguf ? c->head_dim : 0, kv_rows = c->n_kv_head * c->head_dim;
-    const struct source attn_norm = {il, 1, {{LB_R_ATTN_NORM, c->dim, 0}}};
-    const struct source qkv = {
-        il, 3, {{LB_R_Q, c->n_head * c->head_dim, stored}, {LB_R_K, kv_rows, stored}, {LB_R_V, kv_rows, 0}}};
+    struct lb_tensor_name name = lb_family_tensor(c->family, c->gguf, role, il, ".weight");
+    bool only = !lb_family_tensor(c->family, c->gguf, role == LB_R_QKV ? LB_R_Q : LB_R_GATE, il, "").text[0];
+    return only || (name.text[0] && lb_wfile_find(ld->s->file, name.text));
+}
+
+static enum lb_status load_attention(struct loader *ld, int il, struct lb_layer *l, struct lb_err *err)
+{
+    const struct lb_config *c = ld->s->config;
+    int64_t q_rows = c->n_head * c->head_dim, kv_rows = c->n_kv_head * c->head_dim;
+    int64_t stored = c->gguf && lb_family_is(c->family, LB_FAM_GGUF_PAIRED) ? c->head_dim : 0;
+    const struct source parts = {il, 3, {{LB_R_Q, q_rows, stored}, {LB_R_K, kv_rows, stored}, {LB_R_V, kv_rows, 0}}};
+    const struct source whole = {il, 1, {{LB_R_QKV, q_rows + 2 * kv_rows, 0}}};
+    const struct source *qkv = fused_in_file(ld, il, LB_R_QKV) ? &whole : &parts;
     const struct source o = {il, 1, {{LB_R_O, c->dim, 0}}};
-    const struct source ffn_norm = {il, 1, {{LB_R_FFN_NORM, c->dim, 0}}};
-    const struct source gate_up = {il, 2, {{LB_R_GATE, c->ffn_dim, 0}, {LB_R_UP, c->ffn_dim, 0}}};
+
+    LB_TRY(load_norm(ld, il, LB_R_ATTN_NORM, c->dim, &l->attn_norm, err));
+    LB_TRY(load_matrix(ld, qkv, &ld->s->cols->dim, &l->wqkv, err));
+    LB_TRY(load_bias(ld, qkv, c->attn_bias, &l->bqkv, err));
+    if (lb_family_is(c->family, LB_FAM_QK_NORM)) {
+        LB_TRY(load_norm(ld, il, LB_R_Q_NORM, c->head_dim, &l->q_norm, err));
+        LB_TRY(load_norm(ld, il, LB_R_K_NORM, c->head_dim, &l->k_norm, err));
+    }
+    LB_TRY(load_matrix(ld, &o, &ld->s->cols->heads, &l->wo, err));
+    LB_TRY(load_bias(ld, &o, c->o_bias, &l->bo, err));
+    if (!lb_family_is(c->family, LB_FAM_SANDWICH))
+        return LB_OK;
+    return load_norm(ld, il, LB_R_POST_ATTN_NORM, c->dim, &l->post_attn_norm, err);
+}
+
+static enum lb_status load_ffn(struct loader *ld, int il, struct lb_layer *l, struct lb_err *err)
+{
+    const struct lb_config *c = ld->s->config;
+    const struct source parts = {il, 2, {{LB_R_GATE, c->ffn_dim, 0}, {LB_R_UP, c->ffn_dim, 0}}};
+    const struct source whole = {il, 1, {{LB_R_GATE_UP, 2 * c->ffn_dim, 0}}};
+    const struct source *gate_up = fused_in_file(ld, il, LB_R_GATE_UP) ? &whole : &parts;
     const struct source down = {il, 1, {{LB_R_DOWN, c->dim, 0}}};
 
-    LB_TRY(load_vector(ld, &attn_norm, ".weight", &l->attn_norm, err));
-    LB_TRY(load_matrix(ld, &qkv, &cols->dim, &l->wqkv, err));
-    LB_TRY(load_bias(ld, &qkv, c->attn_bias, &l->bqkv, err));
-    LB_TRY(load_matrix(ld, &o, &cols->heads, &l->wo, err));
-    LB_TRY(load_bias(ld, &o, c->o_bias, &l->bo, err));
+    LB_TRY(load_norm(ld, il, LB_R_FFN_NORM, c->dim, &l->ffn_norm, err));
+    LB_TRY(load_matrix(ld, gate_up, &ld->s->cols->dim, &l->w_gate_up, err));
+    LB_TRY(load_bias(ld, gate_up, c->mlp_bias, &l->b_gate_up, err));
+    LB_TRY(load_matrix(ld, &down, &ld->s->cols->ffn, &l->w_down, err));
+    LB_TRY(load_bias(ld, &down, c->mlp_bias, &l->b_down, err));
+    if (!lb_family_is(c->family, LB_FAM_SANDWICH))
+        return LB_OK;
+    return load_norm(ld, il, LB_R_POST_FFN_NORM, c->dim, &l->post_ffn_norm, err);
+}
 
-    LB_TRY(load_vector(ld, &ffn_norm, ".weight", &l->ffn_norm, err));
-    LB_TRY(load_matrix(ld, &gate_up, &cols->dim, &l->w_gate_up, err));
-    LB_TRY(load_bias(ld, &gate_up, c->mlp_bias, &l->b_gate_up, err));
-    LB_TRY(load_matrix(ld, &down, &cols->ffn, &l->w_down, err));
-    return load_bias(ld, &down, c->mlp_bias, &l->b_down, err);
+static enum lb_status load_layer(struct loader *ld, int il, struct lb_layer *l, struct lb_err *err)
+{
+    LB_TRY(load_attention(ld, il, l, err));
+    return load_ffn(ld, il, l, err);
 }
 
 /* Which tensors serve as embedding and head (spec/models.md 1.1.6): both present means both are used, whatever the

@@ -14,11 +14,13 @@
 
 /* Matrices are [out, in]. Biases and norms are f32 vectors of the backend, NULL where the model has none. */
 struct lb_layer {
-    const float *attn_norm, *ffn_norm; /* [dim] */
-    struct lb_matrix *wqkv;            /* [(n_head + 2 n_kv_head) * head_dim, dim]: Q heads, K heads, V heads */
-    struct lb_matrix *wo;              /* [dim, n_head * head_dim] */
-    struct lb_matrix *w_gate_up;       /* [2 * ffn_dim, dim]: gate rows, then up rows */
-    struct lb_matrix *w_down;          /* [dim, ffn_dim] */
+    const float *attn_norm, *ffn_norm;           /* [dim] */
+    const float *q_norm, *k_norm;                /* [head_dim] */
+    const float *post_attn_norm, *post_ffn_norm; /* [dim], of what is added to the residual */
+    struct lb_matrix *wqkv;      /* [(n_head + 2 n_kv_head) * head_dim, dim]: Q heads, K heads, V heads */
+    struct lb_matrix *wo;        /* [dim, n_head * head_dim] */
+    struct lb_matrix *w_gate_up; /* [2 * ffn_dim, dim]: gate rows, then up rows */
+    struct lb_matrix *w_down;    /* [dim, ffn_dim] */
     const float *bqkv, *bo, *b_gate_up, *b_down;
 };
 

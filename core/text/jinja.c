@@ -16,6 +16,7 @@ struct lb_jchunk {
 
 struct lb_jinja_ctx {
     struct lb_jrun run;
+    int64_t spent; /* steps that a rendering begins with */
 };
 
 void *lb_jpool_take(struct lb_jpool *p, size_t bytes)
@@ -131,6 +132,11 @@ enum lb_status lb_jinja_ctx_new(struct lb_jinja_ctx **out, struct lb_err *err)
     return LB_OK;
 }
 
+void lb_jinja_ctx_limit(struct lb_jinja_ctx *c, int64_t steps)
+{
+    c->spent = steps < LB_JINJA_MAX_STEPS ? LB_JINJA_MAX_STEPS - steps : 0;
+}
+
 void lb_jinja_ctx_free(struct lb_jinja_ctx *c)
 {
     if (!c)
@@ -164,6 +170,7 @@ enum lb_status lb_jinja_render(const struct lb_jinja *t, struct lb_jinja_ctx *c,
     if (out->failed)
         return lb_err_memory(err, "a rendering", out->len);
     r->now = in->now;
+    r->steps = c->spent;
     r->eval = &e;
     run_template(&e, in);
     enum lb_status status = LB_OK;

@@ -28,6 +28,9 @@ void lb_jinja_free(struct lb_jinja *t); /* NULL is allowed */
 enum lb_status lb_jinja_ctx_new(struct lb_jinja_ctx **out, struct lb_err *err);
 void lb_jinja_ctx_free(struct lb_jinja_ctx *c);
 
+/* Lowers the bound on the steps of one rendering, for callers that render more than one can wait for. */
+void lb_jinja_ctx_limit(struct lb_jinja_ctx *c, int64_t steps);
+
 /* A variable of the template; of equal names the last wins. */
 struct lb_jinja_var {
     const char *name;

@@ -202,7 +202,7 @@ static enum lb_status put_all(const struct lb_ids *from, struct lb_ids *out, str
 /* Does the text's own beginning, ids [0, n), hold the prefix or its BOS already? */
 static bool begins_with_prefix(const struct lb_tok *t, const int32_t *id, size_t n)
 {
-    if (n == 0 || t->prefix.n == 0)
+    if (t->prefix.n == 0)
         return false;
     if (t->bos >= 0 && t->prefix.id[0] == t->bos && id[0] == t->bos)
         return true;
@@ -224,7 +224,7 @@ static enum lb_status encode(const struct encoder *e, struct lb_bytes text, enum
     LB_TRY(lb_added_split(&t->raw, text.data, text.len, &sink, err));
     if (add != LB_TOK_AUTO)
         return LB_OK;
-    if (begins_with_prefix(t, out->id + body, out->n - body)) {
+    if (out->n > body && begins_with_prefix(t, out->id + body, out->n - body)) {
         memmove(out->id + body - t->prefix.n, out->id + body, (out->n - body) * sizeof *out->id);
         out->n -= t->prefix.n;
         *doubled = true;

@@ -412,6 +412,74 @@ static enum lb_status replace_template(struct lb_tok_load *l)
     return LB_OK;
 }
 
+/* Paths of the files that were read, for messages. */
+struct paths {
+    char *config, *map, *json, *model, *merges;
+};
+
+/* merges.txt as an array: a line is a merge, the first may be a version. */
+static enum lb_status read_merges_file(struct lb_tok_load *l, const char *path, json_t **out)
+{
+    struct lb_str text = {0};
+    enum lb_status status = lb_file_read(path, MAX_FILE_BYTES, &text, l->err);
+    *out = status == LB_OK ? json_array() : NULL;
+    for (size_t i = 0; *out && i < text.len;) {
+        const char *end = memchr(text.data + i, '\n', text.len - i);
+        size_t stop = end ? (size_t)(end - text.data) : text.len;
+        size_t n = stop - i - (stop > i && text.data[stop - 1] == '\r');
+        if (n > 0 && !(i == 0 && text.data[0] == '#')) {
+            json_t *line = json_stringn(text.data + i, n);
+            if (!line || json_array_append_new(*out, line) != 0)
+                status = lb_err_set(l->err, LB_E_INPUT, "cannot use '%s': not UTF-8 at byte %zu", path, i);
+        }
+        i = status == LB_OK ? stop + 1 : text.len;
+    }
+    lb_str_release(&text);
+    return status;
+}
+
+/* The pipeline that these classes of transformers make of vocab.json and merges.txt. */
+static const char *pipeline_of(const struct lb_tok_load *l)
+{
+    const char *name = json_string_value(json_object_get(l->config, "tokenizer_class"));
+    if (name && (strcmp(name, "Qwen2Tokenizer") == 0 || strcmp(name, "Qwen2TokenizerFast") == 0))
+        return "{\"normalizer\":{\"type\":\"NFC\"},\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":"
+               "\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"behavior\":\"Isolated\",\"pattern\":{}},"
+               "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}]}}";
+    if (name && (strcmp(name, "GPT2Tokenizer") == 0 || strcmp(name, "GPT2TokenizerFast") == 0))
+        return "{\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\","
+               "\"add_prefix_space\":false,\"use_regex\":true}}";
+    return NULL;
+}
+
+/* vocab.json and merges.txt as the tokenizer.json that they stand for; l->root stays NULL where they stand for none. */
+static enum lb_status read_pair(struct lb_tok_load *l, const char *dir, struct paths *p)
+{
+    json_t *vocab = NULL, *merges = NULL, *root = NULL;
+    const char *pipeline = pipeline_of(l);
+    p->merges = lb_path_join(dir, "merges.txt");
+    if (!p->merges)
+        return lb_err_memory(l->err, "merges.txt", strlen(dir));
+    if (!pipeline || !lb_file_exists(p->merges))
+        return LB_OK;
+    enum lb_status status = read_in_dir(dir, "vocab.json", &p->json, &vocab, l->err);
+    if (status == LB_OK && vocab)
+        status = read_merges_file(l, p->merges, &merges);
+    if (status == LB_OK && vocab) {
+        root = json_loads(pipeline, 0, NULL);
+        json_t *split = json_array_get(json_object_get(json_object_get(root, "pre_tokenizer"), "pretokenizers"), 0);
+        json_t *model = json_pack("{s:s,s:O,s:O}", "type", "BPE", "vocab", vocab, "merges", merges);
+        if (split)
+            json_object_set_new(json_object_get(split, "pattern"), "Regex", json_string(lb_pattern_qwen2));
+        if (json_object_set_new(root, "model", model) != 0)
+            status = lb_err_memory(l->err, "vocab.json", 64);
+    }
+    json_decref(vocab);
+    json_decref(merges);
+    l->root = root;
+    return status;
+}
+
 /* What a directory without tokenizer.json and tokenizer.model has. */
 static enum lb_status name_missing(struct lb_tok_load *l, const char *dir)
 {
@@ -453,11 +521,6 @@ static enum lb_status load_model_file(struct lb_tok_load *l)
     return t->missing ? LB_OK : lb_tok_model_file_prefix(l);
 }
 
-/* Paths of the files that were read, for messages. */
-struct paths {
-    char *config, *map, *json, *model;
-};
-
 static enum lb_status load_dir(struct lb_tok_load *l, const char *dir, struct paths *p)
 {
     if (!lb_file_is_dir(dir))
@@ -465,6 +528,11 @@ static enum lb_status load_dir(struct lb_tok_load *l, const char *dir, struct pa
     LB_TRY(read_in_dir(dir, "tokenizer_config.json", &p->config, &l->config, l->err));
     LB_TRY(read_in_dir(dir, "special_tokens_map.json", &p->map, &l->map, l->err));
     LB_TRY(read_in_dir(dir, "tokenizer.json", &p->json, &l->root, l->err));
+    p->model = lb_path_join(dir, "tokenizer.model");
+    if (!p->model)
+        return lb_err_memory(l->err, "tokenizer.model", strlen(dir));
+    if (!l->root && !lb_file_exists(p->model))
+        LB_TRY(read_pair(l, dir, p));
     l->path = p->json ? p->json : p->config ? p->config : dir;
     if (l->root) {
         LB_TRY(load_model(l));
@@ -472,9 +540,6 @@ static enum lb_status load_dir(struct lb_tok_load *l, const char *dir, struct pa
         return replace_template(l);
     }
     LB_TRY(find_size(l));
-    p->model = lb_path_join(dir, "tokenizer.model");
-    if (!p->model)
-        return lb_err_memory(l->err, "tokenizer.model", strlen(dir));
     if (lb_file_exists(p->model)) {
         l->path = p->model;
         LB_TRY(load_model_file(l));
@@ -506,6 +571,7 @@ enum lb_status lb_tok_open_dir(struct lb_tok **out, const char *dir, struct lb_e
     lb_mem_free(p.map);
     lb_mem_free(p.json);
     lb_mem_free(p.model);
+    lb_mem_free(p.merges);
     if (status != LB_OK)
         lb_tok_free(t);
     else

@@ -34,6 +34,7 @@ struct lk_cpu {
     void (*embed)(const struct lk_embed *a, int64_t begin, int64_t end);
     int64_t (*norm_items)(const struct lk_norm *a);
     void (*norm)(const struct lk_norm *a, int64_t begin, int64_t end);
+    void (*norm_add)(const struct lk_norm_add *a, int64_t begin, int64_t end);
     int64_t (*linear_items)(const struct lk_linear *a);
     void (*linear)(const struct lk_linear *a, int64_t begin, int64_t end);
     void (*rope_table)(const struct lk_rope_table *a, int64_t begin, int64_t end);

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/tests/isa_model/model_types.h"
+
 enum { LK_MODEL_TILES = 8, LK_MODEL_ROWS = 16, LK_MODEL_COLSB = 64 };
 
 static _Thread_local struct lk_model_tiles {
@@ -84,13 +86,13 @@ static inline void _tile_stored(int t, void *base, long stride)
 }
 
 /* DAZ and FTZ: a subnormal is a zero of its sign. */
-static inline float lk_model_ftz(float x)
+LK_MODEL_STEP float lk_model_ftz(float x)
 {
     return fabsf(x) < 0x1p-126f ? copysignf(0.0f, x) : x;
 }
 
 /* Half h of a 32-bit element as f32. */
-static inline float lk_model_half(float pair, int h)
+LK_MODEL_STEP float lk_model_half(float pair, int h)
 {
     uint32_t u;
     float x;
@@ -102,7 +104,7 @@ static inline float lk_model_half(float pair, int h)
 
 /* c[m, n] += (sum over k of a[m, 2k] b[k, 2n]) + (sum over k of a[m, 2k + 1] b[k, 2n + 1]): each sum from zero by fused
  * multiply-adds in order of k, then two additions, all to nearest even. */
-static inline void _tile_dpbf16ps(int c, int a, int b)
+LK_MODEL void _tile_dpbf16ps(int c, int a, int b)
 {
     struct lk_model_tiles *m = &lk_model_tiles;
     int n_k = m->colsb[a] / 4, n_col = m->colsb[c] / 4;
