@@ -67,9 +67,40 @@ static bool is_hidden(struct lb_jval x, const char *name, size_t n)
     return false;
 }
 
+/* Nearly every x.name asks a message for its own key: one look at the first letter and the length tells that no
+ * attribute of dicts (clear copy fromkeys get items keys pop popitem setdefault update values) is meant. */
+static bool no_dict_attribute(const char *name, size_t n)
+{
+    switch (n ? name[0] : 0) {
+    case '_':
+        return false;
+    case 'c':
+        return n != 4 && n != 5;
+    case 'f':
+        return n != 8;
+    case 'g':
+        return n != 3;
+    case 'i':
+        return n != 5;
+    case 'k':
+        return n != 4;
+    case 'p':
+        return n != 3 && n != 7;
+    case 's':
+        return n != 10;
+    case 'u':
+    case 'v':
+        return n != 6;
+    default:
+        return true;
+    }
+}
+
 /* False: x has no such attribute. */
 static bool attribute(struct lb_jrun *r, struct lb_jval x, const char *name, size_t n, struct lb_jval *out)
 {
+    if (x.kind == LB_J_DICT && no_dict_attribute(name, n))
+        return false;
     if (x.kind == LB_J_OBJECT)
         return x.u.object->get && x.u.object->get(r, x.u.object, name, n, out);
     if (x.kind == LB_J_NAMESPACE) {

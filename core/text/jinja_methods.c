@@ -10,27 +10,39 @@
 
 /* ---- case and classes ---- */
 
-static struct lb_jval with_case(struct lb_jrun *r, struct lb_jval self, const struct lb_jargs *args, char how)
+static bool no_arguments(struct lb_jrun *r, const char *name, const struct lb_jargs *args)
 {
-    return lb_jargs_bind(r, "str method", args, "/", NULL) ? lb_jstr_case(r, self, how) : NOTHING;
+    if (args->n_kwarg)
+        lb_jinja_fail(r, "str.%s() takes no keyword arguments", name);
+    else if (args->n)
+        lb_jinja_fail(r, "str.%s() takes no arguments (%zu given)", name, args->n);
+    return !r->failed;
 }
 
-static struct lb_jval is_of(struct lb_jrun *r, struct lb_jval self, const struct lb_jargs *args, char what)
+/* `name` as messages have it */
+static struct lb_jval with_case(struct lb_jrun *r, struct lb_jval self, const struct lb_jargs *args, const char *name,
+                                char how)
 {
-    if (!lb_jargs_bind(r, "str method", args, "/", NULL) || !lb_jrun_spend(r, self.u.text->len / 64 + 1))
+    return no_arguments(r, name, args) ? lb_jstr_case(r, self, how) : NOTHING;
+}
+
+static struct lb_jval is_of(struct lb_jrun *r, struct lb_jval self, const struct lb_jargs *args, const char *name,
+                            char what)
+{
+    if (!no_arguments(r, name, args) || !lb_jrun_spend(r, self.u.text->len / 64 + 1))
         return NOTHING;
     return lb_jbool(lb_jstr_is(self.u.text, what));
 }
 
-#define WITH_CASE(fn, how)                    \
-    METHOD(fn)                                \
-    {                                         \
-        return with_case(r, self, args, how); \
+#define WITH_CASE(fn, how)                             \
+    METHOD(fn)                                         \
+    {                                                  \
+        return with_case(r, self, args, #fn + 4, how); \
     }
-#define IS_OF(fn, what)                    \
-    METHOD(fn)                             \
-    {                                      \
-        return is_of(r, self, args, what); \
+#define IS_OF(fn, what)                             \
+    METHOD(fn)                                      \
+    {                                               \
+        return is_of(r, self, args, #fn + 4, what); \
     }
 
 WITH_CASE(str_upper, 'u')
@@ -276,12 +288,13 @@ static struct lb_jval has_affix(struct lb_jrun *r, struct lb_jval self, const st
     struct window w = {0, self.u.text->len, 0};
     if (!lb_jargs_bind(r, name, args, "/ affix start? end?", a))
         return NOTHING;
+    lb_jrun_spend(r, self.u.text->len / 1024);
     bool there = (!lb_jgiven(a[1]) && !lb_jgiven(a[2])) || find_window(r, self.u.text, a + 1, &w);
     if (a[0].kind != LB_J_TUPLE && a[0].kind != LB_J_STR)
         return lb_jinja_fail(r, "%s first arg must be str or a tuple of str, not %s", name, lb_jtype_name(a[0]));
     if (a[0].kind == LB_J_STR)
         return lb_jbool(there && has_end(self.u.text, w, a[0].u.text, end));
-    for (size_t i = 0; i < a[0].u.list->n && lb_jrun_spend(r, 1); i++)
+    for (size_t i = 0; i < a[0].u.list->n && lb_jrun_spend(r, 1 + self.u.text->len / 1024); i++)
         if (has_end(self.u.text, w, lb_jarg_text(r, name, a[0].u.list->item[i]), end) && there && !r->failed)
             return lb_jbool(true);
     return lb_jbool(false);
@@ -301,11 +314,12 @@ METHOD(str_endswith)
 
 static struct lb_jval pad(struct lb_jrun *r, struct lb_jval self, const struct lb_jargs *args, int side)
 {
+    const char *name = side < 0 ? "ljust" : side > 0 ? "rjust" : "center";
     static struct lb_jtext blank = {.data = " ", .len = 1, .n_char = 1};
     struct lb_jval a[2];
-    if (!lb_jargs_bind(r, "str padding", args, "/ width fillchar?", a))
+    if (!lb_jargs_bind(r, name, args, "/ width fillchar?", a))
         return NOTHING;
-    const struct lb_jtext *fill = lb_jgiven(a[1]) ? lb_jarg_text(r, "str padding", a[1]) : &blank;
+    const struct lb_jtext *fill = lb_jgiven(a[1]) ? lb_jarg_text(r, name, a[1]) : &blank;
     if (chars_in(fill->data, fill->len) != 1)
         return lb_jinja_fail(r, "The fill character must be exactly one character long");
     return lb_jstr_pad(r, self, lb_jarg_int(r, a[0], 0), fill, side);

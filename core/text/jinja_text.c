@@ -166,8 +166,8 @@ static void repr_text(struct lb_str *out, const struct lb_jtext *t)
 
 static bool room_in(struct lb_jrun *r, const struct lb_str *out, size_t more)
 {
-    if (out->failed || out->len > LB_JINJA_MAX_MEMORY)
-        lb_jinja_fail(r, "the template makes a text of more than %zu MiB", LB_JINJA_MAX_MEMORY >> 20);
+    if (out->failed || out->len > LB_JINJA_MAX_VALUE || more > LB_JINJA_MAX_VALUE)
+        lb_jinja_fail(r, "the template makes a value of more than %zu MiB", LB_JINJA_MAX_VALUE >> 20);
     return lb_jrun_spend(r, 1 + more / 64);
 }
 

@@ -157,6 +157,8 @@ struct lb_jval lb_jfilter_wordwrap(struct lb_jrun *r, struct lb_jval v, const st
     struct lb_jval a[4];
     if (!lb_jargs_bind(r, "wordwrap", args, "width? break_long_words? wrapstring? break_on_hyphens?", a))
         return lb_jnone();
+    if (v.kind == LB_J_UNDEFINED)
+        return lb_jinja_fail_undefined(r, v);
     if (v.kind != LB_J_STR)
         return lb_jinja_fail(r, "'%s' object has no attribute 'splitlines'", lb_jtype_name(v));
     bool given = lb_jgiven(a[2]) && a[2].kind != LB_J_NONE;
