@@ -247,6 +247,7 @@ static enum lb_status try_config(struct loading *l, bool *found)
     }
     if (!*found || l->c->main.text)
         return LB_OK;
+    lb_mem_free(l->c->broken); /* of the template for tools */
     l->c->broken = lb_mem_strdup("the model has several chat templates (tokenizer_config.json) and none is named "
                                  "default; --chat-template FILE gives one");
     return l->c->broken ? LB_OK : lb_err_memory(l->err, "a message", 128);

@@ -14,8 +14,8 @@
 static struct lb_jargs without(const struct lb_jargs *args, size_t first)
 {
     struct lb_jargs rest = *args;
-    rest.arg += first;
     rest.n -= first;
+    rest.arg = rest.n > 0 ? args->arg + first : NULL;
     return rest;
 }
 

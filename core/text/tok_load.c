@@ -305,7 +305,8 @@ static enum lb_status add_added(struct lb_tok_load *l, struct lb_added *a, json_
         return LB_OK;
     lb_str_clear(&l->text);
     bool plain = !take_bytes(l, a->text, a->len);
-    if (l->text.failed || json_object_set_new(seen, a->text, json_real(a->id)) != 0)
+    /* pieces of SentencePiece are any bytes */
+    if (l->text.failed || json_object_set_new_nocheck(seen, a->text, json_real(a->id)) != 0)
         return lb_err_memory(l->err, "added tokens", a->len);
     int32_t id = lb_tok_find(t, l->text.data, l->text.len, plain);
     if (id >= 0)

@@ -30,6 +30,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 static inline bool fuzz_ok(enum lb_status status, const struct lb_err *err)
 {
     FUZZ_REQUIRE(status == err->status);
+    if (status != LB_OK && (status != LB_E_INPUT || !err->text[0]))
+        fprintf(stderr, "status %d: %s\n", (int)status, err->text);
     FUZZ_REQUIRE(status == LB_OK || (status == LB_E_INPUT && err->text[0]));
     return status == LB_OK;
 }

@@ -1,7 +1,8 @@
 #include "core/io/gguf.h"
 #include "core/tests/fuzz/fuzz_tok.h"
+#include "core/text/chat.h"
 
-/* A GGUF file: metadata, tensors, and the tokenizer of its vocabulary. */
+/* A GGUF file: metadata, tensors, the tokenizer of its vocabulary and its chat template. */
 
 static void check_metadata(const struct lb_gguf *g)
 {
@@ -22,6 +23,24 @@ static void check_metadata(const struct lb_gguf *g)
     }
 }
 
+static void check_chat(const struct lb_gguf *g, const struct lb_tok *t)
+{
+    static const struct lb_chat_turn turns[] = {{"system", "Be brief."}, {"user", "Hi"}};
+    const struct lb_chat_spec spec = {.v = &g->vocab, .tok = t};
+    struct lb_err err = LB_ERR_INIT;
+    struct lb_chat *c = NULL;
+    struct lb_jinja_ctx *ctx = NULL;
+    struct lb_str out = {0};
+    if (fuzz_ok(lb_chat_open(&c, &spec, &err), &err) && lb_chat_source(c)) {
+        FUZZ_REQUIRE(lb_jinja_ctx_new(&ctx, &err) == LB_OK);
+        lb_jinja_ctx_limit(ctx, FUZZ_STEPS);
+        fuzz_ok(lb_chat_render_turns(c, ctx, turns, 2, true, &out, &err), &err);
+        lb_jinja_ctx_free(ctx);
+    }
+    lb_str_release(&out);
+    lb_chat_free(c);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct lb_gguf g = {0};
@@ -33,6 +52,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         check_metadata(&g);
         if (fuzz_ok(lb_tok_open_vocab(&t, &g.vocab, &err), &err))
             fuzz_tokenizer(t);
+        if (t)
+            check_chat(&g, t);
     }
     lb_tok_free(t);
     lb_gguf_close(&g);

@@ -271,6 +271,8 @@ for n, name in enumerate(('llama-bpe', 'qwen2', 'gpt-2', 'default', 'chatglm-bpe
     put('gguf', f'bpe_{n}', gguf(tokens('gpt2', byte_tokens, ['l l'], pre=(STR, name), add_bos_token=(BOOL, False))))
 put('gguf', 'template', gguf(tokens('gpt2', byte_tokens, ['l l', 'H e']) | {
     'tokenizer.chat_template': (STR, '{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}')}))
+put('gguf', 'special_bytes', gguf(tokens('llama', [('<unk>', 0, 2), (b'\xff\x00', 0, 3), (b'\xe2\x96', 0, 3)] + text_pieces, **ends) | {
+    'tokenizer.chat_template': (STR, '{{ bos_token }}{{ eos_token }}')}))
 put('gguf', 'ugm', gguf(tokens('t5', control + text_pieces)))
 put('gguf', 'split', gguf({'split.count': (U16, 2)}))
 
