@@ -33,12 +33,17 @@ void golden_options(struct lb_options *o, const char *model);
 /* Lines of a .jsonl file as an array, NULL when it is not there. */
 json_t *golden_read(const char *path);
 
-/* ---- a naive Llama in double precision: one token a call, weights drawn from a seed ---- */
+/* ---- naive models in double precision: one token a call, weights drawn from a seed ---- */
+
+enum naive_family { NAIVE_LLAMA, NAIVE_MISTRAL, NAIVE_QWEN2, NAIVE_QWEN3, NAIVE_GLM, NAIVE_GLM4 };
 
 struct naive_shape {
+    enum naive_family family;
     int64_t n_vocab, dim, ffn_dim, n_layer, n_head, n_kv_head, head_dim;
     double theta;
     bool tied, attn_bias, mlp_bias;
+    int64_t window, n_full; /* positions that a token sees from layer n_full on; 0: all */
+    int64_t n_rot;          /* GLM: dimensions that turn */
 };
 
 struct naive_model;
