@@ -20,6 +20,8 @@ struct golden_out {
 /* Runs the JSON rows of `rows` through options (model and settings set by the caller; files are this function's own
  * temporary ones). Ends the program when the run fails. */
 void golden_run(struct lb_options *options, const json_t *rows, struct golden_out *out);
+/* The same, but a failure is returned, with nothing in *out to release. */
+enum lb_status golden_try(struct lb_options *options, const json_t *rows, struct golden_out *out, struct lb_err *err);
 void golden_out_release(struct golden_out *out);
 
 /* The kernel sets of this program that are to be tested, behind the last one NULL: all that it has but `without`, which
