@@ -138,7 +138,7 @@ static const struct bend glm4_moe[] = {
     {"{\"attention_bias\":false}", OTHER},
     {"{\"partial_rotary_factor\":1.0}", OTHER},
     {"{\"partial_rotary_factor\":\"(absent)\"}", SAME},
-    {"{\"num_hidden_layers\":4}", OTHER}, /* the MTP layer has an ordinary layer's tensors too */
+    {"{\"num_hidden_layers\":4}", "model.layers.3.mlp.experts.0.gate_proj.weight"}, /* the MTP layer has no experts */
     {"{\"num_nextn_predict_layers\":0}", SAME},
     {"{\"topk_method\":\"greedy\"}", "topk_method 'greedy'"},
     {"{\"scoring_func\":\"softmax\"}", "scoring_func 'softmax'"},
