@@ -319,6 +319,10 @@ void lb_cpu_moe(struct lb_backend *be, const struct lb_moe_args *a)
     struct lb_cpu_moe *m = c->moe;
     if (lb_cpu_idle(c))
         return;
+    if (!m) {
+        lb_err_set(&c->err, LB_E_USAGE, "a mixture of experts ran before its memory was reserved");
+        return;
+    }
     double begin = lb_cpu_now();
     int64_t n_tok = c->step->n_tok;
     route(c, a);
