@@ -159,7 +159,7 @@ static bool text_contains(struct lb_jrun *r, struct lb_jval container, struct lb
         return false;
     }
     const struct lb_jtext *t = container.u.text, *x = item.u.text;
-    return lb_jrun_spend(r, t->len / 64 + 1) && lb_jfind_bytes(t->data, t->len, x->data, x->len) < t->len + 1;
+    return lb_jscan(r, t->len) && lb_jfind_bytes(t->data, t->len, x->data, x->len) < t->len + 1;
 }
 
 bool lb_jcontains(struct lb_jrun *r, struct lb_jval container, struct lb_jval item)

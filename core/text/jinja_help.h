@@ -16,6 +16,12 @@ struct lb_jval lb_jscratch_end(struct lb_jrun *r, size_t mark);
 /* Whether `more` bytes fit into one value, what the scratch holds included; failed where not. Spends steps for them. */
 bool lb_jroom(struct lb_jrun *r, uint64_t more);
 
+/* Pays for looking at each character of a text; false (and failed) where steps are used up. */
+static inline bool lb_jscan(struct lb_jrun *r, size_t bytes)
+{
+    return lb_jrun_spend(r, bytes / 8 + 1);
+}
+
 static inline struct lb_jval lb_jabsent(void)
 {
     return (struct lb_jval){.kind = LB_J_ABSENT};

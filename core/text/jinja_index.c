@@ -166,7 +166,7 @@ static bool item(struct lb_jrun *r, struct lb_jval x, struct lb_jval key, struct
         *out = x.u.list->item[i];
         return true;
     case LB_J_STR: {
-        if (!at_index(&i, lb_jtext_chars(x.u.text)) || !lb_jrun_spend(r, x.u.text->len / 64))
+        if (!at_index(&i, lb_jtext_chars(x.u.text)) || !lb_jrun_spend(r, x.u.text->len / 32))
             return false;
         size_t from = lb_jtext_offset(x.u.text, i);
         int bytes;

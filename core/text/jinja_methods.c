@@ -29,7 +29,7 @@ static struct lb_jval with_case(struct lb_jrun *r, struct lb_jval self, const st
 static struct lb_jval is_of(struct lb_jrun *r, struct lb_jval self, const struct lb_jargs *args, const char *name,
                             char what)
 {
-    if (!no_arguments(r, name, args) || !lb_jrun_spend(r, self.u.text->len / 64 + 1))
+    if (!no_arguments(r, name, args) || !lb_jscan(r, self.u.text->len))
         return NOTHING;
     return lb_jbool(lb_jstr_is(self.u.text, what));
 }
@@ -138,7 +138,7 @@ static struct lb_jval partition(struct lb_jrun *r, struct lb_jval self, const st
     const struct lb_jtext *t = self.u.text, *x = lb_jarg_text(r, "partition", sep);
     if (x->len == 0)
         return lb_jinja_fail(r, "empty separator");
-    if (!lb_jrun_spend(r, t->len / 64 + 1))
+    if (!lb_jscan(r, t->len))
         return NOTHING;
     size_t at =
         last ? lb_jrfind_bytes(r, t->data, t->len, x->data, x->len) : lb_jfind_bytes(t->data, t->len, x->data, x->len);
@@ -201,7 +201,7 @@ static bool find_window(struct lb_jrun *r, struct lb_jtext *t, const struct lb_j
         to = to < -n ? 0 : to + n;
     if (to > n)
         to = n;
-    if (r->failed || from > to || !lb_jrun_spend(r, t->len / 64 + 1))
+    if (r->failed || from > to || !lb_jscan(r, t->len))
         return false;
     *w = (struct window){lb_jtext_offset(t, from), lb_jtext_offset(t, to), from};
     return true;

@@ -135,7 +135,7 @@ TEST(is_divisibleby)
 static bool cased(struct lb_jrun *r, struct lb_jval v, char what)
 {
     v = lb_jstr(r, v);
-    return !r->failed && lb_jrun_spend(r, v.u.text->len / 64) && lb_jstr_is(v.u.text, what);
+    return !r->failed && lb_jscan(r, v.u.text->len) && lb_jstr_is(v.u.text, what);
 }
 
 TEST(is_lower)

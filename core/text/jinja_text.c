@@ -171,6 +171,19 @@ static bool room_in(struct lb_jrun *r, const struct lb_str *out, size_t more)
     return lb_jrun_spend(r, 1 + more / 64);
 }
 
+static void put_int(struct lb_str *out, int64_t i)
+{
+    char text[24];
+    size_t at = sizeof text;
+    uint64_t u = i < 0 ? 0 - (uint64_t)i : (uint64_t)i;
+    do
+        text[--at] = (char)('0' + u % 10);
+    while (u /= 10);
+    if (i < 0)
+        text[--at] = '-';
+    lb_str_put(out, text + at, sizeof text - at);
+}
+
 static void repr_items(struct lb_jrun *r, struct lb_str *out, struct lb_jval v, const char *open, const char *close)
 {
     lb_str_puts(out, open);
@@ -246,7 +259,7 @@ void lb_jput_repr(struct lb_jrun *r, struct lb_str *out, struct lb_jval v)
         lb_str_puts(out, v.u.b ? "True" : "False");
         return;
     case LB_J_INT:
-        lb_str_putf(out, "%lld", (long long)v.u.i);
+        put_int(out, v.u.i);
         return;
     case LB_J_FLOAT:
         lb_jput_float(out, v.u.f);

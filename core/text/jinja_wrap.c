@@ -136,7 +136,7 @@ static void wrap_line(struct wrap *w, const struct lb_jtext *line, const struct 
     w->cp = lb_jrun_alloc(w->r, (n + 1) * sizeof *w->cp);
     w->start = lb_jrun_alloc(w->r, (n + 1) * sizeof *w->start);
     w->end = lb_jrun_alloc(w->r, (n + 1) * sizeof *w->end);
-    if (!w->cp || !w->start || !w->end || n > UINT32_MAX || !lb_jroom(w->r, n))
+    if (!w->cp || !w->start || !w->end || n > UINT32_MAX || !lb_jscan(w->r, n))
         return;
     w->data = line->data;
     w->n = w->n_chunk = 0;
