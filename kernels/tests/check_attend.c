@@ -367,6 +367,13 @@ void check_attend(const struct lk_cpu *t)
     }
     struct shape partial = {64, 3, 2, 20, false, true, 3, {70, 1, 40}, 1, 0};
     attn_case(t, &partial);
+    /* GLM's rotation: pairs, in a part of the head; and with norms, at odd sizes */
+    struct shape pairs = {128, 4, 1, 64, true, false, 2, {41, 9}, 2, 0};
+    attn_case(t, &pairs);
+    struct shape odd_pairs = {36, 5, 2, 10, true, true, 2, {33, 4}, 1, 0};
+    attn_case(t, &odd_pairs);
+    struct shape few_pairs = {24, 2, 2, 12, true, true, 2, {33, 4}, 1, 7};
+    attn_case(t, &few_pairs);
     struct shape large = {534, 2, 1, 64, false, false, 1, {40}, 7, 0}; /* several passes over V */
     attn_case(t, &large);
     struct shape split = {64, 3, 1, 64, false, false, 1, {1113}, 97, 0};
