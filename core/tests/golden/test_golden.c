@@ -199,18 +199,47 @@ static void test_greedy(void **state)
     }
 }
 
-/* Whether a model's tokenizer is of the kind that is not built in: SentencePiece BPE, which falls back to bytes. */
-static bool sentencepiece(const char *name)
+/* Rows of the goldens that have this member, as rows with `name` in its place. */
+static json_t *text_rows(const json_t *golden, const char *key, const char *name, json_t *want)
 {
-    char path[512];
-    snprintf(path, sizeof path, GOLDENS "%s/tokenizer.json", name);
-    json_t *file = json_load_file(path, 0, NULL);
-    bool found = json_is_true(json_object_get(json_object_get(file, "model"), "byte_fallback"));
-    json_decref(file);
-    return found;
+    json_t *rows = json_array();
+    for (size_t i = 0; i < json_array_size(golden); i++) {
+        json_t *g = json_array_get(golden, i);
+        if (!json_object_get(g, key))
+            continue;
+        json_array_append_new(
+            rows, json_pack("{s:O,s:i,s:b}", name, json_object_get(g, key), "max_tokens", 24, "ignore_eos", 1));
+        json_array_append(want, g);
+    }
+    return rows;
 }
 
-/* Text in, text out: raw prompts, and rendered chats as raw text without added tokens. */
+static void text_of(const char *model, const char *path, const json_t *golden, int form)
+{
+    static const char *const keys[] = {"prompt", "rendered", "messages"}, *const names[] = {"prompt", "prompt",
+                                                                                            "messages"};
+    json_t *want = json_array(), *rows = text_rows(golden, keys[form], names[form], want);
+    struct lb_options o;
+    struct golden_out out;
+    golden_options(&o, path);
+    o.add_bos = form == 1 ? LB_BOS_NO : LB_BOS_AUTO;
+    golden_run(&o, rows, &out);
+    for (size_t i = 0; i < json_array_size(want); i++) {
+        const json_t *g = json_array_get(want, i), *row = json_array_get(out.rows, i);
+        const char *id = json_string_value(json_object_get(g, "id")),
+                   *text = json_string_value(json_object_get(row, "text"));
+        check_ids(id, json_object_get(g, "prompt_token_ids"), json_object_get(row, "prompt_token_ids"));
+        check_ids(id, json_object_get(g, "greedy_ids"), json_object_get(row, "token_ids"));
+        assert_string_equal(json_string_value(json_object_get(g, "output_text")), text ? text : "(absent)");
+    }
+    print_message("%s: %zu %s rows equal as text\n", model, json_array_size(want), keys[form]);
+    golden_out_release(&out);
+    json_decref(rows);
+    json_decref(want);
+}
+
+/* Text in, text out, whatever the kind of tokenizer: raw prompts, rendered chats as raw text without added tokens,
+ * conversations through the model's template. */
 static void test_text(void **state)
 {
     (void)state;
@@ -218,44 +247,8 @@ static void test_text(void **state)
         char path[512];
         model_path(models[m], path, sizeof path);
         json_t *golden = golden_rows(models[m], "golden.jsonl");
-        for (int form = 0; form < 2; form++) { /* 0: prompt, 1: rendered */
-            const char *key = form ? "rendered" : "prompt";
-            json_t *rows = json_array(), *want = json_array();
-            for (size_t i = 0; i < json_array_size(golden); i++) {
-                json_t *g = json_array_get(golden, i);
-                if (!json_object_get(g, key))
-                    continue;
-                json_array_append_new(rows, json_pack("{s:O,s:i,s:b}", "prompt", json_object_get(g, key), "max_tokens",
-                                                      24, "ignore_eos", 1));
-                json_array_append(want, g);
-            }
-            struct lb_options o;
-            struct golden_out out;
-            golden_options(&o, path);
-            o.add_bos = form ? LB_BOS_NO : LB_BOS_AUTO;
-            golden_run(&o, rows, &out);
-            size_t n_text = 0;
-            for (size_t i = 0; i < json_array_size(want); i++) {
-                const json_t *g = json_array_get(want, i), *row = json_array_get(out.rows, i);
-                const json_t *error = json_object_get(row, "error");
-                if (error) { /* a tokenizer of a kind that is not built in */
-                    assert_string_equal(json_string_value(json_object_get(error, "code")), "unsupported");
-                    continue;
-                }
-                const char *id = json_string_value(json_object_get(g, "id"));
-                check_ids(id, json_object_get(g, "prompt_token_ids"), json_object_get(row, "prompt_token_ids"));
-                check_ids(id, json_object_get(g, "greedy_ids"), json_object_get(row, "token_ids"));
-                assert_string_equal(json_string_value(json_object_get(g, "output_text")),
-                                    json_string_value(json_object_get(row, "text")));
-                n_text++;
-            }
-            print_message("%s: %zu of %zu %s rows equal as text\n", models[m], n_text, json_array_size(want), key);
-            if (!sentencepiece(models[m]))
-                assert_int_equal(n_text, json_array_size(want));
-            golden_out_release(&out);
-            json_decref(rows);
-            json_decref(want);
-        }
+        for (int form = 0; form < 3; form++)
+            text_of(models[m], path, golden, form);
         json_decref(golden);
     }
 }
