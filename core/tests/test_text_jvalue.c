@@ -216,6 +216,115 @@ static void test_bounds(void **state)
     fails(NULL);
 }
 
+/* Days at the ends of years, where the weeks' numbers differ; datetime.strftime in the C locale. */
+static void test_strftime(void **state)
+{
+    static const char format[] = "%U %W %V %G %g %j %u %w %y %C|%a %A %b %e|%I %p %l|%c";
+    static const struct {
+        struct tm t;
+        const char *text;
+    } want[] = {
+        {{.tm_year = 124,
+          .tm_mon = 11,
+          .tm_mday = 30,
+          .tm_hour = 0,
+          .tm_min = 7,
+          .tm_sec = 9,
+          .tm_wday = 1,
+          .tm_yday = 364},
+         "52 53 01 2025 25 365 1 1 24 20|Mon Monday Dec 30|12 AM 12|Mon Dec 30 00:07:09 2024"},
+        {{.tm_year = 125,
+          .tm_mon = 0,
+          .tm_mday = 1,
+          .tm_hour = 12,
+          .tm_min = 7,
+          .tm_sec = 9,
+          .tm_wday = 3,
+          .tm_yday = 0},
+         "00 00 01 2025 25 001 3 3 25 20|Wed Wednesday Jan  1|12 PM 12|Wed Jan  1 12:07:09 2025"},
+        {{.tm_year = 121,
+          .tm_mon = 0,
+          .tm_mday = 3,
+          .tm_hour = 13,
+          .tm_min = 7,
+          .tm_sec = 9,
+          .tm_wday = 0,
+          .tm_yday = 2},
+         "01 00 53 2020 20 003 7 0 21 20|Sun Sunday Jan  3|01 PM  1|Sun Jan  3 13:07:09 2021"},
+        {{.tm_year = 120,
+          .tm_mon = 11,
+          .tm_mday = 31,
+          .tm_hour = 23,
+          .tm_min = 7,
+          .tm_sec = 9,
+          .tm_wday = 4,
+          .tm_yday = 365},
+         "52 52 53 2020 20 366 4 4 20 20|Thu Thursday Dec 31|11 PM 11|Thu Dec 31 23:07:09 2020"},
+        {{.tm_year = 116,
+          .tm_mon = 0,
+          .tm_mday = 1,
+          .tm_hour = 1,
+          .tm_min = 7,
+          .tm_sec = 9,
+          .tm_wday = 5,
+          .tm_yday = 0},
+         "00 00 53 2015 15 001 5 5 16 20|Fri Friday Jan  1|01 AM  1|Fri Jan  1 01:07:09 2016"},
+        {{.tm_year = 117,
+          .tm_mon = 0,
+          .tm_mday = 1,
+          .tm_hour = 11,
+          .tm_min = 7,
+          .tm_sec = 9,
+          .tm_wday = 0,
+          .tm_yday = 0},
+         "01 00 52 2016 16 001 7 0 17 20|Sun Sunday Jan  1|11 AM 11|Sun Jan  1 11:07:09 2017"},
+        {{.tm_year = 100,
+          .tm_mon = 1,
+          .tm_mday = 29,
+          .tm_hour = 12,
+          .tm_min = 7,
+          .tm_sec = 9,
+          .tm_wday = 2,
+          .tm_yday = 59},
+         "09 09 09 2000 00 060 2 2 00 20|Tue Tuesday Feb 29|12 PM 12|Tue Feb 29 12:07:09 2000"},
+        {{.tm_year = 99,
+          .tm_mon = 11,
+          .tm_mday = 31,
+          .tm_hour = 0,
+          .tm_min = 7,
+          .tm_sec = 9,
+          .tm_wday = 5,
+          .tm_yday = 364},
+         "52 52 52 1999 99 365 5 5 99 19|Fri Friday Dec 31|12 AM 12|Fri Dec 31 00:07:09 1999"},
+        {{.tm_year = 126,
+          .tm_mon = 11,
+          .tm_mday = 31,
+          .tm_hour = 5,
+          .tm_min = 7,
+          .tm_sec = 9,
+          .tm_wday = 4,
+          .tm_yday = 364},
+         "52 52 53 2026 26 365 4 4 26 20|Thu Thursday Dec 31|05 AM  5|Thu Dec 31 05:07:09 2026"},
+        {{.tm_year = 127,
+          .tm_mon = 0,
+          .tm_mday = 3,
+          .tm_hour = 6,
+          .tm_min = 7,
+          .tm_sec = 9,
+          .tm_wday = 0,
+          .tm_yday = 2},
+         "01 00 53 2026 26 003 7 0 27 20|Sun Sunday Jan  3|06 AM  6|Sun Jan  3 06:07:09 2027"},
+    };
+    struct lb_str out = {0};
+    (void)state;
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        lb_str_clear(&out);
+        lb_jput_strftime(&out, &(struct lb_jtext){.data = format, .len = sizeof format - 1}, &want[i].t);
+        assert_string_equal(out.data, want[i].text);
+    }
+    lb_str_release(&out);
+}
+
 /* A text of many backslashes, quotes and control characters, and what the scratch holds meanwhile, are kept apart. */
 static void test_scratch(void **state)
 {
@@ -252,6 +361,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_streams, begin, end),
         cmocka_unit_test_setup_teardown(test_undefined, begin, end),
         cmocka_unit_test_setup_teardown(test_bounds, begin, end),
+        cmocka_unit_test(test_strftime),
         cmocka_unit_test_setup_teardown(test_scratch, begin, end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
