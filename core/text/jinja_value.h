@@ -42,7 +42,7 @@ enum lb_jkind {
 };
 
 /* Text is UTF-8. n_char is filled on demand; -1: not counted yet. n_char == len tells that it is ASCII. `safe` marks
- * Markup (the `safe` filter); autoescape is off, so it changes nothing but tests. */
+ * Markup (the filters safe and escape): it prints as it is, but escapes what + and its methods put into it. */
 struct lb_jtext {
     const char *data;
     size_t len;
