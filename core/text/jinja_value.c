@@ -443,9 +443,8 @@ struct lb_jval lb_jfrom_json(struct lb_jrun *r, const json_t *v)
 {
     if (!v)
         return lb_jundefined(r, NULL, 0);
-    if (!lb_jrun_spend(r, 1))
-        return (struct lb_jval){.kind = LB_J_UNDEFINED};
     struct lb_jval out = {.kind = LB_J_UNDEFINED};
+    r->steps -= LB_JINJA_STEPS_PER_NODE;
     switch (json_typeof(v)) {
     case JSON_NULL:
         return lb_jnone();
@@ -457,6 +456,7 @@ struct lb_jval lb_jfrom_json(struct lb_jrun *r, const json_t *v)
     case JSON_REAL:
         return lb_jfloat(json_real_value(v));
     case JSON_STRING:
+        r->steps -= LB_JINJA_STEPS_PER_BYTE * (int64_t)json_string_length(v);
         return lb_jtext_lend(r, json_string_value(v), json_string_length(v));
     case JSON_ARRAY:
         if (lb_jrun_enter(r)) {
