@@ -306,8 +306,9 @@ static void test_messages(void **state)
 static void test_parts(void **state)
 {
     (void)state;
-    static const char parts[] = "{\"openai\":true,\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"One\"},"
-                                "{\"type\":\"text\",\"text\":\"two\"}]}],\"add_generation_prompt\":false}";
+    static const char parts[] =
+        "{\"openai\":true,\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"One\"},"
+        "{\"type\":\"text\",\"text\":\"two\"}]}],\"add_generation_prompt\":false}";
     static const struct {
         const char *text, *want;
     } templates[] = {

@@ -53,8 +53,8 @@ struct lb_chat_row {
     const struct json_t *documents; /* array */
     const struct json_t *kwargs;    /* object: wins over --chat-template-kwargs and special tokens */
     bool add_generation_prompt, continue_final_message;
-    /* A request of the OpenAI API, which vLLM turns so: arguments of tool calls, JSON as text there, become objects, and
-     * lists of text parts one text where the template would show a list as Python does. */
+    /* A request of the OpenAI API, which vLLM turns so: arguments of tool calls, JSON as text there, become objects,
+     * and lists of text parts one text where the template would show a list as Python does. */
     bool api;
 };
 
