@@ -18,11 +18,8 @@
 #include "core/base/err.h"
 #include "core/base/str.h"
 
-/* Nodes evaluated, items and bytes handled by filters / 64; what the data takes comes on top: a long chat may cost more
- * than a hostile template on a short one, which ends within a second. */
-#define LB_JINJA_MAX_STEPS ((int64_t)8 << 20)
-#define LB_JINJA_STEPS_PER_NODE 64
-#define LB_JINJA_STEPS_PER_BYTE 2
+#define LB_JINJA_MAX_STEPS ((int64_t)8 << 20) /* nodes evaluated, items and bytes / 64 handled; on top for data: */
+enum { LB_JINJA_STEPS_PER_NODE = 64, LB_JINJA_STEPS_PER_BYTE = 2 };
 #define LB_JINJA_MAX_MEMORY ((size_t)512 << 20) /* bytes of one rendering's arena */
 #define LB_JINJA_MAX_OUTPUT ((size_t)64 << 20)
 #define LB_JINJA_MAX_DEPTH 200 /* nesting of expressions, blocks, macro calls, data */
