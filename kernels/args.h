@@ -30,6 +30,16 @@ struct lk_norm {
     float eps;
 };
 
+/* x[i, :] += y[i, :] / sqrt(mean(y[i, :]^2) + eps) * w, all in f32: a norm that stands before the residual. items:
+ * n_row. */
+struct lk_norm_add {
+    float *x;       /* in and out: [n_row, dim] f32, row-major */
+    const float *y; /* [n_row, dim] f32, row-major */
+    const float *w; /* [dim] f32 */
+    int64_t n_row, dim;
+    float eps;
+};
+
 /* Packs one panel of `panel_cols` output columns of a weight matrix (weight[out, in], y = W x).
  * Panel p of a plain matrix holds source rows p * panel_cols ...; of a gate-up matrix (n_out = 2 * ffn, gate rows then
  * up rows) the first half of its columns are gate rows p * panel_cols / 2 ..., the second half the up rows of the same
@@ -73,6 +83,43 @@ struct lk_linear {
     /* Hints, on which results never depend. */
     int64_t l2_bytes;   /* a core's second cache; 0: unknown. The number of items depends on it */
     int64_t skip_items; /* other threads' items between the end of a range and what its thread is likely to get next */
+};
+
+#define LK_MAX_EXPERT 1024
+
+/* Chooses the experts of each token (DeepSeek-V3's router without auxiliary loss, DeepSeek-AI 2024;
+ * spec/models.md 1.8). With s = 1 / (1 + e^-logit) and c = s + bias: a group of n_expert / n_group consecutive experts
+ * scores the sum of its two largest c; of the n_group_used best groups the n_used experts with the largest c are
+ * chosen. weight = s, divided by the sum of the chosen (+ 1e-20) where `normalize`, times scale. All in f32, sums by
+ * ascending id. A NaN is larger than any number, so that it is chosen and shows; ties go to the lower id. items: n_tok.
+ */
+struct lk_route {
+    const float *logits; /* [n_tok, n_expert] */
+    const float *bias;   /* [n_expert] or NULL */
+    int32_t *id;         /* out: [n_tok, n_used], ascending in each row */
+    float *weight;       /* out: [n_tok, n_used] */
+    int64_t n_tok;
+    int64_t n_expert; /* <= LK_MAX_EXPERT, a multiple of n_group */
+    int64_t n_used;   /* <= n_group_used * n_expert / n_group */
+    int64_t n_group, n_group_used;
+    float scale;
+    bool normalize;
+};
+
+/* x[t, :] += tree over leaves r of (sum over the chosen experts i of group r, ascending, of weight[t, i] * y[row[t, i],
+ * :]
+ * + shared[r][t, :]), each leaf summed from zero, the tree as in struct lk_linear, all in f32. Group r of n_seg begins
+ * with expert floor(r * n_expert / n_seg). items: n_tok. */
+struct lk_combine {
+    float *x;            /* in and out: [n_tok, dim] f32, row-major */
+    const float *y;      /* [*, dim] f32: what experts gave, a row for each choice */
+    const int32_t *id;   /* [n_tok, n_used] ascending, in [0, n_expert) */
+    const int32_t *row;  /* [n_tok, n_used] rows of y */
+    const float *weight; /* [n_tok, n_used] */
+    const float *const
+        *shared; /* [n_seg] each [n_tok, dim] f32: segment r of the shared expert's product; NULL: none */
+    int64_t n_tok, n_used, n_expert, dim;
+    int n_seg;
 };
 
 /* For each row with logits: the natural log of the sum of exponentials and the LK_TOP largest logits, by value, ties
@@ -130,10 +177,11 @@ struct lk_attn_item {
     int32_t seq, tok, n_tok, kv_head;
 };
 
-/* out[t, h, :] = softmax(scale * q[t, h] . K[0..pos[t]]) V, causal, K and V from the cache. Blocks of LK_PAGE_TOKENS
- * positions inside splits of LK_SPLIT_TOKENS; one online softmax a split (Dao et al. 2022), started anew in each split;
- * splits merged in order. Probabilities are rounded to the cache's type for the product with V and summed as rounded.
- * items: n_item. Writes the zero columns of out too. */
+/* out[t, h, :] = softmax(scale * q[t, h] . K[b..pos[t]]) V, causal, K and V from the cache; b is 0, or with a window
+ * max(0, pos[t] - window + 1). Blocks of LK_PAGE_TOKENS positions inside splits of LK_SPLIT_TOKENS, both counted from
+ * position 0; one online softmax a split (Dao et al. 2022), started anew in each split; splits merged in order. Blocks
+ * and splits without a visible position do not count, whoever else reads them. Probabilities are rounded to the cache's
+ * type for the product with V and summed as rounded. items: n_item. Writes the zero columns of out too. */
 struct lk_attend {
     struct lk_act out; /* [n_tok, n_head * head_dim], head h at source columns h * head_dim */
     const void *q;     /* from lk_rope_kv */
@@ -143,6 +191,7 @@ struct lk_attend {
     const int32_t *pos;        /* [n_tok] */
     const int32_t *page_start; /* [n_seq] index of a sequence's first page in `page` */
     const int32_t *page;       /* page ids, a sequence's in order of position */
+    int64_t window;            /* 0: none */
     float scale;               /* above 0 */
     float *probs;              /* tests, ref only: [n_tok, n_head, probs_ld] f32 softmax; NULL as a rule */
     int64_t probs_ld;

@@ -4,20 +4,11 @@
 
 #include "core/backend/backend_cpu.h"
 
-/* Claims a thread: many where items are many, so that the last ones are short, yet each is worth a claim. */
-#define CLAIMS 32
-
-static double now(void)
+double lb_cpu_now(void)
 {
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
     return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
-}
-
-/* Nothing to do: the step failed, or has no tokens. */
-static bool idle(const struct lb_cpu *c)
-{
-    return c->err.status != LB_OK || c->step->n_tok == 0;
 }
 
 #define RUN_ITEMS(op)                                           \
@@ -33,6 +24,7 @@ static bool idle(const struct lb_cpu *c)
 
 RUN_ITEMS(embed)
 RUN_ITEMS(norm)
+RUN_ITEMS(norm_add)
 RUN_ITEMS(linear)
 RUN_ITEMS(rope_kv)
 RUN_ITEMS(attend)
@@ -42,7 +34,7 @@ RUN_ITEMS(top)
 static void run_product(const struct lb_cpu *c, struct linear_job *job)
 {
     job->args.l2_bytes = c->l2_bytes; /* the items depend on it */
-    int64_t n_item = c->lk.linear_items(&job->args), grain = lb_cpu_grain(c, n_item, CLAIMS);
+    int64_t n_item = c->lk.linear_items(&job->args), grain = lb_cpu_grain(c, n_item, LB_CPU_CLAIMS);
     job->args.skip_items = (c->base.n_thread - 1) * grain;
     lb_team_run(c->team, run_linear, job, n_item, grain);
 }
@@ -50,7 +42,7 @@ static void run_product(const struct lb_cpu *c, struct linear_job *job)
 void lb_cpu_embed(struct lb_backend *be, struct lb_buf *x, const struct lb_table *table)
 {
     struct lb_cpu *c = lb_cpu_of(be);
-    if (idle(c))
+    if (lb_cpu_idle(c))
         return;
     struct embed_job job = {
         &c->lk,
@@ -63,9 +55,9 @@ void lb_cpu_norm(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf
                  bool wanted)
 {
     struct lb_cpu *c = lb_cpu_of(be);
-    if (idle(c) || (wanted && c->step->n_out == 0))
+    if (lb_cpu_idle(c) || (wanted && c->step->n_out == 0))
         return;
-    double begin = now();
+    double begin = lb_cpu_now();
     struct norm_job job = {
         &c->lk,
         {.y = {y->data, wanted ? c->step->n_out : c->step->n_tok, &y->cols},
@@ -76,16 +68,29 @@ void lb_cpu_norm(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf
     };
     int64_t n_item = c->lk.norm_items(&job.args);
     lb_team_run(c->team, run_norm, &job, n_item, lb_cpu_grain(c, n_item, 8));
-    c->base.counts.norm_s += now() - begin;
+    c->base.counts.norm_s += lb_cpu_now() - begin;
+}
+
+void lb_cpu_norm_add(struct lb_backend *be, struct lb_buf *x, const struct lb_buf *y, const float *w, float eps)
+{
+    struct lb_cpu *c = lb_cpu_of(be);
+    if (lb_cpu_idle(c))
+        return;
+    double begin = lb_cpu_now();
+    int64_t n_tok = c->step->n_tok;
+    struct norm_add_job job = {&c->lk,
+                               {.x = x->data, .y = y->data, .w = w, .dim = x->width, .n_row = n_tok, .eps = eps}};
+    lb_team_run(c->team, run_norm_add, &job, n_tok, lb_cpu_grain(c, n_tok, 8));
+    c->base.counts.norm_s += lb_cpu_now() - begin;
 }
 
 void lb_cpu_linear(struct lb_backend *be, const struct lb_linear_args *a)
 {
     static const enum lk_epilogue of[] = {[LB_STORE] = LK_EP_STORE, [LB_ADD] = LK_EP_ADD, [LB_SWIGLU] = LK_EP_SWIGLU};
     struct lb_cpu *c = lb_cpu_of(be);
-    if (idle(c))
+    if (lb_cpu_idle(c))
         return;
-    double begin = now();
+    double begin = lb_cpu_now();
     int64_t n_tok = c->step->n_tok;
     struct linear_job job = {
         &c->lk,
@@ -102,15 +107,15 @@ void lb_cpu_linear(struct lb_backend *be, const struct lb_linear_args *a)
     run_product(c, &job);
     c->base.counts.product_rows += c->lk.act_rows(&job.args.a);
     c->base.counts.token_rows += n_tok;
-    c->base.counts.linear_s += now() - begin;
+    c->base.counts.linear_s += lb_cpu_now() - begin;
 }
 
 void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *a)
 {
     struct lb_cpu *c = lb_cpu_of(be);
-    if (idle(c))
+    if (lb_cpu_idle(c))
         return;
-    double begin = now();
+    double begin = lb_cpu_now();
     const struct lb_step *s = c->step;
     const struct lb_kv_mem *mem = a->kv;
     int64_t n_plane_page = a->layer * mem->spec.n_page * mem->spec.n_kv_head;
@@ -152,12 +157,13 @@ void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *a)
          .pos = s->pos,
          .page_start = s->page_start,
          .page = s->page,
+         .window = a->window,
          .scale = a->scale,
          .probs = a->probs,
          .probs_ld = a->probs_ld},
     };
-    lb_team_run(c->team, run_attend, &attend, c->n_item, lb_cpu_grain(c, c->n_item, CLAIMS));
-    c->base.counts.attend_s += now() - begin;
+    lb_team_run(c->team, run_attend, &attend, c->n_item, lb_cpu_grain(c, c->n_item, LB_CPU_CLAIMS));
+    c->base.counts.attend_s += lb_cpu_now() - begin;
 }
 
 /* The candidates of rows begin .. end: blocks in ascending order, so that ties stay with the lower id. */
@@ -187,14 +193,14 @@ void lb_cpu_head(struct lb_backend *be, const struct lb_actbuf *a, const struct 
 {
     struct lb_cpu *c = lb_cpu_of(be);
     int64_t n_out = c->step->n_out;
-    if (idle(c) || n_out == 0)
+    if (lb_cpu_idle(c) || n_out == 0)
         return;
     if (w->n_out != c->n_vocab) {
         lb_err_set(&c->err, LB_E_USAGE, "the LM head has %lld rows, reserved were %lld", (long long)w->n_out,
                    (long long)c->n_vocab);
         return;
     }
-    double begin = now();
+    double begin = lb_cpu_now();
     int64_t n_asked = 0;
     for (int64_t j = 0; j < n_out; j++) {
         bool asked = (c->step->out_flags[j] & LB_OUT_LOGITS) != 0;
@@ -223,5 +229,5 @@ void lb_cpu_head(struct lb_backend *be, const struct lb_actbuf *a, const struct 
         lb_team_run(c->team, run_top, &top, n_out, 1);
     }
     lb_team_run(c->team, reduce_rows, c, n_out, 16);
-    c->base.counts.head_s += now() - begin;
+    c->base.counts.head_s += lb_cpu_now() - begin;
 }

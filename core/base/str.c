@@ -107,6 +107,15 @@ size_t lb_utf8_valid_prefix(const char *text, size_t n)
 {
     size_t i = 0, skip;
     while (i < n) {
+        uint64_t eight;
+        while (n - i >= sizeof eight) { /* eight bytes of ASCII at once */
+            memcpy(&eight, text + i, sizeof eight);
+            if (eight & 0x8080808080808080u)
+                break;
+            i += sizeof eight;
+        }
+        if (i == n)
+            break;
         int len = sequence((const unsigned char *)text + i, n - i, &skip);
         if (!len)
             break;

@@ -7,13 +7,53 @@
 #include "core/base/mem.h"
 #include "core/base/str.h"
 #include "core/model/rope.h"
+#include "kernels/args.h"
 
 #define UNIT 32 /* columns that stay together in a segment of FFN or vocabulary */
 
 void lb_config_release(struct lb_config *c)
 {
     lb_mem_free(c->rope.inv_freq);
+    lb_mem_free(c->layer);
     *c = (struct lb_config){.bos = -1, .pad = -1};
+}
+
+enum lb_status lb_config_new_layers(struct lb_config *c, int64_t window, struct lb_err *err)
+{
+    c->layer = lb_mem_new((size_t)c->n_layer, sizeof *c->layer);
+    if (!c->layer)
+        return lb_err_memory(err, "the layers' settings", (unsigned long long)c->n_layer * sizeof *c->layer);
+    for (int64_t il = 0; il < c->n_layer; il++)
+        c->layer[il].window = window;
+    return LB_OK;
+}
+
+enum lb_status lb_config_new_moe(struct lb_config *c, int64_t n_shared, int64_t n_dense, const char *where,
+                                 struct lb_err *err)
+{
+    struct lb_moe_shape *m = &c->moe;
+    if (m->n_expert > LK_MAX_EXPERT || m->n_expert % m->n_group != 0 || m->n_group_used > m->n_group)
+        return lb_err_set(err, LB_E_INPUT, "%s: %lld experts in %lld groups of which %lld are used: not supported",
+                          where, (long long)m->n_expert, (long long)m->n_group, (long long)m->n_group_used);
+    int64_t size = m->n_expert / m->n_group;
+    if (m->n_group > 1 && size < 2)
+        return lb_err_set(err, LB_E_INPUT, "%s: a group of experts has %lld, fewer than the two that rank it", where,
+                          (long long)size);
+    if (m->n_used > m->n_group_used * size)
+        return lb_err_set(err, LB_E_INPUT, "%s: a token takes %lld experts, but may choose among %lld", where,
+                          (long long)m->n_used, (long long)(m->n_group_used * size));
+    if (n_shared > LB_MAX_DIM / m->ffn_dim)
+        return lb_err_set(err, LB_E_INPUT, "%s: %lld shared experts of %lld are more than %lld in all", where,
+                          (long long)n_shared, (long long)m->ffn_dim, (long long)LB_MAX_DIM);
+    m->shared_dim = n_shared * m->ffn_dim;
+    bool any = false;
+    for (int64_t il = 0; il < c->n_layer; il++) {
+        c->layer[il].moe = il >= n_dense;
+        any = any || c->layer[il].moe;
+    }
+    if (!any)
+        *m = (struct lb_moe_shape){0};
+    return LB_OK;
 }
 
 void lb_config_add_eos(struct lb_config *c, int64_t id, const char *origin, const struct lb_log *log)
@@ -123,19 +163,61 @@ static void log_eos(const struct lb_config *c, const struct lb_log *log)
     lb_str_release(&s);
 }
 
-void lb_config_log(const struct lb_config *c, const struct lb_log *log)
+/* Of layers whose windows differ the first is shown, and how many have one. */
+static void log_window(const struct lb_config *c, const struct lb_log *log)
+{
+    int64_t n = 0, window = 0;
+    for (int64_t il = c->n_layer - 1; il >= 0; il--) {
+        if (c->layer[il].window > 0) {
+            window = c->layer[il].window;
+            n++;
+        }
+    }
+    if (n > 0)
+        lb_log_put(log, LB_LOG_INFO, "attention window: %lld positions in %lld of %lld layers", (long long)window,
+                   (long long)n, (long long)c->n_layer);
+}
+
+static void log_moe(const struct lb_config *c, const struct lb_log *log)
+{
+    const struct lb_moe_shape *m = &c->moe;
+    int64_t n = 0;
+    for (int64_t il = 0; il < c->n_layer; il++)
+        n += c->layer[il].moe;
+    if (n > 0)
+        lb_log_put(log, LB_LOG_INFO,
+                   "experts: %lld of %lld, ffn %lld, in %lld of %lld layers; shared ffn %lld; groups: %lld of %lld; "
+                   "weights %s, times %g",
+                   (long long)m->n_used, (long long)m->n_expert, (long long)m->ffn_dim, (long long)n,
+                   (long long)c->n_layer, (long long)m->shared_dim, (long long)m->n_group_used, (long long)m->n_group,
+                   m->normalize ? "normalized" : "as they are", (double)m->scale);
+}
+
+/* Products, the layers' norms, embedding and head; biases are too few to show. */
+static double n_parameter(const struct lb_config *c)
 {
     double dim = (double)c->dim, q = (double)(c->n_head * c->head_dim), kv = (double)(c->n_kv_head * c->head_dim);
-    double layer = 2 * dim * q + 2 * dim * kv + 3 * dim * (double)c->ffn_dim + 2 * dim;
-    double all = (double)c->n_layer * layer + dim * (double)c->n_vocab * (c->tied ? 1 : 2) + dim;
+    double layer = 2 * dim * q + 2 * dim * kv + 2 * dim, dense = 3 * dim * (double)c->ffn_dim;
+    double experts = (double)c->moe.n_expert * (double)c->moe.ffn_dim + (double)c->moe.shared_dim;
+    double sum = (double)c->n_layer * layer + dim * (double)c->n_vocab * (c->tied ? 1 : 2) + dim;
+    for (int64_t il = 0; il < c->n_layer; il++)
+        sum += c->layer[il].moe ? 3 * dim * experts + dim * (double)c->moe.n_expert : dense;
+    return sum;
+}
+
+void lb_config_log(const struct lb_config *c, const struct lb_log *log)
+{
+    const char *bias = c->o_bias ? "; bias of Q, K, V and output" : c->attn_bias ? "; bias of Q, K, V" : "";
     lb_log_put(log, LB_LOG_INFO, "model: %s (%s), about %.4g million parameters", c->family->name, c->architecture,
-               all / 1e6);
-    lb_log_put(log, LB_LOG_INFO, "sizes: %lld layers, dim %lld, ffn %lld, vocabulary %lld%s, norm eps %g",
-               (long long)c->n_layer, (long long)c->dim, (long long)c->ffn_dim, (long long)c->n_vocab,
-               c->tied ? " (tied)" : "", (double)c->norm_eps);
+               n_parameter(c) / 1e6);
+    lb_log_put(log, LB_LOG_INFO, "sizes: %lld layers, dim %lld, ffn %lld, vocabulary %lld%s", (long long)c->n_layer,
+               (long long)c->dim, (long long)c->ffn_dim, (long long)c->n_vocab, c->tied ? " (tied)" : "");
     lb_log_put(log, LB_LOG_INFO, "heads: %lld query, %lld key/value, of %lld; %d segments%s%s", (long long)c->n_head,
-               (long long)c->n_kv_head, (long long)c->head_dim, c->n_seg,
-               c->attn_bias || c->o_bias ? "; attention bias" : "", c->mlp_bias ? "; MLP bias" : "");
+               (long long)c->n_kv_head, (long long)c->head_dim, c->n_seg, bias, c->mlp_bias ? "; MLP bias" : "");
+    lb_log_put(log, LB_LOG_INFO, "norms: RMS, eps %g%s%s", (double)c->norm_eps, c->qk_norm ? "; heads of Q and K" : "",
+               lb_family_is(c->family, LB_FAM_SANDWICH) ? "; outputs of attention and MLP" : "");
+    log_moe(c, log);
     log_rope(&c->rope, log);
+    log_window(c, log);
     log_eos(c, log);
 }

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "core/backend/tensor.h"
 #include "core/base/err.h"
 #include "core/base/log.h"
 #include "core/io/gguf.h"
@@ -45,13 +46,22 @@ struct lb_eos_origin {
     const char *origin; /* "generation_config.json", "config.json", "class default", "tokenizer", "gguf" */
 };
 
+/* What may differ from layer to layer. */
+struct lb_layer_kind {
+    int64_t window; /* positions that a token sees, its own among them; 0: all before it */
+    bool moe;       /* a mixture of experts in place of the FFN */
+};
+
 struct lb_config {
     const struct lb_family *family;
-    char architecture[64]; /* "LlamaForCausalLM", "llama" */
+    char architecture[64];       /* "LlamaForCausalLM", "llama" */
+    struct lb_layer_kind *layer; /* [n_layer], owned */
     int64_t n_vocab, dim, ffn_dim, n_layer, n_head, n_kv_head, head_dim;
     float norm_eps;
     bool tied, attn_bias, o_bias, mlp_bias;
-    bool gguf; /* tensor names and the Q/K row order are GGUF's */
+    bool qk_norm;            /* each head of Q and K is normalized before RoPE */
+    struct lb_moe_shape moe; /* n_expert 0: no layer is a mixture */
+    bool gguf;               /* tensor names and the Q/K row order are GGUF's */
     struct lb_rope rope;
     struct lb_gen_defaults gen;
     struct lb_eos_origin eos[LB_MAX_EOS]; /* union, without duplicates */
@@ -73,6 +83,14 @@ void lb_config_release(struct lb_config *c); /* also after a failed read */
  */
 enum lb_status lb_config_finish(struct lb_config *c, const char *where, struct lb_err *err);
 
+/* Takes c->layer, n_layer entries with this window. */
+enum lb_status lb_config_new_layers(struct lb_config *c, int64_t window, struct lb_err *err);
+
+/* Checks c->moe and marks the layers from n_dense on; where that is none, c->moe is cleared. n_shared: experts' widths
+ * that the shared expert has. `where` is the file. */
+enum lb_status lb_config_new_moe(struct lb_config *c, int64_t n_shared, int64_t n_dense, const char *where,
+                                 struct lb_err *err);
+
 /* Adds an end token unless it is listed. origin has static lifetime. Ids outside the vocabulary, and those beyond
  * LB_MAX_EOS, are dropped with a warning. */
 void lb_config_add_eos(struct lb_config *c, int64_t id, const char *origin, const struct lb_log *log);
@@ -86,7 +104,7 @@ int lb_config_segments(int64_t n_head);
 void lb_segments_heads(const struct lb_config *c, int64_t *begin /* [n_seg + 1] */);
 void lb_segments_units(int64_t n, int n_seg, int64_t *begin /* [n_seg + 1] */);
 
-/* The model in a few info lines: family, sizes, rope, end tokens with their origin. */
+/* The model in a few info lines: family, sizes, heads, norms, rope, window, end tokens with their origin. */
 void lb_config_log(const struct lb_config *c, const struct lb_log *log);
 
 #endif

@@ -18,6 +18,7 @@ struct lb_model {
     const struct lb_hook *hook;
     /* the step's numbers, in the paper's letters */
     struct lb_buf x;    /* [n_tok, dim] residual stream */
+    struct lb_buf y;    /* [n_tok, dim] what a norm stands before on its way to x; only where there are such norms */
     struct lb_buf qkv;  /* [n_tok, (n_head + 2 n_kv_head) * head_dim] */
     struct lb_actbuf h; /* [n_tok, dim] normalized */
     struct lb_actbuf a; /* [n_tok, n_head * head_dim] attention output */
@@ -60,20 +61,32 @@ static void linear_reduce(struct lb_pass *p, struct lb_buf *x, const struct lb_a
     p->op->linear(p->be, &(struct lb_linear_args){.y_rows = x, .a = a, .w = w, .bias = bias, .epilogue = LB_ADD});
 }
 
+/* The same where a norm stands before the residual: x += norm(W a + bias). */
+static void linear_reduce_norm(struct lb_pass *p, const struct lb_actbuf *a, const struct lb_matrix *w,
+                               const float *bias, const float *norm)
+{
+    struct lb_model *m = p->m;
+    linear(p, &m->y, a, w, bias);
+    p->op->norm_add(p->be, &m->x, &m->y, norm, m->config->norm_eps);
+}
+
 /* RoPE, cache write, attention. */
-static void attend(struct lb_pass *p, struct lb_actbuf *a, const struct lb_buf *qkv, int il)
+static void attend(struct lb_pass *p, const struct lb_layer *l, int il)
 {
     const struct lb_config *c = p->m->config;
     struct lb_attend_args args = {
-        .out = a,
-        .qkv = qkv,
+        .out = &p->m->a,
+        .qkv = &p->m->qkv,
         .kv = p->m->kv,
         .layer = il,
         .n_head = c->n_head,
         .n_kv_head = c->n_kv_head,
         .head_dim = c->head_dim,
         .scale = 1.0f / sqrtf((float)c->head_dim),
+        .window = c->layer[il].window,
         .rope = &p->m->rope,
+        .q_norm = l->q_norm,
+        .k_norm = l->k_norm,
         .eps = c->norm_eps,
         .probs = p->probs,
         .probs_ld = p->probs_ld,
@@ -81,17 +94,35 @@ static void attend(struct lb_pass *p, struct lb_actbuf *a, const struct lb_buf *
     p->op->attend(p->be, &args);
 }
 
+/* x += the mixture of experts of h = norm(x). */
+static void mixture(struct lb_pass *p, const struct lb_layer *l)
+{
+    struct lb_model *m = p->m;
+    p->op->moe(p->be, &(struct lb_moe_args){
+                          .x = &m->x, .h = &m->h, .norm = l->ffn_norm, .eps = m->config->norm_eps, .w = &l->moe});
+}
+
 static void layer_forward(struct lb_pass *p, const struct lb_layer *l, int il)
 {
     struct lb_model *m = p->m;
     rms_norm(p, &m->h, &m->x, l->attn_norm);
     linear(p, &m->qkv, &m->h, l->wqkv, l->bqkv);
-    attend(p, &m->a, &m->qkv, il);
-    linear_reduce(p, &m->x, &m->a, l->wo, l->bo);
+    attend(p, l, il);
+    if (l->post_attn_norm)
+        linear_reduce_norm(p, &m->a, l->wo, l->bo, l->post_attn_norm);
+    else
+        linear_reduce(p, &m->x, &m->a, l->wo, l->bo);
 
     rms_norm(p, &m->h, &m->x, l->ffn_norm);
+    if (m->config->layer[il].moe) {
+        mixture(p, l);
+        return;
+    }
     swiglu(p, &m->f, &m->h, l->w_gate_up, l->b_gate_up);
-    linear_reduce(p, &m->x, &m->f, l->w_down, l->b_down);
+    if (l->post_ffn_norm)
+        linear_reduce_norm(p, &m->f, l->w_down, l->b_down, l->post_ffn_norm);
+    else
+        linear_reduce(p, &m->x, &m->f, l->w_down, l->b_down);
 }
 
 /* A copy for hooks; NULL when there is nothing to hand out, or no memory for it. */
@@ -245,10 +276,14 @@ enum lb_status lb_model_reserve(struct lb_model *m, struct lb_step_limits limit,
     struct lb_kv_spec spec = kv_spec(m, n_page);
     LB_TRY(op->reserve(m->be, limit, max_out, c->n_vocab, err));
     LB_TRY(op->buf_new(m->be, c->dim, &m->x, err));
+    if (lb_family_is(c->family, LB_FAM_SANDWICH))
+        LB_TRY(op->buf_new(m->be, c->dim, &m->y, err));
     LB_TRY(op->buf_new(m->be, (c->n_head + 2 * c->n_kv_head) * c->head_dim, &m->qkv, err));
     LB_TRY(op->act_new(m->be, &m->cols.dim, &m->h, err));
     LB_TRY(op->act_new(m->be, &m->cols.heads, &m->a, err));
     LB_TRY(op->act_new(m->be, &m->cols.ffn, &m->f, err));
+    if (c->moe.n_expert > 0)
+        LB_TRY(op->moe_reserve(m->be, &c->moe, &m->cols.shared, c->dim, err));
     return op->kv_new(m->be, &spec, &m->kv, err);
 }
 

@@ -1,12 +1,17 @@
 #include "core/model/family.h"
 
-#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
-#define HF_NAME(role, hf, gguf) [LB_R_##role] = hf,
-#define GGUF_NAME(role, hf, gguf) [LB_R_##role] = gguf,
-#define LB_FAMILY(name, arch, type, gguf, tensors) {name, arch, type, gguf, {tensors(HF_NAME)}, {tensors(GGUF_NAME)}},
+#define NAME(role, text) [LB_R_##role] = text,
+#define LB_FAMILY(name_, arch, type, gguf, hf_tensors, gguf_tensors, ...) \
+    {.name = name_,                                                       \
+     .hf_arch = arch,                                                     \
+     .hf_type = type,                                                     \
+     .gguf_arch = gguf,                                                   \
+     .hf_tensor = {hf_tensors(NAME)},                                     \
+     .gguf_tensor = {gguf_tensors(NAME)},                                 \
+     __VA_ARGS__},
 
 const struct lb_family lb_families[] = {
 #include "core/model/family.def"
@@ -30,7 +35,7 @@ const struct lb_family *lb_family_by_gguf(const char *architecture, size_t n)
 {
     for (size_t i = 0; i < lb_n_family; i++) {
         const char *name = lb_families[i].gguf_arch;
-        if (strlen(name) == n && memcmp(name, architecture, n) == 0)
+        if (name && strlen(name) == n && memcmp(name, architecture, n) == 0)
             return &lb_families[i];
     }
     return NULL;
@@ -41,20 +46,41 @@ void lb_family_list(int gguf, char *out, size_t n)
     size_t at = 0;
     for (size_t i = 0; i < lb_n_family && at < n; i++) {
         const char *name = gguf ? lb_families[i].gguf_arch : lb_families[i].hf_arch;
-        int len = snprintf(out + at, n - at, "%s%s", i ? ", " : "", name);
+        if (!name)
+            continue;
+        int len = snprintf(out + at, n - at, "%s%s", at ? ", " : "", name);
         at += len > 0 ? (size_t)len : 0;
     }
+}
+
+/* The pattern with its first "%d" replaced by `layer`, the second one by `expert`. */
+static struct lb_tensor_name fill(const char *pattern, int layer, int expert, const char *suffix)
+{
+    struct lb_tensor_name name = {""};
+    const int number[] = {layer, expert};
+    size_t n = 0;
+    for (int i = 0; i <= 2 && n < sizeof name.text; i++) {
+        const char *at = i < 2 ? strstr(pattern, "%d") : NULL;
+        int len = at ? snprintf(name.text + n, sizeof name.text - n, "%.*s%d", (int)(at - pattern), pattern, number[i])
+                     : snprintf(name.text + n, sizeof name.text - n, "%s%s", pattern, suffix);
+        n += len > 0 ? (size_t)len : 0;
+        if (!at)
+            break;
+        pattern = at + 2;
+    }
+    return name;
 }
 
 struct lb_tensor_name lb_family_tensor(const struct lb_family *f, int gguf, enum lb_role role, int layer,
                                        const char *suffix)
 {
-    struct lb_tensor_name name;
     const char *pattern = gguf ? f->gguf_tensor[role] : f->hf_tensor[role];
-    const char *at = strstr(pattern, "%d");
-    if (at)
-        snprintf(name.text, sizeof name.text, "%.*s%d%s%s", (int)(at - pattern), pattern, layer, at + 2, suffix);
-    else
-        snprintf(name.text, sizeof name.text, "%s%s", pattern, suffix);
-    return name;
+    return pattern ? fill(pattern, layer, 0, suffix) : (struct lb_tensor_name){""};
+}
+
+struct lb_tensor_name lb_family_expert_tensor(const struct lb_family *f, int gguf, enum lb_role role, int layer,
+                                              int expert)
+{
+    const char *pattern = gguf ? f->gguf_tensor[role] : f->hf_tensor[role];
+    return pattern ? fill(pattern, layer, expert, ".weight") : (struct lb_tensor_name){""};
 }

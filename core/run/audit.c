@@ -312,8 +312,18 @@ static void say_of_chats(struct lb_audit *a)
     pthread_mutex_unlock(&a->mutex);
 }
 
+static bool has(struct lb_audit *a, const char *code)
+{
+    bool found = false;
+    pthread_mutex_lock(&a->mutex);
+    for (int i = 0; i < a->n; i++)
+        found = found || strcmp(a->item[i].code, code) == 0;
+    pthread_mutex_unlock(&a->mutex);
+    return found;
+}
+
 static enum lb_status audit_chat(struct lb_audit *a, const struct lb_prompter *p, int64_t index,
-                                 const struct lb_prompt *made, struct lb_err *err)
+                                 const struct lb_prompt *made, const char *begin, struct lb_err *err)
 {
     const char *source = lb_chat_source(p->chat);
     long long row = (long long)index;
@@ -326,6 +336,11 @@ static enum lb_status audit_chat(struct lb_audit *a, const struct lb_prompter *p
         LB_TRY(lb_audit_row(a, "template_built_in", LB_HARMLESS, err,
                             "row %lld: the model has no chat template; its published format is taken (%s)", row,
                             source));
+    /* said of the template already, unless that could not be tried */
+    if ((made->notes & LB_NOTE_NOT_BEGUN) && !has(a, "beginning_missing"))
+        LB_TRY(lb_audit_row(a, "beginning_missing_in_row", LB_CHANGES, err,
+                            "row %lld: the rendered chat does not begin with %s: it is run so, as transformers does",
+                            row, begin));
     if (made->notes & LB_NOTE_TOOLS)
         LB_TRY(lb_audit_row(a, "tools_not_shown", LB_CHANGES, err,
                             "row %lld: the row has tools, but the chat template (%s) does not show them to the model",
@@ -373,7 +388,7 @@ enum lb_status lb_audit_prompt(struct lb_audit *a, const struct lb_prompter *p, 
     if (made->notes & LB_NOTE_TWICE)
         LB_TRY(lb_audit_row(a, "beginning_twice_in_row", LB_CHANGES, err,
                             "row %lld: the prompt itself begins with %s twice: it is kept so", (long long)index, buf));
-    return made->notes & LB_NOTE_CHAT ? audit_chat(a, p, index, made, err) : audit_raw(a, p, index, made, buf, err);
+    return (made->notes & LB_NOTE_CHAT ? audit_chat : audit_raw)(a, p, index, made, buf, err);
 }
 
 void lb_audit_put_json(const struct lb_audit *a, struct lb_str *out)

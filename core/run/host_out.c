@@ -142,6 +142,8 @@ static enum lb_status make_choices(struct formatter *f, struct lb_work *w, struc
             put_echo(f, asked);
         if (has_text)
             make_text(f, p, offsets ? offset : NULL);
+        for (int64_t k = 0; offsets && !has_text && k < p->n_out; k++)
+            offset[k] = 0;
         c->n_text = f->text.len - begin;
         out->prompt_tokens += p->prompt_lent ? 0 : p->n_prompt;
         for (int32_t k = 0; k < w->n_copy; k++) {

@@ -79,13 +79,26 @@ static void heading(struct lb_str *out, const char *name)
     lb_str_putf(out, "%-*s", INDENT, name);
 }
 
-/* Columns of valid UTF-8, a character each. */
+/* Columns that a character takes on a terminal: East Asian ones and pictures take two. */
+static size_t width_of(uint32_t c)
+{
+    static const uint32_t wide[][2] = {{0x1100, 0x115F}, {0x2E80, 0xA4CF}, {0xAC00, 0xD7A3},   {0xF900, 0xFAFF},
+                                       {0xFE30, 0xFE6F}, {0xFF00, 0xFF60}, {0x1F300, 0x1FAFF}, {0x20000, 0x3FFFD}};
+    for (size_t i = 0; c >= 0x1100 && i < sizeof wide / sizeof *wide; i++)
+        if (c >= wide[i][0] && c <= wide[i][1])
+            return 2;
+    return 1;
+}
+
 static size_t columns(const char *text, size_t n)
 {
-    size_t c = 0;
-    for (size_t i = 0; i < n; i++)
-        c += ((unsigned char)text[i] & 0xC0) != 0x80;
-    return c;
+    size_t sum = 0;
+    for (size_t i = 0; i < n;) {
+        int bytes = 1;
+        sum += width_of(lb_utf8_decode(text + i, n - i, &bytes));
+        i += (size_t)bytes;
+    }
+    return sum;
 }
 
 /* Words of text from column *at on; new lines are indented by `indent`. */
@@ -215,8 +228,8 @@ static void put_text(struct lb_str *out, const char *text, size_t n)
         int bytes = 1;
         char small[8];
         unsigned char c = (unsigned char)text[i];
-        lb_utf8_decode(text + i, shown - i, &bytes);
-        if (c == '\n' || at >= WIDTH - 6) {
+        size_t wide = width_of(lb_utf8_decode(text + i, shown - i, &bytes));
+        if (c == '\n' || at + wide > WIDTH - 6) {
             lb_str_puts(out, "\n  | ");
             at = 0;
         }
@@ -230,13 +243,25 @@ static void put_text(struct lb_str *out, const char *text, size_t n)
             at += strlen(small);
         } else {
             lb_str_put(out, text + i, (size_t)bytes);
-            at++;
+            at += wide;
         }
         i += (size_t)bytes;
     }
     lb_str_putc(out, '\n');
     if (shown < n)
         lb_str_putf(out, "    ... %zu bytes more\n", n - shown);
+}
+
+/* What is written for an id, quoted; bytes that are no whole characters as <E4><BD>. */
+static void put_piece(struct lb_str *out, const struct lb_tok *tok, int32_t id)
+{
+    struct lb_bytes t = lb_tok_token_text(tok, id);
+    if (lb_utf8_valid_prefix(t.data, t.len) == t.len) {
+        lb_str_put_json(out, t.data, t.len);
+        return;
+    }
+    for (size_t i = 0; i < t.len; i++)
+        lb_str_putf(out, "<%02X>", (unsigned char)t.data[i]);
 }
 
 static void put_first(struct lb_str *out, const struct lb_survey *s, const struct lb_survey_view *v)
@@ -251,12 +276,11 @@ static void put_first(struct lb_str *out, const struct lb_survey *s, const struc
         put_text(out, s->first_text, s->n_first_text);
     lb_str_puts(out, "  ");
     for (int64_t i = 0; i < s->n_first_ids && i < MAX_IDS; i++) {
-        struct lb_str one = {0}, piece = {0};
+        struct lb_str one = {0};
         lb_str_putf(&one, "%d", s->first_ids[i]);
         if (!lb_tok_missing(v->tok)) {
-            lb_prompt_put_ids(v->tok, &s->first_ids[i], 1, &piece);
             lb_str_putc(&one, ' ');
-            lb_str_put_json(&one, piece.data ? piece.data : "", piece.len);
+            put_piece(&one, v->tok, s->first_ids[i]);
         }
         size_t wide = columns(one.data ? one.data : "", one.len);
         if (at > 2 && at + 2 + wide > WIDTH) {
@@ -269,7 +293,6 @@ static void put_first(struct lb_str *out, const struct lb_survey *s, const struc
         lb_str_put(out, one.data, one.len);
         at += wide;
         lb_str_release(&one);
-        lb_str_release(&piece);
     }
     lb_str_putc(out, '\n');
     if (s->n_first_ids > MAX_IDS)

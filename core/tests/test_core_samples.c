@@ -337,16 +337,16 @@ static void test_same_ids(void **state)
     (void)state;
     struct place p;
     struct lb_options o;
-    char rows[8192] = "\n{\"id\":\"a\",\"prompt\":\"x\"}\n{\"id\":7,\"prompt\":\"x\"}\n\n";
+    char rows[10000] = "\n{\"id\":\"a\",\"prompt_token_ids\":[5]}\n{\"id\":7,\"prompt_token_ids\":[5]}\n\n";
     for (int i = 0; i < 200; i++)
-        snprintf(rows + strlen(rows), 40, "{\"id\":\"%d\",\"prompt\":\"x\"}\n", i);
+        snprintf(rows + strlen(rows), 48, "{\"id\":\"%d\",\"prompt_token_ids\":[5]}\n", i);
     place_init(&p, &o, rows);
     o.gen.set = LB_GEN_MAX_TOKENS;
     o.gen.max_tokens = 1;
     json_decref(run(&o, NULL));
     assert_string_equal(p.log, ""); /* 7 and "7" differ */
     FILE *f = fopen(p.in, "a");
-    fputs("{\"id\":7.0,\"prompt\":\"x\"}\n{\"id\":\"a\",\"prompt\":\"x\"}\n", f);
+    fputs("{\"id\":7.0,\"prompt_token_ids\":[5]}\n{\"id\":\"a\",\"prompt_token_ids\":[5]}\n", f);
     fclose(f);
     json_decref(run(&o, NULL));
     char want[256];

@@ -1,6 +1,7 @@
-/* The decoder against transformers: golden rows of every Llama model (../shared/goldens), fed straight into
+/* The decoder against transformers: golden rows of every model (../shared/goldens), fed straight into
  * lb_model_forward, one row alone, all rows in ragged steps, and in chunks of 16 tokens: the golden ids, and the same
- * bits however the rows were packed. Inner numbers against attention.json. Bad weight files say what is wrong. */
+ * bits however the rows were packed; bf16 within the goldens' rule. Inner numbers against attention.json. Bad weight
+ * files say what is wrong. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -136,6 +137,7 @@ struct run_row {
     int32_t out[N_NEW], seq, slot;
     int n_fed, n_out;
     uint64_t bits[N_NEW]; /* hash of the logits of each generated token */
+    float *logits;        /* NULL, or room for them: [N_NEW, n_vocab] */
 };
 
 static int32_t token_of(const struct run_row *r, int at)
@@ -181,6 +183,8 @@ static void take(struct rig *rig, struct run_row *r, int slot, const struct lb_c
         worst_logit = fmax(worst_logit, fabs(g->top[i][j] - (double)cand->logits[g->top_id[i][j]]));
     worst_logprob = fmax(worst_logprob, fabs((double)cand->logits[g->greedy[i]] - cand->lse - g->logprob[i]));
     r->bits[i] = lb_hash64(cand->logits, (size_t)rig->config.n_vocab * sizeof(float), 0);
+    if (r->logits)
+        memcpy(r->logits + i * rig->config.n_vocab, cand->logits, (size_t)rig->config.n_vocab * sizeof *r->logits);
     r->out[i] = id;
     r->slot = slot;
     lb_model_slots(rig->m)[slot] = id;
@@ -294,18 +298,101 @@ static void check_model(const char *name, bool bf16_too)
     }
 }
 
+/* ---- bf16 against float32, teacher-forced on the golden ids (README of the goldens) ---- */
+
+static int64_t best_of(const float *x, int64_t n)
+{
+    int64_t best = 0;
+    for (int64_t i = 1; i < n; i++)
+        best = x[i] > x[best] ? i : best;
+    return best;
+}
+
+/* Logits of all rows, [n_golden, N_NEW, n_vocab]. */
+static float *logits_of(const char *name, enum lb_dtype dtype, const char *isa, int64_t *n_vocab)
+{
+    static struct run_row row[MAX_ROW];
+    struct rig rig;
+    rig_open(&rig, name, dtype, isa, 2);
+    *n_vocab = rig.config.n_vocab;
+    float *logits = calloc((size_t)(n_golden * N_NEW * *n_vocab), sizeof *logits);
+    assert_non_null(logits);
+    rows_init(row);
+    for (int i = 0; i < n_golden; i++)
+        row[i].logits = logits + i * N_NEW * *n_vocab;
+    run_rows(&rig, row, n_golden, MAX_TOK, true);
+    rig_close(&rig);
+    return logits;
+}
+
+static void check_bf16(const char *name, const json_t *tolerance)
+{
+    const double rms = json_number_value(json_object_get(tolerance, "bf16_rms"));
+    const double flips = json_number_value(json_object_get(tolerance, "bf16_flips"));
+    int64_t n_vocab;
+    read_golden(name);
+    float *want = logits_of(name, LB_F32, "ref", &n_vocab);
+    const int64_t n_step = (int64_t)n_golden * N_NEW;
+    const char *set;
+    unsigned bit;
+    for (int i = 0; (set = lk_cpu_set(i, &bit)) != NULL; i++) {
+        if ((lk_cpu_detect() & bit) == 0)
+            continue;
+        float *got = logits_of(name, LB_BF16, set, &n_vocab);
+        double sum = 0;
+        int n_flip = 0;
+        for (int64_t k = 0; k < n_step * n_vocab; k++)
+            sum += ((double)got[k] - (double)want[k]) * ((double)got[k] - (double)want[k]);
+        for (int64_t k = 0; k < n_step; k++)
+            n_flip += best_of(got + k * n_vocab, n_vocab) != best_of(want + k * n_vocab, n_vocab);
+        double is = sqrt(sum / (double)(n_step * n_vocab)), share = (double)n_flip / (double)n_step;
+        print_message("%s on %s: bf16 rms %.4f (transformers %.4f), flips %.2f %% (%.2f %%)\n", name, set, is, rms,
+                      100 * share, 100 * flips);
+        assert_true(is > 0 && is <= 1.5 * rms && share <= 2 * flips + 0.02);
+        free(got);
+    }
+    free(want);
+}
+
+static void bf16_rule(void **state)
+{
+    (void)state;
+    if (!have_goldens())
+        skip();
+    static const char *const names[] = {
+        "llama-mha", "llama-gqa-tied", "llama-yarn", "llama-bias", "llama-headdim", "llama-bf16",      "mistral-swa",
+        "qwen2",     "qwen3",          "glm",        "glm4",       "glm4-moe",      "glm4-moe-qknorm", "chatglm"};
+    json_t *all = json_load_file(GOLDENS "tolerance.json", 0, NULL);
+    assert_non_null(all);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        check_bf16(names[i], json_object_get(all, names[i]));
+    json_decref(all);
+}
+
 static void directories(void **state)
 {
     (void)state;
     if (!have_goldens())
         skip();
-    static const char *const names[] = {"llama-gqa-tied",    "llama-linear-rope", "llama-yarn",
-                                        "llama-dynamic-ntk", "llama-bias",        "llama-sharded"};
+    static const char *const names[] = {"llama-gqa-tied",
+                                        "llama-linear-rope",
+                                        "llama-yarn",
+                                        "llama-dynamic-ntk",
+                                        "llama-bias",
+                                        "llama-sharded",
+                                        "qwen2",
+                                        "qwen3",
+                                        "glm",
+                                        "chatglm"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         check_model(names[i], false);
     check_model("llama-mha", true);
     check_model("llama-headdim", true);
     check_model("llama-bf16", true);
+    check_model("mistral-swa", true);
+    check_model("glm4", true);
+    check_model("glm4-moe", true);
+    check_model("glm4-moe-qknorm", true);
 }
 
 static void gguf_files(void **state)
@@ -486,10 +573,8 @@ int main(void)
     if (!have_goldens())
         printf("skip: test_model_decoder: no ../shared\n");
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(inner_numbers),
-        cmocka_unit_test(directories),
-        cmocka_unit_test(gguf_files),
-        cmocka_unit_test(bad_weights),
+        cmocka_unit_test(inner_numbers), cmocka_unit_test(directories), cmocka_unit_test(gguf_files),
+        cmocka_unit_test(bf16_rule),     cmocka_unit_test(bad_weights),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     return failed == 0 && !have_goldens() ? 77 : failed;

@@ -22,6 +22,17 @@
     "\"bos_token_id\":0,\"eos_token_id\":1,\"pad_token_id\":1,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":" \
     "8.0,"                                                                                                            \
     "\"low_freq_factor\":1.0,\"high_freq_factor\":4.0,\"original_max_position_embeddings\":32}}"
+#define CONFIG_QWEN                                                                                                   \
+    "{\"model_type\":\"qwen2\",\"vocab_size\":8,\"hidden_size\":4,\"num_hidden_layers\":2,\"num_attention_heads\":2," \
+    "\"num_key_value_heads\":1,\"use_sliding_window\":true,\"sliding_window\":5,\"max_window_layers\":1,"             \
+    "\"layer_types\":[\"full_attention\",\"sliding_attention\"]}"
+#define CONFIG_CHATGLM                                                                                            \
+    "{\"architectures\":[\"ChatGLMModel\"],\"model_type\":\"chatglm\",\"padded_vocab_size\":8,\"hidden_size\":4," \
+    "\"num_layers\":1,\"num_attention_heads\":2,\"kv_channels\":4,\"ffn_hidden_size\":8,\"seq_length\":64,"       \
+    "\"multi_query_attention\":true,\"multi_query_group_num\":1,\"original_rope\":true,\"rope_ratio\":4,"         \
+    "\"rmsnorm\":true,\"post_layer_norm\":true,\"apply_residual_connection_post_layernorm\":false,"               \
+    "\"add_bias_linear\":false,\"add_qkv_bias\":true,\"layernorm_epsilon\":1e-05,\"quantization_bit\":0,"         \
+    "\"pre_seq_len\":null}"
 #define GENERATION                                                                                             \
     "{\"do_sample\":true,\"temperature\":0.6,\"top_p\":0.9,\"top_k\":20,\"min_p\":0.1,\"eos_token_id\":[1,2]," \
     "\"bos_token_id\":0,\"pad_token_id\":1}"
@@ -73,6 +84,8 @@ static const struct subject gguf = {"m.gguf", open_gguf};
 static const struct subject single = {"model.safetensors", open_safetensors};
 static const struct subject sharded = {"model.safetensors.index.json", open_safetensors};
 static const struct subject config = {"config.json", open_config};
+static const struct subject qwen = {"config.json", open_config};
+static const struct subject chatglm = {"config.json", open_config};
 static const struct subject generation = {"generation_config.json", open_config};
 
 /* Writes the file, opens the model and checks how it ends; `what` tells the case. */
@@ -229,6 +242,11 @@ static const char *const json_values[] = {"0",
                                           "1e-320",
                                           "99999999999999999999"};
 
+static const char *whole_of(const struct subject *s)
+{
+    return s == &config ? CONFIG : s == &qwen ? CONFIG_QWEN : s == &chatglm ? CONFIG_CHATGLM : GENERATION;
+}
+
 static void config_broken(void **state)
 {
     /* a value that is none of the member's kind, or out of any range, is refused: ok lists those that may pass */
@@ -261,6 +279,25 @@ static void config_broken(void **state)
         {&config, "low_freq_factor", "1.5"},
         {&config, "high_freq_factor", "1.5"},
         {&config, "original_max_position_embeddings", "null"},
+        {&qwen, "use_sliding_window", ""}, /* then layer_types names what is not in use */
+        {&qwen, "sliding_window", ""},
+        {&qwen, "max_window_layers", "null 0 -1 2147483648 9223372036854775807"},
+        {&qwen, "layer_types", "null"},
+        {&chatglm, "padded_vocab_size", "null"},
+        {&chatglm, "num_layers", "null"},
+        {&chatglm, "kv_channels", "null"},
+        {&chatglm, "ffn_hidden_size", "null"},
+        {&chatglm, "seq_length", "null"},
+        {&chatglm, "multi_query_attention", "true"},
+        {&chatglm, "multi_query_group_num", "null"},
+        {&chatglm, "original_rope", "true"},
+        {&chatglm, "rope_ratio", "null 1.5"},
+        {&chatglm, "rmsnorm", "null true"},
+        {&chatglm, "apply_residual_connection_post_layernorm", "null"},
+        {&chatglm, "add_bias_linear", "null true"},
+        {&chatglm, "layernorm_epsilon", "null"},
+        {&chatglm, "quantization_bit", "null 0"},
+        {&chatglm, "pre_seq_len", "null"},
         {&generation, "do_sample", "null true"},
         {&generation, "temperature", "null 0 -0.0 1.5 1e-320"},
         {&generation, "top_p", "null"},
@@ -275,10 +312,12 @@ static void config_broken(void **state)
     assert_int_equal(attempt(&config, CONFIG, strlen(CONFIG), false, "whole"), LB_OK);
     cut(&config, CONFIG, strlen(CONFIG));
     flip(&config, CONFIG, strlen(CONFIG), strlen(CONFIG));
+    flip(&qwen, CONFIG_QWEN, strlen(CONFIG_QWEN), strlen(CONFIG_QWEN));
+    flip(&chatglm, CONFIG_CHATGLM, strlen(CONFIG_CHATGLM), strlen(CONFIG_CHATGLM));
     scratch_text("config.json", CONFIG);
     cut(&generation, GENERATION, strlen(GENERATION));
     for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
-        const char *whole = t[i].s == &config ? CONFIG : GENERATION;
+        const char *whole = whole_of(t[i].s);
         for (size_t k = 0; k < sizeof json_values / sizeof *json_values; k++) {
             char ok[96], word[40], what[128];
             snprintf(ok, sizeof ok, " %s ", t[i].ok);
@@ -287,7 +326,7 @@ static void config_broken(void **state)
             bend(&text, whole, t[i].key, json_values[k]);
             attempt(t[i].s, text.data, text.len, !strstr(ok, word), what);
         }
-        scratch_text(t[i].s->file, whole);
+        scratch_text(t[i].s->file, t[i].s == &generation ? GENERATION : CONFIG);
     }
     /* deep nesting ends in a message, not in the stack's end */
     lb_str_clear(&text);

@@ -210,6 +210,25 @@ static void test_rows(void **state)
     model_close(&m);
 }
 
+/* A template that the probe of the model cannot try. */
+static void test_template_without_probe(void **state)
+{
+    (void)state;
+    struct model m;
+    struct lb_err err;
+    if (access(LLAMA, R_OK) != 0)
+        skip();
+    model_open(&m, LLAMA,
+               "{% if messages | length > 1 %}{{ raise_exception('one') }}{% endif %}{{ messages[0].content }}",
+               LB_AUDIT_WARN);
+    m.config.eos[0].id = 505;
+    ok(audit_model(&m, &err), &err);
+    expect(&m, "");
+    ok(audit_row(&m, 2, "{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}]}", &err), &err);
+    expect(&m, "warn beginning_missing_in_row");
+    model_close(&m);
+}
+
 static void test_glm_rows(void **state)
 {
     (void)state;
@@ -231,6 +250,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_model),
         cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_template_without_probe),
         cmocka_unit_test(test_glm_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

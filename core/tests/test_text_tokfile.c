@@ -349,7 +349,7 @@ static void test_gguf_broken(void **state)
     static const char *const kinds[][3] = {{"t5", "default", "GGUF tokenizer \"t5\""},
                                            {"bert", "", "GGUF tokenizer \"bert\""},
                                            {"", "", "no tokenizer in the GGUF file"},
-                                           {"gpt2", "tekken\n", "GGUF pre-tokenizer \"tekken\\n\""}};
+                                           {"gpt2", "kimi-k2\n", "GGUF pre-tokenizer \"kimi-k2\\n\""}};
     for (int i = 0; i < 4; i++) {
         struct lb_err none = LB_ERR_INIT;
         v = gguf_vocab();
@@ -380,6 +380,17 @@ static void test_gguf_names(void **state)
         {"deepseek-r1-qwen", "0 0 0 0"},
         {"deepseek-v3", "2 0"},
         {"smollm", "0 0 0 0"},
+        {"tekken", "0 0 0 0"},
+        {"gpt-4o", "2 0"},
+        {"llama4", "2 0"},
+        {"seed-coder", "0 0 0 0"},
+        {"bailingmoe", "0 0 0 0"},
+        {"deepseek-llm", "1 1"},
+        {"deepseek-coder", "0 0 0 0"},
+        {"falcon", "2 0"},
+        {"starcoder", "0 0 0 0"},
+        {"bloom", "1 1"},
+        {"viking", "0 0 0 0"},
         {"gpt-2", "1 1"},
         {"default", "2 0"},
         {"", "2 0"},

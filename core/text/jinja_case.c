@@ -64,7 +64,7 @@ static char mapping(char how, uint32_t c, bool first, bool after_cased)
 struct lb_jval lb_jstr_case(struct lb_jrun *r, struct lb_jval s, char how)
 {
     const struct lb_jtext *t = s.u.text;
-    if (!lb_jroom(r, t->len))
+    if (!lb_jroom(r, t->len) || !lb_jscan(r, t->len))
         return lb_jnone();
     size_t mark = lb_jscratch_begin(r);
     bool cased = false;
@@ -163,7 +163,7 @@ static bool plain_number(struct lb_jrun *r, const struct lb_jtext *t)
 {
     struct lb_jval whole = {.kind = LB_J_STR, .u.text = &(struct lb_jtext){.data = t->data, .len = t->len}};
     struct lb_jval core = lb_jstr_strip(r, whole, lb_jabsent(), 3);
-    if (core.kind != LB_J_STR || core.u.text->len == 0)
+    if (core.kind != LB_J_STR || core.u.text->len == 0 || !lb_jscan(r, core.u.text->len))
         return false;
     int bytes;
     for (size_t at = 0; at < core.u.text->len; at += (size_t)bytes) {

@@ -90,8 +90,8 @@ bool lb_jequal(struct lb_jrun *r, struct lb_jval a, struct lb_jval b)
         return lb_jcompare_numbers(a, b) == 0;
     if (a.kind != b.kind)
         return false;
-    if (a.kind == LB_J_STR)
-        return lb_jtext_equal(a, b);
+    if (a.kind == LB_J_STR) /* long texts take their time */
+        return (a.u.text->len < 1024 || lb_jrun_spend(r, a.u.text->len / 1024)) && lb_jtext_equal(a, b);
     if (same_object(a, b))
         return true;
     if (!lb_jrun_spend(r, 1))
@@ -138,6 +138,8 @@ int lb_jcompare(struct lb_jrun *r, struct lb_jval a, struct lb_jval b, const cha
         return lb_jcompare_numbers(a, b);
     if (a.kind == LB_J_STR && b.kind == LB_J_STR) {
         size_t n = a.u.text->len < b.u.text->len ? a.u.text->len : b.u.text->len;
+        if (n >= 1024 && !lb_jrun_spend(r, n / 1024))
+            return 2;
         int c = n ? memcmp(a.u.text->data, b.u.text->data, n) : 0;
         return c ? (c > 0) - (c < 0) : sign_of((int64_t)a.u.text->len, (int64_t)b.u.text->len);
     }
@@ -157,7 +159,7 @@ static bool text_contains(struct lb_jrun *r, struct lb_jval container, struct lb
         return false;
     }
     const struct lb_jtext *t = container.u.text, *x = item.u.text;
-    return lb_jrun_spend(r, t->len / 64 + 1) && lb_jfind_bytes(t->data, t->len, x->data, x->len) < t->len + 1;
+    return lb_jscan(r, t->len) && lb_jfind_bytes(t->data, t->len, x->data, x->len) < t->len + 1;
 }
 
 bool lb_jcontains(struct lb_jrun *r, struct lb_jval container, struct lb_jval item)

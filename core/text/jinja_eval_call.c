@@ -76,7 +76,7 @@ static void bind_rest(const struct closure *c, const struct lb_jargs *args, stru
     struct lb_jrun *r = c->e->r;
     const struct lb_jmacro *m = c->m;
     const struct lb_jtext *name =
-        m->name.kind == LB_J_STR ? m->name.u.text : &(struct lb_jtext){.data = "None", .len = 4};
+        m->name.kind == LB_J_STR ? m->name.u.text : &(struct lb_jtext){.data = "caller", .len = 6};
     struct lb_jval rest = m->kwargs_slot >= 0 ? lb_jdict_new(r, LB_J_DICT) : lb_jnone();
     for (size_t i = 0; i < args->n_kwarg && !r->failed; i++) {
         const struct lb_jkwarg *k = &args->kwarg[i];
@@ -216,10 +216,9 @@ static struct lb_jval block_call(struct lb_jrun *r, struct lb_jval self, const s
 
 static bool block_get(struct lb_jrun *r, struct lb_jobject *o, const char *name, size_t n, struct lb_jval *out)
 {
-    struct block_ref *ref = o->data;
+    (void)o;
     if (!is_name(name, n, "super"))
         return false;
-    (void)ref;
     *out = lb_jeval_hint(r, "there is no parent block");
     return true;
 }
@@ -228,7 +227,8 @@ static bool self_get(struct lb_jrun *r, struct lb_jobject *o, const char *name, 
 {
     struct lb_jeval *e = o->data;
     for (const struct lb_jnode *b = e->t->blocks; b; b = b->u.block->next) {
-        if (!is_name(name, n, b->u.block->name.u.text->data))
+        const struct lb_jtext *t = b->u.block->name.u.text;
+        if (t->len != n || memcmp(t->data, name, n))
             continue;
         struct block_ref *ref = lb_jrun_alloc(r, sizeof *ref);
         if (!ref)

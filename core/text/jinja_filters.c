@@ -61,7 +61,7 @@ static bool begins_word(uint32_t c)
 FILTER(do_title)
 {
     v = text_and(r, "title", v, args, "", NULL);
-    if (r->failed || !lb_jroom(r, v.u.text->len))
+    if (r->failed || !lb_jroom(r, v.u.text->len) || !lb_jscan(r, v.u.text->len))
         return NOTHING;
     const struct lb_jtext *t = v.u.text;
     size_t mark = lb_jscratch_begin(r);
@@ -171,7 +171,7 @@ FILTER(do_truncate)
 FILTER(do_wordcount)
 {
     v = text_and(r, "wordcount", v, args, "", NULL);
-    if (r->failed || !lb_jrun_spend(r, v.u.text->len / 64 + 1))
+    if (r->failed || !lb_jscan(r, v.u.text->len))
         return NOTHING;
     const struct lb_jtext *t = v.u.text;
     int64_t count = 0;
@@ -208,7 +208,7 @@ FILTER(do_string)
 
 static struct lb_jval escape_text(struct lb_jrun *r, struct lb_jval v)
 {
-    if (r->failed || !lb_jroom(r, v.u.text->len))
+    if (r->failed || !lb_jroom(r, v.u.text->len) || !lb_jscan(r, v.u.text->len))
         return NOTHING;
     size_t mark = lb_jscratch_begin(r);
     for (size_t i = 0; i < v.u.text->len; i++) {
@@ -299,7 +299,7 @@ static void put_untagged(struct lb_jrun *r, const struct lb_jtext *t)
 FILTER(do_striptags)
 {
     v = text_and(r, "striptags", v, args, "", NULL);
-    if (r->failed || !lb_jroom(r, v.u.text->len))
+    if (r->failed || !lb_jroom(r, v.u.text->len) || !lb_jscan(r, v.u.text->len))
         return NOTHING;
     size_t mark = lb_jscratch_begin(r);
     put_untagged(r, v.u.text);
@@ -357,7 +357,7 @@ FILTER(do_xmlattr)
 static void put_quoted(struct lb_jrun *r, struct lb_jval v, bool query)
 {
     v = lb_jstr(r, v);
-    if (r->failed || !lb_jroom(r, v.u.text->len * 3))
+    if (r->failed || !lb_jroom(r, v.u.text->len * 3) || !lb_jscan(r, v.u.text->len))
         return;
     for (size_t i = 0; i < v.u.text->len; i++) {
         unsigned char c = (unsigned char)v.u.text->data[i];

@@ -1,6 +1,7 @@
 /* Python's format specifications: "{:>8.2f}". */
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/text/jinja_help.h"
@@ -59,16 +60,33 @@ static void put_c_float(struct lb_jrun *r, double x, struct lb_jnumspec spec)
 }
 
 /* No type: as str() does it, or with so many digits where a precision asks for them. */
-static void put_plain_float(struct lb_jrun *r, double x, int precision)
+static void put_plain_float(struct lb_jrun *r, double x, struct lb_jnumspec spec)
 {
+    int precision = spec.precision;
     if (precision < 0) {
+        size_t mark = r->scratch.len;
         lb_jput_float(&r->scratch, x);
+        char *e = r->scratch.data ? strchr(r->scratch.data + mark, 'e') : NULL;
+        if (spec.alternate && e && !strchr(r->scratch.data + mark, '.')) { /* 1.e+22 */
+            char tail[8];
+            snprintf(tail, sizeof tail, ".%s", e);
+            r->scratch.len = (size_t)(e - r->scratch.data);
+            lb_str_puts(&r->scratch, tail);
+        }
         return;
     }
     char text[64];
     if (precision == 0)
         precision = 1;
-    snprintf(text, sizeof text, "%.*e", precision > 50 ? 49 : precision - 1, x);
+    if (precision > 50)
+        precision = 50;
+    snprintf(text, sizeof text, spec.alternate ? "%#.*e" : "%.*e", precision - 1, x);
+    if (spec.alternate) { /* zeros are kept */
+        if (atoi(strchr(text, 'e') + 1) < precision - 1)
+            snprintf(text, sizeof text, "%#.*g", precision, x);
+        lb_str_puts(&r->scratch, text);
+        return;
+    }
     lb_jput_decimal(&r->scratch, text, precision - 1);
 }
 
@@ -80,7 +98,7 @@ static void put_float(struct lb_jrun *r, double x, struct lb_jnumspec spec)
         bool upper = spec.type == 'F' || spec.type == 'E' || spec.type == 'G';
         lb_str_puts(&r->scratch, isnan(x) ? (upper ? "NAN" : "nan") : (upper ? "INF" : "inf"));
     } else if (spec.type == 0)
-        put_plain_float(r, x, spec.precision);
+        put_plain_float(r, x, spec);
     else
         put_c_float(r, x, spec);
     if (spec.type == '%')

@@ -5,14 +5,22 @@
 
 #include "core/text/jinja_value.h"
 
+#define LB_JINJA_MAX_VALUE (LB_JINJA_MAX_MEMORY / 4) /* bytes of one text or list */
+
 /* A text under construction lies at the end of run->scratch: begin, put, end (copies it into the arena). Pairs nest. */
 static inline size_t lb_jscratch_begin(struct lb_jrun *r)
 {
     return r->scratch.len;
 }
 struct lb_jval lb_jscratch_end(struct lb_jrun *r, size_t mark);
-/* Whether `more` bytes fit into what a rendering may hold; failed where not. Spends steps for them. */
+/* Whether `more` bytes fit into one value, what the scratch holds included; failed where not. Spends steps for them. */
 bool lb_jroom(struct lb_jrun *r, uint64_t more);
+
+/* Pays for looking at each character of a text; false (and failed) where steps are used up. */
+static inline bool lb_jscan(struct lb_jrun *r, size_t bytes)
+{
+    return lb_jrun_spend(r, bytes / 8 + 1);
+}
 
 static inline struct lb_jval lb_jabsent(void)
 {

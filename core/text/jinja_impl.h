@@ -13,7 +13,7 @@
 #include "core/text/jinja.h"
 #include "core/text/jinja_value.h"
 
-#define LB_JINJA_MAX_SOURCE ((size_t)16 << 20)
+#define LB_JINJA_MAX_SOURCE ((size_t)1 << 20)
 #define LB_JINJA_MAX_ARGS 1000 /* parameters of a macro, arguments by name of a call */
 
 /* ---- tree ---- */

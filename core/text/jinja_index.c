@@ -67,9 +67,40 @@ static bool is_hidden(struct lb_jval x, const char *name, size_t n)
     return false;
 }
 
+/* Nearly every x.name asks a message for its own key: one look at the first letter and the length tells that no
+ * attribute of dicts (clear copy fromkeys get items keys pop popitem setdefault update values) is meant. */
+static bool no_dict_attribute(const char *name, size_t n)
+{
+    switch (n ? name[0] : 0) {
+    case '_':
+        return false;
+    case 'c':
+        return n != 4 && n != 5;
+    case 'f':
+        return n != 8;
+    case 'g':
+        return n != 3;
+    case 'i':
+        return n != 5;
+    case 'k':
+        return n != 4;
+    case 'p':
+        return n != 3 && n != 7;
+    case 's':
+        return n != 10;
+    case 'u':
+    case 'v':
+        return n != 6;
+    default:
+        return true;
+    }
+}
+
 /* False: x has no such attribute. */
 static bool attribute(struct lb_jrun *r, struct lb_jval x, const char *name, size_t n, struct lb_jval *out)
 {
+    if (x.kind == LB_J_DICT && no_dict_attribute(name, n))
+        return false;
     if (x.kind == LB_J_OBJECT)
         return x.u.object->get && x.u.object->get(r, x.u.object, name, n, out);
     if (x.kind == LB_J_NAMESPACE) {
@@ -135,7 +166,7 @@ static bool item(struct lb_jrun *r, struct lb_jval x, struct lb_jval key, struct
         *out = x.u.list->item[i];
         return true;
     case LB_J_STR: {
-        if (!at_index(&i, lb_jtext_chars(x.u.text)) || !lb_jrun_spend(r, x.u.text->len / 64))
+        if (!at_index(&i, lb_jtext_chars(x.u.text)) || !lb_jrun_spend(r, x.u.text->len / 32))
             return false;
         size_t from = lb_jtext_offset(x.u.text, i);
         int bytes;
@@ -246,8 +277,10 @@ struct lb_jval lb_jslice(struct lb_jrun *r, struct lb_jval x, struct lb_jval fro
         return lb_jnone();
     if (x.kind == LB_J_UNDEFINED)
         return lb_jinja_fail_undefined(r, x);
+    if (x.kind == LB_J_DICT)
+        return lb_jinja_fail(r, "unhashable type: 'slice'");
     if (x.kind != LB_J_STR && !lb_jis_list(x) && x.kind != LB_J_RANGE)
-        return lacks(r, x, lb_jtext_puts(r, "slice"));
+        return lb_jinja_fail(r, "'%s' object is not subscriptable", lb_jtype_name(x));
     struct bounds b = find_bounds(r, lb_jlen(r, x), (struct lb_jval[3]){from, to, step});
     if (r->failed || !lb_jroom(r, x.kind == LB_J_STR ? x.u.text->len : (uint64_t)b.n * sizeof x))
         return lb_jnone();

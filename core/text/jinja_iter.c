@@ -6,7 +6,8 @@
 static int64_t range_len(const struct lb_jrange *x)
 {
     if (x->step > 0)
-        return x->start >= x->stop ? 0 : (int64_t)(((uint64_t)x->stop - (uint64_t)x->start - 1) / (uint64_t)x->step) + 1;
+        return x->start >= x->stop ? 0
+                                   : (int64_t)(((uint64_t)x->stop - (uint64_t)x->start - 1) / (uint64_t)x->step) + 1;
     if (x->start <= x->stop)
         return 0;
     return (int64_t)(((uint64_t)x->start - (uint64_t)x->stop - 1) / (0 - (uint64_t)x->step)) + 1;
@@ -15,11 +16,14 @@ static int64_t range_len(const struct lb_jrange *x)
 const char *lb_jtype_name(struct lb_jval v)
 {
     static const char *const names[] = {
-        [LB_J_UNDEFINED] = "Undefined", [LB_J_NONE] = "NoneType", [LB_J_BOOL] = "bool",
-        [LB_J_INT] = "int",             [LB_J_FLOAT] = "float",   [LB_J_STR] = "str",
-        [LB_J_LIST] = "list",           [LB_J_TUPLE] = "tuple",   [LB_J_DICT] = "dict",
-        [LB_J_NAMESPACE] = "Namespace", [LB_J_RANGE] = "range",   [LB_J_CALL] = "function",
-        [LB_J_OBJECT] = "object",       [LB_J_STREAM] = "object", [LB_J_ABSENT] = "NoneType",
+        [LB_J_UNDEFINED] = "Undefined", [LB_J_NONE] = "NoneType",
+        [LB_J_BOOL] = "bool",           [LB_J_INT] = "int",
+        [LB_J_FLOAT] = "float",         [LB_J_STR] = "str",
+        [LB_J_LIST] = "list",           [LB_J_TUPLE] = "tuple",
+        [LB_J_DICT] = "dict",           [LB_J_NAMESPACE] = "Namespace",
+        [LB_J_RANGE] = "range",         [LB_J_CALL] = "function",
+        [LB_J_OBJECT] = "object",       [LB_J_STREAM] = "object",
+        [LB_J_ABSENT] = "NoneType",
     };
     if (v.kind == LB_J_OBJECT)
         return v.u.object->type_name;
@@ -118,7 +122,7 @@ static struct lb_jval next_char(struct lb_jrun *r, struct lb_jiter *it)
     const struct lb_jtext *t = it->over.u.text;
     int bytes;
     lb_utf8_decode(t->data + it->at, t->len - it->at, &bytes);
-    struct lb_jval c = lb_jtext_part(r, t, it->at, (size_t)bytes);
+    struct lb_jval c = lb_jtext_lend(r, t->data + it->at, (size_t)bytes); /* no Markup, whatever the text is */
     it->at += (size_t)bytes;
     return c;
 }
@@ -149,8 +153,7 @@ bool lb_jiter_next(struct lb_jrun *r, struct lb_jiter *it, struct lb_jval *item)
     case LB_J_RANGE:
         if ((int64_t)at >= it->n)
             return false;
-        *item = lb_jint(
-            (int64_t)((uint64_t)it->over.u.range->start + (uint64_t)at * (uint64_t)it->over.u.range->step));
+        *item = lb_jint((int64_t)((uint64_t)it->over.u.range->start + (uint64_t)at * (uint64_t)it->over.u.range->step));
         break;
     default:
         return false;

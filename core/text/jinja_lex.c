@@ -132,6 +132,8 @@ static size_t raw_begin(const struct lexer *x, size_t at)
 static enum lb_status lex_raw(struct lexer *x)
 {
     size_t from = x->at;
+    if (from == x->n)
+        return LB_OK; /* as the reference has it */
     for (const char *p; (p = memchr(x->s + x->at, '{', x->n - x->at)); x->at++) {
         x->at = (size_t)(p - x->s);
         char sign;
@@ -161,7 +163,7 @@ static enum lb_status lex_comment(struct lexer *x)
             return LB_OK;
         }
     }
-    return fail(x, "a comment has no end");
+    return x->at == x->n ? LB_OK : fail(x, "a comment has no end");
 }
 
 static size_t scan_digits(const struct lexer *x, size_t at, const char *digits, bool lead)

@@ -10,27 +10,39 @@
 
 /* ---- case and classes ---- */
 
-static struct lb_jval with_case(struct lb_jrun *r, struct lb_jval self, const struct lb_jargs *args, char how)
+static bool no_arguments(struct lb_jrun *r, const char *name, const struct lb_jargs *args)
 {
-    return lb_jargs_bind(r, "str method", args, "/", NULL) ? lb_jstr_case(r, self, how) : NOTHING;
+    if (args->n_kwarg)
+        lb_jinja_fail(r, "str.%s() takes no keyword arguments", name);
+    else if (args->n)
+        lb_jinja_fail(r, "str.%s() takes no arguments (%zu given)", name, args->n);
+    return !r->failed;
 }
 
-static struct lb_jval is_of(struct lb_jrun *r, struct lb_jval self, const struct lb_jargs *args, char what)
+/* `name` as messages have it */
+static struct lb_jval with_case(struct lb_jrun *r, struct lb_jval self, const struct lb_jargs *args, const char *name,
+                                char how)
 {
-    if (!lb_jargs_bind(r, "str method", args, "/", NULL) || !lb_jrun_spend(r, self.u.text->len / 64 + 1))
+    return no_arguments(r, name, args) ? lb_jstr_case(r, self, how) : NOTHING;
+}
+
+static struct lb_jval is_of(struct lb_jrun *r, struct lb_jval self, const struct lb_jargs *args, const char *name,
+                            char what)
+{
+    if (!no_arguments(r, name, args) || !lb_jscan(r, self.u.text->len))
         return NOTHING;
     return lb_jbool(lb_jstr_is(self.u.text, what));
 }
 
-#define WITH_CASE(fn, how)                    \
-    METHOD(fn)                                \
-    {                                         \
-        return with_case(r, self, args, how); \
+#define WITH_CASE(fn, how)                             \
+    METHOD(fn)                                         \
+    {                                                  \
+        return with_case(r, self, args, #fn + 4, how); \
     }
-#define IS_OF(fn, what)                    \
-    METHOD(fn)                             \
-    {                                      \
-        return is_of(r, self, args, what); \
+#define IS_OF(fn, what)                             \
+    METHOD(fn)                                      \
+    {                                               \
+        return is_of(r, self, args, #fn + 4, what); \
     }
 
 WITH_CASE(str_upper, 'u')
@@ -95,7 +107,7 @@ METHOD(str_splitlines)
     struct lb_jval keep;
     if (!lb_jargs_bind(r, "splitlines", args, "keepends?", &keep))
         return NOTHING;
-    return lb_jstr_splitlines(r, self, lb_jtruth(r, keep));
+    return lb_jstr_splitlines(r, self, lb_jarg_int(r, keep, 0) != 0);
 }
 
 METHOD(str_replace)
@@ -126,7 +138,7 @@ static struct lb_jval partition(struct lb_jrun *r, struct lb_jval self, const st
     const struct lb_jtext *t = self.u.text, *x = lb_jarg_text(r, "partition", sep);
     if (x->len == 0)
         return lb_jinja_fail(r, "empty separator");
-    if (!lb_jrun_spend(r, t->len / 64 + 1))
+    if (!lb_jscan(r, t->len))
         return NOTHING;
     size_t at =
         last ? lb_jrfind_bytes(r, t->data, t->len, x->data, x->len) : lb_jfind_bytes(t->data, t->len, x->data, x->len);
@@ -189,7 +201,7 @@ static bool find_window(struct lb_jrun *r, struct lb_jtext *t, const struct lb_j
         to = to < -n ? 0 : to + n;
     if (to > n)
         to = n;
-    if (r->failed || from > to || !lb_jrun_spend(r, t->len / 64 + 1))
+    if (r->failed || from > to || !lb_jscan(r, t->len))
         return false;
     *w = (struct window){lb_jtext_offset(t, from), lb_jtext_offset(t, to), from};
     return true;
@@ -276,12 +288,13 @@ static struct lb_jval has_affix(struct lb_jrun *r, struct lb_jval self, const st
     struct window w = {0, self.u.text->len, 0};
     if (!lb_jargs_bind(r, name, args, "/ affix start? end?", a))
         return NOTHING;
+    lb_jrun_spend(r, self.u.text->len / 1024);
     bool there = (!lb_jgiven(a[1]) && !lb_jgiven(a[2])) || find_window(r, self.u.text, a + 1, &w);
     if (a[0].kind != LB_J_TUPLE && a[0].kind != LB_J_STR)
         return lb_jinja_fail(r, "%s first arg must be str or a tuple of str, not %s", name, lb_jtype_name(a[0]));
     if (a[0].kind == LB_J_STR)
         return lb_jbool(there && has_end(self.u.text, w, a[0].u.text, end));
-    for (size_t i = 0; i < a[0].u.list->n && lb_jrun_spend(r, 1); i++)
+    for (size_t i = 0; i < a[0].u.list->n && lb_jrun_spend(r, 1 + self.u.text->len / 1024); i++)
         if (has_end(self.u.text, w, lb_jarg_text(r, name, a[0].u.list->item[i]), end) && there && !r->failed)
             return lb_jbool(true);
     return lb_jbool(false);
@@ -301,11 +314,12 @@ METHOD(str_endswith)
 
 static struct lb_jval pad(struct lb_jrun *r, struct lb_jval self, const struct lb_jargs *args, int side)
 {
+    const char *name = side < 0 ? "ljust" : side > 0 ? "rjust" : "center";
     static struct lb_jtext blank = {.data = " ", .len = 1, .n_char = 1};
     struct lb_jval a[2];
-    if (!lb_jargs_bind(r, "str padding", args, "/ width fillchar?", a))
+    if (!lb_jargs_bind(r, name, args, "/ width fillchar?", a))
         return NOTHING;
-    const struct lb_jtext *fill = lb_jgiven(a[1]) ? lb_jarg_text(r, "str padding", a[1]) : &blank;
+    const struct lb_jtext *fill = lb_jgiven(a[1]) ? lb_jarg_text(r, name, a[1]) : &blank;
     if (chars_in(fill->data, fill->len) != 1)
         return lb_jinja_fail(r, "The fill character must be exactly one character long");
     return lb_jstr_pad(r, self, lb_jarg_int(r, a[0], 0), fill, side);
@@ -572,6 +586,16 @@ METHOD(list_count)
     return lb_jint(count);
 }
 
+METHOD(range_index)
+{
+    return list_index(r, lb_jlist_of(r, self), args);
+}
+
+METHOD(range_count)
+{
+    return list_count(r, lb_jlist_of(r, self), args);
+}
+
 METHOD(list_copy)
 {
     return lb_jargs_bind(r, "copy", args, "/", NULL) ? lb_jlist_of(r, self) : NOTHING;
@@ -580,6 +604,7 @@ METHOD(list_copy)
 static const struct lb_jmethod list_methods[] = {
     {"index", list_index}, {"count", list_count}, {"copy", list_copy}, {NULL, NULL}};
 static const struct lb_jmethod tuple_methods[] = {{"index", list_index}, {"count", list_count}, {NULL, NULL}};
+static const struct lb_jmethod range_methods[] = {{"index", range_index}, {"count", range_count}, {NULL, NULL}};
 
 METHOD(number_is_integer)
 {
@@ -632,7 +657,8 @@ const struct lb_jmethod *lb_jfind_method(struct lb_jval x, const char *name, siz
         m = tuple_methods;
         break;
     case LB_J_RANGE:
-        return NULL;
+        m = range_methods;
+        break;
     case LB_J_BOOL:
     case LB_J_INT:
         m = int_methods;

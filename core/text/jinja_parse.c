@@ -91,7 +91,7 @@ bool lb_jparse_skip_name(struct lb_jparser *p, const char *name)
 }
 
 static const char *const token_text[] = {
-    [LB_JT_END] = "the end of the template",
+    [LB_JT_END] = "end of the template",
     [LB_JT_DATA] = "text",
     [LB_JT_PRINT_BEGIN] = "{{",
     [LB_JT_PRINT_END] = "}}",
@@ -139,8 +139,10 @@ static void unexpected(struct lb_jparser *p, const char *expected)
         n = k->n > 40 ? (int)lb_utf8_valid_prefix(k->text, 40) : (int)k->n;
     }
     const char *quote = k->type == LB_JT_END || k->type == LB_JT_DATA ? "" : "'";
+    const char *quote_expected = expected && strchr(expected, ' ') ? "" : "'";
     if (expected)
-        lb_jparse_fail(p, "expected '%s', got %s%.*s%s", expected, quote, n, got, quote);
+        lb_jparse_fail(p, "expected %s%s%s, got %s%.*s%s", quote_expected, expected, quote_expected, quote, n, got,
+                       quote);
     else
         lb_jparse_fail(p, "unexpected %s%.*s%s", quote, n, got, quote);
 }
@@ -272,7 +274,7 @@ static struct lb_jnode *primary(struct lb_jparser *p, bool with_namespace)
         return constant(p, k->value, k->line);
     case LB_JT_LPAREN:
         lb_jparse_next(p);
-        n = lb_jparse_tuple(p, LB_JTUPLE_PARENS, NULL);
+        n = lb_jparse_tuple(p, LB_JTUPLE_PARENS);
         lb_jparse_expect(p, LB_JT_RPAREN);
         return n;
     case LB_JT_LBRACKET:
@@ -285,7 +287,7 @@ static struct lb_jnode *primary(struct lb_jparser *p, bool with_namespace)
     }
 }
 
-struct lb_jnode *lb_jparse_tuple(struct lb_jparser *p, int flags, const char *until)
+struct lb_jnode *lb_jparse_tuple(struct lb_jparser *p, int flags)
 {
     int line = p->at->line;
     struct lb_jnodes items = {0};
@@ -293,8 +295,7 @@ struct lb_jnode *lb_jparse_tuple(struct lb_jparser *p, int flags, const char *un
     while (!p->failed) {
         if (items.n)
             lb_jparse_expect(p, LB_JT_COMMA);
-        if (lb_jparse_is(p, LB_JT_PRINT_END) || lb_jparse_is(p, LB_JT_TAG_END) || lb_jparse_is(p, LB_JT_RPAREN) ||
-            (until && lb_jtoken_named(p->at, until)))
+        if (lb_jparse_is(p, LB_JT_PRINT_END) || lb_jparse_is(p, LB_JT_TAG_END) || lb_jparse_is(p, LB_JT_RPAREN))
             break;
         lb_jparse_push(p, &items,
                        flags & LB_JTUPLE_SIMPLE ? primary(p, flags & LB_JTUPLE_NAMESPACE)
@@ -324,9 +325,9 @@ static bool assign_to(struct lb_jnode *n, enum lb_jref_use use)
     return n->type == LB_JN_NAME || n->type == LB_JN_NSREF || n->type == LB_JN_TUPLE;
 }
 
-struct lb_jnode *lb_jparse_target(struct lb_jparser *p, int flags, const char *until, enum lb_jref_use use)
+struct lb_jnode *lb_jparse_target(struct lb_jparser *p, int flags, enum lb_jref_use use)
 {
-    struct lb_jnode *n = lb_jparse_tuple(p, flags | LB_JTUPLE_SIMPLE, until);
+    struct lb_jnode *n = lb_jparse_tuple(p, flags | LB_JTUPLE_SIMPLE);
     if (!p->failed && !assign_to(n, use))
         lb_jparse_fail(p, "this cannot be assigned to");
     return n;

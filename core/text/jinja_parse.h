@@ -44,9 +44,9 @@ enum lb_jtuple_flags {
     LB_JTUPLE_PARENS = 4,    /* in parentheses: may be empty */
     LB_JTUPLE_NAMESPACE = 8, /* ns.x is a target */
 };
-/* An expression, or a tuple when there are commas; `until` is a name that ends it, or NULL. */
-struct lb_jnode *lb_jparse_tuple(struct lb_jparser *p, int flags, const char *until);
-struct lb_jnode *lb_jparse_target(struct lb_jparser *p, int flags, const char *until, enum lb_jref_use use);
+/* An expression, or a tuple when there are commas. */
+struct lb_jnode *lb_jparse_tuple(struct lb_jparser *p, int flags);
+struct lb_jnode *lb_jparse_target(struct lb_jparser *p, int flags, enum lb_jref_use use);
 struct lb_jnode *lb_jparse_name(struct lb_jparser *p, enum lb_jref_use use);
 struct lb_jnode *lb_jparse_filters(struct lb_jparser *p, struct lb_jnode *x, bool inline_start);
 int lb_jparse_intern(struct lb_jparser *p, const char *text, size_t n);

@@ -40,7 +40,7 @@ static void statements(struct lb_jparser *p, struct lb_jnodes *body, const char 
         case LB_JT_PRINT_BEGIN:
             n = lb_jparse_node(p, LB_JN_PRINT, k->line);
             lb_jparse_next(p);
-            lb_jparse_push(p, &n->u.list, lb_jparse_tuple(p, 0, NULL));
+            lb_jparse_push(p, &n->u.list, lb_jparse_tuple(p, 0));
             lb_jparse_expect(p, LB_JT_PRINT_END);
             lb_jparse_push(p, body, n);
             break;
@@ -80,10 +80,10 @@ static struct lb_jnode *parse_for(struct lb_jparser *p, int line)
     if (!f)
         return n;
     n->u.loop = f;
-    f->target = lb_jparse_target(p, 0, "in", LB_JREF_STORE);
+    f->target = lb_jparse_target(p, 0, LB_JREF_STORE);
     if (!lb_jparse_skip_name(p, "in"))
         lb_jparse_fail(p, "expected 'in' in the for tag");
-    f->iter = lb_jparse_tuple(p, LB_JTUPLE_NO_IF, "recursive");
+    f->iter = lb_jparse_tuple(p, LB_JTUPLE_NO_IF);
     if (lb_jparse_skip_name(p, "if"))
         f->test = lb_jparse_expression(p, true);
     f->recursive = lb_jparse_skip_name(p, "recursive");
@@ -105,7 +105,7 @@ static struct lb_jnode *parse_if(struct lb_jparser *p, int line)
         *last = b;
         last = &b->next;
         if (!is_else)
-            b->test = lb_jparse_tuple(p, LB_JTUPLE_NO_IF, NULL);
+            b->test = lb_jparse_tuple(p, LB_JTUPLE_NO_IF);
         const struct lb_jtoken *end = body_of(p, &b->body, is_else ? "endif " : "endif elif else ");
         is_else = lb_jtoken_named(end, "else");
         more = !lb_jtoken_named(end, "endif");
@@ -124,11 +124,11 @@ static void finish_scope(struct lb_jparser *p, struct lb_jnode *n, const struct 
 
 static struct lb_jnode *parse_set(struct lb_jparser *p, int line)
 {
-    struct lb_jnode *target = lb_jparse_target(p, LB_JTUPLE_NAMESPACE, NULL, LB_JREF_STORE);
+    struct lb_jnode *target = lb_jparse_target(p, LB_JTUPLE_NAMESPACE, LB_JREF_STORE);
     if (lb_jparse_skip(p, LB_JT_ASSIGN)) {
         struct lb_jnode *n = lb_jparse_node(p, LB_JN_SET, line);
         n->u.pair.left = target;
-        n->u.pair.right = lb_jparse_tuple(p, 0, NULL);
+        n->u.pair.right = lb_jparse_tuple(p, 0);
         return n;
     }
     struct lb_jnode *n = lb_jparse_node(p, LB_JN_CAPTURE, line);
@@ -154,7 +154,7 @@ static struct lb_jnode *parse_with(struct lb_jparser *p, int line)
     while (!lb_jparse_is(p, LB_JT_TAG_END) && !p->failed) {
         if (s.list.n)
             lb_jparse_expect(p, LB_JT_COMMA);
-        lb_jparse_push(p, &s.list, lb_jparse_target(p, 0, NULL, LB_JREF_PARAM));
+        lb_jparse_push(p, &s.list, lb_jparse_target(p, 0, LB_JREF_PARAM));
         lb_jparse_expect(p, LB_JT_ASSIGN);
         lb_jparse_push(p, &s.list, lb_jparse_expression(p, true));
     }

@@ -388,19 +388,18 @@ static struct lb_jval one_char(struct lb_jrun *r, struct lb_jval v)
 static void put_conversion(struct lb_jrun *r, struct percent *p)
 {
     struct conversion c;
+    if (p->at < p->n && p->text[p->at] == '%') {
+        lb_str_putc(&r->scratch, '%');
+        p->at++;
+        return;
+    }
     read_conversion(r, p, &c);
     if (r->failed)
         return;
     char type = c.num.type;
-    if (type == '%') {
-        lb_str_putc(&r->scratch, '%');
-        return;
-    }
-    if (!type || !strchr("diuoxXeEfFgGcrsa", type)) {
-        lb_jinja_fail(r, "unsupported format character '%c' (0x%x) at index %zu", type, (unsigned char)type, p->at - 1);
-        return;
-    }
     struct lb_jval v = lb_jgiven(c.value) ? c.value : next_argument(r, p);
+    if (!r->failed && (!type || !strchr("diuoxXeEfFgGcrsa", type)))
+        lb_jinja_fail(r, "unsupported format character '%c' (0x%x) at index %zu", type, (unsigned char)type, p->at - 1);
     if (r->failed)
         return;
     if (!strchr("crsa", type)) {
@@ -442,7 +441,8 @@ struct lb_jval lb_jpercent(struct lb_jrun *r, struct lb_jval format, struct lb_j
             put_conversion(r, &p);
         }
     }
-    bool mapping = args.kind == LB_J_DICT || args.kind == LB_J_LIST || args.kind == LB_J_RANGE;
+    bool mapping = args.kind == LB_J_DICT || args.kind == LB_J_LIST || args.kind == LB_J_RANGE ||
+                   args.kind == LB_J_UNDEFINED; /* what can be indexed may be left over */
     if (p.used < p.n_arg && !mapping)
         lb_jinja_fail(r, "not all arguments converted during string formatting");
     return lb_jmark_safe(r, lb_jscratch_end(r, mark), p.escape);

@@ -60,6 +60,12 @@ static bool flag(struct lb_jrun *r, struct lb_jval v)
     return lb_jgiven(v) && lb_jtruth(r, v);
 }
 
+/* Python's sorted() wants an integer. */
+static bool int_flag(struct lb_jrun *r, struct lb_jval v)
+{
+    return lb_jarg_int(r, v, 0) != 0;
+}
+
 /* ---- order ---- */
 
 static void merge(struct lb_jrun *r, uint32_t *order, uint32_t *room, size_t n, const struct lb_jval *key)
@@ -144,7 +150,7 @@ FILTER(do_sort)
     struct lb_jval list = lb_jlist_of(r, v);
     if (r->failed)
         return NOTHING;
-    lb_jsort(r, list, multi_keys(r, list, a[2], !flag(r, a[1])), flag(r, a[0]));
+    lb_jsort(r, list, multi_keys(r, list, a[2], !flag(r, a[1])), int_flag(r, a[0]));
     return list;
 }
 
@@ -167,7 +173,7 @@ FILTER(do_dictsort)
         lb_jlist_push(r, pairs, lb_jpair_of(r, d->pair[i].key, d->pair[i].value));
         lb_jlist_push(r, keys, key.kind == LB_J_STR && !flag(r, a[0]) ? lb_jstr_case(r, key, 'l') : key);
     }
-    lb_jsort(r, pairs, keys, flag(r, a[2]));
+    lb_jsort(r, pairs, keys, int_flag(r, a[2]));
     return pairs;
 }
 
@@ -183,7 +189,9 @@ FILTER(do_reverse)
         list.u.list->item[i] = list.u.list->item[--k];
         list.u.list->item[k] = x;
     }
-    return r->failed ? NOTHING : lb_jstream_new(r, "list_reverseiterator", list, false);
+    if (r->failed || (v.kind == LB_J_STREAM && !v.u.stream->view)) /* what Python cannot reverse becomes a list */
+        return list;
+    return lb_jstream_new(r, "list_reverseiterator", list, false);
 }
 
 static struct lb_jval extreme(struct lb_jrun *r, struct lb_jval v, const struct lb_jargs *args, bool max)
@@ -236,7 +244,7 @@ FILTER(do_last)
         int64_t n = lb_jlen(r, v);
         return n ? lb_jgetitem(r, v, lb_jint(n - 1)) : lb_jempty(r, "No last item, sequence was empty.");
     }
-    if (v.kind == LB_J_UNDEFINED || (v.kind == LB_J_STREAM && !v.u.stream->view))
+    if (v.kind == LB_J_STREAM && !v.u.stream->view)
         return lb_jinja_fail(r, "'%s' object is not reversible", lb_jtype_name(v));
     v = lb_jlist_of(r, v);
     if (r->failed)

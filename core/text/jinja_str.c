@@ -66,8 +66,6 @@ struct lb_jval lb_jstr_strip(struct lb_jrun *r, struct lb_jval s, struct lb_jval
         set = lb_jarg_text(r, "strip", chars);
     size_t from = 0, to = t->len, n;
     int bytes;
-    if (!lb_jrun_spend(r, t->len / 64 + 1))
-        return lb_jnone();
     for (; (sides & 1) && from < to; from += n) {
         lb_utf8_decode(t->data + from, to - from, &bytes);
         n = (size_t)bytes;
@@ -79,6 +77,7 @@ struct lb_jval lb_jstr_strip(struct lb_jrun *r, struct lb_jval s, struct lb_jval
         if (!in_set(set, t->data + to - n, n) || (set && set->len > 64 && !lb_jrun_spend(r, set->len / 64)))
             break;
     }
+    lb_jscan(r, from + t->len - to);
     return r->failed ? lb_jnone() : from == 0 && to == t->len ? s : lb_jtext_part(r, t, from, to - from);
 }
 
@@ -86,7 +85,7 @@ struct lb_jval lb_jstr_replace(struct lb_jrun *r, struct lb_jval s, struct lb_jv
                                int64_t count)
 {
     const struct lb_jtext *t = s.u.text, *x = lb_jarg_text(r, "replace", from), *y = lb_jarg_text(r, "replace", to);
-    if (!lb_jroom(r, t->len))
+    if (!lb_jroom(r, t->len) || !lb_jscan(r, t->len))
         return lb_jnone();
     size_t mark = lb_jscratch_begin(r), at = 0;
     for (; count != 0 && at <= t->len && !r->failed; count -= count > 0) {
@@ -125,7 +124,7 @@ struct lb_jval lb_jstr_splitlines(struct lb_jrun *r, struct lb_jval s, bool keep
     const struct lb_jtext *t = s.u.text;
     struct lb_jval list = lb_jlist_new(r, LB_J_LIST, 8);
     size_t from = 0;
-    for (size_t at = 0; at < t->len && lb_jrun_spend(r, (at & 63) == 0);) {
+    for (size_t at = 0; at < t->len && lb_jrun_spend(r, (at & 7) == 0);) {
         unsigned char c = (unsigned char)t->data[at];
         size_t end = c < ' ' || c >= 0x80 ? line_end(t->data + at, t->len - at) : 0;
         if (end == 0) {
@@ -213,7 +212,7 @@ static struct lb_jval rsplit_space(struct lb_jrun *r, const struct lb_jtext *t, 
 /* NULL: white space; failed where it is no separator. */
 static const struct lb_jtext *separator(struct lb_jrun *r, const struct lb_jtext *t, struct lb_jval sep)
 {
-    lb_jrun_spend(r, t->len / 64 + 1);
+    lb_jscan(r, t->len);
     if (!lb_jgiven(sep) || sep.kind == LB_J_NONE)
         return NULL;
     const struct lb_jtext *x = lb_jarg_text(r, "split", sep);

@@ -135,7 +135,7 @@ TEST(is_divisibleby)
 static bool cased(struct lb_jrun *r, struct lb_jval v, char what)
 {
     v = lb_jstr(r, v);
-    return !r->failed && lb_jrun_spend(r, v.u.text->len / 64) && lb_jstr_is(v.u.text, what);
+    return !r->failed && lb_jscan(r, v.u.text->len) && lb_jstr_is(v.u.text, what);
 }
 
 TEST(is_lower)
@@ -154,22 +154,35 @@ TEST(is_in)
     return lb_jargs_bind(r, "in", args, "seq", &seq) && lb_jcontains(r, seq, v);
 }
 
+/* What the value is compared to; the message as operator.eq has it. */
+static bool compared(struct lb_jrun *r, const char *name, const struct lb_jargs *args, struct lb_jval *other)
+{
+    if (args->n_kwarg)
+        lb_jinja_fail(r, "%s() takes no keyword arguments", name);
+    else if (args->n != 1)
+        lb_jinja_fail(r, "%s expected 2 arguments, got %zu", name, args->n + 1);
+    else
+        *other = args->arg[0];
+    return !r->failed;
+}
+
 TEST(is_eq)
 {
     struct lb_jval other;
-    return lb_jargs_bind(r, "eq", args, "/ other", &other) && lb_jequal(r, v, other);
+    return compared(r, "eq", args, &other) && lb_jequal(r, v, other);
 }
 
 TEST(is_ne)
 {
     struct lb_jval other;
-    return lb_jargs_bind(r, "ne", args, "/ other", &other) && !lb_jequal(r, v, other);
+    return compared(r, "ne", args, &other) && !lb_jequal(r, v, other);
 }
 
 static int order(struct lb_jrun *r, struct lb_jval v, const struct lb_jargs *args, const char *op)
 {
     struct lb_jval other;
-    return lb_jargs_bind(r, op, args, "/ other", &other) ? lb_jcompare(r, v, other, op) : 2;
+    const char *name = op[0] == '<' ? (op[1] ? "le" : "lt") : op[1] ? "ge" : "gt";
+    return compared(r, name, args, &other) ? lb_jcompare(r, v, other, op) : 2;
 }
 
 TEST(is_lt)
@@ -194,14 +207,21 @@ TEST(is_ge)
     return c == 1 || c == 0;
 }
 
+/* Names are looked up in a dict: what cannot be a key fails. */
+static bool is_name(struct lb_jrun *r, struct lb_jval v, const struct lb_jargs *args)
+{
+    struct lb_jval found, names = lb_jdict_new(r, LB_J_DICT);
+    return none(r, args) && !lb_jdict_get(r, names, v, &found) && !r->failed && v.kind == LB_J_STR;
+}
+
 TEST(is_filter)
 {
-    return none(r, args) && v.kind == LB_J_STR && lb_jinja_find_filter(v.u.text->data, v.u.text->len);
+    return is_name(r, v, args) && lb_jinja_find_filter(v.u.text->data, v.u.text->len);
 }
 
 TEST(is_test)
 {
-    return none(r, args) && v.kind == LB_J_STR && lb_jinja_find_test(v.u.text->data, v.u.text->len);
+    return is_name(r, v, args) && lb_jinja_find_test(v.u.text->data, v.u.text->len);
 }
 
 static const struct lb_jtest tests[] = {

@@ -1,4 +1,5 @@
 /* Texts: counting code points, str() and repr() of every value, numbers as Python prints them. */
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,11 +51,12 @@ bool lb_jtext_equal(struct lb_jval a, struct lb_jval b)
     return x->len == y->len && (x->data == y->data || memcmp(x->data, y->data, x->len) == 0);
 }
 
-/* The shortest digits that read back as x, in the form d.ddde+xx. Where the interval that rounds to x is lopsided (powers
- * of two) the nearest 16 digits may lie outside it and the next ones inside. */
+/* The shortest digits that read back as x, in the form d.ddde+xx. Where the interval that rounds to x is lopsided
+ * (powers of two) the nearest 16 digits may lie outside it and the next ones inside. Subnormal
+ * numbers have fewer than 15 digits. */
 static void shortest(double x, char text[32])
 {
-    for (int precision = 14; precision <= 15; precision++) {
+    for (int precision = fabs(x) < DBL_MIN ? 0 : 14; precision <= 15; precision++) {
         snprintf(text, 32, "%.*e", precision, x);
         if (strtod(text, NULL) == x)
             return;
@@ -164,9 +166,22 @@ static void repr_text(struct lb_str *out, const struct lb_jtext *t)
 
 static bool room_in(struct lb_jrun *r, const struct lb_str *out, size_t more)
 {
-    if (out->failed || out->len > LB_JINJA_MAX_MEMORY)
-        lb_jinja_fail(r, "the template makes a text of more than %zu MiB", LB_JINJA_MAX_MEMORY >> 20);
+    if (out->failed || out->len > LB_JINJA_MAX_VALUE || more > LB_JINJA_MAX_VALUE)
+        lb_jinja_fail(r, "the template makes a value of more than %zu MiB", LB_JINJA_MAX_VALUE >> 20);
     return lb_jrun_spend(r, 1 + more / 64);
+}
+
+static void put_int(struct lb_str *out, int64_t i)
+{
+    char text[24];
+    size_t at = sizeof text;
+    uint64_t u = i < 0 ? 0 - (uint64_t)i : (uint64_t)i;
+    do
+        text[--at] = (char)('0' + u % 10);
+    while (u /= 10);
+    if (i < 0)
+        text[--at] = '-';
+    lb_str_put(out, text + at, sizeof text - at);
 }
 
 static void repr_items(struct lb_jrun *r, struct lb_str *out, struct lb_jval v, const char *open, const char *close)
@@ -244,7 +259,7 @@ void lb_jput_repr(struct lb_jrun *r, struct lb_str *out, struct lb_jval v)
         lb_str_puts(out, v.u.b ? "True" : "False");
         return;
     case LB_J_INT:
-        lb_str_putf(out, "%lld", (long long)v.u.i);
+        put_int(out, v.u.i);
         return;
     case LB_J_FLOAT:
         lb_jput_float(out, v.u.f);

@@ -228,6 +228,8 @@ static bool continues_name(uint32_t cp, utf8proc_category_t category)
 
 bool lb_juni_is(uint32_t cp, enum lb_juni what)
 {
+    if (what == LB_JUNI_SPACE && cp < 0x80)
+        return cp == ' ' || (cp >= 9 && cp <= 13) || (cp >= 0x1c && cp <= 0x1f);
     utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)cp);
     switch (what) {
     case LB_JUNI_PRINT:

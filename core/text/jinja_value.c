@@ -140,8 +140,8 @@ struct lb_jval lb_jinja_fail(struct lb_jrun *r, const char *fmt, ...)
 
 bool lb_jroom(struct lb_jrun *r, uint64_t more)
 {
-    if (more > LB_JINJA_MAX_MEMORY || more + r->scratch.len > LB_JINJA_MAX_MEMORY) {
-        fail_memory(r, true);
+    if (more > LB_JINJA_MAX_VALUE || more + r->scratch.len > LB_JINJA_MAX_VALUE) {
+        lb_jinja_fail(r, "the template makes a value of more than %zu MiB", LB_JINJA_MAX_VALUE >> 20);
         return false;
     }
     return lb_jrun_spend(r, (size_t)(more >> 6) + 1);
@@ -284,8 +284,10 @@ struct lb_jval lb_jdict_new(struct lb_jrun *r, enum lb_jkind dict_or_namespace)
 /* Equal keys have equal hashes: 1, 1.0 and True are one key. */
 static uint64_t hash_of(struct lb_jrun *r, struct lb_jval v)
 {
-    if (v.kind == LB_J_STR)
+    if (v.kind == LB_J_STR) {
+        lb_jrun_spend(r, v.u.text->len / 1024);
         return lb_hash64(v.u.text->data, v.u.text->len, 0);
+    }
     if (lb_jis_number(v)) {
         double f = lb_jdouble_of(v) + 0.0; /* one zero */
         return lb_hash64(&f, sizeof f, 1);
@@ -319,7 +321,7 @@ static bool hashable(struct lb_jrun *r, struct lb_jval key)
 
 static bool same_key(struct lb_jrun *r, struct lb_jval a, struct lb_jval b)
 {
-    if (a.kind == LB_J_STR)
+    if (a.kind == LB_J_STR && a.u.text->len < 1024)
         return lb_jtext_equal(a, b);
     return lb_jequal(r, a, b);
 }
@@ -441,9 +443,8 @@ struct lb_jval lb_jfrom_json(struct lb_jrun *r, const json_t *v)
 {
     if (!v)
         return lb_jundefined(r, NULL, 0);
-    if (!lb_jrun_spend(r, 1))
-        return (struct lb_jval){.kind = LB_J_UNDEFINED};
     struct lb_jval out = {.kind = LB_J_UNDEFINED};
+    r->steps -= LB_JINJA_STEPS_PER_NODE;
     switch (json_typeof(v)) {
     case JSON_NULL:
         return lb_jnone();
@@ -455,6 +456,7 @@ struct lb_jval lb_jfrom_json(struct lb_jrun *r, const json_t *v)
     case JSON_REAL:
         return lb_jfloat(json_real_value(v));
     case JSON_STRING:
+        r->steps -= LB_JINJA_STEPS_PER_BYTE * (int64_t)json_string_length(v);
         return lb_jtext_lend(r, json_string_value(v), json_string_length(v));
     case JSON_ARRAY:
         if (lb_jrun_enter(r)) {

@@ -18,7 +18,8 @@
 #include "core/base/err.h"
 #include "core/base/str.h"
 
-#define LB_JINJA_MAX_STEPS ((int64_t)50 << 20)  /* nodes evaluated, items and bytes handled by filters / 64 */
+#define LB_JINJA_MAX_STEPS ((int64_t)8 << 20) /* nodes evaluated, items and bytes / 64 handled; on top for data: */
+enum { LB_JINJA_STEPS_PER_NODE = 64, LB_JINJA_STEPS_PER_BYTE = 2 };
 #define LB_JINJA_MAX_MEMORY ((size_t)512 << 20) /* bytes of one rendering's arena */
 #define LB_JINJA_MAX_OUTPUT ((size_t)64 << 20)
 #define LB_JINJA_MAX_DEPTH 200 /* nesting of expressions, blocks, macro calls, data */
@@ -42,7 +43,7 @@ enum lb_jkind {
 };
 
 /* Text is UTF-8. n_char is filled on demand; -1: not counted yet. n_char == len tells that it is ASCII. `safe` marks
- * Markup (the `safe` filter); autoescape is off, so it changes nothing but tests. */
+ * Markup (the filters safe and escape): it prints as it is, but escapes what + and its methods put into it. */
 struct lb_jtext {
     const char *data;
     size_t len;

@@ -30,9 +30,9 @@ void lb_tok_free(struct lb_tok *t)
     for (int i = 0; i < t->n_norm; i++)
         lb_norm_release(&t->norm[i]);
     lb_mem_free(t->norm);
-    lb_mem_free(t->token);
-    lb_mem_free(t->vocab);
-    lb_mem_free(t->merge);
+    lb_arena_release(&t->tokens);
+    lb_arena_release(&t->merges);
+    lb_mem_free(t->pair);
     lb_mem_free(t->missing);
     lb_mem_free(t);
 }
@@ -156,7 +156,7 @@ void lb_tok_ctx_free(struct lb_tok_ctx *c)
     lb_mem_free(c->code);
     lb_mem_free(c->symbol);
     lb_mem_free(c->heap);
-    lb_mem_free(c->cache);
+    lb_arena_release(&c->words.memory);
     lb_mem_free(c);
 }
 

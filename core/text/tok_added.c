@@ -36,6 +36,7 @@ void lb_added_sort(struct lb_added_set *set)
         qsort(set->item, set->n, sizeof *set->item, by_text);
     for (size_t i = 0; i < set->n; i++)
         set->first[(unsigned char)set->item[i].text[0]] = true;
+    set->one_first = set->n > 0 && set->item[0].text[0] == set->item[set->n - 1].text[0];
 }
 
 void lb_added_release(struct lb_added_set *set)
@@ -159,12 +160,25 @@ static size_t skip_space_right(const char *text, size_t n, size_t stop)
     return stop;
 }
 
+/* Next place at or after i < n where an item can begin, or n. */
+static size_t next_first(const struct lb_added_set *set, const char *text, size_t n, size_t i)
+{
+    if (set->one_first) {
+        const char *p = memchr(text + i, set->item[0].text[0], n - i);
+        return p ? (size_t)(p - text) : n;
+    }
+    while (i < n && !set->first[(unsigned char)text[i]])
+        i++;
+    return i;
+}
+
 enum lb_status lb_added_split(const struct lb_added_set *set, const char *text, size_t n,
                               const struct lb_added_sink *sink, struct lb_err *err)
 {
     size_t done = 0;
     for (size_t i = 0; i < n && set->n > 0;) {
-        const struct lb_added *a = set->first[(unsigned char)text[i]] ? lb_added_longest(set, text + i, n - i) : NULL;
+        i = next_first(set, text, n, i);
+        const struct lb_added *a = i < n ? lb_added_longest(set, text + i, n - i) : NULL;
         if (!a) {
             i++;
             continue;

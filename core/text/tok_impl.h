@@ -1,4 +1,4 @@
-/* Inside of the tokenizer: what tok_*.c share. Nobody outside core/text includes this.
+/* Inside of the tokenizer: what tok_*.c share. Nobody outside core/text and its tests includes this.
  *
  * Everything works on raw bytes. The 256 printable characters by which byte-level files write bytes (models.md 3.6) are
  * turned into bytes once, while loading, so that encoding and decoding never see them. */
@@ -9,7 +9,11 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include "core/base/mem.h"
 #include "core/text/tok.h"
+#include "core/text/tok_match.h"
+#include "core/text/tok_scan.h"
+#include "core/text/tok_words.h"
 
 /* Ids at or above this are refused: no vocabulary is near it, and a file could ask for any amount of memory. */
 #define LB_TOK_MAX_ID (1 << 24)
@@ -42,6 +46,11 @@ struct lb_merge {
     int32_t id; /* of the result */
 };
 
+/* What two bytes merge to: rank << 8, or INT32_MAX, and the id. */
+struct lb_pair {
+    int32_t key, id;
+};
+
 /* An added token (models.md 3.2). text is what is looked for: normalized when `normalized`. */
 struct lb_added {
     char *text;
@@ -55,6 +64,7 @@ struct lb_added_set {
     struct lb_added *item;
     size_t n, cap;
     bool first[256]; /* bytes that begin one of them */
+    bool one_first;  /* a single one */
 };
 
 enum lb_split_behavior {
@@ -82,6 +92,7 @@ struct lb_step {
     pcre2_code *re;
     bool jit, invert;
     enum lb_split_behavior behavior;
+    enum lb_match_kind by_hand; /* cuts the text into the pieces that re and behavior give */
 };
 
 struct lb_tok {
@@ -89,12 +100,17 @@ struct lb_tok {
     int64_t n_id, bos, eos, pad, unk_token, more_eos[4];
     int n_more_eos;
 
-    struct lb_token *token; /* [n_id] */
+    struct lb_arena tokens, merges; /* looked up at random, so huge pages matter */
+    struct lb_token *token;         /* [n_id] */
     struct lb_str pool;
     struct lb_vocab_slot *vocab; /* raw bytes -> id, open addressing, vocab_mask + 1 slots */
     size_t vocab_mask;
     struct lb_merge *merge; /* merge_mask + 1 slots */
     size_t merge_mask;
+    uint64_t *filter; /* a bit for each pair that merges, by its hash >> filter_shift */
+    int filter_shift;
+    uint32_t max_rank;
+    struct lb_pair *pair; /* [256 * 256] by first and second byte; NULL when a byte is no token */
     int32_t byte_id[256]; /* -1: the vocabulary lacks the byte */
     int32_t unk;          /* -1: missing bytes vanish */
     bool fuse_unk, ignore_merges, split_special;
@@ -107,16 +123,6 @@ struct lb_tok {
     struct lb_step step[LB_TOK_MAX_STEP];
     int n_step;
     struct lb_ids prefix, suffix; /* what the post-processor adds */
-};
-
-#define LB_WORD_BYTES 26
-#define LB_WORD_IDS 9
-
-/* A cached word: one line of the processor's cache. n_byte 0: free. */
-struct lb_word {
-    uint8_t n_byte, n_id;
-    char byte[LB_WORD_BYTES];
-    int32_t id[LB_WORD_IDS];
 };
 
 /* A symbol of a word that is being merged; symbols form a list by index. rank and merged belong to the pair that it
@@ -132,7 +138,7 @@ struct lb_tok_ctx {
     pcre2_match_data *match;
     pcre2_match_context *limits;
     pcre2_jit_stack *stack;
-    struct lb_word *cache;
+    struct lb_words words;
     struct lb_symbol *symbol;
     size_t symbol_cap;
     uint64_t *heap; /* rank << 32 | position */
@@ -155,12 +161,12 @@ bool lb_tok_unmap(const char *text, size_t n, struct lb_str *out);
 /* Gives an id its bytes, and with `listed` makes it findable by them. An id may be set once: false when it was. */
 bool lb_tok_set(struct lb_tok *t, int32_t id, const char *bytes, size_t n, uint32_t flags, bool listed);
 int32_t lb_tok_find(const struct lb_tok *t, const char *bytes, size_t n, bool plain); /* -1: none */
+size_t lb_tok_n_listed(const struct lb_tok *t); /* different byte strings that are findable */
 
 /* Adds the merge left + right of a rank; false when one of the three tokens is unknown. A pair that comes twice keeps
  * its later rank. The texts are as the file writes them; what scratch holds is lost. */
 bool lb_tok_add_merge(struct lb_tok *t, struct lb_bytes left, struct lb_bytes right, uint32_t rank,
                       struct lb_str *scratch);
-void lb_tok_find_bytes(struct lb_tok *t); /* fills byte_id */
 
 /* Merges that no file lists: room for n, and one of them. */
 enum lb_status lb_tok_reserve_merges(struct lb_tok *t, size_t n, struct lb_err *err);
@@ -170,9 +176,10 @@ const struct lb_merge *lb_tok_find_merge(const struct lb_tok *t, int32_t left, i
 /* Merges c->symbol[*m] as far as it goes; *m becomes what is left. */
 enum lb_status lb_bpe_merge(const struct lb_tok *t, struct lb_tok_ctx *c, size_t *m, struct lb_err *err);
 
-/* Ids of one pre-token (models.md 3.3), through the context's cache of words. */
-enum lb_status lb_bpe_word(const struct lb_tok *t, struct lb_tok_ctx *c, const char *word, size_t n, struct lb_ids *out,
-                           struct lb_err *err);
+/* Adds all merges of a scan, each of the rank that is its place. */
+bool lb_tok_join_all(struct lb_tok *t, const char *bytes, const struct lb_scan_merge *merge, size_t n);
+void lb_tok_find_bytes(struct lb_tok *t); /* fills byte_id and pair, after the merges */
+
 enum lb_status lb_ids_put(struct lb_ids *ids, int32_t id, struct lb_err *err);
 
 /* Added tokens (tok_added.c). lb_added_put takes no ownership of text; the set copies it. */
@@ -203,8 +210,6 @@ enum lb_status lb_split_add_gpt2(struct lb_tok *t, struct lb_err *err);
 enum lb_status lb_split_walk(const struct lb_tok *t, struct lb_tok_ctx *c, int step, struct lb_bytes text,
                              struct lb_ids *out, struct lb_err *err);
 
-extern const char lb_pattern_llama3[], lb_pattern_qwen2[], lb_pattern_qwen35[], lb_pattern_gpt2[];
-
 /* A pattern of the reference's Oniguruma; *unsupported as above. */
 enum lb_status lb_pattern_compile(const char *pattern, pcre2_code **re, const char **unsupported, struct lb_err *err);
 
@@ -214,6 +219,9 @@ struct lb_tok_load {
     const char *path; /* of the file that is being read, for messages */
     json_t *root, *config;
     json_t *map;                /* special_tokens_map.json */
+    struct lb_tok_scan scan;    /* what root lacks, where n_token > 0 */
+    bool whole;                 /* root must hold all of the file */
+    bool refused;               /* what was scanned is not regular: all must be read anew, with `whole` */
     struct lb_decoder *decoder; /* that is being read */
     struct lb_added_set extra;  /* added tokens that no JSON file names */
     size_t n_more;              /* ids after the last piece that they take */

@@ -152,6 +152,15 @@ void lb_decoder_release(struct lb_decoder *d);
  * tokens are cut between characters only, and only tokens with the flag LB_TOKEN_JOINS take part. */
 enum lb_status lb_tok_merges_from_splits(struct lb_tok *t, const uint32_t *rank, bool chars, struct lb_err *err);
 
+/* A name of tokenizer.ggml.pre (tok_pre.c): its patterns, and what else follows from the name. */
+#define LB_PRE_PATTERNS 6
+struct lb_pre_kind {
+    const char *name;
+    bool ignore_merges, add_bos, nfc;
+    const char *pattern[LB_PRE_PATTERNS];
+};
+const struct lb_pre_kind *lb_pre_find(struct lb_bytes name); /* NULL: not known */
+
 /* A SentencePiece vocabulary: pieces, scores, types of v become tokens of t. */
 struct lb_sentence_spec {
     bool unigram, byte_fallback;

@@ -26,25 +26,29 @@ int32_t lb_tok_json_id(const json_t *v)
     return x >= 0 && x < LB_TOK_MAX_ID && x == (double)(int32_t)x ? (int32_t)x : -1;
 }
 
-/* Reads a JSON object. Numbers become reals, because tokenizer_config.json often says model_max_length 1e30 in digits,
+/* Parses a JSON object. Numbers become reals, because tokenizer_config.json often says model_max_length 1e30 in digits,
  * which no integer holds; ids are far below where reals lose whole numbers. */
+static enum lb_status parse_json(const char *path, const struct lb_str *text, json_t **out, struct lb_err *err)
+{
+    json_error_t why;
+    *out = json_loadb(text->data ? text->data : "", text->len, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, &why);
+    if (!*out) {
+        for (char *c = why.text; *c; c++)
+            if ((unsigned char)*c < ' ')
+                *c = '?';
+        return lb_err_set(err, LB_E_INPUT, "cannot use '%s': not valid JSON at line %d: %s", path, why.line, why.text);
+    }
+    if (!json_is_object(*out))
+        return lb_err_set(err, LB_E_INPUT, "cannot use '%s': not a JSON object", path);
+    return LB_OK;
+}
+
 static enum lb_status read_json(const char *path, json_t **out, struct lb_err *err)
 {
     struct lb_str text = {0};
-    json_error_t why;
     enum lb_status status = lb_file_read(path, MAX_FILE_BYTES, &text, err);
-    if (status == LB_OK) {
-        *out = json_loadb(text.data ? text.data : "", text.len, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, &why);
-        if (!*out) {
-            for (char *c = why.text; *c; c++)
-                if ((unsigned char)*c < ' ')
-                    *c = '?';
-            status =
-                lb_err_set(err, LB_E_INPUT, "cannot use '%s': not valid JSON at line %d: %s", path, why.line, why.text);
-        } else if (!json_is_object(*out)) {
-            status = lb_err_set(err, LB_E_INPUT, "cannot use '%s': not a JSON object", path);
-        }
-    }
+    if (status == LB_OK)
+        status = parse_json(path, &text, out, err);
     lb_str_release(&text);
     return status;
 }
@@ -60,6 +64,36 @@ static enum lb_status read_in_dir(const char *dir, const char *name, char **path
     lb_mem_free(*path);
     *path = NULL;
     return LB_OK;
+}
+
+/* Only byte-level BPE takes its vocabulary from the scan. */
+static bool scan_serves(const json_t *root)
+{
+    const json_t *model = json_object_get(root, "model"), *type = json_object_get(model, "type");
+    const char *name = type ? json_string_value(type) : "BPE";
+    return name && strcmp(name, "BPE") == 0 && !json_is_true(json_object_get(model, "byte_fallback"));
+}
+
+/* tokenizer.json, without vocabulary and merges where these can be scanned. */
+static enum lb_status read_tokenizer(struct lb_tok_load *l, const char *dir, char **path)
+{
+    struct lb_str text = {0};
+    struct lb_err ignored = LB_ERR_INIT; /* it is for jansson to name the line of the whole file */
+    *path = lb_path_join(dir, "tokenizer.json");
+    if (l->whole || !*path || !lb_file_exists(*path)) {
+        lb_mem_free(*path);
+        return read_in_dir(dir, "tokenizer.json", path, &l->root, l->err);
+    }
+    enum lb_status status = lb_file_read(*path, MAX_FILE_BYTES, &text, l->err);
+    bool scanned = status == LB_OK && lb_scan_cut(&l->scan, text.data ? text.data : "", text.len) &&
+                   parse_json(*path, &l->scan.rest, &l->root, &ignored) == LB_OK && scan_serves(l->root);
+    if (status == LB_OK && !scanned) {
+        lb_scan_release(&l->scan);
+        json_decref(l->root);
+        status = parse_json(*path, &text, &l->root, l->err);
+    }
+    lb_str_release(&text);
+    return status;
 }
 
 /* An added token as tokenizer.json and added_tokens_decoder write it. content is lent by v. */
@@ -93,6 +127,15 @@ static int32_t key_id(const char *key)
     return *end == 0 && v < LB_TOK_MAX_ID ? (int32_t)v : -1;
 }
 
+static int32_t scanned_id(const struct lb_tok_load *l, const char *content)
+{
+    struct lb_str raw = {0};
+    bool plain = !lb_tok_unmap(content, strlen(content), &raw);
+    int32_t id = raw.failed ? -1 : lb_scan_find(&l->scan, raw.data ? raw.data : "", raw.len, plain);
+    lb_str_release(&raw);
+    return id;
+}
+
 /* Id of a token by its content, in any kind of tokenizer, or -1. */
 static int64_t id_of(const struct lb_tok_load *l, const char *content)
 {
@@ -101,6 +144,8 @@ static int64_t id_of(const struct lb_tok_load *l, const char *content)
     json_t *v;
     json_t *vocab = json_object_get(json_object_get(l->root, "model"), "vocab");
     int32_t id = json_is_object(vocab) ? lb_tok_json_id(json_object_get(vocab, content)) : -1;
+    if (id < 0 && l->scan.n_token > 0)
+        id = scanned_id(l, content);
     if (id >= 0)
         return id;
     json_array_foreach(json_object_get(l->root, "added_tokens"), i, v)
@@ -136,7 +181,7 @@ static int64_t named_id(const struct lb_tok_load *l, const char *name, int64_t o
 static enum lb_status find_size(struct lb_tok_load *l)
 {
     json_t *vocab = json_object_get(json_object_get(l->root, "model"), "vocab"), *v;
-    int32_t top = -1, id;
+    int32_t top = l->scan.n_token > 0 ? l->scan.top_id : -1, id;
     const char *key;
     size_t i;
     if (json_is_array(vocab)) /* Unigram: ids are places */
@@ -361,6 +406,20 @@ static enum lb_status check_model(struct lb_tok_load *l, const json_t *model, en
     return LB_OK;
 }
 
+static enum lb_status fill(struct lb_tok_load *l, json_t *vocab, json_t *merges)
+{
+    const struct lb_tok_scan *s = &l->scan;
+    size_t n_token = s->n_token > 0 ? s->n_token : json_object_size(vocab);
+    size_t n_merge = s->n_token > 0 ? s->n_merge : json_array_size(merges);
+    LB_TRY(lb_tok_reserve(l->t, l->t->n_id, n_token, n_merge, l->err));
+    if (s->n_token > 0) {
+        l->refused = !lb_scan_fill(s, l->t);
+        return l->refused ? LB_E_INPUT : LB_OK;
+    }
+    LB_TRY(add_vocab(l, vocab));
+    return add_merges(l, merges);
+}
+
 static enum lb_status load_model(struct lb_tok_load *l)
 {
     struct lb_tok *t = l->t;
@@ -379,6 +438,9 @@ static enum lb_status load_model(struct lb_tok_load *l)
         return LB_OK;
     t->split_special = json_is_true(json_object_get(l->config, "split_special_tokens"));
     if (t->kind) {
+        l->refused = l->scan.n_token > 0; /* its tokens are not written as bytes */
+        if (l->refused)
+            return LB_E_INPUT;
         LB_TRY(lb_tok_load_kind(l, model));
         LB_TRY(add_tokens(l));
         return lb_kind_finish(t, l->err);
@@ -387,9 +449,7 @@ static enum lb_status load_model(struct lb_tok_load *l)
         return lb_tok_bad(l, "model.vocab is not an object with tokens");
     if (!json_is_array(merges))
         return lb_tok_bad(l, "model.merges is not an array");
-    LB_TRY(lb_tok_reserve(t, t->n_id, json_object_size(vocab), json_array_size(merges), l->err));
-    LB_TRY(add_vocab(l, vocab));
-    LB_TRY(add_merges(l, merges));
+    LB_TRY(fill(l, vocab, merges));
     LB_TRY(find_unknown(l, json_object_get(model, "unk_token")));
     t->fuse_unk = json_is_true(json_object_get(model, "fuse_unk"));
     t->ignore_merges = json_is_true(json_object_get(model, "ignore_merges"));
@@ -411,6 +471,74 @@ static enum lb_status replace_template(struct lb_tok_load *l)
     if (json_is_true(eos) && t->eos >= 0)
         LB_TRY(lb_ids_put(&t->suffix, (int32_t)t->eos, l->err));
     return LB_OK;
+}
+
+/* Paths of the files that were read, for messages. */
+struct paths {
+    char *config, *map, *json, *model, *merges;
+};
+
+/* merges.txt as an array: a line is a merge, the first may be a version. */
+static enum lb_status read_merges_file(struct lb_tok_load *l, const char *path, json_t **out)
+{
+    struct lb_str text = {0};
+    enum lb_status status = lb_file_read(path, MAX_FILE_BYTES, &text, l->err);
+    *out = status == LB_OK ? json_array() : NULL;
+    for (size_t i = 0; *out && i < text.len;) {
+        const char *end = memchr(text.data + i, '\n', text.len - i);
+        size_t stop = end ? (size_t)(end - text.data) : text.len;
+        size_t n = stop - i - (stop > i && text.data[stop - 1] == '\r');
+        if (n > 0 && !(i == 0 && text.data[0] == '#')) {
+            json_t *line = json_stringn(text.data + i, n);
+            if (!line || json_array_append_new(*out, line) != 0)
+                status = lb_err_set(l->err, LB_E_INPUT, "cannot use '%s': not UTF-8 at byte %zu", path, i);
+        }
+        i = status == LB_OK ? stop + 1 : text.len;
+    }
+    lb_str_release(&text);
+    return status;
+}
+
+/* The pipeline that these classes of transformers make of vocab.json and merges.txt. */
+static const char *pipeline_of(const struct lb_tok_load *l)
+{
+    const char *name = json_string_value(json_object_get(l->config, "tokenizer_class"));
+    if (name && (strcmp(name, "Qwen2Tokenizer") == 0 || strcmp(name, "Qwen2TokenizerFast") == 0))
+        return "{\"normalizer\":{\"type\":\"NFC\"},\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":"
+               "\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"behavior\":\"Isolated\",\"pattern\":{}},"
+               "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}]}}";
+    if (name && (strcmp(name, "GPT2Tokenizer") == 0 || strcmp(name, "GPT2TokenizerFast") == 0))
+        return "{\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\","
+               "\"add_prefix_space\":false,\"use_regex\":true}}";
+    return NULL;
+}
+
+/* vocab.json and merges.txt as the tokenizer.json that they stand for; l->root stays NULL where they stand for none. */
+static enum lb_status read_pair(struct lb_tok_load *l, const char *dir, struct paths *p)
+{
+    json_t *vocab = NULL, *merges = NULL, *root = NULL;
+    const char *pipeline = pipeline_of(l);
+    p->merges = lb_path_join(dir, "merges.txt");
+    if (!p->merges)
+        return lb_err_memory(l->err, "merges.txt", strlen(dir));
+    if (!pipeline || !lb_file_exists(p->merges))
+        return LB_OK;
+    enum lb_status status = read_in_dir(dir, "vocab.json", &p->json, &vocab, l->err);
+    if (status == LB_OK && vocab)
+        status = read_merges_file(l, p->merges, &merges);
+    if (status == LB_OK && vocab) {
+        root = json_loads(pipeline, 0, NULL);
+        json_t *split = json_array_get(json_object_get(json_object_get(root, "pre_tokenizer"), "pretokenizers"), 0);
+        json_t *model = json_pack("{s:s,s:O,s:O}", "type", "BPE", "vocab", vocab, "merges", merges);
+        if (split)
+            json_object_set_new(json_object_get(split, "pattern"), "Regex", json_string(lb_pattern_qwen2));
+        if (json_object_set_new(root, "model", model) != 0)
+            status = lb_err_memory(l->err, "vocab.json", 64);
+    }
+    json_decref(vocab);
+    json_decref(merges);
+    l->root = root;
+    return status;
 }
 
 /* What a directory without tokenizer.json and tokenizer.model has. */
@@ -454,18 +582,18 @@ static enum lb_status load_model_file(struct lb_tok_load *l)
     return t->missing ? LB_OK : lb_tok_model_file_prefix(l);
 }
 
-/* Paths of the files that were read, for messages. */
-struct paths {
-    char *config, *map, *json, *model;
-};
-
 static enum lb_status load_dir(struct lb_tok_load *l, const char *dir, struct paths *p)
 {
     if (!lb_file_is_dir(dir))
         return lb_err_set(l->err, LB_E_INPUT, "cannot open '%s': not a directory", dir);
     LB_TRY(read_in_dir(dir, "tokenizer_config.json", &p->config, &l->config, l->err));
     LB_TRY(read_in_dir(dir, "special_tokens_map.json", &p->map, &l->map, l->err));
-    LB_TRY(read_in_dir(dir, "tokenizer.json", &p->json, &l->root, l->err));
+    LB_TRY(read_tokenizer(l, dir, &p->json));
+    p->model = lb_path_join(dir, "tokenizer.model");
+    if (!p->model)
+        return lb_err_memory(l->err, "tokenizer.model", strlen(dir));
+    if (!l->root && !lb_file_exists(p->model))
+        LB_TRY(read_pair(l, dir, p));
     l->path = p->json ? p->json : p->config ? p->config : dir;
     if (l->root) {
         LB_TRY(load_model(l));
@@ -473,9 +601,6 @@ static enum lb_status load_dir(struct lb_tok_load *l, const char *dir, struct pa
         return replace_template(l);
     }
     LB_TRY(find_size(l));
-    p->model = lb_path_join(dir, "tokenizer.model");
-    if (!p->model)
-        return lb_err_memory(l->err, "tokenizer.model", strlen(dir));
     if (lb_file_exists(p->model)) {
         l->path = p->model;
         LB_TRY(load_model_file(l));
@@ -486,30 +611,44 @@ static enum lb_status load_dir(struct lb_tok_load *l, const char *dir, struct pa
     return LB_OK;
 }
 
-enum lb_status lb_tok_open_dir(struct lb_tok **out, const char *dir, struct lb_err *err)
+/* One attempt to open a directory; *refused when only one with `whole` can tell what is wrong. */
+static enum lb_status open_dir(struct lb_tok *t, const char *dir, bool whole, bool *refused, struct lb_err *err)
 {
-    *out = NULL;
-    struct lb_tok *t = lb_mem_new(1, sizeof *t);
-    if (!t)
-        return lb_err_memory(err, "a tokenizer", sizeof *t);
     t->bos = t->eos = t->pad = t->unk_token = -1;
     t->unk = -1;
-    struct lb_tok_load l = {.t = t, .err = err};
+    struct lb_tok_load l = {.t = t, .whole = whole, .err = err};
     struct paths p = {0};
     enum lb_status status = load_dir(&l, dir, &p);
+    *refused = l.refused;
     json_decref(l.root);
     json_decref(l.config);
     json_decref(l.map);
     lb_added_release(&l.extra);
+    lb_scan_release(&l.scan);
     lb_str_release(&l.text);
     lb_str_release(&l.shown);
     lb_mem_free(p.config);
     lb_mem_free(p.map);
     lb_mem_free(p.json);
     lb_mem_free(p.model);
-    if (status != LB_OK)
-        lb_tok_free(t);
-    else
-        *out = t;
+    lb_mem_free(p.merges);
+    return status;
+}
+
+enum lb_status lb_tok_open_dir(struct lb_tok **out, const char *dir, struct lb_err *err)
+{
+    enum lb_status status = LB_E_INPUT;
+    bool refused = true;
+    *out = NULL;
+    for (int whole = 0; whole < 2 && refused; whole++) {
+        struct lb_tok *t = lb_mem_new(1, sizeof *t);
+        if (!t)
+            return lb_err_memory(err, "a tokenizer", sizeof *t);
+        status = open_dir(t, dir, whole, &refused, err);
+        if (status == LB_OK)
+            *out = t;
+        else
+            lb_tok_free(t);
+    }
     return status;
 }

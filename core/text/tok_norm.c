@@ -13,9 +13,15 @@
  * nothing before composes with them. Ranges of common text, not the full property. */
 static bool inert(uint32_t cp)
 {
-    return cp < 0x300 || (cp >= 0x3400 && cp <= 0x9FFF) || (cp >= 0xAC00 && cp <= 0xD7A3) ||
-           (cp >= 0x400 && cp <= 0x482) || (cp >= 0x2010 && cp <= 0x2027) || (cp >= 0x3041 && cp <= 0x3096) ||
-           (cp >= 0x30A1 && cp <= 0x30FA) || (cp >= 0xFF00 && cp <= 0xFFEF) || (cp >= 0x1F300 && cp <= 0x1FAFF);
+    static const uint32_t ranges[][2] = {{0x0000, 0x02FF}, {0x03A3, 0x0482}, {0x05D0, 0x05EA}, {0x061B, 0x064A},
+                                         {0x0E01, 0x0E37}, {0x1E00, 0x1EF9}, {0x2010, 0x2064}, {0x20A0, 0x20BF},
+                                         {0x2190, 0x2328}, {0x232B, 0x2426}, {0x2460, 0x2ADB}, {0x3000, 0x3029},
+                                         {0x3041, 0x3096}, {0x309B, 0x30FF}, {0x3105, 0x312F}, {0x3131, 0x318E},
+                                         {0x3220, 0xA48C}, {0xAC00, 0xD7A3}, {0xFF01, 0xFFBE}, {0x1F300, 0x1FAFF}};
+    for (size_t i = 0; i < sizeof ranges / sizeof ranges[0] && cp >= ranges[i][0]; i++)
+        if (cp <= ranges[i][1])
+            return true;
+    return false;
 }
 
 static size_t inert_prefix(const char *text, size_t n)
@@ -23,7 +29,10 @@ static size_t inert_prefix(const char *text, size_t n)
     size_t i = 0;
     while (i < n) {
         int len = 1;
-        if ((unsigned char)text[i] >= 0x80 && !inert(lb_utf8_decode(text + i, n - i, &len)))
+        unsigned char c = (unsigned char)text[i];
+        if (c >= 0xE4 && c <= 0xE9) /* U+4000 to U+9FFF: most of Chinese */
+            len = 3;
+        else if (c >= 0x80 && !inert(lb_utf8_decode(text + i, n - i, &len)))
             break;
         i += (size_t)len;
     }

@@ -120,6 +120,12 @@ static void put_nmt(uint32_t cp, struct lb_str *out)
     lb_str_put_codepoint(out, space ? ' ' : cp);
 }
 
+static bool is_mark(uint32_t cp)
+{
+    utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)cp);
+    return category == UTF8PROC_CATEGORY_MN || category == UTF8PROC_CATEGORY_MC || category == UTF8PROC_CATEGORY_ME;
+}
+
 static void each_char(const struct lb_norm *o, struct lb_bytes in, struct lb_str *out)
 {
     for (size_t i = 0; i < in.len;) {
@@ -129,7 +135,7 @@ static void each_char(const struct lb_norm *o, struct lb_bytes in, struct lb_str
             put_lowercase(cp, out);
         else if (o->kind == LB_NORM_NMT)
             put_nmt(cp, out);
-        else if (utf8proc_category((utf8proc_int32_t)cp) != UTF8PROC_CATEGORY_MN)
+        else if (!is_mark(cp))
             lb_str_put(out, in.data + i, (size_t)len);
         i += (size_t)len;
     }

@@ -235,7 +235,7 @@ static enum lb_status add_scores(struct lb_tok *t, const struct lb_vocab *v, str
         int type = type_of(v, i);
         k->score[i] = (double)v->score[i];
         if (type == LB_VOCAB_USER)
-            k->score[i] = (double)((float)p.len * most) - 0.1;
+            k->score[i] = (double)((float)p.len * most - 0.1f);
         if ((type == LB_VOCAB_NORMAL || type == LB_VOCAB_USER) && lb_tok_find(t, p.data, p.len, false) == (int32_t)i)
             lb_trie_put(&k->trie, p.data, p.len, (int32_t)i);
     }

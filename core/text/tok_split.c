@@ -1,4 +1,4 @@
-/* Pre-tokenizers: cutting text into words with patterns through PCRE2 (models.md 3.4, 3.5). */
+/* Pre-tokenizers: cutting text into words with patterns, by hand or through PCRE2 (models.md 3.4, 3.5). */
 #include <string.h>
 
 #include "core/base/mem.h"
@@ -127,6 +127,15 @@ enum lb_status lb_pattern_compile(const char *pattern, pcre2_code **re, const ch
     return status;
 }
 
+/* Where each match is a piece and so is each gap, or there are no gaps, the pieces are what the matcher finds. */
+static enum lb_match_kind by_hand(const struct lb_step *s, const char *pattern)
+{
+    enum lb_match_kind kind = lb_match_find(pattern);
+    bool cuts = s->behavior == LB_SPLIT_ISOLATED;
+    bool keeps = s->behavior == LB_SPLIT_REMOVED && s->invert && kind != LB_MATCH_NUMBER;
+    return cuts || keeps ? kind : LB_MATCH_PCRE2;
+}
+
 enum lb_status lb_split_add(struct lb_tok *t, const char *pattern, bool literal, enum lb_split_behavior behavior,
                             bool invert, const char **unsupported, struct lb_err *err)
 {
@@ -144,8 +153,11 @@ enum lb_status lb_split_add(struct lb_tok *t, const char *pattern, bool literal,
         status = lb_err_memory(err, "a pattern", strlen(pattern));
     else if (!*unsupported)
         status = compile(&s, own.data ? own.data : "", literal, err);
-    if (status == LB_OK && !*unsupported)
+    if (status == LB_OK && !*unsupported) {
+        if (!literal)
+            s.by_hand = by_hand(&s, pattern);
         t->step[t->n_step++] = s;
+    }
     lb_str_release(&own);
     return status;
 }
@@ -271,6 +283,26 @@ static enum lb_status split(struct splitter *s, struct lb_bytes text, struct lb_
     return release(s, err);
 }
 
+static enum lb_status split_by_hand(const struct lb_tok *t, struct lb_tok_ctx *c, int step, struct lb_bytes text,
+                                    struct lb_ids *out, struct lb_err *err)
+{
+    enum lb_match_kind kind = t->step[step].by_hand;
+    size_t cut[LB_BATCH + 1] = {0};
+    while (cut[0] < text.len) {
+        int n = 0;
+        for (; n < LB_BATCH && cut[n] < text.len; n++)
+            cut[n + 1] = lb_match_next(kind, text.data, text.len, cut[n]);
+        if (step + 1 == t->n_step)
+            LB_TRY(lb_bpe_words(t, c, text.data, cut, n, out, err));
+        else
+            for (int i = 0; i < n; i++)
+                LB_TRY(lb_split_walk(t, c, step + 1, (struct lb_bytes){text.data + cut[i], cut[i + 1] - cut[i]}, out,
+                                     err));
+        cut[0] = cut[n];
+    }
+    return LB_OK;
+}
+
 enum lb_status lb_split_walk(const struct lb_tok *t, struct lb_tok_ctx *c, int step, struct lb_bytes text,
                              struct lb_ids *out, struct lb_err *err)
 {
@@ -278,6 +310,8 @@ enum lb_status lb_split_walk(const struct lb_tok *t, struct lb_tok_ctx *c, int s
         return LB_OK;
     if (step == t->n_step)
         return lb_bpe_word(t, c, text.data, text.len, out, err);
+    if (t->step[step].by_hand != LB_MATCH_PCRE2)
+        return split_by_hand(t, c, step, text, out, err);
     if (t->step[step].re) {
         struct splitter s = {.t = t, .c = c, .text = text.data, .out = out, .step = step};
         return split(&s, text, err);

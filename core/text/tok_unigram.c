@@ -72,9 +72,11 @@ void lb_trie_put(struct lb_trie *trie, const char *text, size_t n, int32_t id)
 
 static void reach(const struct lb_kind *k, struct lb_path *to, double score, int32_t id, size_t start)
 {
+    if (k->single)
+        score = (double)(float)score;
     if (to->start >= 0 && score <= to->score)
         return;
-    to->score = k->single ? (double)(float)score : score;
+    to->score = score;
     to->id = id;
     to->start = (int32_t)start;
 }
@@ -96,10 +98,8 @@ static void extend(const struct lb_tok *t, struct lb_path *path, struct lb_bytes
         reach(k, &path[i + 1], k->score[id] + here, id, start);
         whole_char = whole_char || i + 1 - start == n_char;
     }
-    if (!whole_char) {
-        double score = k->unk_score + here;
-        reach(k, &path[start + n_char], k->single ? (double)(float)score : score, t->unk, start);
-    }
+    if (!whole_char)
+        reach(k, &path[start + n_char], k->unk_score + here, t->unk, start);
 }
 
 static enum lb_status put_piece(const struct lb_tok *t, struct lb_bytes text, int32_t id, struct lb_ids *out,

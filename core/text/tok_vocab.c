@@ -1,50 +1,12 @@
-/* Tokenizers of GGUF files, from the neutral vocabulary (models.md 2.2.5). The file names its pre-tokenizer only; what
- * the name stands for is the table below. */
+/* Tokenizers of GGUF files, from the neutral vocabulary (models.md 2.2.5). */
 #include <string.h>
 
 #include "core/base/mem.h"
 #include "core/text/tok_kind.h"
 
-/* Names of tokenizer.ggml.pre whose patterns are known. "default", and a file without the name, is what llama.cpp
- * takes then: four cuts one after another. */
-struct pre_kind {
-    const char *name;
-    bool ignore_merges, add_bos, nfc;
-    const char *pattern[4];
-};
-
-#define DEEPSEEK_WORDS                                                                                   \
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|" \
-    " ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define DEFAULT_CUTS "[\\p{P}\\$\\+<=>\\^~\\|]+", lb_pattern_gpt2, "\\p{N}+", "[0-9][0-9][0-9]"
-
-static const struct pre_kind kinds[] = {
-    {"llama-bpe", true, true, false, {lb_pattern_llama3}},
-    {"llama3", true, true, false, {lb_pattern_llama3}},
-    {"llama-v3", true, true, false, {lb_pattern_llama3}},
-    {"glm4", true, false, false, {lb_pattern_llama3}},
-    {"chatglm-bpe", true, false, false, {lb_pattern_llama3}},
-    {"qwen2", false, false, true, {lb_pattern_qwen2}},
-    {"deepseek-r1-qwen", false, false, false, {lb_pattern_qwen2}},
-    {"qwen35", false, false, true, {lb_pattern_qwen35}},
-    {"deepseek-v3", false, false, false, {"\\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK_WORDS}},
-    {"gpt-2", false, false, false, {lb_pattern_gpt2}},
-    {"smollm", false, false, false, {"\\p{N}", lb_pattern_gpt2}},
-    {"default", false, false, false, {DEFAULT_CUTS}},
-    {"", false, false, false, {DEFAULT_CUTS}},
-};
-
 static bool is(struct lb_bytes b, const char *text)
 {
     return b.len == strlen(text) && memcmp(b.data, text, b.len) == 0;
-}
-
-static const struct pre_kind *find_kind(struct lb_bytes pre)
-{
-    for (size_t i = 0; i < sizeof kinds / sizeof kinds[0]; i++)
-        if (pre.len == strlen(kinds[i].name) && (pre.len == 0 || is(pre, kinds[i].name)))
-            return &kinds[i];
-    return NULL;
 }
 
 /* An id that the file names, or -1: one outside the vocabulary can never be met. */
@@ -139,10 +101,10 @@ static enum lb_status add_merges(struct lb_tok *t, const struct lb_vocab *v, str
     return status;
 }
 
-static enum lb_status add_patterns(struct lb_tok *t, const struct pre_kind *kind, struct lb_err *err)
+static enum lb_status add_patterns(struct lb_tok *t, const struct lb_pre_kind *kind, struct lb_err *err)
 {
     const char *unsupported;
-    for (int i = 0; i < 4 && kind->pattern[i]; i++)
+    for (int i = 0; i < LB_PRE_PATTERNS && kind->pattern[i]; i++)
         LB_TRY(lb_split_add(t, kind->pattern[i], false, LB_SPLIT_ISOLATED, false, &unsupported, err));
     return LB_OK;
 }
@@ -150,11 +112,20 @@ static enum lb_status add_patterns(struct lb_tok *t, const struct pre_kind *kind
 /* SentencePiece BPE as llama.cpp has it: every text between tokens gets a space in front, none is taken away. */
 static enum lb_status fill_llama(struct lb_tok *t, const struct lb_vocab *v, struct lb_err *err)
 {
+    bool control[3] = {false, false, false}; /* <s> and </s>, where a file does not name them */
+    for (size_t i = 1; i < 3 && v->type && i < v->n_token; i++)
+        control[i] = v->type[i] == LB_VOCAB_CONTROL;
+    if (v->bos < 0 && control[1])
+        t->bos = 1;
+    if (v->eos < 0 && control[2])
+        t->eos = 2;
     struct lb_sentence_spec spec = {.byte_fallback = true, .user_added = true};
     spec.norm = (struct lb_norm){.kind = LB_NORM_SENTENCE, .dummy_prefix = v->add_space_prefix != 0, .escape = true};
     enum lb_status status = lb_sentence_build(t, v, &spec, err);
     lb_norm_release(&spec.norm);
     LB_TRY(status);
+    if (t->unk_token < 0)
+        t->unk_token = t->unk;
     lb_added_sort(&t->raw);
     lb_added_sort(&t->named);
     LB_TRY(lb_kind_finish(t, err));
@@ -166,7 +137,7 @@ static enum lb_status fill_llama(struct lb_tok *t, const struct lb_vocab *v, str
 static enum lb_status fill(struct lb_tok *t, const struct lb_vocab *v, struct lb_err *err)
 {
     struct lb_str shown = {0};
-    const struct pre_kind *kind = find_kind(v->pre);
+    const struct lb_pre_kind *kind = lb_pre_find(v->pre);
     enum lb_status status;
     if (v->n_token >= LB_TOK_MAX_ID || v->n_merge >= INT32_MAX)
         return lb_err_set(err, LB_E_INPUT, "%zu tokens and %zu merges are more than a tokenizer may have", v->n_token,

@@ -66,6 +66,12 @@ static inline bool lk_cols_balanced(const struct lk_cols *c)
     return (c->n_seg & (c->n_seg - 1)) == 0;
 }
 
+/* The first position that a token at `pos` sees; window 0: all. */
+static inline int64_t lk_window_begin(int64_t window, int64_t pos)
+{
+    return window > 0 && pos >= window ? pos - window + 1 : 0;
+}
+
 /* Activation panels that an item takes, of panel_bytes each: they stay in 3/8 of the second cache, the weights beside
  * them; unless that were fewer than `least`, which a weight panel must meet to be worth reading. */
 static inline int64_t lk_chunk_panels(int64_t l2_bytes, int64_t panel_bytes, int64_t least)

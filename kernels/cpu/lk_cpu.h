@@ -34,12 +34,15 @@ struct lk_cpu {
     void (*embed)(const struct lk_embed *a, int64_t begin, int64_t end);
     int64_t (*norm_items)(const struct lk_norm *a);
     void (*norm)(const struct lk_norm *a, int64_t begin, int64_t end);
+    void (*norm_add)(const struct lk_norm_add *a, int64_t begin, int64_t end);
     int64_t (*linear_items)(const struct lk_linear *a);
     void (*linear)(const struct lk_linear *a, int64_t begin, int64_t end);
     void (*rope_table)(const struct lk_rope_table *a, int64_t begin, int64_t end);
     void (*rope_kv)(const struct lk_rope_kv *a, int64_t begin, int64_t end);
     void (*attend)(const struct lk_attend *a, int64_t begin, int64_t end);
     void (*top)(const struct lk_top *a, int64_t begin, int64_t end);
+    void (*route)(const struct lk_route *a, int64_t begin, int64_t end);
+    void (*combine)(const struct lk_combine *a, int64_t begin, int64_t end);
 
     /* Tests and benches. y[i] = e^x[i] as the set computes it. */
     void (*exp)(const float *x, float *y, int64_t n);

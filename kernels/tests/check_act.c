@@ -64,6 +64,42 @@ static void norm_case(const struct lk_cpu *t, int64_t n_row, const struct lk_col
     free(single.y.data);
 }
 
+static void check_norm_add(const struct lk_cpu *t, int64_t n_row, int64_t dim)
+{
+    size_t n = (size_t)(n_row * dim), row = (size_t)dim;
+    float *x = check_new(n, sizeof *x), *y = check_new(n, sizeof *y), *w = check_new(row, sizeof *w);
+    float *got = check_new(n, sizeof *got), *alone = check_new(row, sizeof *alone);
+    check_fill(x, n_row * dim, -2, 2);
+    check_fill(y, n_row * dim, -3, 3);
+    check_fill(w, dim, 0.5f, 1.5f);
+    memcpy(got, x, n * sizeof *x);
+    struct lk_norm_add args = {.x = got, .y = y, .w = w, .n_row = n_row, .dim = dim, .eps = 1e-3f};
+    CHECK_SPLIT(t->norm_add, &args, n_row);
+    for (int64_t i = 0; i < n_row; i++) {
+        const float *from = y + i * dim;
+        double sum = 0;
+        for (int64_t k = 0; k < dim; k++)
+            sum += (double)from[k] * (double)from[k];
+        for (int64_t k = 0; k < dim; k++) {
+            double add = (double)from[k] / sqrt(sum / (double)dim + 1e-3) * (double)w[k];
+            double want = (double)x[i * dim + k] + add;
+            check_that(fabs((double)got[i * dim + k] - want) <= 0x1p-20 * (fabs(add) + fabs(want)), t, "norm_add",
+                       "dim %lld row %lld column %lld: %g, not %g", (long long)dim, (long long)i, (long long)k,
+                       (double)got[i * dim + k], want);
+        }
+        memcpy(alone, x + i * dim, row * sizeof *x);
+        struct lk_norm_add single = {.x = alone, .y = from, .w = w, .n_row = 1, .dim = dim, .eps = 1e-3f};
+        t->norm_add(&single, 0, 1);
+        check_that(memcmp(alone, got + i * dim, row * sizeof *x) == 0, t, "norm_add", "row %lld differs alone",
+                   (long long)i);
+    }
+    free(x);
+    free(y);
+    free(w);
+    free(got);
+    free(alone);
+}
+
 void check_norm(const struct lk_cpu *t)
 {
     static const int64_t dim_of[] = {1, 31, 40, 64, 70, 576};
@@ -74,6 +110,8 @@ void check_norm(const struct lk_cpu *t)
     }
     check_even_cols(&cols, 90, 3, 32);
     norm_case(t, 100, &cols);
+    for (int64_t dim = 1; dim < 80; dim += 13)
+        check_norm_add(t, 1 + dim % 9, dim);
 }
 
 /* Every `every`-th float of [-104, 88.8]. */

@@ -1,5 +1,5 @@
 /* rope_table, rope_kv and attend together: rows of Q, K, V in, attention out, against the formulas in double; each
- * token the same alone. */
+ * token the same alone, and what a window hides without a trace. */
 #include "kernels/tests/check.h"
 
 void check_rope(const struct lk_cpu *t)
@@ -37,6 +37,7 @@ struct shape {
     int n_seq;
     int len[3];
     int step; /* every step-th token is checked in double and alone */
+    int64_t window;
 };
 
 struct attn_case {
@@ -154,6 +155,7 @@ static struct lk_act run(const struct attn_case *c, int64_t tok, int64_t n, int6
         .pos = c->pos + tok,
         .page_start = c->page_start,
         .page = c->page,
+        .window = s->window,
         .scale = 1.0f / sqrtf((float)s->head_dim),
         .probs = probs,
         .probs_ld = 40,
@@ -193,9 +195,12 @@ static void exact(const struct attn_case *c, int is, int64_t tok, int64_t head, 
     double *out = r->out, *size = r->size, *prob = r->prob;
     const struct shape *s = &c->s;
     int64_t width = (c->n_head + 2 * s->n_kv) * s->head_dim, n = s->head_dim, last = c->pos[tok];
+    int64_t first = s->window == 0 || s->window > last ? 0 : last - s->window + 1;
     double q[MAX_DIM], k[MAX_DIM], max = -INFINITY, sum = 0;
     rotate(c, tok, c->qkv + tok * width + head * n, c->q_norm, q);
-    for (int64_t j = 0; j <= last; j++) {
+    for (int64_t j = 0; j < first; j++)
+        prob[j] = 0;
+    for (int64_t j = first; j <= last; j++) {
         int64_t at = c->seq_of[is] + j;
         rotate(c, at, c->qkv + at * width + (c->n_head + head / s->group) * n, c->k_norm, k);
         prob[j] = 0;
@@ -204,11 +209,11 @@ static void exact(const struct attn_case *c, int is, int64_t tok, int64_t head, 
         prob[j] /= sqrt((double)n);
         max = fmax(max, prob[j]);
     }
-    for (int64_t j = 0; j <= last; j++)
+    for (int64_t j = first; j <= last; j++)
         sum += exp(prob[j] - max);
     for (int64_t i = 0; i < n; i++)
         out[i] = size[i] = 0;
-    for (int64_t j = 0; j <= last; j++) {
+    for (int64_t j = first; j <= last; j++) {
         const float *v = c->qkv + (c->seq_of[is] + j) * width + (c->n_head + s->n_kv + head / s->group) * n;
         prob[j] = exp(prob[j] - max) / sum;
         for (int64_t i = 0; i < n; i++) {
@@ -228,8 +233,9 @@ static void check_token(const struct attn_case *c, int is, int64_t tok, const fl
         for (int64_t i = 0; i < n; i++) {
             double bound = (c->t->type == LK_F32 ? 2e-5 : 0x1p-7) * r.size[i] + 1e-7, x = (double)got[ih * n + i];
             check_that(fabs(x - r.out[i]) <= bound, c->t, "attend",
-                       "head_dim %lld group %lld position %d head %lld dim %lld: %g, not %g", (long long)n,
-                       (long long)c->s.group, c->pos[tok], (long long)ih, (long long)i, x, r.out[i]);
+                       "head_dim %lld group %lld window %lld position %d head %lld dim %lld: %g, not %g", (long long)n,
+                       (long long)c->s.group, (long long)c->s.window, c->pos[tok], (long long)ih, (long long)i, x,
+                       r.out[i]);
         }
         for (int j = 0; probs && j < 40; j++) {
             double want = j <= c->pos[tok] ? r.prob[j] : 0, x = (double)probs[(tok * c->n_head + ih) * 40 + j];
@@ -253,6 +259,41 @@ static void check_zero_columns(const struct attn_case *c, const struct lk_act *o
     free(w);
     free(y);
     free(packed);
+}
+
+/* K and V of the first n_page pages of the first sequence set to NaN. */
+static void spoil(const struct attn_case *c, int64_t n_page)
+{
+    int64_t n_kv = c->s.n_kv;
+    for (int64_t ip = 0; ip < n_page; ip++) {
+        memset(c->kv.k + c->page[ip] * n_kv * c->kv.k_page_bytes, 0xff, (size_t)(n_kv * c->kv.k_page_bytes));
+        memset(c->kv.v + c->page[ip] * n_kv * c->kv.v_page_bytes, 0xff, (size_t)(n_kv * c->kv.v_page_bytes));
+    }
+}
+
+/* The last n tokens of the first sequence once more, without the pages that lie behind the window of the last one:
+ * those that do not see them either have the same bits, though their neighbors of the same item do. */
+static void check_hidden(const struct attn_case *c, const struct lk_act *all, int64_t n)
+{
+    const struct lk_cpu *t = c->t;
+    int64_t len = c->s.len[0], tok = len - n, n_col = c->cols.n_col, n_page = (len - c->s.window) / LK_PAGE_TOKENS;
+    if (c->s.window == 0 || tok < 0 || n_page <= 0)
+        return;
+    float *want = check_new((size_t)n_col, sizeof *want), *got = check_new((size_t)n_col, sizeof *got);
+    spoil(c, lk_min(n_page, tok / LK_PAGE_TOKENS)); /* the pages of the tokens themselves are written anew */
+    struct lk_act some = run(c, tok, n, 32, NULL);
+    for (int64_t i = tok; i < len; i++) {
+        if (i - c->s.window + 1 < n_page * LK_PAGE_TOKENS)
+            continue;
+        t->act_row(all, i, want);
+        t->act_row(&some, i - tok, got);
+        check_that(memcmp(want, got, (size_t)n_col * sizeof *got) == 0, t, "attend",
+                   "window %lld: position %lld depends on what is behind its window", (long long)c->s.window,
+                   (long long)i);
+    }
+    free(some.data);
+    free(want);
+    free(got);
 }
 
 static void attn_case(const struct lk_cpu *t, const struct shape *s)
@@ -284,11 +325,13 @@ static void attn_case(const struct lk_cpu *t, const struct shape *s)
             t->act_row(&all, tok + i, got);
             t->act_row(&some, i, alone);
             check_that(memcmp(got, alone, (size_t)n_col * sizeof *got) == 0, t, "attend",
-                       "head_dim %lld group %lld: position %d has other bits alone", (long long)s->head_dim,
-                       (long long)s->group, c.pos[tok + i]);
+                       "head_dim %lld group %lld window %lld: position %d has other bits alone", (long long)s->head_dim,
+                       (long long)s->group, (long long)s->window, c.pos[tok + i]);
         }
         free(some.data);
     }
+    for (int64_t n = 7; n < 13; n++)
+        check_hidden(&c, &all, n);
     free(all.data);
     free(got);
     free(alone);
@@ -296,22 +339,46 @@ static void attn_case(const struct lk_cpu *t, const struct shape *s)
     case_free(&c);
 }
 
+static void check_windows(const struct lk_cpu *t)
+{
+    static const int64_t windows[] = {1, 2, 5, 17, 31, 32, 33, 47, 64, 65, 99, 150}, dims[] = {24, 40, 64, 7};
+    for (int w = 0; w < 12; w++) {
+        struct shape s = {dims[w % 4], 1 + w % 5,    1 + w % 2, dims[w % 4] / 2 * 2, w % 2 == 1, w % 3 == 1,
+                          3,           {149, 33, 5}, 1,         windows[w]};
+        attn_case(t, &s);
+    }
+    /* windows that begin in an earlier split, at its end, or two before */
+    static const int64_t wide[] = {3, 200, 511, 512, 513, 700, 1029, 2000};
+    for (int w = 0; w < 8; w++) {
+        struct shape s = {32, 1 + w % 4, 1, 32, w % 2 == 1, false, 1, {1160}, w % 2 ? 61 : 67, wide[w]};
+        attn_case(t, &s);
+    }
+}
+
 void check_attend(const struct lk_cpu *t)
 {
     static const int64_t dims[] = {24, 48, 64, 80, 128, 7}, groups[] = {1, 2, 3, 4, 7, 8, 16};
     for (int d = 0; d < 6; d++) {
         for (int g = 0; g < 7; g++) {
-            struct shape s = {dims[d],         groups[g], 1 + (d + g) % 3, dims[d] / 2 * 2, g % 2 == 1, d % 2 == 1, 2,
-                              {37 + g, 5 + d}, 3};
+            struct shape s = {
+                dims[d], groups[g], 1 + (d + g) % 3, dims[d] / 2 * 2, g % 2 == 1, d % 2 == 1, 2, {37 + g, 5 + d}, 3, 0};
             attn_case(t, &s);
         }
     }
-    struct shape partial = {64, 3, 2, 20, false, true, 3, {70, 1, 40}, 1};
+    struct shape partial = {64, 3, 2, 20, false, true, 3, {70, 1, 40}, 1, 0};
     attn_case(t, &partial);
-    struct shape large = {534, 2, 1, 64, false, false, 1, {40}, 7}; /* several passes over V */
+    /* GLM's rotation: pairs, in a part of the head; and with norms, at odd sizes */
+    struct shape pairs = {128, 4, 1, 64, true, false, 2, {41, 9}, 2, 0};
+    attn_case(t, &pairs);
+    struct shape odd_pairs = {36, 5, 2, 10, true, true, 2, {33, 4}, 1, 0};
+    attn_case(t, &odd_pairs);
+    struct shape few_pairs = {24, 2, 2, 12, true, true, 2, {33, 4}, 1, 7};
+    attn_case(t, &few_pairs);
+    struct shape large = {534, 2, 1, 64, false, false, 1, {40}, 7, 0}; /* several passes over V */
     attn_case(t, &large);
-    struct shape split = {64, 3, 1, 64, false, false, 1, {1113}, 97};
+    struct shape split = {64, 3, 1, 64, false, false, 1, {1113}, 97, 0};
     attn_case(t, &split);
-    struct shape split_wide = {24, 16, 1, 24, true, false, 1, {530}, 83};
+    struct shape split_wide = {24, 16, 1, 24, true, false, 1, {530}, 83, 0};
     attn_case(t, &split_wide);
+    check_windows(t);
 }

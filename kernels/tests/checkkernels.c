@@ -8,7 +8,7 @@ static const struct {
     void (*check)(const struct lk_cpu *t);
 } ops[] = {
     {"embed", check_embed},     {"norm", check_norm},     {"linear", check_linear}, {"head", check_head},
-    {"rope_table", check_rope}, {"attend", check_attend}, {"top", check_top},
+    {"rope_table", check_rope}, {"attend", check_attend}, {"top", check_top},       {"moe", check_moe},
 };
 
 static void check_lists(void)

@@ -20,6 +20,8 @@ struct golden_out {
 /* Runs the JSON rows of `rows` through options (model and settings set by the caller; files are this function's own
  * temporary ones). Ends the program when the run fails. */
 void golden_run(struct lb_options *options, const json_t *rows, struct golden_out *out);
+/* The same, but a failure is returned, with nothing in *out to release. */
+enum lb_status golden_try(struct lb_options *options, const json_t *rows, struct golden_out *out, struct lb_err *err);
 void golden_out_release(struct golden_out *out);
 
 /* The kernel sets of this program that are to be tested, behind the last one NULL: all that it has but `without`, which
@@ -33,12 +35,19 @@ void golden_options(struct lb_options *o, const char *model);
 /* Lines of a .jsonl file as an array, NULL when it is not there. */
 json_t *golden_read(const char *path);
 
-/* ---- a naive Llama in double precision: one token a call, weights drawn from a seed ---- */
+/* ---- naive models in double precision: one token a call, weights drawn from a seed ---- */
+
+enum naive_family { NAIVE_LLAMA, NAIVE_MISTRAL, NAIVE_QWEN2, NAIVE_QWEN3, NAIVE_GLM, NAIVE_GLM4, NAIVE_GLM4_MOE };
 
 struct naive_shape {
+    enum naive_family family;
     int64_t n_vocab, dim, ffn_dim, n_layer, n_head, n_kv_head, head_dim;
     double theta;
     bool tied, attn_bias, mlp_bias;
+    int64_t window, n_full; /* positions that a token sees from layer n_full on; 0: all */
+    int64_t n_rot;          /* GLM: dimensions that turn */
+    /* GLM4_MOE: experts in all layers but the first, each moe_dim wide; n_shared of them are taken by every token */
+    int64_t n_expert, n_used, n_shared, moe_dim, n_group, n_group_used;
 };
 
 struct naive_model;

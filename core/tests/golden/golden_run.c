@@ -80,6 +80,15 @@ static char *read_all(const char *path)
 
 void golden_run(struct lb_options *o, const json_t *rows, struct golden_out *out)
 {
+    struct lb_err err = LB_ERR_INIT;
+    if (golden_try(o, rows, out, &err) == LB_OK)
+        return;
+    fprintf(stderr, "run of %s failed: %s\n", o->model, err.text);
+    abort();
+}
+
+enum lb_status golden_try(struct lb_options *o, const json_t *rows, struct golden_out *out, struct lb_err *err)
+{
     char dir[] = "/tmp/lb-golden-XXXXXX", in[64], path[64], stats[64];
     if (!mkdtemp(dir))
         abort();
@@ -100,24 +109,25 @@ void golden_run(struct lb_options *o, const json_t *rows, struct golden_out *out
     o->inputs = inputs;
     o->n_input = 1;
     o->output = path;
-    struct lb_err err = LB_ERR_INIT;
     struct lb_llm *llm = NULL;
-    enum lb_status status = lb_open(&llm, o, &err);
+    enum lb_status status = lb_open(&llm, o, err);
     if (status == LB_OK)
-        status = lb_run(llm, &err);
-    if (status != LB_OK) {
-        fprintf(stderr, "run of %s failed: %s\n", o->model, err.text);
-        abort();
+        status = lb_run(llm, err);
+    *out = (struct golden_out){.exit_code = (int)status};
+    if (status == LB_OK) {
+        out->exit_code = lb_exit_code(llm, status);
+        out->stats = *lb_stats_of(llm);
     }
-    out->exit_code = lb_exit_code(llm, status);
-    out->stats = *lb_stats_of(llm);
     lb_close(llm);
-    out->text = read_all(path);
-    out->rows = golden_read(path);
+    if (status == LB_OK) {
+        out->text = read_all(path);
+        out->rows = golden_read(path);
+    }
     unlink(in);
     unlink(path);
     unlink(stats);
     rmdir(dir);
+    return status;
 }
 
 void golden_out_release(struct golden_out *out)

@@ -20,9 +20,29 @@
 #define TOLERANCE 2e-4 /* logits and log-probabilities, README of the goldens */
 
 static const char *const models[] = {
-    "llama-mha",      "llama-gqa-tied",  "llama-linear-rope", "llama-yarn",      "llama-dynamic-ntk",
-    "llama-bias",     "llama-headdim",   "llama-sharded",     "llama-bf16",      "llama-gguf-f32",
-    "llama-gguf-f16", "llama-gguf-bf16", "llama-gguf-q8_0",   "llama-gguf-q4_0", "llama-gguf-q4_1",
+    "llama-mha",
+    "llama-gqa-tied",
+    "llama-linear-rope",
+    "llama-yarn",
+    "llama-dynamic-ntk",
+    "llama-bias",
+    "llama-headdim",
+    "llama-sharded",
+    "llama-bf16",
+    "llama-gguf-f32",
+    "llama-gguf-f16",
+    "llama-gguf-bf16",
+    "llama-gguf-q8_0",
+    "llama-gguf-q4_0",
+    "llama-gguf-q4_1",
+    "mistral-swa",
+    "qwen2",
+    "qwen3",
+    "glm",
+    "glm4",
+    "glm4-moe",
+    "glm4-moe-qknorm",
+    "chatglm",
 };
 enum { N_MODEL = sizeof models / sizeof *models };
 
@@ -42,12 +62,13 @@ static enum extent extent(void)
 #endif
 }
 
-/* Whether a model is among the first n of one of each kind (heads, rope that depends on the length, biases, a quantized
- * GGUF). */
+/* Whether a model is among the first n of one of each kind (heads, rope that depends on the length, a window, norms of
+ * outputs and partial rotation, experts in groups, biases, a quantized GGUF). */
 static bool in_sample(const char *name, size_t n)
 {
-    static const char *const sample[] = {"llama-gqa-tied", "llama-dynamic-ntk", "llama-mha", "llama-bias",
-                                         "llama-gguf-q4_0"};
+    static const char *const sample[] = {"llama-gqa-tied", "llama-dynamic-ntk", "mistral-swa",
+                                         "glm4",           "glm4-moe-qknorm",   "llama-mha",
+                                         "llama-bias",     "llama-gguf-q4_0",   "glm4-moe"};
     for (size_t i = 0; i < n && i < sizeof sample / sizeof *sample; i++)
         if (strcmp(name, sample[i]) == 0)
             return true;
@@ -181,18 +202,47 @@ static void test_greedy(void **state)
     }
 }
 
-/* Whether a model's tokenizer is of the kind that is not built in: SentencePiece BPE, which falls back to bytes. */
-static bool sentencepiece(const char *name)
+/* Rows of the goldens that have this member, as rows with `name` in its place. */
+static json_t *text_rows(const json_t *golden, const char *key, const char *name, json_t *want)
 {
-    char path[512];
-    snprintf(path, sizeof path, GOLDENS "%s/tokenizer.json", name);
-    json_t *file = json_load_file(path, 0, NULL);
-    bool found = json_is_true(json_object_get(json_object_get(file, "model"), "byte_fallback"));
-    json_decref(file);
-    return found;
+    json_t *rows = json_array();
+    for (size_t i = 0; i < json_array_size(golden); i++) {
+        json_t *g = json_array_get(golden, i);
+        if (!json_object_get(g, key))
+            continue;
+        json_array_append_new(
+            rows, json_pack("{s:O,s:i,s:b}", name, json_object_get(g, key), "max_tokens", 24, "ignore_eos", 1));
+        json_array_append(want, g);
+    }
+    return rows;
 }
 
-/* Text in, text out: raw prompts, and rendered chats as raw text without added tokens. */
+static void text_of(const char *model, const char *path, const json_t *golden, int form)
+{
+    static const char *const keys[] = {"prompt", "rendered", "messages"}, *const names[] = {"prompt", "prompt",
+                                                                                            "messages"};
+    json_t *want = json_array(), *rows = text_rows(golden, keys[form], names[form], want);
+    struct lb_options o;
+    struct golden_out out;
+    golden_options(&o, path);
+    o.add_bos = form == 1 ? LB_BOS_NO : LB_BOS_AUTO;
+    golden_run(&o, rows, &out);
+    for (size_t i = 0; i < json_array_size(want); i++) {
+        const json_t *g = json_array_get(want, i), *row = json_array_get(out.rows, i);
+        const char *id = json_string_value(json_object_get(g, "id")),
+                   *text = json_string_value(json_object_get(row, "text"));
+        check_ids(id, json_object_get(g, "prompt_token_ids"), json_object_get(row, "prompt_token_ids"));
+        check_ids(id, json_object_get(g, "greedy_ids"), json_object_get(row, "token_ids"));
+        assert_string_equal(json_string_value(json_object_get(g, "output_text")), text ? text : "(absent)");
+    }
+    print_message("%s: %zu %s rows equal as text\n", model, json_array_size(want), keys[form]);
+    golden_out_release(&out);
+    json_decref(rows);
+    json_decref(want);
+}
+
+/* Text in, text out, whatever the kind of tokenizer: raw prompts, rendered chats as raw text without added tokens,
+ * conversations through the model's template. */
 static void test_text(void **state)
 {
     (void)state;
@@ -200,54 +250,17 @@ static void test_text(void **state)
         char path[512];
         model_path(models[m], path, sizeof path);
         json_t *golden = golden_rows(models[m], "golden.jsonl");
-        for (int form = 0; form < 2; form++) { /* 0: prompt, 1: rendered */
-            const char *key = form ? "rendered" : "prompt";
-            json_t *rows = json_array(), *want = json_array();
-            for (size_t i = 0; i < json_array_size(golden); i++) {
-                json_t *g = json_array_get(golden, i);
-                if (!json_object_get(g, key))
-                    continue;
-                json_array_append_new(rows, json_pack("{s:O,s:i,s:b}", "prompt", json_object_get(g, key), "max_tokens",
-                                                      24, "ignore_eos", 1));
-                json_array_append(want, g);
-            }
-            struct lb_options o;
-            struct golden_out out;
-            golden_options(&o, path);
-            o.add_bos = form ? LB_BOS_NO : LB_BOS_AUTO;
-            golden_run(&o, rows, &out);
-            size_t n_text = 0;
-            for (size_t i = 0; i < json_array_size(want); i++) {
-                const json_t *g = json_array_get(want, i), *row = json_array_get(out.rows, i);
-                const json_t *error = json_object_get(row, "error");
-                if (error) { /* a tokenizer of a kind that is not built in */
-                    assert_string_equal(json_string_value(json_object_get(error, "code")), "unsupported");
-                    continue;
-                }
-                const char *id = json_string_value(json_object_get(g, "id"));
-                check_ids(id, json_object_get(g, "prompt_token_ids"), json_object_get(row, "prompt_token_ids"));
-                check_ids(id, json_object_get(g, "greedy_ids"), json_object_get(row, "token_ids"));
-                assert_string_equal(json_string_value(json_object_get(g, "output_text")),
-                                    json_string_value(json_object_get(row, "text")));
-                n_text++;
-            }
-            print_message("%s: %zu of %zu %s rows equal as text\n", models[m], n_text, json_array_size(want), key);
-            if (!sentencepiece(models[m]))
-                assert_int_equal(n_text, json_array_size(want));
-            golden_out_release(&out);
-            json_decref(rows);
-            json_decref(want);
-        }
+        for (int form = 0; form < 3; form++)
+            text_of(models[m], path, golden, form);
         json_decref(golden);
     }
 }
 
-static void test_end_tokens(void **state)
+static void end_tokens_of(const char *name)
 {
-    (void)state;
     char path[512];
-    model_path("llama-gqa-tied", path, sizeof path);
-    json_t *golden = golden_rows("llama-gqa-tied", "golden_eos.jsonl"), *rows = json_array();
+    model_path(name, path, sizeof path);
+    json_t *golden = golden_rows(name, "golden_eos.jsonl"), *rows = json_array();
     for (size_t i = 0; i < json_array_size(golden); i++) {
         const json_t *g = json_array_get(golden, i);
         json_array_append_new(rows, id_row(g, "", json_integer_value(json_object_get(g, "max_new_tokens"))));
@@ -266,6 +279,37 @@ static void test_end_tokens(void **state)
             check_ids(id, json_object_get(g, "stop_token_id"), json_object_get(row, "stop_reason"));
     }
     golden_out_release(&out);
+    json_decref(rows);
+    json_decref(golden);
+}
+
+static void test_end_tokens(void **state)
+{
+    (void)state;
+    end_tokens_of("llama-gqa-tied");
+    end_tokens_of("glm");
+}
+
+/* ChatGLM's names, keys and fused tensors hold the same model: the same bytes come out. */
+static void test_two_names(void **state)
+{
+    (void)state;
+    json_t *golden = golden_rows("glm", "golden.jsonl"), *rows = greedy_rows(golden);
+    for (const char *const *isa = golden_sets(); *isa; isa++) {
+        for (int bf16 = 0; bf16 < 2; bf16++) {
+            struct golden_out out[2];
+            for (int k = 0; k < 2; k++) {
+                struct lb_options o;
+                golden_options(&o, k ? GOLDENS "chatglm" : GOLDENS "glm");
+                o.isa = *isa;
+                o.dtype = bf16 ? "bf16" : "f32";
+                golden_run(&o, rows, &out[k]);
+            }
+            assert_string_equal(out[0].text, out[1].text);
+            golden_out_release(&out[0]);
+            golden_out_release(&out[1]);
+        }
+    }
     json_decref(rows);
     json_decref(golden);
 }
@@ -397,11 +441,12 @@ static void test_contract(void **state)
     (void)state;
     for (int m = 0; m < N_MODEL; m++) {
         char path[512];
-        if (extent() != EXTENT_FULL && !in_sample(models[m], extent() == EXTENT_SAMPLE ? N_MODEL : 2))
+        if (extent() != EXTENT_FULL && !in_sample(models[m], extent() == EXTENT_SAMPLE ? N_MODEL : 5))
             continue;
         model_path(models[m], path, sizeof path);
         json_t *golden = golden_rows(models[m], "golden.jsonl"), *rows = contract_rows(golden);
-        bool singles = extent() == EXTENT_FULL || (extent() == EXTENT_SAMPLE && m < 2);
+        bool windows_or_outputs = strcmp(models[m], "mistral-swa") == 0 || strncmp(models[m], "glm4", 4) == 0;
+        bool singles = extent() == EXTENT_FULL || (extent() == EXTENT_SAMPLE && (m < 2 || windows_or_outputs));
         contract_of_sets(path, rows, singles, singles);
         json_decref(rows);
         json_decref(golden);
@@ -462,6 +507,96 @@ static const struct naive_shape shapes[] = {
      .n_kv_head = 1,
      .head_dim = 160,
      .theta = 10000},
+    {.family = NAIVE_MISTRAL,
+     .n_vocab = 400,
+     .dim = 96,
+     .ffn_dim = 100,
+     .n_layer = 3,
+     .n_head = 6,
+     .n_kv_head = 2,
+     .head_dim = 16,
+     .theta = 10000,
+     .window = 33},
+    {.family = NAIVE_QWEN2,
+     .n_vocab = 300,
+     .dim = 112,
+     .ffn_dim = 90,
+     .n_layer = 4,
+     .n_head = 14,
+     .n_kv_head = 2,
+     .head_dim = 8,
+     .theta = 1000000,
+     .tied = true,
+     .window = 7,
+     .n_full = 2},
+    {.family = NAIVE_QWEN3,
+     .n_vocab = 330,
+     .dim = 80,
+     .ffn_dim = 130,
+     .n_layer = 3,
+     .n_head = 4,
+     .n_kv_head = 1,
+     .head_dim = 40,
+     .theta = 1000000,
+     .attn_bias = true,
+     .window = 1,
+     .n_full = 1},
+    {.family = NAIVE_GLM,
+     .n_vocab = 270,
+     .dim = 96,
+     .ffn_dim = 75,
+     .n_layer = 2,
+     .n_head = 5,
+     .n_kv_head = 1,
+     .head_dim = 36,
+     .theta = 10000,
+     .attn_bias = true,
+     .n_rot = 10},
+    {.family = NAIVE_GLM4,
+     .n_vocab = 360,
+     .dim = 72,
+     .ffn_dim = 64,
+     .n_layer = 3,
+     .n_head = 12,
+     .n_kv_head = 6,
+     .head_dim = 14,
+     .theta = 5000,
+     .attn_bias = true,
+     .n_rot = 14},
+    /* three segments, five experts: one, two and two a segment; a shared expert that is no multiple of 32 wide */
+    {.family = NAIVE_GLM4_MOE,
+     .n_vocab = 310,
+     .dim = 72,
+     .ffn_dim = 50,
+     .n_layer = 3,
+     .n_head = 3,
+     .n_kv_head = 1,
+     .head_dim = 24,
+     .theta = 10000,
+     .attn_bias = true,
+     .n_rot = 12,
+     .n_expert = 5,
+     .n_used = 2,
+     .n_shared = 2,
+     .moe_dim = 41,
+     .n_group = 1,
+     .n_group_used = 1},
+    /* 16 segments, fewer experts: most leaves are empty; groups; no shared expert */
+    {.family = NAIVE_GLM4_MOE,
+     .n_vocab = 280,
+     .dim = 128,
+     .ffn_dim = 40,
+     .n_layer = 2,
+     .n_head = 64,
+     .n_kv_head = 4,
+     .head_dim = 8,
+     .theta = 10000,
+     .n_rot = 4,
+     .n_expert = 9,
+     .n_used = 4,
+     .moe_dim = 33,
+     .n_group = 3,
+     .n_group_used = 2},
 };
 
 /* Teacher-forced: the engine's own greedy ids go through the naive model; at each step the engine's log-probabilities
@@ -589,6 +724,8 @@ static void test_pad_is_eos(void **state)
 }
 
 int golden_layers(void); /* test_layers.c */
+int golden_bent(void);   /* test_bent.c */
+int golden_ggufs(void);  /* test_ggufs.c */
 
 /* test_golden [--without SET]: with it only what depends on the kernel sets. */
 int main(int argc, char **argv)
@@ -597,6 +734,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest independent[] = {cmocka_unit_test(test_shapes)};
     const struct CMUnitTest shared[] = {
         cmocka_unit_test(test_greedy),
+        cmocka_unit_test(test_two_names),
         cmocka_unit_test(test_contract),
     };
     const struct CMUnitTest once[] = {
@@ -611,5 +749,9 @@ int main(int argc, char **argv)
     }
     failed += golden_layers();
     failed += cmocka_run_group_tests_name("sets", shared, NULL, NULL);
-    return golden_without ? failed : failed + cmocka_run_group_tests_name("goldens", once, NULL, NULL);
+    if (golden_without)
+        return failed;
+    failed += golden_bent();
+    failed += golden_ggufs();
+    return failed + cmocka_run_group_tests_name("goldens", once, NULL, NULL);
 }

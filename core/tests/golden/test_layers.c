@@ -6,26 +6,38 @@
 #include <cmocka.h>
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/model/decoder.h"
 #include "core/tests/golden/golden.h"
 
-/* Inside the running engine, through struct lb_hook: what Hugging Face recorded of llama-gqa-tied in attention.json
+/* Inside the running engine, through struct lb_hook: what Hugging Face recorded of two models in attention.json
  * (embedding, residual stream after each layer, one layer's attention probabilities, last logits). */
 
-#define MODEL LB_SOURCE_DIR "/../shared/goldens/llama-gqa-tied"
+#define GOLDENS LB_SOURCE_DIR "/../shared/goldens/"
 
-enum { N_TOK = 12, DIM = 64, N_HEAD = 8, HEAD_DIM = 8, N_LAYER = 4 };
+enum { N_TOK = 12, DIM = 64, Q_DIM = 64, MAX_HEAD = 8, MAX_LAYER = 4 };
+
+static const struct model {
+    const char *path;
+    int n_head, n_layer; /* of Q_DIM / n_head dimensions */
+} models[] = {{GOLDENS "llama-gqa-tied", 8, 4}, {GOLDENS "glm", 4, 3}};
+enum { N_MODEL = sizeof models / sizeof *models };
+
+struct subject {
+    const struct model *model;
+    json_t *golden;
+};
 
 struct capture {
-    int probs_layer;
+    int probs_layer, n_head;
     int n_call; /* layer calls seen */
     float embedding[N_TOK * DIM];
-    float layer[N_LAYER][N_TOK * DIM];
-    float attn[N_LAYER][N_TOK * N_HEAD * HEAD_DIM];
-    float probs[N_TOK][N_HEAD][N_TOK];
+    float layer[MAX_LAYER][N_TOK * DIM];
+    float attn[MAX_LAYER][N_TOK * Q_DIM];
+    float probs[N_TOK][MAX_HEAD][N_TOK];
     bool has_probs;
 };
 
@@ -58,21 +70,23 @@ static void see_probs(void *ctx, int il, const struct lb_step *step, const float
     if (step->n_tok != N_TOK || il != c->probs_layer)
         return;
     for (int t = 0; t < N_TOK; t++)
-        for (int h = 0; h < N_HEAD; h++)
+        for (int h = 0; h < c->n_head; h++)
             for (int j = 0; j <= t; j++)
-                c->probs[t][h][j] = p[(t * N_HEAD + h) * ld + j];
+                c->probs[t][h][j] = p[(t * c->n_head + h) * ld + j];
     c->has_probs = true;
 }
 
-static void capture_run(struct capture *c, const json_t *golden, const char *dtype, const char *isa,
+static void capture_run(struct capture *c, const struct subject *s, const char *dtype, const char *isa,
                         struct golden_out *out)
 {
+    const json_t *golden = s->golden;
     memset(c, 0, sizeof *c);
+    c->n_head = s->model->n_head;
     c->probs_layer = (int)json_integer_value(json_object_get(golden, "layer"));
     struct lb_hook hook = {
         .ctx = c, .embedding = see_embedding, .layer = see_layer, .probs = see_probs, .attn = see_attn};
     struct lb_options o;
-    golden_options(&o, MODEL);
+    golden_options(&o, s->model->path);
     o.dtype = dtype;
     o.isa = isa;
     o.hook = &hook;
@@ -80,7 +94,7 @@ static void capture_run(struct capture *c, const json_t *golden, const char *dty
                              "max_tokens", 1, "ignore_eos", 1, "logprobs", 20);
     golden_run(&o, rows, out);
     json_decref(rows);
-    assert_int_equal(c->n_call, N_LAYER);
+    assert_int_equal(c->n_call, s->model->n_layer);
 }
 
 static double at(const json_t *m, size_t i, size_t j)
@@ -125,7 +139,7 @@ static void check_probs(const struct capture *c, const json_t *heads)
 {
     double worst = 0;
     assert_true(c->has_probs);
-    for (size_t h = 0; h < N_HEAD; h++)
+    for (size_t h = 0; h < (size_t)c->n_head; h++)
         for (size_t t = 0; t < N_TOK; t++)
             for (size_t j = 0; j <= t; j++)
                 worst = fmax(worst, fabs((double)c->probs[t][h][j] - at(json_array_get(heads, h), t, j)));
@@ -135,14 +149,15 @@ static void check_probs(const struct capture *c, const json_t *heads)
 
 static void test_f32(void **state)
 {
-    const json_t *golden = *state;
+    const struct subject *s = *state;
+    const json_t *golden = s->golden;
     struct capture *c = malloc(sizeof *c);
     for (const char *const *isa = golden_sets(); *isa; isa++) {
         struct golden_out out;
         double rms;
-        capture_run(c, golden, "f32", *isa, &out);
+        capture_run(c, s, "f32", *isa, &out);
         assert_true(difference(c->embedding, json_object_get(golden, "embedding"), DIM, &rms) == 0);
-        for (size_t il = 0; il < N_LAYER; il++) {
+        for (size_t il = 0; il < (size_t)s->model->n_layer; il++) {
             const json_t *want = json_array_get(json_object_get(golden, "hidden_after_layer"), il);
             double worst = difference(c->layer[il], want, DIM, &rms);
             print_message("%s: layer %zu: hidden states differ by %.2g\n", *isa, il, worst);
@@ -159,7 +174,9 @@ static void test_f32(void **state)
 /* bf16 sets against the float32 golden: an activation is rounded a dozen times a layer, to 2^-9 relative each. */
 static void test_bf16(void **state)
 {
-    const json_t *golden = *state;
+    const struct subject *subject = *state;
+    const json_t *golden = subject->golden;
+    const size_t n_layer = (size_t)subject->model->n_layer;
     char list[128], *sets[8], *rest = list;
     struct capture *c[8];
     size_t n_set = 0;
@@ -170,9 +187,9 @@ static void test_bf16(void **state)
         c[s] = malloc(sizeof *c[s]);
         struct golden_out out;
         double rms;
-        capture_run(c[s], golden, "bf16", sets[s], &out);
+        capture_run(c[s], subject, "bf16", sets[s], &out);
         assert_string_equal(out.stats.isa, sets[s]);
-        for (size_t il = 0; il < N_LAYER; il++) {
+        for (size_t il = 0; il < n_layer; il++) {
             const json_t *want = json_array_get(json_object_get(golden, "hidden_after_layer"), il);
             double worst = difference(c[s]->layer[il], want, DIM, &rms);
             print_message("%s: layer %zu differs by %.3g of rms\n", sets[s], il, worst / rms);
@@ -180,10 +197,10 @@ static void test_bf16(void **state)
         }
         golden_out_release(&out);
     }
-    for (size_t at = N_LAYER; at < n_set * N_LAYER; at++) {
-        size_t s = at / N_LAYER, il = at % N_LAYER;
+    for (size_t at = n_layer; at < n_set * n_layer; at++) {
+        size_t s = at / n_layer, il = at % n_layer;
         double worst = 0, sum = 0;
-        const size_t n = N_TOK * N_HEAD * HEAD_DIM;
+        const size_t n = N_TOK * Q_DIM;
         for (size_t i = 0; i < n; i++) {
             double a = (double)c[0]->attn[il][i], b = (double)c[s]->attn[il][i];
             worst = fmax(worst, fabs(a - b));
@@ -202,14 +219,19 @@ int golden_layers(void);
 
 int golden_layers(void)
 {
-    json_t *golden = json_load_file(MODEL "/attention.json", 0, NULL);
-    if (!golden)
-        return 1;
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test_prestate(test_f32, golden),
-        cmocka_unit_test_prestate(test_bf16, golden),
-    };
-    int failed = cmocka_run_group_tests_name("layers", tests, NULL, NULL);
-    json_decref(golden);
+    int failed = 0;
+    for (int m = 0; m < N_MODEL; m++) {
+        char path[512];
+        snprintf(path, sizeof path, "%s/attention.json", models[m].path);
+        struct subject s = {&models[m], json_load_file(path, 0, NULL)};
+        if (!s.golden)
+            return 1;
+        const struct CMUnitTest tests[] = {
+            cmocka_unit_test_prestate(test_f32, &s),
+            cmocka_unit_test_prestate(test_bf16, &s),
+        };
+        failed += cmocka_run_group_tests_name("layers", tests, NULL, NULL);
+        json_decref(s.golden);
+    }
     return failed;
 }

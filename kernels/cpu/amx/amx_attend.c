@@ -40,16 +40,16 @@ static void run(const struct lk_amx_run *p, bool two, bool half)
 }
 
 /* score[n, 32] = q . K, the second half of a row only when more than 16 positions count */
-static void scores(const struct lk_rows *r, int64_t ip, int first, float *score)
+static void scores(const struct lk_rows *r, const struct lk_page_rows *rows, float *score)
 {
+    const int first = rows->first, n = rows->end - first;
     const struct lk_kv *kv = &r->a->kv;
     const char *page = (const char *)kv->k;
-    int n = r->n - first;
     struct lk_amx_run p = {
         .a = {(const char *)(r->q + first * r->n_word), (const char *)(r->q + (first + LK_AMX_ROWS) * r->n_word)},
         .a_row = r->n_word * 4,
         .a_step = {64, 64},
-        .w = {page + lk_page_at(r, ip) * kv->k_page_bytes},
+        .w = {page + lk_page_at(r, rows->ip) * kv->k_page_bytes},
         .w_row = PAGE * 4,
         .w_next = 64,
         .w_step = 16 * PAGE * 4,
@@ -57,22 +57,22 @@ static void scores(const struct lk_rows *r, int64_t ip, int first, float *score)
         .c = {score, score + LK_AMX_ROWS * PAGE},
         .c_row = PAGE * 4,
         .begin = true,
-        .ahead = page + lk_page_after(r, ip) * kv->k_page_bytes,
+        .ahead = page + lk_page_after(r, rows->ip) * kv->k_page_bytes,
         .n_ahead = 32,
     };
     p.ahead_end = p.ahead + kv->k_page_bytes;
-    run(&p, n > LK_AMX_ROWS, r->pos[r->n - 1] < ip * PAGE + PAGE / 2);
+    run(&p, n > LK_AMX_ROWS, lk_page_most(&r->see, rows) <= PAGE / 2);
 }
 
 /* out[n, n_dim] += p[n, 32] . V. Behind a token's position its probability is 0 and V is a number. */
-static void values(const struct lk_rows *r, int64_t ip, int first, const uint32_t *p, struct lk_sums *o)
+static void values(const struct lk_rows *r, const struct lk_page_rows *rows, const uint32_t *p, struct lk_sums *o)
 {
+    const int first = rows->first, n = rows->end - first;
     const struct lk_kv *kv = &r->a->kv;
     const char *page = (const char *)kv->v;
-    const char *next = page + lk_page_after(r, ip) * kv->v_page_bytes;
+    const char *next = page + lk_page_after(r, rows->ip) * kv->v_page_bytes;
     float *out = o->out + first * r->n_dim;
-    int n = r->n - first;
-    page += lk_page_at(r, ip) * kv->v_page_bytes;
+    page += lk_page_at(r, rows->ip) * kv->v_page_bytes;
     for (int64_t d = 0; d < r->n_dim; d += 32) {
         int64_t dim = r->dim + d;
         struct lk_amx_run run_of = {
@@ -92,23 +92,24 @@ static void values(const struct lk_rows *r, int64_t ip, int first, const uint32_
     }
 }
 
-static void take_page(const struct lk_rows *r, int64_t ip, int first, struct lk_sums *o)
+static void take_page(const struct lk_rows *r, const struct lk_page_rows *rows, struct lk_sums *o)
 {
     _Alignas(64) float score[LK_ATTN_ROWS * PAGE];
     _Alignas(64) uint32_t p[LK_ATTN_ROWS * PAGE / 2]; /* probabilities as pairs of bf16 */
-    int n = r->n - first;
+    const int first = rows->first, n = rows->end - first;
     lk_amx_configure(r->own, n < LK_AMX_ROWS ? n : LK_AMX_ROWS, n > LK_AMX_ROWS ? n - LK_AMX_ROWS : 0);
-    scores(r, ip, first, score);
-    if (r->pos[first] + 1 - ip * PAGE >= PAGE) { /* then so it is for the rows behind it */
+    scores(r, rows, score);
+    if (lk_page_whole(&r->see, rows)) {
+        const struct lk_seen all = {0, PAGE};
         for (int i = 0; i < n; i++)
-            _mm512_storeu_si512(p + i * PAGE / 2, lk_probabilities(r, o, first + i, score + i * PAGE, PAGE));
+            _mm512_storeu_si512(p + i * PAGE / 2, lk_probabilities(r, o, first + i, score + i * PAGE, all));
     } else {
         for (int i = 0; i < n; i++) {
-            int64_t seen = r->pos[first + i] + 1 - ip * PAGE;
+            struct lk_seen seen = lk_seen_of(&r->see, rows->ip, first + i);
             _mm512_storeu_si512(p + i * PAGE / 2, lk_probabilities(r, o, first + i, score + i * PAGE, seen));
         }
     }
-    values(r, ip, first, p, o);
+    values(r, rows, p, o);
 }
 
 static void put_head(const struct lk_act *out, int64_t row, int64_t col, const float *v, int64_t n)

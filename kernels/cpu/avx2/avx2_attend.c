@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "kernels/cpu/avx2/lk_avx2.h"
+#include "kernels/cpu/lk_spans.h"
 
 #define ROWS 12
 #define TILE LK_AVX2_ROWS
@@ -33,8 +34,7 @@ struct rows {
     const int32_t *page; /* the sequence's pages */
     int64_t after;       /* the page that is read after the last one, as page_at counts */
     float scale;         /* of the scores, log2(e) in it */
-    int n;
-    int32_t pos[ROWS];
+    struct lk_spans see;
     int64_t dim, n_dim; /* dimensions of V of this pass, n_dim padded to 8 */
 };
 
@@ -175,18 +175,20 @@ static void rescale(const struct rows *r, struct soft *o, struct block *b, int i
     o->limit[i] = top + SLACK / r->scale;
 }
 
-/* Probabilities of row i from its scores, of which the first `seen` are not behind the token. */
-LK_INLINE void probabilities(const struct rows *r, struct soft *o, struct block *b, int i, int64_t seen,
+/* Probabilities of row i from its scores; 0 where it does not see. */
+LK_INLINE void probabilities(const struct rows *r, struct soft *o, struct block *b, int i, const struct lk_seen seen,
                              const enum lk_type type)
 {
     float *p = b->p + i * PAGE, *sum = b->lane_sum + 8 * i;
     const __m256 none = _mm256_set1_ps(-INFINITY), least = _mm256_set1_ps(-200.0f);
+    const bool whole = seen.from <= 0 && seen.to >= PAGE;
     __m256 s[4], keep[4] = {none, none, none, none}, most = none;
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
         s[j] = _mm256_load_ps(p + 8 * j);
-        if (seen < PAGE) {
-            keep[j] = _mm256_castsi256_ps(lk_mask8(seen - 8 * j));
+        if (!whole) {
+            __m256i hidden = lk_mask8(seen.from - 8 * j), in = lk_mask8(seen.to - 8 * j);
+            keep[j] = _mm256_castsi256_ps(_mm256_andnot_si256(hidden, in));
             s[j] = _mm256_blendv_ps(none, s[j], keep[j]);
         }
         most = _mm256_max_ps(s[j], most);
@@ -203,7 +205,7 @@ LK_INLINE void probabilities(const struct rows *r, struct soft *o, struct block 
             __m256i up = lk_round_up8(_mm256_castps_si256(e));
             e = _mm256_castsi256_ps(_mm256_and_si256(up, _mm256_set1_epi32((int)0xffff0000u)));
         }
-        if (seen < PAGE)
+        if (!whole)
             e = _mm256_and_ps(e, keep[j]);
         _mm256_store_ps(p + 8 * j, e);
         all = _mm256_add_ps(all, e);
@@ -217,17 +219,19 @@ static int64_t page_at(const struct rows *r, int64_t ip)
     return r->page[ip] * r->a->kv.n_kv_head + r->kv_head;
 }
 
-/* Takes one page into the sums of rows first .. n - 1. A decoding row reads pages faster than the processor's own
+/* Takes one page into the sums of its rows. A decoding row reads pages faster than the processor's own
  * prefetching follows: they lie apart, and one is soon read. So the next page is asked for while this one is worked on.
  */
-LK_INLINE void take_page(const struct rows *r, int64_t ip, int first, struct soft *o, struct block *b,
+LK_INLINE void take_page(const struct rows *r, const struct lk_page_rows *p, struct soft *o, struct block *b,
                          const enum lk_type type)
 {
+    const int64_t ip = p->ip;
+    const int first = p->first, n = p->end - first;
     const struct lk_kv *kv = &r->a->kv;
     const int64_t elem = type == LK_F32 ? 4 : 2, v_dims = LK_DIMS8(kv->head_dim), at = page_at(r, ip);
-    int64_t next = (ip + 1) * PAGE <= r->pos[r->n - 1] ? page_at(r, ip + 1) : r->after;
-    int n = r->n - first;
-    int64_t seen = r->pos[first] + 1 - ip * PAGE, most = lk_min(PAGE, r->pos[r->n - 1] + 1 - ip * PAGE);
+    int64_t next = (ip + 1) * PAGE <= r->see.pos[r->see.n - 1] ? page_at(r, ip + 1) : r->after;
+    int64_t most = lk_page_most(&r->see, p);
+    bool whole = lk_page_whole(&r->see, p);
     struct operand scores = {.left = r->q + first * r->q_dims,
                              .ld = r->q_dims,
                              .n_pair = lk_ceil_div(kv->head_dim, 2),
@@ -237,11 +241,11 @@ LK_INLINE void take_page(const struct rows *r, int64_t ip, int first, struct sof
                              .out = b->p + first * PAGE,
                              .out_ld = PAGE};
     in_tiles(score_of[type], scores, n, most <= PAGE / 2 ? PAGE / 2 : PAGE);
-    for (int i = first; i < r->n; i++) {
-        if (seen >= PAGE) /* then so it is for the rows behind the first */
-            probabilities(r, o, b, i, PAGE, type);
+    for (int i = first; i < p->end; i++) {
+        if (whole)
+            probabilities(r, o, b, i, (struct lk_seen){0, PAGE}, type);
         else
-            probabilities(r, o, b, i, r->pos[i] + 1 - ip * PAGE, type);
+            probabilities(r, o, b, i, lk_seen_of(&r->see, ip, i), type);
     }
     int64_t skip = r->dim * 4; /* as a column of a pair in tiles() */
     struct operand values = {.left = b->p + first * PAGE,
@@ -255,30 +259,30 @@ LK_INLINE void take_page(const struct rows *r, int64_t ip, int first, struct sof
     in_tiles(value_of[type], values, n, r->n_dim);
 }
 
-/* The positions of one split, rows first .. n - 1. */
-LK_INLINE void take_split(const struct rows *r, int64_t begin, int first, struct soft *o, const enum lk_type type)
+/* The positions of a split, for the rows that see some of them. */
+LK_INLINE void take_split(const struct rows *r, const struct lk_split_rows *s, struct soft *o, const enum lk_type type)
 {
     struct block b;
-    for (int i = first; i < r->n; i++) {
+    for (int i = s->first; i < s->end; i++) {
         o->max[i] = o->limit[i] = -INFINITY;
         _mm256_store_ps(b.lane_sum + 8 * i, _mm256_setzero_ps());
     }
-    memset(o->out + first * r->n_dim, 0, (size_t)((r->n - first) * r->n_dim) * sizeof(float));
-    int64_t end = lk_min(begin + LK_SPLIT_TOKENS, r->pos[r->n - 1] + 1);
-    int active = first;
-    for (int64_t ip = begin / PAGE; ip * PAGE < end; ip++) {
-        while (active < r->n - 1 && r->pos[active] < ip * PAGE)
-            active++;
-        take_page(r, ip, active, o, &b, type);
-    }
-    for (int i = first; i < r->n; i++)
+    memset(o->out + s->first * r->n_dim, 0, (size_t)((s->end - s->first) * r->n_dim) * sizeof(float));
+    for (struct lk_page_rows p = lk_page_start(&r->see, s); lk_page_next(&r->see, s, &p);)
+        take_page(r, &p, o, &b, type);
+    for (int i = s->first; i < s->end; i++)
         o->sum[i] = lk_sum8(_mm256_load_ps(b.lane_sum + 8 * i));
 }
 
-/* all = all merged with one split, for rows first .. n - 1. */
-static void merge(const struct rows *r, int first, struct soft *all, const struct soft *o)
+/* all = all merged with one split; for the rows that begin in it, the split. */
+static void merge(const struct rows *r, const struct lk_split_rows *s, struct soft *all, const struct soft *o)
 {
-    for (int i = first; i < r->n; i++) {
+    for (int i = s->begun; i < s->end; i++) {
+        all->max[i] = o->max[i];
+        all->sum[i] = o->sum[i];
+        memcpy(all->out + i * r->n_dim, o->out + i * r->n_dim, (size_t)r->n_dim * sizeof(float));
+    }
+    for (int i = s->first; i < s->begun; i++) {
         float max = all->max[i] > o->max[i] ? all->max[i] : o->max[i];
         __m256 x = lk_exp2(_mm256_set1_ps(all->max[i] - max)), y = lk_exp2(_mm256_set1_ps(o->max[i] - max));
         all->max[i] = max;
@@ -318,19 +322,15 @@ LK_INLINE void write_out(const struct rows *r, struct soft *o, const enum lk_typ
 LK_INLINE void attend_rows(struct rows *r, const enum lk_type type)
 {
     struct soft all, one;
-    r->n = (int)(r->n_tok * r->group);
-    for (int i = 0; i < r->n; i++)
-        r->pos[i] = r->a->pos[r->tok + i / r->group];
-    int64_t last = r->pos[r->n - 1], v_dims = LK_DIMS8(r->a->kv.head_dim);
+    int64_t v_dims = LK_DIMS8(r->a->kv.head_dim);
+    lk_spans_init(&r->see, r->a, r->tok, r->n_tok, r->group);
     for (r->dim = 0; r->dim < v_dims; r->dim += DIMS) {
-        int first = 0;
         r->n_dim = lk_min(DIMS, v_dims - r->dim);
-        take_split(r, 0, 0, &all, type);
-        for (int64_t begin = LK_SPLIT_TOKENS; begin <= last; begin += LK_SPLIT_TOKENS) {
-            while (r->pos[first] < begin)
-                first++;
-            take_split(r, begin, first, &one, type);
-            merge(r, first, &all, &one);
+        for (struct lk_split_rows s = lk_split_start(&r->see); lk_split_next(&r->see, &s);) {
+            struct soft *to = s.begun == s.first ? &all : &one;
+            take_split(r, &s, to, type);
+            if (to == &one)
+                merge(r, &s, &all, &one);
         }
         write_out(r, &all, type);
     }
@@ -354,7 +354,7 @@ LK_INLINE void attend(const struct lk_attend *a, int64_t begin, int64_t end, con
                 .group = to - from,
                 .kv_head = item->kv_head,
                 .page = a->page + a->page_start[item->seq],
-                .after = a->page[a->page_start[next->seq]] * a->kv.n_kv_head + next->kv_head,
+                .after = lk_first_page(a, next) * a->kv.n_kv_head + next->kv_head,
                 .scale = a->scale * 1.44269504f,
             };
             attend_rows(&r, type);

@@ -77,6 +77,13 @@ static float rotated(const struct lk_rope_kv *a, const struct head *h, int64_t i
     return first ? fmaf(x, h->cos[j], -(y * h->sin[j])) : fmaf(y, h->cos[j], x * h->sin[j]);
 }
 
+/* x[0] x[0] x[1] x[1] ... x[3] x[3] */
+LK_INLINE __m256 twice4(const float *x)
+{
+    __m128 v = _mm_loadu_ps(x);
+    return _mm256_set_m128(_mm_unpackhi_ps(v, v), _mm_unpacklo_ps(v, v));
+}
+
 /* Dimensions i .. i + 7 behind norm and rotation; zeros beyond the head. */
 LK_INLINE __m256 rotated8(const struct lk_rope_kv *a, const struct head *h, int64_t i)
 {
@@ -89,6 +96,10 @@ LK_INLINE __m256 rotated8(const struct lk_rope_kv *a, const struct head *h, int6
         __m256 c = lk_load8(h->cos + j, n), s = lk_load8(h->sin + j, n);
         __m256 x = normed8(h, j, n), y = normed8(h, j + half, n);
         return low ? _mm256_fmsub_ps(x, c, _mm256_mul_ps(y, s)) : _mm256_fmadd_ps(y, c, _mm256_mul_ps(x, s));
+    }
+    if (a->interleaved && i + 8 <= 2 * half) {
+        __m256 x = normed8(h, i, 8), c = twice4(h->cos + i / 2), s = twice4(h->sin + i / 2);
+        return _mm256_fmaddsub_ps(x, c, _mm256_mul_ps(_mm256_permute_ps(x, 0xb1), s));
     }
     float out[8] = {0};
     for (int64_t d = 0; d < n; d++)

@@ -147,8 +147,8 @@ struct block {
     _Alignas(64) uint32_t p[ROWS * PAGE];
 };
 
-/* Row i's probabilities from its scores, of which the first `seen` are not behind the token. */
-LK_INLINE void weigh(const struct lk_rows *r, struct lk_sums *o, struct block *b, int i, int64_t seen,
+/* Row i's probabilities from its scores; 0 where it does not see. */
+LK_INLINE void weigh(const struct lk_rows *r, struct lk_sums *o, struct block *b, int i, const struct lk_seen seen,
                      const enum lk_type type)
 {
     const float *score = b->score + (i - b->first) * PAGE;
@@ -165,28 +165,28 @@ LK_INLINE void weigh(const struct lk_rows *r, struct lk_sums *o, struct block *b
     _mm512_storeu_si512(p + 16, (__m512i)weight[1]);
 }
 
-/* Takes one page into the sums of rows first .. n - 1. A decoding row reads pages faster than the processor's own
+/* Takes one page into the sums of its rows. A decoding row reads pages faster than the processor's own
  * prefetching follows: they lie apart, and one is soon read. So the next page is asked for while this one is worked on.
  */
-LK_INLINE void take_page(const struct lk_rows *r, int64_t ip, int first, struct lk_sums *o, const enum lk_type type)
+LK_INLINE void take_page(const struct lk_rows *r, const struct lk_page_rows *p, struct lk_sums *o,
+                         const enum lk_type type)
 {
     const int per = lk_per_word(type), page_words = PAGE / per;
     struct block b;
+    const int first = p->first, n = p->end - first;
     b.first = first;
     const struct lk_kv *kv = &r->a->kv;
-    int64_t at = lk_page_at(r, ip), next = lk_page_after(r, ip);
+    int64_t at = lk_page_at(r, p->ip), next = lk_page_after(r, p->ip), most = lk_page_most(&r->see, p);
     const uint32_t *k = (const uint32_t *)(const void *)(kv->k + at * kv->k_page_bytes);
     const uint32_t *v = (const uint32_t *)(const void *)(kv->v + at * kv->v_page_bytes);
-    int n = r->n - first;
     struct query q = {r->q + first * r->n_word, r->n_word, (const char *)kv->k + next * kv->k_page_bytes};
-    int64_t seen = r->pos[first] + 1 - ip * PAGE, most = lk_min(PAGE, r->pos[r->n - 1] + 1 - ip * PAGE);
     score_of[type][n](&q, k, b.score, most <= PAGE / 2);
-    if (seen >= PAGE) { /* then so it is for the rows behind it */
-        for (int i = first; i < r->n; i++)
-            weigh(r, o, &b, i, PAGE, type);
+    if (lk_page_whole(&r->see, p)) {
+        for (int i = first; i < p->end; i++)
+            weigh(r, o, &b, i, (struct lk_seen){0, PAGE}, type);
     } else {
-        for (int i = first; i < r->n; i++)
-            weigh(r, o, &b, i, r->pos[i] + 1 - ip * PAGE, type);
+        for (int i = first; i < p->end; i++)
+            weigh(r, o, &b, i, lk_seen_of(&r->see, p->ip, i), type);
     }
     struct values to = {v + r->dim,
                         o->out + first * r->n_dim,
@@ -197,14 +197,14 @@ LK_INLINE void take_page(const struct lk_rows *r, int64_t ip, int first, struct 
     value_of[type][n](b.p, &to);
 }
 
-static void take_page_f32(const struct lk_rows *r, int64_t ip, int first, struct lk_sums *o)
+static void take_page_f32(const struct lk_rows *r, const struct lk_page_rows *p, struct lk_sums *o)
 {
-    take_page(r, ip, first, o, LK_F32);
+    take_page(r, p, o, LK_F32);
 }
 
-static void take_page_bf16(const struct lk_rows *r, int64_t ip, int first, struct lk_sums *o)
+static void take_page_bf16(const struct lk_rows *r, const struct lk_page_rows *p, struct lk_sums *o)
 {
-    take_page(r, ip, first, o, LK_BF16);
+    take_page(r, p, o, LK_BF16);
 }
 
 /* Whether source columns col .. col + n - 1 are whole words of one segment that no zero columns follow; then *word is

@@ -7,9 +7,10 @@
 #include <math.h>
 
 #include "kernels/cpu/avx512/lk_avx512.h"
+#include "kernels/cpu/lk_spans.h"
 
-#define LK_ATTN_ROWS 32   /* rows that go through the pages together, in any set */
-#define LK_ATTN_DIMS 256  /* dimensions of V that one pass sums: 12 rows of them stay in the first cache */
+#define LK_ATTN_ROWS LK_SPAN_ROWS /* rows that go through the pages together, in any set */
+#define LK_ATTN_DIMS 256          /* dimensions of V that one pass sums: 12 rows of them stay in the first cache */
 #define LK_ATTN_SLACK 8.f /* sums are rescaled when a score is 2^8 times above the maximum they were begun with */
 
 /* A row's running softmax: 2^(score - max) summed. */
@@ -35,8 +36,7 @@ struct lk_rows {
     const int32_t *page; /* the sequence's pages */
     int64_t after;       /* the page that is read after the last one, as lk_page_at counts */
     float scale;         /* of the scores, log2(e) in it */
-    int n;
-    int32_t pos[LK_ATTN_ROWS];
+    struct lk_spans see;
     int64_t dim, n_dim; /* dimensions of V of this pass, n_dim padded to 16 */
     void *own;          /* the set's */
 };
@@ -44,8 +44,8 @@ struct lk_rows {
 struct lk_attend_set {
     int64_t rows;   /* of a pass at most */
     int64_t n_word; /* 32-bit words of a row of Q */
-    /* Takes page number ip of the sequence into the sums of rows first .. n - 1. */
-    void (*take_page)(const struct lk_rows *r, int64_t ip, int first, struct lk_sums *o);
+    /* Takes a page of the sequence into the sums of its rows. */
+    void (*take_page)(const struct lk_rows *r, const struct lk_page_rows *p, struct lk_sums *o);
     /* Source columns col .. col + n - 1 of one row, all of one head; with a segment's last its zero columns too. */
     void (*put)(const struct lk_act *out, int64_t row, int64_t col, const float *v, int64_t n);
     void *own; /* what take_page finds in lk_rows.own */
@@ -60,7 +60,7 @@ static inline int64_t lk_page_at(const struct lk_rows *r, int64_t ip)
 /* The page that is read after page number ip. */
 static inline int64_t lk_page_after(const struct lk_rows *r, int64_t ip)
 {
-    return (ip + 1) * LK_PAGE_TOKENS <= r->pos[r->n - 1] ? lk_page_at(r, ip + 1) : r->after;
+    return (ip + 1) * LK_PAGE_TOKENS <= r->see.pos[r->see.n - 1] ? lk_page_at(r, ip + 1) : r->after;
 }
 
 /* The sums of row i are begun anew at a higher maximum; `top` is the score behind it, not yet scaled. */
@@ -76,13 +76,15 @@ static inline void lk_rescale(const struct lk_rows *r, struct lk_sums *o, int i,
     s->limit = top + LK_ATTN_SLACK / r->scale;
 }
 
-/* p = 2^(score - max) of row i for the 32 scores of a page, 0 behind the first `seen`. */
-LK_INLINE void lk_weights(const struct lk_rows *r, struct lk_sums *o, int i, const float *score, int64_t seen,
-                          __m512 p[2])
+/* p = 2^(score - max) of row i for the 32 scores of a page, 0 where it does not see. */
+LK_INLINE void lk_weights(const struct lk_rows *r, struct lk_sums *o, int i, const float *score,
+                          const struct lk_seen seen, __m512 p[2])
 {
+    const bool whole = seen.from <= 0 && seen.to >= LK_PAGE_TOKENS;
     __m512 s0 = _mm512_loadu_ps(score), s1 = _mm512_loadu_ps(score + 16);
-    __mmask16 m0 = lk_mask16(seen), m1 = lk_mask16(seen - 16);
-    if (seen < LK_PAGE_TOKENS) {
+    __mmask16 m0 = (__mmask16)(lk_mask16(seen.to) & ~lk_mask16(seen.from));
+    __mmask16 m1 = (__mmask16)(lk_mask16(seen.to - 16) & ~lk_mask16(seen.from - 16));
+    if (!whole) {
         const __m512 none = _mm512_set1_ps(-INFINITY);
         s0 = _mm512_mask_mov_ps(none, m0, s0);
         s1 = _mm512_mask_mov_ps(none, m1, s1);
@@ -96,14 +98,15 @@ LK_INLINE void lk_weights(const struct lk_rows *r, struct lk_sums *o, int i, con
     __m512 n1 = _mm512_roundscale_ps(x1, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     p[0] = lk_exp2_poly(_mm512_sub_ps(x0, n0), n0);
     p[1] = lk_exp2_poly(_mm512_sub_ps(x1, n1), n1);
-    if (seen < LK_PAGE_TOKENS) {
+    if (!whole) {
         p[0] = _mm512_maskz_mov_ps(m0, p[0]);
         p[1] = _mm512_maskz_mov_ps(m1, p[1]);
     }
 }
 
 /* The same rounded to bf16, 16 pairs, and summed as rounded. */
-LK_INLINE __m512i lk_probabilities(const struct lk_rows *r, struct lk_sums *o, int i, const float *score, int64_t seen)
+LK_INLINE __m512i lk_probabilities(const struct lk_rows *r, struct lk_sums *o, int i, const float *score,
+                                   const struct lk_seen seen)
 {
     __m512 weight[2];
     lk_weights(r, o, i, score, seen, weight);
@@ -114,31 +117,31 @@ LK_INLINE __m512i lk_probabilities(const struct lk_rows *r, struct lk_sums *o, i
     return (__m512i)p;
 }
 
-/* The positions of one split, rows first .. n - 1. */
-LK_INLINE void lk_take_split(const struct lk_attend_set *set, const struct lk_rows *r, int64_t begin, int first,
+/* The positions of a split, for the rows that see some of them. */
+LK_INLINE void lk_take_split(const struct lk_attend_set *set, const struct lk_rows *r, const struct lk_split_rows *s,
                              struct lk_sums *o)
 {
-    for (int i = first; i < r->n; i++) {
+    for (int i = s->first; i < s->end; i++) {
         o->soft[i].max = o->soft[i].limit = -INFINITY;
         _mm512_storeu_ps(o->soft[i].lane_sum, _mm512_setzero_ps());
         for (int64_t d = 0; d < r->n_dim; d += 16)
             _mm512_storeu_ps(o->out + i * r->n_dim + d, _mm512_setzero_ps());
     }
-    int64_t end = lk_min(begin + LK_SPLIT_TOKENS, r->pos[r->n - 1] + 1);
-    int active = first;
-    for (int64_t ip = begin / LK_PAGE_TOKENS; ip * LK_PAGE_TOKENS < end; ip++) {
-        while (r->pos[active] < ip * LK_PAGE_TOKENS)
-            active++;
-        set->take_page(r, ip, active, o);
-    }
-    for (int i = first; i < r->n; i++)
+    for (struct lk_page_rows p = lk_page_start(&r->see, s); lk_page_next(&r->see, s, &p);)
+        set->take_page(r, &p, o);
+    for (int i = s->first; i < s->end; i++)
         o->soft[i].sum = _mm512_reduce_add_ps(_mm512_loadu_ps(o->soft[i].lane_sum));
 }
 
-/* all = all merged with one split, for rows first .. n - 1. */
-static inline void lk_merge_split(const struct lk_rows *r, int first, struct lk_sums *all, const struct lk_sums *o)
+/* all = all merged with one split; for the rows that begin in it, the split. */
+static inline void lk_merge_split(const struct lk_rows *r, const struct lk_split_rows *s, struct lk_sums *all,
+                                  const struct lk_sums *o)
 {
-    for (int i = first; i < r->n; i++) {
+    for (int i = s->begun; i < s->end; i++) {
+        all->soft[i] = o->soft[i];
+        memcpy(all->out + i * r->n_dim, o->out + i * r->n_dim, (size_t)r->n_dim * sizeof(float));
+    }
+    for (int i = s->first; i < s->begun; i++) {
         struct lk_soft *a = &all->soft[i];
         const struct lk_soft *b = &o->soft[i];
         float max = a->max > b->max ? a->max : b->max;
@@ -156,7 +159,7 @@ static inline void lk_merge_split(const struct lk_rows *r, int first, struct lk_
 LK_INLINE void lk_write_rows(const struct lk_attend_set *set, const struct lk_rows *r, struct lk_sums *o)
 {
     int64_t n = lk_min(LK_ATTN_DIMS, r->a->kv.head_dim - r->dim);
-    for (int i = 0; i < r->n; i++) {
+    for (int i = 0; i < r->see.n; i++) {
         int64_t col = (r->head + i % r->group) * r->a->kv.head_dim + r->dim;
         float *v = o->out + i * r->n_dim;
         __m512 inv = _mm512_set1_ps(1.0f / o->soft[i].sum);
@@ -169,19 +172,15 @@ LK_INLINE void lk_write_rows(const struct lk_attend_set *set, const struct lk_ro
 LK_INLINE void lk_attend_rows(const struct lk_attend_set *set, struct lk_rows *r)
 {
     struct lk_sums all, one;
-    r->n = (int)(r->n_tok * r->group);
-    for (int i = 0; i < r->n; i++)
-        r->pos[i] = r->a->pos[r->tok + i / r->group];
-    int64_t last = r->pos[r->n - 1], v_dims = LK_V_DIMS(r->a->kv.head_dim);
+    int64_t v_dims = LK_V_DIMS(r->a->kv.head_dim);
+    lk_spans_init(&r->see, r->a, r->tok, r->n_tok, r->group);
     for (r->dim = 0; r->dim < v_dims; r->dim += LK_ATTN_DIMS) {
-        int first = 0;
         r->n_dim = lk_min(LK_ATTN_DIMS, v_dims - r->dim);
-        lk_take_split(set, r, 0, 0, &all);
-        for (int64_t begin = LK_SPLIT_TOKENS; begin <= last; begin += LK_SPLIT_TOKENS) {
-            while (r->pos[first] < begin)
-                first++;
-            lk_take_split(set, r, begin, first, &one);
-            lk_merge_split(r, first, &all, &one);
+        for (struct lk_split_rows s = lk_split_start(&r->see); lk_split_next(&r->see, &s);) {
+            struct lk_sums *to = s.begun == s.first ? &all : &one;
+            lk_take_split(set, r, &s, to);
+            if (to == &one)
+                lk_merge_split(r, &s, &all, &one);
         }
         lk_write_rows(set, r, &all);
     }
@@ -205,7 +204,7 @@ LK_INLINE void lk_attend_items(const struct lk_attend_set *set, const struct lk_
                 .group = to - from,
                 .kv_head = item->kv_head,
                 .page = a->page + a->page_start[item->seq],
-                .after = a->page[a->page_start[next->seq]] * a->kv.n_kv_head + next->kv_head,
+                .after = lk_first_page(a, next) * a->kv.n_kv_head + next->kv_head,
                 .scale = a->scale * 1.44269504f,
                 .own = set->own,
             };

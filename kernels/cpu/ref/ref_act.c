@@ -92,6 +92,17 @@ static inline void norm(const struct lk_norm *a, int64_t begin, int64_t end, enu
     }
 }
 
+static void norm_add(const struct lk_norm_add *a, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; i++) {
+        const float *y = a->y + i * a->dim;
+        float *x = a->x + i * a->dim;
+        float inv = 1.0f / sqrtf(sum_of_squares(y, a->dim) / (float)a->dim + a->eps);
+        for (int64_t k = 0; k < a->dim; k++)
+            x[k] += y[k] * inv * a->w[k];
+    }
+}
+
 static void norm_f32(const struct lk_norm *a, int64_t begin, int64_t end)
 {
     norm(a, begin, end, LK_F32);
@@ -110,6 +121,7 @@ void lk_ref_act_init(struct lk_cpu *t, enum lk_type type)
     t->embed = f32 ? embed_f32 : embed_bf16;
     t->norm_items = norm_items;
     t->norm = f32 ? norm_f32 : norm_bf16;
+    t->norm_add = norm_add;
 }
 
 static void exp_each(const float *x, float *y, int64_t n)
@@ -126,4 +138,5 @@ void lk_ref_init(struct lk_cpu *t, enum lk_type type)
     lk_ref_rope_init(t, type);
     lk_ref_attend_init(t, type);
     lk_ref_top_init(t, type);
+    lk_ref_moe_init(t);
 }

@@ -17,6 +17,7 @@ struct query {
     int64_t tok, head, kv_head;
     const int32_t *page; /* the sequence's pages */
     int64_t q_at;        /* of its first element */
+    int64_t first, last; /* positions that it sees */
 };
 
 /* A running softmax and its product with dimensions dim .. dim + n - 1 of V. */
@@ -26,7 +27,7 @@ struct soft {
     float out[DIMS];
 };
 
-/* Scores of the positions of page `ip`; -inf behind the token. */
+/* Scores of the positions of page `ip`; -inf where the token does not see. */
 static inline void scores(const struct query *q, int64_t ip, float s[PAGE], enum lk_type type)
 {
     const struct lk_kv *kv = &q->a->kv;
@@ -39,7 +40,7 @@ static inline void scores(const struct query *q, int64_t ip, float s[PAGE], enum
             s[j] += x * lk_ref_get(page, d * PAGE + j, type);
     }
     for (int j = 0; j < PAGE; j++)
-        s[j] = ip * PAGE + j <= q->a->pos[q->tok] ? s[j] * q->a->scale : -INFINITY;
+        s[j] = ip * PAGE + j >= q->first && ip * PAGE + j <= q->last ? s[j] * q->a->scale : -INFINITY;
 }
 
 /* Takes page `ip` into the softmax. */
@@ -56,7 +57,8 @@ static inline void take_page(const struct query *q, int64_t ip, struct soft *o, 
     o->sum *= shrink;
     for (int64_t d = 0; d < o->n; d++)
         o->out[d] *= shrink;
-    for (int j = 0; j < PAGE && ip * PAGE + j <= q->a->pos[q->tok]; j++) {
+    int64_t end = lk_min(PAGE, q->last + 1 - ip * PAGE);
+    for (int64_t j = q->first > ip * PAGE ? q->first - ip * PAGE : 0; j < end; j++) {
         float p = lk_ref_rounded(expf(s[j] - max), type);
         o->sum += p;
         for (int64_t d = 0; d < o->n; d++)
@@ -77,13 +79,12 @@ static void merge(struct soft *all, const struct soft *o)
 
 static inline void attend_query(const struct query *q, struct soft *all, enum lk_type type)
 {
-    int64_t last = q->a->pos[q->tok];
-    for (int64_t begin = 0; begin <= last; begin += LK_SPLIT_TOKENS) {
+    for (int64_t split = q->first / LK_SPLIT_TOKENS; split * LK_SPLIT_TOKENS <= q->last; split++) {
         struct soft o = {.max = -INFINITY, .dim = all->dim, .n = all->n};
-        int64_t end = lk_min(begin + LK_SPLIT_TOKENS, last + 1);
-        for (int64_t ip = begin / PAGE; ip * PAGE < end; ip++)
+        int64_t begin = split * LK_SPLIT_TOKENS, end = lk_min(begin + LK_SPLIT_TOKENS, q->last + 1);
+        for (int64_t ip = (q->first > begin ? q->first : begin) / PAGE; ip * PAGE < end; ip++)
             take_page(q, ip, &o, type);
-        if (begin == 0)
+        if (begin <= q->first)
             *all = o;
         else
             merge(all, &o);
@@ -93,13 +94,12 @@ static inline void attend_query(const struct query *q, struct soft *all, enum lk
 static inline void write_probs(const struct query *q, const struct soft *all, enum lk_type type)
 {
     float *to = q->a->probs + (q->tok * q->a->n_head + q->head) * q->a->probs_ld;
-    int64_t last = q->a->pos[q->tok];
     for (int64_t j = 0; j < q->a->probs_ld; j++)
         to[j] = 0;
-    for (int64_t ip = 0; ip * PAGE <= last; ip++) {
+    for (int64_t ip = q->first / PAGE; ip * PAGE <= q->last; ip++) {
         float s[PAGE];
         scores(q, ip, s, type);
-        for (int64_t j = 0; j < PAGE && ip * PAGE + j < lk_min(last + 1, q->a->probs_ld); j++)
+        for (int64_t j = 0; j < PAGE && ip * PAGE + j < lk_min(q->last + 1, q->a->probs_ld); j++)
             to[ip * PAGE + j] = expf(s[j] - all->max) / all->sum;
     }
 }
@@ -127,12 +127,14 @@ static inline void attend(const struct lk_attend *a, int64_t begin, int64_t end,
         const struct lk_attn_item *item = &a->item[i];
         for (int64_t tok = item->tok; tok < item->tok + item->n_tok; tok++)
             for (int64_t ih = item->kv_head * group; ih < (item->kv_head + 1) * group; ih++) {
-                struct query q = {a,
-                                  tok,
-                                  ih,
-                                  item->kv_head,
-                                  a->page + a->page_start[item->seq],
-                                  (tok * a->n_head + ih) * a->kv.head_dim};
+                struct query q = {.a = a,
+                                  .tok = tok,
+                                  .head = ih,
+                                  .kv_head = item->kv_head,
+                                  .page = a->page + a->page_start[item->seq],
+                                  .q_at = (tok * a->n_head + ih) * a->kv.head_dim,
+                                  .first = lk_window_begin(a->window, a->pos[tok]),
+                                  .last = a->pos[tok]};
                 attend_head(&q, type);
             }
     }

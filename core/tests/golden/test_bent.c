@@ -1,0 +1,293 @@
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include <dirent.h>
+#include <string.h>
+
+#include "core/tests/golden/golden.h"
+#include "core/tests/scratch.h"
+
+/* Every key of config.json that changes the numbers is read: a golden model's key is bent, and either other numbers
+ * come out, or the model is refused with a message that names the key or the tensor that no longer fits. Keys that mean
+ * nothing to a family, or nothing mathematically, leave the bytes as they are. */
+
+#define GOLDENS LB_SOURCE_DIR "/../shared/goldens/"
+#define OTHER NULL /* other numbers */
+#define SAME ""    /* the same bytes */
+
+/* Members of `change` replace those of config.json; "(absent)" takes a member out. */
+struct bend {
+    const char *change, *want; /* want: OTHER, SAME, or what the refusal says */
+};
+
+static const struct bend llama[] = {
+    {"{\"num_hidden_layers\":2}", OTHER},
+    {"{\"num_hidden_layers\":4}", "model.layers.3."},
+    {"{\"hidden_size\":60}", "model.embed_tokens.weight"},
+    {"{\"intermediate_size\":64}", "mlp.gate_proj.weight"},
+    {"{\"vocab_size\":500}", "model.embed_tokens.weight"},
+    {"{\"num_attention_heads\":8}", "self_attn.q_proj.weight"},
+    {"{\"num_key_value_heads\":2}", "self_attn.k_proj.weight"},
+    {"{\"head_dim\":32}", "self_attn.q_proj.weight"},
+    {"{\"hidden_act\":\"gelu\"}", "hidden_act 'gelu'"},
+    {"{\"rms_norm_eps\":1e-5}", OTHER},
+    {"{\"rope_theta\":20000}", OTHER},
+    {"{\"rope_theta\":20000,\"rope_scaling\":{\"rope_type\":\"default\",\"rope_theta\":10000}}", SAME},
+    {"{\"rope_scaling\":{\"type\":\"linear\",\"factor\":2}}", OTHER},
+    {"{\"max_position_embeddings\":40}", OTHER}, /* longer rows are refused */
+    {"{\"attention_bias\":true}", "self_attn.q_proj.bias"},
+    {"{\"mlp_bias\":true}", "mlp.gate_proj.bias"},
+    {"{\"pretraining_tp\":4}", SAME},
+    {"{\"tie_word_embeddings\":true}", SAME}, /* the file has both tensors, and they differ */
+    {"{\"sliding_window\":5}", SAME},
+};
+
+static const struct bend mistral[] = {
+    {"{\"sliding_window\":19}", OTHER},
+    {"{\"sliding_window\":21}", OTHER},
+    {"{\"sliding_window\":null}", OTHER},
+    {"{\"sliding_window\":\"(absent)\"}", OTHER},
+    {"{\"sliding_window\":0}", "sliding_window is 0"},
+    {"{\"num_key_value_heads\":null}", "self_attn.k_proj.weight"},
+    {"{\"head_dim\":null}", SAME}, /* 64 / 4 */
+    {"{\"rms_norm_eps\":\"(absent)\"}", OTHER},
+    {"{\"rope_theta\":\"(absent)\"}", SAME},
+    {"{\"rope_theta\":500}", OTHER},
+    {"{\"hidden_act\":\"relu\"}", "hidden_act 'relu'"},
+    {"{\"attention_bias\":true,\"mlp_bias\":true}", SAME},
+    {"{\"model_type\":\"llama\"}", "model_type 'llama' is not 'mistral'"},
+};
+
+static const struct bend qwen2[] = {
+    {"{\"use_sliding_window\":true,\"sliding_window\":20}", SAME}, /* layer_types wins */
+    {"{\"use_sliding_window\":true,\"sliding_window\":20,\"layer_types\":null,\"max_window_layers\":1}", OTHER},
+    {"{\"use_sliding_window\":true,\"sliding_window\":20,\"layer_types\":null}", SAME}, /* from layer 28 on */
+    {"{\"use_sliding_window\":true,\"sliding_window\":20,\"layer_types\":[\"full_attention\",\"full_attention\","
+     "\"sliding_attention\"]}",
+     OTHER},
+    {"{\"sliding_window\":20,\"layer_types\":[\"full_attention\",\"full_attention\",\"sliding_attention\"]}",
+     "layer_types names sliding_attention"},
+    {"{\"sliding_window\":20}", SAME}, /* not in use */
+    {"{\"attention_bias\":false}", SAME},
+    {"{\"tie_word_embeddings\":false}", "lm_head.weight"},
+    {"{\"rope_theta\":\"(absent)\"}", OTHER},
+    {"{\"rms_norm_eps\":1e-4}", OTHER},
+    {"{\"hidden_act\":\"gelu\"}", "hidden_act 'gelu'"},
+};
+
+static const struct bend qwen3[] = {
+    {"{\"attention_bias\":true}", "self_attn.q_proj.bias"},
+    {"{\"head_dim\":\"(absent)\"}", "self_attn.q_proj.weight"},
+    {"{\"rope_parameters\":{\"rope_theta\":10000,\"rope_type\":\"default\"}}", OTHER},
+    {"{\"rope_parameters\":{\"rope_type\":\"default\"},\"rope_theta\":1000000}", SAME},
+    {"{\"use_sliding_window\":true,\"sliding_window\":20,\"layer_types\":null,\"max_window_layers\":0}", OTHER},
+    {"{\"rms_norm_eps\":1e-4}", OTHER},
+};
+
+static const struct bend glm[] = {
+    {"{\"attention_bias\":false}", OTHER},
+    {"{\"attention_bias\":\"(absent)\"}", SAME},
+    {"{\"partial_rotary_factor\":0.25}", OTHER},
+    {"{\"partial_rotary_factor\":1.0}", OTHER},
+    {"{\"partial_rotary_factor\":\"(absent)\"}", SAME},
+    {"{\"rope_theta\":10000}", OTHER},
+    {"{\"rms_norm_eps\":1e-6}", OTHER},
+    {"{\"rms_norm_eps\":\"(absent)\"}", SAME},
+    {"{\"head_dim\":\"(absent)\"}", "self_attn.q_proj.weight"},
+    {"{\"intermediate_size\":100}", "mlp.gate_up_proj.weight"},
+    {"{\"hidden_act\":\"gelu\"}", "hidden_act 'gelu'"},
+    {"{\"architectures\":[\"Glm4ForCausalLM\"],\"model_type\":\"glm4\"}", "post_self_attn_layernorm.weight"},
+    {"{\"architectures\":[\"Glm5ForCausalLM\"]}", "architecture 'Glm5ForCausalLM' is not supported; supported: Llama"},
+};
+
+static const struct bend glm4[] = {
+    {"{\"attention_bias\":true}", "self_attn.q_proj.bias"},
+    {"{\"attention_bias\":\"(absent)\"}", "self_attn.q_proj.bias"},
+    {"{\"rope_parameters\":{\"partial_rotary_factor\":1.0}}", OTHER},
+    {"{\"rope_parameters\":{\"partial_rotary_factor\":0.5,\"rope_theta\":500}}", OTHER},
+    {"{\"rope_parameters\":null}", SAME}, /* 0.5 and 10000 are the class's */
+    {"{\"rms_norm_eps\":1e-3}", OTHER},
+    {"{\"architectures\":[\"GlmForCausalLM\"],\"model_type\":\"glm\"}", OTHER},
+};
+
+static const struct bend glm4_moe[] = {
+    {"{\"n_routed_experts\":7}", "mlp.gate.weight"},
+    {"{\"num_experts_per_tok\":2}", OTHER},
+    {"{\"num_experts_per_tok\":9}", "9 experts, but may choose among 8"},
+    {"{\"n_group\":4}", "3 experts, but may choose among 2"},
+    {"{\"n_group\":4,\"topk_group\":2}", OTHER},
+    {"{\"n_group\":3}", "8 experts in 3 groups"},
+    {"{\"n_group\":8,\"topk_group\":8}", "a group of experts has 1"},
+    {"{\"moe_intermediate_size\":32}", "mlp.experts.0.gate_proj.weight"},
+    {"{\"n_shared_experts\":2}", "mlp.shared_experts.gate_proj.weight"},
+    {"{\"n_shared_experts\":0}", OTHER},
+    {"{\"first_k_dense_replace\":2}", "model.layers.1.mlp.gate_proj.weight"},
+    {"{\"first_k_dense_replace\":0}", "model.layers.0.mlp.gate.weight"},
+    {"{\"first_k_dense_replace\":\"(absent)\"}", SAME},
+    {"{\"mlp_layer_types\":[\"dense\",\"sparse\",\"sparse\"],\"first_k_dense_replace\":0}", SAME},
+    {"{\"mlp_layer_types\":[\"dense\",\"dense\",\"sparse\"]}", "model.layers.1.mlp.gate_proj.weight"},
+    {"{\"mlp_layer_types\":[\"dense\",\"sparse\"]}", "mlp_layer_types"},
+    {"{\"mlp_layer_types\":[\"dense\",\"sparse\",\"odd\"]}", "mlp_layer_types 'odd'"},
+    {"{\"norm_topk_prob\":false}", OTHER},
+    {"{\"routed_scaling_factor\":2}", OTHER},
+    {"{\"use_qk_norm\":true}", "self_attn.q_norm.weight"},
+    {"{\"attention_bias\":false}", OTHER},
+    {"{\"partial_rotary_factor\":1.0}", OTHER},
+    {"{\"partial_rotary_factor\":\"(absent)\"}", SAME},
+    {"{\"num_hidden_layers\":4}", "model.layers.3.mlp.experts.0.gate_proj.weight"}, /* the MTP layer has no experts */
+    {"{\"num_nextn_predict_layers\":0}", SAME},
+    {"{\"topk_method\":\"greedy\"}", "topk_method 'greedy'"},
+    {"{\"scoring_func\":\"softmax\"}", "scoring_func 'softmax'"},
+    {"{\"rms_norm_eps\":1e-4}", OTHER},
+};
+
+static const struct bend glm4_moe_groups[] = {
+    {"{\"topk_group\":3}", OTHER},
+    {"{\"topk_group\":5}", "4 groups of which 5"},
+    {"{\"topk_group\":1,\"num_experts_per_tok\":4}", "4 experts, but may choose among 3"},
+    {"{\"n_group\":1,\"topk_group\":1}", OTHER},
+    {"{\"use_qk_norm\":false}", OTHER},
+    {"{\"routed_scaling_factor\":\"(absent)\"}", OTHER},
+    {"{\"n_shared_experts\":\"(absent)\"}", "mlp.shared_experts.gate_proj.weight"},
+};
+
+static const struct bend chatglm[] = {
+    {"{\"num_layers\":2}", OTHER},
+    {"{\"num_layers\":\"(absent)\"}", "transformer.encoder.layers.3."},
+    {"{\"num_hidden_layers\":2}", SAME}, /* the class reads num_layers */
+    {"{\"padded_vocab_size\":500}", "transformer.embedding.word_embeddings.weight"},
+    {"{\"hidden_size\":32}", "transformer.embedding.word_embeddings.weight"},
+    {"{\"ffn_hidden_size\":64}", "mlp.dense_h_to_4h.weight"},
+    {"{\"kv_channels\":8}", "self_attention.query_key_value.weight"},
+    {"{\"num_attention_heads\":8}", "self_attention.query_key_value.weight"},
+    {"{\"multi_query_group_num\":1}", "self_attention.query_key_value.weight"},
+    {"{\"multi_query_attention\":false}", "multi_query_attention false is not supported"},
+    {"{\"multi_query_attention\":\"(absent)\"}", "multi_query_attention false is not supported"},
+    {"{\"seq_length\":40}", OTHER},
+    {"{\"layernorm_epsilon\":1e-6}", OTHER},
+    {"{\"layernorm_epsilon\":\"(absent)\"}", OTHER},
+    {"{\"rmsnorm\":false}", "rmsnorm false is not supported"},
+    {"{\"apply_residual_connection_post_layernorm\":true}", "apply_residual_connection_post_layernorm true"},
+    {"{\"post_layer_norm\":false}", "post_layer_norm false is not supported"},
+    {"{\"add_bias_linear\":true}", "self_attention.dense.bias"},
+    {"{\"add_qkv_bias\":false}", OTHER},
+    {"{\"add_qkv_bias\":\"(absent)\"}", OTHER},
+    {"{\"rope_ratio\":2}", OTHER},
+    {"{\"rope_ratio\":\"(absent)\"}", OTHER},
+    {"{\"original_rope\":false}", OTHER},
+    {"{\"original_rope\":\"(absent)\"}", "original_rope is missing"},
+    {"{\"apply_query_key_layer_scaling\":false}", SAME}, /* divides, and multiplies back */
+    {"{\"attention_softmax_in_fp32\":false}", SAME},     /* here it always is */
+    {"{\"fp32_residual_connection\":true}", SAME},       /* the same */
+    {"{\"architectures\":[\"ChatGLMForConditionalGeneration\"]}", SAME},
+};
+
+#define SUBJECT(name, list)                               \
+    {                                                     \
+        GOLDENS name, list, sizeof(list) / sizeof *(list) \
+    }
+static const struct {
+    const char *dir;
+    const struct bend *bend;
+    size_t n;
+} subjects[] = {SUBJECT("llama-mha", llama),   SUBJECT("mistral-swa", mistral),
+                SUBJECT("qwen2", qwen2),       SUBJECT("qwen3", qwen3),
+                SUBJECT("glm", glm),           SUBJECT("glm4", glm4),
+                SUBJECT("glm4-moe", glm4_moe), SUBJECT("glm4-moe-qknorm", glm4_moe_groups),
+                SUBJECT("chatglm", chatglm)};
+
+/* The model's files in the scratch folder, as links, but for config.json. */
+static void link_files(const char *dir)
+{
+    char from[512];
+    scratch_empty(NULL);
+    DIR *d = opendir(dir);
+    assert_non_null(d);
+    for (struct dirent *e; (e = readdir(d));) {
+        snprintf(from, sizeof from, "%s/%s", dir, e->d_name);
+        if (e->d_name[0] != '.' && strcmp(e->d_name, "config.json") != 0)
+            assert_int_equal(symlink(from, scratch_path(e->d_name)), 0);
+    }
+    closedir(d);
+}
+
+static void write_config(const char *dir, const char *change)
+{
+    char path[512];
+    const char *key;
+    json_t *value;
+    snprintf(path, sizeof path, "%s/config.json", dir);
+    json_t *config = json_load_file(path, 0, NULL), *bent = json_loads(change, 0, NULL);
+    assert_true(config && bent);
+    json_object_update(config, bent);
+    json_object_foreach(bent, key, value)
+    {
+        const char *text = json_string_value(value);
+        if (text && strcmp(text, "(absent)") == 0)
+            json_object_del(config, key);
+    }
+    assert_int_equal(json_dump_file(config, scratch_path("config.json"), 0), 0);
+    json_decref(config);
+    json_decref(bent);
+}
+
+/* The longest prompts, as the window and the context length show there. */
+static json_t *long_rows(const char *dir)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/golden.jsonl", dir);
+    json_t *golden = golden_read(path), *rows = json_array();
+    for (size_t i = 0; i < json_array_size(golden); i++) {
+        json_t *ids = json_object_get(json_array_get(golden, i), "prompt_token_ids");
+        if (json_array_size(ids) >= 48)
+            json_array_append_new(rows, json_pack("{s:O,s:i,s:b,s:i}", "prompt_token_ids", ids, "max_tokens", 3,
+                                                  "ignore_eos", 1, "logprobs", 8));
+    }
+    assert_true(json_array_size(rows) > 0);
+    json_decref(golden);
+    return rows;
+}
+
+static void bent_keys(void **state)
+{
+    (void)state;
+    for (size_t m = 0; m < sizeof subjects / sizeof *subjects; m++) {
+        struct lb_options o;
+        struct golden_out base, out;
+        json_t *rows = long_rows(subjects[m].dir);
+        link_files(subjects[m].dir);
+        golden_options(&o, scratch);
+        o.log = (struct lb_log){0};
+        write_config(subjects[m].dir, "{}");
+        golden_run(&o, rows, &base);
+        for (size_t i = 0; i < subjects[m].n; i++) {
+            const struct bend *b = &subjects[m].bend[i];
+            struct lb_err err = LB_ERR_INIT;
+            write_config(subjects[m].dir, b->change);
+            enum lb_status status = golden_try(&o, rows, &out, &err);
+            bool refusal = b->want && *b->want;
+            if (refusal ? status != LB_E_INPUT || !strstr(err.text, b->want) : status != LB_OK)
+                fail_msg("%s with %s: status %d, '%s'", subjects[m].dir, b->change, (int)status, err.text);
+            if (!refusal && (strcmp(base.text, out.text) == 0) != (b->want != OTHER))
+                fail_msg("%s with %s: the numbers are %s", subjects[m].dir, b->change, b->want ? "others" : "the same");
+            if (status == LB_OK)
+                golden_out_release(&out);
+        }
+        golden_out_release(&base);
+        json_decref(rows);
+    }
+}
+
+int golden_bent(void);
+
+int golden_bent(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(bent_keys)};
+    int failed = cmocka_run_group_tests_name("bent keys", tests, scratch_make, NULL);
+    scratch_remove(NULL);
+    return failed;
+}
