@@ -90,7 +90,7 @@ static void test_stop_strings(void **state)
             random = random * 1103515245u + 12345u;
             int32_t id = (int32_t)(random >> 16) % N_PIECE;
             text[used++] = pieces[id];
-            got = lb_stop_text_put(t, &set, id, &at);
+            got = lb_stop_text_put(t, &set, id, true, &at);
         }
         assert_int_equal(lb_mem_count(), allocations);
         want = naive_stop(text, used, set.stop, set.n_stop, &want_at);
