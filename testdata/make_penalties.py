@@ -84,10 +84,10 @@ class Model:
         return logits
 
 
-def processed(logits, s, prompt, new, ends):
+def processed(logits, s, prompt, new, barred):
     x = logits.copy()
     if len(new) < s.get('min_tokens', 0):
-        x[ends] = -np.inf
+        x[barred] = -np.inf
     for key, value in s.get('logit_bias', {}).items():
         x[int(key)] += f32(value)
     seen = sorted(set(prompt) | set(new))
@@ -100,13 +100,16 @@ def processed(logits, s, prompt, new, ends):
 
 
 def generate(folder, prompt, s, least):
-    """New ids, up to a stop id; None where two ids came nearer than `least`."""
+    """New ids, up to a stop id; None where two ids came nearer than `least`. min_tokens bars the model's end tokens too,
+    which otherwise are ignored."""
     m = Model(folder)
+    eos = json.load(open(f'{folder}/generation_config.json'))['eos_token_id']
     new, ends = [], s.get('stop_token_ids', [])
+    barred = ends + (eos if isinstance(eos, list) else [eos])
     for pos, token in enumerate(prompt[:-1]):
         m.step(token, pos)
     for i in range(N_NEW):
-        x = processed(m.step((prompt + new)[-1], len(prompt) + i - 1), s, prompt, new, ends)
+        x = processed(m.step((prompt + new)[-1], len(prompt) + i - 1), s, prompt, new, barred)
         best, second = np.argsort(-x, kind='stable')[:2]
         if x[best] - x[second] < least:
             return None

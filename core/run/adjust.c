@@ -197,7 +197,7 @@ static void rank(struct ranking *r, const struct lb_adjust *a, const struct lb_c
     for (int64_t k = 0; k < a->n; k++) {
         int32_t id = a->entry[k].id;
         float x = c->logits[id];
-        if (x > -INFINITY && (n_top == a->n_vocab || before(x, id, last, last_id)))
+        if (x > -INFINITY && before(x, id, last, last_id))
             insert(r, id, x);
     }
 }

@@ -1,6 +1,5 @@
 #include "core/run/sample.h"
 
-#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,7 +59,7 @@ static bool inside(const struct cut *c, uint32_t key, int32_t id)
 static void dist_init(struct dist *d, const struct lb_sampling *s, const struct lb_cand *c, int64_t n_vocab)
 {
     *d = (struct dist){.s = s, .logits = c->logits, .n_vocab = n_vocab, .best = (double)c->best_logit};
-    d->floor = s->min_p > 0 ? log(s->min_p) : -DBL_MAX; /* -infinity is out in any case */
+    d->floor = s->min_p > 0 ? log(s->min_p) : -INFINITY;
     if (d->floor > 0)
         d->floor = 0;
 }

@@ -721,8 +721,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_end_tokens),
         cmocka_unit_test(test_pad_is_eos),
     };
-    int failed = cmocka_run_group_tests_name("shapes", independent, NULL, NULL);
-    failed += golden_penalties();
+    int failed = golden_penalties();
+    failed += cmocka_run_group_tests_name("shapes", independent, NULL, NULL);
     if (access(GOLDENS "README.md", R_OK) != 0) {
         printf("skip: test_golden: no ../shared/goldens\n");
         return failed ? failed : 77;
