@@ -91,7 +91,7 @@ struct lb_cand {
     int32_t best; /* id of the largest logit, ties to the lower id; -1 when none is a number */
     float best_logit;
     bool finite;            /* every logit is a finite number */
-    const float *logits;    /* [n_vocab] or NULL; valid until the next step_begin */
+    float *logits;          /* [n_vocab] or NULL; the caller may change them; valid until the next step_begin */
     double lse;             /* log of the sum of exp(logits) */
     const int32_t *top_id;  /* [LK_TOP] best first, -1 beyond the vocabulary; NULL without logits */
     const float *top_logit; /* [LK_TOP] */

@@ -36,8 +36,8 @@ struct lb_rope {
 
 /* Sampling defaults of generation_config.json; `has_…` tells what the file says. */
 struct lb_gen_defaults {
-    bool do_sample, has_temperature, has_top_p, has_top_k, has_min_p;
-    double temperature, top_p, min_p;
+    bool do_sample, has_temperature, has_top_p, has_top_k, has_min_p, has_repetition;
+    double temperature, top_p, min_p, repetition;
     int64_t top_k;
 };
 

@@ -287,11 +287,13 @@ static enum lb_status read_generation(struct lb_config *c, const struct lb_cfg *
     g->has_top_p = lb_cfg_member(s, "top_p");
     g->has_top_k = lb_cfg_member(s, "top_k");
     g->has_min_p = lb_cfg_member(s, "min_p");
+    g->has_repetition = lb_cfg_member(s, "repetition_penalty");
     LB_TRY(lb_cfg_bool(s, "do_sample", &g->do_sample, err));
     LB_TRY(lb_cfg_real(s, "temperature", lb_cfg_from_zero, &g->temperature, err));
     LB_TRY(lb_cfg_real(s, "top_p", lb_cfg_share, &g->top_p, err));
     LB_TRY(lb_cfg_int(s, "top_k", top_k_range, &g->top_k, err));
     LB_TRY(lb_cfg_real(s, "min_p", unit_range, &g->min_p, err));
+    LB_TRY(lb_cfg_real(s, "repetition_penalty", lb_cfg_factor, &g->repetition, err));
     LB_TRY(read_id(c, s, "bos_token_id", &c->bos, log, err));
     LB_TRY(read_id(c, s, "pad_token_id", &c->pad, log, err));
     return read_eos(c, s, "generation_config.json", log, err);

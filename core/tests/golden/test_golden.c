@@ -316,7 +316,20 @@ static void test_two_names(void **state)
 
 /* ---- the contract: the same bits whatever the batch ---- */
 
-/* Greedy rows, and the same prompts sampled, all with log-probabilities so that a changed bit shows. */
+/* Changes a row's logits before an id is chosen. */
+static void add_penalties(json_t *row, size_t i)
+{
+    json_object_set_new(row, "repetition_penalty", json_real(i % 2 ? 1.2 : 0.9));
+    if (i % 3 == 0)
+        json_object_set_new(row, "frequency_penalty", json_real(0.4));
+    if (i % 3 == 1)
+        json_object_set_new(row, "logit_bias", json_pack("{s:i,s:f}", "5", -100, "70", 2.5));
+    if (i % 4 == 2)
+        json_object_set_new(row, "min_tokens", json_integer(6));
+}
+
+/* Greedy rows, and the same prompts sampled, all with log-probabilities so that a changed bit shows; some of both with
+ * penalties. */
 static json_t *contract_rows(const json_t *golden)
 {
     json_t *rows = json_array();
@@ -331,6 +344,8 @@ static json_t *contract_rows(const json_t *golden)
                 if (i % 2)
                     json_object_set_new(row, "top_k", json_integer(40));
             }
+            if (i % 4 == (sampled ? 2 : 3))
+                add_penalties(row, i);
             json_array_append_new(rows, row);
         }
     }
@@ -723,9 +738,10 @@ static void test_pad_is_eos(void **state)
     json_decref(golden);
 }
 
-int golden_layers(void); /* test_layers.c */
-int golden_bent(void);   /* test_bent.c */
-int golden_ggufs(void);  /* test_ggufs.c */
+int golden_layers(void);    /* test_layers.c */
+int golden_penalties(void); /* test_penalties.c */
+int golden_bent(void);      /* test_bent.c */
+int golden_ggufs(void);     /* test_ggufs.c */
 
 /* test_golden [--without SET]: with it only what depends on the kernel sets. */
 int main(int argc, char **argv)
@@ -742,7 +758,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_end_tokens),
         cmocka_unit_test(test_pad_is_eos),
     };
-    int failed = cmocka_run_group_tests_name("shapes", independent, NULL, NULL);
+    int failed = golden_penalties();
+    failed += cmocka_run_group_tests_name("shapes", independent, NULL, NULL);
     if (access(GOLDENS "README.md", R_OK) != 0) {
         printf("skip: test_golden: no ../shared/goldens\n");
         return failed ? failed : 77;
