@@ -91,21 +91,27 @@ static enum lb_status cpu_buf_new(struct lb_backend *be, int64_t width, struct l
     return out->data ? LB_OK : LB_E_DEVICE;
 }
 
+static enum lb_status cpu_head_acts_new(struct lb_backend *be, const struct lk_cols *cols, int64_t n_head,
+                                        struct lb_actbuf *out, struct lb_err *err)
+{
+    struct lb_cpu *c = lb_cpu_of(be);
+    *out = (struct lb_actbuf){.cols = *cols, .n_head = n_head};
+    size_t n = (size_t)c->limit.n_tok * (size_t)cols->packed[cols->n_seg] * (size_t)(n_head > 0 ? n_head : 1);
+    out->data = lb_cpu_take(c, n, c->lk.act_bytes, "activations of a step", err);
+    return out->data ? LB_OK : LB_E_DEVICE;
+}
+
 static enum lb_status cpu_act_new(struct lb_backend *be, const struct lk_cols *cols, struct lb_actbuf *out,
                                   struct lb_err *err)
 {
-    struct lb_cpu *c = lb_cpu_of(be);
-    *out = (struct lb_actbuf){.cols = *cols};
-    size_t n = (size_t)c->limit.n_tok * (size_t)cols->packed[cols->n_seg];
-    out->data = lb_cpu_take(c, n, c->lk.act_bytes, "activations of a step", err);
-    return out->data ? LB_OK : LB_E_DEVICE;
+    return cpu_head_acts_new(be, cols, 0, out, err);
 }
 
 static size_t cpu_kv_page_bytes(const struct lb_backend *be, const struct lb_kv_spec *spec)
 {
     const struct lb_cpu *c = (const struct lb_cpu *)be;
     return (size_t)spec->n_layer * (size_t)spec->n_kv_head *
-           (c->lk.k_page_bytes(spec->head_dim) + c->lk.v_page_bytes(spec->head_dim));
+           (c->lk.k_page_bytes(spec->head_dim) + c->lk.v_page_bytes(spec->v_dim));
 }
 
 static enum lb_status cpu_kv_new(struct lb_backend *be, const struct lb_kv_spec *spec, struct lb_kv_mem **out,
@@ -121,7 +127,7 @@ static enum lb_status cpu_kv_new(struct lb_backend *be, const struct lb_kv_spec 
         return lb_err_memory(err, "the KV cache", sizeof *kv);
     kv->spec = *spec;
     kv->k_page_bytes = (int64_t)c->lk.k_page_bytes(spec->head_dim);
-    kv->v_page_bytes = (int64_t)c->lk.v_page_bytes(spec->head_dim);
+    kv->v_page_bytes = (int64_t)c->lk.v_page_bytes(spec->v_dim);
     enum lb_status status = lb_arena_init(&kv->arena, (size_t)spec->n_page * page_bytes + 64, err);
     if (status != LB_OK) {
         lb_mem_free(kv);
@@ -178,11 +184,13 @@ static void cpu_parallel(struct lb_backend *be, void (*fn)(void *ctx, int64_t be
 static const struct lb_backend_ops cpu_ops = {
     .close = cpu_close,
     .matrix_new = lb_cpu_matrix_new,
+    .heads_new = lb_cpu_heads_new,
     .table_new = lb_cpu_table_new,
     .vector_new = lb_cpu_vector_new,
     .reserve = cpu_reserve,
     .buf_new = cpu_buf_new,
     .act_new = cpu_act_new,
+    .head_acts_new = cpu_head_acts_new,
     .kv_page_bytes = cpu_kv_page_bytes,
     .kv_new = cpu_kv_new,
     .step_begin = lb_cpu_step_begin,
@@ -190,6 +198,9 @@ static const struct lb_backend_ops cpu_ops = {
     .norm = lb_cpu_norm,
     .norm_add = lb_cpu_norm_add,
     .linear = lb_cpu_linear,
+    .linear_heads = lb_cpu_linear_heads,
+    .round = lb_cpu_round,
+    .latent = lb_cpu_latent,
     .attend = lb_cpu_attend,
     .head = lb_cpu_head,
     .step_end = cpu_step_end,

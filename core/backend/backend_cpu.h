@@ -12,6 +12,8 @@ struct lb_matrix {
     struct lk_cols cols;
     int64_t n_out;
     bool gate_up;
+    int64_t n_head;    /* matrices of this shape, one behind the other */
+    size_t head_bytes; /* from one to the next */
 };
 
 struct lb_table {
@@ -99,6 +101,8 @@ enum lb_status lb_cpu_open(struct lb_backend **out, const struct lb_backend_spec
 /* backend_cpu_load.c */
 enum lb_status lb_cpu_matrix_new(struct lb_backend *be, const struct lb_matrix_spec *spec, struct lb_matrix **out,
                                  struct lb_err *err);
+enum lb_status lb_cpu_heads_new(struct lb_backend *be, const struct lb_matrix_spec *spec, int64_t n_head,
+                                struct lb_matrix **out, struct lb_err *err);
 enum lb_status lb_cpu_table_new(struct lb_backend *be, const struct lb_rows *rows, struct lb_table **out,
                                 struct lb_err *err);
 enum lb_status lb_cpu_vector_new(struct lb_backend *be, const float *host, int64_t n, const float **out,
@@ -114,6 +118,9 @@ void lb_cpu_norm(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf
                  bool wanted);
 void lb_cpu_norm_add(struct lb_backend *be, struct lb_buf *x, const struct lb_buf *y, const float *w, float eps);
 void lb_cpu_linear(struct lb_backend *be, const struct lb_linear_args *args);
+void lb_cpu_linear_heads(struct lb_backend *be, const struct lb_heads_args *args);
+void lb_cpu_round(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, int64_t x_col, int64_t x_step);
+void lb_cpu_latent(struct lb_backend *be, const struct lb_latent_args *args);
 void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *args);
 void lb_cpu_head(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w);
 

@@ -56,6 +56,8 @@ int check_sets(struct lk_cpu t[CHECK_MAX_SETS]);
 void check_linear(const struct lk_cpu *t);
 void check_head(const struct lk_cpu *t);
 void check_norm(const struct lk_cpu *t);
+void check_round(const struct lk_cpu *t);
+void check_latent(const struct lk_cpu *t);
 void check_embed(const struct lk_cpu *t);
 void check_rope(const struct lk_cpu *t);
 void check_attend(const struct lk_cpu *t);

@@ -192,7 +192,7 @@ LK_INLINE void take_page(const struct lk_rows *r, const struct lk_page_rows *p, 
                         o->out + first * r->n_dim,
                         lk_ceil_div(most, per),
                         (const char *)kv->v + next * kv->v_page_bytes + r->dim * page_words * 4,
-                        LK_V_DIMS(kv->head_dim),
+                        LK_V_DIMS(kv->v_dim),
                         r->n_dim};
     value_of[type][n](b.p, &to);
 }
