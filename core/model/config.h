@@ -54,7 +54,13 @@ struct lb_config {
     const struct lb_family *family;
     char architecture[64];       /* "LlamaForCausalLM", "llama" */
     struct lb_layer_kind *layer; /* [n_layer], owned */
-    int64_t n_vocab, dim, ffn_dim, n_layer, n_head, n_kv_head, head_dim;
+    int64_t n_vocab, dim, ffn_dim, n_layer, n_head;
+    /* As attention over the cache has them: latent attention has one KV head, whose key is the part that turns and the
+     * latent, and whose value is the latent. */
+    int64_t n_kv_head, head_dim, v_dim;
+    int64_t out_dim;   /* columns of the output projection that a head has */
+    struct lb_mla mla; /* kv_rank 0: attention is of another kind */
+    float attn_scale;  /* of scores */
     float norm_eps;
     bool tied, attn_bias, o_bias, mlp_bias;
     bool gguf; /* tensor names and the Q/K row order are GGUF's */

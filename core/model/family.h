@@ -19,6 +19,13 @@ enum lb_role {
     LB_R_QKV, /* rows of Q, K and V in one tensor */
     LB_R_Q_NORM,
     LB_R_K_NORM,
+    LB_R_Q_A, /* latent attention: the query's latent, its norm, its heads; the key's and value's latent beside the
+               * part of the key that turns, the norm, the heads */
+    LB_R_Q_A_NORM,
+    LB_R_Q_B,
+    LB_R_KV_A,
+    LB_R_KV_A_NORM,
+    LB_R_KV_B,
     LB_R_O,
     LB_R_POST_ATTN_NORM, /* of the attention's output, before the residual */
     LB_R_FFN_NORM,
@@ -60,7 +67,18 @@ enum lb_family_flag {
     LB_FAM_WINDOW = 1 << 8,         /* sliding_window holds for all layers */
     LB_FAM_WINDOW_LAYERS = 1 << 9,  /* use_sliding_window, and layer_types or max_window_layers, say where it holds */
     LB_FAM_CHATGLM = 1 << 10,       /* config.json is in ChatGLM's words */
+    LB_FAM_ROPE_KEY = 1 << 13,      /* config.json's rope_interleave is read */
     LB_FAM_GGUF_PAIRED = 1 << 11,   /* GGUF stores the two halves of a Q or K head in turn (spec/models.md 2.2.4) */
+};
+
+/* Sizes of multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values of all heads are made from one
+ * latent a token; a part of the query and one key for all heads carry the position. */
+struct lb_mla {
+    int64_t kv_rank;  /* of the keys' and values' latent; 0: attention is of another kind */
+    int64_t q_rank;   /* of the query's latent; 0: queries come from the residual stream itself */
+    int64_t nope_dim; /* of a query head, without position */
+    int64_t rope_dim; /* of a query head, turned */
+    int64_t v_dim;    /* of a head of V */
 };
 
 #define LB_FAM_MAX_EOS 3
@@ -74,6 +92,7 @@ struct lb_family {
     struct lb_size_key size[LB_N_SIZE];
     const char *eps_key;
     double norm_eps, rot_share; /* rot_share: of a head's dimensions that RoPE turns */
+    struct lb_mla mla;          /* kv_rank 0: none */
     int64_t window;             /* 0: none */
     int64_t bos;                /* -1: none */
     int64_t eos[LB_FAM_MAX_EOS];

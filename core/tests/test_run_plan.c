@@ -19,6 +19,7 @@ static struct lb_config config_of(int64_t max_position, enum lb_rope_type type)
     return (struct lb_config){.n_layer = 3,
                               .n_kv_head = 2,
                               .head_dim = 16,
+                              .v_dim = 16,
                               .rope = {.type = type, .factor = 4, .max_position = max_position}};
 }
 
