@@ -86,6 +86,43 @@ struct lk_linear {
     int64_t skip_items; /* other threads' items between the end of a range and what its thread is likely to get next */
 };
 
+#define LK_MAX_EXPERT 1024
+
+/* Chooses the experts of each token (DeepSeek-V3's router without auxiliary loss, DeepSeek-AI 2024;
+ * spec/models.md 1.8). With s = 1 / (1 + e^-logit) and c = s + bias: a group of n_expert / n_group consecutive experts
+ * scores the sum of its two largest c; of the n_group_used best groups the n_used experts with the largest c are
+ * chosen. weight = s, divided by the sum of the chosen (+ 1e-20) where `normalize`, times scale. All in f32, sums by
+ * ascending id. A NaN is larger than any number, so that it is chosen and shows; ties go to the lower id. items: n_tok.
+ */
+struct lk_route {
+    const float *logits; /* [n_tok, n_expert] */
+    const float *bias;   /* [n_expert] or NULL */
+    int32_t *id;         /* out: [n_tok, n_used], ascending in each row */
+    float *weight;       /* out: [n_tok, n_used] */
+    int64_t n_tok;
+    int64_t n_expert; /* <= LK_MAX_EXPERT, a multiple of n_group */
+    int64_t n_used;   /* <= n_group_used * n_expert / n_group */
+    int64_t n_group, n_group_used;
+    float scale;
+    bool normalize;
+};
+
+/* x[t, :] += tree over leaves r of (sum over the chosen experts i of group r, ascending, of weight[t, i] * y[row[t, i],
+ * :]
+ * + shared[r][t, :]), each leaf summed from zero, the tree as in struct lk_linear, all in f32. Group r of n_seg begins
+ * with expert floor(r * n_expert / n_seg). items: n_tok. */
+struct lk_combine {
+    float *x;            /* in and out: [n_tok, dim] f32, row-major */
+    const float *y;      /* [*, dim] f32: what experts gave, a row for each choice */
+    const int32_t *id;   /* [n_tok, n_used] ascending, in [0, n_expert) */
+    const int32_t *row;  /* [n_tok, n_used] rows of y */
+    const float *weight; /* [n_tok, n_used] */
+    const float *const
+        *shared; /* [n_seg] each [n_tok, dim] f32: segment r of the shared expert's product; NULL: none */
+    int64_t n_tok, n_used, n_expert, dim;
+    int n_seg;
+};
+
 /* For each row with logits: the natural log of the sum of exponentials and the LK_TOP largest logits, by value, ties
  * by lower id. items: n_row. The sum runs in f64 over blocks of LK_HEAD_BLOCK columns in ascending order. */
 struct lk_top {

@@ -89,6 +89,24 @@ struct lb_attend_args {
     int64_t probs_ld;
 };
 
+/* A layer's mixture of experts: y = sum over the chosen experts of weight * down(swiglu(gate_up y)) + shared expert.
+ * The shared expert comes cut into the contract's segments, each an expert of its own, NULL where a segment is empty.
+ */
+struct lb_moe_weights {
+    const struct lb_matrix *router;                 /* [n_expert, dim], f32 */
+    const float *bias;                              /* [n_expert] f32 from vector_new, for choosing only; or NULL */
+    struct lb_matrix *const *gate_up, *const *down; /* [n_expert] each: [2 * ffn_dim, dim], [dim, ffn_dim] */
+    struct lb_matrix *const *shared_gate_up, *const *shared_down; /* [n_seg] each, widths as the segments' */
+};
+
+struct lb_moe_args {
+    struct lb_buf *x;          /* in and out: [n_tok, dim] residual stream */
+    const struct lb_actbuf *h; /* [n_tok, dim] norm(x), the shared expert's input */
+    const float *norm;         /* [dim], the norm that made h: experts and router take it again */
+    float eps;
+    const struct lb_moe_weights *w;
+};
+
 /* What the LM head says of one wanted token. Without LB_OUT_LOGITS only best and finite are set. */
 struct lb_cand {
     int32_t best; /* id of the largest logit, ties to the lower id; -1 when none is a number */
@@ -133,6 +151,9 @@ struct lb_backend_ops {
     size_t (*kv_page_bytes)(const struct lb_backend *be, const struct lb_kv_spec *spec);
     enum lb_status (*kv_new)(struct lb_backend *be, const struct lb_kv_spec *spec, struct lb_kv_mem **out,
                              struct lb_err *err);
+    /* memory of `moe`; shared: how the shared expert's columns are cut, S segments even where there is none */
+    enum lb_status (*moe_reserve)(struct lb_backend *be, const struct lb_moe_shape *shape, const struct lk_cols *shared,
+                                  int64_t dim, struct lb_err *err);
 
     /* the forward pass */
     void (*step_begin)(struct lb_backend *be, const struct lb_step *step, struct lb_kv_mem *kv,
@@ -149,6 +170,8 @@ struct lb_backend_ops {
     void (*round)(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, int64_t x_col, int64_t x_step);
     void (*latent)(struct lb_backend *be, const struct lb_latent_args *args);
     void (*attend)(struct lb_backend *be, const struct lb_attend_args *args);
+    /* x += mixture of experts of norm(x): leaves and tree as struct lk_combine has them */
+    void (*moe)(struct lb_backend *be, const struct lb_moe_args *args);
     /* the product behind the last norm: candidates for each wanted token */
     void (*head)(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w);
     /* waits for the pass; *cand is [step->n_out], lent until the next step_begin */

@@ -193,6 +193,7 @@ static const struct lb_backend_ops cpu_ops = {
     .head_acts_new = cpu_head_acts_new,
     .kv_page_bytes = cpu_kv_page_bytes,
     .kv_new = cpu_kv_new,
+    .moe_reserve = lb_cpu_moe_reserve,
     .step_begin = lb_cpu_step_begin,
     .embed = lb_cpu_embed,
     .norm = lb_cpu_norm,
@@ -202,6 +203,7 @@ static const struct lb_backend_ops cpu_ops = {
     .round = lb_cpu_round,
     .latent = lb_cpu_latent,
     .attend = lb_cpu_attend,
+    .moe = lb_cpu_moe,
     .head = lb_cpu_head,
     .step_end = cpu_step_end,
     .slots = cpu_slots,
@@ -248,6 +250,7 @@ enum lb_status lb_cpu_open(struct lb_backend **out, const struct lb_backend_spec
         return status;
     }
     lk_cpu_init(&c->lk, (enum lk_type)spec->dtype, allowed);
+    lk_cpu_init(&c->lk_f32, LK_F32, allowed);
     c->l2_bytes = lk_cpu_l2_bytes();
     c->base.ops = &cpu_ops;
     c->base.dtype = spec->dtype;

@@ -12,8 +12,9 @@ struct lb_matrix {
     struct lk_cols cols;
     int64_t n_out;
     bool gate_up;
-    int64_t n_head;    /* matrices of this shape, one behind the other */
-    size_t head_bytes; /* from one to the next */
+    int64_t n_head;          /* matrices of this shape, one behind the other */
+    size_t head_bytes;       /* from one to the next */
+    const struct lk_cpu *lk; /* the table that it was packed for */
 };
 
 struct lb_table {
@@ -42,9 +43,11 @@ struct lb_cpu_piece {
 
 #define LB_CPU_BUCKETS 256
 
+struct lb_cpu_moe; /* backend_cpu_moe.c */
+
 struct lb_cpu {
-    struct lb_backend base; /* first: a struct lb_backend * is this */
-    struct lk_cpu lk;
+    struct lb_backend base;   /* first: a struct lb_backend * is this */
+    struct lk_cpu lk, lk_f32; /* of the backend's type, and of f32 for routers */
     int64_t l2_bytes;
     struct lb_team *team;
     struct lb_cpu_chunk *chunk;
@@ -64,6 +67,7 @@ struct lb_cpu {
     float *top_value;           /* [max_out, LK_TOP] */
     struct lb_cand *cand;       /* [max_out] */
     struct lb_arena logits;     /* [max_out, ld_logits] f32, touched as rows ask */
+    struct lb_cpu_moe *moe;     /* NULL: no mixture of experts */
 
     /* fixed by the first step */
     void *q;
@@ -96,6 +100,18 @@ void *lb_cpu_take(struct lb_cpu *c, size_t n, size_t size, const char *what, str
 /* Items a claim: about `per_thread` claims for each thread. */
 int64_t lb_cpu_grain(const struct lb_cpu *c, int64_t n_item, int64_t per_thread);
 
+/* Monotonic clock. */
+double lb_cpu_now(void);
+
+/* Nothing to do: the step failed, or has no tokens. */
+static inline bool lb_cpu_idle(const struct lb_cpu *c)
+{
+    return c->err.status != LB_OK || c->step->n_tok == 0;
+}
+
+/* Claims a thread: many where items are many, so that the last ones are short, yet each is worth a claim. */
+#define LB_CPU_CLAIMS 32
+
 enum lb_status lb_cpu_open(struct lb_backend **out, const struct lb_backend_spec *spec, struct lb_err *err);
 
 /* backend_cpu_load.c */
@@ -123,5 +139,10 @@ void lb_cpu_round(struct lb_backend *be, struct lb_actbuf *y, const struct lb_bu
 void lb_cpu_latent(struct lb_backend *be, const struct lb_latent_args *args);
 void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *args);
 void lb_cpu_head(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w);
+
+/* backend_cpu_moe.c */
+enum lb_status lb_cpu_moe_reserve(struct lb_backend *be, const struct lb_moe_shape *shape, const struct lk_cols *shared,
+                                  int64_t dim, struct lb_err *err);
+void lb_cpu_moe(struct lb_backend *be, const struct lb_moe_args *args);
 
 #endif

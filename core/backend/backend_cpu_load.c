@@ -22,16 +22,16 @@ static void gather(const struct lb_rows *r, int64_t begin, int64_t limit, int64_
         row[i] = i >= real ? NULL : r->at ? r->at(r, begin + i) : scratch + i * r->n_col;
 }
 
-static int64_t panels_of(const struct lb_cpu *c, const struct lb_matrix *m)
+static int64_t panels_of(const struct lb_matrix *m)
 {
-    return (m->n_out + c->lk.panel_cols - 1) / c->lk.panel_cols;
+    return (m->n_out + m->lk->panel_cols - 1) / m->lk->panel_cols;
 }
 
 static void pack_panels(void *ctx, int64_t begin, int64_t end)
 {
     struct pack_job *job = ctx;
     const struct lb_rows *r = job->spec->rows;
-    int64_t width = job->c->lk.panel_cols;
+    int64_t width = job->m->lk->panel_cols;
     const void **row = lb_mem_new((size_t)width, sizeof *row);
     float *scratch = r->at ? NULL : lb_mem_new((size_t)(width * r->n_col), sizeof *scratch);
     if (!row || (!scratch && !r->at)) {
@@ -40,7 +40,7 @@ static void pack_panels(void *ctx, int64_t begin, int64_t end)
         atomic_store(&job->no_memory, true);
         return;
     }
-    int64_t n_panel = panels_of(job->c, job->m);
+    int64_t n_panel = panels_of(job->m);
     for (int64_t i = begin; i < end; i++) {
         int64_t head = i / n_panel, p = i % n_panel, first = head * job->m->n_out;
         if (job->m->gate_up) {
@@ -52,7 +52,7 @@ static void pack_panels(void *ctx, int64_t begin, int64_t end)
         }
         void *w = (char *)job->m->w + (size_t)head * job->m->head_bytes;
         struct lk_pack pack = {w, p, row, r->at ? (enum lk_type)r->data_type : LK_F32, &job->m->cols};
-        job->c->lk.pack(&pack);
+        job->m->lk->pack(&pack);
     }
     lb_mem_free(row);
     lb_mem_free(scratch);
@@ -62,7 +62,7 @@ static void pack_panels(void *ctx, int64_t begin, int64_t end)
  * fresh huge page at the same time clear one each, and one of the two is thrown away. */
 static int64_t pack_grain(const struct lb_cpu *c, const struct lb_matrix *m, int64_t n_panel)
 {
-    int64_t panel_bytes = (int64_t)c->lk.weight_bytes(c->lk.panel_cols, &m->cols);
+    int64_t panel_bytes = (int64_t)m->lk->weight_bytes(m->lk->panel_cols, &m->cols);
     int64_t wide = ((int64_t)8 << 20) / (panel_bytes + 1) + 1, fair = lb_cpu_grain(c, n_panel, 4);
     return wide < fair ? wide : fair;
 }
@@ -83,15 +83,16 @@ enum lb_status lb_cpu_heads_new(struct lb_backend *be, const struct lb_matrix_sp
     m->n_out = spec->rows->n_row / n_head;
     m->n_head = n_head;
     m->gate_up = spec->gate_up;
-    m->head_bytes = (c->lk.weight_bytes(m->n_out, &m->cols) + 63) / 64 * 64;
+    m->lk = spec->f32 ? &c->lk_f32 : &c->lk;
+    m->head_bytes = (m->lk->weight_bytes(m->n_out, &m->cols) + 63) / 64 * 64;
     m->w = lb_cpu_take(c, (size_t)n_head, m->head_bytes, spec->name, err);
     if (!m->w)
         return LB_E_DEVICE;
     struct pack_job job = {c, spec, m, false};
-    int64_t n_panel = panels_of(c, m) * n_head;
+    int64_t n_panel = panels_of(m) * n_head;
     lb_team_run(c->team, pack_panels, &job, n_panel, pack_grain(c, m, n_panel));
     if (atomic_load(&job.no_memory))
-        return lb_err_memory(err, spec->name, (unsigned long long)(c->lk.panel_cols * m->cols.n_col) * sizeof(float));
+        return lb_err_memory(err, spec->name, (unsigned long long)(m->lk->panel_cols * m->cols.n_col) * sizeof(float));
     *out = m;
     return LB_OK;
 }

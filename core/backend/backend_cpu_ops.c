@@ -4,20 +4,11 @@
 
 #include "core/backend/backend_cpu.h"
 
-/* Claims a thread: many where items are many, so that the last ones are short, yet each is worth a claim. */
-#define CLAIMS 32
-
-static double now(void)
+double lb_cpu_now(void)
 {
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
     return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
-}
-
-/* Nothing to do: the step failed, or has no tokens. */
-static bool idle(const struct lb_cpu *c)
-{
-    return c->err.status != LB_OK || c->step->n_tok == 0;
 }
 
 #define RUN_ITEMS(op)                                           \
@@ -44,7 +35,7 @@ RUN_ITEMS(latent)
 static void run_product(const struct lb_cpu *c, struct linear_job *job)
 {
     job->args.l2_bytes = c->l2_bytes; /* the items depend on it */
-    int64_t n_item = c->lk.linear_items(&job->args), grain = lb_cpu_grain(c, n_item, CLAIMS);
+    int64_t n_item = c->lk.linear_items(&job->args), grain = lb_cpu_grain(c, n_item, LB_CPU_CLAIMS);
     job->args.skip_items = (c->base.n_thread - 1) * grain;
     lb_team_run(c->team, run_linear, job, n_item, grain);
 }
@@ -52,7 +43,7 @@ static void run_product(const struct lb_cpu *c, struct linear_job *job)
 void lb_cpu_embed(struct lb_backend *be, struct lb_buf *x, const struct lb_table *table)
 {
     struct lb_cpu *c = lb_cpu_of(be);
-    if (idle(c))
+    if (lb_cpu_idle(c))
         return;
     struct embed_job job = {
         &c->lk,
@@ -65,9 +56,9 @@ void lb_cpu_norm(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf
                  bool wanted)
 {
     struct lb_cpu *c = lb_cpu_of(be);
-    if (idle(c) || (wanted && c->step->n_out == 0))
+    if (lb_cpu_idle(c) || (wanted && c->step->n_out == 0))
         return;
-    double begin = now();
+    double begin = lb_cpu_now();
     struct norm_job job = {
         &c->lk,
         {.y = {y->data, wanted ? c->step->n_out : c->step->n_tok, &y->cols},
@@ -78,29 +69,29 @@ void lb_cpu_norm(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf
     };
     int64_t n_item = c->lk.norm_items(&job.args);
     lb_team_run(c->team, run_norm, &job, n_item, lb_cpu_grain(c, n_item, 8));
-    c->base.counts.norm_s += now() - begin;
+    c->base.counts.norm_s += lb_cpu_now() - begin;
 }
 
 void lb_cpu_norm_add(struct lb_backend *be, struct lb_buf *x, const struct lb_buf *y, const float *w, float eps)
 {
     struct lb_cpu *c = lb_cpu_of(be);
-    if (idle(c))
+    if (lb_cpu_idle(c))
         return;
-    double begin = now();
+    double begin = lb_cpu_now();
     int64_t n_tok = c->step->n_tok;
     struct norm_add_job job = {&c->lk,
                                {.x = x->data, .y = y->data, .w = w, .dim = x->width, .n_row = n_tok, .eps = eps}};
     lb_team_run(c->team, run_norm_add, &job, n_tok, lb_cpu_grain(c, n_tok, 8));
-    c->base.counts.norm_s += now() - begin;
+    c->base.counts.norm_s += lb_cpu_now() - begin;
 }
 
 void lb_cpu_linear(struct lb_backend *be, const struct lb_linear_args *a)
 {
     static const enum lk_epilogue of[] = {[LB_STORE] = LK_EP_STORE, [LB_ADD] = LK_EP_ADD, [LB_SWIGLU] = LK_EP_SWIGLU};
     struct lb_cpu *c = lb_cpu_of(be);
-    if (idle(c))
+    if (lb_cpu_idle(c))
         return;
-    double begin = now();
+    double begin = lb_cpu_now();
     int64_t n_tok = c->step->n_tok;
     struct linear_job job = {
         &c->lk,
@@ -118,7 +109,7 @@ void lb_cpu_linear(struct lb_backend *be, const struct lb_linear_args *a)
     run_product(c, &job);
     c->base.counts.product_rows += c->lk.act_rows(&job.args.a);
     c->base.counts.token_rows += n_tok;
-    c->base.counts.linear_s += now() - begin;
+    c->base.counts.linear_s += lb_cpu_now() - begin;
 }
 
 /* Bytes from one head's activations of this step to the next one's. */
@@ -153,9 +144,9 @@ static void run_heads(void *ctx, int64_t begin, int64_t end)
 void lb_cpu_linear_heads(struct lb_backend *be, const struct lb_heads_args *a)
 {
     struct lb_cpu *c = lb_cpu_of(be);
-    if (idle(c))
+    if (lb_cpu_idle(c))
         return;
-    double begin = now();
+    double begin = lb_cpu_now();
     int64_t n_tok = c->step->n_tok;
     struct heads_job job = {
         .lk = &c->lk,
@@ -171,10 +162,10 @@ void lb_cpu_linear_heads(struct lb_backend *be, const struct lb_heads_args *a)
     };
     job.n_item = c->lk.linear_items(&job.first);
     int64_t n_item = job.n_item * a->w->n_head;
-    lb_team_run(c->team, run_heads, &job, n_item, lb_cpu_grain(c, n_item, CLAIMS));
+    lb_team_run(c->team, run_heads, &job, n_item, lb_cpu_grain(c, n_item, LB_CPU_CLAIMS));
     c->base.counts.product_rows += c->lk.act_rows(&job.first.a);
     c->base.counts.token_rows += n_tok;
-    c->base.counts.linear_s += now() - begin;
+    c->base.counts.linear_s += lb_cpu_now() - begin;
 }
 
 /* Items are tokens of all heads. */
@@ -202,22 +193,22 @@ static void run_round(void *ctx, int64_t begin, int64_t end)
 void lb_cpu_round(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, int64_t x_col, int64_t x_step)
 {
     struct lb_cpu *c = lb_cpu_of(be);
-    if (idle(c))
+    if (lb_cpu_idle(c))
         return;
-    double begin = now();
+    double begin = lb_cpu_now();
     struct round_job job = {&c->lk, {{y->data, c->step->n_tok, &y->cols}, x->data + x_col, x->width}, 0, x_step};
     job.act_bytes = head_act_bytes(c, y);
     int64_t n_item = c->step->n_tok * (y->n_head > 0 ? y->n_head : 1);
     lb_team_run(c->team, run_round, &job, n_item, lb_cpu_grain(c, n_item, 8));
-    c->base.counts.norm_s += now() - begin;
+    c->base.counts.norm_s += lb_cpu_now() - begin;
 }
 
 void lb_cpu_latent(struct lb_backend *be, const struct lb_latent_args *a)
 {
     struct lb_cpu *c = lb_cpu_of(be);
-    if (idle(c))
+    if (lb_cpu_idle(c))
         return;
-    double begin = now();
+    double begin = lb_cpu_now();
     struct latent_job job = {&c->lk,
                              {.qkv = a->qkv->data,
                               .q = a->q->data,
@@ -230,15 +221,15 @@ void lb_cpu_latent(struct lb_backend *be, const struct lb_latent_args *a)
                               .kv_rank = a->kv_rank,
                               .eps = a->eps}};
     lb_team_run(c->team, run_latent, &job, c->step->n_tok, lb_cpu_grain(c, c->step->n_tok, 8));
-    c->base.counts.norm_s += now() - begin;
+    c->base.counts.norm_s += lb_cpu_now() - begin;
 }
 
 void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *a)
 {
     struct lb_cpu *c = lb_cpu_of(be);
-    if (idle(c))
+    if (lb_cpu_idle(c))
         return;
-    double begin = now();
+    double begin = lb_cpu_now();
     const struct lb_step *s = c->step;
     const struct lb_kv_mem *mem = a->kv;
     int64_t n_plane_page = a->layer * mem->spec.n_page * mem->spec.n_kv_head;
@@ -287,8 +278,8 @@ void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *a)
          .probs = a->probs,
          .probs_ld = a->probs_ld},
     };
-    lb_team_run(c->team, run_attend, &attend, c->n_item, lb_cpu_grain(c, c->n_item, CLAIMS));
-    c->base.counts.attend_s += now() - begin;
+    lb_team_run(c->team, run_attend, &attend, c->n_item, lb_cpu_grain(c, c->n_item, LB_CPU_CLAIMS));
+    c->base.counts.attend_s += lb_cpu_now() - begin;
 }
 
 /* The candidates of rows begin .. end: blocks in ascending order, so that ties stay with the lower id. */
@@ -318,14 +309,14 @@ void lb_cpu_head(struct lb_backend *be, const struct lb_actbuf *a, const struct 
 {
     struct lb_cpu *c = lb_cpu_of(be);
     int64_t n_out = c->step->n_out;
-    if (idle(c) || n_out == 0)
+    if (lb_cpu_idle(c) || n_out == 0)
         return;
     if (w->n_out != c->n_vocab) {
         lb_err_set(&c->err, LB_E_USAGE, "the LM head has %lld rows, reserved were %lld", (long long)w->n_out,
                    (long long)c->n_vocab);
         return;
     }
-    double begin = now();
+    double begin = lb_cpu_now();
     int64_t n_asked = 0;
     for (int64_t j = 0; j < n_out; j++) {
         bool asked = (c->step->out_flags[j] & LB_OUT_LOGITS) != 0;
@@ -354,5 +345,5 @@ void lb_cpu_head(struct lb_backend *be, const struct lb_actbuf *a, const struct 
         lb_team_run(c->team, run_top, &top, n_out, 1);
     }
     lb_team_run(c->team, reduce_rows, c, n_out, 16);
-    c->base.counts.head_s += now() - begin;
+    c->base.counts.head_s += lb_cpu_now() - begin;
 }

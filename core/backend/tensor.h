@@ -32,6 +32,18 @@ struct lb_matrix_spec {
     const struct lk_cols *cols;
     bool gate_up;
     const char *name; /* for messages */
+    bool f32;         /* kept and multiplied in f32 whatever the backend's type: a router, see struct lb_moe_weights */
+};
+
+/* Sizes of a mixture of experts, the same in all layers that are one, and how its router chooses (struct lk_route). */
+struct lb_moe_shape {
+    int64_t n_expert; /* 0: no layer is a mixture */
+    int64_t n_used;   /* experts a token takes */
+    int64_t n_group, n_group_used;
+    int64_t ffn_dim;    /* of an expert */
+    int64_t shared_dim; /* of the expert that every token takes besides; 0: there is none */
+    float scale;        /* of the weights */
+    bool normalize;     /* weights of a token are divided by their sum */
 };
 
 /* Fills a column map: n_seg segments with source bounds begin[0..n_seg]. n_seg in 1..LK_MAX_SEG. */

@@ -8,6 +8,7 @@
 #include "core/base/mem.h"
 #include "core/base/str.h"
 #include "core/model/rope.h"
+#include "kernels/args.h"
 
 #define UNIT 32 /* columns that stay together in a segment of FFN or vocabulary */
 
@@ -25,6 +26,34 @@ enum lb_status lb_config_new_layers(struct lb_config *c, int64_t window, struct 
         return lb_err_memory(err, "the layers' settings", (unsigned long long)c->n_layer * sizeof *c->layer);
     for (int64_t il = 0; il < c->n_layer; il++)
         c->layer[il].window = window;
+    return LB_OK;
+}
+
+enum lb_status lb_config_new_moe(struct lb_config *c, int64_t n_shared, int64_t n_dense, const char *where,
+                                 struct lb_err *err)
+{
+    struct lb_moe_shape *m = &c->moe;
+    if (m->n_expert > LK_MAX_EXPERT || m->n_expert % m->n_group != 0 || m->n_group_used > m->n_group)
+        return lb_err_set(err, LB_E_INPUT, "%s: %lld experts in %lld groups of which %lld are used: not supported",
+                          where, (long long)m->n_expert, (long long)m->n_group, (long long)m->n_group_used);
+    int64_t size = m->n_expert / m->n_group;
+    if (m->n_group > 1 && size < 2)
+        return lb_err_set(err, LB_E_INPUT, "%s: a group of experts has %lld, fewer than the two that rank it", where,
+                          (long long)size);
+    if (m->n_used > m->n_group_used * size)
+        return lb_err_set(err, LB_E_INPUT, "%s: a token takes %lld experts, but may choose among %lld", where,
+                          (long long)m->n_used, (long long)(m->n_group_used * size));
+    if (n_shared > LB_MAX_DIM / m->ffn_dim)
+        return lb_err_set(err, LB_E_INPUT, "%s: %lld shared experts of %lld are more than %lld in all", where,
+                          (long long)n_shared, (long long)m->ffn_dim, (long long)LB_MAX_DIM);
+    m->shared_dim = n_shared * m->ffn_dim;
+    bool any = false;
+    for (int64_t il = 0; il < c->n_layer; il++) {
+        c->layer[il].moe = il >= n_dense;
+        any = any || c->layer[il].moe;
+    }
+    if (!any)
+        *m = (struct lb_moe_shape){0};
     return LB_OK;
 }
 
@@ -175,21 +204,42 @@ static void log_window(const struct lb_config *c, const struct lb_log *log)
                    (long long)n, (long long)c->n_layer);
 }
 
+static void log_moe(const struct lb_config *c, const struct lb_log *log)
+{
+    const struct lb_moe_shape *m = &c->moe;
+    int64_t n = 0;
+    for (int64_t il = 0; il < c->n_layer; il++)
+        n += c->layer[il].moe;
+    if (n > 0)
+        lb_log_put(log, LB_LOG_INFO,
+                   "experts: %lld of %lld, ffn %lld, in %lld of %lld layers; shared ffn %lld; groups: %lld of %lld; "
+                   "weights %s, times %g",
+                   (long long)m->n_used, (long long)m->n_expert, (long long)m->ffn_dim, (long long)n,
+                   (long long)c->n_layer, (long long)m->shared_dim, (long long)m->n_group_used, (long long)m->n_group,
+                   m->normalize ? "normalized" : "as they are", (double)m->scale);
+}
+
+static double attention_parameter(const struct lb_config *c)
+{
+    const struct lb_mla *m = &c->mla;
+    double dim = (double)c->dim, n_head = (double)c->n_head, head = (double)(m->nope_dim + m->rope_dim);
+    if (m->kv_rank == 0)
+        return 2 * dim * (double)((c->n_head + c->n_kv_head) * c->head_dim);
+    double from = m->q_rank > 0 ? (double)m->q_rank : dim;
+    return dim * (double)(m->q_rank + m->kv_rank + m->rope_dim) + from * n_head * head +
+           (double)m->kv_rank * n_head * (double)(m->nope_dim + m->v_dim) + n_head * (double)m->v_dim * dim;
+}
+
 /* Products, the layers' norms, embedding and head; biases are too few to show. */
 static double n_parameter(const struct lb_config *c)
 {
-    double dim = (double)c->dim, q = (double)(c->n_head * c->head_dim), kv = (double)(c->n_kv_head * c->head_dim);
-    const struct lb_mla *mla = &c->mla;
-    double attn = 2 * dim * q + 2 * dim * kv;
-    if (mla->kv_rank > 0) {
-        double n = (double)c->n_head, nope = (double)mla->nope_dim, v = (double)mla->v_dim,
-               rope = (double)mla->rope_dim;
-        double q_rank = (double)mla->q_rank, from = mla->q_rank > 0 ? q_rank : dim;
-        attn = dim * q_rank + from * n * (nope + rope) + dim * ((double)mla->kv_rank + rope) +
-               (double)mla->kv_rank * n * (nope + v) + n * v * dim;
-    }
-    double layer = attn + 3 * dim * (double)c->ffn_dim + 2 * dim;
-    return (double)c->n_layer * layer + dim * (double)c->n_vocab * (c->tied ? 1 : 2) + dim;
+    double dim = (double)c->dim;
+    double layer = attention_parameter(c) + 2 * dim, dense = 3 * dim * (double)c->ffn_dim;
+    double experts = (double)c->moe.n_expert * (double)c->moe.ffn_dim + (double)c->moe.shared_dim;
+    double sum = (double)c->n_layer * layer + dim * (double)c->n_vocab * (c->tied ? 1 : 2) + dim;
+    for (int64_t il = 0; il < c->n_layer; il++)
+        sum += c->layer[il].moe ? 3 * dim * experts + dim * (double)c->moe.n_expert : dense;
+    return sum;
 }
 
 void lb_config_log(const struct lb_config *c, const struct lb_log *log)
@@ -201,14 +251,14 @@ void lb_config_log(const struct lb_config *c, const struct lb_log *log)
                (long long)c->dim, (long long)c->ffn_dim, (long long)c->n_vocab, c->tied ? " (tied)" : "");
     lb_log_put(log, LB_LOG_INFO, "heads: %lld query, %lld key/value, of %lld; %d segments%s%s", (long long)c->n_head,
                (long long)c->n_kv_head, (long long)c->head_dim, c->n_seg, bias, c->mlp_bias ? "; MLP bias" : "");
-    lb_log_put(log, LB_LOG_INFO, "norms: RMS, eps %g%s%s", (double)c->norm_eps,
-               lb_family_is(c->family, LB_FAM_QK_NORM) ? "; heads of Q and K" : "",
+    lb_log_put(log, LB_LOG_INFO, "norms: RMS, eps %g%s%s", (double)c->norm_eps, c->qk_norm ? "; heads of Q and K" : "",
                lb_family_is(c->family, LB_FAM_SANDWICH) ? "; outputs of attention and MLP" : "");
     if (c->mla.kv_rank > 0)
         lb_log_put(log, LB_LOG_INFO,
                    "latent attention: rank %lld, of queries %lld; heads of %lld and %lld turned; values of %lld",
                    (long long)c->mla.kv_rank, (long long)c->mla.q_rank, (long long)c->mla.nope_dim,
                    (long long)c->mla.rope_dim, (long long)c->mla.v_dim);
+    log_moe(c, log);
     log_rope(&c->rope, log);
     log_window(c, log);
     log_eos(c, log);

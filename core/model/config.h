@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "core/backend/tensor.h"
 #include "core/base/err.h"
 #include "core/base/log.h"
 #include "core/io/gguf.h"
@@ -48,6 +49,7 @@ struct lb_eos_origin {
 /* What may differ from layer to layer. */
 struct lb_layer_kind {
     int64_t window; /* positions that a token sees, its own among them; 0: all before it */
+    bool moe;       /* a mixture of experts in place of the FFN */
 };
 
 struct lb_config {
@@ -63,7 +65,9 @@ struct lb_config {
     float attn_scale;  /* of scores */
     float norm_eps;
     bool tied, attn_bias, o_bias, mlp_bias;
-    bool gguf; /* tensor names and the Q/K row order are GGUF's */
+    bool qk_norm;            /* each head of Q and K is normalized before RoPE */
+    struct lb_moe_shape moe; /* n_expert 0: no layer is a mixture */
+    bool gguf;               /* tensor names and the Q/K row order are GGUF's */
     struct lb_rope rope;
     struct lb_gen_defaults gen;
     struct lb_eos_origin eos[LB_MAX_EOS]; /* union, without duplicates */
@@ -87,6 +91,11 @@ enum lb_status lb_config_finish(struct lb_config *c, const char *where, struct l
 
 /* Takes c->layer, n_layer entries with this window. */
 enum lb_status lb_config_new_layers(struct lb_config *c, int64_t window, struct lb_err *err);
+
+/* Checks c->moe and marks the layers from n_dense on; where that is none, c->moe is cleared. n_shared: experts' widths
+ * that the shared expert has. `where` is the file. */
+enum lb_status lb_config_new_moe(struct lb_config *c, int64_t n_shared, int64_t n_dense, const char *where,
+                                 struct lb_err *err);
 
 /* Adds an end token unless it is listed. origin has static lifetime. Ids outside the vocabulary, and those beyond
  * LB_MAX_EOS, are dropped with a warning. */

@@ -6,6 +6,7 @@
 #include "core/base/mem.h"
 #include "core/model/config.h"
 #include "core/model/rope.h"
+#include "kernels/args.h"
 
 #define KEY_BYTES 96
 
@@ -30,7 +31,8 @@ static enum lb_status need(const struct source *s, const char *name, struct lb_e
 }
 
 /* These leave *out alone when the key is absent. */
-static enum lb_status get_int(const struct source *s, const char *name, int64_t max, int64_t *out, struct lb_err *err)
+static enum lb_status get_range(const struct source *s, const char *name, const int64_t range[2], int64_t *out,
+                                struct lb_err *err)
 {
     char key[KEY_BYTES];
     int64_t v;
@@ -38,11 +40,17 @@ static enum lb_status get_int(const struct source *s, const char *name, int64_t 
         return LB_OK;
     if (!lb_gguf_i64(s->g, key, &v))
         return lb_err_set(err, LB_E_INPUT, "%s: key '%s' is not one whole number", s->g->path, key);
-    if (v < 1 || v > max)
-        return lb_err_set(err, LB_E_INPUT, "%s: key '%s' is %lld; it must lie between 1 and %lld", s->g->path, key,
-                          (long long)v, (long long)max);
+    if (v < range[0] || v > range[1])
+        return lb_err_set(err, LB_E_INPUT, "%s: key '%s' is %lld; it must lie between %lld and %lld", s->g->path, key,
+                          (long long)v, (long long)range[0], (long long)range[1]);
     *out = v;
     return LB_OK;
+}
+
+static enum lb_status get_int(const struct source *s, const char *name, int64_t max, int64_t *out, struct lb_err *err)
+{
+    const int64_t range[2] = {1, max};
+    return get_range(s, name, range, out, err);
 }
 
 static enum lb_status get_real(const struct source *s, const char *name, double min, double max, double *out,
@@ -77,8 +85,9 @@ static enum lb_status read_family(struct lb_config *c, const struct lb_gguf *g, 
 }
 
 /* Keys that ask for other mathematics unless they are absent or hold the number that changes nothing. */
-static enum lb_status refuse_settings(const struct source *s, struct lb_err *err)
+static enum lb_status refuse_settings(const struct source *s, const struct lb_family *f, struct lb_err *err)
 {
+    enum { N_MOE = 2 }; /* rows that a family with a mixture of experts reads */
     static const struct {
         const char *name;
         double neutral;
@@ -103,7 +112,8 @@ static enum lb_status refuse_settings(const struct source *s, struct lb_err *err
     char key[KEY_BYTES];
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         double v;
-        if (!lb_gguf_find(s->g, key_of(s, table[i].name, key)))
+        bool known = i < N_MOE && f->moe.n_expert > 0;
+        if (known || !lb_gguf_find(s->g, key_of(s, table[i].name, key)))
             continue;
         if (!lb_gguf_f64(s->g, key, &v))
             return lb_err_set(err, LB_E_INPUT, "%s: key '%s' is not a number", s->g->path, key);
@@ -140,6 +150,42 @@ static enum lb_status read_vocab_size(struct lb_config *c, const struct source *
     return LB_OK;
 }
 
+/* block_count counts the layers of multi-token prediction behind the model's own. */
+static enum lb_status read_layers(struct lb_config *c, const struct source *s, struct lb_err *err)
+{
+    int64_t n_next = 0;
+    LB_TRY(get_int(s, "block_count", LB_MAX_LAYER, &c->n_layer, err));
+    const int64_t range[2] = {0, c->n_layer - 1};
+    LB_TRY(get_range(s, "nextn_predict_layers", range, &n_next, err));
+    c->n_layer -= n_next;
+    return LB_OK;
+}
+
+static enum lb_status read_moe(struct lb_config *c, const struct source *s, struct lb_err *err)
+{
+    static const char *const needed[] = {"expert_count", "expert_used_count", "expert_feed_forward_length"};
+    static const int64_t any[2] = {0, LB_MAX_DIM}, sigmoid[2] = {2, 2}, flag[2] = {0, 1};
+    struct lb_moe_shape *m = &c->moe;
+    int64_t n_shared = 0, n_dense = 0, normalize = 0, gating = 2;
+    double scale = 1;
+    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
+        LB_TRY(need(s, needed[i], err));
+    m->n_group = m->n_group_used = 1;
+    LB_TRY(get_int(s, "expert_count", LK_MAX_EXPERT, &m->n_expert, err));
+    LB_TRY(get_int(s, "expert_used_count", LK_MAX_EXPERT, &m->n_used, err));
+    LB_TRY(get_int(s, "expert_group_count", LK_MAX_EXPERT, &m->n_group, err));
+    LB_TRY(get_int(s, "expert_group_used_count", LK_MAX_EXPERT, &m->n_group_used, err));
+    LB_TRY(get_int(s, "expert_feed_forward_length", LB_MAX_DIM, &m->ffn_dim, err));
+    LB_TRY(get_range(s, "expert_shared_count", any, &n_shared, err));
+    LB_TRY(get_range(s, "leading_dense_block_count", any, &n_dense, err));
+    LB_TRY(get_range(s, "expert_weights_norm", flag, &normalize, err));
+    LB_TRY(get_range(s, "expert_gating_func", sigmoid, &gating, err));
+    LB_TRY(get_real(s, "expert_weights_scale", 1e-6, 1e6, &scale, err));
+    m->normalize = normalize == 1;
+    m->scale = (float)scale;
+    return lb_config_new_moe(c, n_shared, n_dense, s->g->path, err);
+}
+
 static enum lb_status read_sizes(struct lb_config *c, const struct source *s, struct lb_err *err)
 {
     static const char *const needed[] = {"embedding_length", "feed_forward_length",
@@ -150,7 +196,7 @@ static enum lb_status read_sizes(struct lb_config *c, const struct source *s, st
     double eps = 0;
     LB_TRY(get_int(s, "embedding_length", LB_MAX_DIM, &c->dim, err));
     LB_TRY(get_int(s, "feed_forward_length", LB_MAX_DIM, &c->ffn_dim, err));
-    LB_TRY(get_int(s, "block_count", LB_MAX_LAYER, &c->n_layer, err));
+    LB_TRY(read_layers(c, s, err));
     LB_TRY(get_int(s, "attention.head_count", LB_MAX_HEAD, &c->n_head, err));
     c->n_kv_head = c->n_head;
     LB_TRY(get_int(s, "attention.head_count_kv", LB_MAX_HEAD, &c->n_kv_head, err));
@@ -188,6 +234,8 @@ static void read_presence(struct lb_config *c, const struct lb_gguf *g)
         c->mlp_bias = c->mlp_bias || has(c, g, mlp[i], ".bias");
     }
     c->o_bias = has(c, g, LB_R_O, ".bias");
+    c->qk_norm = lb_family_is(c->family, LB_FAM_QK_NORM) ||
+                 (lb_family_is(c->family, LB_FAM_USE_QK_NORM) && has(c, g, LB_R_Q_NORM, ".weight"));
 }
 
 /* One window for all layers; 0: none. */
@@ -306,10 +354,12 @@ enum lb_status lb_config_read_gguf(struct lb_config *c, const struct lb_gguf *g,
     *c = (struct lb_config){.bos = -1, .pad = -1, .gguf = true};
     LB_TRY_OUT(status, read_family(c, g, err));
     const struct source s = {g, c->family->gguf_arch};
-    LB_TRY_OUT(status, refuse_settings(&s, err));
+    LB_TRY_OUT(status, refuse_settings(&s, c->family, err));
     LB_TRY_OUT(status, read_sizes(c, &s, err));
     read_presence(c, g);
     LB_TRY_OUT(status, read_window(c, &s, err));
+    if (c->family->moe.n_expert > 0)
+        LB_TRY_OUT(status, read_moe(c, &s, err));
     LB_TRY_OUT(status, read_rope(c, &s, err));
     LB_TRY_OUT(status, lb_config_finish(c, g->path, err));
     LB_TRY_OUT(status, apply_rope_freqs(c, g, err));

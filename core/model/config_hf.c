@@ -7,6 +7,7 @@
 #include "core/base/mem.h"
 #include "core/model/config_chatglm.h"
 #include "core/model/config_mla.h"
+#include "core/model/config_moe.h"
 
 static const int64_t head_range[2] = {1, LB_MAX_HEAD};
 static const int64_t layer_range[2] = {1, LB_MAX_LAYER};
@@ -103,6 +104,9 @@ static enum lb_status read_biases(struct lb_config *c, const struct lb_cfg *s, s
     if (lb_family_is(c->family, LB_FAM_ATTENTION_BIAS))
         LB_TRY(lb_cfg_bool(s, "attention_bias", &c->attn_bias, err));
     c->o_bias = c->attn_bias && lb_family_is(c->family, LB_FAM_O_BIAS);
+    c->qk_norm = lb_family_is(c->family, LB_FAM_QK_NORM);
+    if (lb_family_is(c->family, LB_FAM_USE_QK_NORM))
+        LB_TRY(lb_cfg_bool(s, "use_qk_norm", &c->qk_norm, err));
     return lb_family_is(c->family, LB_FAM_MLP_BIAS) ? lb_cfg_bool(s, "mlp_bias", &c->mlp_bias, err) : LB_OK;
 }
 
@@ -302,6 +306,8 @@ static enum lb_status read_config(struct lb_config *c, const struct lb_cfg *s, s
     LB_TRY(refuse_settings(c, s, err));
     LB_TRY(read_sizes(c, s, err));
     LB_TRY(read_window(c, s, err));
+    if (c->family->moe.n_expert > 0)
+        LB_TRY(lb_config_moe(c, s, err));
     if (lb_family_is(c->family, LB_FAM_CHATGLM)) {
         LB_TRY(lb_config_chatglm(c, s, err));
     } else {

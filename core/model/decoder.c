@@ -132,6 +132,14 @@ static void attend_latent(struct lb_pass *p, const struct lb_layer *layer, int i
     p->op->round(p->be, &m->a, &m->o, 0, 0);
 }
 
+/* x += the mixture of experts of h = norm(x). */
+static void mixture(struct lb_pass *p, const struct lb_layer *l)
+{
+    struct lb_model *m = p->m;
+    p->op->moe(p->be, &(struct lb_moe_args){
+                          .x = &m->x, .h = &m->h, .norm = l->ffn_norm, .eps = m->config->norm_eps, .w = &l->moe});
+}
+
 static void layer_forward(struct lb_pass *p, const struct lb_layer *l, int il)
 {
     struct lb_model *m = p->m;
@@ -148,6 +156,10 @@ static void layer_forward(struct lb_pass *p, const struct lb_layer *l, int il)
         linear_reduce(p, &m->x, &m->a, l->wo, l->bo);
 
     rms_norm(p, &m->h, &m->x, l->ffn_norm);
+    if (m->config->layer[il].moe) {
+        mixture(p, l);
+        return;
+    }
     swiglu(p, &m->f, &m->h, l->w_gate_up, l->b_gate_up);
     if (l->post_ffn_norm)
         linear_reduce_norm(p, &m->f, l->w_down, l->b_down, l->post_ffn_norm);
@@ -331,6 +343,8 @@ enum lb_status lb_model_reserve(struct lb_model *m, struct lb_step_limits limit,
     LB_TRY(op->act_new(m->be, &m->cols.dim, &m->h, err));
     LB_TRY(op->act_new(m->be, &m->cols.heads, &m->a, err));
     LB_TRY(op->act_new(m->be, &m->cols.ffn, &m->f, err));
+    if (c->moe.n_expert > 0)
+        LB_TRY(op->moe_reserve(m->be, &c->moe, &m->cols.shared, c->dim, err));
     return op->kv_new(m->be, &spec, &m->kv, err);
 }
 

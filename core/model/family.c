@@ -53,17 +53,34 @@ void lb_family_list(int gguf, char *out, size_t n)
     }
 }
 
+/* The pattern with its first "%d" replaced by `layer`, the second one by `expert`. */
+static struct lb_tensor_name fill(const char *pattern, int layer, int expert, const char *suffix)
+{
+    struct lb_tensor_name name = {""};
+    const int number[] = {layer, expert};
+    size_t n = 0;
+    for (int i = 0; i <= 2 && n < sizeof name.text; i++) {
+        const char *at = i < 2 ? strstr(pattern, "%d") : NULL;
+        int len = at ? snprintf(name.text + n, sizeof name.text - n, "%.*s%d", (int)(at - pattern), pattern, number[i])
+                     : snprintf(name.text + n, sizeof name.text - n, "%s%s", pattern, suffix);
+        n += len > 0 ? (size_t)len : 0;
+        if (!at)
+            break;
+        pattern = at + 2;
+    }
+    return name;
+}
+
 struct lb_tensor_name lb_family_tensor(const struct lb_family *f, int gguf, enum lb_role role, int layer,
                                        const char *suffix)
 {
-    struct lb_tensor_name name = {""};
     const char *pattern = gguf ? f->gguf_tensor[role] : f->hf_tensor[role];
-    if (!pattern)
-        return name;
-    const char *at = strstr(pattern, "%d");
-    if (at)
-        snprintf(name.text, sizeof name.text, "%.*s%d%s%s", (int)(at - pattern), pattern, layer, at + 2, suffix);
-    else
-        snprintf(name.text, sizeof name.text, "%s%s", pattern, suffix);
-    return name;
+    return pattern ? fill(pattern, layer, 0, suffix) : (struct lb_tensor_name){""};
+}
+
+struct lb_tensor_name lb_family_expert_tensor(const struct lb_family *f, int gguf, enum lb_role role, int layer,
+                                              int expert)
+{
+    const char *pattern = gguf ? f->gguf_tensor[role] : f->hf_tensor[role];
+    return pattern ? fill(pattern, layer, expert, ".weight") : (struct lb_tensor_name){""};
 }

@@ -34,6 +34,18 @@ enum lb_role {
     LB_R_GATE_UP, /* gate rows, then up rows in one tensor */
     LB_R_DOWN,
     LB_R_POST_FFN_NORM,
+    LB_R_ROUTER,
+    LB_R_ROUTER_BIAS, /* whole name, without ".weight" */
+    LB_R_EXPERT_GATE, /* of one expert: the second "%d" of the pattern */
+    LB_R_EXPERT_UP,
+    LB_R_EXPERT_DOWN,
+    LB_R_EXPERTS_GATE, /* of all experts, one matrix behind the other; whole names */
+    LB_R_EXPERTS_UP,
+    LB_R_EXPERTS_GATE_UP, /* an expert's gate rows, then its up rows */
+    LB_R_EXPERTS_DOWN,
+    LB_R_SHARED_GATE, /* of the expert that every token takes */
+    LB_R_SHARED_UP,
+    LB_R_SHARED_DOWN,
     LB_N_ROLE,
 };
 
@@ -67,8 +79,9 @@ enum lb_family_flag {
     LB_FAM_WINDOW = 1 << 8,         /* sliding_window holds for all layers */
     LB_FAM_WINDOW_LAYERS = 1 << 9,  /* use_sliding_window, and layer_types or max_window_layers, say where it holds */
     LB_FAM_CHATGLM = 1 << 10,       /* config.json is in ChatGLM's words */
-    LB_FAM_ROPE_KEY = 1 << 13,      /* config.json's rope_interleave is read */
     LB_FAM_GGUF_PAIRED = 1 << 11,   /* GGUF stores the two halves of a Q or K head in turn (spec/models.md 2.2.4) */
+    LB_FAM_USE_QK_NORM = 1 << 12,   /* config.json's use_qk_norm: as LB_FAM_QK_NORM */
+    LB_FAM_ROPE_KEY = 1 << 13,      /* config.json's rope_interleave is read */
 };
 
 /* Sizes of multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values of all heads are made from one
@@ -83,6 +96,12 @@ struct lb_mla {
 
 #define LB_FAM_MAX_EOS 3
 
+/* A class's mixture of experts. n_expert 0: the family has none. */
+struct lb_family_moe {
+    int64_t n_expert, n_used, n_shared, ffn_dim, n_dense; /* n_dense: layers in front without a mixture */
+    double scale;
+};
+
 struct lb_family {
     const char *name;      /* "llama" */
     const char *hf_arch;   /* "LlamaForCausalLM" */
@@ -93,8 +112,9 @@ struct lb_family {
     const char *eps_key;
     double norm_eps, rot_share; /* rot_share: of a head's dimensions that RoPE turns */
     struct lb_mla mla;          /* kv_rank 0: none */
-    int64_t window;             /* 0: none */
-    int64_t bos;                /* -1: none */
+    struct lb_family_moe moe;
+    int64_t window; /* 0: none */
+    int64_t bos;    /* -1: none */
     int64_t eos[LB_FAM_MAX_EOS];
     int n_eos;
     const char *hf_tensor[LB_N_ROLE]; /* without ".weight"; NULL: the family has none */
@@ -126,5 +146,9 @@ struct lb_tensor_name {
  * ".weight" or ".bias". */
 struct lb_tensor_name lb_family_tensor(const struct lb_family *f, int gguf, enum lb_role role, int layer,
                                        const char *suffix);
+
+/* The same for a role whose tensor belongs to one expert. */
+struct lb_tensor_name lb_family_expert_tensor(const struct lb_family *f, int gguf, enum lb_role role, int layer,
+                                              int expert);
 
 #endif

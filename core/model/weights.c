@@ -12,6 +12,8 @@
 /* Rows of one tensor inside a fused matrix. */
 struct part {
     const struct lb_wtensor *t;
+    const uint8_t *data; /* the first row, of t's type */
+    size_t stride;       /* bytes from row to row: more than a row has where columns are cut */
     int64_t n_row;
     int64_t head_rows; /* rows of a head that GGUF stores in pairs (2i, 2i + 1), 0: as stored */
 };
@@ -40,6 +42,8 @@ void lb_model_cols_init(struct lb_model_cols *cols, const struct lb_config *c)
     lb_cols_init(&cols->heads, c->n_seg, begin);
     lb_segments_units(c->ffn_dim, c->n_seg, begin);
     lb_cols_init(&cols->ffn, c->n_seg, begin);
+    lb_segments_units(c->moe.shared_dim, c->n_seg, begin);
+    lb_cols_init(&cols->shared, c->n_seg, begin);
     if (c->mla.kv_rank == 0)
         return;
     lb_cols_init(&cols->q_rank, 1, (int64_t[]){0, c->mla.q_rank});
@@ -59,13 +63,12 @@ static int64_t source_row(const struct part *p, int64_t row)
 
 static void read_part(const struct part *p, int64_t row, int64_t n, int64_t n_col, float *out)
 {
-    size_t row_bytes = lb_quant_bytes(p->t->type, n_col);
-    if (p->head_rows == 0) {
-        lb_quant_read(p->t->type, p->t->data + (size_t)row * row_bytes, n * n_col, out);
+    if (p->head_rows == 0 && p->stride == lb_quant_bytes(p->t->type, n_col)) {
+        lb_quant_read(p->t->type, p->data + (size_t)row * p->stride, n * n_col, out);
         return;
     }
     for (int64_t i = 0; i < n; i++)
-        lb_quant_read(p->t->type, p->t->data + (size_t)source_row(p, row + i) * row_bytes, n_col, out + i * n_col);
+        lb_quant_read(p->t->type, p->data + (size_t)source_row(p, row + i) * p->stride, n_col, out + i * n_col);
 }
 
 static void fused_get(const struct lb_rows *r, int64_t row, int64_t n, float *out)
@@ -91,7 +94,7 @@ static const void *fused_at(const struct lb_rows *r, int64_t row)
     const struct part *p = f->part;
     for (; row >= p->n_row; p++)
         row -= p->n_row;
-    return p->t->data + (size_t)source_row(p, row) * lb_quant_bytes(p->t->type, r->n_col);
+    return p->data + (size_t)source_row(p, row) * p->stride;
 }
 
 /* Rows that are plain numbers of one type need not be turned into f32 first. */
@@ -114,21 +117,27 @@ static void put_shape(char *out, size_t n, const int64_t *dim, int n_dim)
         snprintf(out + at, n - (size_t)at, "]");
 }
 
-static const struct lb_wtensor *find(struct loader *ld, enum lb_role role, int layer, const char *suffix)
+static const struct lb_wtensor *find_name(struct loader *ld, const char *name)
 {
-    struct lb_tensor_name name = lb_family_tensor(ld->s->config->family, ld->s->config->gguf, role, layer, suffix);
-    const struct lb_wtensor *t = lb_wfile_find(ld->s->file, name.text);
+    const struct lb_wtensor *t = lb_wfile_find(ld->s->file, name);
     if (t)
         ld->used[t - ld->s->file->tensor] = true;
     return t;
 }
 
-/* Checks type and shape; n_col 0 asks for a vector of n_row. */
-static enum lb_status check(struct loader *ld, const struct lb_wtensor *t, int64_t n_row, int64_t n_col,
-                            struct lb_err *err)
+static const struct lb_wtensor *find(struct loader *ld, enum lb_role role, int layer, const char *suffix)
 {
-    int64_t want[2] = {n_row, n_col};
-    int n_dim = n_col == 0 ? 1 : 2;
+    struct lb_tensor_name name = lb_family_tensor(ld->s->config->family, ld->s->config->gguf, role, layer, suffix);
+    return find_name(ld, name.text);
+}
+
+/* Checks type and shape, outermost dimension first. */
+static enum lb_status check_shape(struct loader *ld, const struct lb_wtensor *t, const int64_t *want, int n_dim,
+                                  struct lb_err *err)
+{
+    int64_t n_row = 1, n_col = n_dim == 1 ? 1 : want[n_dim - 1];
+    for (int i = 0; i < n_dim - (n_dim > 1); i++)
+        n_row *= want[i];
     bool same = t->n_dim == n_dim;
     for (int i = 0; i < n_dim && same; i++)
         same = t->dim[i] == want[i];
@@ -139,7 +148,7 @@ static enum lb_status check(struct loader *ld, const struct lb_wtensor *t, int64
         return lb_err_set(err, LB_E_INPUT, "%s: tensor '%s' has shape %s, the model's configuration asks for %s",
                           t->file, t->name, is, expected);
     }
-    size_t row_bytes = lb_quant_bytes(t->type, n_col == 0 ? 1 : n_col);
+    size_t row_bytes = lb_quant_bytes(t->type, n_col);
     if (t->type >= LB_W_OTHER || row_bytes == 0)
         return lb_err_set(err, LB_E_INPUT, "%s: tensor '%s' has type %s, which is not read here: %s are%s", t->file,
                           t->name, t->type_name, SUPPORTED,
@@ -149,6 +158,19 @@ static enum lb_status check(struct loader *ld, const struct lb_wtensor *t, int64
                           t->n_bytes);
     ld->seen[t->type] = true;
     return LB_OK;
+}
+
+/* n_col 0 asks for a vector of n_row. */
+static enum lb_status check(struct loader *ld, const struct lb_wtensor *t, int64_t n_row, int64_t n_col,
+                            struct lb_err *err)
+{
+    const int64_t want[2] = {n_row, n_col};
+    return check_shape(ld, t, want, n_col == 0 ? 1 : 2, err);
+}
+
+static struct part whole(const struct lb_wtensor *t, int64_t n_row, int64_t n_col, int64_t head_rows)
+{
+    return (struct part){t, t->data, lb_quant_bytes(t->type, n_col), n_row, head_rows};
 }
 
 /* A tensor that must be there; NULL, and err set, when it is not. */
@@ -182,7 +204,7 @@ static enum lb_status fuse(struct loader *ld, struct fused *f, const struct sour
         if (!t)
             return err->status;
         LB_TRY(check(ld, t, src->part[i].n_row, n_col, err));
-        f->part[i] = (struct part){t, src->part[i].n_row, src->part[i].head_rows};
+        f->part[i] = whole(t, src->part[i].n_row, f->rows.n_col, src->part[i].head_rows);
         f->rows.n_row += src->part[i].n_row;
     }
     ld->w->n_param += f->rows.n_row * f->rows.n_col;
@@ -197,7 +219,7 @@ static enum lb_status load_matrix(struct loader *ld, const struct source *src, c
     lend_rows(&f);
     ld->w->n_layer_product += f.rows.n_row * f.rows.n_col;
     bool gate_up = src->part[0].role == LB_R_GATE || src->part[0].role == LB_R_GATE_UP;
-    struct lb_matrix_spec spec = {&f.rows, cols, gate_up, f.part[0].t->name};
+    struct lb_matrix_spec spec = {&f.rows, cols, gate_up, f.part[0].t->name, false};
     return ld->s->backend->ops->matrix_new(ld->s->backend, &spec, out, err);
 }
 
@@ -288,7 +310,7 @@ static enum lb_status load_w_uk(struct loader *ld, const struct lb_wtensor *t, s
                                  .n_col = m->nope_dim,
                                  .at = transposed_at,
                                  .data_type = LB_F32};
-        struct lb_matrix_spec spec = {&turned, &ld->s->cols->nope, false, t->name};
+        struct lb_matrix_spec spec = {&turned, &ld->s->cols->nope, false, t->name, false};
         status = ld->s->backend->ops->heads_new(ld->s->backend, &spec, c->n_head, out, err);
     }
     lb_mem_free(all);
@@ -310,7 +332,7 @@ static enum lb_status load_kv_b(struct loader *ld, int il, struct lb_layer_laten
     LB_TRY(load_w_uk(ld, t, &l->w_uk, err));
     struct head_rows values = {t, per_head, m->nope_dim, m->v_dim};
     struct lb_rows rows = {.get = head_rows_get, .ctx = &values, .n_row = c->n_head * m->v_dim, .n_col = m->kv_rank};
-    struct lb_matrix_spec spec = {&rows, &ld->s->cols->kv_rank, false, t->name};
+    struct lb_matrix_spec spec = {&rows, &ld->s->cols->kv_rank, false, t->name, false};
     return ld->s->backend->ops->heads_new(ld->s->backend, &spec, c->n_head, &l->w_uv, err);
 }
 
@@ -346,7 +368,7 @@ static enum lb_status load_qkv(struct loader *ld, int il, struct lb_layer *l, st
     const struct source *qkv = fused_in_file(ld, il, LB_R_QKV) ? &whole : &parts;
     LB_TRY(load_matrix(ld, qkv, &ld->s->cols->dim, &l->wqkv, err));
     LB_TRY(load_bias(ld, qkv, c->attn_bias, &l->bqkv, err));
-    if (!lb_family_is(c->family, LB_FAM_QK_NORM))
+    if (!c->qk_norm)
         return LB_OK;
     LB_TRY(load_norm(ld, il, LB_R_Q_NORM, c->head_dim, &l->q_norm, err));
     return load_norm(ld, il, LB_R_K_NORM, c->head_dim, &l->k_norm, err);
@@ -386,10 +408,146 @@ static enum lb_status load_ffn(struct loader *ld, int il, struct lb_layer *l, st
     return load_norm(ld, il, LB_R_POST_FFN_NORM, c->dim, &l->post_ffn_norm, err);
 }
 
+/* A cut of a matrix that stands in a tensor alone or, in order of experts, behind others. */
+struct cut {
+    int il;
+    int64_t expert;           /* of EXPERT and EXPERTS roles */
+    int64_t n_row, n_col;     /* the whole matrix */
+    int64_t row, n_take, col; /* n_take rows from `row` on, columns from `col` on */
+};
+
+static bool is_stacked(enum lb_role role)
+{
+    return role == LB_R_EXPERTS_GATE || role == LB_R_EXPERTS_UP || role == LB_R_EXPERTS_GATE_UP ||
+           role == LB_R_EXPERTS_DOWN;
+}
+
+static enum lb_status add_cut(struct loader *ld, struct fused *f, enum lb_role role, const struct cut *cut,
+                              struct lb_err *err)
+{
+    const struct lb_config *c = ld->s->config;
+    bool stacked = is_stacked(role);
+    struct lb_tensor_name name = stacked ? lb_family_tensor(c->family, c->gguf, role, cut->il, "")
+                                         : lb_family_expert_tensor(c->family, c->gguf, role, cut->il, (int)cut->expert);
+    const struct lb_wtensor *t = find_name(ld, name.text);
+    if (!t)
+        return lb_err_set(err, LB_E_INPUT, "the model has no tensor '%s'", name.text);
+    const int64_t want[3] = {c->moe.n_expert, cut->n_row, cut->n_col};
+    LB_TRY(check_shape(ld, t, stacked ? want : want + 1, stacked ? 3 : 2, err));
+    size_t stride = lb_quant_bytes(t->type, cut->n_col), skip = lb_quant_bytes(t->type, cut->col);
+    int64_t row = cut->row + (stacked ? cut->expert * cut->n_row : 0);
+    f->part[f->n_part++] = (struct part){t, t->data + (size_t)row * stride + skip, stride, cut->n_take, 0};
+    f->rows.n_row += cut->n_take;
+    return LB_OK;
+}
+
+/* The matrix of one or two cuts; the second is an up matrix behind its gate. */
+static enum lb_status load_cuts(struct loader *ld, const enum lb_role role[2], const struct cut *cut,
+                                const struct lk_cols *cols, struct lb_matrix **out, struct lb_err *err)
+{
+    struct fused f = {.rows = {.get = fused_get, .ctx = &f, .n_col = cols->n_col}};
+    for (int i = 0; i < 2 && role[i] != LB_N_ROLE; i++)
+        LB_TRY(add_cut(ld, &f, role[i], cut, err));
+    lend_rows(&f);
+    ld->w->n_param += f.rows.n_row * f.rows.n_col;
+    bool gate_up = role[1] != LB_N_ROLE || role[0] == LB_R_EXPERTS_GATE_UP;
+    struct lb_matrix_spec spec = {&f.rows, cols, gate_up, f.part[0].t->name, role[0] == LB_R_ROUTER};
+    return ld->s->backend->ops->matrix_new(ld->s->backend, &spec, out, err);
+}
+
+static bool has_role(const struct loader *ld, enum lb_role role, int il)
+{
+    const struct lb_config *c = ld->s->config;
+    struct lb_tensor_name name = lb_family_tensor(c->family, c->gguf, role, il, "");
+    return name.text[0] && lb_wfile_find(ld->s->file, name.text);
+}
+
+static enum lb_status load_experts(struct loader *ld, int il, struct lb_matrix **gate_up, struct lb_matrix **down,
+                                   struct lb_err *err)
+{
+    static const enum lb_role each[] = {LB_R_EXPERT_GATE, LB_R_EXPERT_UP}, each_down[] = {LB_R_EXPERT_DOWN, LB_N_ROLE};
+    static const enum lb_role all[] = {LB_R_EXPERTS_GATE, LB_R_EXPERTS_UP}, all_down[] = {LB_R_EXPERTS_DOWN, LB_N_ROLE};
+    static const enum lb_role merged[] = {LB_R_EXPERTS_GATE_UP, LB_N_ROLE};
+    const struct lb_config *c = ld->s->config;
+    int64_t dim = c->dim, ffn = c->moe.ffn_dim, one[2] = {0, ffn};
+    bool fused = has_role(ld, LB_R_EXPERTS_GATE_UP, il);
+    const enum lb_role *in = fused ? merged : has_role(ld, LB_R_EXPERTS_GATE, il) ? all : each;
+    const enum lb_role *out = has_role(ld, LB_R_EXPERTS_DOWN, il) ? all_down : each_down;
+    int64_t n_row = fused ? 2 * ffn : ffn;
+    struct lk_cols cols;
+    lb_cols_init(&cols, 1, one);
+    for (int64_t e = 0; e < c->moe.n_expert; e++) {
+        const struct cut up = {il, e, n_row, dim, 0, n_row, 0}, back = {il, e, dim, ffn, 0, dim, 0};
+        LB_TRY(load_cuts(ld, in, &up, &ld->s->cols->dim, &gate_up[e], err));
+        LB_TRY(load_cuts(ld, out, &back, &cols, &down[e], err));
+    }
+    return LB_OK;
+}
+
+/* Each segment of the shared expert is an expert of its own: its sum is a leaf of the contract's tree. */
+static enum lb_status load_shared(struct loader *ld, int il, struct lb_matrix **gate_up, struct lb_matrix **down,
+                                  struct lb_err *err)
+{
+    static const enum lb_role in[] = {LB_R_SHARED_GATE, LB_R_SHARED_UP}, out[] = {LB_R_SHARED_DOWN, LB_N_ROLE};
+    const struct lb_config *c = ld->s->config;
+    int64_t dim = c->dim, ffn = c->moe.shared_dim;
+    const struct lk_cols *shared = &ld->s->cols->shared;
+    for (int r = 0; r < shared->n_seg; r++) {
+        int64_t begin = shared->begin[r], one[2] = {0, shared->begin[r + 1] - begin};
+        if (one[1] == 0)
+            continue;
+        struct lk_cols cols;
+        lb_cols_init(&cols, 1, one);
+        const struct cut up = {il, 0, ffn, dim, begin, one[1], 0}, back = {il, 0, dim, ffn, 0, dim, begin};
+        LB_TRY(load_cuts(ld, in, &up, &ld->s->cols->dim, &gate_up[r], err));
+        LB_TRY(load_cuts(ld, out, &back, &cols, &down[r], err));
+    }
+    return LB_OK;
+}
+
+/* The correction bias and the router stay in f32, whatever the backend's type. */
+static enum lb_status load_router(struct loader *ld, int il, struct lb_moe_weights *w, struct lb_err *err)
+{
+    static const enum lb_role router[] = {LB_R_ROUTER, LB_N_ROLE};
+    const struct lb_config *c = ld->s->config;
+    int64_t n = c->moe.n_expert;
+    const struct cut all = {il, 0, n, c->dim, 0, n, 0};
+    struct lb_matrix *m;
+    LB_TRY(load_cuts(ld, router, &all, &ld->s->cols->dim, &m, err));
+    w->router = m;
+    const struct lb_wtensor *t = need(ld, LB_R_ROUTER_BIAS, il, "", err);
+    if (!t)
+        return err->status;
+    LB_TRY(check(ld, t, n, 0, err));
+    lb_quant_read(t->type, t->data, n, ld->vector);
+    return ld->s->backend->ops->vector_new(ld->s->backend, ld->vector, n, &w->bias, err);
+}
+
+static enum lb_status load_moe(struct loader *ld, int il, struct lb_layer *l, struct lb_err *err)
+{
+    const struct lb_config *c = ld->s->config;
+    const struct lb_moe_shape *m = &c->moe;
+    size_t n = 2 * (size_t)m->n_expert, n_seg = (size_t)c->n_seg;
+    l->expert = lb_mem_new(n + 2 * n_seg, sizeof *l->expert);
+    if (!l->expert)
+        return lb_err_memory(err, "the experts' directory", (n + 2 * n_seg) * sizeof *l->expert);
+    struct lb_matrix **gate_up = l->expert, **down = gate_up + m->n_expert, **shared = gate_up + n;
+    l->moe.gate_up = gate_up;
+    l->moe.down = down;
+    l->moe.shared_gate_up = shared;
+    l->moe.shared_down = shared + n_seg;
+    LB_TRY(load_norm(ld, il, LB_R_FFN_NORM, c->dim, &l->ffn_norm, err));
+    LB_TRY(load_router(ld, il, &l->moe, err));
+    LB_TRY(load_experts(ld, il, gate_up, down, err));
+    LB_TRY(load_shared(ld, il, shared, shared + n_seg, err));
+    ld->w->n_layer_product += c->dim * (3 * (m->n_used * m->ffn_dim + m->shared_dim) + m->n_expert);
+    return LB_OK;
+}
+
 static enum lb_status load_layer(struct loader *ld, int il, struct lb_layer *l, struct lb_err *err)
 {
     LB_TRY(load_attention(ld, il, l, err));
-    return load_ffn(ld, il, l, err);
+    return ld->s->config->layer[il].moe ? load_moe(ld, il, l, err) : load_ffn(ld, il, l, err);
 }
 
 /* Which tensors serve as embedding and head (spec/models.md 1.1.6): both present means both are used, whatever the
@@ -433,17 +591,17 @@ static enum lb_status load_ends(struct loader *ld, struct lb_err *err)
     LB_TRY(load_vector(ld, &norm, ".weight", &ld->w->norm, err));
 
     struct fused f = {.rows = {.get = fused_get, .ctx = &f, .n_row = c->n_vocab, .n_col = c->dim}, .n_part = 1};
-    f.part[0] = (struct part){embed, c->n_vocab, 0};
+    f.part[0] = whole(embed, c->n_vocab, c->dim, 0);
     if (embed->type == LB_W_F32 || embed->type == LB_W_BF16) {
         f.rows.data = embed->data;
         f.rows.data_type = embed->type == LB_W_F32 ? LB_F32 : LB_BF16;
     }
     LB_TRY(be->ops->table_new(be, &f.rows, &ld->w->embed, err));
 
-    f.part[0].t = head;
+    f.part[0] = whole(head, c->n_vocab, c->dim, 0);
     f.rows.data = NULL;
     lend_rows(&f);
-    struct lb_matrix_spec spec = {&f.rows, &ld->s->cols->dim, false, head->name};
+    struct lb_matrix_spec spec = {&f.rows, &ld->s->cols->dim, false, head->name, false};
     LB_TRY(be->ops->matrix_new(be, &spec, &ld->w->head, err));
     ld->w->n_head_product = c->n_vocab * c->dim;
     ld->w->n_param += ld->w->n_head_product * (embed == head ? 1 : 2);
@@ -489,10 +647,13 @@ enum lb_status lb_weights_load(struct lb_weights *w, const struct lb_weights_spe
         widest = (c->n_head + 2 * c->n_kv_head) * c->head_dim;
     if (widest < c->mla.q_rank)
         widest = c->mla.q_rank;
+    if (widest < c->moe.n_expert)
+        widest = c->moe.n_expert;
     struct loader ld = {.s = spec, .w = w};
     ld.used = lb_mem_new(spec->file->n_tensor, sizeof *ld.used);
     ld.vector = lb_mem_new((size_t)widest, sizeof *ld.vector);
     w->layer = lb_mem_new((size_t)c->n_layer, sizeof *w->layer);
+    w->n_layer = w->layer ? c->n_layer : 0;
     enum lb_status status = LB_OK;
     if (!ld.used || !ld.vector || !w->layer)
         status = lb_err_memory(err, "the weights' directory", (size_t)c->n_layer * sizeof *w->layer);
@@ -511,6 +672,8 @@ enum lb_status lb_weights_load(struct lb_weights *w, const struct lb_weights_spe
 
 void lb_weights_release(struct lb_weights *w)
 {
+    for (int64_t il = 0; il < w->n_layer; il++)
+        lb_mem_free(w->layer[il].expert);
     lb_mem_free(w->layer);
     *w = (struct lb_weights){0};
 }

@@ -34,24 +34,29 @@ struct lb_layer {
     struct lb_matrix *w_gate_up;   /* [2 * ffn_dim, dim]: gate rows, then up rows */
     struct lb_matrix *w_down;      /* [dim, ffn_dim] */
     const float *bqkv, *bo, *b_gate_up, *b_down;
+    /* where lb_layer_kind.moe is set, in place of gate_up and down */
+    struct lb_moe_weights moe;
+    struct lb_matrix **expert; /* what moe's lists point into, owned */
 };
 
 struct lb_weights {
-    struct lb_table *embed;                  /* [n_vocab, dim] */
-    const float *norm;                       /* [dim] */
-    struct lb_matrix *head;                  /* [n_vocab, dim] */
-    struct lb_layer *layer;                  /* [n_layer], owned */
-    int64_t n_param;                         /* elements read; a tied head counts once */
-    int64_t n_layer_product, n_head_product; /* elements of the layers' matrices, of the head */
+    struct lb_table *embed; /* [n_vocab, dim] */
+    const float *norm;      /* [dim] */
+    struct lb_matrix *head; /* [n_vocab, dim] */
+    struct lb_layer *layer; /* [n_layer], owned */
+    int64_t n_layer;
+    int64_t n_param; /* elements read; a tied head counts once */
+    int64_t n_layer_product,
+        n_head_product; /* elements of the matrices that a token meets in the layers, of the head */
 };
 
 /* How the summed dimension of products is cut (engine contract, section 2). */
 struct lb_model_cols {
-    struct lk_cols dim;   /* one segment: inputs of QKV, gate-up and head */
-    struct lk_cols heads; /* n_head * out_dim, whole heads a segment */
-    struct lk_cols ffn;   /* ffn_dim, units of 32 columns */
-    /* latent attention, one segment each: a head's inputs, so that a segment's sum never crosses heads */
-    struct lk_cols q_rank, kv_rank, nope;
+    struct lk_cols dim;                   /* one segment: inputs of QKV, gate-up and head */
+    struct lk_cols heads;                 /* n_head * out_dim, whole heads a segment */
+    struct lk_cols ffn;                   /* ffn_dim, units of 32 columns */
+    struct lk_cols shared;                /* the shared expert's columns, likewise; without one n_seg empty segments */
+    struct lk_cols q_rank, kv_rank, nope; /* latent attention: one segment each */
 };
 
 void lb_model_cols_init(struct lb_model_cols *cols, const struct lb_config *c);

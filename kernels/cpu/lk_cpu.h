@@ -43,6 +43,8 @@ struct lk_cpu {
     void (*latent)(const struct lk_latent *a, int64_t begin, int64_t end);
     void (*attend)(const struct lk_attend *a, int64_t begin, int64_t end);
     void (*top)(const struct lk_top *a, int64_t begin, int64_t end);
+    void (*route)(const struct lk_route *a, int64_t begin, int64_t end);
+    void (*combine)(const struct lk_combine *a, int64_t begin, int64_t end);
 
     /* Tests and benches. y[i] = e^x[i] as the set computes it. */
     void (*exp)(const float *x, float *y, int64_t n);

@@ -41,6 +41,8 @@ static const char *const models[] = {
     "glm",
     "glm4",
     "chatglm",
+    "glm4-moe-lite",
+    "glm-moe-dsa",
 };
 enum { N_MODEL = sizeof models / sizeof *models };
 

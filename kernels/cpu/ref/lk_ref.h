@@ -44,5 +44,6 @@ void lk_ref_linear_init(struct lk_cpu *t, enum lk_type type);
 void lk_ref_rope_init(struct lk_cpu *t, enum lk_type type);
 void lk_ref_attend_init(struct lk_cpu *t, enum lk_type type);
 void lk_ref_top_init(struct lk_cpu *t, enum lk_type type);
+void lk_ref_moe_init(struct lk_cpu *t);
 
 #endif

@@ -151,4 +151,5 @@ void lk_ref_init(struct lk_cpu *t, enum lk_type type)
     lk_ref_rope_init(t, type);
     lk_ref_attend_init(t, type);
     lk_ref_top_init(t, type);
+    lk_ref_moe_init(t);
 }

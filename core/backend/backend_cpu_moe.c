@@ -1,0 +1,344 @@
+/* The CPU backend's mixture of experts. Tokens are grouped by expert, so that an expert is one product over exactly its
+ * rows; the products of all experts are one run of the team, cut into units of about equal cost. */
+#include "core/backend/backend_cpu.h"
+
+#define ROUTE_ROWS 24 /* tokens of a router item at most: some panels of every kernel set */
+#define READ_ROWS 4   /* what reading a product's weights costs, in rows */
+
+/* The rows of one expert in one op. */
+struct part {
+    union {
+        struct lk_norm norm;
+        struct lk_linear linear;
+    } args;
+    int64_t n_item, n_unit, first_unit;
+};
+
+struct lb_cpu_moe {
+    struct lb_moe_shape shape;
+    int n_seg;
+    int64_t dim;
+    struct lk_cols in_cols, ffn_cols, shared_cols[LK_MAX_SEG]; /* one segment each */
+    void *route_in;                                            /* [n_tok, dim] in f32 */
+    float *logits;                                             /* [n_tok, n_expert] */
+    int32_t *id, *row;                                         /* [n_tok, n_used] see struct lk_combine */
+    float *weight;                                             /* [n_tok, n_used] */
+    int32_t *tok;     /* [n_tok * n_used] the token of each choice, grouped by expert */
+    int64_t *start;   /* [n_expert + 1] where an expert's choices begin */
+    void *in, *gated; /* [n_tok * n_used, dim], [.., ffn_dim] */
+    float *y;         /* [n_tok * n_used, dim] */
+    void *shared_gated[LK_MAX_SEG];
+    float *shared_y[LK_MAX_SEG]; /* [n_tok, dim], NULL where the segment is empty */
+    struct part *part;           /* [n_expert + n_seg] */
+};
+
+static void one_segment(struct lk_cols *cols, int64_t n)
+{
+    const int64_t begin[2] = {0, n};
+    lb_cols_init(cols, 1, begin);
+}
+
+static void *take_act(struct lb_cpu *c, size_t n_row, const struct lk_cols *cols, struct lb_err *err)
+{
+    return lb_cpu_take(c, n_row * (size_t)cols->packed[1], c->lk.act_bytes, "activations of experts", err);
+}
+
+static enum lb_status reserve_shared(struct lb_cpu *c, struct lb_cpu_moe *m, const struct lk_cols *shared,
+                                     struct lb_err *err)
+{
+    size_t n_tok = (size_t)c->limit.n_tok, n_row = n_tok * (size_t)m->dim;
+    for (int r = 0; r < m->n_seg; r++) {
+        int64_t width = shared->begin[r + 1] - shared->begin[r];
+        if (width == 0)
+            continue;
+        one_segment(&m->shared_cols[r], width);
+        if ((m->shared_gated[r] = take_act(c, n_tok, &m->shared_cols[r], err)) == NULL ||
+            (m->shared_y[r] = lb_cpu_take(c, n_row, sizeof(float), "rows of experts", err)) == NULL)
+            return LB_E_DEVICE;
+    }
+    return LB_OK;
+}
+
+enum lb_status lb_cpu_moe_reserve(struct lb_backend *be, const struct lb_moe_shape *shape, const struct lk_cols *shared,
+                                  int64_t dim, struct lb_err *err)
+{
+    struct lb_cpu *c = lb_cpu_of(be);
+    size_t n_tok = (size_t)c->limit.n_tok, n_choice = n_tok * (size_t)shape->n_used, n_expert = (size_t)shape->n_expert;
+    struct lb_cpu_moe *m = lb_cpu_take(c, 1, sizeof *m, "a mixture of experts", err);
+    if (!m)
+        return LB_E_DEVICE;
+    m->shape = *shape;
+    m->n_seg = shared->n_seg;
+    m->dim = dim;
+    one_segment(&m->in_cols, dim);
+    one_segment(&m->ffn_cols, shape->ffn_dim);
+    size_t packed = (size_t)m->in_cols.packed[1];
+    if ((m->route_in = lb_cpu_take(c, n_tok * packed, c->lk_f32.act_bytes, "a router's input", err)) == NULL ||
+        (m->logits = lb_cpu_take(c, n_tok * n_expert, sizeof(float), "a router's logits", err)) == NULL ||
+        (m->id = lb_cpu_take(c, n_choice, sizeof *m->id, "chosen experts", err)) == NULL ||
+        (m->row = lb_cpu_take(c, n_choice, sizeof *m->row, "chosen experts", err)) == NULL ||
+        (m->weight = lb_cpu_take(c, n_choice, sizeof *m->weight, "chosen experts", err)) == NULL ||
+        (m->tok = lb_cpu_take(c, n_choice, sizeof *m->tok, "chosen experts", err)) == NULL ||
+        (m->start = lb_cpu_take(c, n_expert + 1, sizeof *m->start, "chosen experts", err)) == NULL ||
+        (m->part = lb_cpu_take(c, n_expert + LK_MAX_SEG, sizeof *m->part, "chosen experts", err)) == NULL ||
+        (m->in = take_act(c, n_choice, &m->in_cols, err)) == NULL ||
+        (m->gated = take_act(c, n_choice, &m->ffn_cols, err)) == NULL ||
+        (m->y = lb_cpu_take(c, n_choice * (size_t)dim, sizeof(float), "rows of experts", err)) == NULL)
+        return LB_E_DEVICE;
+    LB_TRY(reserve_shared(c, m, shared, err));
+    c->moe = m;
+    return LB_OK;
+}
+
+struct route_job {
+    const struct lb_cpu *c;
+    const struct lb_moe_args *a;
+    int64_t n_row; /* tokens of an item */
+};
+
+/* An item is a block of tokens: normalized in f32, multiplied and chosen by one thread. */
+static void route_blocks(void *ctx, int64_t begin, int64_t end)
+{
+    const struct route_job *job = ctx;
+    const struct lb_cpu *c = job->c;
+    const struct lb_cpu_moe *m = c->moe;
+    const struct lb_moe_shape *s = &m->shape;
+    const struct lk_cpu *lk = &c->lk_f32;
+    size_t row_bytes = (size_t)m->in_cols.packed[1] * lk->act_bytes;
+    for (int64_t i = begin; i < end; i++) {
+        int64_t t = i * job->n_row, n = c->step->n_tok - t < job->n_row ? c->step->n_tok - t : job->n_row;
+        struct lk_norm norm = {.y = {(char *)m->route_in + (size_t)t * row_bytes, n, &m->in_cols},
+                               .x = job->a->x->data + t * m->dim,
+                               .w = job->a->norm,
+                               .eps = job->a->eps};
+        lk->norm(&norm, 0, lk->norm_items(&norm));
+        struct lk_linear product = {.a = norm.y,
+                                    .w = job->a->w->router->w,
+                                    .n_out = s->n_expert,
+                                    .epilogue = LK_EP_STORE,
+                                    .y = m->logits + t * s->n_expert,
+                                    .y_ld = s->n_expert,
+                                    .l2_bytes = c->l2_bytes};
+        lk->linear(&product, 0, lk->linear_items(&product));
+        struct lk_route route = {.logits = product.y,
+                                 .bias = job->a->w->bias,
+                                 .id = m->id + t * s->n_used,
+                                 .weight = m->weight + t * s->n_used,
+                                 .n_tok = n,
+                                 .n_expert = s->n_expert,
+                                 .n_used = s->n_used,
+                                 .n_group = s->n_group,
+                                 .n_group_used = s->n_group_used,
+                                 .scale = s->scale,
+                                 .normalize = s->normalize};
+        lk->route(&route, 0, n);
+    }
+}
+
+static void route(const struct lb_cpu *c, const struct lb_moe_args *a)
+{
+    int64_t n_tok = c->step->n_tok, n_row = n_tok / c->base.n_thread;
+    n_row = n_row < 1 ? 1 : n_row > ROUTE_ROWS ? ROUTE_ROWS : n_row;
+    struct route_job job = {c, a, n_row};
+    lb_team_run(c->team, route_blocks, &job, (n_tok + n_row - 1) / n_row, 1);
+}
+
+/* Choices sorted by expert, those of an expert by token. */
+static void group_by_expert(struct lb_cpu_moe *m, int64_t n_tok)
+{
+    int64_t n_choice = n_tok * m->shape.n_used, n_expert = m->shape.n_expert, *start = m->start;
+    for (int64_t e = 0; e <= n_expert; e++)
+        start[e] = 0;
+    for (int64_t i = 0; i < n_choice; i++)
+        start[m->id[i] + 1]++;
+    for (int64_t e = 0; e < n_expert; e++)
+        start[e + 1] += start[e];
+    /* while rows are handed out, start[e] is the next row of e: afterwards it is where e + 1 begins */
+    for (int64_t i = 0; i < n_choice; i++) {
+        int32_t row = (int32_t)start[m->id[i]]++;
+        m->row[i] = row;
+        m->tok[row] = (int32_t)(i / m->shape.n_used);
+    }
+    for (int64_t e = n_expert; e > 0; e--)
+        start[e] = start[e - 1];
+    start[0] = 0;
+}
+
+struct parts_job {
+    const struct lk_cpu *lk;
+    struct part *part;
+    int n_part;
+    bool norm;
+};
+
+static void run_units(void *ctx, int64_t begin, int64_t end)
+{
+    const struct parts_job *job = ctx;
+    for (int64_t unit = begin; unit < end; unit++) {
+        int low = 0, high = job->n_part; /* the part that holds the unit lies in [low, high) */
+        while (high - low > 1) {
+            int middle = (low + high) / 2;
+            if (job->part[middle].first_unit <= unit)
+                low = middle;
+            else
+                high = middle;
+        }
+        const struct part *p = &job->part[low];
+        int64_t at = unit - p->first_unit, first = p->n_item * at / p->n_unit, last = p->n_item * (at + 1) / p->n_unit;
+        if (job->norm)
+            job->lk->norm(&p->args.norm, first, last);
+        else
+            job->lk->linear(&p->args.linear, first, last);
+    }
+}
+
+static int64_t part_rows(const struct part *p, bool norm)
+{
+    return norm ? p->args.norm.y.n_row : READ_ROWS + p->args.linear.a.n_row;
+}
+
+/* Runs all parts at once. A unit is items of one part, at most the LB_CPU_CLAIMS-th share of a thread's work where an
+ * item is no more. */
+static void run_parts(struct lb_cpu *c, int n_part, bool norm)
+{
+    struct part *part = c->moe->part;
+    double sum = 0, share = (double)c->base.n_thread * LB_CPU_CLAIMS;
+    int64_t n_unit = 0;
+    for (int i = 0; i < n_part; i++) {
+        struct part *p = &part[i];
+        p->n_item = norm ? c->lk.norm_items(&p->args.norm) : c->lk.linear_items(&p->args.linear);
+        sum += (double)part_rows(p, norm) * (norm ? 1 : (double)(p->args.linear.n_out * p->args.linear.a.cols->n_col));
+    }
+    for (int i = 0; i < n_part; i++) {
+        struct part *p = &part[i];
+        double cost = (double)part_rows(p, norm);
+        if (!norm) {
+            cost *= (double)(p->args.linear.n_out * p->args.linear.a.cols->n_col);
+            c->base.counts.product_rows += c->lk.act_rows(&p->args.linear.a);
+            c->base.counts.token_rows += p->args.linear.a.n_row;
+        }
+        int64_t n = (int64_t)(cost * share / sum) + 1;
+        p->n_unit = n < p->n_item ? n : p->n_item;
+        p->first_unit = n_unit;
+        n_unit += p->n_unit;
+        if (!norm)
+            p->args.linear.skip_items = (c->base.n_thread - 1) * (p->n_item / p->n_unit);
+    }
+    struct parts_job job = {&c->lk, part, n_part, norm};
+    lb_team_run(c->team, run_units, &job, n_unit, 1);
+}
+
+/* Rows begin .. begin + n of packed activations. */
+static struct lk_act rows_of(const struct lb_cpu *c, void *data, int64_t begin, int64_t n, const struct lk_cols *cols)
+{
+    size_t row_bytes = (size_t)cols->packed[cols->n_seg] * c->lk.act_bytes;
+    return (struct lk_act){(char *)data + (size_t)begin * row_bytes, n, cols};
+}
+
+static void gather(struct lb_cpu *c, const struct lb_moe_args *a)
+{
+    struct lb_cpu_moe *m = c->moe;
+    int n_part = 0;
+    for (int64_t e = 0; e < m->shape.n_expert; e++) {
+        int64_t begin = m->start[e], n = m->start[e + 1] - begin;
+        if (n > 0)
+            m->part[n_part++].args.norm = (struct lk_norm){.y = rows_of(c, m->in, begin, n, &m->in_cols),
+                                                           .x = a->x->data,
+                                                           .row = m->tok + begin,
+                                                           .w = a->norm,
+                                                           .eps = a->eps};
+    }
+    run_parts(c, n_part, true);
+}
+
+static void gate_up(struct lb_cpu *c, const struct lb_moe_args *a)
+{
+    struct lb_cpu_moe *m = c->moe;
+    struct lk_linear product = {.epilogue = LK_EP_SWIGLU, .l2_bytes = c->l2_bytes};
+    int n_part = 0;
+    for (int r = 0; r < m->n_seg; r++) {
+        if (!m->shared_y[r])
+            continue;
+        product.a = (struct lk_act){a->h->data, c->step->n_tok, &a->h->cols};
+        product.w = a->w->shared_gate_up[r]->w;
+        product.n_out = a->w->shared_gate_up[r]->n_out;
+        product.out = (struct lk_act){m->shared_gated[r], c->step->n_tok, &m->shared_cols[r]};
+        m->part[n_part++].args.linear = product;
+    }
+    for (int64_t e = 0; e < m->shape.n_expert; e++) {
+        int64_t begin = m->start[e], n = m->start[e + 1] - begin;
+        if (n == 0)
+            continue;
+        product.a = rows_of(c, m->in, begin, n, &m->in_cols);
+        product.w = a->w->gate_up[e]->w;
+        product.n_out = a->w->gate_up[e]->n_out;
+        product.out = rows_of(c, m->gated, begin, n, &m->ffn_cols);
+        m->part[n_part++].args.linear = product;
+    }
+    run_parts(c, n_part, false);
+}
+
+static void down(struct lb_cpu *c, const struct lb_moe_args *a)
+{
+    struct lb_cpu_moe *m = c->moe;
+    struct lk_linear product = {.epilogue = LK_EP_STORE, .n_out = m->dim, .y_ld = m->dim, .l2_bytes = c->l2_bytes};
+    int n_part = 0;
+    for (int r = 0; r < m->n_seg; r++) {
+        if (!m->shared_y[r])
+            continue;
+        product.a = (struct lk_act){m->shared_gated[r], c->step->n_tok, &m->shared_cols[r]};
+        product.w = a->w->shared_down[r]->w;
+        product.y = m->shared_y[r];
+        m->part[n_part++].args.linear = product;
+    }
+    for (int64_t e = 0; e < m->shape.n_expert; e++) {
+        int64_t begin = m->start[e], n = m->start[e + 1] - begin;
+        if (n == 0)
+            continue;
+        product.a = rows_of(c, m->gated, begin, n, &m->ffn_cols);
+        product.w = a->w->down[e]->w;
+        product.y = m->y + begin * m->dim;
+        m->part[n_part++].args.linear = product;
+    }
+    run_parts(c, n_part, false);
+}
+
+struct combine_job {
+    const struct lk_cpu *lk;
+    struct lk_combine args;
+};
+
+static void combine_rows(void *ctx, int64_t begin, int64_t end)
+{
+    const struct combine_job *job = ctx;
+    job->lk->combine(&job->args, begin, end);
+}
+
+void lb_cpu_moe(struct lb_backend *be, const struct lb_moe_args *a)
+{
+    struct lb_cpu *c = lb_cpu_of(be);
+    struct lb_cpu_moe *m = c->moe;
+    if (lb_cpu_idle(c))
+        return;
+    double begin = lb_cpu_now();
+    int64_t n_tok = c->step->n_tok;
+    route(c, a);
+    group_by_expert(m, n_tok);
+    gather(c, a);
+    gate_up(c, a);
+    down(c, a);
+    struct combine_job job = {&c->lk,
+                              {.x = a->x->data,
+                               .y = m->y,
+                               .id = m->id,
+                               .row = m->row,
+                               .weight = m->weight,
+                               .shared = (const float *const *)m->shared_y,
+                               .n_tok = n_tok,
+                               .n_used = m->shape.n_used,
+                               .n_expert = m->shape.n_expert,
+                               .dim = m->dim,
+                               .n_seg = m->n_seg}};
+    lb_team_run(c->team, combine_rows, &job, n_tok, lb_cpu_grain(c, n_tok, 8));
+    c->base.counts.linear_s += lb_cpu_now() - begin;
+}
