@@ -29,9 +29,16 @@ struct lb_actbuf {
     int64_t n_head;
 };
 
+/* The indexer of sparse attention: a token that sees more than topk positions attends to the topk best. n_plane: layers
+ * that choose, each with index keys of `dim` numbers a position; 0: attention is to all. */
+struct lb_index_shape {
+    int64_t n_plane, topk, n_head, dim;
+};
+
 /* head_dim: of a key; v_dim: of a value. */
 struct lb_kv_spec {
     int64_t n_layer, n_kv_head, head_dim, v_dim, n_page;
+    struct lb_index_shape index;
 };
 
 enum lb_epilogue { LB_STORE, LB_ADD, LB_SWIGLU };
@@ -61,6 +68,17 @@ struct lb_latent_args {
     const struct lb_buf *kv; /* [n_tok, kv_rank + n_rot] */
     const float *w;          /* [kv_rank] from vector_new */
     int64_t n_head, nope_dim, n_rot, kv_rank;
+    float eps;
+};
+
+/* A layer's choice of positions, which its attention and that of later layers takes until the next choice. */
+struct lb_index_args {
+    struct lb_buf *q;              /* [n_tok, n_head * dim]; written over */
+    const struct lb_buf *kw;       /* [n_tok, dim + n_head]: the key, then the heads' weights */
+    const float *norm, *norm_bias; /* [dim] from vector_new */
+    struct lb_kv_mem *kv;
+    int plane; /* 0 .. n_plane - 1 */
+    const struct lb_rope_args *rope;
     float eps;
 };
 
@@ -169,6 +187,7 @@ struct lb_backend_ops {
     /* y = columns x_col ... of x, rounded; where y has heads, those of head h are h * x_step columns further on */
     void (*round)(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, int64_t x_col, int64_t x_step);
     void (*latent)(struct lb_backend *be, const struct lb_latent_args *args);
+    void (*index)(struct lb_backend *be, const struct lb_index_args *args);
     void (*attend)(struct lb_backend *be, const struct lb_attend_args *args);
     /* x += mixture of experts of norm(x): leaves and tree as struct lk_combine has them */
     void (*moe)(struct lb_backend *be, const struct lb_moe_args *args);

@@ -111,7 +111,8 @@ static size_t cpu_kv_page_bytes(const struct lb_backend *be, const struct lb_kv_
 {
     const struct lb_cpu *c = (const struct lb_cpu *)be;
     return (size_t)spec->n_layer * (size_t)spec->n_kv_head *
-           (c->lk.k_page_bytes(spec->head_dim) + c->lk.v_page_bytes(spec->v_dim));
+               (c->lk.k_page_bytes(spec->head_dim) + c->lk.v_page_bytes(spec->v_dim)) +
+           lb_cpu_index_page_bytes(c, spec);
 }
 
 static enum lb_status cpu_kv_new(struct lb_backend *be, const struct lb_kv_spec *spec, struct lb_kv_mem **out,
@@ -128,7 +129,7 @@ static enum lb_status cpu_kv_new(struct lb_backend *be, const struct lb_kv_spec 
     kv->spec = *spec;
     kv->k_page_bytes = (int64_t)c->lk.k_page_bytes(spec->head_dim);
     kv->v_page_bytes = (int64_t)c->lk.v_page_bytes(spec->v_dim);
-    enum lb_status status = lb_arena_init(&kv->arena, (size_t)spec->n_page * page_bytes + 64, err);
+    enum lb_status status = lb_arena_init(&kv->arena, (size_t)spec->n_page * page_bytes + 3 * 64, err);
     if (status != LB_OK) {
         lb_mem_free(kv);
         return status;
@@ -139,7 +140,7 @@ static enum lb_status cpu_kv_new(struct lb_backend *be, const struct lb_kv_spec 
     kv->next = c->kv_list;
     c->kv_list = kv;
     *out = kv;
-    return LB_OK;
+    return spec->index.n_plane > 0 ? lb_cpu_index_new(c, kv, err) : LB_OK;
 }
 
 static enum lb_status cpu_step_end(struct lb_backend *be, const struct lb_cand **cand, struct lb_err *err)
@@ -202,6 +203,7 @@ static const struct lb_backend_ops cpu_ops = {
     .linear_heads = lb_cpu_linear_heads,
     .round = lb_cpu_round,
     .latent = lb_cpu_latent,
+    .index = lb_cpu_index,
     .attend = lb_cpu_attend,
     .moe = lb_cpu_moe,
     .head = lb_cpu_head,

@@ -27,6 +27,7 @@ struct lb_kv_mem {
     struct lb_kv_spec spec;
     uint8_t *k, *v;                     /* plane of layer il begins at il * plane bytes */
     int64_t k_page_bytes, v_page_bytes; /* of one head */
+    struct lb_cpu_index *index;         /* NULL without an indexer */
     struct lb_kv_mem *next;
 };
 
@@ -123,6 +124,16 @@ enum lb_status lb_cpu_table_new(struct lb_backend *be, const struct lb_rows *row
                                 struct lb_err *err);
 enum lb_status lb_cpu_vector_new(struct lb_backend *be, const float *host, int64_t n, const float **out,
                                  struct lb_err *err);
+
+/* backend_cpu_index.c */
+size_t lb_cpu_index_page_bytes(const struct lb_cpu *c, const struct lb_kv_spec *spec);
+/* kv's arena has room for the keys. */
+enum lb_status lb_cpu_index_new(struct lb_cpu *c, struct lb_kv_mem *kv, struct lb_err *err);
+/* Lists the step's tokens that see more than topk positions. */
+void lb_cpu_index_begin(struct lb_cpu_index *x, const struct lb_step *s);
+void lb_cpu_index(struct lb_backend *be, const struct lb_index_args *args);
+/* Attention of those tokens; `all` is that of the others. */
+void lb_cpu_attend_chosen(struct lb_cpu *c, struct lb_cpu_index *x, const struct lk_attend *all);
 
 /* backend_cpu_step.c */
 void lb_cpu_step_begin(struct lb_backend *be, const struct lb_step *step, struct lb_kv_mem *kv,

@@ -279,6 +279,8 @@ void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *a)
          .probs_ld = a->probs_ld},
     };
     lb_team_run(c->team, run_attend, &attend, c->n_item, lb_cpu_grain(c, c->n_item, LB_CPU_CLAIMS));
+    if (mem->index)
+        lb_cpu_attend_chosen(c, mem->index, &attend.args);
     c->base.counts.attend_s += lb_cpu_now() - begin;
 }
 

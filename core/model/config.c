@@ -57,6 +57,14 @@ enum lb_status lb_config_new_moe(struct lb_config *c, int64_t n_shared, int64_t 
     return LB_OK;
 }
 
+int64_t lb_config_index_layers(const struct lb_config *c)
+{
+    int64_t n = 0;
+    for (int64_t il = 0; c->index.topk > 0 && il < c->n_layer; il++)
+        n += !c->layer[il].index_shared;
+    return n;
+}
+
 void lb_config_add_eos(struct lb_config *c, int64_t id, const char *origin, const struct lb_log *log)
 {
     if (id < 0 || id >= c->n_vocab) {
@@ -259,6 +267,9 @@ void lb_config_log(const struct lb_config *c, const struct lb_log *log)
                    (long long)c->mla.kv_rank, (long long)c->mla.q_rank, (long long)c->mla.nope_dim,
                    (long long)c->mla.rope_dim, (long long)c->mla.v_dim);
     log_moe(c, log);
+    if (c->index.topk > 0)
+        lb_log_put(log, LB_LOG_INFO, "sparse attention: to %lld positions, chosen by %lld index heads of %lld",
+                   (long long)c->index.topk, (long long)c->index.n_head, (long long)c->index.head_dim);
     log_rope(&c->rope, log);
     log_window(c, log);
     log_eos(c, log);

@@ -29,6 +29,8 @@ struct lb_model {
     struct lb_buf q;         /* [n_tok, n_head * (nope_dim + rope_dim)] */
     struct lb_buf kv_a;      /* [n_tok, kv_rank + rope_dim] */
     struct lb_buf o;         /* [n_tok, n_head * out_dim] */
+    struct lb_buf index_q;   /* [n_tok, index heads * index head_dim] */
+    struct lb_buf index_kw;  /* [n_tok, index head_dim + index heads] */
     struct lb_actbuf q_lat;  /* [n_tok, q_rank] normalized */
     struct lb_actbuf q_head; /* for each head [n_tok, nope_dim] */
     struct lb_actbuf lat;    /* for each head [n_tok, kv_rank]: attention output in the latent's space */
@@ -40,6 +42,7 @@ struct lb_pass {
     struct lb_backend *be;
     const struct lb_backend_ops *op;
     const struct lb_step *step;
+    int n_choice; /* layers behind that chose positions */
     float *probs; /* hooks: [n_tok, n_head, probs_ld] */
     int64_t probs_ld;
     bool no_memory; /* a hook's copy could not be made */
@@ -103,6 +106,23 @@ static void attend(struct lb_pass *p, struct lb_actbuf *out, const struct lb_lay
     p->op->attend(p->be, &args);
 }
 
+/* Chooses the positions that tokens attend to, here and in the layers that share the choice. */
+static void choose(struct lb_pass *p, const struct lb_layer_latent *l, int plane)
+{
+    struct lb_model *m = p->m;
+    linear(p, &m->index_q, &m->q_lat, l->w_index_q, NULL);
+    linear(p, &m->index_kw, &m->h, l->w_index_k, NULL);
+    struct lb_index_args args = {.q = &m->index_q,
+                                 .kw = &m->index_kw,
+                                 .norm = l->index_norm,
+                                 .norm_bias = l->index_norm_bias,
+                                 .kv = m->kv,
+                                 .plane = plane,
+                                 .rope = &m->rope,
+                                 .eps = LATENT_EPS};
+    p->op->index(p->be, &args);
+}
+
 /* Attention over the latents themselves (DeepSeek-V2, arXiv 2405.04434, appendix B): what would make keys of them is
  * multiplied into the query, what would make values of them into the output, head by head. So the cache holds one
  * narrow row a token, and a decoded token reads that alone. */
@@ -126,6 +146,8 @@ static void attend_latent(struct lb_pass *p, const struct lb_layer *layer, int i
     p->op->round(p->be, &m->q_head, &m->q, 0, mla->nope_dim + mla->rope_dim);
     struct lb_heads_args query = {&m->qkv, mla->rope_dim, c->head_dim, &m->q_head, l->w_uk};
     p->op->linear_heads(p->be, &query);
+    if (l->w_index_q)
+        choose(p, l, p->n_choice++);
     attend(p, &m->lat, layer, il);
     struct lb_heads_args value = {&m->o, 0, mla->v_dim, &m->lat, l->w_uv};
     p->op->linear_heads(p->be, &value);
@@ -301,7 +323,10 @@ struct lb_model_size lb_model_size_of(const struct lb_model *m)
 static struct lb_kv_spec kv_spec(const struct lb_model *m, int64_t n_page)
 {
     const struct lb_config *c = m->config;
-    return (struct lb_kv_spec){c->n_layer, c->n_kv_head, c->head_dim, c->v_dim, n_page};
+    struct lb_kv_spec spec = {c->n_layer, c->n_kv_head, c->head_dim,
+                              c->v_dim,   n_page,       {0, c->index.topk, c->index.n_head, c->index.head_dim}};
+    spec.index.n_plane = lb_config_index_layers(c);
+    return spec;
 }
 
 size_t lb_model_page_bytes(const struct lb_model *m)
@@ -322,6 +347,10 @@ static enum lb_status reserve_latent(struct lb_model *m, struct lb_err *err)
     LB_TRY(op->buf_new(m->be, c->n_head * (mla->nope_dim + mla->rope_dim), &m->q, err));
     LB_TRY(op->buf_new(m->be, mla->kv_rank + mla->rope_dim, &m->kv_a, err));
     LB_TRY(op->buf_new(m->be, c->n_head * c->out_dim, &m->o, err));
+    if (c->index.topk > 0) {
+        LB_TRY(op->buf_new(m->be, c->index.n_head * c->index.head_dim, &m->index_q, err));
+        LB_TRY(op->buf_new(m->be, c->index.head_dim + c->index.n_head, &m->index_kw, err));
+    }
     LB_TRY(op->head_acts_new(m->be, &m->cols.nope, c->n_head, &m->q_head, err));
     return op->head_acts_new(m->be, &m->cols.kv_rank, c->n_head, &m->lat, err);
 }

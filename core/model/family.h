@@ -26,6 +26,10 @@ enum lb_role {
     LB_R_KV_A,
     LB_R_KV_A_NORM,
     LB_R_KV_B,
+    LB_R_INDEX_Q, /* the indexer: heads of queries, the key, its LayerNorm, the heads' weights */
+    LB_R_INDEX_K,
+    LB_R_INDEX_K_NORM,
+    LB_R_INDEX_W,
     LB_R_O,
     LB_R_POST_ATTN_NORM, /* of the attention's output, before the residual */
     LB_R_FFN_NORM,
@@ -94,6 +98,12 @@ struct lb_mla {
     int64_t v_dim;    /* of a head of V */
 };
 
+/* Sizes of the indexer of sparse attention: how many positions a token attends to, heads and their width. */
+struct lb_index {
+    int64_t topk; /* 0: there is none */
+    int64_t n_head, head_dim;
+};
+
 #define LB_FAM_MAX_EOS 3
 
 /* A class's mixture of experts. n_expert 0: the family has none. */
@@ -112,6 +122,7 @@ struct lb_family {
     const char *eps_key;
     double norm_eps, rot_share; /* rot_share: of a head's dimensions that RoPE turns */
     struct lb_mla mla;          /* kv_rank 0: none */
+    struct lb_index index;
     struct lb_family_moe moe;
     int64_t window; /* 0: none */
     int64_t bos;    /* -1: none */

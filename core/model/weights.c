@@ -336,6 +336,18 @@ static enum lb_status load_kv_b(struct loader *ld, int il, struct lb_layer_laten
     return ld->s->backend->ops->heads_new(ld->s->backend, &spec, c->n_head, &l->w_uv, err);
 }
 
+static enum lb_status load_index(struct loader *ld, int il, struct lb_layer_latent *l, struct lb_err *err)
+{
+    const struct lb_index *x = &ld->s->config->index;
+    const struct source q = {il, 1, {{LB_R_INDEX_Q, x->n_head * x->head_dim, 0}}};
+    const struct source kw = {il, 2, {{LB_R_INDEX_K, x->head_dim, 0}, {LB_R_INDEX_W, x->n_head, 0}}};
+    const struct source norm = {il, 1, {{LB_R_INDEX_K_NORM, x->head_dim, 0}}};
+    LB_TRY(load_matrix(ld, &q, &ld->s->cols->q_rank, &l->w_index_q, err));
+    LB_TRY(load_matrix(ld, &kw, &ld->s->cols->dim, &l->w_index_k, err));
+    LB_TRY(load_vector(ld, &norm, ".weight", &l->index_norm, err));
+    return load_vector(ld, &norm, ".bias", &l->index_norm_bias, err);
+}
+
 static enum lb_status load_latent(struct loader *ld, int il, struct lb_layer_latent *l, struct lb_err *err)
 {
     const struct lb_config *c = ld->s->config;
@@ -355,7 +367,8 @@ static enum lb_status load_latent(struct loader *ld, int il, struct lb_layer_lat
     LB_TRY(load_matrix(ld, &kv_a, &ld->s->cols->dim, &l->wkv_a, err));
     LB_TRY(load_bias(ld, &kv_a, c->attn_bias, &l->bkv_a, err));
     LB_TRY(load_norm(ld, il, LB_R_KV_A_NORM, m->kv_rank, &l->kv_a_norm, err));
-    return load_kv_b(ld, il, l, err);
+    LB_TRY(load_kv_b(ld, il, l, err));
+    return c->index.topk > 0 && !c->layer[il].index_shared ? load_index(ld, il, l, err) : LB_OK;
 }
 
 static enum lb_status load_qkv(struct loader *ld, int il, struct lb_layer *l, struct lb_err *err)
@@ -647,6 +660,8 @@ enum lb_status lb_weights_load(struct lb_weights *w, const struct lb_weights_spe
         widest = (c->n_head + 2 * c->n_kv_head) * c->head_dim;
     if (widest < c->mla.q_rank)
         widest = c->mla.q_rank;
+    if (widest < c->index.head_dim)
+        widest = c->index.head_dim;
     if (widest < c->moe.n_expert)
         widest = c->moe.n_expert;
     struct loader ld = {.s = spec, .w = w};

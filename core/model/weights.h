@@ -21,6 +21,10 @@ struct lb_layer_latent {
     struct lb_matrix *w_uk;            /* for each head [kv_rank, nope_dim]: from a query to the latent's space */
     struct lb_matrix *w_uv;            /* for each head [v_dim, kv_rank]: from the latent to the head's values */
     const float *bq_a, *bkv_a;
+    /* where the layer chooses positions */
+    struct lb_matrix *w_index_q;               /* [index heads * index head_dim, q_rank] */
+    struct lb_matrix *w_index_k;               /* [index head_dim + index heads, dim]: the key, the heads' weights */
+    const float *index_norm, *index_norm_bias; /* [index head_dim] */
 };
 
 /* Matrices are [out, in]. Biases and norms are f32 vectors of the backend, NULL where the model has none. */

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "kernels/cpu/avx2/lk_avx2.h"
+#include "kernels/cpu/lk_gather.h"
 #include "kernels/cpu/lk_spans.h"
 
 #define ROWS 12
@@ -370,4 +371,6 @@ void lk_avx2_attend_init(struct lk_cpu *t, enum lk_type type)
 {
     t->attn_tokens = attn_tokens;
     t->attend = type == LK_F32 ? attend_f32 : attend_bf16;
+    if (type == LK_BF16)
+        t->gather = lk_gather_pairs;
 }

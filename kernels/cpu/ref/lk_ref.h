@@ -43,6 +43,7 @@ void lk_ref_act_init(struct lk_cpu *t, enum lk_type type);
 void lk_ref_linear_init(struct lk_cpu *t, enum lk_type type);
 void lk_ref_rope_init(struct lk_cpu *t, enum lk_type type);
 void lk_ref_attend_init(struct lk_cpu *t, enum lk_type type);
+void lk_ref_index_init(struct lk_cpu *t, enum lk_type type);
 void lk_ref_top_init(struct lk_cpu *t, enum lk_type type);
 void lk_ref_moe_init(struct lk_cpu *t);
 

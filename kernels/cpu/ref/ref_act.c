@@ -150,6 +150,7 @@ void lk_ref_init(struct lk_cpu *t, enum lk_type type)
     lk_ref_linear_init(t, type);
     lk_ref_rope_init(t, type);
     lk_ref_attend_init(t, type);
+    lk_ref_index_init(t, type);
     lk_ref_top_init(t, type);
     lk_ref_moe_init(t);
 }
