@@ -22,11 +22,12 @@ struct lb_buf {
 };
 
 /* Packed activations: the input of products whose K is cut as `cols` says. n_head > 0: as many of them, one for each
- * head. */
+ * head. f32: kept in f32 whatever the backend's type, for matrices that are (struct lb_matrix_spec). */
 struct lb_actbuf {
     void *data;
     struct lk_cols cols;
     int64_t n_head;
+    bool f32;
 };
 
 /* The indexer of sparse attention: a token that sees more than topk positions attends to the topk best. n_plane: layers
@@ -164,8 +165,8 @@ struct lb_backend_ops {
     enum lb_status (*buf_new)(struct lb_backend *be, int64_t width, struct lb_buf *out, struct lb_err *err);
     enum lb_status (*act_new)(struct lb_backend *be, const struct lk_cols *cols, struct lb_actbuf *out,
                               struct lb_err *err);
-    enum lb_status (*head_acts_new)(struct lb_backend *be, const struct lk_cols *cols, int64_t n_head,
-                                    struct lb_actbuf *out, struct lb_err *err);
+    /* out's cols, n_head and f32 are set */
+    enum lb_status (*head_acts_new)(struct lb_backend *be, struct lb_actbuf *out, struct lb_err *err);
     size_t (*kv_page_bytes)(const struct lb_backend *be, const struct lb_kv_spec *spec);
     enum lb_status (*kv_new)(struct lb_backend *be, const struct lb_kv_spec *spec, struct lb_kv_mem **out,
                              struct lb_err *err);

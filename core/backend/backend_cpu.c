@@ -91,20 +91,20 @@ static enum lb_status cpu_buf_new(struct lb_backend *be, int64_t width, struct l
     return out->data ? LB_OK : LB_E_DEVICE;
 }
 
-static enum lb_status cpu_head_acts_new(struct lb_backend *be, const struct lk_cols *cols, int64_t n_head,
-                                        struct lb_actbuf *out, struct lb_err *err)
+static enum lb_status cpu_head_acts_new(struct lb_backend *be, struct lb_actbuf *out, struct lb_err *err)
 {
     struct lb_cpu *c = lb_cpu_of(be);
-    *out = (struct lb_actbuf){.cols = *cols, .n_head = n_head};
-    size_t n = (size_t)c->limit.n_tok * (size_t)cols->packed[cols->n_seg] * (size_t)(n_head > 0 ? n_head : 1);
-    out->data = lb_cpu_take(c, n, c->lk.act_bytes, "activations of a step", err);
+    size_t n_head = out->n_head > 0 ? (size_t)out->n_head : 1;
+    size_t n = (size_t)c->limit.n_tok * (size_t)out->cols.packed[out->cols.n_seg] * n_head;
+    out->data = lb_cpu_take(c, n, lb_cpu_table_of(c, out)->act_bytes, "activations of a step", err);
     return out->data ? LB_OK : LB_E_DEVICE;
 }
 
 static enum lb_status cpu_act_new(struct lb_backend *be, const struct lk_cols *cols, struct lb_actbuf *out,
                                   struct lb_err *err)
 {
-    return cpu_head_acts_new(be, cols, 0, out, err);
+    *out = (struct lb_actbuf){.cols = *cols};
+    return cpu_head_acts_new(be, out, err);
 }
 
 static size_t cpu_kv_page_bytes(const struct lb_backend *be, const struct lb_kv_spec *spec)

@@ -90,6 +90,12 @@ static inline struct lb_cpu *lb_cpu_of(struct lb_backend *be)
     return (struct lb_cpu *)be;
 }
 
+/* The kernels that read and write these activations. */
+static inline const struct lk_cpu *lb_cpu_table_of(const struct lb_cpu *c, const struct lb_actbuf *a)
+{
+    return a->f32 ? &c->lk_f32 : &c->lk;
+}
+
 static inline size_t lb_cpu_elem_bytes(const struct lb_cpu *c)
 {
     return c->base.dtype == LB_F32 ? sizeof(float) : sizeof(uint16_t);

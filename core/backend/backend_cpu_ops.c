@@ -115,7 +115,8 @@ void lb_cpu_linear(struct lb_backend *be, const struct lb_linear_args *a)
 /* Bytes from one head's activations of this step to the next one's. */
 static int64_t head_act_bytes(const struct lb_cpu *c, const struct lb_actbuf *a)
 {
-    return a->n_head > 0 ? c->step->n_tok * a->cols.packed[a->cols.n_seg] * (int64_t)c->lk.act_bytes : 0;
+    int64_t n = c->step->n_tok * a->cols.packed[a->cols.n_seg];
+    return a->n_head > 0 ? n * (int64_t)lb_cpu_table_of(c, a)->act_bytes : 0;
 }
 
 /* Items of all heads, n_item of them a head. */
@@ -149,7 +150,7 @@ void lb_cpu_linear_heads(struct lb_backend *be, const struct lb_heads_args *a)
     double begin = lb_cpu_now();
     int64_t n_tok = c->step->n_tok;
     struct heads_job job = {
-        .lk = &c->lk,
+        .lk = a->w->lk,
         .a = a,
         .first = {.a = {a->a->data, n_tok, &a->a->cols},
                   .w = a->w->w,
@@ -160,10 +161,10 @@ void lb_cpu_linear_heads(struct lb_backend *be, const struct lb_heads_args *a)
                   .l2_bytes = c->l2_bytes},
         .act_bytes = head_act_bytes(c, a->a),
     };
-    job.n_item = c->lk.linear_items(&job.first);
+    job.n_item = job.lk->linear_items(&job.first);
     int64_t n_item = job.n_item * a->w->n_head;
     lb_team_run(c->team, run_heads, &job, n_item, lb_cpu_grain(c, n_item, LB_CPU_CLAIMS));
-    c->base.counts.product_rows += c->lk.act_rows(&job.first.a);
+    c->base.counts.product_rows += job.lk->act_rows(&job.first.a);
     c->base.counts.token_rows += n_tok;
     c->base.counts.linear_s += lb_cpu_now() - begin;
 }
@@ -196,7 +197,8 @@ void lb_cpu_round(struct lb_backend *be, struct lb_actbuf *y, const struct lb_bu
     if (lb_cpu_idle(c))
         return;
     double begin = lb_cpu_now();
-    struct round_job job = {&c->lk, {{y->data, c->step->n_tok, &y->cols}, x->data + x_col, x->width}, 0, x_step};
+    struct round_job job = {
+        lb_cpu_table_of(c, y), {{y->data, c->step->n_tok, &y->cols}, x->data + x_col, x->width}, 0, x_step};
     job.act_bytes = head_act_bytes(c, y);
     int64_t n_item = c->step->n_tok * (y->n_head > 0 ? y->n_head : 1);
     lb_team_run(c->team, run_round, &job, n_item, lb_cpu_grain(c, n_item, 8));

@@ -32,7 +32,7 @@ struct lb_model {
     struct lb_buf index_q;   /* [n_tok, index heads * index head_dim] */
     struct lb_buf index_kw;  /* [n_tok, index head_dim + index heads] */
     struct lb_actbuf q_lat;  /* [n_tok, q_rank] normalized */
-    struct lb_actbuf q_head; /* for each head [n_tok, nope_dim] */
+    struct lb_actbuf q_head; /* for each head [n_tok, nope_dim], f32: the query is rounded once, when it is absorbed */
     struct lb_actbuf lat;    /* for each head [n_tok, kv_rank]: attention output in the latent's space */
 };
 
@@ -351,8 +351,10 @@ static enum lb_status reserve_latent(struct lb_model *m, struct lb_err *err)
         LB_TRY(op->buf_new(m->be, c->index.n_head * c->index.head_dim, &m->index_q, err));
         LB_TRY(op->buf_new(m->be, c->index.head_dim + c->index.n_head, &m->index_kw, err));
     }
-    LB_TRY(op->head_acts_new(m->be, &m->cols.nope, c->n_head, &m->q_head, err));
-    return op->head_acts_new(m->be, &m->cols.kv_rank, c->n_head, &m->lat, err);
+    m->q_head = (struct lb_actbuf){.cols = m->cols.nope, .n_head = c->n_head, .f32 = true};
+    m->lat = (struct lb_actbuf){.cols = m->cols.kv_rank, .n_head = c->n_head};
+    LB_TRY(op->head_acts_new(m->be, &m->q_head, err));
+    return op->head_acts_new(m->be, &m->lat, err);
 }
 
 enum lb_status lb_model_reserve(struct lb_model *m, struct lb_step_limits limit, int32_t max_out, int64_t n_page,

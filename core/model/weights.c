@@ -283,7 +283,8 @@ static const void *transposed_at(const struct lb_rows *r, int64_t row)
     return (const float *)r->ctx + row * r->n_col;
 }
 
-/* W_uk: queries are multiplied with the keys' rows from the other side, so each head's are turned over. */
+/* W_uk: queries are multiplied with the keys' rows from the other side, so each head's are turned over. Rounded as any
+ * weight, but multiplied in f32, as the query is not rounded yet. */
 static enum lb_status load_w_uk(struct loader *ld, const struct lb_wtensor *t, struct lb_matrix **out,
                                 struct lb_err *err)
 {
@@ -299,6 +300,9 @@ static enum lb_status load_w_uk(struct loader *ld, const struct lb_wtensor *t, s
     for (int64_t ih = 0; ih < c->n_head && status == LB_OK; ih++) {
         float *to = all + (size_t)ih * head;
         head_rows_get(&rows, ih * m->nope_dim, m->nope_dim, one);
+        if (ld->s->backend->dtype == LB_BF16)
+            for (size_t i = 0; i < head; i++)
+                one[i] = lb_bf16_widen(lb_bf16_round(one[i]));
         for (int64_t i = 0; i < m->nope_dim; i++)
             for (int64_t k = 0; k < m->kv_rank; k++)
                 to[k * m->nope_dim + i] = one[i * m->kv_rank + k];
@@ -310,7 +314,7 @@ static enum lb_status load_w_uk(struct loader *ld, const struct lb_wtensor *t, s
                                  .n_col = m->nope_dim,
                                  .at = transposed_at,
                                  .data_type = LB_F32};
-        struct lb_matrix_spec spec = {&turned, &ld->s->cols->nope, false, t->name, false};
+        struct lb_matrix_spec spec = {&turned, &ld->s->cols->nope, false, t->name, true};
         status = ld->s->backend->ops->heads_new(ld->s->backend, &spec, c->n_head, out, err);
     }
     lb_mem_free(all);

@@ -18,7 +18,7 @@ struct lb_layer_latent {
     struct lb_matrix *wq_a;            /* [q_rank, dim], NULL where there is no latent of queries */
     struct lb_matrix *wq_b;            /* [n_head * (nope_dim + rope_dim), q_rank or dim] */
     struct lb_matrix *wkv_a;           /* [kv_rank + rope_dim, dim] */
-    struct lb_matrix *w_uk;            /* for each head [kv_rank, nope_dim]: from a query to the latent's space */
+    struct lb_matrix *w_uk;            /* for each head [kv_rank, nope_dim], f32: from a query to the latent's space */
     struct lb_matrix *w_uv;            /* for each head [v_dim, kv_rank]: from the latent to the head's values */
     const float *bq_a, *bkv_a;
     /* where the layer chooses positions */

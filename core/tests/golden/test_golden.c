@@ -67,9 +67,9 @@ static enum extent extent(void)
  * outputs and partial rotation, biases, a quantized GGUF, latent attention). */
 static bool in_sample(const char *name, size_t n)
 {
-    static const char *const sample[] = {"llama-gqa-tied", "llama-dynamic-ntk", "mistral-swa",     "glm4",
-                                         "llama-mha",      "llama-bias",        "llama-gguf-q4_0", "glm4-moe-lite",
-                                         "glm-moe-dsa"};
+    static const char *const sample[] = {"llama-gqa-tied",    "llama-dynamic-ntk", "mistral-swa",     "glm4",
+                                         "llama-mha",         "llama-bias",        "llama-gguf-q4_0", "glm4-moe-lite",
+                                         "glm-moe-dsa-sparse"};
     for (size_t i = 0; i < n && i < sizeof sample / sizeof *sample; i++)
         if (strcmp(name, sample[i]) == 0)
             return true;
