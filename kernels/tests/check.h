@@ -57,6 +57,8 @@ void check_linear(const struct lk_cpu *t);
 void check_head(const struct lk_cpu *t);
 void check_norm(const struct lk_cpu *t);
 void check_round(const struct lk_cpu *t);
+void check_gather(const struct lk_cpu *t);
+void check_sparse(const struct lk_cpu *t);
 void check_latent(const struct lk_cpu *t);
 void check_embed(const struct lk_cpu *t);
 void check_rope(const struct lk_cpu *t);

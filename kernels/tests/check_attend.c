@@ -49,6 +49,7 @@ struct attn_case {
     float *qkv, *cos, *sin, *q_norm, *k_norm;
     int32_t *pos, *tok_page, *page, page_start[4];
     int64_t width, v_dim; /* width: of a row of qkv */
+    const bool *hidden;   /* [n_tok] positions that are not chosen, or NULL */
     bool apart;           /* each head has activations of its own */
     struct lk_cols head_cols;
     int seq_of[4]; /* first token of each sequence */
@@ -211,9 +212,11 @@ static void exact(const struct attn_case *c, int is, int64_t tok, int64_t head, 
     int64_t first = s->window == 0 || s->window > last ? 0 : last - s->window + 1;
     double q[MAX_DIM], k[MAX_DIM], max = -INFINITY, sum = 0;
     rotate(c, tok, c->qkv + tok * width + head * n, c->q_norm, q);
-    for (int64_t j = 0; j < first; j++)
-        prob[j] = 0;
+    for (int64_t j = 0; j <= last; j++)
+        prob[j] = -INFINITY;
     for (int64_t j = first; j <= last; j++) {
+        if (c->hidden && c->hidden[j])
+            continue;
         int64_t at = c->seq_of[is] + j;
         rotate(c, at, c->qkv + at * width + (c->n_head + head / s->group) * n, c->k_norm, k);
         prob[j] = 0;
@@ -222,11 +225,11 @@ static void exact(const struct attn_case *c, int is, int64_t tok, int64_t head, 
         prob[j] /= sqrt((double)n);
         max = fmax(max, prob[j]);
     }
-    for (int64_t j = first; j <= last; j++)
+    for (int64_t j = 0; j <= last; j++)
         sum += exp(prob[j] - max);
     for (int64_t i = 0; i < n_v; i++)
         out[i] = size[i] = 0;
-    for (int64_t j = first; j <= last; j++) {
+    for (int64_t j = 0; j <= last; j++) {
         const float *v = c->qkv + (c->seq_of[is] + j) * width + (c->n_head + s->n_kv) * n + head / s->group * n_v;
         prob[j] = exp(prob[j] - max) / sum;
         for (int64_t i = 0; i < n_v; i++) {
@@ -375,6 +378,79 @@ static void attn_case(const struct lk_cpu *t, const struct shape *s)
     free(alone);
     free(probs);
     case_free(&c);
+}
+
+/* Attention of the last token over gathered K and V of `topk` random positions. */
+static void gather_case(const struct lk_cpu *t, const struct shape *s, int64_t topk)
+{
+    struct attn_case c;
+    case_new(&c, t, s);
+    int64_t tok = c.n_tok - 1, n_page = lk_ceil_div(topk, LK_PAGE_TOKENS), n_chosen = 0;
+    bool *hidden = check_new((size_t)c.n_tok, sizeof *hidden);
+    int32_t *chosen = check_new((size_t)topk, sizeof *chosen), page[8], start = 0, last = (int32_t)(topk - 1);
+    free(run(&c, 0, c.n_tok, 32, NULL).data); /* fills the cache */
+    for (int64_t j = 0; j <= tok; j++) {
+        hidden[j] = (int64_t)(check_random() % (uint32_t)(tok + 1 - j)) >= topk - n_chosen;
+        if (!hidden[j])
+            chosen[n_chosen++] = (int32_t)j;
+    }
+    struct lk_attn_item item = {0, 0, 1, 0};
+    struct lk_kv to = c.kv;
+    to.k = check_new((size_t)n_page, (size_t)to.k_page_bytes);
+    to.v = check_new((size_t)n_page, (size_t)to.v_page_bytes);
+    memset(to.k, 0xff, (size_t)(n_page * to.k_page_bytes));
+    memset(to.v, 0xff, (size_t)(n_page * to.v_page_bytes));
+    struct lk_gather gather = {c.kv, to, &item, chosen, c.page_start, c.page, topk, n_page};
+    CHECK_SPLIT(t->gather, &gather, n_page);
+    for (int i = 0; i < 8; i++)
+        page[i] = i;
+    struct lk_rope_kv rope = {.qkv = c.qkv + tok * c.width,
+                              .cos = c.cos + tok * s->n_rot / 2,
+                              .sin = c.sin + tok * s->n_rot / 2,
+                              .q = check_new(t->q_bytes(1, c.n_head, s->head_dim), 1),
+                              .kv = c.kv,
+                              .pos = c.pos + tok,
+                              .page = c.tok_page + tok,
+                              .n_tok = 1,
+                              .n_head = c.n_head,
+                              .n_rot = s->n_rot,
+                              .interleaved = s->interleaved};
+    t->rope_kv(&rope, 0, 1);
+    struct lk_attend args = {.out = check_act(t, 1, &c.cols),
+                             .q = rope.q,
+                             .kv = to,
+                             .item = &item,
+                             .n_item = 1,
+                             .n_tok = 1,
+                             .n_head = c.n_head,
+                             .pos = &last,
+                             .page_start = &start,
+                             .page = page,
+                             .scale = 1.0f / sqrtf((float)s->head_dim)};
+    t->attend(&args, 0, 1);
+    float *got = check_new((size_t)c.cols.n_col, sizeof *got);
+    t->act_row(&args.out, 0, got);
+    c.hidden = hidden;
+    check_token(&c, 0, tok, got, NULL);
+    free(to.k);
+    free(to.v);
+    free(rope.q);
+    free(args.out.data);
+    free(got);
+    free(hidden);
+    free(chosen);
+    case_free(&c);
+}
+
+void check_gather(const struct lk_cpu *t)
+{
+    static const int64_t topk[] = {1, 24, 31, 32, 33, 64, 77};
+    for (int i = 0; i < 7; i++) {
+        struct shape s = {32, 4, 1, 8, true, false, 1, {90 + 7 * i}, 1, 0, 24};
+        gather_case(t, &s, topk[i]);
+        struct shape odd = {47, 14, 1, 12, false, false, 1, {90 + 7 * i}, 1, 0, 35};
+        gather_case(t, &odd, topk[i]);
+    }
 }
 
 static void check_windows(const struct lk_cpu *t)
