@@ -43,6 +43,9 @@ static const char *const models[] = {
     "glm4-moe",
     "glm4-moe-qknorm",
     "chatglm",
+    "glm4-moe-lite",
+    "glm-moe-dsa",
+    "glm-moe-dsa-sparse",
 };
 enum { N_MODEL = sizeof models / sizeof *models };
 
@@ -63,12 +66,12 @@ static enum extent extent(void)
 }
 
 /* Whether a model is among the first n of one of each kind (heads, rope that depends on the length, a window, norms of
- * outputs and partial rotation, experts in groups, biases, a quantized GGUF). */
+ * outputs and partial rotation, experts in groups, latent attention, biases, a quantized GGUF). */
 static bool in_sample(const char *name, size_t n)
 {
-    static const char *const sample[] = {"llama-gqa-tied", "llama-dynamic-ntk", "mistral-swa",
-                                         "glm4",           "glm4-moe-qknorm",   "llama-mha",
-                                         "llama-bias",     "llama-gguf-q4_0",   "glm4-moe"};
+    static const char *const sample[] = {"llama-gqa-tied",  "llama-dynamic-ntk",  "mistral-swa",  "glm4",
+                                         "glm4-moe-qknorm", "glm-moe-dsa-sparse", "llama-mha",    "llama-bias",
+                                         "llama-gguf-q4_0", "glm4-moe",           "glm4-moe-lite"};
     for (size_t i = 0; i < n && i < sizeof sample / sizeof *sample; i++)
         if (strcmp(name, sample[i]) == 0)
             return true;
