@@ -459,7 +459,7 @@ static void test_contract(void **state)
     (void)state;
     for (int m = 0; m < N_MODEL; m++) {
         char path[512];
-        if (extent() != EXTENT_FULL && !in_sample(models[m], extent() == EXTENT_SAMPLE ? N_MODEL : 5))
+        if (extent() != EXTENT_FULL && !in_sample(models[m], extent() == EXTENT_SAMPLE ? N_MODEL : 6))
             continue;
         model_path(models[m], path, sizeof path);
         json_t *golden = golden_rows(models[m], "golden.jsonl"), *rows = contract_rows(golden);
