@@ -1,4 +1,4 @@
-/* The decoder against transformers: golden rows of every dense model (../shared/goldens), fed straight into
+/* The decoder against transformers: golden rows of every model (../shared/goldens), fed straight into
  * lb_model_forward, one row alone, all rows in ragged steps, and in chunks of 16 tokens: the golden ids, and the same
  * bits however the rows were packed; bf16 within the goldens' rule. Inner numbers against attention.json. Bad weight
  * files say what is wrong. */
@@ -359,9 +359,10 @@ static void bf16_rule(void **state)
     (void)state;
     if (!have_goldens())
         skip();
-    static const char *const names[] = {"llama-mha",  "llama-gqa-tied", "llama-yarn",    "llama-bias", "llama-headdim",
-                                        "llama-bf16", "mistral-swa",    "qwen2",         "qwen3",      "glm",
-                                        "glm4",       "chatglm",        "glm4-moe-lite", "glm-moe-dsa"};
+    static const char *const names[] = {
+        "llama-mha",       "llama-gqa-tied", "llama-yarn",    "llama-bias", "llama-headdim", "llama-bf16",
+        "mistral-swa",     "qwen2",          "qwen3",         "glm",        "glm4",          "glm4-moe",
+        "glm4-moe-qknorm", "chatglm",        "glm4-moe-lite", "glm-moe-dsa"};
     json_t *all = json_load_file(GOLDENS "tolerance.json", 0, NULL);
     assert_non_null(all);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
@@ -394,6 +395,8 @@ static void directories(void **state)
     check_model("glm4-moe-lite", true);
     check_model("glm-moe-dsa", false);
     check_model("glm-moe-dsa-sparse", true);
+    check_model("glm4-moe", true);
+    check_model("glm4-moe-qknorm", true);
 }
 
 static void gguf_files(void **state)

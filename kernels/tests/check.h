@@ -64,6 +64,7 @@ void check_embed(const struct lk_cpu *t);
 void check_rope(const struct lk_cpu *t);
 void check_attend(const struct lk_cpu *t);
 void check_top(const struct lk_cpu *t);
+void check_moe(const struct lk_cpu *t);
 /* Tries every `every`-th float. */
 void check_exp(const struct lk_cpu *t, int every);
 /* only: "qkv", "out", "gate-up", "down", "head", "norm", "attend", or NULL for all; set: its name, or NULL for the

@@ -37,7 +37,7 @@ json_t *golden_read(const char *path);
 
 /* ---- naive models in double precision: one token a call, weights drawn from a seed ---- */
 
-enum naive_family { NAIVE_LLAMA, NAIVE_MISTRAL, NAIVE_QWEN2, NAIVE_QWEN3, NAIVE_GLM, NAIVE_GLM4 };
+enum naive_family { NAIVE_LLAMA, NAIVE_MISTRAL, NAIVE_QWEN2, NAIVE_QWEN3, NAIVE_GLM, NAIVE_GLM4, NAIVE_GLM4_MOE };
 
 struct naive_shape {
     enum naive_family family;
@@ -46,6 +46,8 @@ struct naive_shape {
     bool tied, attn_bias, mlp_bias;
     int64_t window, n_full; /* positions that a token sees from layer n_full on; 0: all */
     int64_t n_rot;          /* GLM: dimensions that turn */
+    /* GLM4_MOE: experts in all layers but the first, each moe_dim wide; n_shared of them are taken by every token */
+    int64_t n_expert, n_used, n_shared, moe_dim, n_group, n_group_used;
 };
 
 struct naive_model;

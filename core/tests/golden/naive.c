@@ -6,13 +6,14 @@
 #include <string.h>
 
 /* Written from the formulas alone (RMSNorm, RoPE, grouped-query attention in a window, norms of heads and of outputs,
- * SwiGLU), in double, with no code of the engine. Weights are float32 so that the file holds exactly what is computed
- * with. */
+ * SwiGLU, experts that a router chooses), in double, with no code of the engine. Weights are float32 so that the file
+ * holds exactly what is computed with. */
 
 struct matrix {
     char name[96];
     int64_t rows, cols; /* cols 0: a vector of `rows` */
     float *w;
+    int64_t stack; /* matrices of rows / stack rows each, one tensor of three dimensions; 0: one matrix */
 };
 
 enum {
@@ -37,6 +38,13 @@ enum {
     T_GB,
     T_UB,
     T_DB,
+    T_ROUTER,
+    T_RB,
+    T_EXPERTS_IN, /* of each expert gate rows, then up rows */
+    T_EXPERTS_OUT,
+    T_SHARED_GATE,
+    T_SHARED_UP,
+    T_SHARED_DOWN,
     N_T
 };
 
@@ -76,7 +84,9 @@ static void draw_layer(struct naive_model *m, struct matrix *t, int il)
     const struct naive_shape *s = &m->s;
     const int64_t q = s->n_head * s->head_dim, kv = s->n_kv_head * s->head_dim;
     const bool qkv_bias = s->attn_bias || s->family == NAIVE_QWEN2;
-    const bool o_bias = s->attn_bias && s->family != NAIVE_GLM && s->family != NAIVE_GLM4;
+    const bool o_bias = s->attn_bias && s->family < NAIVE_GLM;
+    const bool moe = s->n_expert > 0 && il > 0, shared = moe && s->n_shared > 0;
+    const int64_t e = s->n_expert, wide = s->n_shared * s->moe_dim;
     const bool fused = is_glm(s), sandwich = s->family == NAIVE_GLM4, heads = s->family == NAIVE_QWEN3;
     const struct {
         const char *name;
@@ -93,10 +103,10 @@ static void draw_layer(struct naive_model *m, struct matrix *t, int il)
         [T_K] = {"self_attn.k_proj.weight", kv, s->dim, true},
         [T_V] = {"self_attn.v_proj.weight", kv, s->dim, true},
         [T_O] = {"self_attn.o_proj.weight", s->dim, q, true},
-        [T_GATE] = {"mlp.gate_proj.weight", s->ffn_dim, s->dim, !fused},
-        [T_UP] = {"mlp.up_proj.weight", s->ffn_dim, s->dim, !fused},
+        [T_GATE] = {"mlp.gate_proj.weight", s->ffn_dim, s->dim, !fused && !moe},
+        [T_UP] = {"mlp.up_proj.weight", s->ffn_dim, s->dim, !fused && !moe},
         [T_GATE_UP] = {"mlp.gate_up_proj.weight", 2 * s->ffn_dim, s->dim, fused},
-        [T_DOWN] = {"mlp.down_proj.weight", s->dim, s->ffn_dim, true},
+        [T_DOWN] = {"mlp.down_proj.weight", s->dim, s->ffn_dim, !moe},
         [T_QB] = {"self_attn.q_proj.bias", q, 0, qkv_bias},
         [T_KB] = {"self_attn.k_proj.bias", kv, 0, qkv_bias},
         [T_VB] = {"self_attn.v_proj.bias", kv, 0, qkv_bias},
@@ -104,11 +114,19 @@ static void draw_layer(struct naive_model *m, struct matrix *t, int il)
         [T_GB] = {"mlp.gate_proj.bias", s->ffn_dim, 0, s->mlp_bias},
         [T_UB] = {"mlp.up_proj.bias", s->ffn_dim, 0, s->mlp_bias},
         [T_DB] = {"mlp.down_proj.bias", s->dim, 0, s->mlp_bias},
+        [T_ROUTER] = {"mlp.gate.weight", e, s->dim, moe},
+        [T_RB] = {"mlp.gate.e_score_correction_bias", e, 0, moe},
+        [T_EXPERTS_IN] = {"mlp.experts.gate_up_proj", e * 2 * s->moe_dim, s->dim, moe},
+        [T_EXPERTS_OUT] = {"mlp.experts.down_proj", e * s->dim, s->moe_dim, moe},
+        [T_SHARED_GATE] = {"mlp.shared_experts.gate_proj.weight", wide, s->dim, shared},
+        [T_SHARED_UP] = {"mlp.shared_experts.up_proj.weight", wide, s->dim, shared},
+        [T_SHARED_DOWN] = {"mlp.shared_experts.down_proj.weight", s->dim, wide, shared},
     };
     for (int i = 0; i < N_T; i++) {
         if (!list[i].there)
             continue;
         t[i] = (struct matrix){.rows = list[i].rows, .cols = list[i].cols};
+        t[i].stack = i == T_EXPERTS_IN || i == T_EXPERTS_OUT ? e : 0;
         snprintf(t[i].name, sizeof t[i].name, "model.layers.%d.%s", il, list[i].name);
         bool norm = i <= T_FN;
         double sd = list[i].cols ? 1.2 / sqrt((double)list[i].cols) : 0.2;
@@ -121,11 +139,11 @@ struct naive_model *naive_new(const struct naive_shape *shape, uint64_t seed)
     struct naive_model *m = calloc(1, sizeof *m);
     m->s = *shape;
     m->state = seed * 2654435761u + 12345;
-    m->embed = (struct matrix){"model.embed_tokens.weight", shape->n_vocab, shape->dim, NULL};
+    m->embed = (struct matrix){"model.embed_tokens.weight", shape->n_vocab, shape->dim, NULL, 0};
     draw(m, &m->embed, 0.0, 0.3);
-    m->norm = (struct matrix){"model.norm.weight", shape->dim, 0, NULL};
+    m->norm = (struct matrix){"model.norm.weight", shape->dim, 0, NULL, 0};
     draw(m, &m->norm, 1.0, 0.2);
-    m->head = (struct matrix){"lm_head.weight", shape->n_vocab, shape->dim, NULL};
+    m->head = (struct matrix){"lm_head.weight", shape->n_vocab, shape->dim, NULL, 0};
     if (!shape->tied)
         draw(m, &m->head, 0.0, 2.0 / sqrt((double)shape->dim));
     m->layer = calloc((size_t)shape->n_layer * N_T, sizeof *m->layer);
@@ -169,7 +187,7 @@ static void rms_norm(double *y, const double *x, const struct matrix *w, int64_t
 /* Each of n_head heads: normalized where there is a weight, then rotated; GLM turns pairs of neighbors. */
 static void head_rope(const struct naive_shape *s, double *x, int64_t n_head, int64_t pos, const struct matrix *norm)
 {
-    const int64_t d = s->head_dim, half = (is_glm(s) ? s->n_rot : d) / 2;
+    const int64_t d = s->head_dim, half = (s->n_rot > 0 ? s->n_rot : d) / 2;
     for (int64_t h = 0; h < n_head; h++) {
         double *v = x + h * d;
         if (norm->w)
@@ -247,6 +265,63 @@ static void mlp(const struct naive_shape *s, struct scratch *t, const struct mat
     product(t->down, &l[T_DOWN], t->gate, &l[T_DB]);
 }
 
+/* out += weight * one expert of t->h: gate, up, down. */
+static void add_expert(struct scratch *t, const struct matrix w[3], double weight, double *out)
+{
+    double *y = malloc((size_t)w[2].rows * sizeof *y);
+    product(t->gate, &w[0], t->h, NULL);
+    product(t->up, &w[1], t->h, NULL);
+    for (int64_t i = 0; i < w[0].rows; i++)
+        t->gate[i] = t->gate[i] / (1 + exp(-t->gate[i])) * t->up[i];
+    product(y, &w[2], t->gate, NULL);
+    for (int64_t i = 0; i < w[2].rows; i++)
+        out[i] += weight * y[i];
+    free(y);
+}
+
+/* Whether fewer than n of all numbers are larger than x[i] (none are equal, drawn at random). */
+static bool among(const double *x, int64_t i, int64_t n_all, int64_t n)
+{
+    int64_t larger = 0;
+    for (int64_t j = 0; j < n_all; j++)
+        larger += x[j] > x[i];
+    return larger < n;
+}
+
+static void moe(const struct naive_shape *s, struct scratch *t, const struct matrix *l)
+{
+    enum { MAX = 64 };
+    const int64_t n = s->n_expert, size = n / s->n_group, width = s->moe_dim;
+    double weight[MAX], c[MAX], group[MAX], sum = 0;
+    product(weight, &l[T_ROUTER], t->h, NULL);
+    for (int64_t e = 0; e < n; e++) {
+        weight[e] = 1 / (1 + exp(-weight[e]));
+        c[e] = weight[e] + (double)l[T_RB].w[e];
+    }
+    for (int64_t g = 0; g < s->n_group; g++) {
+        group[g] = 0;
+        for (int64_t e = g * size; e < (g + 1) * size; e++)
+            group[g] += among(c + g * size, e - g * size, size, 2) ? c[e] : 0;
+    }
+    for (int64_t e = 0; e < n; e++)
+        c[e] = among(group, e / size, s->n_group, s->n_group_used) ? c[e] : -INFINITY;
+    for (int64_t e = 0; e < n; e++)
+        sum += among(c, e, n, s->n_used) ? weight[e] : 0;
+    for (int64_t i = 0; i < s->dim; i++)
+        t->down[i] = 0;
+    for (int64_t e = 0; e < n; e++) {
+        float *in = l[T_EXPERTS_IN].w + e * 2 * width * s->dim;
+        struct matrix w[3] = {{.rows = width, .cols = s->dim, .w = in},
+                              {.rows = width, .cols = s->dim, .w = in + width * s->dim},
+                              {.rows = s->dim, .cols = width, .w = l[T_EXPERTS_OUT].w + e * s->dim * width}};
+        if (among(c, e, n, s->n_used))
+            add_expert(t, w, 1.5 * weight[e] / sum, t->down);
+    }
+    struct matrix shared[3] = {l[T_SHARED_GATE], l[T_SHARED_UP], l[T_SHARED_DOWN]};
+    if (s->n_shared > 0)
+        add_expert(t, shared, 1, t->down);
+}
+
 static void token(const struct naive_model *m, struct scratch *t, int32_t id, int64_t pos, int64_t n)
 {
     const struct naive_shape *s = &m->s;
@@ -269,7 +344,10 @@ static void token(const struct naive_model *m, struct scratch *t, int32_t id, in
         product(t->down, &l[T_O], t->a, &l[T_OB]);
         add(t, &l[T_AN], s->dim);
         rms_norm(t->h, t->x, &l[T_NORM2], s->dim);
-        mlp(s, t, l);
+        if (l[T_ROUTER].w)
+            moe(s, t, l);
+        else
+            mlp(s, t, l);
         add(t, &l[T_FN], s->dim);
     }
     rms_norm(t->h, t->x, &m->norm, s->dim);
@@ -279,7 +357,8 @@ void naive_forward(const struct naive_model *m, const int32_t *ids, int64_t n, d
 {
     const struct naive_shape *s = &m->s;
     const size_t q = (size_t)(s->n_head * s->head_dim), kv = (size_t)(s->n_kv_head * s->head_dim);
-    const size_t dim = (size_t)s->dim, ffn = (size_t)s->ffn_dim, cache = (size_t)(s->n_layer * n) * kv;
+    const size_t dim = (size_t)s->dim, ffn = (size_t)(s->ffn_dim + (s->n_shared + 1) * s->moe_dim),
+                 cache = (size_t)(s->n_layer * n) * kv;
     double *block = calloc(3 * dim + 2 * q + 2 * ffn + 2 * cache, sizeof *block), *at = block;
     struct scratch t = {.x = at, .h = at + dim, .down = at + 2 * dim};
     at += 3 * dim;
@@ -304,7 +383,9 @@ static void put_tensor(const struct matrix *x, json_t *header, FILE *data, size_
         return;
     size_t n = (size_t)(x->rows * (x->cols ? x->cols : 1)) * sizeof *x->w;
     json_t *shape =
-        x->cols ? json_pack("[I,I]", (json_int_t)x->rows, (json_int_t)x->cols) : json_pack("[I]", (json_int_t)x->rows);
+        x->stack  ? json_pack("[I,I,I]", (json_int_t)x->stack, (json_int_t)(x->rows / x->stack), (json_int_t)x->cols)
+        : x->cols ? json_pack("[I,I]", (json_int_t)x->rows, (json_int_t)x->cols)
+                  : json_pack("[I]", (json_int_t)x->rows);
     json_object_set_new(header, x->name,
                         json_pack("{s:s,s:o,s:[I,I]}", "dtype", "F32", "shape", shape, "data_offsets", (json_int_t)*at,
                                   (json_int_t)(*at + n)));
@@ -316,10 +397,13 @@ static void write_config(const struct naive_shape *s, const char *dir)
 {
     char path[512];
     snprintf(path, sizeof path, "%s/config.json", dir);
-    static const char *const names[][2] = {
-        [NAIVE_LLAMA] = {"LlamaForCausalLM", "llama"}, [NAIVE_MISTRAL] = {"MistralForCausalLM", "mistral"},
-        [NAIVE_QWEN2] = {"Qwen2ForCausalLM", "qwen2"}, [NAIVE_QWEN3] = {"Qwen3ForCausalLM", "qwen3"},
-        [NAIVE_GLM] = {"GlmForCausalLM", "glm"},       [NAIVE_GLM4] = {"Glm4ForCausalLM", "glm4"}};
+    static const char *const names[][2] = {[NAIVE_LLAMA] = {"LlamaForCausalLM", "llama"},
+                                           [NAIVE_MISTRAL] = {"MistralForCausalLM", "mistral"},
+                                           [NAIVE_QWEN2] = {"Qwen2ForCausalLM", "qwen2"},
+                                           [NAIVE_QWEN3] = {"Qwen3ForCausalLM", "qwen3"},
+                                           [NAIVE_GLM] = {"GlmForCausalLM", "glm"},
+                                           [NAIVE_GLM4] = {"Glm4ForCausalLM", "glm4"},
+                                           [NAIVE_GLM4_MOE] = {"Glm4MoeForCausalLM", "glm4_moe"}};
     json_t *c = json_pack("{s:[s],s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:b,s:b,s:b,s:s,s:I,s:I}", "architectures",
                           names[s->family][0], "model_type", names[s->family][1], "vocab_size", (json_int_t)s->n_vocab,
                           "hidden_size", (json_int_t)s->dim, "intermediate_size", (json_int_t)s->ffn_dim,
@@ -328,7 +412,13 @@ static void write_config(const struct naive_shape *s, const char *dir)
                           "rms_norm_eps", 1e-5, "rope_theta", s->theta, "tie_word_embeddings", (int)s->tied,
                           "attention_bias", (int)s->attn_bias, "mlp_bias", (int)s->mlp_bias, "hidden_act", "silu",
                           "max_position_embeddings", (json_int_t)2048, "eos_token_id", (json_int_t)0);
-    if (c && is_glm(s))
+    if (c && s->n_expert > 0)
+        json_object_update_new(c, json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:n}", "n_routed_experts",
+                                            (json_int_t)s->n_expert, "num_experts_per_tok", (json_int_t)s->n_used,
+                                            "n_shared_experts", (json_int_t)s->n_shared, "moe_intermediate_size",
+                                            (json_int_t)s->moe_dim, "n_group", (json_int_t)s->n_group, "topk_group",
+                                            (json_int_t)s->n_group_used, "routed_scaling_factor", 1.5, "topk_method"));
+    if (c && s->n_rot > 0)
         json_object_set_new(c, "partial_rotary_factor", json_real((double)s->n_rot / (double)s->head_dim));
     if (c && s->window > 0) {
         json_object_set_new(c, "sliding_window", json_integer(s->window));

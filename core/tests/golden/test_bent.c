@@ -114,6 +114,47 @@ static const struct bend glm4[] = {
     {"{\"architectures\":[\"GlmForCausalLM\"],\"model_type\":\"glm\"}", OTHER},
 };
 
+static const struct bend glm4_moe[] = {
+    {"{\"n_routed_experts\":7}", "mlp.gate.weight"},
+    {"{\"num_experts_per_tok\":2}", OTHER},
+    {"{\"num_experts_per_tok\":9}", "9 experts, but may choose among 8"},
+    {"{\"n_group\":4}", "3 experts, but may choose among 2"},
+    {"{\"n_group\":4,\"topk_group\":2}", OTHER},
+    {"{\"n_group\":3}", "8 experts in 3 groups"},
+    {"{\"n_group\":8,\"topk_group\":8}", "a group of experts has 1"},
+    {"{\"moe_intermediate_size\":32}", "mlp.experts.0.gate_proj.weight"},
+    {"{\"n_shared_experts\":2}", "mlp.shared_experts.gate_proj.weight"},
+    {"{\"n_shared_experts\":0}", OTHER},
+    {"{\"first_k_dense_replace\":2}", "model.layers.1.mlp.gate_proj.weight"},
+    {"{\"first_k_dense_replace\":0}", "model.layers.0.mlp.gate.weight"},
+    {"{\"first_k_dense_replace\":\"(absent)\"}", SAME},
+    {"{\"mlp_layer_types\":[\"dense\",\"sparse\",\"sparse\"],\"first_k_dense_replace\":0}", SAME},
+    {"{\"mlp_layer_types\":[\"dense\",\"dense\",\"sparse\"]}", "model.layers.1.mlp.gate_proj.weight"},
+    {"{\"mlp_layer_types\":[\"dense\",\"sparse\"]}", "mlp_layer_types"},
+    {"{\"mlp_layer_types\":[\"dense\",\"sparse\",\"odd\"]}", "mlp_layer_types 'odd'"},
+    {"{\"norm_topk_prob\":false}", OTHER},
+    {"{\"routed_scaling_factor\":2}", OTHER},
+    {"{\"use_qk_norm\":true}", "self_attn.q_norm.weight"},
+    {"{\"attention_bias\":false}", OTHER},
+    {"{\"partial_rotary_factor\":1.0}", OTHER},
+    {"{\"partial_rotary_factor\":\"(absent)\"}", SAME},
+    {"{\"num_hidden_layers\":4}", "model.layers.3.mlp.experts.0.gate_proj.weight"}, /* the MTP layer has no experts */
+    {"{\"num_nextn_predict_layers\":0}", SAME},
+    {"{\"topk_method\":\"greedy\"}", "topk_method 'greedy'"},
+    {"{\"scoring_func\":\"softmax\"}", "scoring_func 'softmax'"},
+    {"{\"rms_norm_eps\":1e-4}", OTHER},
+};
+
+static const struct bend glm4_moe_groups[] = {
+    {"{\"topk_group\":3}", OTHER},
+    {"{\"topk_group\":5}", "4 groups of which 5"},
+    {"{\"topk_group\":1,\"num_experts_per_tok\":4}", "4 experts, but may choose among 3"},
+    {"{\"n_group\":1,\"topk_group\":1}", OTHER},
+    {"{\"use_qk_norm\":false}", OTHER},
+    {"{\"routed_scaling_factor\":\"(absent)\"}", OTHER},
+    {"{\"n_shared_experts\":\"(absent)\"}", "mlp.shared_experts.gate_proj.weight"},
+};
+
 static const struct bend chatglm[] = {
     {"{\"num_layers\":2}", OTHER},
     {"{\"num_layers\":\"(absent)\"}", "transformer.encoder.layers.3."},
@@ -153,9 +194,11 @@ static const struct {
     const char *dir;
     const struct bend *bend;
     size_t n;
-} subjects[] = {
-    SUBJECT("llama-mha", llama), SUBJECT("mistral-swa", mistral), SUBJECT("qwen2", qwen2),    SUBJECT("qwen3", qwen3),
-    SUBJECT("glm", glm),         SUBJECT("glm4", glm4),           SUBJECT("chatglm", chatglm)};
+} subjects[] = {SUBJECT("llama-mha", llama),   SUBJECT("mistral-swa", mistral),
+                SUBJECT("qwen2", qwen2),       SUBJECT("qwen3", qwen3),
+                SUBJECT("glm", glm),           SUBJECT("glm4", glm4),
+                SUBJECT("glm4-moe", glm4_moe), SUBJECT("glm4-moe-qknorm", glm4_moe_groups),
+                SUBJECT("chatglm", chatglm)};
 
 /* The model's files in the scratch folder, as links, but for config.json. */
 static void link_files(const char *dir)

@@ -47,6 +47,16 @@ static const struct pair parts[] = {
     {"self_attention.dense.", "attn_output."},
     {"mlp.dense_h_to_4h.", "ffn_up."},
     {"mlp.dense_4h_to_h.", "ffn_down."},
+    {"mlp.gate.weight", "ffn_gate_inp.weight"},
+    {"mlp.gate.e_score_correction_bias", "exp_probs_b.bias"},
+    {"mlp.experts.0.gate_proj.", "ffn_gate_exps."}, /* and behind it the other experts */
+    {"mlp.experts.0.up_proj.", "ffn_up_exps."},
+    {"mlp.experts.0.down_proj.", "ffn_down_exps."},
+    {"mlp.shared_experts.gate_proj.", "ffn_gate_shexp."},
+    {"mlp.shared_experts.up_proj.", "ffn_up_shexp."},
+    {"mlp.shared_experts.down_proj.", "ffn_down_shexp."},
+    {"eh_proj.", "nextn.eh_proj."},
+    {"enorm.", "nextn.enorm."},
 };
 
 static const struct conversion {
@@ -54,14 +64,16 @@ static const struct conversion {
     bool paired;
     uint32_t n_head, n_kv, head_dim, n_rot, window;
     float eps, theta;
+    uint32_t n_expert, n_next;
 } conversions[] = {
-    {"llama-bias", "llama", true, 4, 2, 16, 16, 0, 1e-5f, 1e4f},
-    {"mistral-swa", "llama", true, 4, 2, 16, 16, 20, 1e-5f, 1e4f},
-    {"qwen2", "qwen2", false, 4, 2, 16, 16, 0, 1e-6f, 1e6f},
-    {"qwen3", "qwen3", false, 4, 2, 32, 32, 0, 1e-6f, 1e6f},
-    {"glm", "chatglm", false, 4, 2, 16, 8, 0, 1.5625e-07f, 4e4f},
-    {"chatglm", "chatglm", false, 4, 2, 16, 8, 0, 1.5625e-07f, 4e4f},
-    {"glm4", "glm4", false, 4, 2, 24, 12, 0, 1e-5f, 1e4f},
+    {"llama-bias", "llama", true, 4, 2, 16, 16, 0, 1e-5f, 1e4f, 0, 0},
+    {"mistral-swa", "llama", true, 4, 2, 16, 16, 20, 1e-5f, 1e4f, 0, 0},
+    {"qwen2", "qwen2", false, 4, 2, 16, 16, 0, 1e-6f, 1e6f, 0, 0},
+    {"qwen3", "qwen3", false, 4, 2, 32, 32, 0, 1e-6f, 1e6f, 0, 0},
+    {"glm", "chatglm", false, 4, 2, 16, 8, 0, 1.5625e-07f, 4e4f, 0, 0},
+    {"chatglm", "chatglm", false, 4, 2, 16, 8, 0, 1.5625e-07f, 4e4f, 0, 0},
+    {"glm4", "glm4", false, 4, 2, 24, 12, 0, 1e-5f, 1e4f, 0, 0},
+    {"glm4-moe", "glm4moe", false, 4, 2, 16, 8, 0, 1e-5f, 1e6f, 8, 1},
 };
 
 /* false: a tensor that GGUF has not (rotary frequencies) */
@@ -89,6 +101,23 @@ static bool gguf_name(const char *hf, char *out, size_t n)
     return false;
 }
 
+/* glm4moe writes the FFN's norm under the name that others have for the attention output's. */
+static bool name_of(const struct conversion *c, const char *hf, char *out, size_t n)
+{
+    char *at;
+    if (!gguf_name(hf, out, n))
+        return false;
+    if (c->n_expert > 0 && (at = strstr(out, "ffn_norm.")) != NULL)
+        snprintf(at, n - (size_t)(at - out), "post_attention_norm.weight");
+    return true;
+}
+
+/* Experts are stacked behind the first. */
+static uint64_t n_stacked(const struct conversion *c, const char *hf)
+{
+    return strstr(hf, "mlp.experts.0.") ? c->n_expert : 1;
+}
+
 static void put_data(struct gguf_out *o, const struct conversion *c, const struct lb_wtensor *t, const char *name)
 {
     bool head = strstr(name, "attn_q.") || strstr(name, "attn_k.");
@@ -102,6 +131,20 @@ static void put_data(struct gguf_out *o, const struct conversion *c, const struc
     gguf_pad(o);
 }
 
+/* The experts of one tensor, one behind the other. */
+static void put_experts(struct gguf_out *o, const struct conversion *c, const struct lb_wfile *w, const char *first)
+{
+    const char *at = strstr(first, "experts.0.") + strlen("experts.");
+    char name[128];
+    for (uint32_t e = 0; e < c->n_expert; e++) {
+        snprintf(name, sizeof name, "%.*s%u%s", (int)(at - first), first, e, at + 1);
+        const struct lb_wtensor *t = lb_wfile_find(w, name);
+        assert_non_null(t);
+        lb_str_put(&o->s, (const char *)t->data, t->n_bytes);
+    }
+    gguf_pad(o);
+}
+
 static void put_keys(struct gguf_out *o, const struct conversion *c, uint64_t n_layer)
 {
     const struct {
@@ -110,19 +153,28 @@ static void put_keys(struct gguf_out *o, const struct conversion *c, uint64_t n_
     } key[] = {{"context_length", 256},
                {"embedding_length", 64},
                {"feed_forward_length", 96},
-               {"block_count", n_layer},
+               {"block_count", n_layer + c->n_next},
                {"attention.head_count", c->n_head},
                {"attention.head_count_kv", c->n_kv},
                {"attention.key_length", c->head_dim},
                {"attention.value_length", c->head_dim},
                {"rope.dimension_count", c->n_rot},
-               {"attention.sliding_window", c->window}};
+               {"attention.sliding_window", c->window},
+               {"expert_count", c->n_expert},
+               {"nextn_predict_layers", c->n_next},
+               {"expert_used_count", 3},
+               {"expert_shared_count", 1},
+               {"expert_feed_forward_length", 24},
+               {"leading_dense_block_count", 1},
+               {"expert_gating_func", 2}};
     char name[64];
     gguf_string(o, "general.architecture", c->arch);
     for (size_t i = 0; i < sizeof key / sizeof *key; i++) {
         snprintf(name, sizeof name, "%s.%s", c->arch, key[i].name);
         gguf_number(o, name, LB_GGUF_U32, key[i].v);
     }
+    snprintf(name, sizeof name, "%s.expert_weights_norm", c->arch);
+    gguf_number(o, name, LB_GGUF_BOOL, 1);
     snprintf(name, sizeof name, "%s.attention.layer_norm_rms_epsilon", c->arch);
     gguf_float(o, name, c->eps);
     snprintf(name, sizeof name, "%s.rope.freq_base", c->arch);
@@ -140,19 +192,23 @@ static void convert(const struct conversion *c)
     struct gguf_out o = {0};
     uint64_t n = 0;
     for (size_t i = 0; i < w.n_tensor; i++)
-        n += gguf_name(w.tensor[i].name, name, sizeof name);
-    gguf_begin(&o, n, 13);
+        n += name_of(c, w.tensor[i].name, name, sizeof name);
+    gguf_begin(&o, n, 21);
     put_keys(&o, c, 3);
     for (size_t i = 0; i < w.n_tensor; i++) {
         const struct lb_wtensor *t = &w.tensor[i];
-        const uint64_t ne[4] = {(uint64_t)t->dim[t->n_dim - 1], t->n_dim == 2 ? (uint64_t)t->dim[0] : 0};
+        const uint64_t n_stack = n_stacked(c, t->name);
+        const uint64_t ne[4] = {(uint64_t)t->dim[t->n_dim - 1], t->n_dim == 2 ? (uint64_t)t->dim[0] : 0,
+                                n_stack > 1 ? n_stack : 0};
         assert_int_equal(t->type, LB_W_F32);
-        if (gguf_name(t->name, name, sizeof name))
-            gguf_tensor(&o, name, 0, ne, t->n_bytes);
+        if (name_of(c, t->name, name, sizeof name))
+            gguf_tensor(&o, name, 0, ne, n_stack * t->n_bytes);
     }
     gguf_pad(&o);
     for (size_t i = 0; i < w.n_tensor; i++)
-        if (gguf_name(w.tensor[i].name, name, sizeof name))
+        if (n_stacked(c, w.tensor[i].name) > 1)
+            put_experts(&o, c, &w, w.tensor[i].name);
+        else if (name_of(c, w.tensor[i].name, name, sizeof name))
             put_data(&o, c, &w.tensor[i], name);
     scratch_write("m.gguf", o.s.data, o.s.len);
     lb_str_release(&o.s);

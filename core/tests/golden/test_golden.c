@@ -40,6 +40,8 @@ static const char *const models[] = {
     "qwen3",
     "glm",
     "glm4",
+    "glm4-moe",
+    "glm4-moe-qknorm",
     "chatglm",
     "glm4-moe-lite",
     "glm-moe-dsa",
@@ -64,12 +66,12 @@ static enum extent extent(void)
 }
 
 /* Whether a model is among the first n of one of each kind (heads, rope that depends on the length, a window, norms of
- * outputs and partial rotation, biases, a quantized GGUF, latent attention). */
+ * outputs and partial rotation, experts in groups, latent attention to chosen positions, biases, a quantized GGUF). */
 static bool in_sample(const char *name, size_t n)
 {
-    static const char *const sample[] = {"llama-gqa-tied",    "llama-dynamic-ntk", "mistral-swa",     "glm4",
-                                         "llama-mha",         "llama-bias",        "llama-gguf-q4_0", "glm4-moe-lite",
-                                         "glm-moe-dsa-sparse"};
+    static const char *const sample[] = {"llama-gqa-tied",  "llama-dynamic-ntk",  "mistral-swa",  "glm4",
+                                         "glm4-moe-qknorm", "glm-moe-dsa-sparse", "llama-mha",    "llama-bias",
+                                         "llama-gguf-q4_0", "glm4-moe",           "glm4-moe-lite"};
     for (size_t i = 0; i < n && i < sizeof sample / sizeof *sample; i++)
         if (strcmp(name, sample[i]) == 0)
             return true;
@@ -449,11 +451,11 @@ static void test_contract(void **state)
     (void)state;
     for (int m = 0; m < N_MODEL; m++) {
         char path[512];
-        if (extent() != EXTENT_FULL && !in_sample(models[m], extent() == EXTENT_SAMPLE ? N_MODEL : 4))
+        if (extent() != EXTENT_FULL && !in_sample(models[m], extent() == EXTENT_SAMPLE ? N_MODEL : 5))
             continue;
         model_path(models[m], path, sizeof path);
         json_t *golden = golden_rows(models[m], "golden.jsonl"), *rows = contract_rows(golden);
-        bool windows_or_outputs = strcmp(models[m], "mistral-swa") == 0 || strcmp(models[m], "glm4") == 0;
+        bool windows_or_outputs = strcmp(models[m], "mistral-swa") == 0 || strncmp(models[m], "glm4", 4) == 0;
         bool singles = extent() == EXTENT_FULL || (extent() == EXTENT_SAMPLE && (m < 2 || windows_or_outputs));
         contract_of_sets(path, rows, singles, singles);
         json_decref(rows);
@@ -571,6 +573,40 @@ static const struct naive_shape shapes[] = {
      .theta = 5000,
      .attn_bias = true,
      .n_rot = 14},
+    /* three segments, five experts: one, two and two a segment; a shared expert that is no multiple of 32 wide */
+    {.family = NAIVE_GLM4_MOE,
+     .n_vocab = 310,
+     .dim = 72,
+     .ffn_dim = 50,
+     .n_layer = 3,
+     .n_head = 3,
+     .n_kv_head = 1,
+     .head_dim = 24,
+     .theta = 10000,
+     .attn_bias = true,
+     .n_rot = 12,
+     .n_expert = 5,
+     .n_used = 2,
+     .n_shared = 2,
+     .moe_dim = 41,
+     .n_group = 1,
+     .n_group_used = 1},
+    /* 16 segments, fewer experts: most leaves are empty; groups; no shared expert */
+    {.family = NAIVE_GLM4_MOE,
+     .n_vocab = 280,
+     .dim = 128,
+     .ffn_dim = 40,
+     .n_layer = 2,
+     .n_head = 64,
+     .n_kv_head = 4,
+     .head_dim = 8,
+     .theta = 10000,
+     .n_rot = 4,
+     .n_expert = 9,
+     .n_used = 4,
+     .moe_dim = 33,
+     .n_group = 3,
+     .n_group_used = 2},
 };
 
 /* Teacher-forced: the engine's own greedy ids go through the naive model; at each step the engine's log-probabilities
