@@ -64,6 +64,18 @@ static void test_pages(void **state)
     assert_int_equal(p.kv_pages, 3);
     spec.kv_memory = PAGE - 1;
     assert_int_equal(lb_plan_make(&p, &spec, &err), LB_E_USAGE);
+    spec.kv_memory = 0;
+    spec.batch_tokens = 100;
+    c.dim = 64; /* a token: 2 choices of 64 + 64 + 32, the router's 64 + 8, 4 segments of 64, 40 gated */
+    c.n_seg = 4;
+    c.moe = (struct lb_moe_shape){.n_expert = 8, .n_used = 2, .ffn_dim = 32, .shared_dim = 40};
+    assert_true(lb_plan_moe_bytes(&c, 100) == 100 * 4 * (2 * 160 + 72 + 256 + 40));
+    assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
+    assert_int_equal(p.kv_memory, ((1 << 30) - 100 * 4 * 688) / 4);
+    spec.free_bytes = 2000000 + 100 * 4 * 688 - 1; /* the weights alone fit */
+    struct lb_err full = LB_ERR_INIT;
+    assert_int_equal(lb_plan_make(&p, &spec, &full), LB_E_DEVICE);
+    assert_non_null(strstr(full.text, "experts' rows of 100 tokens"));
 }
 
 static void test_memory(void **state)
