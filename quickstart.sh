@@ -85,11 +85,9 @@ demo() {
     cmake --build --preset release --target llmbatch
     program=build/release/llmbatch
     prompts=testdata/prompts/smollm2.jsonl
-    set -- --system 'You are a helpful AI assistant named SmolLM, trained by Hugging Face'
     if ! fetch_model; then
         say "SmolLM2 cannot be fetched (no network?): taking the small model testdata/tiny-llama"
         model=testdata/tiny-llama prompts=testdata/prompts/tiny.jsonl
-        set --
     fi
     case $($program --version) in
     *avx*) ;;
@@ -98,7 +96,7 @@ demo() {
     mkdir -p build/demo
     say "running $(wc -l <$prompts) conversations of $prompts in one batch"
     code=0
-    $program -m "$model" -i $prompts -o build/demo/out.jsonl --overwrite --restart --keep messages,prompt "$@" \
+    $program -m "$model" -i $prompts -o build/demo/out.jsonl --overwrite --restart --keep messages,prompt \
         2>build/demo/summary.txt || code=$?
     [ ! -f build/demo/out.jsonl ] || [ $code -gt 1 ] || show_rows build/demo/out.jsonl
     printf '\n'

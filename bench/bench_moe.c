@@ -101,7 +101,8 @@ static void reserve(struct bench *b)
 {
     static const float inv_freq[16];
     struct lb_moe_shape shape = {N_EXPERT, N_USED, 1, 1, FFN, FFN, 1.8f, true};
-    struct lb_kv_spec kv = {1, 1, 32, MAX_TOK / LK_PAGE_TOKENS};
+    struct lb_kv_spec kv = {
+        .n_layer = 1, .n_kv_head = 1, .head_dim = 32, .v_dim = 32, .n_page = MAX_TOK / LK_PAGE_TOKENS};
     struct lb_step_limits limit = {MAX_TOK, 1, MAX_TOK / LK_PAGE_TOKENS};
     int64_t begin[N_SEG + 1], one[2] = {0, DIM}, wide[2] = {0, WIDE};
     struct lk_cols cols;

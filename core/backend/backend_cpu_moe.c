@@ -117,6 +117,7 @@ static void route_blocks(void *ctx, int64_t begin, int64_t end)
                                     .n_out = s->n_expert,
                                     .epilogue = LK_EP_STORE,
                                     .y = m->logits + t * s->n_expert,
+                                    .y_ld = s->n_expert,
                                     .l2_bytes = c->l2_bytes};
         lk->linear(&product, 0, lk->linear_items(&product));
         struct lk_route route = {.logits = product.y,
@@ -280,7 +281,7 @@ static void gate_up(struct lb_cpu *c, const struct lb_moe_args *a)
 static void down(struct lb_cpu *c, const struct lb_moe_args *a)
 {
     struct lb_cpu_moe *m = c->moe;
-    struct lk_linear product = {.epilogue = LK_EP_STORE, .n_out = m->dim, .l2_bytes = c->l2_bytes};
+    struct lk_linear product = {.epilogue = LK_EP_STORE, .n_out = m->dim, .y_ld = m->dim, .l2_bytes = c->l2_bytes};
     int n_part = 0;
     for (int r = 0; r < m->n_seg; r++) {
         if (!m->shared_y[r])

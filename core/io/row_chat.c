@@ -149,11 +149,12 @@ static bool read_flag(struct lb_row *row, const json_t *object, const char *name
     return true;
 }
 
-/* A list, each item an object. */
+/* A list, each item an object. An empty one in a request is none; in a native row the template sees it, as it does in
+ * transformers. */
 static bool read_list(struct lb_row *row, const json_t *object, const char *name, json_t **out)
 {
     const json_t *v = lb_json_member(object, name);
-    if (!v || (json_is_array(v) && json_array_size(v) == 0))
+    if (!v || (row->api != LB_API_NATIVE && json_is_array(v) && json_array_size(v) == 0))
         return true;
     if (!json_is_array(v)) {
         bad_type(row, name, "a list of objects", v);

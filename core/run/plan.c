@@ -13,7 +13,8 @@ static size_t elem_bytes(enum lb_dtype dtype)
 
 size_t lb_plan_page_bytes(const struct lb_config *c, enum lb_dtype dtype)
 {
-    return (size_t)(c->n_layer * 2 * c->n_kv_head * c->head_dim * LK_PAGE_TOKENS) * elem_bytes(dtype);
+    int64_t kv = c->n_layer * c->n_kv_head * (c->head_dim + c->v_dim);
+    return (size_t)((kv + lb_config_index_layers(c) * c->index.head_dim) * LK_PAGE_TOKENS) * elem_bytes(dtype);
 }
 
 static double weight_bytes(const struct lb_wfile *w, enum lb_dtype dtype)

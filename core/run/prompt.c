@@ -159,7 +159,7 @@ static enum lb_status make_chat(struct lb_prompt_ctx *c, struct lb_row *row, str
                                .kwargs = row->chat.kwargs,
                                .add_generation_prompt = row->chat.add_generation_prompt,
                                .continue_final_message = row->chat.continue_final_message,
-                               .parse_arguments = row->api == LB_API_CHAT};
+                               .api = row->api == LB_API_CHAT};
     if (!p->chat) {
         lb_row_fail(row, LB_ROW_BAD_TEMPLATE, "the model has no chat template; --chat-template FILE gives one");
         return LB_OK;

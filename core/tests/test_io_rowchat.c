@@ -90,7 +90,7 @@ static void test_beside(void **state)
     good(&row, &plain,
          CHAT ",\"tools\":[{}],\"tool_choice\":\"none\",\"documents\":[],\"continue_final_message\":true}");
     equal(row.chat.tools, NULL);
-    equal(row.chat.documents, NULL);
+    equal(row.chat.documents, "[]");
     assert_true(row.chat.continue_final_message);
     assert_false(row.chat.add_generation_prompt); /* its default gives way */
     lb_row_release(&row);

@@ -367,8 +367,9 @@ static void bf16_rule(void **state)
     if (!have_goldens())
         skip();
     static const char *const names[] = {
-        "llama-mha", "llama-gqa-tied", "llama-yarn", "llama-bias", "llama-headdim", "llama-bf16",      "mistral-swa",
-        "qwen2",     "qwen3",          "glm",        "glm4",       "glm4-moe",      "glm4-moe-qknorm", "chatglm"};
+        "llama-mha",       "llama-gqa-tied", "llama-yarn",    "llama-bias", "llama-headdim", "llama-bf16",
+        "mistral-swa",     "qwen2",          "qwen3",         "glm",        "glm4",          "glm4-moe",
+        "glm4-moe-qknorm", "chatglm",        "glm4-moe-lite", "glm-moe-dsa"};
     json_t *all = json_load_file(GOLDENS "tolerance.json", 0, NULL);
     assert_non_null(all);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
@@ -400,6 +401,9 @@ static void directories(void **state)
     check_model("glm4", true);
     check_model("glm4-moe", true);
     check_model("glm4-moe-qknorm", true);
+    check_model("glm4-moe-lite", true);
+    check_model("glm-moe-dsa", false);
+    check_model("glm-moe-dsa-sparse", true);
 }
 
 static void gguf_files(void **state)

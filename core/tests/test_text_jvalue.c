@@ -11,7 +11,7 @@
 #include <cmocka.h>
 #include <jansson.h>
 
-#include "core/text/jinja_help.h"
+#include "core/text/jinja/jinja_help.h"
 
 static struct lb_jrun run;
 
@@ -216,6 +216,53 @@ static void test_bounds(void **state)
     fails(NULL);
 }
 
+static struct tm day(int year, int month, int mday, int hour, int wday, int yday)
+{
+    return (struct tm){.tm_year = year - 1900,
+                       .tm_mon = month - 1,
+                       .tm_mday = mday,
+                       .tm_hour = hour,
+                       .tm_min = 7,
+                       .tm_sec = 9,
+                       .tm_wday = wday,
+                       .tm_yday = yday};
+}
+
+/* Days at the ends of years, where the weeks' numbers differ; datetime.strftime in the C locale. */
+static void test_strftime(void **state)
+{
+    static const char format[] = "%U %W %V %G %g %j %u %w %y %C|%a %A %b %e|%I %p %l|%c";
+    const struct {
+        struct tm t;
+        const char *text;
+    } want[] = {
+        {day(2024, 12, 30, 0, 1, 364),
+         "52 53 01 2025 25 365 1 1 24 20|Mon Monday Dec 30|12 AM 12|Mon Dec 30 00:07:09 2024"},
+        {day(2025, 12, 29, 12, 1, 362),
+         "52 52 01 2026 26 363 1 1 25 20|Mon Monday Dec 29|12 PM 12|Mon Dec 29 12:07:09 2025"},
+        {day(2021, 1, 3, 13, 0, 2),
+         "01 00 53 2020 20 003 7 0 21 20|Sun Sunday Jan  3|01 PM  1|Sun Jan  3 13:07:09 2021"},
+        {day(2020, 12, 31, 23, 4, 365),
+         "52 52 53 2020 20 366 4 4 20 20|Thu Thursday Dec 31|11 PM 11|Thu Dec 31 23:07:09 2020"},
+        {day(2016, 1, 1, 1, 5, 0),
+         "00 00 53 2015 15 001 5 5 16 20|Fri Friday Jan  1|01 AM  1|Fri Jan  1 01:07:09 2016"},
+        {day(2017, 1, 1, 11, 0, 0),
+         "01 00 52 2016 16 001 7 0 17 20|Sun Sunday Jan  1|11 AM 11|Sun Jan  1 11:07:09 2017"},
+        {day(2000, 2, 29, 12, 2, 59),
+         "09 09 09 2000 00 060 2 2 00 20|Tue Tuesday Feb 29|12 PM 12|Tue Feb 29 12:07:09 2000"},
+        {day(1999, 12, 31, 0, 5, 364),
+         "52 52 52 1999 99 365 5 5 99 19|Fri Friday Dec 31|12 AM 12|Fri Dec 31 00:07:09 1999"},
+    };
+    struct lb_str out = {0};
+    (void)state;
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        lb_str_clear(&out);
+        lb_jput_strftime(&out, &(struct lb_jtext){.data = format, .len = sizeof format - 1}, &want[i].t);
+        assert_string_equal(out.data, want[i].text);
+    }
+    lb_str_release(&out);
+}
+
 /* A text of many backslashes, quotes and control characters, and what the scratch holds meanwhile, are kept apart. */
 static void test_scratch(void **state)
 {
@@ -252,6 +299,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_streams, begin, end),
         cmocka_unit_test_setup_teardown(test_undefined, begin, end),
         cmocka_unit_test_setup_teardown(test_bounds, begin, end),
+        cmocka_unit_test(test_strftime),
         cmocka_unit_test_setup_teardown(test_scratch, begin, end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

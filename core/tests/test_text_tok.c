@@ -441,9 +441,9 @@ static void test_missing(void **state)
 static void test_long_words(void **state)
 {
     (void)state;
-    static const char *const dirs[] = {"tokenizers/llama3", "tokenizers/qwen3"};
+    static const char *const dirs[] = {"tokenizers/llama3", "tokenizers/qwen3", "tokenizers/llama2"};
     const size_t n = 1000000;
-    for (size_t k = 0; k < 2; k++) {
+    for (size_t k = 0; k < 3; k++) {
         struct lb_tok *t = open_dir(dirs[k]);
         struct lb_tok_ctx *c = open_ctx(t);
         for (int kind = 0; kind < 4; kind++) {

@@ -89,7 +89,7 @@ static json_t *join_parts(const json_t *content)
 
 /* What is done to messages beside dropping nulls. */
 struct change {
-    bool flat, parse_arguments;
+    bool flat, parse_arguments; /* struct lb_chat_row.api */
 };
 
 static bool has_calls(const json_t *message)
@@ -390,7 +390,7 @@ enum lb_status lb_chat_run(const struct lb_chat *c, const struct lb_chat_templat
     const json_t *text = NULL;
     size_t from = out->len;
     enum lb_status status = LB_OK;
-    json_t *messages = messages_for(row->messages, (struct change){t->flat, row->parse_arguments}, err);
+    json_t *messages = messages_for(row->messages, (struct change){row->api && t->flat, row->api}, err);
     if (!messages)
         return err->status;
     if (row->continue_final_message)

@@ -12,7 +12,7 @@
 #include "core/base/err.h"
 #include "core/base/str.h"
 #include "core/base/vocab.h"
-#include "core/text/jinja.h"
+#include "core/text/jinja/jinja.h"
 #include "core/text/tok.h"
 
 struct lb_chat;
@@ -53,7 +53,9 @@ struct lb_chat_row {
     const struct json_t *documents; /* array */
     const struct json_t *kwargs;    /* object: wins over --chat-template-kwargs and special tokens */
     bool add_generation_prompt, continue_final_message;
-    bool parse_arguments; /* arguments of tool calls that are JSON as text, as in the OpenAI API, become objects */
+    /* A request of the OpenAI API, which vLLM turns so: arguments of tool calls, JSON as text there, become objects,
+     * and lists of text parts one text where the template would show a list as Python does. */
+    bool api;
 };
 
 /* Appends the prompt's text. LB_E_INPUT: the row's fault or the template's (bad_template, the text says which);

@@ -17,7 +17,7 @@ static void render(const struct lb_chat *c, const struct lb_row *row)
                                      .kwargs = r->kwargs,
                                      .add_generation_prompt = r->add_generation_prompt,
                                      .continue_final_message = r->continue_final_message,
-                                     .parse_arguments = row->api != LB_API_NATIVE};
+                                     .api = row->api != LB_API_NATIVE};
     static const struct lb_chat_turn turns[] = {{"user", "Hi"}, {"assistant", "Hello."}, {"user", "Bye"}};
     FUZZ_REQUIRE(lb_jinja_ctx_new(&ctx, &err) == LB_OK);
     lb_jinja_ctx_limit(ctx, FUZZ_STEPS);

@@ -43,6 +43,9 @@ static const char *const models[] = {
     "glm4-moe",
     "glm4-moe-qknorm",
     "chatglm",
+    "glm4-moe-lite",
+    "glm-moe-dsa",
+    "glm-moe-dsa-sparse",
 };
 enum { N_MODEL = sizeof models / sizeof *models };
 
@@ -63,12 +66,12 @@ static enum extent extent(void)
 }
 
 /* Whether a model is among the first n of one of each kind (heads, rope that depends on the length, a window, norms of
- * outputs and partial rotation, experts in groups, biases, a quantized GGUF). */
+ * outputs and partial rotation, experts in groups, latent attention, biases, a quantized GGUF). */
 static bool in_sample(const char *name, size_t n)
 {
-    static const char *const sample[] = {"llama-gqa-tied", "llama-dynamic-ntk", "mistral-swa",
-                                         "glm4",           "glm4-moe-qknorm",   "llama-mha",
-                                         "llama-bias",     "llama-gguf-q4_0",   "glm4-moe"};
+    static const char *const sample[] = {"llama-gqa-tied",  "llama-dynamic-ntk",  "mistral-swa",  "glm4",
+                                         "glm4-moe-qknorm", "glm-moe-dsa-sparse", "llama-mha",    "llama-bias",
+                                         "llama-gguf-q4_0", "glm4-moe",           "glm4-moe-lite"};
     for (size_t i = 0; i < n && i < sizeof sample / sizeof *sample; i++)
         if (strcmp(name, sample[i]) == 0)
             return true;
@@ -202,18 +205,47 @@ static void test_greedy(void **state)
     }
 }
 
-/* Whether a model's tokenizer is of the kind that is not built in: SentencePiece BPE, which falls back to bytes. */
-static bool sentencepiece(const char *name)
+/* Rows of the goldens that have this member, as rows with `name` in its place. */
+static json_t *text_rows(const json_t *golden, const char *key, const char *name, json_t *want)
 {
-    char path[512];
-    snprintf(path, sizeof path, GOLDENS "%s/tokenizer.json", name);
-    json_t *file = json_load_file(path, 0, NULL);
-    bool found = json_is_true(json_object_get(json_object_get(file, "model"), "byte_fallback"));
-    json_decref(file);
-    return found;
+    json_t *rows = json_array();
+    for (size_t i = 0; i < json_array_size(golden); i++) {
+        json_t *g = json_array_get(golden, i);
+        if (!json_object_get(g, key))
+            continue;
+        json_array_append_new(
+            rows, json_pack("{s:O,s:i,s:b}", name, json_object_get(g, key), "max_tokens", 24, "ignore_eos", 1));
+        json_array_append(want, g);
+    }
+    return rows;
 }
 
-/* Text in, text out: raw prompts, and rendered chats as raw text without added tokens. */
+static void text_of(const char *model, const char *path, const json_t *golden, int form)
+{
+    static const char *const keys[] = {"prompt", "rendered", "messages"}, *const names[] = {"prompt", "prompt",
+                                                                                            "messages"};
+    json_t *want = json_array(), *rows = text_rows(golden, keys[form], names[form], want);
+    struct lb_options o;
+    struct golden_out out;
+    golden_options(&o, path);
+    o.add_bos = form == 1 ? LB_BOS_NO : LB_BOS_AUTO;
+    golden_run(&o, rows, &out);
+    for (size_t i = 0; i < json_array_size(want); i++) {
+        const json_t *g = json_array_get(want, i), *row = json_array_get(out.rows, i);
+        const char *id = json_string_value(json_object_get(g, "id")),
+                   *text = json_string_value(json_object_get(row, "text"));
+        check_ids(id, json_object_get(g, "prompt_token_ids"), json_object_get(row, "prompt_token_ids"));
+        check_ids(id, json_object_get(g, "greedy_ids"), json_object_get(row, "token_ids"));
+        assert_string_equal(json_string_value(json_object_get(g, "output_text")), text ? text : "(absent)");
+    }
+    print_message("%s: %zu %s rows equal as text\n", model, json_array_size(want), keys[form]);
+    golden_out_release(&out);
+    json_decref(rows);
+    json_decref(want);
+}
+
+/* Text in, text out, whatever the kind of tokenizer: raw prompts, rendered chats as raw text without added tokens,
+ * conversations through the model's template. */
 static void test_text(void **state)
 {
     (void)state;
@@ -221,44 +253,8 @@ static void test_text(void **state)
         char path[512];
         model_path(models[m], path, sizeof path);
         json_t *golden = golden_rows(models[m], "golden.jsonl");
-        for (int form = 0; form < 2; form++) { /* 0: prompt, 1: rendered */
-            const char *key = form ? "rendered" : "prompt";
-            json_t *rows = json_array(), *want = json_array();
-            for (size_t i = 0; i < json_array_size(golden); i++) {
-                json_t *g = json_array_get(golden, i);
-                if (!json_object_get(g, key))
-                    continue;
-                json_array_append_new(rows, json_pack("{s:O,s:i,s:b}", "prompt", json_object_get(g, key), "max_tokens",
-                                                      24, "ignore_eos", 1));
-                json_array_append(want, g);
-            }
-            struct lb_options o;
-            struct golden_out out;
-            golden_options(&o, path);
-            o.add_bos = form ? LB_BOS_NO : LB_BOS_AUTO;
-            golden_run(&o, rows, &out);
-            size_t n_text = 0;
-            for (size_t i = 0; i < json_array_size(want); i++) {
-                const json_t *g = json_array_get(want, i), *row = json_array_get(out.rows, i);
-                const json_t *error = json_object_get(row, "error");
-                if (error) { /* a tokenizer of a kind that is not built in */
-                    assert_string_equal(json_string_value(json_object_get(error, "code")), "unsupported");
-                    continue;
-                }
-                const char *id = json_string_value(json_object_get(g, "id"));
-                check_ids(id, json_object_get(g, "prompt_token_ids"), json_object_get(row, "prompt_token_ids"));
-                check_ids(id, json_object_get(g, "greedy_ids"), json_object_get(row, "token_ids"));
-                assert_string_equal(json_string_value(json_object_get(g, "output_text")),
-                                    json_string_value(json_object_get(row, "text")));
-                n_text++;
-            }
-            print_message("%s: %zu of %zu %s rows equal as text\n", models[m], n_text, json_array_size(want), key);
-            if (!sentencepiece(models[m]))
-                assert_int_equal(n_text, json_array_size(want));
-            golden_out_release(&out);
-            json_decref(rows);
-            json_decref(want);
-        }
+        for (int form = 0; form < 3; form++)
+            text_of(models[m], path, golden, form);
         json_decref(golden);
     }
 }
@@ -323,7 +319,20 @@ static void test_two_names(void **state)
 
 /* ---- the contract: the same bits whatever the batch ---- */
 
-/* Greedy rows, and the same prompts sampled, all with log-probabilities so that a changed bit shows. */
+/* Changes a row's logits before an id is chosen. */
+static void add_penalties(json_t *row, size_t i)
+{
+    json_object_set_new(row, "repetition_penalty", json_real(i % 2 ? 1.2 : 0.9));
+    if (i % 3 == 0)
+        json_object_set_new(row, "frequency_penalty", json_real(0.4));
+    if (i % 3 == 1)
+        json_object_set_new(row, "logit_bias", json_pack("{s:i,s:f}", "5", -100, "70", 2.5));
+    if (i % 4 == 2)
+        json_object_set_new(row, "min_tokens", json_integer(6));
+}
+
+/* Greedy rows, and the same prompts sampled, all with log-probabilities so that a changed bit shows; some of both with
+ * penalties. */
 static json_t *contract_rows(const json_t *golden)
 {
     json_t *rows = json_array();
@@ -338,6 +347,8 @@ static json_t *contract_rows(const json_t *golden)
                 if (i % 2)
                     json_object_set_new(row, "top_k", json_integer(40));
             }
+            if (i % 4 == (sampled ? 2 : 3))
+                add_penalties(row, i);
             json_array_append_new(rows, row);
         }
     }
@@ -448,7 +459,7 @@ static void test_contract(void **state)
     (void)state;
     for (int m = 0; m < N_MODEL; m++) {
         char path[512];
-        if (extent() != EXTENT_FULL && !in_sample(models[m], extent() == EXTENT_SAMPLE ? N_MODEL : 5))
+        if (extent() != EXTENT_FULL && !in_sample(models[m], extent() == EXTENT_SAMPLE ? N_MODEL : 6))
             continue;
         model_path(models[m], path, sizeof path);
         json_t *golden = golden_rows(models[m], "golden.jsonl"), *rows = contract_rows(golden);
@@ -730,9 +741,10 @@ static void test_pad_is_eos(void **state)
     json_decref(golden);
 }
 
-int golden_layers(void); /* test_layers.c */
-int golden_bent(void);   /* test_bent.c */
-int golden_ggufs(void);  /* test_ggufs.c */
+int golden_layers(void);    /* test_layers.c */
+int golden_penalties(void); /* test_penalties.c */
+int golden_bent(void);      /* test_bent.c */
+int golden_ggufs(void);     /* test_ggufs.c */
 
 /* test_golden [--without SET]: with it only what depends on the kernel sets. */
 int main(int argc, char **argv)
@@ -749,7 +761,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_end_tokens),
         cmocka_unit_test(test_pad_is_eos),
     };
-    int failed = cmocka_run_group_tests_name("shapes", independent, NULL, NULL);
+    int failed = golden_penalties();
+    failed += cmocka_run_group_tests_name("shapes", independent, NULL, NULL);
     if (access(GOLDENS "README.md", R_OK) != 0) {
         printf("skip: test_golden: no ../shared/goldens\n");
         return failed ? failed : 77;
