@@ -186,7 +186,7 @@ static struct lb_matrix *matrix(struct lb_backend *be, const float *w, int64_t n
                                 bool gate_up)
 {
     struct lb_rows rows = {.get = get_rows, .ctx = w, .n_row = n_row, .n_col = cols->n_col};
-    struct lb_matrix_spec spec = {&rows, cols, gate_up, "w"};
+    struct lb_matrix_spec spec = {.rows = &rows, .cols = cols, .gate_up = gate_up, .name = "w"};
     struct lb_matrix *out;
     struct lb_err err = LB_ERR_INIT;
     assert_int_equal(be->ops->matrix_new(be, &spec, &out, &err), LB_OK);
