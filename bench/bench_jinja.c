@@ -7,7 +7,7 @@
 #include <time.h>
 
 #include "core/base/file.h"
-#include "core/text/jinja.h"
+#include "core/text/jinja/jinja.h"
 
 #define RUNS 30 /* of which the fastest counts */
 #define RUN_SECONDS 0.02

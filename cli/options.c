@@ -202,7 +202,9 @@ static enum lb_status bad_number(const struct lb_opt *o, const char *what, const
 {
     char range[96] = "";
     long long lo = o->limit.lo, hi = o->limit.hi;
-    if (o->limit.above)
+    if (o->limit.above && hi == INT64_MAX)
+        snprintf(range, sizeof range, " above %lld", lo);
+    else if (o->limit.above)
         snprintf(range, sizeof range, " above %lld and at most %lld", lo, hi);
     else if (hi == INT64_MAX && lo > INT64_MIN)
         snprintf(range, sizeof range, ", %lld or more", lo);

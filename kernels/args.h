@@ -76,7 +76,8 @@ struct lk_linear {
     int64_t n_out; /* output columns; 2 * ffn for LK_EP_SWIGLU */
     enum lk_epilogue epilogue;
     const float *bias;    /* [n_out] f32 or NULL */
-    float *y;             /* LK_EP_STORE, LK_EP_ADD: [a.n_row, n_out] f32, row-major */
+    float *y;             /* LK_EP_STORE, LK_EP_ADD: [a.n_row, n_out] f32, row-major, rows y_ld apart */
+    int64_t y_ld;         /* n_out at least */
     struct lk_act out;    /* LK_EP_SWIGLU: [a.n_row, ffn] */
     struct lk_best *best; /* LK_EP_HEAD: [a.n_row, ceil(n_out / LK_HEAD_BLOCK)] */
     float *const *logits; /* LK_EP_HEAD: [a.n_row]; NULL where not asked for, else [n_out] f32 */
@@ -152,14 +153,15 @@ struct lk_rope_table {
 struct lk_kv {
     uint8_t *k, *v;
     int64_t k_page_bytes, v_page_bytes;
-    int64_t n_kv_head, head_dim;
+    int64_t n_kv_head, head_dim; /* head_dim: of Q and K */
+    int64_t v_dim;               /* dimensions of a head of V */
 };
 
 /* Rotates the first n_rot dimensions of each head of Q and K, rounds Q, K, V once and stores them: Q into q (the set's
  * order), K and V into the cache page of each token. Before the rotation, where q_norm / k_norm are given, each head is
  * RMS-normalized in f32. items: n_tok. */
 struct lk_rope_kv {
-    const float *qkv;       /* [n_tok, (n_head + 2 * n_kv_head) * head_dim] f32: all Q heads, then K, then V */
+    const float *qkv;       /* [n_tok, (n_head + n_kv_head) * head_dim + n_kv_head * v_dim] f32: all Q heads, K, V */
     const float *cos, *sin; /* [n_tok, n_rot / 2] */
     void *q;                /* out: lk_cpu.q_bytes(n_tok, n_head, head_dim) */
     struct lk_kv kv;
@@ -168,6 +170,27 @@ struct lk_rope_kv {
     int64_t n_tok, n_head, n_rot;
     bool interleaved;             /* pairs (2i, 2i+1) instead of (i, i + n_rot / 2) */
     const float *q_norm, *k_norm; /* [head_dim] f32 or NULL */
+    float eps;
+};
+
+/* y[i, :] = round(x[i, :]), the zero columns too: f32 rows as the input of a product. items: y.n_row. */
+struct lk_round {
+    struct lk_act y; /* out: [n_row, dim] */
+    const float *x;  /* [n_row, dim] f32, rows x_ld apart */
+    int64_t x_ld;
+};
+
+/* What absorbed latent attention (MLA; DeepSeek-V2, arXiv 2405.04434, section 2.1) shares with the ordinary kind, as
+ * lk_rope_kv reads it: one KV head whose key is the part that turns, then the normalized latent, and whose value is the
+ * latent alone. Writes K, V and the turning part of every query head; what W_uk makes of the rest comes from a product.
+ *   K[t] = [kv[t, kv_rank ...], c[t]],  V[t] = c[t],  c[t] = kv[t, :kv_rank] / sqrt(mean(its squares) + eps) * w
+ * items: n_tok. */
+struct lk_latent {
+    float *qkv;      /* out: [n_tok, (n_head + 1) * (n_rot + kv_rank) + kv_rank] f32 */
+    const float *q;  /* [n_tok, n_head, nope_dim + n_rot] f32 */
+    const float *kv; /* [n_tok, kv_rank + n_rot] f32 */
+    const float *w;  /* [kv_rank] f32 */
+    int64_t n_tok, n_head, nope_dim, n_rot, kv_rank;
     float eps;
 };
 
@@ -183,8 +206,11 @@ struct lk_attn_item {
  * and splits without a visible position do not count, whoever else reads them. Probabilities are rounded to the cache's
  * type for the product with V and summed as rounded. items: n_item. Writes the zero columns of out too. */
 struct lk_attend {
-    struct lk_act out; /* [n_tok, n_head * head_dim], head h at source columns h * head_dim */
-    const void *q;     /* from lk_rope_kv */
+    /* [n_tok, n_head * v_dim], head h at source columns h * v_dim. With out_head_bytes > 0 each head has activations of
+     * its own, [n_tok, v_dim], those of head h at out.data + h * out_head_bytes. */
+    struct lk_act out;
+    int64_t out_head_bytes;
+    const void *q; /* from lk_rope_kv */
     struct lk_kv kv;
     const struct lk_attn_item *item; /* [n_item] */
     int64_t n_item, n_tok, n_head;

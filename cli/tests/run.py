@@ -682,6 +682,40 @@ def stops(_):
 
 
 @case
+def penalties(_):
+    plain = {'prompt': 'Once upon a time', 'max_tokens': 30, 'ignore_eos': True, 'temperature': 2}  # a hot row, to be less sure
+
+    def ids_of(options, members=None):
+        return good(['-m', TINY, *F32, *options], [{**plain, **(members or {})}]).rows[0]['token_ids']
+    ids = ids_of([])
+    for option, member, value in (('--repetition-penalty', 'repetition_penalty', '4'), ('--presence-penalty', 'presence_penalty', '2'),
+                                  ('--frequency-penalty', 'frequency_penalty', '-2')):
+        got = ids_of([option, value])
+        check(got != ids, option, got)
+        equal(ids_of([], {member: float(value)}), got, 'the same of the row')
+        equal(ids_of([option, '1.5'], {member: float(value)}), got, 'the row goes first')
+    check(ids[0] not in ids_of([], {'logit_bias': {str(ids[0]): -100}}), 'a bias bans')
+    equal(set(ids_of([], {'logit_bias': {'42': 100}})), {42}, 'a bias forces')
+    row, g = next((row, g) for row, g in golden(TINY, True) if len(g['output_text']) > 30 and g['output_text'].isascii())
+    text = g['output_text']
+    stop = text[8:12]
+    at = text.index(stop)
+    out = good(['-m', TINY, *F32, '--stop', stop, '--include-stop-str'], [row]).rows[0]
+    equal((out['text'], out['stop_reason']), (text[:at] + stop, stop), '--include-stop-str')
+    equal(good(['-m', TINY, *F32, '--stop', stop, '--include-stop-str'],
+               [{**row, 'include_stop_str_in_output': False}]).rows[0]['text'], text[:at], 'the row goes first')
+    end, g = next((row, g) for row, g in golden(TINY, True) if g['finish_reason'] == 'stop')
+    n = len(g['greedy_ids'])
+    out = good(['-m', TINY, *F32, '--min-tokens', str(n + 3), '--max-tokens', str(n + 3)],
+               [{'prompt': g['prompt']}]).rows[0]
+    equal((out['completion_tokens'], out['finish_reason'], out['token_ids'][:n - 1]), (n + 3, 'length', g['greedy_ids'][:-1]),
+          '--min-tokens')
+    check(not {697, 699} & set(out['token_ids']), 'no end token', out['token_ids'])
+    out = good(['-m', TINY, *F32, '--min-tokens', str(n - 1)], [{'prompt': g['prompt']}]).rows[0]
+    equal(out['token_ids'], g['greedy_ids'], 'an end token behind min_tokens')
+
+
+@case
 @threads
 def sampling(_):
     rows = [{'id': f'r{i}', 'prompt': 'Once upon a time', 'max_tokens': 12} for i in range(6)]

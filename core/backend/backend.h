@@ -21,14 +21,25 @@ struct lb_buf {
     int64_t width;
 };
 
-/* Packed activations: the input of products whose K is cut as `cols` says. */
+/* Packed activations: the input of products whose K is cut as `cols` says. n_head > 0: as many of them, one for each
+ * head. f32: kept in f32 whatever the backend's type, for matrices that are (struct lb_matrix_spec). */
 struct lb_actbuf {
     void *data;
     struct lk_cols cols;
+    int64_t n_head;
+    bool f32;
 };
 
+/* The indexer of sparse attention: a token that sees more than topk positions attends to the topk best. n_plane: layers
+ * that choose, each with index keys of `dim` numbers a position; 0: attention is to all. */
+struct lb_index_shape {
+    int64_t n_plane, topk, n_head, dim;
+};
+
+/* head_dim: of a key; v_dim: of a value. */
 struct lb_kv_spec {
-    int64_t n_layer, n_kv_head, head_dim, n_page;
+    int64_t n_layer, n_kv_head, head_dim, v_dim, n_page;
+    struct lb_index_shape index;
 };
 
 enum lb_epilogue { LB_STORE, LB_ADD, LB_SWIGLU };
@@ -43,6 +54,35 @@ struct lb_linear_args {
     enum lb_epilogue epilogue;
 };
 
+/* One product for each head, of its own activations with its own matrix: y[:, y_col + h * y_step ...] = W_h a_h. */
+struct lb_heads_args {
+    struct lb_buf *y;
+    int64_t y_col, y_step;
+    const struct lb_actbuf *a;
+    const struct lb_matrix *w;
+};
+
+/* What absorbed latent attention lays out for attend: see struct lk_latent. */
+struct lb_latent_args {
+    struct lb_buf *qkv;      /* [n_tok, (n_head + 1) * (n_rot + kv_rank) + kv_rank] */
+    const struct lb_buf *q;  /* [n_tok, n_head * (nope_dim + n_rot)] */
+    const struct lb_buf *kv; /* [n_tok, kv_rank + n_rot] */
+    const float *w;          /* [kv_rank] from vector_new */
+    int64_t n_head, nope_dim, n_rot, kv_rank;
+    float eps;
+};
+
+/* A layer's choice of positions, which its attention and that of later layers takes until the next choice. */
+struct lb_index_args {
+    struct lb_buf *q;              /* [n_tok, n_head * dim]; written over */
+    const struct lb_buf *kw;       /* [n_tok, dim + n_head]: the key, then the heads' weights */
+    const float *norm, *norm_bias; /* [dim] from vector_new */
+    struct lb_kv_mem *kv;
+    int plane; /* 0 .. n_plane - 1 */
+    const struct lb_rope_args *rope;
+    float eps;
+};
+
 /* Rotary position embedding as the backend needs it: see struct lk_rope_table. */
 struct lb_rope_args {
     const float *inv_freq; /* [n_rot / 2], lent for the model's life */
@@ -54,8 +94,8 @@ struct lb_rope_args {
 
 /* Attention of one layer. */
 struct lb_attend_args {
-    struct lb_actbuf *out;    /* [n_tok, n_head * head_dim] */
-    const struct lb_buf *qkv; /* [n_tok, (n_head + 2 n_kv_head) * head_dim] */
+    struct lb_actbuf *out;    /* [n_tok, n_head * v_dim], or [n_tok, v_dim] for each head */
+    const struct lb_buf *qkv; /* [n_tok, (n_head + n_kv_head) * head_dim + n_kv_head * v_dim] */
     struct lb_kv_mem *kv;
     int layer;
     int64_t n_head, n_kv_head, head_dim;
@@ -91,7 +131,7 @@ struct lb_cand {
     int32_t best; /* id of the largest logit, ties to the lower id; -1 when none is a number */
     float best_logit;
     bool finite;            /* every logit is a finite number */
-    const float *logits;    /* [n_vocab] or NULL; valid until the next step_begin */
+    float *logits;          /* [n_vocab] or NULL; the caller may change them; valid until the next step_begin */
     double lse;             /* log of the sum of exp(logits) */
     const int32_t *top_id;  /* [LK_TOP] best first, -1 beyond the vocabulary; NULL without logits */
     const float *top_logit; /* [LK_TOP] */
@@ -111,6 +151,9 @@ struct lb_backend_ops {
     /* loading; weights may be read by several threads of the backend's team */
     enum lb_status (*matrix_new)(struct lb_backend *be, const struct lb_matrix_spec *spec, struct lb_matrix **out,
                                  struct lb_err *err);
+    /* n_head matrices of the same shape, whose rows stand one behind the other in spec->rows */
+    enum lb_status (*heads_new)(struct lb_backend *be, const struct lb_matrix_spec *spec, int64_t n_head,
+                                struct lb_matrix **out, struct lb_err *err);
     enum lb_status (*table_new)(struct lb_backend *be, const struct lb_rows *rows, struct lb_table **out,
                                 struct lb_err *err);
     enum lb_status (*vector_new)(struct lb_backend *be, const float *host, int64_t n, const float **out,
@@ -122,6 +165,8 @@ struct lb_backend_ops {
     enum lb_status (*buf_new)(struct lb_backend *be, int64_t width, struct lb_buf *out, struct lb_err *err);
     enum lb_status (*act_new)(struct lb_backend *be, const struct lk_cols *cols, struct lb_actbuf *out,
                               struct lb_err *err);
+    /* out's cols, n_head and f32 are set */
+    enum lb_status (*head_acts_new)(struct lb_backend *be, struct lb_actbuf *out, struct lb_err *err);
     size_t (*kv_page_bytes)(const struct lb_backend *be, const struct lb_kv_spec *spec);
     enum lb_status (*kv_new)(struct lb_backend *be, const struct lb_kv_spec *spec, struct lb_kv_mem **out,
                              struct lb_err *err);
@@ -139,6 +184,11 @@ struct lb_backend_ops {
     /* x += norm(y), f32 rows: a norm before the residual */
     void (*norm_add)(struct lb_backend *be, struct lb_buf *x, const struct lb_buf *y, const float *w, float eps);
     void (*linear)(struct lb_backend *be, const struct lb_linear_args *args);
+    void (*linear_heads)(struct lb_backend *be, const struct lb_heads_args *args);
+    /* y = columns x_col ... of x, rounded; where y has heads, those of head h are h * x_step columns further on */
+    void (*round)(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, int64_t x_col, int64_t x_step);
+    void (*latent)(struct lb_backend *be, const struct lb_latent_args *args);
+    void (*index)(struct lb_backend *be, const struct lb_index_args *args);
     void (*attend)(struct lb_backend *be, const struct lb_attend_args *args);
     /* x += mixture of experts of norm(x): leaves and tree as struct lk_combine has them */
     void (*moe)(struct lb_backend *be, const struct lb_moe_args *args);

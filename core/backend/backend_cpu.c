@@ -91,21 +91,28 @@ static enum lb_status cpu_buf_new(struct lb_backend *be, int64_t width, struct l
     return out->data ? LB_OK : LB_E_DEVICE;
 }
 
+static enum lb_status cpu_head_acts_new(struct lb_backend *be, struct lb_actbuf *out, struct lb_err *err)
+{
+    struct lb_cpu *c = lb_cpu_of(be);
+    size_t n_head = out->n_head > 0 ? (size_t)out->n_head : 1;
+    size_t n = (size_t)c->limit.n_tok * (size_t)out->cols.packed[out->cols.n_seg] * n_head;
+    out->data = lb_cpu_take(c, n, lb_cpu_table_of(c, out)->act_bytes, "activations of a step", err);
+    return out->data ? LB_OK : LB_E_DEVICE;
+}
+
 static enum lb_status cpu_act_new(struct lb_backend *be, const struct lk_cols *cols, struct lb_actbuf *out,
                                   struct lb_err *err)
 {
-    struct lb_cpu *c = lb_cpu_of(be);
     *out = (struct lb_actbuf){.cols = *cols};
-    size_t n = (size_t)c->limit.n_tok * (size_t)cols->packed[cols->n_seg];
-    out->data = lb_cpu_take(c, n, c->lk.act_bytes, "activations of a step", err);
-    return out->data ? LB_OK : LB_E_DEVICE;
+    return cpu_head_acts_new(be, out, err);
 }
 
 static size_t cpu_kv_page_bytes(const struct lb_backend *be, const struct lb_kv_spec *spec)
 {
     const struct lb_cpu *c = (const struct lb_cpu *)be;
     return (size_t)spec->n_layer * (size_t)spec->n_kv_head *
-           (c->lk.k_page_bytes(spec->head_dim) + c->lk.v_page_bytes(spec->head_dim));
+               (c->lk.k_page_bytes(spec->head_dim) + c->lk.v_page_bytes(spec->v_dim)) +
+           lb_cpu_index_page_bytes(c, spec);
 }
 
 static enum lb_status cpu_kv_new(struct lb_backend *be, const struct lb_kv_spec *spec, struct lb_kv_mem **out,
@@ -121,8 +128,8 @@ static enum lb_status cpu_kv_new(struct lb_backend *be, const struct lb_kv_spec 
         return lb_err_memory(err, "the KV cache", sizeof *kv);
     kv->spec = *spec;
     kv->k_page_bytes = (int64_t)c->lk.k_page_bytes(spec->head_dim);
-    kv->v_page_bytes = (int64_t)c->lk.v_page_bytes(spec->head_dim);
-    enum lb_status status = lb_arena_init(&kv->arena, (size_t)spec->n_page * page_bytes + 64, err);
+    kv->v_page_bytes = (int64_t)c->lk.v_page_bytes(spec->v_dim);
+    enum lb_status status = lb_arena_init(&kv->arena, (size_t)spec->n_page * page_bytes + 3 * 64, err);
     if (status != LB_OK) {
         lb_mem_free(kv);
         return status;
@@ -133,7 +140,7 @@ static enum lb_status cpu_kv_new(struct lb_backend *be, const struct lb_kv_spec 
     kv->next = c->kv_list;
     c->kv_list = kv;
     *out = kv;
-    return LB_OK;
+    return spec->index.n_plane > 0 ? lb_cpu_index_new(c, kv, err) : LB_OK;
 }
 
 static enum lb_status cpu_step_end(struct lb_backend *be, const struct lb_cand **cand, struct lb_err *err)
@@ -178,11 +185,13 @@ static void cpu_parallel(struct lb_backend *be, void (*fn)(void *ctx, int64_t be
 static const struct lb_backend_ops cpu_ops = {
     .close = cpu_close,
     .matrix_new = lb_cpu_matrix_new,
+    .heads_new = lb_cpu_heads_new,
     .table_new = lb_cpu_table_new,
     .vector_new = lb_cpu_vector_new,
     .reserve = cpu_reserve,
     .buf_new = cpu_buf_new,
     .act_new = cpu_act_new,
+    .head_acts_new = cpu_head_acts_new,
     .kv_page_bytes = cpu_kv_page_bytes,
     .kv_new = cpu_kv_new,
     .moe_reserve = lb_cpu_moe_reserve,
@@ -191,6 +200,10 @@ static const struct lb_backend_ops cpu_ops = {
     .norm = lb_cpu_norm,
     .norm_add = lb_cpu_norm_add,
     .linear = lb_cpu_linear,
+    .linear_heads = lb_cpu_linear_heads,
+    .round = lb_cpu_round,
+    .latent = lb_cpu_latent,
+    .index = lb_cpu_index,
     .attend = lb_cpu_attend,
     .moe = lb_cpu_moe,
     .head = lb_cpu_head,

@@ -12,6 +12,8 @@ struct lb_matrix {
     struct lk_cols cols;
     int64_t n_out;
     bool gate_up;
+    int64_t n_head;          /* matrices of this shape, one behind the other */
+    size_t head_bytes;       /* from one to the next */
     const struct lk_cpu *lk; /* the table that it was packed for */
 };
 
@@ -25,6 +27,7 @@ struct lb_kv_mem {
     struct lb_kv_spec spec;
     uint8_t *k, *v;                     /* plane of layer il begins at il * plane bytes */
     int64_t k_page_bytes, v_page_bytes; /* of one head */
+    struct lb_cpu_index *index;         /* NULL without an indexer */
     struct lb_kv_mem *next;
 };
 
@@ -87,6 +90,12 @@ static inline struct lb_cpu *lb_cpu_of(struct lb_backend *be)
     return (struct lb_cpu *)be;
 }
 
+/* The kernels that read and write these activations. */
+static inline const struct lk_cpu *lb_cpu_table_of(const struct lb_cpu *c, const struct lb_actbuf *a)
+{
+    return a->f32 ? &c->lk_f32 : &c->lk;
+}
+
 static inline size_t lb_cpu_elem_bytes(const struct lb_cpu *c)
 {
     return c->base.dtype == LB_F32 ? sizeof(float) : sizeof(uint16_t);
@@ -115,10 +124,22 @@ enum lb_status lb_cpu_open(struct lb_backend **out, const struct lb_backend_spec
 /* backend_cpu_load.c */
 enum lb_status lb_cpu_matrix_new(struct lb_backend *be, const struct lb_matrix_spec *spec, struct lb_matrix **out,
                                  struct lb_err *err);
+enum lb_status lb_cpu_heads_new(struct lb_backend *be, const struct lb_matrix_spec *spec, int64_t n_head,
+                                struct lb_matrix **out, struct lb_err *err);
 enum lb_status lb_cpu_table_new(struct lb_backend *be, const struct lb_rows *rows, struct lb_table **out,
                                 struct lb_err *err);
 enum lb_status lb_cpu_vector_new(struct lb_backend *be, const float *host, int64_t n, const float **out,
                                  struct lb_err *err);
+
+/* backend_cpu_index.c */
+size_t lb_cpu_index_page_bytes(const struct lb_cpu *c, const struct lb_kv_spec *spec);
+/* kv's arena has room for the keys. */
+enum lb_status lb_cpu_index_new(struct lb_cpu *c, struct lb_kv_mem *kv, struct lb_err *err);
+/* Lists the step's tokens that see more than topk positions. */
+void lb_cpu_index_begin(struct lb_cpu_index *x, const struct lb_step *s);
+void lb_cpu_index(struct lb_backend *be, const struct lb_index_args *args);
+/* Attention of those tokens; `all` is that of the others. */
+void lb_cpu_attend_chosen(struct lb_cpu *c, struct lb_cpu_index *x, const struct lk_attend *all);
 
 /* backend_cpu_step.c */
 void lb_cpu_step_begin(struct lb_backend *be, const struct lb_step *step, struct lb_kv_mem *kv,
@@ -130,6 +151,9 @@ void lb_cpu_norm(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf
                  bool wanted);
 void lb_cpu_norm_add(struct lb_backend *be, struct lb_buf *x, const struct lb_buf *y, const float *w, float eps);
 void lb_cpu_linear(struct lb_backend *be, const struct lb_linear_args *args);
+void lb_cpu_linear_heads(struct lb_backend *be, const struct lb_heads_args *args);
+void lb_cpu_round(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, int64_t x_col, int64_t x_step);
+void lb_cpu_latent(struct lb_backend *be, const struct lb_latent_args *args);
 void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *args);
 void lb_cpu_head(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w);
 

@@ -22,6 +22,11 @@ static void gather(const struct lb_rows *r, int64_t begin, int64_t limit, int64_
         row[i] = i >= real ? NULL : r->at ? r->at(r, begin + i) : scratch + i * r->n_col;
 }
 
+static int64_t panels_of(const struct lb_matrix *m)
+{
+    return (m->n_out + m->lk->panel_cols - 1) / m->lk->panel_cols;
+}
+
 static void pack_panels(void *ctx, int64_t begin, int64_t end)
 {
     struct pack_job *job = ctx;
@@ -35,15 +40,18 @@ static void pack_panels(void *ctx, int64_t begin, int64_t end)
         atomic_store(&job->no_memory, true);
         return;
     }
-    for (int64_t p = begin; p < end; p++) {
+    int64_t n_panel = panels_of(job->m);
+    for (int64_t i = begin; i < end; i++) {
+        int64_t head = i / n_panel, p = i % n_panel, first = head * job->m->n_out;
         if (job->m->gate_up) {
             int64_t half = width / 2, ffn = r->n_row / 2;
             gather(r, p * half, ffn, half, row, scratch);
             gather(r, ffn + p * half, 2 * ffn, half, row + half, scratch ? scratch + half * r->n_col : NULL);
         } else {
-            gather(r, p * width, r->n_row, width, row, scratch);
+            gather(r, first + p * width, first + job->m->n_out, width, row, scratch);
         }
-        struct lk_pack pack = {job->m->w, p, row, r->at ? (enum lk_type)r->data_type : LK_F32, &job->m->cols};
+        void *w = (char *)job->m->w + (size_t)head * job->m->head_bytes;
+        struct lk_pack pack = {w, p, row, r->at ? (enum lk_type)r->data_type : LK_F32, &job->m->cols};
         job->m->lk->pack(&pack);
     }
     lb_mem_free(row);
@@ -59,31 +67,40 @@ static int64_t pack_grain(const struct lb_cpu *c, const struct lb_matrix *m, int
     return wide < fair ? wide : fair;
 }
 
-enum lb_status lb_cpu_matrix_new(struct lb_backend *be, const struct lb_matrix_spec *spec, struct lb_matrix **out,
-                                 struct lb_err *err)
+enum lb_status lb_cpu_heads_new(struct lb_backend *be, const struct lb_matrix_spec *spec, int64_t n_head,
+                                struct lb_matrix **out, struct lb_err *err)
 {
     struct lb_cpu *c = lb_cpu_of(be);
     *out = NULL;
-    if (spec->cols->n_col != spec->rows->n_col || (spec->gate_up && spec->rows->n_row % 2 != 0))
+    if (spec->cols->n_col != spec->rows->n_col || spec->rows->n_row % n_head != 0 ||
+        (spec->gate_up && (n_head > 1 || spec->rows->n_row % 2 != 0)))
         return lb_err_set(err, LB_E_INPUT, "%s: %lld rows of %lld columns do not fit %lld columns", spec->name,
                           (long long)spec->rows->n_row, (long long)spec->rows->n_col, (long long)spec->cols->n_col);
     struct lb_matrix *m = lb_cpu_take(c, 1, sizeof *m, spec->name, err);
     if (!m)
         return LB_E_DEVICE;
     m->cols = *spec->cols;
-    m->n_out = spec->rows->n_row;
+    m->n_out = spec->rows->n_row / n_head;
+    m->n_head = n_head;
     m->gate_up = spec->gate_up;
     m->lk = spec->f32 ? &c->lk_f32 : &c->lk;
-    m->w = lb_cpu_take(c, 1, m->lk->weight_bytes(m->n_out, &m->cols), spec->name, err);
+    m->head_bytes = (m->lk->weight_bytes(m->n_out, &m->cols) + 63) / 64 * 64;
+    m->w = lb_cpu_take(c, (size_t)n_head, m->head_bytes, spec->name, err);
     if (!m->w)
         return LB_E_DEVICE;
     struct pack_job job = {c, spec, m, false};
-    int64_t n_panel = (m->n_out + m->lk->panel_cols - 1) / m->lk->panel_cols;
+    int64_t n_panel = panels_of(m) * n_head;
     lb_team_run(c->team, pack_panels, &job, n_panel, pack_grain(c, m, n_panel));
     if (atomic_load(&job.no_memory))
         return lb_err_memory(err, spec->name, (unsigned long long)(m->lk->panel_cols * m->cols.n_col) * sizeof(float));
     *out = m;
     return LB_OK;
+}
+
+enum lb_status lb_cpu_matrix_new(struct lb_backend *be, const struct lb_matrix_spec *spec, struct lb_matrix **out,
+                                 struct lb_err *err)
+{
+    return lb_cpu_heads_new(be, spec, 1, out, err);
 }
 
 struct convert_job {

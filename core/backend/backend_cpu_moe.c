@@ -117,6 +117,7 @@ static void route_blocks(void *ctx, int64_t begin, int64_t end)
                                     .n_out = s->n_expert,
                                     .epilogue = LK_EP_STORE,
                                     .y = m->logits + t * s->n_expert,
+                                    .y_ld = s->n_expert,
                                     .l2_bytes = c->l2_bytes};
         lk->linear(&product, 0, lk->linear_items(&product));
         struct lk_route route = {.logits = product.y,
@@ -280,7 +281,7 @@ static void gate_up(struct lb_cpu *c, const struct lb_moe_args *a)
 static void down(struct lb_cpu *c, const struct lb_moe_args *a)
 {
     struct lb_cpu_moe *m = c->moe;
-    struct lk_linear product = {.epilogue = LK_EP_STORE, .n_out = m->dim, .l2_bytes = c->l2_bytes};
+    struct lk_linear product = {.epilogue = LK_EP_STORE, .n_out = m->dim, .y_ld = m->dim, .l2_bytes = c->l2_bytes};
     int n_part = 0;
     for (int r = 0; r < m->n_seg; r++) {
         if (!m->shared_y[r])
@@ -319,6 +320,10 @@ void lb_cpu_moe(struct lb_backend *be, const struct lb_moe_args *a)
     struct lb_cpu_moe *m = c->moe;
     if (lb_cpu_idle(c))
         return;
+    if (!m) {
+        lb_err_set(&c->err, LB_E_USAGE, "a mixture of experts ran before its memory was reserved");
+        return;
+    }
     double begin = lb_cpu_now();
     int64_t n_tok = c->step->n_tok;
     route(c, a);

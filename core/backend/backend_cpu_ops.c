@@ -29,6 +29,7 @@ RUN_ITEMS(linear)
 RUN_ITEMS(rope_kv)
 RUN_ITEMS(attend)
 RUN_ITEMS(top)
+RUN_ITEMS(latent)
 
 /* Threads claim in turn, so that a thread's next claim is likely to lie behind one of each other thread. */
 static void run_product(const struct lb_cpu *c, struct linear_job *job)
@@ -104,10 +105,125 @@ void lb_cpu_linear(struct lb_backend *be, const struct lb_linear_args *a)
         job.args.out = (struct lk_act){a->y_act->data, n_tok, &a->y_act->cols};
     else
         job.args.y = a->y_rows->data;
+    job.args.y_ld = a->w->n_out;
     run_product(c, &job);
     c->base.counts.product_rows += c->lk.act_rows(&job.args.a);
     c->base.counts.token_rows += n_tok;
     c->base.counts.linear_s += lb_cpu_now() - begin;
+}
+
+/* Bytes from one head's activations of this step to the next one's. */
+static int64_t head_act_bytes(const struct lb_cpu *c, const struct lb_actbuf *a)
+{
+    int64_t n = c->step->n_tok * a->cols.packed[a->cols.n_seg];
+    return a->n_head > 0 ? n * (int64_t)lb_cpu_table_of(c, a)->act_bytes : 0;
+}
+
+/* Items of all heads, n_item of them a head. */
+struct heads_job {
+    const struct lk_cpu *lk;
+    const struct lb_heads_args *a;
+    struct lk_linear first; /* of head 0 */
+    int64_t n_item, act_bytes;
+};
+
+static void run_heads(void *ctx, int64_t begin, int64_t end)
+{
+    const struct heads_job *job = ctx;
+    while (begin < end) {
+        int64_t head = begin / job->n_item, from = begin % job->n_item;
+        int64_t to = from + end - begin < job->n_item ? from + end - begin : job->n_item;
+        struct lk_linear args = job->first;
+        args.a.data = (char *)args.a.data + head * job->act_bytes;
+        args.w = (const char *)args.w + (size_t)head * job->a->w->head_bytes;
+        args.y += head * job->a->y_step;
+        job->lk->linear(&args, from, to);
+        begin += to - from;
+    }
+}
+
+void lb_cpu_linear_heads(struct lb_backend *be, const struct lb_heads_args *a)
+{
+    struct lb_cpu *c = lb_cpu_of(be);
+    if (lb_cpu_idle(c))
+        return;
+    double begin = lb_cpu_now();
+    int64_t n_tok = c->step->n_tok;
+    struct heads_job job = {
+        .lk = a->w->lk,
+        .a = a,
+        .first = {.a = {a->a->data, n_tok, &a->a->cols},
+                  .w = a->w->w,
+                  .n_out = a->w->n_out,
+                  .epilogue = LK_EP_STORE,
+                  .y = a->y->data + a->y_col,
+                  .y_ld = a->y->width,
+                  .l2_bytes = c->l2_bytes},
+        .act_bytes = head_act_bytes(c, a->a),
+    };
+    job.n_item = job.lk->linear_items(&job.first);
+    int64_t n_item = job.n_item * a->w->n_head;
+    lb_team_run(c->team, run_heads, &job, n_item, lb_cpu_grain(c, n_item, LB_CPU_CLAIMS));
+    c->base.counts.product_rows += job.lk->act_rows(&job.first.a);
+    c->base.counts.token_rows += n_tok;
+    c->base.counts.linear_s += lb_cpu_now() - begin;
+}
+
+/* Items are tokens of all heads. */
+struct round_job {
+    const struct lk_cpu *lk;
+    struct lk_round first; /* of head 0 */
+    int64_t act_bytes, x_step;
+};
+
+static void run_round(void *ctx, int64_t begin, int64_t end)
+{
+    const struct round_job *job = ctx;
+    int64_t n_tok = job->first.y.n_row;
+    while (begin < end) {
+        int64_t head = begin / n_tok, from = begin % n_tok,
+                to = from + end - begin < n_tok ? from + end - begin : n_tok;
+        struct lk_round args = job->first;
+        args.y.data = (char *)args.y.data + head * job->act_bytes;
+        args.x += head * job->x_step;
+        job->lk->round(&args, from, to);
+        begin += to - from;
+    }
+}
+
+void lb_cpu_round(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, int64_t x_col, int64_t x_step)
+{
+    struct lb_cpu *c = lb_cpu_of(be);
+    if (lb_cpu_idle(c))
+        return;
+    double begin = lb_cpu_now();
+    struct round_job job = {
+        lb_cpu_table_of(c, y), {{y->data, c->step->n_tok, &y->cols}, x->data + x_col, x->width}, 0, x_step};
+    job.act_bytes = head_act_bytes(c, y);
+    int64_t n_item = c->step->n_tok * (y->n_head > 0 ? y->n_head : 1);
+    lb_team_run(c->team, run_round, &job, n_item, lb_cpu_grain(c, n_item, 8));
+    c->base.counts.norm_s += lb_cpu_now() - begin;
+}
+
+void lb_cpu_latent(struct lb_backend *be, const struct lb_latent_args *a)
+{
+    struct lb_cpu *c = lb_cpu_of(be);
+    if (lb_cpu_idle(c))
+        return;
+    double begin = lb_cpu_now();
+    struct latent_job job = {&c->lk,
+                             {.qkv = a->qkv->data,
+                              .q = a->q->data,
+                              .kv = a->kv->data,
+                              .w = a->w,
+                              .n_tok = c->step->n_tok,
+                              .n_head = a->n_head,
+                              .nope_dim = a->nope_dim,
+                              .n_rot = a->n_rot,
+                              .kv_rank = a->kv_rank,
+                              .eps = a->eps}};
+    lb_team_run(c->team, run_latent, &job, c->step->n_tok, lb_cpu_grain(c, c->step->n_tok, 8));
+    c->base.counts.norm_s += lb_cpu_now() - begin;
 }
 
 void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *a)
@@ -126,6 +242,7 @@ void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *a)
         .v_page_bytes = mem->v_page_bytes,
         .n_kv_head = mem->spec.n_kv_head,
         .head_dim = mem->spec.head_dim,
+        .v_dim = mem->spec.v_dim,
     };
     struct rope_kv_job rope = {
         &c->lk,
@@ -148,6 +265,7 @@ void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *a)
     struct attend_job attend = {
         &c->lk,
         {.out = {a->out->data, s->n_tok, &a->out->cols},
+         .out_head_bytes = head_act_bytes(c, a->out),
          .q = c->q,
          .kv = kv,
          .item = c->item,
@@ -163,6 +281,8 @@ void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *a)
          .probs_ld = a->probs_ld},
     };
     lb_team_run(c->team, run_attend, &attend, c->n_item, lb_cpu_grain(c, c->n_item, LB_CPU_CLAIMS));
+    if (mem->index)
+        lb_cpu_attend_chosen(c, mem->index, &attend.args);
     c->base.counts.attend_s += lb_cpu_now() - begin;
 }
 

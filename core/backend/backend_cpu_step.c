@@ -123,7 +123,10 @@ static void make_items(struct lb_cpu *c, int64_t n_head)
     int64_t most = c->lk.attn_tokens(n_head / n_kv_head);
     int32_t n_piece = 0, count[LB_CPU_BUCKETS] = {0}, at[LB_CPU_BUCKETS];
     for (int32_t is = 0; is < s->n_seq; is++) {
-        for (int32_t t = s->seq_start[is], end = s->seq_start[is + 1]; t < end;) {
+        int32_t t = s->seq_start[is], end = s->seq_start[is + 1];
+        if (c->kv->index && (int64_t)s->pos[t] + end - t > c->kv->spec.index.topk) /* those behind choose positions */
+            end = s->pos[t] < c->kv->spec.index.topk ? t + (int32_t)(c->kv->spec.index.topk - s->pos[t]) : t;
+        while (t < end) {
             int32_t n = end - t < most ? end - t : (int32_t)most;
             int32_t bucket = cost_bucket((uint64_t)n * ((uint64_t)s->pos[t + n - 1] + 1));
             c->piece[n_piece++] = (struct lb_cpu_piece){is, t, n, bucket};
@@ -172,6 +175,8 @@ void lb_cpu_step_begin(struct lb_backend *be, const struct lb_step *step, struct
         return;
     lb_team_run(c->team, zero_pages, c, (int64_t)step->n_new * kv->spec.n_layer, 4);
     make_items(c, n_head);
+    if (kv->index)
+        lb_cpu_index_begin(kv->index, step);
     struct rope_job job = {c,
                            {.cos = c->cos,
                             .sin = c->sin,

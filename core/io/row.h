@@ -41,23 +41,40 @@ enum lb_gen_bit {
     LB_GEN_STOP_IDS = 1 << 9,
     LB_GEN_SKIP_SPECIAL = 1 << 10,
     LB_GEN_N = 1 << 11,
+    LB_GEN_MIN_TOKENS = 1 << 12,
+    LB_GEN_REPETITION = 1 << 13,
+    LB_GEN_PRESENCE = 1 << 14,
+    LB_GEN_FREQUENCY = 1 << 15,
+    LB_GEN_BIAS = 1 << 16,
+    LB_GEN_INCLUDE_STOP = 1 << 17,
+};
+
+/* A token's bias: what is added to its logit. */
+struct lb_bias {
+    int32_t id;
+    float value; /* -LB_MAX_BIAS..LB_MAX_BIAS */
 };
 
 struct lb_gen {
     uint32_t set; /* enum lb_gen_bit */
-    int64_t max_tokens;
+    int64_t max_tokens, min_tokens;
     double temperature, top_p, min_p;
-    int64_t top_k; /* 0 or -1: off */
+    double repetition, presence, frequency; /* penalties; off: 1, 0, 0 */
+    int64_t top_k;                          /* 0 or -1: off */
     int64_t seed;
-    bool ignore_eos, skip_special;
+    bool ignore_eos, skip_special, include_stop;
     int64_t logprobs; /* K, 0..LB_MAX_LOGPROBS */
     int64_t n;        /* samples, 1..LB_MAX_N */
     char **stop;      /* [n_stop] owned, valid UTF-8, not empty */
     size_t n_stop;
     int32_t *stop_ids; /* [n_stop_ids] owned */
     size_t n_stop_ids;
+    struct lb_bias *bias; /* [n_bias] owned, ids all different, not yet checked against the vocabulary */
+    size_t n_bias;
 };
 
+#define LB_MAX_PENALTY 2 /* presence and frequency, either side of 0 */
+#define LB_MAX_BIAS 100
 #define LB_MAX_LOGPROBS 20
 #define LB_MAX_STOP 64
 #define LB_MAX_N 128

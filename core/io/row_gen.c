@@ -24,6 +24,12 @@ static const struct name {
     {"stop_token_ids", LB_GEN_STOP_IDS},
     {"skip_special_tokens", LB_GEN_SKIP_SPECIAL},
     {"n", LB_GEN_N},
+    {"min_tokens", LB_GEN_MIN_TOKENS},
+    {"repetition_penalty", LB_GEN_REPETITION},
+    {"presence_penalty", LB_GEN_PRESENCE},
+    {"frequency_penalty", LB_GEN_FREQUENCY},
+    {"logit_bias", LB_GEN_BIAS},
+    {"include_stop_str_in_output", LB_GEN_INCLUDE_STOP},
 };
 
 #define N_NAME (sizeof names / sizeof *names)
@@ -39,6 +45,14 @@ static bool int_within(const char *name, int64_t v, int64_t least, int64_t most,
         return true;
     snprintf(message, n, "%s must be from %lld to %lld, not %lld", name, (long long)least, (long long)most,
              (long long)v);
+    return false;
+}
+
+static bool penalty_within(const char *name, double v, char *message, size_t n)
+{
+    if (v >= -LB_MAX_PENALTY && v <= LB_MAX_PENALTY)
+        return true;
+    snprintf(message, n, "%s must be from -%d to %d, not %.6g", name, LB_MAX_PENALTY, LB_MAX_PENALTY, v);
     return false;
 }
 
@@ -88,6 +102,17 @@ static bool check_one(const struct lb_gen *g, uint32_t bit, const char *name, ch
             return true;
         snprintf(message, n, "%s must be from 0 to 1, not %.6g", name, g->min_p);
         return false;
+    case LB_GEN_REPETITION: /* it divides float32 numbers */
+        if ((float)g->repetition > 0 && isfinite((float)g->repetition))
+            return true;
+        snprintf(message, n, "%s must be above 0 (1: off), not %.6g", name, g->repetition);
+        return false;
+    case LB_GEN_PRESENCE:
+        return penalty_within(name, g->presence, message, n);
+    case LB_GEN_FREQUENCY:
+        return penalty_within(name, g->frequency, message, n);
+    case LB_GEN_MIN_TOKENS:
+        return int_within(name, g->min_tokens, 0, INT32_MAX, message, n);
     case LB_GEN_STOP:
         return stops_ok(g, name, message, n);
     case LB_GEN_STOP_IDS:
@@ -109,6 +134,12 @@ enum lb_row_code lb_gen_check(const struct lb_gen *g, char *message, size_t n)
             return LB_ROW_BAD_PARAM;
         seen |= bit;
     }
+    const uint32_t both = LB_GEN_MIN_TOKENS | LB_GEN_MAX_TOKENS;
+    if ((g->set & both) == both && g->min_tokens > g->max_tokens) {
+        snprintf(message, n, "min_tokens (%lld) is above max_tokens (%lld)", (long long)g->min_tokens,
+                 (long long)g->max_tokens);
+        return LB_ROW_BAD_PARAM;
+    }
     return LB_ROW_OK;
 }
 
@@ -128,10 +159,18 @@ static void free_stop_ids(struct lb_gen *g)
     g->n_stop_ids = 0;
 }
 
+static void free_bias(struct lb_gen *g)
+{
+    lb_mem_free(g->bias);
+    g->bias = NULL;
+    g->n_bias = 0;
+}
+
 void lb_gen_release(struct lb_gen *g)
 {
     free_stops(g);
     free_stop_ids(g);
+    free_bias(g);
     *g = (struct lb_gen){0};
 }
 
@@ -150,6 +189,13 @@ static bool new_stop_ids(struct lb_gen *g, size_t n)
     return g->stop_ids != NULL;
 }
 
+static bool new_bias(struct lb_gen *g, size_t n)
+{
+    free_bias(g);
+    g->bias = lb_mem_new(n, sizeof *g->bias);
+    return g->bias != NULL;
+}
+
 static enum lb_status merge_lists(struct lb_gen *dst, const struct lb_gen *over, struct lb_err *err)
 {
     if (over->set & LB_GEN_STOP) {
@@ -166,15 +212,35 @@ static enum lb_status merge_lists(struct lb_gen *dst, const struct lb_gen *over,
         if (over->n_stop_ids)
             memcpy(dst->stop_ids, over->stop_ids, over->n_stop_ids * sizeof *over->stop_ids);
     }
+    if (over->set & LB_GEN_BIAS) {
+        if (!new_bias(dst, over->n_bias))
+            return lb_err_memory(err, "biases", over->n_bias * sizeof *over->bias);
+        dst->n_bias = over->n_bias;
+        if (over->n_bias)
+            memcpy(dst->bias, over->bias, over->n_bias * sizeof *over->bias);
+    }
     return LB_OK;
+}
+
+static void merge_penalties(struct lb_gen *dst, const struct lb_gen *over)
+{
+    if (over->set & LB_GEN_REPETITION)
+        dst->repetition = over->repetition;
+    if (over->set & LB_GEN_PRESENCE)
+        dst->presence = over->presence;
+    if (over->set & LB_GEN_FREQUENCY)
+        dst->frequency = over->frequency;
 }
 
 enum lb_status lb_gen_merge(struct lb_gen *dst, const struct lb_gen *over, struct lb_err *err)
 {
     LB_TRY(merge_lists(dst, over, err));
+    merge_penalties(dst, over);
     const uint32_t set = over->set;
     if (set & LB_GEN_MAX_TOKENS)
         dst->max_tokens = over->max_tokens;
+    if (set & LB_GEN_MIN_TOKENS)
+        dst->min_tokens = over->min_tokens;
     if (set & LB_GEN_TEMPERATURE)
         dst->temperature = over->temperature;
     if (set & LB_GEN_TOP_P)
@@ -191,6 +257,8 @@ enum lb_status lb_gen_merge(struct lb_gen *dst, const struct lb_gen *over, struc
         dst->logprobs = over->logprobs;
     if (set & LB_GEN_SKIP_SPECIAL)
         dst->skip_special = over->skip_special;
+    if (set & LB_GEN_INCLUDE_STOP)
+        dst->include_stop = over->include_stop;
     if (set & LB_GEN_N)
         dst->n = over->n;
     dst->set |= set;
@@ -286,6 +354,43 @@ static enum lb_row_code read_stop_ids(struct lb_gen *g, const char *name, const 
     return LB_ROW_OK;
 }
 
+/* A token id as decimals, in the one way to write it: each id then has one member. */
+static bool id_of(const char *text, int32_t *id)
+{
+    int64_t x = 0;
+    size_t n = strspn(text, "0123456789");
+    if (n == 0 || n > 10 || text[n] || (text[0] == '0' && n > 1))
+        return false;
+    for (size_t i = 0; i < n; i++)
+        x = 10 * x + (text[i] - '0');
+    *id = (int32_t)x;
+    return x <= INT32_MAX;
+}
+
+static enum lb_row_code read_bias(struct lb_gen *g, const char *name, const json_t *v, char *message)
+{
+    if (!json_is_object(v))
+        return bad_type(name, "an object of token ids and numbers", v, message);
+    if (!new_bias(g, json_object_size(v)))
+        return LB_ROW_NO_MEMORY;
+    const char *key;
+    json_t *item;
+    json_object_foreach((json_t *)(uintptr_t)v, key, item)
+    {
+        int32_t id;
+        if (!id_of(key, &id)) {
+            snprintf(message, LB_ROW_MESSAGE_BYTES, "%s: \"%.40s\" is no token id", name, key);
+            return LB_ROW_BAD_PARAM;
+        }
+        if (!json_is_number(item))
+            return bad_type(name, "an object of token ids and numbers", item, message);
+        double x = json_number_value(item);
+        x = x > LB_MAX_BIAS ? LB_MAX_BIAS : x < -LB_MAX_BIAS ? -LB_MAX_BIAS : x;
+        g->bias[g->n_bias++] = (struct lb_bias){id, (float)x};
+    }
+    return LB_ROW_OK;
+}
+
 static enum lb_row_code read_value(struct lb_gen *g, uint32_t bit, const char *name, const json_t *v, char *message)
 {
     switch (bit) {
@@ -308,6 +413,18 @@ static enum lb_row_code read_value(struct lb_gen *g, uint32_t bit, const char *n
     case LB_GEN_LOGPROBS:
         g->logprobs = 0;
         return json_is_true(v) ? LB_ROW_OK : read_int(&g->logprobs, name, v, message);
+    case LB_GEN_MIN_TOKENS:
+        return read_int(&g->min_tokens, name, v, message);
+    case LB_GEN_REPETITION:
+        return read_real(&g->repetition, name, v, message);
+    case LB_GEN_PRESENCE:
+        return read_real(&g->presence, name, v, message);
+    case LB_GEN_FREQUENCY:
+        return read_real(&g->frequency, name, v, message);
+    case LB_GEN_BIAS:
+        return read_bias(g, name, v, message);
+    case LB_GEN_INCLUDE_STOP:
+        return read_bool(&g->include_stop, name, v, message);
     case LB_GEN_STOP:
         return read_stop(g, name, v, message);
     case LB_GEN_STOP_IDS:

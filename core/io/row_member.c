@@ -17,12 +17,6 @@ struct member {
 /* Members of the contract that this version does not have yet, then those of OpenAI, vLLM, Transformers, llama.cpp,
  * Ollama, TGI and SGLang. A member that gets built leaves this table. */
 static const struct member members[] = {
-    {"min_tokens", NUMBER, 0, NULL},
-    {"repetition_penalty", NUMBER, 1, NULL},
-    {"presence_penalty", NUMBER, 0, NULL},
-    {"frequency_penalty", NUMBER, 0, NULL},
-    {"logit_bias", EMPTY, 0, NULL},
-    {"include_stop_str_in_output", FALSE_, 0, NULL},
     {"prompt_logprobs", FALSE_, 0, NULL},
     {"prompt_logprobs_from", NEVER, 0, NULL},
     {"lora", NEVER, 0, NULL},
@@ -72,7 +66,7 @@ static const struct member members[] = {
     {"eta_cutoff", NUMBER, 0, NULL},
     {"max_length", NEVER, 0, "use max_tokens"},
     {"min_length", NUMBER, 0, NULL},
-    {"min_new_tokens", NUMBER, 0, NULL},
+    {"min_new_tokens", NUMBER, 0, "use min_tokens"},
     {"no_repeat_ngram_size", NUMBER, 0, NULL},
     {"num_beams", NUMBER, 1, NULL},
     {"num_return_sequences", NUMBER, 1, NULL},

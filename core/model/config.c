@@ -2,6 +2,7 @@
  * model card. */
 #include "core/model/config.h"
 
+#include <math.h>
 #include <stdio.h>
 
 #include "core/base/mem.h"
@@ -54,6 +55,14 @@ enum lb_status lb_config_new_moe(struct lb_config *c, int64_t n_shared, int64_t 
     if (!any)
         *m = (struct lb_moe_shape){0};
     return LB_OK;
+}
+
+int64_t lb_config_index_layers(const struct lb_config *c)
+{
+    int64_t n = 0;
+    for (int64_t il = 0; c->index.topk > 0 && il < c->n_layer; il++)
+        n += !c->layer[il].index_shared;
+    return n;
 }
 
 void lb_config_add_eos(struct lb_config *c, int64_t id, const char *origin, const struct lb_log *log)
@@ -113,14 +122,39 @@ static enum lb_status check_rope(const struct lb_rope *r, int64_t head_dim, cons
     return LB_OK;
 }
 
+/* What attention over the cache sees of the heads, and the scale of scores. */
+static enum lb_status finish_heads(struct lb_config *c, const char *where, struct lb_err *err)
+{
+    const struct lb_mla *mla = &c->mla;
+    int64_t query = c->head_dim;
+    c->v_dim = c->out_dim = c->head_dim;
+    if (mla->kv_rank > 0) {
+        query = mla->nope_dim + mla->rope_dim;
+        c->n_kv_head = 1;
+        c->head_dim = mla->rope_dim + mla->kv_rank;
+        c->v_dim = mla->kv_rank;
+        c->out_dim = mla->v_dim;
+        if (c->rope.n_rot != mla->rope_dim)
+            return lb_err_set(err, LB_E_INPUT, "%s: partial_rotary_factor is not supported where attention is latent",
+                              where);
+    }
+    c->attn_scale = 1.0f / sqrtf((float)query);
+    if (mla->kv_rank > 0)
+        c->attn_scale *= lb_rope_score_scale(&c->rope);
+    int64_t widest = query > c->head_dim ? query : c->head_dim;
+    widest = widest > c->out_dim ? widest : c->out_dim;
+    if (c->n_head > LB_MAX_DIM / widest)
+        return lb_err_set(err, LB_E_INPUT, "%s: %lld heads of %lld dimensions are more than %lld in all", where,
+                          (long long)c->n_head, (long long)widest, (long long)LB_MAX_DIM);
+    return LB_OK;
+}
+
 enum lb_status lb_config_finish(struct lb_config *c, const char *where, struct lb_err *err)
 {
     if (c->n_head % c->n_kv_head != 0)
         return lb_err_set(err, LB_E_INPUT, "%s: %lld attention heads are no multiple of %lld key/value heads", where,
                           (long long)c->n_head, (long long)c->n_kv_head);
-    if (c->n_head > LB_MAX_DIM / c->head_dim)
-        return lb_err_set(err, LB_E_INPUT, "%s: %lld heads of %lld dimensions are more than %lld in all", where,
-                          (long long)c->n_head, (long long)c->head_dim, (long long)LB_MAX_DIM);
+    LB_TRY(finish_heads(c, where, err));
     LB_TRY(check_rope(&c->rope, c->head_dim, where, err));
     LB_TRY(lb_rope_fill(&c->rope, where, err));
     c->n_seg = lb_config_segments(c->n_head);
@@ -193,11 +227,22 @@ static void log_moe(const struct lb_config *c, const struct lb_log *log)
                    m->normalize ? "normalized" : "as they are", (double)m->scale);
 }
 
+static double attention_parameter(const struct lb_config *c)
+{
+    const struct lb_mla *m = &c->mla;
+    double dim = (double)c->dim, n_head = (double)c->n_head, head = (double)(m->nope_dim + m->rope_dim);
+    if (m->kv_rank == 0)
+        return 2 * dim * (double)((c->n_head + c->n_kv_head) * c->head_dim);
+    double from = m->q_rank > 0 ? (double)m->q_rank : dim;
+    return dim * (double)(m->q_rank + m->kv_rank + m->rope_dim) + from * n_head * head +
+           (double)m->kv_rank * n_head * (double)(m->nope_dim + m->v_dim) + n_head * (double)m->v_dim * dim;
+}
+
 /* Products, the layers' norms, embedding and head; biases are too few to show. */
 static double n_parameter(const struct lb_config *c)
 {
-    double dim = (double)c->dim, q = (double)(c->n_head * c->head_dim), kv = (double)(c->n_kv_head * c->head_dim);
-    double layer = 2 * dim * q + 2 * dim * kv + 2 * dim, dense = 3 * dim * (double)c->ffn_dim;
+    double dim = (double)c->dim;
+    double layer = attention_parameter(c) + 2 * dim, dense = 3 * dim * (double)c->ffn_dim;
     double experts = (double)c->moe.n_expert * (double)c->moe.ffn_dim + (double)c->moe.shared_dim;
     double sum = (double)c->n_layer * layer + dim * (double)c->n_vocab * (c->tied ? 1 : 2) + dim;
     for (int64_t il = 0; il < c->n_layer; il++)
@@ -216,7 +261,15 @@ void lb_config_log(const struct lb_config *c, const struct lb_log *log)
                (long long)c->n_kv_head, (long long)c->head_dim, c->n_seg, bias, c->mlp_bias ? "; MLP bias" : "");
     lb_log_put(log, LB_LOG_INFO, "norms: RMS, eps %g%s%s", (double)c->norm_eps, c->qk_norm ? "; heads of Q and K" : "",
                lb_family_is(c->family, LB_FAM_SANDWICH) ? "; outputs of attention and MLP" : "");
+    if (c->mla.kv_rank > 0)
+        lb_log_put(log, LB_LOG_INFO,
+                   "latent attention: rank %lld, of queries %lld; heads of %lld and %lld turned; values of %lld",
+                   (long long)c->mla.kv_rank, (long long)c->mla.q_rank, (long long)c->mla.nope_dim,
+                   (long long)c->mla.rope_dim, (long long)c->mla.v_dim);
     log_moe(c, log);
+    if (c->index.topk > 0)
+        lb_log_put(log, LB_LOG_INFO, "sparse attention: to %lld positions, chosen by %lld index heads of %lld",
+                   (long long)c->index.topk, (long long)c->index.n_head, (long long)c->index.head_dim);
     log_rope(&c->rope, log);
     log_window(c, log);
     log_eos(c, log);

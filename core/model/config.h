@@ -36,8 +36,8 @@ struct lb_rope {
 
 /* Sampling defaults of generation_config.json; `has_…` tells what the file says. */
 struct lb_gen_defaults {
-    bool do_sample, has_temperature, has_top_p, has_top_k, has_min_p;
-    double temperature, top_p, min_p;
+    bool do_sample, has_temperature, has_top_p, has_top_k, has_min_p, has_repetition;
+    double temperature, top_p, min_p, repetition;
     int64_t top_k;
 };
 
@@ -48,15 +48,23 @@ struct lb_eos_origin {
 
 /* What may differ from layer to layer. */
 struct lb_layer_kind {
-    int64_t window; /* positions that a token sees, its own among them; 0: all before it */
-    bool moe;       /* a mixture of experts in place of the FFN */
+    int64_t window;    /* positions that a token sees, its own among them; 0: all before it */
+    bool index_shared; /* where there is an indexer: the positions are those that an earlier layer chose */
+    bool moe;          /* a mixture of experts in place of the FFN */
 };
 
 struct lb_config {
     const struct lb_family *family;
     char architecture[64];       /* "LlamaForCausalLM", "llama" */
     struct lb_layer_kind *layer; /* [n_layer], owned */
-    int64_t n_vocab, dim, ffn_dim, n_layer, n_head, n_kv_head, head_dim;
+    int64_t n_vocab, dim, ffn_dim, n_layer, n_head;
+    /* As attention over the cache has them: latent attention has one KV head, whose key is the part that turns and the
+     * latent, and whose value is the latent. */
+    int64_t n_kv_head, head_dim, v_dim;
+    int64_t out_dim;       /* columns of the output projection that a head has */
+    struct lb_mla mla;     /* kv_rank 0: attention is of another kind */
+    struct lb_index index; /* topk 0: attention is to all positions */
+    float attn_scale;      /* of scores */
     float norm_eps;
     bool tied, attn_bias, o_bias, mlp_bias;
     bool qk_norm;            /* each head of Q and K is normalized before RoPE */
@@ -90,6 +98,9 @@ enum lb_status lb_config_new_layers(struct lb_config *c, int64_t window, struct 
  * that the shared expert has. `where` is the file. */
 enum lb_status lb_config_new_moe(struct lb_config *c, int64_t n_shared, int64_t n_dense, const char *where,
                                  struct lb_err *err);
+
+/* Layers that choose positions; 0 without an indexer. */
+int64_t lb_config_index_layers(const struct lb_config *c);
 
 /* Adds an end token unless it is listed. origin has static lifetime. Ids outside the vocabulary, and those beyond
  * LB_MAX_EOS, are dropped with a warning. */

@@ -6,6 +6,7 @@
 #include "core/base/file.h"
 #include "core/base/mem.h"
 #include "core/model/config_chatglm.h"
+#include "core/model/config_mla.h"
 #include "core/model/config_moe.h"
 
 static const int64_t head_range[2] = {1, LB_MAX_HEAD};
@@ -195,6 +196,7 @@ static enum lb_status read_scaling(struct lb_rope *r, const struct lb_cfg *s, co
     else
         LB_TRY(lb_cfg_need(s, "factor", err));
     LB_TRY(lb_cfg_real(s, "factor", lb_cfg_factor, &r->factor, err));
+    LB_TRY(lb_cfg_real(s, "mscale_all_dim", lb_cfg_from_zero, &r->mscale_all_dim, err));
     if (r->type == LB_ROPE_LLAMA3) {
         LB_TRY(lb_cfg_need(s, "low_freq_factor", err));
         LB_TRY(lb_cfg_need(s, "high_freq_factor", err));
@@ -206,7 +208,6 @@ static enum lb_status read_scaling(struct lb_rope *r, const struct lb_cfg *s, co
         LB_TRY(lb_cfg_real(s, "beta_fast", lb_cfg_from_zero, &r->beta_fast, err));
         LB_TRY(lb_cfg_real(s, "beta_slow", lb_cfg_from_zero, &r->beta_slow, err));
         LB_TRY(lb_cfg_real(s, "mscale", lb_cfg_from_zero, &r->mscale, err));
-        LB_TRY(lb_cfg_real(s, "mscale_all_dim", lb_cfg_from_zero, &r->mscale_all_dim, err));
         LB_TRY(lb_cfg_bool(s, "truncate", &r->truncate, err));
         r->beta_fast = r->beta_fast > 0 ? r->beta_fast : 32;
         r->beta_slow = r->beta_slow > 0 ? r->beta_slow : 1;
@@ -240,7 +241,9 @@ static enum lb_status read_rope(struct lb_config *c, const struct lb_cfg *s, str
     LB_TRY(lb_cfg_real(&in, "rope_theta", theta_range, &r->theta, err));
     LB_TRY(lb_cfg_real(s, "partial_rotary_factor", lb_cfg_share, &share, err));
     LB_TRY(lb_cfg_real(&in, "partial_rotary_factor", lb_cfg_share, &share, err));
-    r->n_rot = (int64_t)((double)c->head_dim * share);
+    if (lb_family_is(c->family, LB_FAM_ROPE_KEY))
+        LB_TRY(lb_cfg_bool(s, "rope_interleave", &r->interleaved, err));
+    r->n_rot = (int64_t)((double)(c->mla.kv_rank > 0 ? c->mla.rope_dim : c->head_dim) * share);
     LB_TRY(read_rope_type(r, &in, err));
     return read_scaling(r, &in, s, err);
 }
@@ -287,11 +290,13 @@ static enum lb_status read_generation(struct lb_config *c, const struct lb_cfg *
     g->has_top_p = lb_cfg_member(s, "top_p");
     g->has_top_k = lb_cfg_member(s, "top_k");
     g->has_min_p = lb_cfg_member(s, "min_p");
+    g->has_repetition = lb_cfg_member(s, "repetition_penalty");
     LB_TRY(lb_cfg_bool(s, "do_sample", &g->do_sample, err));
     LB_TRY(lb_cfg_real(s, "temperature", lb_cfg_from_zero, &g->temperature, err));
     LB_TRY(lb_cfg_real(s, "top_p", lb_cfg_share, &g->top_p, err));
     LB_TRY(lb_cfg_int(s, "top_k", top_k_range, &g->top_k, err));
     LB_TRY(lb_cfg_real(s, "min_p", unit_range, &g->min_p, err));
+    LB_TRY(lb_cfg_real(s, "repetition_penalty", lb_cfg_factor, &g->repetition, err));
     LB_TRY(read_id(c, s, "bos_token_id", &c->bos, log, err));
     LB_TRY(read_id(c, s, "pad_token_id", &c->pad, log, err));
     return read_eos(c, s, "generation_config.json", log, err);
@@ -309,6 +314,8 @@ static enum lb_status read_config(struct lb_config *c, const struct lb_cfg *s, s
         LB_TRY(lb_config_chatglm(c, s, err));
     } else {
         LB_TRY(read_biases(c, s, err));
+        if (c->family->mla.kv_rank > 0)
+            LB_TRY(lb_config_mla(c, s, err));
         LB_TRY(read_rope(c, s, err));
     }
     return lb_config_finish(c, s->path, err);

@@ -1,11 +1,12 @@
 #include "core/model/decoder.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "core/base/mem.h"
 #include "core/dist/comm.h"
 #include "core/model/weights.h"
+
+#define LATENT_EPS 1e-6f /* transformers builds the latents' norms without the configuration's */
 
 struct lb_model {
     const struct lb_config *config;
@@ -19,10 +20,20 @@ struct lb_model {
     /* the step's numbers, in the paper's letters */
     struct lb_buf x;    /* [n_tok, dim] residual stream */
     struct lb_buf y;    /* [n_tok, dim] what a norm stands before on its way to x; only where there are such norms */
-    struct lb_buf qkv;  /* [n_tok, (n_head + 2 n_kv_head) * head_dim] */
+    struct lb_buf qkv;  /* [n_tok, (n_head + n_kv_head) * head_dim + n_kv_head * v_dim] */
     struct lb_actbuf h; /* [n_tok, dim] normalized */
-    struct lb_actbuf a; /* [n_tok, n_head * head_dim] attention output */
+    struct lb_actbuf a; /* [n_tok, n_head * out_dim] attention output */
     struct lb_actbuf f; /* [n_tok, ffn_dim] gated */
+    /* latent attention */
+    struct lb_buf q_a;       /* [n_tok, q_rank] */
+    struct lb_buf q;         /* [n_tok, n_head * (nope_dim + rope_dim)] */
+    struct lb_buf kv_a;      /* [n_tok, kv_rank + rope_dim] */
+    struct lb_buf o;         /* [n_tok, n_head * out_dim] */
+    struct lb_buf index_q;   /* [n_tok, index heads * index head_dim] */
+    struct lb_buf index_kw;  /* [n_tok, index head_dim + index heads] */
+    struct lb_actbuf q_lat;  /* [n_tok, q_rank] normalized */
+    struct lb_actbuf q_head; /* for each head [n_tok, nope_dim], f32: the query is rounded once, when it is absorbed */
+    struct lb_actbuf lat;    /* for each head [n_tok, kv_rank]: attention output in the latent's space */
 };
 
 /* One forward pass. */
@@ -31,6 +42,7 @@ struct lb_pass {
     struct lb_backend *be;
     const struct lb_backend_ops *op;
     const struct lb_step *step;
+    int n_choice; /* layers behind that chose positions */
     float *probs; /* hooks: [n_tok, n_head, probs_ld] */
     int64_t probs_ld;
     bool no_memory; /* a hook's copy could not be made */
@@ -71,18 +83,18 @@ static void linear_reduce_norm(struct lb_pass *p, const struct lb_actbuf *a, con
 }
 
 /* RoPE, cache write, attention. */
-static void attend(struct lb_pass *p, const struct lb_layer *l, int il)
+static void attend(struct lb_pass *p, struct lb_actbuf *out, const struct lb_layer *l, int il)
 {
     const struct lb_config *c = p->m->config;
     struct lb_attend_args args = {
-        .out = &p->m->a,
+        .out = out,
         .qkv = &p->m->qkv,
         .kv = p->m->kv,
         .layer = il,
         .n_head = c->n_head,
         .n_kv_head = c->n_kv_head,
         .head_dim = c->head_dim,
-        .scale = 1.0f / sqrtf((float)c->head_dim),
+        .scale = c->attn_scale,
         .window = c->layer[il].window,
         .rope = &p->m->rope,
         .q_norm = l->q_norm,
@@ -92,6 +104,54 @@ static void attend(struct lb_pass *p, const struct lb_layer *l, int il)
         .probs_ld = p->probs_ld,
     };
     p->op->attend(p->be, &args);
+}
+
+/* Chooses the positions that tokens attend to, here and in the layers that share the choice. */
+static void choose(struct lb_pass *p, const struct lb_layer_latent *l, int plane)
+{
+    struct lb_model *m = p->m;
+    linear(p, &m->index_q, &m->q_lat, l->w_index_q, NULL);
+    linear(p, &m->index_kw, &m->h, l->w_index_k, NULL);
+    struct lb_index_args args = {.q = &m->index_q,
+                                 .kw = &m->index_kw,
+                                 .norm = l->index_norm,
+                                 .norm_bias = l->index_norm_bias,
+                                 .kv = m->kv,
+                                 .plane = plane,
+                                 .rope = &m->rope,
+                                 .eps = LATENT_EPS};
+    p->op->index(p->be, &args);
+}
+
+/* Attention over the latents themselves (DeepSeek-V2, arXiv 2405.04434, appendix B): what would make keys of them is
+ * multiplied into the query, what would make values of them into the output, head by head. So the cache holds one
+ * narrow row a token, and a decoded token reads that alone. */
+static void attend_latent(struct lb_pass *p, const struct lb_layer *layer, int il)
+{
+    struct lb_model *m = p->m;
+    const struct lb_config *c = m->config;
+    const struct lb_mla *mla = &c->mla;
+    const struct lb_layer_latent *l = &layer->latent;
+    const struct lb_actbuf *from = &m->h;
+    if (l->wq_a) {
+        linear(p, &m->q_a, &m->h, l->wq_a, l->bq_a);
+        p->op->norm(p->be, &m->q_lat, &m->q_a, l->q_a_norm, LATENT_EPS, false);
+        from = &m->q_lat;
+    }
+    linear(p, &m->q, from, l->wq_b, NULL);
+    linear(p, &m->kv_a, &m->h, l->wkv_a, l->bkv_a);
+    struct lb_latent_args latent = {&m->qkv,       &m->q,         &m->kv_a,     l->kv_a_norm, c->n_head,
+                                    mla->nope_dim, mla->rope_dim, mla->kv_rank, LATENT_EPS};
+    p->op->latent(p->be, &latent);
+    p->op->round(p->be, &m->q_head, &m->q, 0, mla->nope_dim + mla->rope_dim);
+    struct lb_heads_args query = {&m->qkv, mla->rope_dim, c->head_dim, &m->q_head, l->w_uk};
+    p->op->linear_heads(p->be, &query);
+    if (l->w_index_q)
+        choose(p, l, p->n_choice++);
+    attend(p, &m->lat, layer, il);
+    struct lb_heads_args value = {&m->o, 0, mla->v_dim, &m->lat, l->w_uv};
+    p->op->linear_heads(p->be, &value);
+    p->op->round(p->be, &m->a, &m->o, 0, 0);
 }
 
 /* x += the mixture of experts of h = norm(x). */
@@ -106,8 +166,12 @@ static void layer_forward(struct lb_pass *p, const struct lb_layer *l, int il)
 {
     struct lb_model *m = p->m;
     rms_norm(p, &m->h, &m->x, l->attn_norm);
-    linear(p, &m->qkv, &m->h, l->wqkv, l->bqkv);
-    attend(p, l, il);
+    if (m->config->mla.kv_rank > 0) {
+        attend_latent(p, l, il);
+    } else {
+        linear(p, &m->qkv, &m->h, l->wqkv, l->bqkv);
+        attend(p, &m->a, l, il);
+    }
     if (l->post_attn_norm)
         linear_reduce_norm(p, &m->a, l->wo, l->bo, l->post_attn_norm);
     else
@@ -259,13 +323,38 @@ struct lb_model_size lb_model_size_of(const struct lb_model *m)
 static struct lb_kv_spec kv_spec(const struct lb_model *m, int64_t n_page)
 {
     const struct lb_config *c = m->config;
-    return (struct lb_kv_spec){c->n_layer, c->n_kv_head, c->head_dim, n_page};
+    struct lb_kv_spec spec = {c->n_layer, c->n_kv_head, c->head_dim,
+                              c->v_dim,   n_page,       {0, c->index.topk, c->index.n_head, c->index.head_dim}};
+    spec.index.n_plane = lb_config_index_layers(c);
+    return spec;
 }
 
 size_t lb_model_page_bytes(const struct lb_model *m)
 {
     struct lb_kv_spec spec = kv_spec(m, 1);
     return m->be->ops->kv_page_bytes(m->be, &spec);
+}
+
+static enum lb_status reserve_latent(struct lb_model *m, struct lb_err *err)
+{
+    const struct lb_config *c = m->config;
+    const struct lb_backend_ops *op = m->be->ops;
+    const struct lb_mla *mla = &c->mla;
+    if (mla->q_rank > 0) {
+        LB_TRY(op->buf_new(m->be, mla->q_rank, &m->q_a, err));
+        LB_TRY(op->act_new(m->be, &m->cols.q_rank, &m->q_lat, err));
+    }
+    LB_TRY(op->buf_new(m->be, c->n_head * (mla->nope_dim + mla->rope_dim), &m->q, err));
+    LB_TRY(op->buf_new(m->be, mla->kv_rank + mla->rope_dim, &m->kv_a, err));
+    LB_TRY(op->buf_new(m->be, c->n_head * c->out_dim, &m->o, err));
+    if (c->index.topk > 0) {
+        LB_TRY(op->buf_new(m->be, c->index.n_head * c->index.head_dim, &m->index_q, err));
+        LB_TRY(op->buf_new(m->be, c->index.head_dim + c->index.n_head, &m->index_kw, err));
+    }
+    m->q_head = (struct lb_actbuf){.cols = m->cols.nope, .n_head = c->n_head, .f32 = true};
+    m->lat = (struct lb_actbuf){.cols = m->cols.kv_rank, .n_head = c->n_head};
+    LB_TRY(op->head_acts_new(m->be, &m->q_head, err));
+    return op->head_acts_new(m->be, &m->lat, err);
 }
 
 enum lb_status lb_model_reserve(struct lb_model *m, struct lb_step_limits limit, int32_t max_out, int64_t n_page,
@@ -278,7 +367,10 @@ enum lb_status lb_model_reserve(struct lb_model *m, struct lb_step_limits limit,
     LB_TRY(op->buf_new(m->be, c->dim, &m->x, err));
     if (lb_family_is(c->family, LB_FAM_SANDWICH))
         LB_TRY(op->buf_new(m->be, c->dim, &m->y, err));
-    LB_TRY(op->buf_new(m->be, (c->n_head + 2 * c->n_kv_head) * c->head_dim, &m->qkv, err));
+    int64_t qkv = (c->n_head + c->n_kv_head) * c->head_dim + c->n_kv_head * c->v_dim;
+    LB_TRY(op->buf_new(m->be, qkv, &m->qkv, err));
+    if (c->mla.kv_rank > 0)
+        LB_TRY(reserve_latent(m, err));
     LB_TRY(op->act_new(m->be, &m->cols.dim, &m->h, err));
     LB_TRY(op->act_new(m->be, &m->cols.heads, &m->a, err));
     LB_TRY(op->act_new(m->be, &m->cols.ffn, &m->f, err));

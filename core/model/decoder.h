@@ -68,7 +68,7 @@ struct lb_hook {
     /* p[n_tok, n_head, ld]: attention probabilities of layer il, zeros beyond a token's position; kernel set ref only,
      * never called for the others */
     void (*probs)(void *ctx, int il, const struct lb_step *step, const float *p, int64_t ld);
-    /* a[n_tok, n_head * head_dim]: attention output of layer il, before the output projection */
+    /* a[n_tok, n_head * out_dim]: attention output of layer il, before the output projection */
     void (*attn)(void *ctx, int il, const struct lb_step *step, const float *a);
 };
 

@@ -19,6 +19,17 @@ enum lb_role {
     LB_R_QKV, /* rows of Q, K and V in one tensor */
     LB_R_Q_NORM,
     LB_R_K_NORM,
+    LB_R_Q_A, /* latent attention: the query's latent, its norm, its heads; the key's and value's latent beside the
+               * part of the key that turns, the norm, the heads */
+    LB_R_Q_A_NORM,
+    LB_R_Q_B,
+    LB_R_KV_A,
+    LB_R_KV_A_NORM,
+    LB_R_KV_B,
+    LB_R_INDEX_Q, /* the indexer: heads of queries, the key, its LayerNorm, the heads' weights */
+    LB_R_INDEX_K,
+    LB_R_INDEX_K_NORM,
+    LB_R_INDEX_W,
     LB_R_O,
     LB_R_POST_ATTN_NORM, /* of the attention's output, before the residual */
     LB_R_FFN_NORM,
@@ -74,6 +85,23 @@ enum lb_family_flag {
     LB_FAM_CHATGLM = 1 << 10,       /* config.json is in ChatGLM's words */
     LB_FAM_GGUF_PAIRED = 1 << 11,   /* GGUF stores the two halves of a Q or K head in turn (spec/models.md 2.2.4) */
     LB_FAM_USE_QK_NORM = 1 << 12,   /* config.json's use_qk_norm: as LB_FAM_QK_NORM */
+    LB_FAM_ROPE_KEY = 1 << 13,      /* config.json's rope_interleave is read */
+};
+
+/* Sizes of multi-head latent attention (DeepSeek-V2, arXiv 2405.04434): keys and values of all heads are made from one
+ * latent a token; a part of the query and one key for all heads carry the position. */
+struct lb_mla {
+    int64_t kv_rank;  /* of the keys' and values' latent; 0: attention is of another kind */
+    int64_t q_rank;   /* of the query's latent; 0: queries come from the residual stream itself */
+    int64_t nope_dim; /* of a query head, without position */
+    int64_t rope_dim; /* of a query head, turned */
+    int64_t v_dim;    /* of a head of V */
+};
+
+/* Sizes of the indexer of sparse attention: how many positions a token attends to, heads and their width. */
+struct lb_index {
+    int64_t topk; /* 0: there is none */
+    int64_t n_head, head_dim;
 };
 
 #define LB_FAM_MAX_EOS 3
@@ -93,6 +121,8 @@ struct lb_family {
     struct lb_size_key size[LB_N_SIZE];
     const char *eps_key;
     double norm_eps, rot_share; /* rot_share: of a head's dimensions that RoPE turns */
+    struct lb_mla mla;          /* kv_rank 0: none */
+    struct lb_index index;
     struct lb_family_moe moe;
     int64_t window; /* 0: none */
     int64_t bos;    /* -1: none */

@@ -43,6 +43,14 @@ static double mscale(double factor, double m)
     return factor <= 1 ? 1.0 : 0.1 * m * log(factor) + 1.0;
 }
 
+float lb_rope_score_scale(const struct lb_rope *r)
+{
+    if (r->type == LB_ROPE_DEFAULT || r->mscale_all_dim == 0)
+        return 1;
+    double m = mscale(r->factor, r->mscale_all_dim);
+    return (float)(m * m);
+}
+
 static void scale_yarn(struct lb_rope *r, const float *power)
 {
     double low = correction_dim(r, r->beta_fast), high = correction_dim(r, r->beta_slow);

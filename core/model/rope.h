@@ -14,6 +14,10 @@ enum lb_status lb_rope_fill(struct lb_rope *r, const char *where, struct lb_err 
 /* Divides inv_freq[i] by divisor[i], [n_rot / 2] (rope_freqs.weight of GGUF). */
 enum lb_status lb_rope_divide(struct lb_rope *r, const float *divisor, const char *where, struct lb_err *err);
 
+/* What latent attention multiplies scores with where the rope type is not the default: mscale(factor,
+ * mscale_all_dim)^2. */
+float lb_rope_score_scale(const struct lb_rope *r);
+
 const char *lb_rope_type_name(enum lb_rope_type type); /* "default", "linear", ... as config.json writes it */
 
 #endif

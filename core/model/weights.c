@@ -38,12 +38,17 @@ void lb_model_cols_init(struct lb_model_cols *cols, const struct lb_config *c)
     lb_cols_init(&cols->dim, 1, one);
     lb_segments_heads(c, begin);
     for (int is = 0; is <= c->n_seg; is++)
-        begin[is] *= c->head_dim;
+        begin[is] *= c->out_dim;
     lb_cols_init(&cols->heads, c->n_seg, begin);
     lb_segments_units(c->ffn_dim, c->n_seg, begin);
     lb_cols_init(&cols->ffn, c->n_seg, begin);
     lb_segments_units(c->moe.shared_dim, c->n_seg, begin);
     lb_cols_init(&cols->shared, c->n_seg, begin);
+    if (c->mla.kv_rank == 0)
+        return;
+    lb_cols_init(&cols->q_rank, 1, (int64_t[]){0, c->mla.q_rank});
+    lb_cols_init(&cols->kv_rank, 1, (int64_t[]){0, c->mla.kv_rank});
+    lb_cols_init(&cols->nope, 1, (int64_t[]){0, c->mla.nope_dim});
 }
 
 /* Where row `row` of a part lies in its tensor. llama.cpp stores Q and K with rows 2i + b of a head for row
@@ -257,7 +262,120 @@ static bool fused_in_file(const struct loader *ld, int il, enum lb_role role)
     return only || (name.text[0] && lb_wfile_find(ld->s->file, name.text));
 }
 
-static enum lb_status load_attention(struct loader *ld, int il, struct lb_layer *l, struct lb_err *err)
+/* Rows of kv_b_proj: each head's nope_dim rows of keys, then its v_dim rows of values. */
+struct head_rows {
+    const struct lb_wtensor *t;
+    int64_t per_head, first, n; /* of a head's per_head rows those from `first` on, n of them */
+};
+
+static void head_rows_get(const struct lb_rows *r, int64_t row, int64_t n, float *out)
+{
+    const struct head_rows *h = r->ctx;
+    size_t row_bytes = lb_quant_bytes(h->t->type, r->n_col);
+    for (int64_t i = 0; i < n; i++, row++) {
+        int64_t from = row / h->n * h->per_head + h->first + row % h->n;
+        lb_quant_read(h->t->type, h->t->data + (size_t)from * row_bytes, r->n_col, out + i * r->n_col);
+    }
+}
+
+static const void *transposed_at(const struct lb_rows *r, int64_t row)
+{
+    return (const float *)r->ctx + row * r->n_col;
+}
+
+/* W_uk: queries are multiplied with the keys' rows from the other side, so each head's are turned over. Rounded as any
+ * weight, but multiplied in f32, as the query is not rounded yet. */
+static enum lb_status load_w_uk(struct loader *ld, const struct lb_wtensor *t, struct lb_matrix **out,
+                                struct lb_err *err)
+{
+    const struct lb_config *c = ld->s->config;
+    const struct lb_mla *m = &c->mla;
+    struct head_rows keys = {t, m->nope_dim + m->v_dim, 0, m->nope_dim};
+    struct lb_rows rows = {.get = head_rows_get, .ctx = &keys, .n_col = m->kv_rank};
+    size_t head = (size_t)m->nope_dim * (size_t)m->kv_rank;
+    float *all = lb_mem_new((size_t)c->n_head * head, sizeof *all), *one = lb_mem_new(head, sizeof *one);
+    enum lb_status status = LB_OK;
+    if (!all || !one)
+        status = lb_err_memory(err, t->name, (unsigned long long)c->n_head * head * sizeof *all);
+    for (int64_t ih = 0; ih < c->n_head && status == LB_OK; ih++) {
+        float *to = all + (size_t)ih * head;
+        head_rows_get(&rows, ih * m->nope_dim, m->nope_dim, one);
+        if (ld->s->backend->dtype == LB_BF16)
+            for (size_t i = 0; i < head; i++)
+                one[i] = lb_bf16_widen(lb_bf16_round(one[i]));
+        for (int64_t i = 0; i < m->nope_dim; i++)
+            for (int64_t k = 0; k < m->kv_rank; k++)
+                to[k * m->nope_dim + i] = one[i * m->kv_rank + k];
+    }
+    if (status == LB_OK) {
+        struct lb_rows turned = {.get = head_rows_get,
+                                 .ctx = all,
+                                 .n_row = c->n_head * m->kv_rank,
+                                 .n_col = m->nope_dim,
+                                 .at = transposed_at,
+                                 .data_type = LB_F32};
+        struct lb_matrix_spec spec = {&turned, &ld->s->cols->nope, false, t->name, true};
+        status = ld->s->backend->ops->heads_new(ld->s->backend, &spec, c->n_head, out, err);
+    }
+    lb_mem_free(all);
+    lb_mem_free(one);
+    return status;
+}
+
+static enum lb_status load_kv_b(struct loader *ld, int il, struct lb_layer_latent *l, struct lb_err *err)
+{
+    const struct lb_config *c = ld->s->config;
+    const struct lb_mla *m = &c->mla;
+    int64_t per_head = m->nope_dim + m->v_dim, n_weight = c->n_head * per_head * m->kv_rank;
+    const struct lb_wtensor *t = need(ld, LB_R_KV_B, il, ".weight", err);
+    if (!t)
+        return err->status;
+    LB_TRY(check(ld, t, c->n_head * per_head, m->kv_rank, err));
+    ld->w->n_param += n_weight;
+    ld->w->n_layer_product += n_weight;
+    LB_TRY(load_w_uk(ld, t, &l->w_uk, err));
+    struct head_rows values = {t, per_head, m->nope_dim, m->v_dim};
+    struct lb_rows rows = {.get = head_rows_get, .ctx = &values, .n_row = c->n_head * m->v_dim, .n_col = m->kv_rank};
+    struct lb_matrix_spec spec = {&rows, &ld->s->cols->kv_rank, false, t->name, false};
+    return ld->s->backend->ops->heads_new(ld->s->backend, &spec, c->n_head, &l->w_uv, err);
+}
+
+static enum lb_status load_index(struct loader *ld, int il, struct lb_layer_latent *l, struct lb_err *err)
+{
+    const struct lb_index *x = &ld->s->config->index;
+    const struct source q = {il, 1, {{LB_R_INDEX_Q, x->n_head * x->head_dim, 0}}};
+    const struct source kw = {il, 2, {{LB_R_INDEX_K, x->head_dim, 0}, {LB_R_INDEX_W, x->n_head, 0}}};
+    const struct source norm = {il, 1, {{LB_R_INDEX_K_NORM, x->head_dim, 0}}};
+    LB_TRY(load_matrix(ld, &q, &ld->s->cols->q_rank, &l->w_index_q, err));
+    LB_TRY(load_matrix(ld, &kw, &ld->s->cols->dim, &l->w_index_k, err));
+    LB_TRY(load_vector(ld, &norm, ".weight", &l->index_norm, err));
+    return load_vector(ld, &norm, ".bias", &l->index_norm_bias, err);
+}
+
+static enum lb_status load_latent(struct loader *ld, int il, struct lb_layer_latent *l, struct lb_err *err)
+{
+    const struct lb_config *c = ld->s->config;
+    const struct lb_mla *m = &c->mla;
+    const struct lk_cols *from = &ld->s->cols->dim;
+    const struct source q_a = {il, 1, {{LB_R_Q_A, m->q_rank, 0}}};
+    const struct source kv_a = {il, 1, {{LB_R_KV_A, m->kv_rank + m->rope_dim, 0}}};
+    struct source q_b = {il, 1, {{LB_R_Q, c->n_head * (m->nope_dim + m->rope_dim), 0}}};
+    if (m->q_rank > 0) {
+        LB_TRY(load_matrix(ld, &q_a, from, &l->wq_a, err));
+        LB_TRY(load_bias(ld, &q_a, c->attn_bias, &l->bq_a, err));
+        LB_TRY(load_norm(ld, il, LB_R_Q_A_NORM, m->q_rank, &l->q_a_norm, err));
+        from = &ld->s->cols->q_rank;
+        q_b.part[0].role = LB_R_Q_B;
+    }
+    LB_TRY(load_matrix(ld, &q_b, from, &l->wq_b, err));
+    LB_TRY(load_matrix(ld, &kv_a, &ld->s->cols->dim, &l->wkv_a, err));
+    LB_TRY(load_bias(ld, &kv_a, c->attn_bias, &l->bkv_a, err));
+    LB_TRY(load_norm(ld, il, LB_R_KV_A_NORM, m->kv_rank, &l->kv_a_norm, err));
+    LB_TRY(load_kv_b(ld, il, l, err));
+    return c->index.topk > 0 && !c->layer[il].index_shared ? load_index(ld, il, l, err) : LB_OK;
+}
+
+static enum lb_status load_qkv(struct loader *ld, int il, struct lb_layer *l, struct lb_err *err)
 {
     const struct lb_config *c = ld->s->config;
     int64_t q_rows = c->n_head * c->head_dim, kv_rows = c->n_kv_head * c->head_dim;
@@ -265,15 +383,23 @@ static enum lb_status load_attention(struct loader *ld, int il, struct lb_layer 
     const struct source parts = {il, 3, {{LB_R_Q, q_rows, stored}, {LB_R_K, kv_rows, stored}, {LB_R_V, kv_rows, 0}}};
     const struct source whole = {il, 1, {{LB_R_QKV, q_rows + 2 * kv_rows, 0}}};
     const struct source *qkv = fused_in_file(ld, il, LB_R_QKV) ? &whole : &parts;
-    const struct source o = {il, 1, {{LB_R_O, c->dim, 0}}};
-
-    LB_TRY(load_norm(ld, il, LB_R_ATTN_NORM, c->dim, &l->attn_norm, err));
     LB_TRY(load_matrix(ld, qkv, &ld->s->cols->dim, &l->wqkv, err));
     LB_TRY(load_bias(ld, qkv, c->attn_bias, &l->bqkv, err));
-    if (c->qk_norm) {
-        LB_TRY(load_norm(ld, il, LB_R_Q_NORM, c->head_dim, &l->q_norm, err));
-        LB_TRY(load_norm(ld, il, LB_R_K_NORM, c->head_dim, &l->k_norm, err));
-    }
+    if (!c->qk_norm)
+        return LB_OK;
+    LB_TRY(load_norm(ld, il, LB_R_Q_NORM, c->head_dim, &l->q_norm, err));
+    return load_norm(ld, il, LB_R_K_NORM, c->head_dim, &l->k_norm, err);
+}
+
+static enum lb_status load_attention(struct loader *ld, int il, struct lb_layer *l, struct lb_err *err)
+{
+    const struct lb_config *c = ld->s->config;
+    const struct source o = {il, 1, {{LB_R_O, c->dim, 0}}};
+    LB_TRY(load_norm(ld, il, LB_R_ATTN_NORM, c->dim, &l->attn_norm, err));
+    if (c->mla.kv_rank > 0)
+        LB_TRY(load_latent(ld, il, &l->latent, err));
+    else
+        LB_TRY(load_qkv(ld, il, l, err));
     LB_TRY(load_matrix(ld, &o, &ld->s->cols->heads, &l->wo, err));
     LB_TRY(load_bias(ld, &o, c->o_bias, &l->bo, err));
     if (!lb_family_is(c->family, LB_FAM_SANDWICH))
@@ -534,8 +660,12 @@ enum lb_status lb_weights_load(struct lb_weights *w, const struct lb_weights_spe
     int64_t widest = c->dim;
     if (widest < 2 * c->ffn_dim)
         widest = 2 * c->ffn_dim;
-    if (widest < (c->n_head + 2 * c->n_kv_head) * c->head_dim)
+    if (widest < (c->n_head + 2 * c->n_kv_head) * c->head_dim) /* latents are no wider: one KV head is made of one */
         widest = (c->n_head + 2 * c->n_kv_head) * c->head_dim;
+    if (widest < c->mla.q_rank)
+        widest = c->mla.q_rank;
+    if (widest < c->index.head_dim)
+        widest = c->index.head_dim;
     if (widest < c->moe.n_expert)
         widest = c->moe.n_expert;
     struct loader ld = {.s = spec, .w = w};

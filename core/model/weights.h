@@ -12,15 +12,31 @@
 #include "core/io/wfile.h"
 #include "core/model/config.h"
 
+/* Latent attention: see struct lb_mla and struct lk_latent. */
+struct lb_layer_latent {
+    const float *q_a_norm, *kv_a_norm; /* [q_rank], [kv_rank] */
+    struct lb_matrix *wq_a;            /* [q_rank, dim], NULL where there is no latent of queries */
+    struct lb_matrix *wq_b;            /* [n_head * (nope_dim + rope_dim), q_rank or dim] */
+    struct lb_matrix *wkv_a;           /* [kv_rank + rope_dim, dim] */
+    struct lb_matrix *w_uk;            /* for each head [kv_rank, nope_dim], f32: from a query to the latent's space */
+    struct lb_matrix *w_uv;            /* for each head [v_dim, kv_rank]: from the latent to the head's values */
+    const float *bq_a, *bkv_a;
+    /* where the layer chooses positions */
+    struct lb_matrix *w_index_q;               /* [index heads * index head_dim, q_rank] */
+    struct lb_matrix *w_index_k;               /* [index head_dim + index heads, dim]: the key, the heads' weights */
+    const float *index_norm, *index_norm_bias; /* [index head_dim] */
+};
+
 /* Matrices are [out, in]. Biases and norms are f32 vectors of the backend, NULL where the model has none. */
 struct lb_layer {
     const float *attn_norm, *ffn_norm;           /* [dim] */
     const float *q_norm, *k_norm;                /* [head_dim] */
     const float *post_attn_norm, *post_ffn_norm; /* [dim], of what is added to the residual */
-    struct lb_matrix *wqkv;      /* [(n_head + 2 n_kv_head) * head_dim, dim]: Q heads, K heads, V heads */
-    struct lb_matrix *wo;        /* [dim, n_head * head_dim] */
-    struct lb_matrix *w_gate_up; /* [2 * ffn_dim, dim]: gate rows, then up rows */
-    struct lb_matrix *w_down;    /* [dim, ffn_dim] */
+    struct lb_matrix *wqkv;        /* [(n_head + 2 n_kv_head) * head_dim, dim]: Q heads, K heads, V heads */
+    struct lb_layer_latent latent; /* in place of wqkv */
+    struct lb_matrix *wo;          /* [dim, n_head * out_dim] */
+    struct lb_matrix *w_gate_up;   /* [2 * ffn_dim, dim]: gate rows, then up rows */
+    struct lb_matrix *w_down;      /* [dim, ffn_dim] */
     const float *bqkv, *bo, *b_gate_up, *b_down;
     /* where lb_layer_kind.moe is set, in place of gate_up and down */
     struct lb_moe_weights moe;
@@ -40,10 +56,11 @@ struct lb_weights {
 
 /* How the summed dimension of products is cut (engine contract, section 2). */
 struct lb_model_cols {
-    struct lk_cols dim;    /* one segment: inputs of QKV, gate-up and head */
-    struct lk_cols heads;  /* n_head * head_dim, whole heads a segment */
-    struct lk_cols ffn;    /* ffn_dim, units of 32 columns */
-    struct lk_cols shared; /* the shared expert's columns, likewise; without one n_seg empty segments */
+    struct lk_cols dim;                   /* one segment: inputs of QKV, gate-up and head */
+    struct lk_cols heads;                 /* n_head * out_dim, whole heads a segment */
+    struct lk_cols ffn;                   /* ffn_dim, units of 32 columns */
+    struct lk_cols shared;                /* the shared expert's columns, likewise; without one n_seg empty segments */
+    struct lk_cols q_rank, kv_rank, nope; /* latent attention: one segment each */
 };
 
 void lb_model_cols_init(struct lb_model_cols *cols, const struct lb_config *c);

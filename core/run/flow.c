@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "core/base/mem.h"
+#include "core/run/adjust.h"
 #include "core/run/stop.h"
 
 struct lb_work *lb_work_new(void)
@@ -31,6 +32,7 @@ void lb_work_free(struct lb_work *w)
     lb_mem_free(w->logprob);
     lb_mem_free(w->top);
     lb_stop_text_free(w->stop_at);
+    lb_adjust_free(w->adjust);
     lb_mem_free(w);
 }
 

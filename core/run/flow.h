@@ -28,13 +28,21 @@ struct lb_sampling {
     int64_t top_k;                    /* off: 0 */
 };
 
+/* What changes logits before an id is chosen. */
+struct lb_penalty {
+    float repetition, presence, frequency; /* off: 1, 0, 0 */
+    const struct lb_bias *bias;            /* [n_bias] lent */
+    size_t n_bias;
+};
+
 /* Effective settings of a row: row over command line over model. Pointers are lent from the row or the command line. */
 struct lb_settings {
     struct lb_sampling sampling;
-    int64_t max_tokens;
+    struct lb_penalty penalty;
+    int64_t max_tokens, min_tokens;
     bool max_given; /* somebody set max_tokens: it is never shortened */
     uint64_t seed;
-    bool ignore_eos, skip_special;
+    bool ignore_eos, skip_special, include_stop;
     int64_t logprobs;  /* K, or -1: not asked for */
     int64_t n;         /* samples */
     char *const *stop; /* [n_stop] */
@@ -44,6 +52,7 @@ struct lb_settings {
 };
 
 struct lb_stop_text; /* core/run/stop.h */
+struct lb_adjust;    /* core/run/adjust.h */
 
 /* Seconds of the monotonic clock. */
 struct lb_times {
@@ -72,6 +81,7 @@ struct lb_work {
     struct lb_logprob *logprob;   /* [set.max_tokens] owned, NULL when not asked for */
     struct lb_logprob_top *top;   /* [set.max_tokens, K] owned */
     struct lb_stop_text *stop_at; /* owned, NULL without stop strings */
+    struct lb_adjust *adjust;     /* owned, NULL where nothing changes the logits */
     /* how it ended; a failed row has row.code or `fail` */
     enum lb_row_code fail; /* found by the forward thread, which makes no message */
     enum lb_finish finish;
@@ -102,7 +112,7 @@ static inline bool lb_work_end(struct lb_work *lead, int32_t n)
 /* True for rows whose logits are needed on the host. */
 static inline bool lb_work_needs_logits(const struct lb_work *w)
 {
-    return !w->set.sampling.greedy || w->set.logprobs >= 0;
+    return !w->set.sampling.greedy || w->set.logprobs >= 0 || w->adjust;
 }
 
 /* Monotonic clock in seconds. */

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "core/base/mem.h"
+#include "core/run/adjust.h"
 #include "core/run/run.h"
 #include "core/run/settings.h"
 #include "core/run/stop.h"
@@ -73,6 +74,10 @@ static void check_length(const struct lb_run_spec *spec, struct lb_work *w)
         lb_row_fail(row, LB_ROW_TOO_LONG,
                     "prompt (%lld tokens) and max_tokens (%lld) together exceed the limit of %lld tokens",
                     (long long)w->n_prompt, (long long)w->set.max_tokens, (long long)limit);
+    else if (w->set.min_tokens > room)
+        lb_row_fail(row, LB_ROW_TOO_LONG,
+                    "prompt (%lld tokens) and min_tokens (%lld) together exceed the limit of %lld tokens",
+                    (long long)w->n_prompt, (long long)w->set.min_tokens, (long long)limit);
     else if (w->set.max_tokens > room)
         w->set.max_tokens = room;
 }
@@ -103,6 +108,24 @@ static void check_prompt(const struct lb_run_spec *spec, struct lb_work *w)
                     (long long)spec->plan->kv_pages, w->set.max_given ? "" : "; --max-tokens limits new tokens");
 }
 
+/* Settings that speak of the model's tokens. */
+static void check_ids(const struct lb_config *config, struct lb_work *w)
+{
+    const struct lb_settings *set = &w->set;
+    for (size_t i = 0; i < set->penalty.n_bias; i++) {
+        int32_t id = set->penalty.bias[i].id;
+        if (id < 0 || id >= config->n_vocab) {
+            lb_row_fail(&w->row, LB_ROW_BAD_TOKEN, "logit_bias: token id %d is outside the vocabulary of %lld", id,
+                        (long long)config->n_vocab);
+            return;
+        }
+    }
+    int64_t n_end = config->n_eos + (int64_t)set->n_stop_ids;
+    if (set->min_tokens > 0 && n_end >= config->n_vocab)
+        lb_row_fail(&w->row, LB_ROW_BAD_PARAM, "min_tokens cannot be had with %lld end tokens in a vocabulary of %lld",
+                    (long long)n_end, (long long)config->n_vocab);
+}
+
 /* The same of a row's settings. A failed row keeps its code. */
 static void check_settings(const struct lb_run_spec *spec, struct lb_work *w)
 {
@@ -115,9 +138,14 @@ static void check_settings(const struct lb_run_spec *spec, struct lb_work *w)
         lb_row_fail(&w->row, LB_ROW_UNSUPPORTED, "echo with logprobs is not supported by this version");
     else if (set->max_tokens < 1)
         lb_row_fail(&w->row, LB_ROW_UNSUPPORTED, "max_tokens must be at least 1");
+    else if (set->min_tokens > set->max_tokens)
+        lb_row_fail(&w->row, LB_ROW_BAD_PARAM, "min_tokens (%lld) is above max_tokens (%lld)",
+                    (long long)set->min_tokens, (long long)set->max_tokens);
     else if (n_choice > LB_MAX_CHOICES)
         lb_row_fail(&w->row, LB_ROW_BAD_PARAM, "%lld samples of %zu prompts are too many: %d are the most",
                     (long long)set->n, w->row.n_more + 1, LB_MAX_CHOICES);
+    else if (spec->config)
+        check_ids(spec->config, w);
 }
 
 /* The i-th further prompt of a row, whose first sample is w. */
@@ -250,6 +278,8 @@ static enum lb_status make_room(const struct lb_run *r, struct lb_work *w, struc
         ok = (w->top = lb_mem_new(n * k, sizeof *w->top)) != NULL;
     if (ok && w->set.n_stop)
         ok = (w->stop_at = lb_stop_text_new(r->spec->tok, &w->set, r->room)) != NULL;
+    if (ok && lb_adjust_wanted(&w->set))
+        ok = (w->adjust = lb_adjust_new(&w->set, w->prompt, w->n_prompt, r->spec->config)) != NULL;
     return ok ? LB_OK : lb_err_memory(err, "a row's output", n * sizeof *w->out);
 }
 

@@ -13,7 +13,8 @@ static size_t elem_bytes(enum lb_dtype dtype)
 
 size_t lb_plan_page_bytes(const struct lb_config *c, enum lb_dtype dtype)
 {
-    return (size_t)(c->n_layer * 2 * c->n_kv_head * c->head_dim * LK_PAGE_TOKENS) * elem_bytes(dtype);
+    int64_t kv = c->n_layer * c->n_kv_head * (c->head_dim + c->v_dim);
+    return (size_t)((kv + lb_config_index_layers(c) * c->index.head_dim) * LK_PAGE_TOKENS) * elem_bytes(dtype);
 }
 
 static double weight_bytes(const struct lb_wfile *w, enum lb_dtype dtype)
@@ -26,6 +27,18 @@ static double weight_bytes(const struct lb_wfile *w, enum lb_dtype dtype)
         sum += n;
     }
     return sum * (double)elem_bytes(dtype);
+}
+
+double lb_plan_moe_bytes(const struct lb_config *c, int64_t n_tok)
+{
+    const struct lb_moe_shape *m = &c->moe;
+    if (m->n_expert == 0)
+        return 0;
+    /* of each choice its input, what is gated, its output; the router's input and logits; the shared expert's segments
+     */
+    double choice = 2 * (double)c->dim + (double)m->ffn_dim, shared = (double)c->n_seg * (double)c->dim;
+    double token = (double)m->n_used * choice + (double)c->dim + (double)m->n_expert + (double)m->shared_dim + shared;
+    return (double)n_tok * token * sizeof(float);
 }
 
 enum lb_status lb_plan_length(struct lb_plan *p, const struct lb_plan_spec *spec, struct lb_err *err)
@@ -67,9 +80,17 @@ enum lb_status lb_plan_make(struct lb_plan *p, const struct lb_plan_spec *spec, 
     LB_TRY(lb_plan_length(p, spec, err));
 
     double weights = weight_bytes(spec->weights, spec->dtype), room = (double)spec->free_bytes;
+    double experts = lb_plan_moe_bytes(spec->config, p->batch_tokens);
+    if (weights <= room && weights + experts > room)
+        return lb_err_set(
+            err, LB_E_DEVICE,
+            "weights of %.1f GiB and %.1f GiB for the experts' rows of %lld tokens need more than the %.1f GiB "
+            "that are free: fewer --batch-tokens need less",
+            weights / GIB, experts / GIB, (long long)p->batch_tokens, room / GIB);
     if (weights > room)
         return lb_err_set(err, LB_E_DEVICE, "the weights need %.1f GiB of memory, %.1f GiB are free", weights / GIB,
                           room / GIB);
+    room -= experts;
     double cache = room / 4 < room - weights ? room / 4 : room - weights;
     p->kv_memory = spec->kv_memory ? spec->kv_memory : (int64_t)cache;
     if (spec->kv_memory && (double)spec->kv_memory > room - weights)

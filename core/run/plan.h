@@ -45,6 +45,9 @@ enum lb_status lb_plan_length(struct lb_plan *p, const struct lb_plan_spec *spec
  * not one page fits. */
 enum lb_status lb_plan_pages(struct lb_plan *p, size_t page_bytes, struct lb_err *err);
 
+/* Bytes that a step of n_tok tokens takes for its mixtures of experts, at most: a kernel set may store fewer. */
+double lb_plan_moe_bytes(const struct lb_config *c, int64_t n_tok);
+
 /* Bytes of a page over all layers as the configuration gives it; a kernel set may need more. */
 size_t lb_plan_page_bytes(const struct lb_config *c, enum lb_dtype dtype);
 

@@ -262,12 +262,12 @@ static int narrow(const struct dist *d, const struct lb_cand *c, int n, bool *co
     return n;
 }
 
-int32_t lb_sample_draw(const struct lb_sampling *s, const struct lb_cand *c, int64_t n_vocab, double u)
+int32_t lb_sample_draw_top(const struct lb_sampling *s, const struct lb_cand *c, int64_t n_vocab, int n_top, double u)
 {
     struct dist d;
     dist_init(&d, s, c, n_vocab);
     bool covered;
-    int n = narrow(&d, c, (int)(n_vocab < LK_TOP ? n_vocab : LK_TOP), &covered);
+    int n = narrow(&d, c, n_top, &covered);
     bool whole_total = s->top_k <= 0 || s->top_k >= n_vocab; /* else top_k > LK_TOP has a share of its own */
     if (s->top_p < 1 && (covered || whole_total)) {
         uint64_t total = 0, sum = 0;
@@ -290,6 +290,11 @@ int32_t lb_sample_draw(const struct lb_sampling *s, const struct lb_cand *c, int
     for (int i = 0; i < n; i++)
         e[i] = (struct chosen){c->top_id[i], c->top_logit[i]};
     return draw_chosen(&d, e, n, u);
+}
+
+int32_t lb_sample_draw(const struct lb_sampling *s, const struct lb_cand *c, int64_t n_vocab, double u)
+{
+    return lb_sample_draw_top(s, c, n_vocab, (int)(n_vocab < LK_TOP ? n_vocab : LK_TOP), u);
 }
 
 int32_t lb_sample_draw_whole(const struct lb_sampling *s, const struct lb_cand *c, int64_t n_vocab, double u)

@@ -17,6 +17,10 @@
 /* c has logits (LB_OUT_LOGITS), all finite; s is not greedy; u in (0, 1). */
 int32_t lb_sample_draw(const struct lb_sampling *s, const struct lb_cand *c, int64_t n_vocab, double u);
 
+/* The same of logits that were changed: c has their best and, in `top_…`, the n_top first of their order, which may be
+ * few or none. -infinity is never drawn; the best is finite. */
+int32_t lb_sample_draw_top(const struct lb_sampling *s, const struct lb_cand *c, int64_t n_vocab, int n_top, double u);
+
 /* The same by reading the whole row always: for tests. */
 int32_t lb_sample_draw_whole(const struct lb_sampling *s, const struct lb_cand *c, int64_t n_vocab, double u);
 

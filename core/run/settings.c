@@ -3,12 +3,29 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+static void overlay_penalty(struct lb_penalty *p, const struct lb_gen *g)
+{
+    if (g->set & LB_GEN_REPETITION)
+        p->repetition = (float)g->repetition;
+    if (g->set & LB_GEN_PRESENCE)
+        p->presence = (float)g->presence;
+    if (g->set & LB_GEN_FREQUENCY)
+        p->frequency = (float)g->frequency;
+    if (g->set & LB_GEN_BIAS) {
+        p->bias = g->bias;
+        p->n_bias = g->n_bias;
+    }
+}
+
 static void overlay(struct lb_settings *s, const struct lb_gen *g)
 {
+    overlay_penalty(&s->penalty, g);
     if (g->set & LB_GEN_MAX_TOKENS) {
         s->max_tokens = g->max_tokens;
         s->max_given = true;
     }
+    if (g->set & LB_GEN_MIN_TOKENS)
+        s->min_tokens = g->min_tokens;
     if (g->set & LB_GEN_TEMPERATURE) {
         s->sampling.temperature = g->temperature;
         s->sampling.greedy = false; /* told apart at the end */
@@ -25,6 +42,8 @@ static void overlay(struct lb_settings *s, const struct lb_gen *g)
         s->ignore_eos = g->ignore_eos;
     if (g->set & LB_GEN_SKIP_SPECIAL)
         s->skip_special = g->skip_special;
+    if (g->set & LB_GEN_INCLUDE_STOP)
+        s->include_stop = g->include_stop;
     if (g->set & LB_GEN_LOGPROBS)
         s->logprobs = g->logprobs;
     if (g->set & LB_GEN_N)
@@ -43,6 +62,7 @@ void lb_settings_resolve(struct lb_settings *s, const struct lb_gen_defaults *mo
                          const struct lb_gen *row)
 {
     *s = (struct lb_settings){.sampling = {.greedy = true, .temperature = 1, .top_p = 1},
+                              .penalty = {.repetition = 1},
                               .max_tokens = LB_DEFAULT_MAX_TOKENS,
                               .skip_special = true,
                               .logprobs = -1,
@@ -57,6 +77,8 @@ void lb_settings_resolve(struct lb_settings *s, const struct lb_gen_defaults *mo
             s->sampling.top_k = model->top_k;
         if (model->has_min_p)
             s->sampling.min_p = model->min_p;
+        if (model->has_repetition)
+            s->penalty.repetition = (float)model->repetition;
     }
     overlay(s, command);
     if (row)
@@ -77,6 +99,20 @@ __attribute__((format(printf, 4, 5))) static void describe(struct lb_stats *stat
     va_end(ap);
     s->name = name;
     s->origin = origin;
+}
+
+/* Penalties are told where somebody set them. */
+static void describe_penalty(struct lb_stats *stats, const struct lb_settings *s, const struct lb_gen_defaults *model,
+                             uint32_t set)
+{
+    const char *cl = "command line";
+    if ((set & LB_GEN_REPETITION) || (model->do_sample && model->has_repetition))
+        describe(stats, "repetition_penalty", set & LB_GEN_REPETITION ? cl : "model", "%.6g",
+                 (double)s->penalty.repetition);
+    if (set & LB_GEN_PRESENCE)
+        describe(stats, "presence_penalty", cl, "%.6g", (double)s->penalty.presence);
+    if (set & LB_GEN_FREQUENCY)
+        describe(stats, "frequency_penalty", cl, "%.6g", (double)s->penalty.frequency);
 }
 
 void lb_settings_describe(struct lb_stats *stats, const struct lb_gen_defaults *model, const struct lb_gen *command)
@@ -106,11 +142,16 @@ void lb_settings_describe(struct lb_stats *stats, const struct lb_gen_defaults *
                                          : def,
                  "%.6g", s.sampling.min_p);
     }
+    describe_penalty(stats, &s, model, set);
     describe(stats, "seed", set & LB_GEN_SEED ? cl : def, "%lld", (long long)(int64_t)s.seed);
     describe(stats, "max_tokens", set & LB_GEN_MAX_TOKENS ? cl : def, "%lld", (long long)s.max_tokens);
+    if (s.min_tokens > 0)
+        describe(stats, "min_tokens", cl, "%lld", (long long)s.min_tokens);
     describe(stats, "ignore_eos", set & LB_GEN_IGNORE_EOS ? cl : def, "%s", s.ignore_eos ? "true" : "false");
     if (s.n > 1)
         describe(stats, "n", cl, "%lld", (long long)s.n);
     if (s.logprobs >= 0)
         describe(stats, "logprobs", cl, "%lld", (long long)s.logprobs);
+    if (s.include_stop)
+        describe(stats, "include_stop_str_in_output", cl, "true");
 }

@@ -1,6 +1,7 @@
 #include "core/run/stages.h"
 
 #include "core/base/mem.h"
+#include "core/run/adjust.h"
 #include "core/run/philox.h"
 #include "core/run/sample.h"
 #include "core/run/stop.h"
@@ -130,9 +131,15 @@ static int32_t draw(struct lb_run *r, int64_t j)
     if (!c->finite || c->best < 0)
         return -1;
     int32_t id = c->best;
-    if (!set->sampling.greedy)
-        id = lb_sample_draw(&set->sampling, c, n_vocab,
-                            lb_philox_u(set->seed, w->lead->row.key, w->sample, (uint32_t)w->n_out));
+    double u = set->sampling.greedy ? 0 : lb_philox_u(set->seed, w->lead->row.key, w->sample, (uint32_t)w->n_out);
+    if (w->adjust) {
+        id = lb_adjust_draw(w->adjust, set, c, u);
+        if (id < 0)
+            return -1;
+        lb_adjust_count(w->adjust, id);
+    } else if (!set->sampling.greedy) {
+        id = lb_sample_draw(&set->sampling, c, n_vocab, u);
+    }
     if (w->logprob) {
         size_t k = (size_t)set->logprobs;
         struct lb_logprob_top *top = w->top ? w->top + (size_t)w->n_out * k : NULL;

@@ -62,13 +62,13 @@ const char *lb_stop_find(const struct lb_str *tail, size_t old_len, char *const 
     return found;
 }
 
-const char *lb_stop_text_put(struct lb_stop_text *t, const struct lb_settings *set, int32_t id, size_t *at)
+const char *lb_stop_text_put(struct lb_stop_text *t, const struct lb_settings *set, int32_t id, bool search, size_t *at)
 {
     size_t old_len = t->tail.len;
     lb_detok_put(&t->detok, id, &t->tail);
     if (t->tail.len == old_len)
         return NULL;
-    const char *found = lb_stop_find(&t->tail, old_len, set->stop, set->n_stop, at);
+    const char *found = search ? lb_stop_find(&t->tail, old_len, set->stop, set->n_stop, at) : NULL;
     if (found) {
         *at += t->tail_at;
         return found;
@@ -103,8 +103,10 @@ bool lb_stop_check(struct lb_work *w, const struct lb_config *config)
         return true;
     }
     if (w->stop_at) {
-        w->stop_string = lb_stop_text_put(w->stop_at, &w->set, id, &w->text_bytes);
+        bool search = w->n_out > w->set.min_tokens;
+        w->stop_string = lb_stop_text_put(w->stop_at, &w->set, id, search, &w->text_bytes);
         if (w->stop_string) {
+            w->text_bytes += w->set.include_stop ? strlen(w->stop_string) : 0;
             w->finish = LB_FINISH_STOP;
             return true;
         }

@@ -1,4 +1,5 @@
-/* When a row ends (spec: models.md 6.4): end tokens, stop ids, stop strings, then length. */
+/* When a row ends (spec: models.md 6.4): end tokens, stop ids, stop strings, then length. Stop strings count once there
+ * are more than min_tokens new ids. */
 #ifndef CORE_RUN_STOP_H
 #define CORE_RUN_STOP_H
 
@@ -22,9 +23,11 @@ struct lb_stop_text {
 struct lb_stop_text *lb_stop_text_new(const struct lb_tok *tok, const struct lb_settings *set, size_t room);
 void lb_stop_text_free(struct lb_stop_text *t); /* NULL is allowed */
 
-/* Adds an id's text and searches what ends in it. Of several matches the one that ends first wins, then the order of
- * the list. Returns the stop string, *at is the offset of its first byte in the text; NULL when there is none. */
-const char *lb_stop_text_put(struct lb_stop_text *t, const struct lb_settings *set, int32_t id, size_t *at);
+/* Adds an id's text and, where `search`, looks for what ends in it. Of several matches the one that ends first wins,
+ * then the order of the list. Returns the stop string, *at is the offset of its first byte in the text; NULL when there
+ * is none. */
+const char *lb_stop_text_put(struct lb_stop_text *t, const struct lb_settings *set, int32_t id, bool search,
+                             size_t *at);
 
 /* Searches in `tail` from byte `old_len` on for matches that end after it; as above, *at is relative to tail. */
 const char *lb_stop_find(const struct lb_str *tail, size_t old_len, char *const *stop, size_t n_stop, size_t *at);

@@ -215,7 +215,7 @@ static void engine_open(struct engine *e, const char *isa, enum lb_dtype dtype, 
         e->down[il] = matrix(e->be, net.layer[il].down, DIM, &ffn, false);
     }
     struct lb_step_limits limit = {N_SEQ * MAX_LEN, N_SEQ, N_SEQ * SEQ_PAGES};
-    struct lb_kv_spec kv = {N_LAYER, N_KV, HEAD_DIM, N_PAGE};
+    struct lb_kv_spec kv = {N_LAYER, N_KV, HEAD_DIM, HEAD_DIM, N_PAGE, {0}};
     assert_int_equal(op->reserve(e->be, limit, N_SEQ, N_VOCAB, &err), LB_OK);
     assert_int_equal(op->buf_new(e->be, DIM, &e->x, &err), LB_OK);
     assert_int_equal(op->buf_new(e->be, QKV_DIM, &e->qkv, &err), LB_OK);
@@ -491,7 +491,7 @@ static void run_long(const char *isa, const float *table, const float *w, int ch
     const struct lb_backend_ops *op = be->ops;
     struct lb_rows rows = {.get = get_rows, .ctx = table, .n_row = N_VOCAB, .n_col = LONG_DIM};
     struct lb_step_limits limit = {LONG_TOK, 1, LONG_PAGES};
-    struct lb_kv_spec kv_spec = {1, 1, 2, LONG_PAGES};
+    struct lb_kv_spec kv_spec = {1, 1, 2, 2, LONG_PAGES, {0}};
     struct lb_rope_args rope = {.inv_freq = net.inv_freq, .n_rot = 2, .scale = 1};
     struct lb_table *embed;
     struct lb_buf x, y;

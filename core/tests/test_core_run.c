@@ -124,7 +124,11 @@ static const char rows[] =
     "{\"prompt\":\"My name is\",\"stop\":[\"house\",\" a\"],\"max_tokens\":64}\n"
     "{\"prompt\":\"My name is\",\"top_k\":5,\"temperature\":2,\"ignore_eos\":true,"
     "\"max_tokens\":33}\n"
-    "{\"prompt\":\"x\",\"min_p\":0.2,\"temperature\":3,\"stop_token_ids\":[13],\"max_tokens\":99}\n";
+    "{\"prompt\":\"x\",\"min_p\":0.2,\"temperature\":3,\"stop_token_ids\":[13],\"max_tokens\":99}\n"
+    "{\"prompt\":\"My name is\",\"repetition_penalty\":1.2,\"frequency_penalty\":0.3,\"min_tokens\":20,"
+    "\"max_tokens\":40,\"logprobs\":2}\n"
+    "{\"prompt\":\"A cat and\",\"presence_penalty\":1.5,\"logit_bias\":{\"5\":4,\"17\":-100},"
+    "\"temperature\":1.1,\"max_tokens\":40}\n";
 
 static void test_same_bytes(void **state)
 {
@@ -134,8 +138,8 @@ static void test_same_bytes(void **state)
     struct lb_stats stats;
     place_init(&p, &o, rows);
     char *want = run_rows(&o, &p, &stats);
-    assert_int_equal(stats.rows, 8);
-    assert_int_equal(stats.ok, 8);
+    assert_int_equal(stats.rows, 10);
+    assert_int_equal(stats.ok, 10);
     assert_int_equal(stats.padding, 0);
     assert_int_equal(stats.prompt_computed, stats.prompt_tokens);
     assert_true(strstr(want, "\"stop_reason\":\" a\"") != NULL);
@@ -295,7 +299,7 @@ static void test_stats(void **state)
     assert_int_equal(json_integer_value(json_object_get(tokens, "prompt")), prompt);
     assert_int_equal(json_integer_value(json_object_get(tokens, "completion")), completion);
     assert_int_equal(json_integer_value(json_object_get(tokens, "padding")), 0);
-    assert_int_equal(json_integer_value(json_object_get(r, "total")), 8);
+    assert_int_equal(json_integer_value(json_object_get(r, "total")), 10);
     assert_int_equal(json_integer_value(json_object_get(s, "exit_code")), 0);
     assert_string_equal(json_string_value(json_object_get(s, "command")), o.command);
     double total = json_number_value(json_object_get(json_object_get(s, "time_s"), "total"));

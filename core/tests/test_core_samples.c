@@ -115,7 +115,8 @@ static void equal(const json_t *a, const json_t *b)
         fail_msg("%s is not %s", json_dumps(a, JSON_ENCODE_ANY), json_dumps(b, JSON_ENCODE_ANY));
 }
 
-#define WARM "\"prompt\":\"Once upon a time\",\"temperature\":1.5,\"max_tokens\":12,\"logprobs\":1"
+#define WARM \
+    "\"prompt\":\"Once upon a time\",\"temperature\":1.5,\"max_tokens\":12,\"logprobs\":1,\"frequency_penalty\":0.8"
 
 /* Samples of a row differ, and are the same whatever runs beside them, however many are asked for. */
 static void test_samples(void **state)

@@ -72,7 +72,8 @@ static void test_parameters(void **state)
               "\"documents\":[{}],\"add_generation_prompt\":true,\"continue_final_message\":false,\"echo\":false"));
     assert_int_equal(row.gen.set, LB_GEN_LOGPROBS | LB_GEN_MAX_TOKENS | LB_GEN_N | LB_GEN_SEED | LB_GEN_STOP |
                                       LB_GEN_TEMPERATURE | LB_GEN_TOP_P | LB_GEN_TOP_K | LB_GEN_MIN_P |
-                                      LB_GEN_IGNORE_EOS | LB_GEN_STOP_IDS | LB_GEN_SKIP_SPECIAL);
+                                      LB_GEN_IGNORE_EOS | LB_GEN_STOP_IDS | LB_GEN_SKIP_SPECIAL | LB_GEN_PRESENCE |
+                                      LB_GEN_FREQUENCY | LB_GEN_BIAS);
     assert_int_equal(row.gen.logprobs, 5);
     assert_int_equal(row.gen.n, 3);
     assert_null(row.model_json);

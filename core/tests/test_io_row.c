@@ -139,6 +139,27 @@ static void test_settings(void **state)
     assert_int_equal(row.gen.logprobs, 0);
     lb_row_release(&row);
 
+    good(&row, "{\"prompt\":\"x\",\"min_tokens\":3.0,\"repetition_penalty\":1.3,\"presence_penalty\":-2,"
+               "\"frequency_penalty\":0.25,\"logit_bias\":{\"50256\":-250,\"0\":1.5,\"7\":100.5,\"0\":2},"
+               "\"include_stop_str_in_output\":true}");
+    g = &row.gen;
+    assert_int_equal(g->set, LB_GEN_MIN_TOKENS | LB_GEN_REPETITION | LB_GEN_PRESENCE | LB_GEN_FREQUENCY | LB_GEN_BIAS |
+                                 LB_GEN_INCLUDE_STOP);
+    assert_true(g->min_tokens == 3 && g->repetition == 1.3 && g->presence == -2 && g->frequency == 0.25);
+    assert_true(g->include_stop);
+    float bias[3] = {0}; /* of 0, 7 and 50256 */
+    assert_int_equal(g->n_bias, 3);
+    for (size_t i = 0; i < 3; i++)
+        bias[g->bias[i].id == 50256 ? 2 : g->bias[i].id == 7 ? 1 : 0] = g->bias[i].value;
+    assert_true(bias[0] == 2 && bias[1] == 100 && bias[2] == -100);
+    struct lb_gen merged = {0};
+    struct lb_err err = LB_ERR_INIT;
+    assert_int_equal(lb_gen_merge(&merged, g, &err), LB_OK);
+    lb_row_release(&row);
+    assert_true(merged.n_bias == 3 && merged.min_tokens == 3 && merged.repetition == 1.3 && merged.presence == -2);
+    assert_true(merged.frequency == 0.25 && merged.include_stop && merged.bias[0].id >= 0);
+    lb_gen_release(&merged);
+
     good(&row, "{\"prompt\":\"x\",\"logprobs\":false}");
     assert_int_equal(row.gen.set, 0);
     lb_row_release(&row);
@@ -278,12 +299,24 @@ static void test_unsupported(void **state)
         {P "\"max_tokens\":0}", LB_ROW_UNSUPPORTED, "max_tokens 0", I},
         {P "\"n\":2,\"best_of\":3}", LB_ROW_UNSUPPORTED, "best_of (3)", I},
         {P "\"best_of\":2}", LB_ROW_UNSUPPORTED, "best_of (2)", I},
-        {P "\"presence_penalty\":0.1}", LB_ROW_UNSUPPORTED, "presence_penalty (0.1)", I},
-        {P "\"repetition_penalty\":1.1}", LB_ROW_UNSUPPORTED, "repetition_penalty", I},
-        {P "\"logit_bias\":{\"5\":1}}", LB_ROW_UNSUPPORTED, "logit_bias", I},
+        {P "\"presence_penalty\":2.1}", LB_ROW_BAD_PARAM, "presence_penalty must be from -2 to 2, not 2.1", I},
+        {P "\"frequency_penalty\":-3}", LB_ROW_BAD_PARAM, "frequency_penalty must be from -2 to 2, not -3", I},
+        {P "\"frequency_penalty\":\"1\"}", LB_ROW_BAD_PARAM, "frequency_penalty must be a number", I},
+        {P "\"repetition_penalty\":0}", LB_ROW_BAD_PARAM, "repetition_penalty must be above 0", I},
+        {P "\"repetition_penalty\":1e-60}", LB_ROW_BAD_PARAM, "repetition_penalty must be above 0", I},
+        {P "\"repetition_penalty\":1e60}", LB_ROW_BAD_PARAM, "repetition_penalty must be", I},
+        {P "\"logit_bias\":[5]}", LB_ROW_BAD_PARAM, "logit_bias must be an object of token ids and numbers", I},
+        {P "\"logit_bias\":{\"5\":\"1\"}}", LB_ROW_BAD_PARAM, "logit_bias must be an object", I},
+        {P "\"logit_bias\":{\"the\":1}}", LB_ROW_BAD_PARAM, "logit_bias: \"the\" is no token id", I},
+        {P "\"logit_bias\":{\"-5\":1}}", LB_ROW_BAD_PARAM, "\"-5\" is no token id", I},
+        {P "\"logit_bias\":{\"05\":1}}", LB_ROW_BAD_PARAM, "\"05\" is no token id", I},
+        {P "\"logit_bias\":{\"2147483648\":1}}", LB_ROW_BAD_PARAM, "\"2147483648\" is no token id", I},
+        {P "\"logit_bias\":{\"99999999999999999999\":1}}", LB_ROW_BAD_PARAM, "is no token id", I},
+        {P "\"logit_bias\":{\"\":1}}", LB_ROW_BAD_PARAM, "is no token id", I},
         {P "\"prompt_logprobs\":0}", LB_ROW_UNSUPPORTED, "prompt_logprobs", I},
-        {P "\"min_tokens\":1}", LB_ROW_UNSUPPORTED, "min_tokens", I},
-        {P "\"include_stop_str_in_output\":true}", LB_ROW_UNSUPPORTED, "include_stop_str", I},
+        {P "\"min_tokens\":-1}", LB_ROW_BAD_PARAM, "min_tokens must be from 0", I},
+        {P "\"min_tokens\":1.5}", LB_ROW_BAD_PARAM, "min_tokens must be an integer", I},
+        {P "\"include_stop_str_in_output\":1}", LB_ROW_BAD_PARAM, "include_stop_str_in_output must be true", I},
         {P "\"lora\":\"a\"}", LB_ROW_UNSUPPORTED, "lora (\"a\")", I},
         {P "\"response_format\":{\"type\":\"json_object\"}}", LB_ROW_UNSUPPORTED, "response_format", I},
         {P "\"structured_outputs\":{\"regex\":\"a\"}}", LB_ROW_UNSUPPORTED, "structured_outputs", I},

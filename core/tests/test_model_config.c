@@ -266,13 +266,14 @@ static void end_tokens_are_a_union(void **state)
     configure(
         &c, base,
         "{\"eos_token_id\":[9,8],\"do_sample\":true,\"temperature\":0.6,\"top_p\":0.9,\"top_k\":20,\"min_p\":null,"
-        "\"bos_token_id\":5}");
+        "\"repetition_penalty\":1.05,\"bos_token_id\":5}");
     assert_int_equal(c.n_eos, 3);
     assert_true(c.eos[0].id == 9 && c.eos[1].id == 8 && c.eos[2].id == 7 && c.bos == 5 && c.pad == -1);
     assert_string_equal(c.eos[0].origin, "generation_config.json");
     assert_string_equal(c.eos[2].origin, "config.json");
     assert_true(c.gen.do_sample && c.gen.temperature == 0.6 && c.gen.top_p == 0.9 && c.gen.top_k == 20);
     assert_true(c.gen.has_temperature && c.gen.has_top_p && c.gen.has_top_k && !c.gen.has_min_p);
+    assert_true(c.gen.has_repetition && c.gen.repetition == 1.05);
     lb_config_add_eos(&c, 8, "tokenizer", &log_all);
     assert_int_equal(c.n_eos, 3);
     lb_config_add_eos(&c, 11, "tokenizer", &log_all);
@@ -296,6 +297,7 @@ static void end_tokens_are_a_union(void **state)
     refused(base, "{\"temperature\":-1}", "temperature is -1");
     refused(base, "{\"top_p\":1.5}", "top_p is 1.5");
     refused(base, "{\"top_k\":-2}", "top_k is -2");
+    refused(base, "{\"repetition_penalty\":0}", "repetition_penalty is 0");
     refused(base, "{\"do_sample\":1}", "do_sample is not true or false");
     refused(base, "[]", "generation_config.json: not a JSON object");
 }

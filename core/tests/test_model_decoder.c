@@ -93,12 +93,10 @@ static enum lb_status rig_files(struct rig *r, const char *name, struct lb_err *
     return lb_config_read_dir(&r->config, path, &log, err);
 }
 
-static void rig_open(struct rig *r, const char *name, enum lb_dtype dtype, const char *isa, int n_thread)
+/* The model of files that are open. */
+static void rig_start(struct rig *r, enum lb_dtype dtype, const char *isa, int n_thread)
 {
-    *r = (struct rig){0};
     struct lb_err err = LB_ERR_INIT;
-    if (rig_files(r, name, &err) != LB_OK)
-        fail_msg("%s", err.text);
     struct lb_backend_spec be = {"cpu", dtype, isa, n_thread, NULL};
     if (lb_backend_open(&r->be, &be, &err) != LB_OK)
         fail_msg("%s", err.text);
@@ -109,6 +107,15 @@ static void rig_open(struct rig *r, const char *name, enum lb_dtype dtype, const
     if (lb_model_reserve(r->m, limit, MAX_ROW, MAX_ROW * 5, &err) != LB_OK ||
         lb_kv_init(&r->kv, MAX_ROW * 5, MAX_ROW, 160, &err) != LB_OK || lb_step_init(&r->step, limit, &err) != LB_OK)
         fail_msg("%s", err.text);
+}
+
+static void rig_open(struct rig *r, const char *name, enum lb_dtype dtype, const char *isa, int n_thread)
+{
+    *r = (struct rig){0};
+    struct lb_err err = LB_ERR_INIT;
+    if (rig_files(r, name, &err) != LB_OK)
+        fail_msg("%s", err.text);
+    rig_start(r, dtype, isa, n_thread);
 }
 
 static void rig_close(struct rig *r)
@@ -360,8 +367,9 @@ static void bf16_rule(void **state)
     if (!have_goldens())
         skip();
     static const char *const names[] = {
-        "llama-mha", "llama-gqa-tied", "llama-yarn", "llama-bias", "llama-headdim", "llama-bf16",      "mistral-swa",
-        "qwen2",     "qwen3",          "glm",        "glm4",       "glm4-moe",      "glm4-moe-qknorm", "chatglm"};
+        "llama-mha",       "llama-gqa-tied", "llama-yarn",    "llama-bias", "llama-headdim", "llama-bf16",
+        "mistral-swa",     "qwen2",          "qwen3",         "glm",        "glm4",          "glm4-moe",
+        "glm4-moe-qknorm", "chatglm",        "glm4-moe-lite", "glm-moe-dsa"};
     json_t *all = json_load_file(GOLDENS "tolerance.json", 0, NULL);
     assert_non_null(all);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
@@ -393,6 +401,9 @@ static void directories(void **state)
     check_model("glm4", true);
     check_model("glm4-moe", true);
     check_model("glm4-moe-qknorm", true);
+    check_model("glm4-moe-lite", true);
+    check_model("glm-moe-dsa", false);
+    check_model("glm-moe-dsa-sparse", true);
 }
 
 static void gguf_files(void **state)
@@ -568,13 +579,41 @@ static void bad_weights(void **state)
     lb_gguf_close(&r.gguf);
 }
 
+/* A router that is NaN for some experts: the rows say so, and nothing else happens. */
+static void bad_router(void **state)
+{
+    (void)state;
+    if (!have_goldens())
+        skip();
+    static float router[8 * 64];
+    struct rig rig = {0};
+    struct lb_err err = LB_ERR_INIT;
+    assert_int_equal(rig_files(&rig, "glm4-moe", &err), LB_OK);
+    struct lb_wtensor *t = tensor(&rig, "model.layers.1.mlp.gate.weight");
+    assert_int_equal(t->n_bytes, sizeof router);
+    memcpy(router, t->data, sizeof router);
+    router[3 * 64 + 5] = NAN;
+    router[6 * 64] = INFINITY;
+    t->data = (const uint8_t *)router;
+    rig_start(&rig, LB_BF16, NULL, 2);
+    read_golden("glm4-moe");
+    struct run_row row = {.g = &golden[0], .slot = -1, .seq = lb_kv_open(&rig.kv)};
+    lb_step_clear(&rig.step);
+    put(&rig, &row, row.g->n_prompt);
+    rig.step.n_new = lb_kv_take_new(&rig.kv, rig.step.new_page, rig.step.limit.n_page);
+    const struct lb_cand *cand;
+    assert_int_equal(lb_model_forward(rig.m, &rig.step, &cand, &err), LB_OK);
+    assert_false(cand[0].finite);
+    rig_close(&rig);
+}
+
 int main(void)
 {
     if (!have_goldens())
         printf("skip: test_model_decoder: no ../shared\n");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(inner_numbers), cmocka_unit_test(directories), cmocka_unit_test(gguf_files),
-        cmocka_unit_test(bf16_rule),     cmocka_unit_test(bad_weights),
+        cmocka_unit_test(bf16_rule),     cmocka_unit_test(bad_weights), cmocka_unit_test(bad_router),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     return failed == 0 && !have_goldens() ? 77 : failed;

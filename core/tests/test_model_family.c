@@ -370,7 +370,8 @@ static void gguf_architectures(void **state)
     gguf_of("glm5moe", t[0].tensor, 2, 8, 0);
     assert_int_equal(lb_gguf_open(&g, scratch_path("m.gguf"), &err), LB_OK);
     assert_int_equal(lb_config_read_gguf(&c, &g, NULL, &err), LB_E_INPUT);
-    assert_non_null(strstr(err.text, "'glm5moe' is not supported; supported: llama, qwen2, qwen3, glm4, chatglm"));
+    assert_non_null(
+        strstr(err.text, "'glm5moe' is not supported; supported: llama, qwen2, qwen3, glm4, glm4moe, chatglm"));
     lb_gguf_close(&g);
 }
 
@@ -390,6 +391,10 @@ static void names(void **state)
          "blk.7.post_attention_norm.weight"},
         {"Glm4ForCausalLM", LB_R_POST_FFN_NORM, "model.layers.7.post_mlp_layernorm.weight",
          "blk.7.post_ffw_norm.weight"},
+        {"Glm4MoeForCausalLM", LB_R_FFN_NORM, "model.layers.7.post_attention_layernorm.weight",
+         "blk.7.post_attention_norm.weight"},
+        {"Glm4MoeForCausalLM", LB_R_SHARED_UP, "model.layers.7.mlp.shared_experts.up_proj.weight",
+         "blk.7.ffn_up_shexp.weight"},
         {"ChatGLMModel", LB_R_QKV, "transformer.encoder.layers.7.self_attention.query_key_value.weight",
          "blk.7.attn_qkv.weight"},
         {"ChatGLMModel", LB_R_HEAD, "transformer.output_layer.weight", "output.weight"},
@@ -401,6 +406,9 @@ static void names(void **state)
         assert_string_equal(hf.text, t[i].hf);
         assert_string_equal(gguf.text, t[i].gguf);
     }
+    const struct lb_family *moe = lb_family_by_hf(NULL, "glm4_moe");
+    assert_string_equal(lb_family_expert_tensor(moe, 0, LB_R_EXPERT_DOWN, 7, 103).text,
+                        "model.layers.7.mlp.experts.103.down_proj.weight");
     char list[LB_FAMILY_LIST_BYTES];
     lb_family_list(0, list, sizeof list);
     assert_non_null(strstr(list, "ChatGLMForConditionalGeneration")); /* the last one still fits */

@@ -35,7 +35,7 @@
     "\"pre_seq_len\":null}"
 #define GENERATION                                                                                             \
     "{\"do_sample\":true,\"temperature\":0.6,\"top_p\":0.9,\"top_k\":20,\"min_p\":0.1,\"eos_token_id\":[1,2]," \
-    "\"bos_token_id\":0,\"pad_token_id\":1}"
+    "\"repetition_penalty\":1.1,\"bos_token_id\":0,\"pad_token_id\":1}"
 #define HEADER                                                           \
     "{\"__metadata__\":{\"format\":\"pt\"},"                             \
     "\"a\":{\"dtype\":\"F32\",\"shape\":[2,4],\"data_offsets\":[0,32]}," \
@@ -303,6 +303,7 @@ static void config_broken(void **state)
         {&generation, "top_p", "null"},
         {&generation, "top_k", "null 0 -1"},
         {&generation, "min_p", "null 0 -0.0 1e-320"},
+        {&generation, "repetition_penalty", "null 1.5"},
         {&generation, "eos_token_id", "null [] 0 -1 2147483648 9223372036854775807"},
         {&generation, "bos_token_id", "null 0 -1 2147483648 9223372036854775807"},
     };

@@ -19,6 +19,7 @@ static struct lb_config config_of(int64_t max_position, enum lb_rope_type type)
     return (struct lb_config){.n_layer = 3,
                               .n_kv_head = 2,
                               .head_dim = 16,
+                              .v_dim = 16,
                               .rope = {.type = type, .factor = 4, .max_position = max_position}};
 }
 
@@ -39,6 +40,12 @@ static void test_pages(void **state)
     struct lb_plan p;
     assert_int_equal(lb_plan_page_bytes(&c, LB_BF16), PAGE);
     assert_int_equal(lb_plan_page_bytes(&c, LB_F32), 2 * PAGE);
+    /* a latent of 24 beside a key of 32, and index keys of 8 in the two layers that choose */
+    struct lb_layer_kind layer[3] = {{.index_shared = false}, {.index_shared = true}, {.index_shared = false}};
+    struct lb_config latent = {.n_layer = 3, .n_kv_head = 1, .head_dim = 32, .v_dim = 24, .layer = layer};
+    assert_int_equal(lb_plan_page_bytes(&latent, LB_BF16), 3 * (32 + 24) * 32 * 2);
+    latent.index = (struct lb_index){.topk = 5, .n_head = 2, .head_dim = 8};
+    assert_int_equal(lb_plan_page_bytes(&latent, LB_BF16), (3 * (32 + 24) + 2 * 8) * 32 * 2);
     assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
     assert_int_equal(p.batch_tokens, 512);
     assert_int_equal(p.max_seqs, 256);
@@ -57,6 +64,18 @@ static void test_pages(void **state)
     assert_int_equal(p.kv_pages, 3);
     spec.kv_memory = PAGE - 1;
     assert_int_equal(lb_plan_make(&p, &spec, &err), LB_E_USAGE);
+    spec.kv_memory = 0;
+    spec.batch_tokens = 100;
+    c.dim = 64; /* a token: 2 choices of 64 + 64 + 32, the router's 64 + 8, 4 segments of 64, 40 gated */
+    c.n_seg = 4;
+    c.moe = (struct lb_moe_shape){.n_expert = 8, .n_used = 2, .ffn_dim = 32, .shared_dim = 40};
+    assert_true(lb_plan_moe_bytes(&c, 100) == 100 * 4 * (2 * 160 + 72 + 256 + 40));
+    assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
+    assert_int_equal(p.kv_memory, ((1 << 30) - 100 * 4 * 688) / 4);
+    spec.free_bytes = 2000000 + 100 * 4 * 688 - 1; /* the weights alone fit */
+    struct lb_err full = LB_ERR_INIT;
+    assert_int_equal(lb_plan_make(&p, &spec, &full), LB_E_DEVICE);
+    assert_non_null(strstr(full.text, "experts' rows of 100 tokens"));
 }
 
 static void test_memory(void **state)

@@ -90,7 +90,7 @@ static void test_stop_strings(void **state)
             random = random * 1103515245u + 12345u;
             int32_t id = (int32_t)(random >> 16) % N_PIECE;
             text[used++] = pieces[id];
-            got = lb_stop_text_put(t, &set, id, &at);
+            got = lb_stop_text_put(t, &set, id, true, &at);
         }
         assert_int_equal(lb_mem_count(), allocations);
         want = naive_stop(text, used, set.stop, set.n_stop, &want_at);
@@ -166,6 +166,43 @@ static void test_stop_beats_length(void **state)
     lb_tok_free(tok);
 }
 
+/* With min_tokens a stop string counts where it ends in text behind that many ids; what came before is not looked for
+ * again. With include_stop the text goes on to its end. */
+static void test_stop_text(void **state)
+{
+    (void)state;
+    static char *stop[] = {"ba"};
+    static const struct lb_config config = {0};
+    static const int32_t ids[] = {2, 3, 2, 3}; /* abbaabba: "ba" ends at 4 and 8 */
+    static const struct {
+        int64_t min_tokens;
+        bool include;
+        int64_t n_out;
+        size_t text_bytes;
+    } cases[] = {{0, false, 2, 2}, {1, false, 2, 2}, {2, false, 4, 6},
+                 {3, true, 4, 8},  {0, true, 2, 4},  {4, true, 0, 0}};
+    struct lb_tok *tok = open_tok();
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct lb_work *w = work_of(0, 1, 9);
+        w->set.stop = stop;
+        w->set.n_stop = 1;
+        w->set.min_tokens = cases[i].min_tokens;
+        w->set.include_stop = cases[i].include;
+        w->stop_at = lb_stop_text_new(tok, &w->set, 64);
+        int64_t ended = 0;
+        for (w->n_out = 1; w->n_out <= 4 && !ended; w->n_out++) {
+            w->out[w->n_out - 1] = ids[w->n_out - 1];
+            if (lb_stop_check(w, &config))
+                ended = w->n_out;
+        }
+        assert_int_equal(ended, cases[i].n_out);
+        if (ended)
+            assert_int_equal(w->text_bytes, cases[i].text_bytes);
+        lb_work_free(w);
+    }
+    lb_tok_free(tok);
+}
+
 /* ---- settings ---- */
 
 static void test_settings(void **state)
@@ -204,9 +241,62 @@ static void test_settings(void **state)
     model.has_temperature = false;
     lb_settings_resolve(&s, &model, &none, NULL);
     assert_true(s.sampling.temperature == 1);
+    model.has_repetition = true; /* counts for greedy rows too, as in vLLM */
+    model.repetition = 1.05;
+    lb_settings_resolve(&s, &model, &cold, NULL);
+    assert_true(s.sampling.greedy && s.penalty.repetition == 1.05f);
+    model.do_sample = false;
+    lb_settings_resolve(&s, &model, &none, NULL);
+    assert_true(s.penalty.repetition == 1 && s.penalty.presence == 0 && s.penalty.frequency == 0 && s.min_tokens == 0);
+    model.do_sample = true;
     warm.temperature = 1e-6;
     lb_settings_resolve(&s, &model, &none, &warm);
     assert_true(s.sampling.greedy);
+}
+
+static const struct lb_setting *told(const struct lb_stats *stats, const char *name)
+{
+    for (int i = 0; i < stats->n_setting; i++)
+        if (strcmp(stats->setting[i].name, name) == 0)
+            return &stats->setting[i];
+    return NULL;
+}
+
+static void test_penalties(void **state)
+{
+    (void)state;
+    struct lb_gen_defaults model = {.do_sample = true, .has_repetition = true, .repetition = 1.05};
+    const struct lb_bias bias[] = {{5, 2}};
+    const struct lb_gen none = {0};
+    struct lb_gen command = {.set = LB_GEN_REPETITION | LB_GEN_MIN_TOKENS | LB_GEN_PRESENCE | LB_GEN_INCLUDE_STOP,
+                             .repetition = 1.5,
+                             .min_tokens = 4,
+                             .presence = -1,
+                             .include_stop = true};
+    struct lb_gen row = {.set = LB_GEN_FREQUENCY | LB_GEN_PRESENCE | LB_GEN_BIAS,
+                         .frequency = 0.5,
+                         .bias = (struct lb_bias *)(uintptr_t)bias,
+                         .n_bias = 1};
+    struct lb_settings s;
+    lb_settings_resolve(&s, &model, &command, &row);
+    assert_true(s.penalty.repetition == 1.5f && s.penalty.presence == 0 && s.penalty.frequency == 0.5f);
+    assert_true(s.penalty.bias == bias && s.penalty.n_bias == 1 && s.min_tokens == 4 && s.include_stop);
+    struct lb_stats stats = {0};
+    lb_settings_describe(&stats, &model, &none);
+    assert_string_equal(told(&stats, "repetition_penalty")->origin, "model");
+    assert_string_equal(told(&stats, "repetition_penalty")->value, "1.05");
+    assert_null(told(&stats, "presence_penalty"));
+    assert_null(told(&stats, "min_tokens"));
+    stats.n_setting = 0;
+    command.set |= LB_GEN_FREQUENCY | LB_GEN_N | LB_GEN_LOGPROBS; /* as many as there can be */
+    command.n = 2;
+    command.logprobs = 1;
+    lb_settings_describe(&stats, &model, &command);
+    assert_string_equal(told(&stats, "repetition_penalty")->origin, "command line");
+    assert_string_equal(told(&stats, "presence_penalty")->value, "-1");
+    assert_string_equal(told(&stats, "frequency_penalty")->value, "0");
+    assert_string_equal(told(&stats, "min_tokens")->value, "4");
+    assert_string_equal(told(&stats, "include_stop_str_in_output")->value, "true");
 }
 
 static void test_stop_lists(void **state)
@@ -233,7 +323,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_stop_strings),      cmocka_unit_test(test_order),
         cmocka_unit_test(test_stop_beats_length), cmocka_unit_test(test_settings),
-        cmocka_unit_test(test_stop_lists),
+        cmocka_unit_test(test_stop_lists),        cmocka_unit_test(test_stop_text),
+        cmocka_unit_test(test_penalties),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -12,7 +12,7 @@
 #include <jansson.h>
 
 #include "core/base/file.h"
-#include "core/text/jinja.h"
+#include "core/text/jinja/jinja.h"
 
 #define SHARED LB_SOURCE_DIR "/../shared/templates/"
 #define MAX_VARS 64

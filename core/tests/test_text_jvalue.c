@@ -11,7 +11,7 @@
 #include <cmocka.h>
 #include <jansson.h>
 
-#include "core/text/jinja_help.h"
+#include "core/text/jinja/jinja_help.h"
 
 static struct lb_jrun run;
 

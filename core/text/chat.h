@@ -12,7 +12,7 @@
 #include "core/base/err.h"
 #include "core/base/str.h"
 #include "core/base/vocab.h"
-#include "core/text/jinja.h"
+#include "core/text/jinja/jinja.h"
 #include "core/text/tok.h"
 
 struct lb_chat;

@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "kernels/types.h"
+#include "kernels/args.h"
 
 static inline int64_t lk_min(int64_t a, int64_t b)
 {
@@ -70,6 +70,15 @@ static inline bool lk_cols_balanced(const struct lk_cols *c)
 static inline int64_t lk_window_begin(int64_t window, int64_t pos)
 {
     return window > 0 && pos >= window ? pos - window + 1 : 0;
+}
+
+/* Where a head's attention output goes: to source columns *col ... of what is returned. */
+static inline struct lk_act lk_head_out(const struct lk_attend *a, int64_t head, int64_t *col)
+{
+    struct lk_act out = a->out;
+    *col = a->out_head_bytes > 0 ? 0 : head * a->kv.v_dim;
+    out.data = (char *)out.data + head * a->out_head_bytes;
+    return out;
 }
 
 /* Activation panels that an item takes, of panel_bytes each: they stay in 3/8 of the second cache, the weights beside

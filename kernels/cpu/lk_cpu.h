@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "kernels/args.h"
+#include "kernels/args_sparse.h"
 
 enum lk_isa { LK_ISA_REF = 1, LK_ISA_AVX2 = 2, LK_ISA_AVX512BF16 = 4, LK_ISA_AMX = 8 }; /* bits */
 
@@ -22,7 +22,7 @@ struct lk_cpu {
     size_t (*weight_bytes)(int64_t n_out, const struct lk_cols *cols);
     size_t (*q_bytes)(int64_t n_tok, int64_t n_head, int64_t head_dim);
     size_t (*k_page_bytes)(int64_t head_dim);
-    size_t (*v_page_bytes)(int64_t head_dim);
+    size_t (*v_page_bytes)(int64_t v_dim);
     int64_t (*attn_tokens)(int64_t group); /* tokens in an attention item; group = query heads a KV head, >= 1 */
 
     void (*pack)(const struct lk_pack *a);
@@ -39,6 +39,11 @@ struct lk_cpu {
     void (*linear)(const struct lk_linear *a, int64_t begin, int64_t end);
     void (*rope_table)(const struct lk_rope_table *a, int64_t begin, int64_t end);
     void (*rope_kv)(const struct lk_rope_kv *a, int64_t begin, int64_t end);
+    void (*round)(const struct lk_round *a, int64_t begin, int64_t end);
+    void (*latent)(const struct lk_latent *a, int64_t begin, int64_t end);
+    void (*index_key)(const struct lk_index_key *a, int64_t begin, int64_t end);
+    void (*index_select)(const struct lk_index_select *a, int64_t begin, int64_t end);
+    void (*gather)(const struct lk_gather *a, int64_t begin, int64_t end);
     void (*attend)(const struct lk_attend *a, int64_t begin, int64_t end);
     void (*top)(const struct lk_top *a, int64_t begin, int64_t end);
     void (*route)(const struct lk_route *a, int64_t begin, int64_t end);

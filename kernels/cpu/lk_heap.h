@@ -43,9 +43,10 @@ static inline void lk_heap_sift(struct lk_heap *h, int at, int n)
     }
 }
 
-static inline void lk_heap_offer(struct lk_heap *h, float x, int32_t id)
+/* Offers a candidate to a heap of at most `most`. */
+static inline void lk_heap_take(struct lk_heap *h, int most, float x, int32_t id)
 {
-    if (h->n == LK_TOP) {
+    if (h->n == most) {
         if (!lk_behind(h->value[0], h->id[0], x, id))
             return;
         h->value[0] = x;
@@ -58,6 +59,11 @@ static inline void lk_heap_offer(struct lk_heap *h, float x, int32_t id)
     h->id[at] = id;
     for (; at > 0 && lk_behind(h->value[at], h->id[at], h->value[(at - 1) / 2], h->id[(at - 1) / 2]); at = (at - 1) / 2)
         lk_heap_swap(h, at, (at - 1) / 2);
+}
+
+static inline void lk_heap_offer(struct lk_heap *h, float x, int32_t id)
+{
+    lk_heap_take(h, LK_TOP, x, id);
 }
 
 /* Best first: the worst goes to the end, again and again. */

@@ -1,4 +1,4 @@
-/* embed and norm; the vector exponential. */
+/* embed, norm, round and latent; the vector exponential. */
 #include "kernels/tests/check.h"
 
 void check_embed(const struct lk_cpu *t)
@@ -144,4 +144,77 @@ void check_exp(const struct lk_cpu *t, int every)
     float odd[4] = {INFINITY, -INFINITY, NAN, 0}, out[4];
     t->exp(odd, out, 4);
     check_that(out[0] == INFINITY && out[1] == 0 && out[2] != out[2] && out[3] == 1, t, "exp", "inf, NaN, 0");
+}
+
+static void round_case(const struct lk_cpu *t, int64_t n_row, const struct lk_cols *cols)
+{
+    int64_t dim = cols->n_col, ld = dim + 3;
+    float *x = check_new((size_t)(n_row * ld), sizeof *x), *got = check_new((size_t)dim, sizeof *got);
+    float *w = check_new((size_t)dim, sizeof *w), *y = check_new((size_t)n_row, sizeof *y);
+    check_fill(x, n_row * ld, -3, 3);
+    check_fill(w, dim, 1, 1);
+    struct lk_round args = {check_act(t, n_row, cols), x, ld};
+    memset(args.y.data, 0xff, (size_t)(n_row * lk_cols_packed(cols)) * t->act_bytes);
+    CHECK_SPLIT(t->round, &args, n_row);
+    for (int64_t i = 0; i < n_row; i++) {
+        t->act_row(&args.y, i, got);
+        for (int64_t k = 0; k < dim; k++)
+            check_that(got[k] == check_stored(t, x[i * ld + k]), t, "round", "row %lld column %lld of %lld: %g",
+                       (long long)i, (long long)k, (long long)dim, (double)got[k]);
+    }
+    /* a product with ones meets no NaN: the zero columns were written */
+    void *ones = check_pack(t, w, 1, cols, 0);
+    struct lk_linear sum = {.a = args.y, .w = ones, .n_out = 1, .y = y, .y_ld = 1};
+    t->linear(&sum, 0, t->linear_items(&sum));
+    for (int64_t i = 0; i < n_row; i++)
+        check_that(y[i] == y[i], t, "round", "row %lld has unwritten columns", (long long)i);
+    free(x);
+    free(got);
+    free(w);
+    free(y);
+    free(ones);
+    free(args.y.data);
+}
+
+void check_round(const struct lk_cpu *t)
+{
+    for (int64_t n_row = 1; n_row < 40; n_row += 1 + n_row / 3) {
+        struct lk_cols cols;
+        for (int64_t dim = 1; dim < 200; dim += 13) {
+            check_even_cols(&cols, dim, 1, dim);
+            round_case(t, n_row, &cols);
+        }
+        check_even_cols(&cols, 80, 4, 20);
+        round_case(t, n_row, &cols);
+    }
+}
+
+void check_latent(const struct lk_cpu *t)
+{
+    enum { N_TOK = 5, N_HEAD = 3, NOPE = 7, ROT = 6, RANK = 21, Q = N_HEAD * (NOPE + ROT), KV = RANK + ROT };
+    enum { OUT = (N_HEAD + 1) * KV + RANK };
+    float q[N_TOK * Q], kv[N_TOK * KV], w[RANK], out[N_TOK * OUT];
+    check_fill(q, N_TOK * Q, -2, 2);
+    check_fill(kv, N_TOK * KV, -2, 2);
+    check_fill(w, RANK, 0.5f, 2);
+    for (int i = 0; i < N_TOK * OUT; i++)
+        out[i] = 9;
+    struct lk_latent args = {out, q, kv, w, N_TOK, N_HEAD, NOPE, ROT, RANK, 1e-3f};
+    CHECK_SPLIT(t->latent, &args, N_TOK);
+    for (int i = 0; i < N_TOK * OUT; i++) {
+        int tok = i / OUT, at = i % OUT, head = at / KV, j = at % KV;
+        const float *row = kv + tok * KV;
+        double sum = 0, want;
+        for (int k = 0; k < RANK; k++)
+            sum += (double)row[k] * (double)row[k];
+        double inv = 1 / sqrt(sum / RANK + 1e-3);
+        if (head < N_HEAD) /* the part behind belongs to a product */
+            want = j < ROT ? (double)q[tok * Q + head * (NOPE + ROT) + NOPE + j] : 9;
+        else if (head == N_HEAD)
+            want = j < ROT ? (double)row[RANK + j] : (double)row[j - ROT] * inv * (double)w[j - ROT];
+        else
+            want = (double)row[j] * inv * (double)w[j];
+        check_that(fabs((double)out[i] - want) <= 1e-6 * fabs(want), t, "latent", "token %d, number %d: %g, not %g",
+                   tok, at, (double)out[i], want);
+    }
 }

@@ -38,6 +38,7 @@ struct shape {
     int len[3];
     int step; /* every step-th token is checked in double and alone */
     int64_t window;
+    int64_t v_dim; /* 0: head_dim */
 };
 
 struct attn_case {
@@ -47,6 +48,10 @@ struct attn_case {
     int64_t n_tok, n_head, n_page;
     float *qkv, *cos, *sin, *q_norm, *k_norm;
     int32_t *pos, *tok_page, *page, page_start[4];
+    int64_t width, v_dim; /* width: of a row of qkv */
+    const bool *hidden;   /* [n_tok] positions that are not chosen, or NULL */
+    bool apart;           /* each head has activations of its own */
+    struct lk_cols head_cols;
     int seq_of[4]; /* first token of each sequence */
     struct lk_kv kv;
 };
@@ -54,6 +59,8 @@ struct attn_case {
 static void case_new(struct attn_case *c, const struct lk_cpu *t, const struct shape *s)
 {
     *c = (struct attn_case){.t = t, .s = *s, .n_head = s->group * s->n_kv};
+    c->v_dim = s->v_dim > 0 ? s->v_dim : s->head_dim;
+    c->width = (c->n_head + s->n_kv) * s->head_dim + s->n_kv * c->v_dim;
     for (int i = 0; i < s->n_seq; i++) {
         c->page_start[i] = (int32_t)c->n_page;
         c->seq_of[i] = (int)c->n_tok;
@@ -61,8 +68,7 @@ static void case_new(struct attn_case *c, const struct lk_cpu *t, const struct s
         c->n_tok += s->len[i];
     }
     c->seq_of[s->n_seq] = (int)c->n_tok;
-    int64_t width = (c->n_head + 2 * s->n_kv) * s->head_dim;
-    c->qkv = check_new((size_t)(c->n_tok * width), sizeof *c->qkv);
+    c->qkv = check_new((size_t)(c->n_tok * c->width), sizeof *c->qkv);
     c->cos = check_new((size_t)(c->n_tok * s->n_rot / 2), sizeof *c->cos);
     c->sin = check_new((size_t)(c->n_tok * s->n_rot / 2), sizeof *c->sin);
     c->q_norm = check_new((size_t)s->head_dim, sizeof *c->q_norm);
@@ -70,7 +76,7 @@ static void case_new(struct attn_case *c, const struct lk_cpu *t, const struct s
     c->pos = check_new((size_t)c->n_tok, sizeof *c->pos);
     c->tok_page = check_new((size_t)c->n_tok, sizeof *c->tok_page);
     c->page = check_new((size_t)c->n_page, sizeof *c->page);
-    check_fill(c->qkv, c->n_tok * width, -2, 2);
+    check_fill(c->qkv, c->n_tok * c->width, -2, 2);
     check_fill(c->q_norm, s->head_dim, 0.5f, 2);
     check_fill(c->k_norm, s->head_dim, 0.5f, 2);
     for (int64_t i = 0; i < c->n_page; i++) /* scattered: page ids in descending order */
@@ -86,11 +92,13 @@ static void case_new(struct attn_case *c, const struct lk_cpu *t, const struct s
                 c->sin[tok * s->n_rot / 2 + j] = (float)sin(angle);
             }
         }
-    check_even_cols(&c->cols, c->n_head * s->head_dim, (int)s->n_kv, s->group * s->head_dim);
+    check_even_cols(&c->cols, c->n_head * c->v_dim, (int)s->n_kv, s->group * c->v_dim);
+    check_even_cols(&c->head_cols, c->v_dim, 1, c->v_dim);
     c->kv = (struct lk_kv){.k_page_bytes = (int64_t)t->k_page_bytes(s->head_dim),
-                           .v_page_bytes = (int64_t)t->v_page_bytes(s->head_dim),
+                           .v_page_bytes = (int64_t)t->v_page_bytes(c->v_dim),
                            .n_kv_head = s->n_kv,
-                           .head_dim = s->head_dim};
+                           .head_dim = s->head_dim,
+                           .v_dim = c->v_dim};
     c->kv.k = check_new((size_t)(c->n_page * s->n_kv), (size_t)c->kv.k_page_bytes);
     c->kv.v = check_new((size_t)(c->n_page * s->n_kv), (size_t)c->kv.v_page_bytes);
 }
@@ -114,11 +122,11 @@ static void case_free(struct attn_case *c)
 static struct lk_act run(const struct attn_case *c, int64_t tok, int64_t n, int64_t most, float *probs)
 {
     const struct shape *s = &c->s;
-    int64_t width = (c->n_head + 2 * s->n_kv) * s->head_dim, n_item = 0;
+    int64_t n_item = 0;
     most = lk_min(most, c->t->attn_tokens(s->group));
     void *q = check_new(c->t->q_bytes(n, c->n_head, s->head_dim), 1);
     struct lk_rope_kv rope = {
-        .qkv = c->qkv + tok * width,
+        .qkv = c->qkv + tok * c->width,
         .cos = c->cos + tok * s->n_rot / 2,
         .sin = c->sin + tok * s->n_rot / 2,
         .q = q,
@@ -160,6 +168,12 @@ static struct lk_act run(const struct attn_case *c, int64_t tok, int64_t n, int6
         .probs = probs,
         .probs_ld = 40,
     };
+    if (c->apart) {
+        free(args.out.data);
+        args.out = check_act(c->t, n * c->n_head, &c->head_cols);
+        args.out.n_row = n;
+        args.out_head_bytes = n * lk_cols_packed(&c->head_cols) * (int64_t)c->t->act_bytes;
+    }
     CHECK_SPLIT(c->t->attend, &args, n_item);
     free(q);
     free(item);
@@ -185,7 +199,7 @@ static void rotate(const struct attn_case *c, int64_t tok, const float *x, const
         out[i] = (double)check_stored(c->t, (float)v[i]);
 }
 
-/* One head's attention: out, size = sum of p |v|, both [head_dim], and the probabilities [pos + 1]. */
+/* One head's attention: out, size = sum of p |v|, both [v_dim], and the probabilities [pos + 1]. */
 struct truth {
     double out[MAX_DIM], size[MAX_DIM], prob[1200];
 };
@@ -194,13 +208,15 @@ static void exact(const struct attn_case *c, int is, int64_t tok, int64_t head, 
 {
     double *out = r->out, *size = r->size, *prob = r->prob;
     const struct shape *s = &c->s;
-    int64_t width = (c->n_head + 2 * s->n_kv) * s->head_dim, n = s->head_dim, last = c->pos[tok];
+    int64_t width = c->width, n = s->head_dim, n_v = c->v_dim, last = c->pos[tok];
     int64_t first = s->window == 0 || s->window > last ? 0 : last - s->window + 1;
     double q[MAX_DIM], k[MAX_DIM], max = -INFINITY, sum = 0;
     rotate(c, tok, c->qkv + tok * width + head * n, c->q_norm, q);
-    for (int64_t j = 0; j < first; j++)
-        prob[j] = 0;
+    for (int64_t j = 0; j <= last; j++)
+        prob[j] = -INFINITY;
     for (int64_t j = first; j <= last; j++) {
+        if (c->hidden && c->hidden[j])
+            continue;
         int64_t at = c->seq_of[is] + j;
         rotate(c, at, c->qkv + at * width + (c->n_head + head / s->group) * n, c->k_norm, k);
         prob[j] = 0;
@@ -209,14 +225,14 @@ static void exact(const struct attn_case *c, int is, int64_t tok, int64_t head, 
         prob[j] /= sqrt((double)n);
         max = fmax(max, prob[j]);
     }
-    for (int64_t j = first; j <= last; j++)
+    for (int64_t j = 0; j <= last; j++)
         sum += exp(prob[j] - max);
-    for (int64_t i = 0; i < n; i++)
+    for (int64_t i = 0; i < n_v; i++)
         out[i] = size[i] = 0;
-    for (int64_t j = first; j <= last; j++) {
-        const float *v = c->qkv + (c->seq_of[is] + j) * width + (c->n_head + s->n_kv + head / s->group) * n;
+    for (int64_t j = 0; j <= last; j++) {
+        const float *v = c->qkv + (c->seq_of[is] + j) * width + (c->n_head + s->n_kv) * n + head / s->group * n_v;
         prob[j] = exp(prob[j] - max) / sum;
-        for (int64_t i = 0; i < n; i++) {
+        for (int64_t i = 0; i < n_v; i++) {
             double x = prob[j] * (double)check_stored(c->t, v[i]);
             out[i] += x;
             size[i] += fabs(x);
@@ -227,13 +243,13 @@ static void exact(const struct attn_case *c, int is, int64_t tok, int64_t head, 
 static void check_token(const struct attn_case *c, int is, int64_t tok, const float *got, const float *probs)
 {
     static struct truth r;
-    int64_t n = c->s.head_dim;
+    int64_t n = c->v_dim;
     for (int64_t ih = 0; ih < c->n_head; ih++) {
         exact(c, is, tok, ih, &r);
         for (int64_t i = 0; i < n; i++) {
             double bound = (c->t->type == LK_F32 ? 2e-5 : 0x1p-7) * r.size[i] + 1e-7, x = (double)got[ih * n + i];
             check_that(fabs(x - r.out[i]) <= bound, c->t, "attend",
-                       "head_dim %lld group %lld window %lld position %d head %lld dim %lld: %g, not %g", (long long)n,
+                       "v_dim %lld group %lld window %lld position %d head %lld dim %lld: %g, not %g", (long long)n,
                        (long long)c->s.group, (long long)c->s.window, c->pos[tok], (long long)ih, (long long)i, x,
                        r.out[i]);
         }
@@ -252,7 +268,7 @@ static void check_zero_columns(const struct attn_case *c, const struct lk_act *o
     float *w = check_new((size_t)n, sizeof *w), *y = check_new((size_t)out->n_row, sizeof *y);
     check_fill(w, n, 1, 1);
     void *packed = check_pack(c->t, w, 1, &c->cols, 0);
-    struct lk_linear sum = {.a = *out, .w = packed, .n_out = 1, .y = y};
+    struct lk_linear sum = {.a = *out, .w = packed, .n_out = 1, .y = y, .y_ld = 1};
     c->t->linear(&sum, 0, c->t->linear_items(&sum));
     for (int64_t i = 0; i < out->n_row; i++)
         check_that(y[i] == y[i], c->t, "attend", "row %lld has unwritten columns", (long long)i);
@@ -296,6 +312,29 @@ static void check_hidden(const struct attn_case *c, const struct lk_act *all, in
     free(got);
 }
 
+/* Heads that have activations of their own hold the same bits. */
+static void check_apart(struct attn_case *c, const struct lk_act *all)
+{
+    const struct lk_cpu *t = c->t;
+    int64_t n_col = c->cols.n_col, n = c->v_dim;
+    float *want = check_new((size_t)n_col, sizeof *want), *got = check_new((size_t)n, sizeof *got);
+    c->apart = true;
+    struct lk_act heads = run(c, 0, c->n_tok, 32, NULL), one = heads;
+    c->apart = false;
+    for (int64_t ih = 0; ih < c->n_head; ih++) {
+        for (int64_t i = 0; i < c->n_tok; i++) {
+            t->act_row(all, i, want);
+            t->act_row(&one, i, got);
+            check_that(memcmp(want + ih * n, got, (size_t)n * sizeof *got) == 0, t, "attend",
+                       "head %lld of token %lld differs apart", (long long)ih, (long long)i);
+        }
+        one.data = (char *)one.data + c->n_tok * lk_cols_packed(&c->head_cols) * (int64_t)t->act_bytes;
+    }
+    free(heads.data);
+    free(want);
+    free(got);
+}
+
 static void attn_case(const struct lk_cpu *t, const struct shape *s)
 {
     struct attn_case c;
@@ -330,6 +369,8 @@ static void attn_case(const struct lk_cpu *t, const struct shape *s)
         }
         free(some.data);
     }
+    if (s->v_dim > 0)
+        check_apart(&c, &all);
     for (int64_t n = 7; n < 13; n++)
         check_hidden(&c, &all, n);
     free(all.data);
@@ -339,18 +380,91 @@ static void attn_case(const struct lk_cpu *t, const struct shape *s)
     case_free(&c);
 }
 
+/* Attention of the last token over gathered K and V of `topk` random positions. */
+static void gather_case(const struct lk_cpu *t, const struct shape *s, int64_t topk)
+{
+    struct attn_case c;
+    case_new(&c, t, s);
+    int64_t tok = c.n_tok - 1, n_page = lk_ceil_div(topk, LK_PAGE_TOKENS), n_chosen = 0;
+    bool *hidden = check_new((size_t)c.n_tok, sizeof *hidden);
+    int32_t *chosen = check_new((size_t)topk, sizeof *chosen), page[8], start = 0, last = (int32_t)(topk - 1);
+    free(run(&c, 0, c.n_tok, 32, NULL).data); /* fills the cache */
+    for (int64_t j = 0; j <= tok; j++) {
+        hidden[j] = (int64_t)(check_random() % (uint32_t)(tok + 1 - j)) >= topk - n_chosen;
+        if (!hidden[j])
+            chosen[n_chosen++] = (int32_t)j;
+    }
+    struct lk_attn_item item = {0, 0, 1, 0};
+    struct lk_kv to = c.kv;
+    to.k = check_new((size_t)n_page, (size_t)to.k_page_bytes);
+    to.v = check_new((size_t)n_page, (size_t)to.v_page_bytes);
+    memset(to.k, 0xff, (size_t)(n_page * to.k_page_bytes));
+    memset(to.v, 0xff, (size_t)(n_page * to.v_page_bytes));
+    struct lk_gather gather = {c.kv, to, &item, chosen, c.page_start, c.page, topk, n_page};
+    CHECK_SPLIT(t->gather, &gather, n_page);
+    for (int i = 0; i < 8; i++)
+        page[i] = i;
+    struct lk_rope_kv rope = {.qkv = c.qkv + tok * c.width,
+                              .cos = c.cos + tok * s->n_rot / 2,
+                              .sin = c.sin + tok * s->n_rot / 2,
+                              .q = check_new(t->q_bytes(1, c.n_head, s->head_dim), 1),
+                              .kv = c.kv,
+                              .pos = c.pos + tok,
+                              .page = c.tok_page + tok,
+                              .n_tok = 1,
+                              .n_head = c.n_head,
+                              .n_rot = s->n_rot,
+                              .interleaved = s->interleaved};
+    t->rope_kv(&rope, 0, 1);
+    struct lk_attend args = {.out = check_act(t, 1, &c.cols),
+                             .q = rope.q,
+                             .kv = to,
+                             .item = &item,
+                             .n_item = 1,
+                             .n_tok = 1,
+                             .n_head = c.n_head,
+                             .pos = &last,
+                             .page_start = &start,
+                             .page = page,
+                             .scale = 1.0f / sqrtf((float)s->head_dim)};
+    t->attend(&args, 0, 1);
+    float *got = check_new((size_t)c.cols.n_col, sizeof *got);
+    t->act_row(&args.out, 0, got);
+    c.hidden = hidden;
+    check_token(&c, 0, tok, got, NULL);
+    free(to.k);
+    free(to.v);
+    free(rope.q);
+    free(args.out.data);
+    free(got);
+    free(hidden);
+    free(chosen);
+    case_free(&c);
+}
+
+void check_gather(const struct lk_cpu *t)
+{
+    static const int64_t topk[] = {1, 24, 31, 32, 33, 64, 77};
+    for (int i = 0; i < 7; i++) {
+        struct shape s = {32, 4, 1, 8, true, false, 1, {90 + 7 * i}, 1, 0, 24};
+        gather_case(t, &s, topk[i]);
+        struct shape odd = {47, 14, 1, 12, false, false, 1, {90 + 7 * i}, 1, 0, 35};
+        gather_case(t, &odd, topk[i]);
+    }
+}
+
 static void check_windows(const struct lk_cpu *t)
 {
     static const int64_t windows[] = {1, 2, 5, 17, 31, 32, 33, 47, 64, 65, 99, 150}, dims[] = {24, 40, 64, 7};
     for (int w = 0; w < 12; w++) {
         struct shape s = {dims[w % 4], 1 + w % 5,    1 + w % 2, dims[w % 4] / 2 * 2, w % 2 == 1, w % 3 == 1,
-                          3,           {149, 33, 5}, 1,         windows[w]};
+                          3,           {149, 33, 5}, 1,         windows[w],          0};
         attn_case(t, &s);
     }
     /* windows that begin in an earlier split, at its end, or two before */
     static const int64_t wide[] = {3, 200, 511, 512, 513, 700, 1029, 2000};
     for (int w = 0; w < 8; w++) {
-        struct shape s = {32, 1 + w % 4, 1, 32, w % 2 == 1, false, 1, {1160}, w % 2 ? 61 : 67, wide[w]};
+        struct shape s = {32, 1 + w % 4, 1, 32, w % 2 == 1, false, 1, {1160}, w % 2 ? 61 : 67, wide[w], 0};
         attn_case(t, &s);
     }
 }
@@ -361,24 +475,34 @@ void check_attend(const struct lk_cpu *t)
     for (int d = 0; d < 6; d++) {
         for (int g = 0; g < 7; g++) {
             struct shape s = {
-                dims[d], groups[g], 1 + (d + g) % 3, dims[d] / 2 * 2, g % 2 == 1, d % 2 == 1, 2, {37 + g, 5 + d}, 3, 0};
+                dims[d], groups[g], 1 + (d + g) % 3, dims[d] / 2 * 2, g % 2 == 1, d % 2 == 1, 2, {37 + g, 5 + d}, 3,
+                0,       0};
             attn_case(t, &s);
         }
     }
-    struct shape partial = {64, 3, 2, 20, false, true, 3, {70, 1, 40}, 1, 0};
+    struct shape partial = {64, 3, 2, 20, false, true, 3, {70, 1, 40}, 1, 0, 0};
     attn_case(t, &partial);
     /* GLM's rotation: pairs, in a part of the head; and with norms, at odd sizes */
-    struct shape pairs = {128, 4, 1, 64, true, false, 2, {41, 9}, 2, 0};
+    struct shape pairs = {128, 4, 1, 64, true, false, 2, {41, 9}, 2, 0, 0};
     attn_case(t, &pairs);
-    struct shape odd_pairs = {36, 5, 2, 10, true, true, 2, {33, 4}, 1, 0};
+    struct shape odd_pairs = {36, 5, 2, 10, true, true, 2, {33, 4}, 1, 0, 0};
     attn_case(t, &odd_pairs);
-    struct shape few_pairs = {24, 2, 2, 12, true, true, 2, {33, 4}, 1, 7};
+    struct shape few_pairs = {24, 2, 2, 12, true, true, 2, {33, 4}, 1, 7, 0};
     attn_case(t, &few_pairs);
-    struct shape large = {534, 2, 1, 64, false, false, 1, {40}, 7, 0}; /* several passes over V */
+    struct shape large = {534, 2, 1, 64, false, false, 1, {40}, 7, 0, 0}; /* several passes over V */
     attn_case(t, &large);
-    struct shape split = {64, 3, 1, 64, false, false, 1, {1113}, 97, 0};
+    struct shape split = {64, 3, 1, 64, false, false, 1, {1113}, 97, 0, 0};
     attn_case(t, &split);
-    struct shape split_wide = {24, 16, 1, 24, true, false, 1, {530}, 83, 0};
+    struct shape split_wide = {24, 16, 1, 24, true, false, 1, {530}, 83, 0, 0};
     attn_case(t, &split_wide);
+    /* a value narrower than its key, of many query heads: latent attention */
+    struct shape latent = {32, 4, 1, 8, true, false, 2, {70, 9}, 1, 0, 24};
+    attn_case(t, &latent);
+    struct shape latent_odd = {47, 14, 1, 12, false, false, 1, {45}, 5, 0, 35};
+    attn_case(t, &latent_odd);
+    struct shape latent_wide = {576, 20, 1, 64, true, false, 1, {40}, 13, 0, 512};
+    attn_case(t, &latent_wide);
+    struct shape latent_split = {40, 40, 1, 8, true, false, 1, {530}, 173, 0, 32};
+    attn_case(t, &latent_split);
     check_windows(t);
 }

@@ -96,6 +96,7 @@ static void bench_product(const struct lk_cpu *t, const struct product *p)
                                  .n_out = p->n_out,
                                  .epilogue = p->epilogue,
                                  .y = y,
+                                 .y_ld = p->n_out,
                                  .out = out,
                                  .best = best,
                                  .l2_bytes = lk_cpu_l2_bytes()};
@@ -155,7 +156,8 @@ static void bench_attend(const struct lk_cpu *t, int n)
     struct lk_kv kv = {.k_page_bytes = (int64_t)t->k_page_bytes(HEAD_DIM),
                        .v_page_bytes = (int64_t)t->v_page_bytes(HEAD_DIM),
                        .n_kv_head = N_KV,
-                       .head_dim = HEAD_DIM};
+                       .head_dim = HEAD_DIM,
+                       .v_dim = HEAD_DIM};
     kv.k = check_new(N_PAGE * N_KV, (size_t)kv.k_page_bytes);
     kv.v = check_new(N_PAGE * N_KV, (size_t)kv.v_page_bytes);
     for (int i = 0; i < MAX; i++) {

@@ -140,12 +140,32 @@ static void against_model(const struct lk_cpu *t, const struct problem *p, const
     }
 }
 
+/* The same product with 5 numbers between its rows, which stay as they are. */
+static void rows_apart(const struct lk_cpu *t, const struct lk_linear *stored, const float *want)
+{
+    int64_t n_out = stored->n_out, n_row = stored->a.n_row, ld = n_out + 5;
+    float *y = check_new((size_t)(n_row * ld), sizeof *y);
+    for (int64_t i = 0; i < n_row * ld; i++)
+        y[i] = 7;
+    struct lk_linear args = *stored;
+    args.epilogue = LK_EP_STORE;
+    args.bias = NULL;
+    args.y = y;
+    args.y_ld = ld;
+    CHECK_SPLIT(t->linear, &args, t->linear_items(&args));
+    for (int64_t i = 0; i < n_row * ld; i++) {
+        float x = i % ld < n_out ? want[i / ld * n_out + i % ld] : 7;
+        check_that(lk_bits(y[i]) == lk_bits(x), t, "linear", "rows apart: %a, not %a", (double)y[i], (double)x);
+    }
+    free(y);
+}
+
 static void store_and_add(const struct lk_cpu *t, struct problem *p)
 {
     size_t n = (size_t)(p->n_row * p->n_out);
     float *y = check_new(n, sizeof *y), *z = check_new(n, sizeof *z), *x = check_new(n, sizeof *x);
     p->packed = check_pack(t, p->w, p->n_out, &p->cols, 0);
-    struct lk_linear args = {.a = p->act, .w = p->packed, .n_out = p->n_out, .y = y};
+    struct lk_linear args = {.a = p->act, .w = p->packed, .n_out = p->n_out, .y = y, .y_ld = p->n_out};
     t->linear(&args, 0, t->linear_items(&args));
     against_model(t, p, y);
     args.y = z;
@@ -164,6 +184,7 @@ static void store_and_add(const struct lk_cpu *t, struct problem *p)
         float sum = x[at] + (y[at] + p->bias[at % p->n_out]);
         check_that(lk_bits(z[at]) == lk_bits(sum), t, "linear", "add: %a, not %a", (double)z[at], (double)sum);
     }
+    rows_apart(t, &args, y);
     free(x);
     free(y);
     free(z);
@@ -198,7 +219,7 @@ static void swiglu(const struct lk_cpu *t, struct problem *p, const struct lk_co
     float *w = check_new((size_t)ffn, sizeof *w), *y = check_new((size_t)p->n_row, sizeof *y);
     check_fill(w, ffn, 1, 1);
     void *ones = check_pack(t, w, 1, out_cols, 0);
-    struct lk_linear sum = {.a = out, .w = ones, .n_out = 1, .y = y};
+    struct lk_linear sum = {.a = out, .w = ones, .n_out = 1, .y = y, .y_ld = 1};
     t->linear(&sum, 0, t->linear_items(&sum));
     for (int64_t i = 0; i < p->n_row; i++)
         check_that(y[i] == y[i], t, "swiglu", "row %lld has unwritten columns", (long long)i);
@@ -227,6 +248,7 @@ static void alone(const struct lk_cpu *t, const struct lk_cols *cols, int64_t n_
                                .w = packed,
                                .n_out = n_out,
                                .y = y,
+                               .y_ld = n_out,
                                .l2_bytes = 1 + check_random() % 65536,
                                .skip_items = check_random() % 99};
     CHECK_SPLIT(t->linear, &linear, t->linear_items(&linear));
@@ -262,7 +284,7 @@ static void tiny(const struct lk_cpu *t)
         p.w[i] = lk_widen(lk_round(p.w[i] * (i % 3 ? 1e-37f : 2e-39f)));
     float *y = check_new((size_t)(p.n_row * p.n_out), sizeof *y);
     p.packed = check_pack(t, p.w, p.n_out, &p.cols, 0);
-    struct lk_linear args = {.a = p.act, .w = p.packed, .n_out = p.n_out, .y = y};
+    struct lk_linear args = {.a = p.act, .w = p.packed, .n_out = p.n_out, .y = y, .y_ld = p.n_out};
     t->linear(&args, 0, t->linear_items(&args));
     against_model(t, &p, y);
     free(y);

@@ -1,7 +1,7 @@
 #include <jansson.h>
 
 #include "core/tests/fuzz/fuzz.h"
-#include "core/text/jinja.h"
+#include "core/text/jinja/jinja.h"
 
 /* Any template over a context with a value of each kind; after a zero byte, a JSON object whose members are variables
  * too. */

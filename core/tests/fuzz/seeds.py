@@ -30,7 +30,8 @@ call = {'role': 'assistant', 'content': None, 'tool_calls': [
 answer = {'role': 'tool', 'tool_call_id': 'c1', 'content': '4'}
 settings = {'max_tokens': 8.0, 'temperature': 0.5, 'top_p': 0.9, 'top_k': -1, 'min_p': 0.1, 'seed': 7, 'n': 2,
             'stop': ['\n', 'END'], 'stop_token_ids': [2, 3], 'ignore_eos': False, 'logprobs': 3,
-            'skip_special_tokens': True, 'presence_penalty': 0, 'response_format': {'type': 'text'}, 'max_token': 4}
+            'skip_special_tokens': True, 'presence_penalty': 0, 'frequency_penalty': 1.5, 'repetition_penalty': 1.1, 'min_tokens': 2,
+            'include_stop_str_in_output': True, 'logit_bias': {'50256': -100, '0': 1.5}, 'response_format': {'type': 'text'}, 'max_token': 4}
 native = {
     'text': {'id': 'a17', 'prompt': 'Once upon\u00a0a \U0001f600'},
     'ids': {'id': 9223372036854775807, 'prompt_token_ids': [1, 2, 3.0]},
@@ -43,7 +44,7 @@ native = {
     'settings': dict(settings, prompt='x'),
     'question': {'question': 'Why?', 'lora': None, 'best_of': 1},
     'wrong': {'prompt': 5, 'temperature': 'hot'},
-    'unknown': {'prompt': 'x', 'logit_bias': {'5': 1}, 'extra': {'deep': [[[{}]]], 'big': 10 ** 30}},
+    'unknown': {'prompt': 'x', 'logit_bias': {'05': 1}, 'extra': {'deep': [[[{}]]], 'big': 10 ** 30}},
 }
 for name, row in native.items():
     put('row', name, compact(row))

@@ -37,7 +37,16 @@ json_t *golden_read(const char *path);
 
 /* ---- naive models in double precision: one token a call, weights drawn from a seed ---- */
 
-enum naive_family { NAIVE_LLAMA, NAIVE_MISTRAL, NAIVE_QWEN2, NAIVE_QWEN3, NAIVE_GLM, NAIVE_GLM4, NAIVE_GLM4_MOE };
+enum naive_family {
+    NAIVE_LLAMA,
+    NAIVE_MISTRAL,
+    NAIVE_QWEN2,
+    NAIVE_QWEN3,
+    NAIVE_GLM,
+    NAIVE_GLM4,
+    NAIVE_GLM4_MOE,
+    NAIVE_LITE
+};
 
 struct naive_shape {
     enum naive_family family;
@@ -48,6 +57,10 @@ struct naive_shape {
     int64_t n_rot;          /* GLM: dimensions that turn */
     /* GLM4_MOE: experts in all layers but the first, each moe_dim wide; n_shared of them are taken by every token */
     int64_t n_expert, n_used, n_shared, moe_dim, n_group, n_group_used;
+    /* LITE: latent attention, head_dim wide in Q, K and V, of which K and Q turn n_rot; q_rank 0: no latent of queries
+     */
+    int64_t kv_rank, q_rank;
+    bool half_split; /* not in pairs of neighbors */
 };
 
 struct naive_model;

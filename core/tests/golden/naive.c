@@ -23,6 +23,8 @@ enum {
     T_KN,
     T_AN, /* of outputs */
     T_FN,
+    T_QAN, /* of latents */
+    T_KVAN,
     T_Q,
     T_K,
     T_V,
@@ -45,6 +47,12 @@ enum {
     T_SHARED_GATE,
     T_SHARED_UP,
     T_SHARED_DOWN,
+    T_QA, /* latent attention */
+    T_QA_B,
+    T_Q_OF,
+    T_KVA,
+    T_KVA_B,
+    T_KV_OF, /* of each head key rows, then value rows */
     N_T
 };
 
@@ -84,7 +92,8 @@ static void draw_layer(struct naive_model *m, struct matrix *t, int il)
     const struct naive_shape *s = &m->s;
     const int64_t q = s->n_head * s->head_dim, kv = s->n_kv_head * s->head_dim;
     const bool qkv_bias = s->attn_bias || s->family == NAIVE_QWEN2;
-    const bool o_bias = s->attn_bias && s->family < NAIVE_GLM;
+    const bool o_bias = s->attn_bias && (s->family < NAIVE_GLM || s->family == NAIVE_LITE);
+    const bool lat = s->kv_rank > 0, q_lat = lat && s->q_rank > 0, heads_of_x = !lat;
     const bool moe = s->n_expert > 0 && il > 0, shared = moe && s->n_shared > 0;
     const int64_t e = s->n_expert, wide = s->n_shared * s->moe_dim;
     const bool fused = is_glm(s), sandwich = s->family == NAIVE_GLM4, heads = s->family == NAIVE_QWEN3;
@@ -99,17 +108,17 @@ static void draw_layer(struct naive_model *m, struct matrix *t, int il)
         [T_KN] = {"self_attn.k_norm.weight", s->head_dim, 0, heads},
         [T_AN] = {"post_self_attn_layernorm.weight", s->dim, 0, sandwich},
         [T_FN] = {"post_mlp_layernorm.weight", s->dim, 0, sandwich},
-        [T_Q] = {"self_attn.q_proj.weight", q, s->dim, true},
-        [T_K] = {"self_attn.k_proj.weight", kv, s->dim, true},
-        [T_V] = {"self_attn.v_proj.weight", kv, s->dim, true},
+        [T_Q] = {"self_attn.q_proj.weight", q, s->dim, !q_lat},
+        [T_K] = {"self_attn.k_proj.weight", kv, s->dim, heads_of_x},
+        [T_V] = {"self_attn.v_proj.weight", kv, s->dim, heads_of_x},
         [T_O] = {"self_attn.o_proj.weight", s->dim, q, true},
         [T_GATE] = {"mlp.gate_proj.weight", s->ffn_dim, s->dim, !fused && !moe},
         [T_UP] = {"mlp.up_proj.weight", s->ffn_dim, s->dim, !fused && !moe},
         [T_GATE_UP] = {"mlp.gate_up_proj.weight", 2 * s->ffn_dim, s->dim, fused},
         [T_DOWN] = {"mlp.down_proj.weight", s->dim, s->ffn_dim, !moe},
-        [T_QB] = {"self_attn.q_proj.bias", q, 0, qkv_bias},
-        [T_KB] = {"self_attn.k_proj.bias", kv, 0, qkv_bias},
-        [T_VB] = {"self_attn.v_proj.bias", kv, 0, qkv_bias},
+        [T_QB] = {"self_attn.q_proj.bias", q, 0, qkv_bias && !lat},
+        [T_KB] = {"self_attn.k_proj.bias", kv, 0, qkv_bias && !lat},
+        [T_VB] = {"self_attn.v_proj.bias", kv, 0, qkv_bias && !lat},
         [T_OB] = {"self_attn.o_proj.bias", s->dim, 0, o_bias},
         [T_GB] = {"mlp.gate_proj.bias", s->ffn_dim, 0, s->mlp_bias},
         [T_UB] = {"mlp.up_proj.bias", s->ffn_dim, 0, s->mlp_bias},
@@ -121,6 +130,14 @@ static void draw_layer(struct naive_model *m, struct matrix *t, int il)
         [T_SHARED_GATE] = {"mlp.shared_experts.gate_proj.weight", wide, s->dim, shared},
         [T_SHARED_UP] = {"mlp.shared_experts.up_proj.weight", wide, s->dim, shared},
         [T_SHARED_DOWN] = {"mlp.shared_experts.down_proj.weight", s->dim, wide, shared},
+        [T_QAN] = {"self_attn.q_a_layernorm.weight", s->q_rank, 0, q_lat},
+        [T_KVAN] = {"self_attn.kv_a_layernorm.weight", s->kv_rank, 0, lat},
+        [T_QA] = {"self_attn.q_a_proj.weight", s->q_rank, s->dim, q_lat},
+        [T_QA_B] = {"self_attn.q_a_proj.bias", s->q_rank, 0, q_lat && s->attn_bias},
+        [T_Q_OF] = {"self_attn.q_b_proj.weight", q, s->q_rank, q_lat},
+        [T_KVA] = {"self_attn.kv_a_proj_with_mqa.weight", s->kv_rank + s->n_rot, s->dim, lat},
+        [T_KVA_B] = {"self_attn.kv_a_proj_with_mqa.bias", s->kv_rank + s->n_rot, 0, lat && s->attn_bias},
+        [T_KV_OF] = {"self_attn.kv_b_proj.weight", 2 * q - s->n_head * s->n_rot, s->kv_rank, lat},
     };
     for (int i = 0; i < N_T; i++) {
         if (!list[i].there)
@@ -128,7 +145,7 @@ static void draw_layer(struct naive_model *m, struct matrix *t, int il)
         t[i] = (struct matrix){.rows = list[i].rows, .cols = list[i].cols};
         t[i].stack = i == T_EXPERTS_IN || i == T_EXPERTS_OUT ? e : 0;
         snprintf(t[i].name, sizeof t[i].name, "model.layers.%d.%s", il, list[i].name);
-        bool norm = i <= T_FN;
+        bool norm = i <= T_KVAN;
         double sd = list[i].cols ? 1.2 / sqrt((double)list[i].cols) : 0.2;
         draw(m, &t[i], norm ? 1.0 : 0.0, sd);
     }
@@ -174,14 +191,32 @@ static void product(double *y, const struct matrix *w, const double *x, const st
     }
 }
 
-static void rms_norm(double *y, const double *x, const struct matrix *w, int64_t n)
+static void norm_by(double *y, const double *x, const struct matrix *w, int64_t n, double eps)
 {
     double sum = 0;
     for (int64_t i = 0; i < n; i++)
         sum += x[i] * x[i];
-    double scale = 1.0 / sqrt(sum / (double)n + 1e-5);
+    double scale = 1.0 / sqrt(sum / (double)n + eps);
     for (int64_t i = 0; i < n; i++)
         y[i] = x[i] * scale * (double)w->w[i];
+}
+
+static void rms_norm(double *y, const double *x, const struct matrix *w, int64_t n)
+{
+    norm_by(y, x, w, n, 1e-5);
+}
+
+/* One head or a part of it: `half` pairs of neighbors or of halves. */
+static void turn(const struct naive_shape *s, double *v, int64_t half, int64_t pos, bool neighbors)
+{
+    for (int64_t i = 0; i < half; i++) {
+        float freq = 1.0f / powf((float)s->theta, (float)(2 * i) / (float)(2 * half));
+        double a = (double)(freq * (float)pos);
+        double *lo = neighbors ? v + 2 * i : v + i, *hi = neighbors ? v + 2 * i + 1 : v + i + half;
+        double x0 = *lo, x1 = *hi;
+        *lo = x0 * cos(a) - x1 * sin(a);
+        *hi = x1 * cos(a) + x0 * sin(a);
+    }
 }
 
 /* Each of n_head heads: normalized where there is a weight, then rotated; GLM turns pairs of neighbors. */
@@ -192,14 +227,7 @@ static void head_rope(const struct naive_shape *s, double *x, int64_t n_head, in
         double *v = x + h * d;
         if (norm->w)
             rms_norm(v, v, norm, d);
-        for (int64_t i = 0; i < half; i++) {
-            float freq = 1.0f / powf((float)s->theta, (float)(2 * i) / (float)(2 * half));
-            double a = (double)(freq * (float)pos);
-            double *lo = is_glm(s) ? v + 2 * i : v + i, *hi = is_glm(s) ? v + 2 * i + 1 : v + i + half;
-            double x0 = *lo, x1 = *hi;
-            *lo = x0 * cos(a) - x1 * sin(a);
-            *hi = x1 * cos(a) + x0 * sin(a);
-        }
+        turn(s, v, half, pos, is_glm(s));
     }
 }
 
@@ -234,6 +262,32 @@ static void attend(const struct naive_shape *s, double *out, const double *q, co
         }
     }
     free(p);
+}
+
+/* Keys and values made of one latent a token, as the heads' own: DeepSeek-V2 without any absorption. */
+static void latent(const struct naive_shape *s, const double *h, const struct matrix *l, double *const qkv[3],
+                   int64_t pos)
+{
+    const int64_t d = s->head_dim, nope = d - s->n_rot;
+    double *c = calloc((size_t)(s->kv_rank + s->n_rot + s->q_rank + s->n_head * (nope + d)), sizeof *c);
+    double *turning = c + s->kv_rank, *a = turning + s->n_rot, *kv = a + s->q_rank;
+    if (s->q_rank > 0) {
+        product(a, &l[T_QA], h, &l[T_QA_B]);
+        norm_by(a, a, &l[T_QAN], s->q_rank, 1e-6);
+    }
+    product(qkv[0], s->q_rank > 0 ? &l[T_Q_OF] : &l[T_Q], s->q_rank > 0 ? a : h, NULL);
+    product(c, &l[T_KVA], h, &l[T_KVA_B]);
+    norm_by(c, c, &l[T_KVAN], s->kv_rank, 1e-6);
+    product(kv, &l[T_KV_OF], c, NULL);
+    turn(s, turning, s->n_rot / 2, pos, !s->half_split);
+    for (int64_t ih = 0; ih < s->n_head; ih++) {
+        turn(s, qkv[0] + ih * d + nope, s->n_rot / 2, pos, !s->half_split);
+        for (int64_t i = 0; i < d; i++) {
+            qkv[1][ih * d + i] = i < nope ? kv[ih * (nope + d) + i] : turning[i - nope];
+            qkv[2][ih * d + i] = kv[ih * (nope + d) + nope + i];
+        }
+    }
+    free(c);
 }
 
 struct scratch {
@@ -332,11 +386,15 @@ static void token(const struct naive_model *m, struct scratch *t, int32_t id, in
         const struct matrix *l = m->layer + il * N_T;
         double *k = t->k + il * n * kv_dim, *v = t->v + il * n * kv_dim;
         rms_norm(t->h, t->x, &l[T_NORM1], s->dim);
-        product(t->q, &l[T_Q], t->h, &l[T_QB]);
-        product(k + pos * kv_dim, &l[T_K], t->h, &l[T_KB]);
-        product(v + pos * kv_dim, &l[T_V], t->h, &l[T_VB]);
-        head_rope(s, t->q, s->n_head, pos, &l[T_QN]);
-        head_rope(s, k + pos * kv_dim, s->n_kv_head, pos, &l[T_KN]);
+        if (s->kv_rank > 0) {
+            latent(s, t->h, l, (double *[]){t->q, k + pos * kv_dim, v + pos * kv_dim}, pos);
+        } else {
+            product(t->q, &l[T_Q], t->h, &l[T_QB]);
+            product(k + pos * kv_dim, &l[T_K], t->h, &l[T_KB]);
+            product(v + pos * kv_dim, &l[T_V], t->h, &l[T_VB]);
+            head_rope(s, t->q, s->n_head, pos, &l[T_QN]);
+            head_rope(s, k + pos * kv_dim, s->n_kv_head, pos, &l[T_KN]);
+        }
         struct seen see = {k, v, 0, pos};
         if (s->window > 0 && il >= s->n_full && pos >= s->window)
             see.first = pos - s->window + 1;
@@ -403,7 +461,8 @@ static void write_config(const struct naive_shape *s, const char *dir)
                                            [NAIVE_QWEN3] = {"Qwen3ForCausalLM", "qwen3"},
                                            [NAIVE_GLM] = {"GlmForCausalLM", "glm"},
                                            [NAIVE_GLM4] = {"Glm4ForCausalLM", "glm4"},
-                                           [NAIVE_GLM4_MOE] = {"Glm4MoeForCausalLM", "glm4_moe"}};
+                                           [NAIVE_GLM4_MOE] = {"Glm4MoeForCausalLM", "glm4_moe"},
+                                           [NAIVE_LITE] = {"Glm4MoeLiteForCausalLM", "glm4_moe_lite"}};
     json_t *c = json_pack("{s:[s],s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:b,s:b,s:b,s:s,s:I,s:I}", "architectures",
                           names[s->family][0], "model_type", names[s->family][1], "vocab_size", (json_int_t)s->n_vocab,
                           "hidden_size", (json_int_t)s->dim, "intermediate_size", (json_int_t)s->ffn_dim,
@@ -418,7 +477,15 @@ static void write_config(const struct naive_shape *s, const char *dir)
                                             "n_shared_experts", (json_int_t)s->n_shared, "moe_intermediate_size",
                                             (json_int_t)s->moe_dim, "n_group", (json_int_t)s->n_group, "topk_group",
                                             (json_int_t)s->n_group_used, "routed_scaling_factor", 1.5, "topk_method"));
-    if (c && s->n_rot > 0)
+    if (c && s->kv_rank > 0) {
+        json_object_update_new(c, json_pack("{s:I,s:I,s:I,s:I,s:b}", "kv_lora_rank", (json_int_t)s->kv_rank,
+                                            "qk_nope_head_dim", (json_int_t)(s->head_dim - s->n_rot),
+                                            "qk_rope_head_dim", (json_int_t)s->n_rot, "v_head_dim",
+                                            (json_int_t)s->head_dim, "rope_interleave", (int)!s->half_split));
+        json_object_set_new(c, "q_lora_rank", s->q_rank > 0 ? json_integer(s->q_rank) : json_null());
+        if (s->n_expert == 0)
+            json_object_set_new(c, "first_k_dense_replace", json_integer(s->n_layer));
+    } else if (c && s->n_rot > 0)
         json_object_set_new(c, "partial_rotary_factor", json_real((double)s->n_rot / (double)s->head_dim));
     if (c && s->window > 0) {
         json_object_set_new(c, "sliding_window", json_integer(s->window));

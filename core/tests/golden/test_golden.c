@@ -43,6 +43,9 @@ static const char *const models[] = {
     "glm4-moe",
     "glm4-moe-qknorm",
     "chatglm",
+    "glm4-moe-lite",
+    "glm-moe-dsa",
+    "glm-moe-dsa-sparse",
 };
 enum { N_MODEL = sizeof models / sizeof *models };
 
@@ -63,12 +66,12 @@ static enum extent extent(void)
 }
 
 /* Whether a model is among the first n of one of each kind (heads, rope that depends on the length, a window, norms of
- * outputs and partial rotation, experts in groups, biases, a quantized GGUF). */
+ * outputs and partial rotation, experts in groups, latent attention, biases, a quantized GGUF). */
 static bool in_sample(const char *name, size_t n)
 {
-    static const char *const sample[] = {"llama-gqa-tied", "llama-dynamic-ntk", "mistral-swa",
-                                         "glm4",           "glm4-moe-qknorm",   "llama-mha",
-                                         "llama-bias",     "llama-gguf-q4_0",   "glm4-moe"};
+    static const char *const sample[] = {"llama-gqa-tied",  "llama-dynamic-ntk",  "mistral-swa",  "glm4",
+                                         "glm4-moe-qknorm", "glm-moe-dsa-sparse", "llama-mha",    "llama-bias",
+                                         "llama-gguf-q4_0", "glm4-moe",           "glm4-moe-lite"};
     for (size_t i = 0; i < n && i < sizeof sample / sizeof *sample; i++)
         if (strcmp(name, sample[i]) == 0)
             return true;
@@ -316,7 +319,20 @@ static void test_two_names(void **state)
 
 /* ---- the contract: the same bits whatever the batch ---- */
 
-/* Greedy rows, and the same prompts sampled, all with log-probabilities so that a changed bit shows. */
+/* Changes a row's logits before an id is chosen. */
+static void add_penalties(json_t *row, size_t i)
+{
+    json_object_set_new(row, "repetition_penalty", json_real(i % 2 ? 1.2 : 0.9));
+    if (i % 3 == 0)
+        json_object_set_new(row, "frequency_penalty", json_real(0.4));
+    if (i % 3 == 1)
+        json_object_set_new(row, "logit_bias", json_pack("{s:i,s:f}", "5", -100, "70", 2.5));
+    if (i % 4 == 2)
+        json_object_set_new(row, "min_tokens", json_integer(6));
+}
+
+/* Greedy rows, and the same prompts sampled, all with log-probabilities so that a changed bit shows; some of both with
+ * penalties. */
 static json_t *contract_rows(const json_t *golden)
 {
     json_t *rows = json_array();
@@ -331,6 +347,8 @@ static json_t *contract_rows(const json_t *golden)
                 if (i % 2)
                     json_object_set_new(row, "top_k", json_integer(40));
             }
+            if (i % 4 == (sampled ? 2 : 3))
+                add_penalties(row, i);
             json_array_append_new(rows, row);
         }
     }
@@ -441,7 +459,7 @@ static void test_contract(void **state)
     (void)state;
     for (int m = 0; m < N_MODEL; m++) {
         char path[512];
-        if (extent() != EXTENT_FULL && !in_sample(models[m], extent() == EXTENT_SAMPLE ? N_MODEL : 5))
+        if (extent() != EXTENT_FULL && !in_sample(models[m], extent() == EXTENT_SAMPLE ? N_MODEL : 6))
             continue;
         model_path(models[m], path, sizeof path);
         json_t *golden = golden_rows(models[m], "golden.jsonl"), *rows = contract_rows(golden);
@@ -597,6 +615,38 @@ static const struct naive_shape shapes[] = {
      .moe_dim = 33,
      .n_group = 3,
      .n_group_used = 2},
+    {.family = NAIVE_LITE,
+     .n_vocab = 310,
+     .dim = 72,
+     .ffn_dim = 100,
+     .n_layer = 2,
+     .n_head = 5,
+     .n_kv_head = 5,
+     .head_dim = 31,
+     .theta = 10000,
+     .n_rot = 12,
+     .attn_bias = true,
+     .kv_rank = 33,
+     .half_split = true},
+    {.family = NAIVE_LITE,
+     .n_vocab = 300,
+     .dim = 96,
+     .ffn_dim = 64,
+     .n_layer = 2,
+     .n_head = 64,
+     .n_kv_head = 64,
+     .head_dim = 12,
+     .theta = 10000,
+     .n_rot = 4,
+     .attn_bias = true,
+     .n_expert = 6,
+     .n_used = 2,
+     .n_shared = 1,
+     .moe_dim = 40,
+     .n_group = 1,
+     .n_group_used = 1,
+     .kv_rank = 270,
+     .q_rank = 41},
 };
 
 /* Teacher-forced: the engine's own greedy ids go through the naive model; at each step the engine's log-probabilities
@@ -723,9 +773,10 @@ static void test_pad_is_eos(void **state)
     json_decref(golden);
 }
 
-int golden_layers(void); /* test_layers.c */
-int golden_bent(void);   /* test_bent.c */
-int golden_ggufs(void);  /* test_ggufs.c */
+int golden_layers(void);    /* test_layers.c */
+int golden_penalties(void); /* test_penalties.c */
+int golden_bent(void);      /* test_bent.c */
+int golden_ggufs(void);     /* test_ggufs.c */
 
 /* test_golden [--without SET]: with it only what depends on the kernel sets. */
 int main(int argc, char **argv)
@@ -742,7 +793,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_end_tokens),
         cmocka_unit_test(test_pad_is_eos),
     };
-    int failed = cmocka_run_group_tests_name("shapes", independent, NULL, NULL);
+    int failed = golden_penalties();
+    failed += cmocka_run_group_tests_name("shapes", independent, NULL, NULL);
     if (access(GOLDENS "README.md", R_OK) != 0) {
         printf("skip: test_golden: no ../shared/goldens\n");
         return failed ? failed : 77;

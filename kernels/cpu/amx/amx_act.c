@@ -95,6 +95,14 @@ static double peak(bool from_l1, int64_t n)
     return 4.0 * 16 * 16 * 32 * 2 * (double)n;
 }
 
+static void round_rows(const struct lk_round *a, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; i++) {
+        struct lk_amx_rows from = {a->x + i * a->x_ld, 0, i, 1};
+        lk_amx_put(&a->y, &from, 0, a->y.cols->n_col);
+    }
+}
+
 void lk_amx_init(struct lk_cpu *t, enum lk_type type)
 {
     if (type != LK_BF16)
@@ -105,6 +113,7 @@ void lk_amx_init(struct lk_cpu *t, enum lk_type type)
     t->act_rows = act_rows;
     t->norm_items = norm_items;
     t->norm = norm;
+    t->round = round_rows;
     t->peak = peak;
     lk_amx_linear_init(t);
     lk_amx_attend_init(t);

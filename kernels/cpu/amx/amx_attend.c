@@ -79,7 +79,7 @@ static void values(const struct lk_rows *r, const struct lk_page_rows *rows, con
             .a = {(const char *)p, (const char *)(p + LK_AMX_ROWS * PAGE / 2)},
             .a_row = 64,
             .w = {page + dim * 4},
-            .w_row = LK_V_DIMS(kv->head_dim) * 4,
+            .w_row = LK_V_DIMS(kv->v_dim) * 4,
             .w_next = 64,
             .n_block = 1,
             .c = {out + d, out + LK_AMX_ROWS * r->n_dim + d},

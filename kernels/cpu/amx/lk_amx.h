@@ -6,7 +6,7 @@
  *                columns, output columns, the elements of a pair; gate-up panels: a tile of gate, one of up columns
  *   Q            [kv head, n_tok, query heads of the KV head, head_dim padded to 32]
  *   K page       [head_dim padded to 32 / 2, 32 positions, 2]; what is padded stays zero as it was handed out
- *   V page       [32 / 2 positions, head_dim padded to 16, 2] */
+ *   V page       [32 / 2 positions, v_dim padded to 16, 2] */
 #ifndef KERNELS_CPU_AMX_LK_AMX_H
 #define KERNELS_CPU_AMX_LK_AMX_H
 

@@ -152,6 +152,27 @@ static double peak(bool from_l1, int64_t n)
     return from_l1 ? rounds(true, n) : rounds(false, n);
 }
 
+static void round_f32(const struct lk_round *a, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; i++)
+        lk_avx2_put_cols(&a->y, i, 0, a->x + i * a->x_ld, a->y.cols->n_col);
+}
+
+static void round_bf16(const struct lk_round *a, int64_t begin, int64_t end)
+{
+    int64_t n_col = a->y.cols->n_col;
+    float part[64];
+    for (int64_t i = begin; i < end; i++) {
+        const float *x = a->x + i * a->x_ld;
+        for (int64_t k = 0; k < n_col; k += 64) {
+            int64_t n = lk_min(64, n_col - k);
+            for (int64_t j = 0; j < n; j += 8)
+                _mm256_storeu_ps(part + j, lk_rounded8(lk_load8(x + k + j, n - j)));
+            lk_avx2_put_cols(&a->y, i, k, part, n);
+        }
+    }
+}
+
 void lk_avx2_act_init(struct lk_cpu *t, enum lk_type type)
 {
     t->act_row = act_row;
@@ -160,6 +181,7 @@ void lk_avx2_act_init(struct lk_cpu *t, enum lk_type type)
         t->embed = embed_bf16; /* in f32 the reference copies */
     t->norm_items = norm_items;
     t->norm = type == LK_F32 ? norm_f32 : norm_bf16;
+    t->round = type == LK_F32 ? round_f32 : round_bf16;
     t->exp = exp_each;
     t->peak = peak;
 }

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "kernels/cpu/avx2/lk_avx2.h"
+#include "kernels/cpu/lk_gather.h"
 #include "kernels/cpu/lk_spans.h"
 
 #define ROWS 12
@@ -228,7 +229,7 @@ LK_INLINE void take_page(const struct rows *r, const struct lk_page_rows *p, str
     const int64_t ip = p->ip;
     const int first = p->first, n = p->end - first;
     const struct lk_kv *kv = &r->a->kv;
-    const int64_t elem = type == LK_F32 ? 4 : 2, v_dims = LK_DIMS8(kv->head_dim), at = page_at(r, ip);
+    const int64_t elem = type == LK_F32 ? 4 : 2, v_dims = LK_DIMS8(kv->v_dim), at = page_at(r, ip);
     int64_t next = (ip + 1) * PAGE <= r->see.pos[r->see.n - 1] ? page_at(r, ip + 1) : r->after;
     int64_t most = lk_page_most(&r->see, p);
     bool whole = lk_page_whole(&r->see, p);
@@ -298,11 +299,13 @@ static void merge(const struct rows *r, const struct lk_split_rows *s, struct so
 LK_INLINE void write_out(const struct rows *r, struct soft *o, const enum lk_type type)
 {
     const struct lk_cols *c = r->a->out.cols;
-    int64_t n = lk_min(DIMS, r->a->kv.head_dim - r->dim);
+    int64_t n = lk_min(DIMS, r->a->kv.v_dim - r->dim);
     for (int64_t it = 0; it < r->n_tok; it++) {
-        struct lk_row to = lk_row_of(&r->a->out, r->tok + it);
         for (int64_t ih = 0; ih < r->group; ih++) {
-            int64_t i = it * r->group + ih, col = (r->head + ih) * r->a->kv.head_dim + r->dim;
+            int64_t i = it * r->group + ih, col;
+            struct lk_act out = lk_head_out(r->a, r->head + ih, &col);
+            struct lk_row to = lk_row_of(&out, r->tok + it);
+            col += r->dim;
             int s = lk_cols_seg(c, col);
             int64_t k = c->packed[s] + (col - c->begin[s]), last = c->begin[s + 1];
             float *v = o->out + i * r->n_dim;
@@ -310,7 +313,7 @@ LK_INLINE void write_out(const struct rows *r, struct soft *o, const enum lk_typ
             for (int64_t d = 0; d < r->n_dim; d += 8)
                 _mm256_storeu_ps(v + d, lk_typed8(_mm256_mul_ps(_mm256_loadu_ps(v + d), inv), type));
             if (k % 8 || n % 8 || (col + n == last && k + n != c->packed[s + 1])) {
-                lk_avx2_put_cols(&r->a->out, r->tok + it, col, v, n);
+                lk_avx2_put_cols(&out, r->tok + it, col, v, n);
                 continue;
             }
             for (int64_t d = 0; d < n; d += 8)
@@ -322,7 +325,7 @@ LK_INLINE void write_out(const struct rows *r, struct soft *o, const enum lk_typ
 LK_INLINE void attend_rows(struct rows *r, const enum lk_type type)
 {
     struct soft all, one;
-    int64_t v_dims = LK_DIMS8(r->a->kv.head_dim);
+    int64_t v_dims = LK_DIMS8(r->a->kv.v_dim);
     lk_spans_init(&r->see, r->a, r->tok, r->n_tok, r->group);
     for (r->dim = 0; r->dim < v_dims; r->dim += DIMS) {
         r->n_dim = lk_min(DIMS, v_dims - r->dim);
@@ -368,4 +371,6 @@ void lk_avx2_attend_init(struct lk_cpu *t, enum lk_type type)
 {
     t->attn_tokens = attn_tokens;
     t->attend = type == LK_F32 ? attend_f32 : attend_bf16;
+    if (type == LK_BF16)
+        t->gather = lk_gather_pairs;
 }

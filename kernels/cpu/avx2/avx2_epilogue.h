@@ -26,7 +26,7 @@ static void lk_store_tile(const struct lk_linear *a, const struct lk_tile *t)
         int64_t n = a->n_out - col;
         __m256 bias = a->bias ? lk_load8(a->bias + col, n) : _mm256_setzero_ps();
         for (int i = 0; i < t->r; i++) {
-            float *y = a->y + (t->row + i) * a->n_out + col;
+            float *y = a->y + (t->row + i) * a->y_ld + col;
             __m256 v = _mm256_loadu_ps(t->v + i * t->ld + 8 * j);
             if (a->bias)
                 v = _mm256_add_ps(v, bias);

@@ -20,14 +20,14 @@ static size_t k_page_bytes_bf16(int64_t head_dim)
     return k_page_bytes_f32(head_dim) / 2;
 }
 
-static size_t v_page_bytes_f32(int64_t head_dim)
+static size_t v_page_bytes_f32(int64_t v_dim)
 {
-    return (size_t)(PAGE * LK_DIMS8(head_dim)) * sizeof(float);
+    return (size_t)(PAGE * LK_DIMS8(v_dim)) * sizeof(float);
 }
 
-static size_t v_page_bytes_bf16(int64_t head_dim)
+static size_t v_page_bytes_bf16(int64_t v_dim)
 {
-    return v_page_bytes_f32(head_dim) / 2;
+    return v_page_bytes_f32(v_dim) / 2;
 }
 
 /* One head of a token. */
@@ -139,17 +139,17 @@ LK_INLINE void put_k(const struct lk_rope_kv *a, const struct head *h, uint8_t *
 }
 
 /* In bf16 a position is one half of its words: stores must not touch the other, which may be another thread's token. */
-LK_INLINE void put_v(const float *v, int64_t head_dim, uint8_t *page, int64_t slot, const enum lk_type type)
+LK_INLINE void put_v(const float *v, int64_t v_dim, uint8_t *page, int64_t slot, const enum lk_type type)
 {
-    int64_t n_dim = LK_DIMS8(head_dim);
+    int64_t n_dim = LK_DIMS8(v_dim);
     if (type == LK_F32) {
         float *to = (float *)(void *)page + slot * n_dim;
-        memcpy(to, v, (size_t)head_dim * sizeof *to);
+        memcpy(to, v, (size_t)v_dim * sizeof *to);
         return;
     }
     uint16_t *to = (uint16_t *)(void *)page + slot / 2 * n_dim * 2 + slot % 2;
-    for (int64_t d = 0; d < head_dim; d += 8) {
-        int64_t n = lk_min(8, head_dim - d);
+    for (int64_t d = 0; d < v_dim; d += 8) {
+        int64_t n = lk_min(8, v_dim - d);
         _Alignas(32) uint32_t bits[8];
         _mm256_store_si256((__m256i *)bits, _mm256_castps_si256(lk_rounded8(lk_load8(v + d, n))));
         for (int64_t j = 0; j < n; j++)
@@ -159,9 +159,9 @@ LK_INLINE void put_v(const float *v, int64_t head_dim, uint8_t *page, int64_t sl
 
 LK_INLINE void rope_kv(const struct lk_rope_kv *a, int64_t begin, int64_t end, const enum lk_type type)
 {
-    int64_t head_dim = a->kv.head_dim, n_kv = a->kv.n_kv_head;
+    int64_t head_dim = a->kv.head_dim, v_dim = a->kv.v_dim, n_kv = a->kv.n_kv_head;
     for (int64_t t = begin; t < end; t++) {
-        const float *q = a->qkv + t * (a->n_head + 2 * n_kv) * head_dim;
+        const float *q = a->qkv + t * ((a->n_head + n_kv) * head_dim + n_kv * v_dim);
         const float *k = q + a->n_head * head_dim, *v = k + n_kv * head_dim;
         int64_t slot = a->pos[t] % PAGE;
         put_q(a, t, q, type);
@@ -169,7 +169,7 @@ LK_INLINE void rope_kv(const struct lk_rope_kv *a, int64_t begin, int64_t end, c
             int64_t at = a->page[t] * n_kv + ih;
             struct head h = head_of(a, t, k + ih * head_dim, a->k_norm);
             put_k(a, &h, a->kv.k + at * a->kv.k_page_bytes, slot, type);
-            put_v(v + ih * head_dim, head_dim, a->kv.v + at * a->kv.v_page_bytes, slot, type);
+            put_v(v + ih * v_dim, v_dim, a->kv.v + at * a->kv.v_page_bytes, slot, type);
         }
     }
 }

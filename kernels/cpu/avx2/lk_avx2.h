@@ -7,7 +7,7 @@
  *                panels: 8 gate, 8 up columns
  *   Q            [kv head, n_tok, query heads of the KV head, head_dim padded to 8] f32
  *   K page       f32: [head_dim padded to 2, 32 positions]; bf16: [head_dim padded to 2 / 2, 32 positions, 2]
- *   V page       f32: [32 positions, head_dim padded to 8]; bf16: [32 / 2 positions, head_dim padded to 8, 2] */
+ *   V page       f32: [32 positions, v_dim padded to 8]; bf16: [32 / 2 positions, v_dim padded to 8, 2] */
 #ifndef KERNELS_CPU_AVX2_LK_AVX2_H
 #define KERNELS_CPU_AVX2_LK_AVX2_H
 

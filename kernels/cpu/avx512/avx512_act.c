@@ -211,6 +211,18 @@ static double peak_bf16(bool from_l1, int64_t n)
     return from_l1 ? rounds(true, n, LK_BF16) : rounds(false, n, LK_BF16);
 }
 
+static void round_f32(const struct lk_round *a, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; i++)
+        lk_avx512_put_cols_f32(&a->y, i, 0, a->x + i * a->x_ld, a->y.cols->n_col);
+}
+
+static void round_bf16(const struct lk_round *a, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; i++)
+        lk_avx512_put_cols(&a->y, i, 0, a->x + i * a->x_ld, a->y.cols->n_col);
+}
+
 void lk_avx512_act_init(struct lk_cpu *t, enum lk_type type)
 {
     bool f32 = type == LK_F32;
@@ -220,6 +232,7 @@ void lk_avx512_act_init(struct lk_cpu *t, enum lk_type type)
         t->embed = embed_bf16; /* in f32 the reference copies */
     t->norm_items = norm_items;
     t->norm = f32 ? norm_f32 : norm_bf16;
+    t->round = f32 ? round_f32 : round_bf16;
     t->exp = exp_each;
     t->peak = f32 ? peak_f32 : peak_bf16;
 }

@@ -2,6 +2,7 @@
  * (query heads of one KV head, of one or several tokens) go through the pages together; what happens to a row depends
  * on that row alone. */
 #include "kernels/cpu/avx512/avx512_softmax.h"
+#include "kernels/cpu/lk_gather.h"
 
 #define ROWS LK_AVX512_ROWS
 #define PAGE LK_PAGE_TOKENS
@@ -192,7 +193,7 @@ LK_INLINE void take_page(const struct lk_rows *r, const struct lk_page_rows *p, 
                         o->out + first * r->n_dim,
                         lk_ceil_div(most, per),
                         (const char *)kv->v + next * kv->v_page_bytes + r->dim * page_words * 4,
-                        LK_V_DIMS(kv->head_dim),
+                        LK_V_DIMS(kv->v_dim),
                         r->n_dim};
     value_of[type][n](b.p, &to);
 }
@@ -252,4 +253,6 @@ void lk_avx512_attend_init(struct lk_cpu *t, enum lk_type type)
 {
     t->attn_tokens = attn_tokens;
     t->attend = type == LK_F32 ? attend_f32 : attend_bf16;
+    if (type == LK_BF16)
+        t->gather = lk_gather_pairs;
 }

@@ -25,7 +25,7 @@ static inline void lk_store(const struct lk_linear *a, const struct lk_tile *t)
         b1 = _mm512_maskz_loadu_ps(m1, a->bias + col + 16);
     }
     for (int i = 0; i < t->r; i++) {
-        float *y = a->y + (t->row + i) * a->n_out + col;
+        float *y = a->y + (t->row + i) * a->y_ld + col;
         __m512 v0 = _mm512_loadu_ps(t->v + i * t->ld), v1 = _mm512_loadu_ps(t->v + i * t->ld + 16);
         if (a->bias) {
             v0 = _mm512_add_ps(v0, b0);

@@ -5,18 +5,18 @@
 
 #define PAGE LK_PAGE_TOKENS
 
-#define SIZES(type_name, type)                                                              \
-    static size_t q_bytes_##type_name(int64_t n_tok, int64_t n_head, int64_t head_dim)      \
-    {                                                                                       \
-        return (size_t)(n_tok * n_head * n_words(head_dim, type)) * sizeof(uint32_t);       \
-    }                                                                                       \
-    static size_t k_page_bytes_##type_name(int64_t head_dim)                                \
-    {                                                                                       \
-        return (size_t)(n_words(head_dim, type) * PAGE) * sizeof(uint32_t);                 \
-    }                                                                                       \
-    static size_t v_page_bytes_##type_name(int64_t head_dim)                                \
-    {                                                                                       \
-        return (size_t)(PAGE / lk_per_word(type) * LK_V_DIMS(head_dim)) * sizeof(uint32_t); \
+#define SIZES(type_name, type)                                                           \
+    static size_t q_bytes_##type_name(int64_t n_tok, int64_t n_head, int64_t head_dim)   \
+    {                                                                                    \
+        return (size_t)(n_tok * n_head * n_words(head_dim, type)) * sizeof(uint32_t);    \
+    }                                                                                    \
+    static size_t k_page_bytes_##type_name(int64_t head_dim)                             \
+    {                                                                                    \
+        return (size_t)(n_words(head_dim, type) * PAGE) * sizeof(uint32_t);              \
+    }                                                                                    \
+    static size_t v_page_bytes_##type_name(int64_t v_dim)                                \
+    {                                                                                    \
+        return (size_t)(PAGE / lk_per_word(type) * LK_V_DIMS(v_dim)) * sizeof(uint32_t); \
     }
 
 LK_INLINE int64_t n_words(int64_t head_dim, const enum lk_type type)
@@ -183,21 +183,21 @@ LK_INLINE void put_k(const struct lk_rope_kv *a, const struct head *h, uint32_t 
 }
 
 /* Position slot's row of a page in f32. */
-static void put_v_f32(const float *v, int64_t head_dim, uint32_t *page, int64_t slot)
+static void put_v_f32(const float *v, int64_t v_dim, uint32_t *page, int64_t slot)
 {
-    uint32_t *to = page + slot * LK_V_DIMS(head_dim);
-    for (int64_t d = 0; d < head_dim; d += 16)
-        _mm512_storeu_si512(to + d, (__m512i)_mm512_maskz_loadu_ps(lk_mask16(head_dim - d), v + d));
+    uint32_t *to = page + slot * LK_V_DIMS(v_dim);
+    for (int64_t d = 0; d < v_dim; d += 16)
+        _mm512_storeu_si512(to + d, (__m512i)_mm512_maskz_loadu_ps(lk_mask16(v_dim - d), v + d));
 }
 
 /* Position slot's halves of the words of a pair of positions: stores must not touch the other half, which may be
  * another thread's token. */
-static void put_v_bf16(const float *v, int64_t head_dim, uint32_t *page, int64_t slot)
+static void put_v_bf16(const float *v, int64_t v_dim, uint32_t *page, int64_t slot)
 {
-    uint32_t *to = page + slot / 2 * LK_V_DIMS(head_dim);
+    uint32_t *to = page + slot / 2 * LK_V_DIMS(v_dim);
     __mmask32 halves = slot % 2 ? 0xaaaaaaaau : 0x55555555u;
-    for (int64_t d = 0; d < head_dim; d += 16) {
-        __m512 x = _mm512_maskz_loadu_ps(lk_mask16(head_dim - d), v + d);
+    for (int64_t d = 0; d < v_dim; d += 16) {
+        __m512 x = _mm512_maskz_loadu_ps(lk_mask16(v_dim - d), v + d);
         __m512i word = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x));
         _mm512_mask_storeu_epi16(to + d, halves, slot % 2 ? _mm512_slli_epi32(word, 16) : word);
     }
@@ -206,9 +206,9 @@ static void put_v_bf16(const float *v, int64_t head_dim, uint32_t *page, int64_t
 LK_INLINE void rope_words(const struct lk_rope_kv *a, int64_t n_word, int64_t begin, int64_t end,
                           const enum lk_type type)
 {
-    int64_t head_dim = a->kv.head_dim, n_kv = a->kv.n_kv_head;
+    int64_t head_dim = a->kv.head_dim, v_dim = a->kv.v_dim, n_kv = a->kv.n_kv_head;
     for (int64_t t = begin; t < end; t++) {
-        const float *q = a->qkv + t * (a->n_head + 2 * n_kv) * head_dim;
+        const float *q = a->qkv + t * ((a->n_head + n_kv) * head_dim + n_kv * v_dim);
         const float *k = q + a->n_head * head_dim, *v = k + n_kv * head_dim;
         int64_t slot = a->pos[t] % PAGE;
         put_q(a, n_word, t, q, type);
@@ -217,7 +217,7 @@ LK_INLINE void rope_words(const struct lk_rope_kv *a, int64_t n_word, int64_t be
             struct head h = head_of(a, t, k + ih * head_dim, a->k_norm);
             put_k(a, &h, (uint32_t *)(void *)(a->kv.k + at * a->kv.k_page_bytes) + slot, type);
             uint32_t *to = (uint32_t *)(void *)(a->kv.v + at * a->kv.v_page_bytes);
-            (type == LK_F32 ? put_v_f32 : put_v_bf16)(v + ih * head_dim, head_dim, to, slot);
+            (type == LK_F32 ? put_v_f32 : put_v_bf16)(v + ih * v_dim, v_dim, to, slot);
         }
     }
 }

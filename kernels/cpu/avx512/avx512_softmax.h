@@ -158,21 +158,22 @@ static inline void lk_merge_split(const struct lk_rows *r, const struct lk_split
 
 LK_INLINE void lk_write_rows(const struct lk_attend_set *set, const struct lk_rows *r, struct lk_sums *o)
 {
-    int64_t n = lk_min(LK_ATTN_DIMS, r->a->kv.head_dim - r->dim);
+    int64_t n = lk_min(LK_ATTN_DIMS, r->a->kv.v_dim - r->dim);
     for (int i = 0; i < r->see.n; i++) {
-        int64_t col = (r->head + i % r->group) * r->a->kv.head_dim + r->dim;
+        int64_t col;
+        struct lk_act out = lk_head_out(r->a, r->head + i % r->group, &col);
         float *v = o->out + i * r->n_dim;
         __m512 inv = _mm512_set1_ps(1.0f / o->soft[i].sum);
         for (int64_t d = 0; d < r->n_dim; d += 16)
             _mm512_storeu_ps(v + d, _mm512_mul_ps(_mm512_loadu_ps(v + d), inv));
-        set->put(&r->a->out, r->tok + i / r->group, col, v, n);
+        set->put(&out, r->tok + i / r->group, col + r->dim, v, n);
     }
 }
 
 LK_INLINE void lk_attend_rows(const struct lk_attend_set *set, struct lk_rows *r)
 {
     struct lk_sums all, one;
-    int64_t v_dims = LK_V_DIMS(r->a->kv.head_dim);
+    int64_t v_dims = LK_V_DIMS(r->a->kv.v_dim);
     lk_spans_init(&r->see, r->a, r->tok, r->n_tok, r->group);
     for (r->dim = 0; r->dim < v_dims; r->dim += LK_ATTN_DIMS) {
         r->n_dim = lk_min(LK_ATTN_DIMS, v_dims - r->dim);

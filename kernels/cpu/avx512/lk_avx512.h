@@ -6,7 +6,7 @@
  *   weights      panels of 32 output columns, [n_word, 32] words; gate-up panels: 16 gate, 16 up columns
  *   Q            [kv head, n_tok, query heads of the KV head, n_word]
  *   K page       [n_word, 32 positions] words: the right-hand operand of q . K
- *   V page       words of positions, [32 or 32 / 2, head_dim padded to 16]: the right-hand operand of p . V */
+ *   V page       words of positions, [32 or 32 / 2, v_dim padded to 16]: the right-hand operand of p . V */
 #ifndef KERNELS_CPU_AVX512_LK_AVX512_H
 #define KERNELS_CPU_AVX512_LK_AVX512_H
 
@@ -17,7 +17,7 @@
 #define LK_AVX512_ROWS 12  /* rows of a panel at most: 12 x 32 sums fill 24 of 32 registers */
 #define LK_AVX512_PANEL 32 /* output columns of a weight panel */
 
-#define LK_V_DIMS(head_dim) (((head_dim) + 15) / 16 * 16) /* dimensions of a V page, padding included */
+#define LK_V_DIMS(v_dim) (((v_dim) + 15) / 16 * 16) /* dimensions of a V page, padding included */
 
 /* Elements of a word. */
 LK_INLINE int lk_per_word(const enum lk_type type)

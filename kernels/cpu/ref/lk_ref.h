@@ -2,7 +2,7 @@
  *   activations  [n_row, packed columns] row-major
  *   weights      panels of 16 output columns, [packed columns, 16] each
  *   Q            [n_tok, n_head, head_dim]
- *   K page       [head_dim, 32 positions];  V page [32 positions, head_dim]
+ *   K page       [head_dim, 32 positions];  V page [32 positions, v_dim]
  * Sums run in f32, in ascending order of the summed index, one addition after the other. */
 #ifndef KERNELS_CPU_REF_LK_REF_H
 #define KERNELS_CPU_REF_LK_REF_H
@@ -43,6 +43,7 @@ void lk_ref_act_init(struct lk_cpu *t, enum lk_type type);
 void lk_ref_linear_init(struct lk_cpu *t, enum lk_type type);
 void lk_ref_rope_init(struct lk_cpu *t, enum lk_type type);
 void lk_ref_attend_init(struct lk_cpu *t, enum lk_type type);
+void lk_ref_index_init(struct lk_cpu *t, enum lk_type type);
 void lk_ref_top_init(struct lk_cpu *t, enum lk_type type);
 void lk_ref_moe_init(struct lk_cpu *t);
 

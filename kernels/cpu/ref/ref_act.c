@@ -103,6 +103,18 @@ static void norm_add(const struct lk_norm_add *a, int64_t begin, int64_t end)
     }
 }
 
+static void round_f32(const struct lk_round *a, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; i++)
+        lk_ref_put_cols(&a->y, i, 0, a->x + i * a->x_ld, a->y.cols->n_col, LK_F32);
+}
+
+static void round_bf16(const struct lk_round *a, int64_t begin, int64_t end)
+{
+    for (int64_t i = begin; i < end; i++)
+        lk_ref_put_cols(&a->y, i, 0, a->x + i * a->x_ld, a->y.cols->n_col, LK_BF16);
+}
+
 static void norm_f32(const struct lk_norm *a, int64_t begin, int64_t end)
 {
     norm(a, begin, end, LK_F32);
@@ -122,6 +134,7 @@ void lk_ref_act_init(struct lk_cpu *t, enum lk_type type)
     t->norm_items = norm_items;
     t->norm = f32 ? norm_f32 : norm_bf16;
     t->norm_add = norm_add;
+    t->round = f32 ? round_f32 : round_bf16;
 }
 
 static void exp_each(const float *x, float *y, int64_t n)
@@ -137,6 +150,7 @@ void lk_ref_init(struct lk_cpu *t, enum lk_type type)
     lk_ref_linear_init(t, type);
     lk_ref_rope_init(t, type);
     lk_ref_attend_init(t, type);
+    lk_ref_index_init(t, type);
     lk_ref_top_init(t, type);
     lk_ref_moe_init(t);
 }

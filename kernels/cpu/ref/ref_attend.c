@@ -62,7 +62,7 @@ static inline void take_page(const struct query *q, int64_t ip, struct soft *o, 
         float p = lk_ref_rounded(expf(s[j] - max), type);
         o->sum += p;
         for (int64_t d = 0; d < o->n; d++)
-            o->out[d] += p * lk_ref_get(page, j * kv->head_dim + o->dim + d, type);
+            o->out[d] += p * lk_ref_get(page, j * kv->v_dim + o->dim + d, type);
     }
 }
 
@@ -106,15 +106,16 @@ static inline void write_probs(const struct query *q, const struct soft *all, en
 
 static inline void attend_head(const struct query *q, enum lk_type type)
 {
-    int64_t head_dim = q->a->kv.head_dim;
+    int64_t v_dim = q->a->kv.v_dim, col;
+    struct lk_act out = lk_head_out(q->a, q->head, &col);
     struct soft all;
-    for (int64_t dim = 0; dim < head_dim; dim += DIMS) {
+    for (int64_t dim = 0; dim < v_dim; dim += DIMS) {
         all.dim = dim;
-        all.n = lk_min(DIMS, head_dim - dim);
+        all.n = lk_min(DIMS, v_dim - dim);
         attend_query(q, &all, type);
         for (int64_t d = 0; d < all.n; d++)
             all.out[d] /= all.sum;
-        lk_ref_put_cols(&q->a->out, q->tok, q->head * head_dim + dim, all.out, all.n, type);
+        lk_ref_put_cols(&out, q->tok, col + dim, all.out, all.n, type);
     }
     if (q->a->probs)
         write_probs(q, &all, type);

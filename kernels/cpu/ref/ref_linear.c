@@ -260,7 +260,7 @@ static void store(const struct lk_linear *a, const struct place *p, float v[ROWS
 {
     int64_t n = lk_min(PANEL, a->n_out - p->panel * PANEL);
     for (int i = 0; i < p->r; i++) {
-        float *y = a->y + (p->row + i) * a->n_out + p->panel * PANEL;
+        float *y = a->y + (p->row + i) * a->y_ld + p->panel * PANEL;
         for (int64_t j = 0; j < n; j++) {
             float x = a->bias ? v[i][j] + a->bias[p->panel * PANEL + j] : v[i][j];
             y[j] = a->epilogue == LK_EP_ADD ? y[j] + x : x;

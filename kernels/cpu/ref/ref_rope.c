@@ -94,9 +94,9 @@ static inline float rotated(const struct lk_rope_kv *a, const struct head *h, in
 
 static inline void rope_kv(const struct lk_rope_kv *a, int64_t begin, int64_t end, enum lk_type type)
 {
-    int64_t head_dim = a->kv.head_dim, n_kv = a->kv.n_kv_head;
+    int64_t head_dim = a->kv.head_dim, v_dim = a->kv.v_dim, n_kv = a->kv.n_kv_head;
     for (int64_t t = begin; t < end; t++) {
-        const float *q = a->qkv + t * (a->n_head + 2 * n_kv) * head_dim;
+        const float *q = a->qkv + t * ((a->n_head + n_kv) * head_dim + n_kv * v_dim);
         const float *k = q + a->n_head * head_dim, *v = k + n_kv * head_dim;
         int64_t slot = a->pos[t] % LK_PAGE_TOKENS;
         for (int64_t ih = 0; ih < a->n_head; ih++) {
@@ -108,10 +108,10 @@ static inline void rope_kv(const struct lk_rope_kv *a, int64_t begin, int64_t en
             struct head h = head_of(a, t, k + ih * head_dim, a->k_norm);
             uint8_t *k_page = a->kv.k + (a->page[t] * n_kv + ih) * a->kv.k_page_bytes;
             uint8_t *v_page = a->kv.v + (a->page[t] * n_kv + ih) * a->kv.v_page_bytes;
-            for (int64_t i = 0; i < head_dim; i++) {
+            for (int64_t i = 0; i < head_dim; i++)
                 lk_ref_put(k_page, i * LK_PAGE_TOKENS + slot, rotated(a, &h, i), type);
-                lk_ref_put(v_page, slot * head_dim + i, v[ih * head_dim + i], type);
-            }
+            for (int64_t i = 0; i < v_dim; i++)
+                lk_ref_put(v_page, slot * v_dim + i, v[ih * v_dim + i], type);
         }
     }
 }
@@ -126,11 +126,29 @@ static void rope_kv_bf16(const struct lk_rope_kv *a, int64_t begin, int64_t end)
     rope_kv(a, begin, end, LK_BF16);
 }
 
+static void latent(const struct lk_latent *a, int64_t begin, int64_t end)
+{
+    int64_t n_q = a->nope_dim + a->n_rot, width = a->n_rot + a->kv_rank;
+    for (int64_t t = begin; t < end; t++) {
+        const float *q = a->q + t * a->n_head * n_q + a->nope_dim, *kv = a->kv + t * width;
+        float *to = a->qkv + t * ((a->n_head + 1) * width + a->kv_rank), sum = 0;
+        for (int64_t ih = 0; ih < a->n_head; ih++, to += width, q += n_q)
+            memcpy(to, q, (size_t)a->n_rot * sizeof *to);
+        memcpy(to, kv + a->kv_rank, (size_t)a->n_rot * sizeof *to);
+        for (int64_t i = 0; i < a->kv_rank; i++)
+            sum += kv[i] * kv[i];
+        float inv = 1.0f / sqrtf(sum / (float)a->kv_rank + a->eps);
+        for (int64_t i = 0; i < a->kv_rank; i++)
+            to[a->n_rot + i] = to[width + i] = kv[i] * inv * a->w[i];
+    }
+}
+
 void lk_ref_rope_init(struct lk_cpu *t, enum lk_type type)
 {
     bool f32 = type == LK_F32;
     t->q_bytes = f32 ? q_bytes_f32 : q_bytes_bf16;
     t->k_page_bytes = t->v_page_bytes = f32 ? page_bytes_f32 : page_bytes_bf16;
     t->rope_table = rope_table;
+    t->latent = latent;
     t->rope_kv = f32 ? rope_kv_f32 : rope_kv_bf16;
 }
