@@ -208,6 +208,7 @@ put('tokmodel', 'spm_chatglm', compact({'tokenizer_class': 'ChatGLMTokenizer'}).
     sentencepiece(2, control + byte_pieces + text_pieces, field(35, 1)))
 put('tokmodel', 'spm_unknown_fields', b'\0' + sentencepiece(2, control + text_pieces) + field(5, b'\x0a\x00') +
     varint(9 << 3 | 1) + bytes(8) + field(99, 'x'))
+put('tokmodel', 'special_not_utf8', b'\0' + sentencepiece(1, [(b'<unk\xff', 0, 2)] + control[1:] + text_pieces))
 ranks = [bytes([b]) for b in range(256)] + [b'He', b'll', b'llo', b' w', 'é'.encode()]
 lines = ''.join(f'{base64.b64encode(p).decode()} {i}\n' for i, p in enumerate(ranks))
 put('tokmodel', 'tiktoken', '\0' + lines)
@@ -354,6 +355,7 @@ chats = {
     'named': ('', dict(special, chat_template=[{'name': 'default', 'template': templates['chat']},
                                                {'name': 'tool_use', 'template': '{{ tools | tojson }}{{ messages[2].tool_calls }}'}]),
               native['tools']),
+    'broken_for_tools': ('', {'chat_template': [{'name': 'tool_use', 'template': '{% if %}'}]}, {'messages': talk}),
     'plain': (templates['chat'], '', {'prompt': 'x'}),
     'continued': (templates['chat'], special, native['continued']),
     'parts': ('{% for m in messages %}{{ m.content }}{% endfor %}', '', native['parts']),
