@@ -78,6 +78,17 @@ show_rows() {
         end' "$1"
 }
 
+# run_rows MODEL OUT [cat] <ROWS: what comes out and, with cat, the numbers of the run.
+run_rows() {
+    code=0
+    $program -m "$1" -o "$2" --overwrite --restart --keep messages,prompt 2>build/demo/summary.txt || code=$?
+    [ ! -f "$2" ] || [ $code -gt 1 ] || show_rows "$2"
+    printf '\n'
+    [ $code -eq 0 ] && [ $# -lt 3 ] || cat build/demo/summary.txt
+    [ $code -gt 1 ] || say "rows: $2, numbers: $2.stats.json"
+    return $code
+}
+
 demo() {
     install_packages
     say "building"
@@ -95,14 +106,12 @@ demo() {
     esac
     mkdir -p build/demo
     say "running $(wc -l <$prompts) conversations of $prompts in one batch"
-    code=0
-    $program -m "$model" -i $prompts -o build/demo/out.jsonl --overwrite --restart --keep messages,prompt \
-        2>build/demo/summary.txt || code=$?
-    [ ! -f build/demo/out.jsonl ] || [ $code -gt 1 ] || show_rows build/demo/out.jsonl
-    printf '\n'
-    cat build/demo/summary.txt
-    [ $code -gt 1 ] || say "rows: build/demo/out.jsonl, numbers: build/demo/out.jsonl.stats.json"
-    return $code
+    worst=0
+    run_rows "$model" build/demo/out.jsonl cat <$prompts || worst=$?
+    say "running four of testdata/prompts/tiny.jsonl through the small GLM testdata/tiny-glm"
+    jq -c 'select(.id | IN("capital-italy", "rabbit-food", "french", "follow-up"))' testdata/prompts/tiny.jsonl |
+        run_rows testdata/tiny-glm build/demo/glm.jsonl || worst=$?
+    return $worst
 }
 
 case ${1-} in

@@ -4,7 +4,7 @@
     run.py PROGRAM [CASE-PATTERN ...]
 
 Completions are compared with golden rows of transformers in float32 (../shared/goldens/llama-mha, whose pad token is its
-end token, and testdata/tiny-llama), never with own recorded output. LB_TEST_SUBSET=threads runs the cases in which
+end token, and testdata/tiny-llama and tiny-glm), never with own recorded output. LB_TEST_SUBSET=threads runs the cases in which
 threads meet."""
 import concurrent.futures
 import fnmatch
@@ -26,6 +26,7 @@ import tables
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 TINY = os.path.join(ROOT, 'testdata/tiny-llama')
+GLM = os.path.join(ROOT, 'testdata/tiny-glm')
 MHA = os.path.join(ROOT, '../shared/goldens/llama-mha')
 if not os.path.isdir(MHA):
     MHA = TINY
@@ -324,12 +325,11 @@ def text_rows(model):
 
 @case
 def render_equals_transformers(tmp):
-    for name in (None, 'llama-bias', 'llama-bf16', 'glm', 'glm4', 'glm4-moe', 'qwen3'):
-        model = os.path.join(GOLDENS, name) if name else TINY
-        if not os.path.isdir(model):
-            continue
+    others = (os.path.join(GOLDENS, name) for name in ('llama-bias', 'llama-bf16', 'glm', 'glm4', 'glm4-moe', 'qwen3'))
+    for model in (TINY, GLM, *filter(os.path.isdir, others)):
+        name = os.path.basename(model)
         rows = text_rows(model)
-        bare = copy_model(model, tmp, name or 'tiny', r'token|chat')
+        bare = copy_model(model, tmp, name, r'token|chat')
         for folder in (model, bare):
             r = good(['-m', folder, '--render', '--audit', 'off'], [row for row, _ in rows])
             equal(len(r.rows), len(rows), name)
@@ -371,6 +371,41 @@ def chat_rows_run(_):
     want = good(['-m', TINY, *F32, '--max-tokens', '8'], [{'prompt_token_ids': i} for i in ids]).rows
     for a, b in zip(got, want):
         equal((a['prompt_token_ids'], a['token_ids'], a['text']), (b['prompt_token_ids'], b['token_ids'], b['text']), a['id'])
+
+
+@case
+@threads
+def conversations_of_glm(_):
+    """An answer ends where the user's turn would begin: with an end token that no file calls eos_token."""
+    rows = [({**row, 'max_tokens': g['max_tokens']}, g) for row, g in text_rows(GLM) if 'messages' in row]
+    check(len(rows) > 8, len(rows))
+    user = json.loads(read(os.path.join(GLM, 'config.json')))['eos_token_id'][1]
+    got = good(['-m', GLM, *F32], [row for row, _ in rows]).rows
+    for out, (_, g) in zip(got, rows):
+        equal((out['prompt_token_ids'], out['token_ids'], out['text']),
+              (g['prompt_token_ids'], g['greedy_ids'], g['output_text']), g['id'])
+        equal((out['finish_reason'], out.get('stop_reason')), (g['finish_reason'], g['stop_token_id']), g['id'])
+    check([out.get('stop_reason') for out in got].count(user) > 8, got)
+    row, g = next((row, g) for row, g in rows if g['stop_token_id'] == user)
+    out = good(['-m', GLM, *F32, '--keep-special'], [row]).rows[0]
+    equal(out['text'], g['output_text'], 'the end token is no part of the answer')
+    out = good(['-m', GLM, *F32, '--ignore-eos', '--keep-special'], [{**row, 'max_tokens': len(g['greedy_ids'])}]).rows[0]
+    equal((out['text'], out['finish_reason']), (g['output_text'] + '<|user|>', 'length'), '--ignore-eos')
+
+
+@case
+def glm_begins_once(_):
+    """[gMASK]<sop> stands once before a conversation, its rendered text, its text alone and its ids."""
+    row, g = next((row, g) for row, g in text_rows(GLM) if 'messages' in row)
+    begin, want = '[gMASK]<sop>', g['prompt_token_ids']
+    bare = g['rendered'].removeprefix(begin)
+    args = ['-m', GLM, '--audit', 'off', '--token-ids', '--max-tokens', '1']
+    prompts = [row, {'prompt': g['rendered']}, {'prompt': bare}, {'prompt': '[gMASK] <sop>' + bare}, {'prompt_token_ids': want}]
+    equal([out['prompt_token_ids'] for out in good(args, prompts).rows], [want] * 5, 'ids')
+    out, = good([*args, '--render'], [row]).rows
+    equal((out['prompt'], want.count(want[0]), want.count(want[1])), (g['rendered'], 1, 1), 'rendered')
+    equal([out['prompt_token_ids'] for out in good([*args, '--add-bos', 'no'], [row, {'prompt': bare}]).rows], [want, want[2:]],
+          '--add-bos no')
 
 
 @case
@@ -605,8 +640,8 @@ def ids_that_come_again(tmp):
 @case
 @threads
 def golden_rows(_):
-    for model in dict.fromkeys((MHA, TINY)):
-        for text in (False, True) if model == TINY else (False,):
+    for model in dict.fromkeys((MHA, TINY, GLM)):
+        for text in (False, True) if model in (TINY, GLM) else (False,):
             rows = golden(model, text)
             got = good(['-m', model, *F32], [row for row, _ in rows]).rows
             equal(len(got), len(rows), 'rows')
@@ -615,7 +650,7 @@ def golden_rows(_):
                 equal(out['id'], g['id'], what)
                 equal(out['prompt_token_ids'], g['prompt_token_ids'], what)
                 equal(out['token_ids'], g['greedy_ids'], what)
-                if model == TINY:
+                if 'output_text' in g:
                     equal(out['text'], g['output_text'], what)
                 equal((out['prompt_tokens'], out['completion_tokens']), (len(g['prompt_token_ids']), len(g['greedy_ids'])), what)
                 equal((out['finish_reason'], out.get('stop_reason')), (g.get('finish_reason', 'length'), g.get('stop_token_id')),
@@ -625,8 +660,8 @@ def golden_rows(_):
 @case
 @threads
 def a_row_depends_on_itself_alone(_):
-    """Pad token is end token in both models: a ragged batch gives what single rows give, bit for bit."""
-    for model, dtype in ((MHA, 'f32'), (MHA, 'bf16'), (TINY, 'bf16')):
+    """Pad token is end token in all models: a ragged batch gives what single rows give, bit for bit."""
+    for model, dtype in ((MHA, 'f32'), (MHA, 'bf16'), (TINY, 'bf16'), (GLM, 'bf16')):
         rows = [dict(row, logprobs=2) for row, _ in golden(model)]
         args = ['-m', model, '--dtype', dtype, '--token-ids']
         batch = good([*args, '--threads', '2'], rows).out.split(b'\n')
