@@ -29,6 +29,17 @@ void golden_out_release(struct golden_out *out);
 const char *const *golden_sets(void);
 extern const char *golden_without;
 
+/* How much is run: LB_TEST_FULL=1 all of it; otherwise a fixed sample of the contract, smaller where the model of an
+ * instruction set makes each run many times slower. Under a sanitizer fewer rows and models do: there the question is
+ * what is read and written, not the bits, which the release build has compared. */
+enum golden_extent { EXTENT_SANITIZED, EXTENT_MODEL, EXTENT_SAMPLE, EXTENT_FULL };
+enum golden_extent golden_extent(void);
+
+/* Notes what an f32 run with a set really ran on. True once the set has shown that its f32 runs are ref's, which
+ * another program has tested. */
+void golden_note_set(const char *isa, const char *ran);
+bool golden_falls_back(const char *isa);
+
 /* Options for a golden model: f32 on the best set, progress and log off. */
 void golden_options(struct lb_options *o, const char *model);
 

@@ -29,6 +29,30 @@ const char *const *golden_sets(void)
     return sets;
 }
 
+enum golden_extent golden_extent(void)
+{
+    if (getenv("LB_TEST_FULL"))
+        return EXTENT_FULL;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    return EXTENT_SANITIZED;
+#else
+    return golden_without ? EXTENT_MODEL : EXTENT_SAMPLE;
+#endif
+}
+
+static const char *no_f32;
+
+void golden_note_set(const char *isa, const char *ran)
+{
+    if (strcmp(isa, ran) != 0)
+        no_f32 = isa;
+}
+
+bool golden_falls_back(const char *isa)
+{
+    return no_f32 && golden_without && strcmp(isa, no_f32) == 0;
+}
+
 void golden_options(struct lb_options *o, const char *model)
 {
     lb_options_init(o);

@@ -49,22 +49,6 @@ static const char *const models[] = {
 };
 enum { N_MODEL = sizeof models / sizeof *models };
 
-/* How much is run: LB_TEST_FULL=1 all of it; otherwise a fixed sample of the contract, smaller where the model of an
- * instruction set makes each run many times slower. Under a sanitizer fewer rows and models do: there the question is
- * what is read and written, not the bits, which the release build has compared. */
-enum extent { EXTENT_SANITIZED, EXTENT_MODEL, EXTENT_SAMPLE, EXTENT_FULL };
-
-static enum extent extent(void)
-{
-    if (getenv("LB_TEST_FULL"))
-        return EXTENT_FULL;
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    return EXTENT_SANITIZED;
-#else
-    return golden_without ? EXTENT_MODEL : EXTENT_SAMPLE;
-#endif
-}
-
 /* Whether a model is among the first n of one of each kind (heads, rope that depends on the length, a window, norms of
  * outputs and partial rotation, experts in groups, latent attention, biases, a quantized GGUF). */
 static bool in_sample(const char *name, size_t n)
@@ -76,20 +60,6 @@ static bool in_sample(const char *name, size_t n)
         if (strcmp(name, sample[i]) == 0)
             return true;
     return false;
-}
-
-/* The set whose f32 runs are ref's, once one has shown it: another program has tested those. */
-static const char *no_f32;
-
-static bool falls_back(const char *isa)
-{
-    return no_f32 && golden_without && strcmp(isa, no_f32) == 0;
-}
-
-static void note_fallback(const char *isa, const char *ran)
-{
-    if (strcmp(isa, ran) != 0)
-        no_f32 = isa;
 }
 
 /* Path of a model: its folder, or the .gguf in it. */
@@ -175,7 +145,7 @@ static void greedy_of(const char *name, const char *path, const char *isa, const
     golden_run(&o, rows, &out);
     assert_int_equal(out.exit_code, 0);
     assert_int_equal(out.stats.padding, 0);
-    note_fallback(isa, out.stats.isa);
+    golden_note_set(isa, out.stats.isa);
     double worst = 0;
     for (size_t i = 0; i < json_array_size(golden); i++) {
         const json_t *g = json_array_get(golden, i), *row = json_array_get(out.rows, i);
@@ -193,12 +163,12 @@ static void test_greedy(void **state)
     (void)state;
     for (int m = 0; m < N_MODEL; m++) {
         char path[512];
-        if (golden_without && extent() == EXTENT_SANITIZED && !in_sample(models[m], N_MODEL))
+        if (golden_without && golden_extent() == EXTENT_SANITIZED && !in_sample(models[m], N_MODEL))
             continue;
         model_path(models[m], path, sizeof path);
         json_t *golden = golden_rows(models[m], "golden.jsonl"), *rows = greedy_rows(golden);
         for (const char *const *isa = golden_sets(); *isa; isa++)
-            if (!falls_back(*isa))
+            if (!golden_falls_back(*isa))
                 greedy_of(models[m], path, *isa, golden, rows);
         json_decref(rows);
         json_decref(golden);
@@ -337,7 +307,7 @@ static json_t *contract_rows(const json_t *golden)
 {
     json_t *rows = json_array();
     for (int sampled = 0; sampled < 2; sampled++) {
-        for (size_t i = 0; i < json_array_size(golden); i += extent() == EXTENT_SANITIZED ? 4 : 1) {
+        for (size_t i = 0; i < json_array_size(golden); i += golden_extent() == EXTENT_SANITIZED ? 4 : 1) {
             json_t *row = id_row(json_array_get(golden, i), sampled ? "-sampled" : "", 8 + (json_int_t)(i * 5) % 17);
             json_object_set_new(row, "logprobs", json_integer(4));
             if (sampled) {
@@ -416,7 +386,7 @@ static void contract_of(const char *path, const char *dtype, const char *isa, co
     }
     static const int variants[][3] = {{16, 1, 256},  {16, 2, 256}, {512, 1, 256},
                                       {512, 3, 256}, {16, 3, 5},   {512, 2, 1}};
-    for (size_t v = 0; v < sizeof variants / sizeof *variants; v += extent() < EXTENT_SAMPLE ? 2 : 1) {
+    for (size_t v = 0; v < sizeof variants / sizeof *variants; v += golden_extent() < EXTENT_SAMPLE ? 2 : 1) {
         o.batch_tokens = variants[v][0];
         o.threads = variants[v][1];
         o.max_seqs = variants[v][2];
@@ -448,7 +418,7 @@ static void contract_of(const char *path, const char *dtype, const char *isa, co
 static void contract_of_sets(const char *path, const json_t *rows, bool singles, bool ref_singles)
 {
     for (const char *const *isa = golden_sets(); *isa; isa++) {
-        if (!falls_back(*isa))
+        if (!golden_falls_back(*isa))
             contract_of(path, "f32", *isa, rows, singles);
         contract_of(path, "bf16", *isa, rows, strcmp(*isa, "ref") == 0 ? ref_singles : singles);
     }
@@ -459,12 +429,13 @@ static void test_contract(void **state)
     (void)state;
     for (int m = 0; m < N_MODEL; m++) {
         char path[512];
-        if (extent() != EXTENT_FULL && !in_sample(models[m], extent() == EXTENT_SAMPLE ? N_MODEL : 6))
+        if (golden_extent() != EXTENT_FULL && !in_sample(models[m], golden_extent() == EXTENT_SAMPLE ? N_MODEL : 6))
             continue;
         model_path(models[m], path, sizeof path);
         json_t *golden = golden_rows(models[m], "golden.jsonl"), *rows = contract_rows(golden);
         bool windows_or_outputs = strcmp(models[m], "mistral-swa") == 0 || strncmp(models[m], "glm4", 4) == 0;
-        bool singles = extent() == EXTENT_FULL || (extent() == EXTENT_SAMPLE && (m < 2 || windows_or_outputs));
+        bool singles =
+            golden_extent() == EXTENT_FULL || (golden_extent() == EXTENT_SAMPLE && (m < 2 || windows_or_outputs));
         contract_of_sets(path, rows, singles, singles);
         json_decref(rows);
         json_decref(golden);
@@ -684,7 +655,7 @@ static json_t *shape_rows(const struct naive_shape *s)
 {
     static const int lengths[] = {1, 2, 31, 32, 33, 64, 70, 7};
     json_t *rows = json_array();
-    for (size_t r = 0; r < sizeof lengths / sizeof *lengths; r += extent() == EXTENT_SANITIZED ? 3 : 1) {
+    for (size_t r = 0; r < sizeof lengths / sizeof *lengths; r += golden_extent() == EXTENT_SANITIZED ? 3 : 1) {
         json_t *ids = json_array();
         for (int i = 0; i < lengths[r]; i++)
             json_array_append_new(ids, json_integer((json_int_t)(((size_t)i * 37 + r * 101 + 5) % (size_t)s->n_vocab)));
@@ -702,7 +673,7 @@ static void naive_of(const struct naive_model *m, size_t i, const char *dir, con
     golden_options(&o, dir);
     o.isa = isa;
     golden_run(&o, rows, &out);
-    note_fallback(isa, out.stats.isa);
+    golden_note_set(isa, out.stats.isa);
     double worst = 0;
     for (size_t r = 0; r < json_array_size(rows); r++)
         worst = fmax(worst, naive_difference(m, s, json_array_get(out.rows, r)));
@@ -723,9 +694,9 @@ static void test_shapes(void **state)
         naive_write(m, dir);
         json_t *rows = shape_rows(s);
         for (const char *const *isa = golden_sets(); *isa; isa++)
-            if (!falls_back(*isa))
+            if (!golden_falls_back(*isa))
                 naive_of(m, i, dir, *isa, rows);
-        bool singles = extent() >= EXTENT_SAMPLE;
+        bool singles = golden_extent() >= EXTENT_SAMPLE;
         contract_of_sets(dir, rows, singles, false);
         json_decref(rows);
         naive_free(m);
