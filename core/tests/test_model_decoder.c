@@ -35,6 +35,14 @@ struct golden {
 static struct golden golden[MAX_ROW];
 static int n_golden;
 
+/* One recorded row in so many is run. Under a sanitizer the question is what is read and written; the release build
+ * compares every row. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { SAMPLE = 3 };
+#else
+enum { SAMPLE = 1 };
+#endif
+
 static void read_golden(const char *name)
 {
     char path[512];
@@ -65,6 +73,10 @@ static void read_golden(const char *name)
     }
     fclose(f);
     assert_int_equal(n_golden, 12);
+    int step = getenv("LB_TEST_FULL") ? 1 : SAMPLE;
+    n_golden /= step;
+    for (int i = 0; i < n_golden; i++)
+        golden[i] = golden[i * step];
 }
 
 /* ---- a model, ready to run ---- */
