@@ -90,6 +90,8 @@ struct lb_work {
     size_t text_bytes;
     struct lb_times time;
     int64_t steps;
+    int rank;        /* of a lead: where it ran */
+    uint64_t ticket; /* of a lead, while it runs away from home */
 };
 
 /* LB_E_DEVICE without memory is NULL. */
