@@ -353,7 +353,7 @@ def render_is_a_run(tmp):
     equal(got[4]['prompt_token_ids'], got[0]['prompt_token_ids'], 'ids')
     stats = json.loads(read(out + '.stats.json'))
     equal(stats['rows'], {'total': 2004, 'ok': 2001, 'error': 3,
-                          'errors_by_code': {'bad_json': 1, 'bad_token': 1, 'too_long': 1}}, 'rows')
+                          'errors_by_code': {'bad_json': 1, 'bad_token': 1, 'too_long': 1}, 'resumed': 0}, 'rows')
     equal(stats['tokens'], {'prompt': 2001 * len(got[0]['prompt_token_ids'])}, 'tokens')
     equal(stats['exit_code'], 1, 'exit code')
     check(not {'engine', 'kv', 'steps', 'ranks', 'latency_s'} & set(stats), sorted(stats))
