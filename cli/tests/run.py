@@ -9,6 +9,7 @@ threads meet."""
 import concurrent.futures
 import fnmatch
 import gzip
+import importlib
 import json
 import os
 import pty
@@ -1172,6 +1173,11 @@ def run_case(item):
 def main():
     if not os.access(PROGRAM, os.X_OK):
         sys.exit(__doc__)
+    # further cases: test_*.py beside this file, which import what is here as `run`
+    sys.modules['run'] = sys.modules['__main__']
+    for name in sorted(os.listdir(os.path.dirname(os.path.abspath(__file__)))):
+        if name.startswith('test_') and name.endswith('.py'):
+            importlib.import_module(name[:-3])
     picked = [c for c in CASES if len(sys.argv) == 2 or any(fnmatch.fnmatch(c[0], p) for p in sys.argv[2:])]
     if os.environ.get('LB_TEST_SUBSET') == 'threads':
         picked = [c for c in picked if hasattr(c[1], 'threads')]
