@@ -79,6 +79,21 @@ enum lb_status lb_ranks_compare(const struct lb_ranks *r, const char *what, cons
     return lb_ranks_agree(r, status, err);
 }
 
+enum lb_status lb_ranks_compare_options(const struct lb_ranks *r, const struct lb_options *o, struct lb_err *err)
+{
+    static const char *const none[] = {NULL};
+    struct lb_str facts = {0};
+    lb_str_putf(&facts, "{\"version\":\"%s\",\"render\":%d,\"plan\":%d,\"tp\":%lld,\"dtype\":\"%s\",", LB_VERSION,
+                o->render, o->plan, (long long)o->tp, o->dtype ? o->dtype : "auto");
+    lb_str_putf(&facts, "\"batch_tokens\":%lld,\"max_seqs\":%lld,\"max_model_len\":%lld}", (long long)o->batch_tokens,
+                (long long)o->max_seqs, (long long)o->max_model_len);
+    enum lb_status status = lb_ranks_agree(r, facts.failed ? lb_err_memory(err, "the options", 256) : LB_OK, err);
+    if (status == LB_OK)
+        status = lb_ranks_compare(r, "options", facts.data, none, err);
+    lb_str_release(&facts);
+    return status;
+}
+
 /* A word of a list with commas or spaces between its words. */
 static bool lists(const char *list, const char *word, size_t n)
 {

@@ -8,6 +8,7 @@
 
 #include "core/base/log.h"
 #include "core/dist/world.h"
+#include "core/llmbatch.h"
 
 struct lb_ranks {
     struct lb_world *world;
@@ -34,6 +35,9 @@ enum lb_status lb_ranks_agree(const struct lb_ranks *r, enum lb_status status, s
  * says what differs, and where. what: what they are of, e.g. "options". */
 enum lb_status lb_ranks_compare(const struct lb_ranks *r, const char *what, const char *facts,
                                 const char *const *ignored, struct lb_err *err);
+
+/* The same of what changes how ranks work together. */
+enum lb_status lb_ranks_compare_options(const struct lb_ranks *r, const struct lb_options *o, struct lb_err *err);
 
 /* Kernel sets that every rank may use, as a list for lb_backend_open, in out[n]; "" where all may use the same anyway.
  * wanted: this rank's command line, which lb_backend_open takes (NULL: any). Rank 0 says it once. */

@@ -7,8 +7,9 @@
 #include "core/run/rowwire.h"
 
 /* What messages are. From rank 0: ROW, END (no more rows come), HALT (end now). To rank 0: ASK (int64_t tokens), DONE
- * (a result), BYE (nothing comes any more; int32_t 1 when this rank failed), HALT (a signal came). */
+ * (a result), BYE (nothing comes any more; int32_t: how this rank ended), HALT (a signal came). */
 enum { ASK = 1, ROW, DONE, END, HALT, BYE };
+enum { IN_ORDER, FAILED, LEFT_OUT };
 
 #define BUSY_WAIT_S 0.0005
 #define IDLE_WAIT_S 0.005
@@ -140,6 +141,8 @@ static struct group *next_group(struct dealer *d)
     struct group *best = NULL;
     for (int i = 0; i < d->n_group; i++) {
         struct group *g = &d->group[i];
+        if (i > 0 && g->gone)
+            continue;
         if (!g->ready)
             return NULL;
         if (g->asked > 0 && (!best || g->n_given - g->n_ended < best->n_given - best->n_ended))
@@ -152,7 +155,7 @@ static enum lb_status deal(struct dealer *d, bool *any, struct lb_err *err)
 {
     struct lb_run *r = d->r;
     d->group[0].asked = wanted(r) - lb_queue_weight(&r->ready);
-    d->group[0].n_ended = atomic_load(&r->n_ended);
+    d->group[0].n_ended = atomic_load(&r->n_gone);
     struct group *g;
     while (!d->dealt_all && (g = next_group(d)) != NULL) {
         struct lb_work *w;
@@ -222,11 +225,13 @@ static enum lb_status take_message(struct dealer *d, const struct lb_msg *m, str
         return LB_OK;
     }
     if (m->tag == BYE && m->bytes == sizeof(int32_t)) {
-        int32_t failed;
-        memcpy(&failed, m->data, sizeof failed);
+        int32_t how;
+        memcpy(&how, m->data, sizeof how);
         g->gone = true;
         d->n_gone++;
-        if (failed) {
+        if (how == LEFT_OUT)
+            atomic_store(&d->r->left_out, true);
+        if (how == FAILED) {
             atomic_store(&d->r->peer_failed, true);
             atomic_store(&d->r->halt, true);
         }
@@ -387,8 +392,8 @@ void *lb_deal_leader(void *run)
         fail(r, &err);
         lb_run_abort(r, true);
     }
-    int32_t failed = status != LB_OK || lb_run_failed(r);
-    if (l.chan && lb_chan_send(l.chan, 0, BYE, &failed, sizeof failed, &err) != LB_OK)
+    int32_t how = lb_run_failed(r) ? FAILED : r->timed_out ? LEFT_OUT : IN_ORDER;
+    if (l.chan && lb_chan_send(l.chan, 0, BYE, &how, sizeof how, &err) != LB_OK)
         fail(r, &err);
     lb_str_release(&l.bytes);
     lb_chan_close(l.chan);
