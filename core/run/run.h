@@ -63,10 +63,11 @@ struct lb_run {
     atomic_bool read_all; /* rows_read is final */
     atomic_llong rows_read, rows_done, bytes_read, work_known;
     atomic_bool warned_name;
-    atomic_bool stop_told;               /* a signal came to another rank */
-    atomic_bool peer_failed;             /* another leader has failed, and says why when all agree */
-    atomic_bool leaving;                 /* the forward thread has left its loop */
-    atomic_llong n_ended;                /* sequences of rows that ended in this group */
+    atomic_bool stop_told;   /* a signal came to another rank */
+    atomic_bool peer_failed; /* another leader has failed, and says why when all agree */
+    atomic_bool leaving;     /* the forward thread has left its loop */
+    atomic_bool left_out;    /* another leader did not run rows that would not have ended before the deadline */
+    atomic_llong n_gone;     /* sequences of rows that this group has done with */
     atomic_llong work_away, tokens_away; /* of rows that ended in other groups, for the progress */
     const struct lb_taken *taken;        /* rows that an earlier run finished; NULL: no journal */
     uint64_t input_hash;                 /* of all rows read; the reader's until it is joined */
