@@ -41,7 +41,7 @@ struct lb_world {
     const char *host;         /* this rank's */
     int host_rank, host_size; /* among the ranks of this host */
     int host_index, n_host;   /* hosts are numbered by their first ranks */
-    bool oversubscribed;      /* ranks of this host outnumber its processors; after lb_world_cpus */
+    bool oversubscribed;      /* ranks outnumber processors: waits give them up at once */
     struct lb_world_impl *impl;
 };
 
