@@ -79,6 +79,32 @@ struct lb_options {
 
 void lb_options_init(struct lb_options *o);
 
+/* Ranks that a launcher started run as one: every rank joins, agrees, opens, runs and leaves, in this order, also one
+ * that has failed. */
+struct lb_launch {
+    int n_task;               /* as the launcher says; 0: it does not */
+    double timeout_s;         /* how long a rank may show no progress */
+    const struct lb_log *log; /* lent until lb_leave */
+    /* From a thread of the world, once, when another rank is gone or late: `tell` is true on one rank, for people. This
+     * rank's calls fail from now on. */
+    void (*late)(void *ctx, const char *text, bool tell);
+    void *ctx;
+};
+
+struct lb_rank_place {
+    int rank, size;
+    const char *host;
+};
+
+enum lb_status lb_join(struct lb_world **out, const struct lb_launch *l, struct lb_err *err);
+struct lb_rank_place lb_rank_of(const struct lb_world *w);
+
+/* The gravest status of all ranks with its text, which names the rank. */
+enum lb_status lb_agree(struct lb_world *w, enum lb_status status, struct lb_err *err);
+
+/* code: how this process ends. Does not return when another rank is gone. */
+void lb_leave(struct lb_world *w, int code);
+
 struct lb_llm;
 
 /* Order of checks: settings, output files (nothing is touched), inputs, model files, memory. */

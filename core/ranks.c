@@ -7,6 +7,51 @@
 #include "core/base/mem.h"
 #include "core/io/facts.h"
 
+/* ---- for the program ---- */
+
+/* The world, and what its watchdog calls; one a process. */
+static struct {
+    struct lb_launch launch;
+    struct lb_world *world;
+} joined;
+
+static void on_late(void *ctx, const char *text)
+{
+    (void)ctx;
+    if (joined.launch.late)
+        joined.launch.late(joined.launch.ctx, text, joined.world && lb_world_tells(joined.world));
+}
+
+enum lb_status lb_join(struct lb_world **out, const struct lb_launch *l, struct lb_err *err)
+{
+    struct lb_world_spec spec = {
+        .use_mpi = true, .n_task = l->n_task, .timeout_s = l->timeout_s, .log = l->log, .late = on_late};
+    joined.launch = *l;
+    enum lb_status status = lb_world_open(out, &spec, err);
+    joined.world = *out;
+    return status;
+}
+
+struct lb_rank_place lb_rank_of(const struct lb_world *w)
+{
+    return (struct lb_rank_place){w->rank, w->size, w->host};
+}
+
+enum lb_status lb_agree(struct lb_world *w, enum lb_status status, struct lb_err *err)
+{
+    return lb_world_agree(w, status, err);
+}
+
+void lb_leave(struct lb_world *w, int code)
+{
+    struct lb_err err = LB_ERR_INIT;
+    if (lb_world_failed(w, &err) != LB_OK)
+        lb_world_abort(w, code);
+    lb_world_close(w);
+}
+
+/* ---- for the library ---- */
+
 enum lb_status lb_ranks_init(struct lb_ranks *r, struct lb_world *world, struct lb_err *err)
 {
     *r = (struct lb_ranks){.world = world, .own_world = !world, .size = 1, .tp = 1, .dp = 1};

@@ -9,7 +9,7 @@
 
 #include "core/base/mem.h"
 #include "core/run/deal.h"
-#include "core/run/group.h"
+#include "core/run/follow.h"
 #include "core/run/run.h"
 #include "core/run/stages.h"
 
@@ -106,7 +106,7 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
     LB_TRY(lb_kv_init(&r->kv, p->kv_pages, (int32_t)p->max_seqs, p->max_model_len, err));
     LB_TRY(lb_sched_init(&r->sched, &r->kv, p->batch_tokens, p->max_seqs, err));
     LB_TRY(lb_step_init(&r->step, p->limit, err));
-    LB_TRY(lb_group_init(r, err));
+    LB_TRY(lb_follow_init(r, err));
     r->drawn = lb_mem_new((size_t)p->max_out, sizeof *r->drawn);
     return r->drawn ? LB_OK : lb_err_memory(err, "samples", (size_t)p->max_out * sizeof *r->drawn);
 }
@@ -279,7 +279,7 @@ static void count_run(struct lb_run *r)
     count_latency(r);
     if (r->spec->mode == LB_RUN_MODEL)
         count_forward(r);
-    lb_group_count(r->spec, &s->mine);
+    lb_follow_count(r->spec, &s->mine);
 }
 
 enum lb_status lb_run_rows(const struct lb_run_spec *spec, struct lb_stats *stats, struct lb_run_end *end,
@@ -292,7 +292,7 @@ enum lb_status lb_run_rows(const struct lb_run_spec *spec, struct lb_stats *stat
     struct lb_err why = LB_ERR_INIT;
     enum lb_status status = run_init(r, spec, stats, &why);
     if (spec->mode == LB_RUN_MODEL)
-        status = lb_group_agree(spec, status, &why);
+        status = lb_follow_agree(spec, status, &why);
     bool ready = status == LB_OK;
     if (status == LB_OK)
         status = start(r, &why);
@@ -301,7 +301,7 @@ enum lb_status lb_run_rows(const struct lb_run_spec *spec, struct lb_stats *stat
     if (status != LB_OK)
         lb_run_fail(r, &why, ready);
     if (ready && spec->mode == LB_RUN_MODEL)
-        lb_group_end(r);
+        lb_follow_end(r);
     if (stats->mine.steps)
         lb_log_put(spec->log, LB_LOG_DEBUG, "allocations of the forward thread after the first step: %llu",
                    (unsigned long long)(lb_mem_count() - r->first_allocs));

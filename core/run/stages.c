@@ -2,7 +2,7 @@
 
 #include "core/base/mem.h"
 #include "core/run/adjust.h"
-#include "core/run/group.h"
+#include "core/run/follow.h"
 #include "core/run/philox.h"
 #include "core/run/sample.h"
 #include "core/run/stop.h"
@@ -148,7 +148,7 @@ enum lb_status lb_run_forward(struct lb_run *r, struct lb_err *err)
     if (r->first_step <= 0)
         r->first_step = begin;
     lb_world_beat(r->spec->ranks.world, "step", r->step.number);
-    lb_group_send(r);
+    lb_follow_send(r);
     LB_TRY(lb_model_forward(r->spec->model, &r->step, &r->cand, err));
     count_step(r, lb_now() - begin);
     return LB_OK;

@@ -1,5 +1,5 @@
 #define _GNU_SOURCE
-#include "core/run/group.h"
+#include "core/run/follow.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -8,7 +8,7 @@
 #include "core/base/mem.h"
 #include "core/run/deal.h"
 
-enum lb_status lb_group_init(struct lb_run *r, struct lb_err *err)
+enum lb_status lb_follow_init(struct lb_run *r, struct lb_err *err)
 {
     if (r->spec->ranks.tp == 1)
         return LB_OK;
@@ -17,12 +17,12 @@ enum lb_status lb_group_init(struct lb_run *r, struct lb_err *err)
     return r->packed ? LB_OK : lb_err_memory(err, "a step", n * sizeof *r->packed);
 }
 
-enum lb_status lb_group_agree(const struct lb_run_spec *spec, enum lb_status status, struct lb_err *err)
+enum lb_status lb_follow_agree(const struct lb_run_spec *spec, enum lb_status status, struct lb_err *err)
 {
     return spec->ranks.world->size > 1 ? lb_world_agree(spec->ranks.world, status, err) : status;
 }
 
-void lb_group_send(struct lb_run *r)
+void lb_follow_send(struct lb_run *r)
 {
     struct lb_comm *c = r->spec->ranks.comm;
     struct lb_step_head head;
@@ -33,7 +33,7 @@ void lb_group_send(struct lb_run *r)
     c->ops->bcast(c, r->packed, (size_t)head.n_int * sizeof *r->packed);
 }
 
-void lb_group_end(struct lb_run *r)
+void lb_follow_end(struct lb_run *r)
 {
     struct lb_comm *c = r->spec->ranks.comm;
     struct lb_step_head head = {.over = 1};
@@ -41,7 +41,7 @@ void lb_group_end(struct lb_run *r)
         c->ops->bcast(c, &head, sizeof head);
 }
 
-void lb_group_count(const struct lb_run_spec *spec, struct lb_rank_stats *mine)
+void lb_follow_count(const struct lb_run_spec *spec, struct lb_rank_stats *mine)
 {
     struct rusage usage;
     mine->rank = spec->ranks.world->rank;
@@ -102,9 +102,9 @@ enum lb_status lb_run_follow(const struct lb_run_spec *spec, struct lb_stats *st
         if (status == LB_OK)
             status = lb_step_init(&r->step, spec->plan->limit, err);
         if (status == LB_OK)
-            status = lb_group_init(r, err);
+            status = lb_follow_init(r, err);
     }
-    status = lb_group_agree(spec, status, err);
+    status = lb_follow_agree(spec, status, err);
     if (status == LB_OK) {
         watched = pthread_create(&r->thread[LB_T_DEAL], NULL, lb_deal_follower, r) == 0;
         if (!watched)
@@ -115,7 +115,7 @@ enum lb_status lb_run_follow(const struct lb_run_spec *spec, struct lb_stats *st
         atomic_store(&r->leaving, true);
         pthread_join(r->thread[LB_T_DEAL], NULL);
     }
-    lb_group_count(spec, &stats->mine);
+    lb_follow_count(spec, &stats->mine);
     if (r) {
         lb_mem_free(r->packed);
         lb_step_release(&r->step);
