@@ -34,7 +34,8 @@ struct lb_seat {
 #define LB_BOARD_TEXT 400
 
 struct lb_board {
-    _Atomic int failed; /* 1: being written, 2: text holds what was found */
+    _Atomic int failed; /* 1: being written, 2: text and rank hold what was found, about which rank */
+    int rank;
     char text[LB_BOARD_TEXT];
     struct lb_seat seat[]; /* [host_size] by host_rank */
 };

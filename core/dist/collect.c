@@ -22,7 +22,7 @@ void lb_pause_turn(struct lb_pause *p, bool oversubscribed)
 
 enum lb_status lb_world_broken(struct lb_world_impl *v, int peer)
 {
-    lb_world_found(v, "messages of rank %d on host %s and rank %d on host %s break off: %s", v->world.rank,
+    lb_world_found(v, peer, "messages of rank %d on host %s and rank %d on host %s break off: %s", v->world.rank,
                    v->world.host ? v->world.host : "?", peer, v->first && v->world.host ? v->peer[peer].host : "?",
                    v->wire->error());
     return LB_E_DEVICE;
@@ -53,7 +53,7 @@ static enum lb_status star(struct lb_world_impl *v, bool to_all, void *data, siz
     int size = v->world.size;
     struct lb_wire_req *req = lb_mem_new((size_t)size, sizeof *req);
     if (!req) {
-        lb_world_found(v, "rank %d is out of memory", v->world.rank);
+        lb_world_found(v, v->world.rank, "rank %d is out of memory", v->world.rank);
         return LB_E_DEVICE;
     }
     enum lb_status status = LB_OK;
@@ -118,7 +118,7 @@ enum lb_status lb_world_bcast_str(struct lb_world *w, struct lb_str *s, struct l
         return lb_world_bcast(w, s->data, s->len, err);
     char *data = lb_mem_new((size_t)len + 1, 1);
     if (!data) { /* the others are on their way into the broadcast */
-        lb_world_found(w->impl, "rank %d on host %s is out of memory", w->rank, w->host);
+        lb_world_found(w->impl, w->rank, "rank %d on host %s is out of memory", w->rank, w->host);
         return lb_err_memory(err, "what rank 0 says", len);
     }
     enum lb_status status = lb_world_bcast(w, data, (size_t)len, err);
@@ -150,7 +150,7 @@ static enum lb_status take_str(struct lb_world_impl *v, int from, size_t bytes, 
     struct lb_wire_req req = {0};
     char *data = lb_mem_new(bytes ? bytes : 1, 1);
     if (!data) {
-        lb_world_found(v, "rank 0 on host %s is out of memory", v->world.host);
+        lb_world_found(v, 0, "rank 0 on host %s is out of memory", v->world.host);
         return LB_E_DEVICE;
     }
     enum lb_status status = v->wire->recv(LB_LANE_SETUP, from, 0, data, bytes, &req);
@@ -220,7 +220,7 @@ enum lb_status lb_world_agree(struct lb_world *w, enum lb_status status, struct 
         mine.err.status = status;
     }
     if (w->rank == 0 && !(all = lb_mem_new((size_t)w->size, sizeof *all))) {
-        lb_world_found(w->impl, "rank 0 on host %s is out of memory", w->host);
+        lb_world_found(w->impl, 0, "rank 0 on host %s is out of memory", w->host);
         return lb_err_memory(err, "the ranks", (unsigned)w->size);
     }
     worst = mine;

@@ -29,11 +29,10 @@ struct watched {
     uint32_t pulse, beat;
     double quiet_s, stay_s;
     int pidfd;
-    _Atomic bool is_quiet;
 };
 
 struct note {
-    int failed;
+    int failed, rank;
     char text[LB_BOARD_TEXT];
 };
 
@@ -92,11 +91,11 @@ static void check_place(struct lb_world_impl *v, int seat)
     int rank = rank_of_seat(v, seat), state = atomic_load(&s->state), other = atomic_load(&s->wait_for);
     /* who waits is told later than who is waited for */
     if (state == LB_SEAT_BUSY && p->stay_s > d->limit_s)
-        lb_world_found(v, "rank %d on host %s is late: for %.1f s in %s", rank, v->world.host, p->stay_s,
+        lb_world_found(v, rank, "rank %d on host %s is late: for %.1f s in %s", rank, v->world.host, p->stay_s,
                        place_text(s, place, sizeof place));
     if (state == LB_SEAT_WAIT && p->stay_s > d->limit_s * 1.1 + 0.2 && other >= 0 && other < v->world.size)
-        lb_world_found(v, "rank %d on host %s is late: rank %d on host %s has waited for it for %.1f s in %s", other,
-                       v->peer[other].host, rank, v->world.host, p->stay_s, place_text(s, place, sizeof place));
+        lb_world_found(v, other, "rank %d on host %s is late: rank %d on host %s has waited for it for %.1f s in %s",
+                       other, v->peer[other].host, rank, v->world.host, p->stay_s, place_text(s, place, sizeof place));
 }
 
 static void check_host(struct lb_world_impl *v, double turn_s)
@@ -116,13 +115,11 @@ static void check_host(struct lb_world_impl *v, double turn_s)
         if (p->pidfd >= 0 && (d->fds[i].revents & POLLIN)) {
             if (atomic_load(&s->left))
                 continue;
-            atomic_store(&p->is_quiet, true);
-            lb_world_found(v, "rank %d on host %s is gone (it was in %s)", rank_of_seat(v, i), v->world.host,
-                           place_text(s, place, sizeof place));
+            lb_world_found(v, rank_of_seat(v, i), "rank %d on host %s is gone (it was in %s)", rank_of_seat(v, i),
+                           v->world.host, place_text(s, place, sizeof place));
         } else if (p->quiet_s > d->limit_s) {
-            atomic_store(&p->is_quiet, true);
-            lb_world_found(v, "rank %d on host %s gives no sign of life for %.1f s (it was in %s)", rank_of_seat(v, i),
-                           v->world.host, p->quiet_s, place_text(s, place, sizeof place));
+            lb_world_found(v, rank_of_seat(v, i), "rank %d on host %s gives no sign of life for %.1f s (it was in %s)",
+                           rank_of_seat(v, i), v->world.host, p->quiet_s, place_text(s, place, sizeof place));
         } else {
             check_place(v, i);
         }
@@ -136,22 +133,11 @@ static void send_note(struct lb_world_impl *v, struct remote *r)
     memset(&r->out, 0, sizeof r->out);
     if (lb_world_has_failed(v)) {
         r->out.failed = 1;
+        r->out.rank = v->failed_rank;
         snprintf(r->out.text, sizeof r->out.text, "%.*s", LB_BOARD_TEXT - 1, v->failure.text);
     }
     if (v->wire->send(LB_LANE_PULSE, r->rank, 0, &r->out, sizeof r->out, &r->req) != LB_OK)
         lb_world_broken(v, r->rank);
-}
-
-/* A finding that came by note: everyone on this host learns of it, and the rank that found it tells people. */
-static void pass_on(struct lb_world_impl *v, const char *text)
-{
-    struct lb_board *b = v->board.board;
-    int none = 0;
-    if (atomic_compare_exchange_strong(&b->failed, &none, 1)) {
-        snprintf(b->text, sizeof b->text, "%s", text);
-        atomic_store(&b->failed, 2);
-    }
-    lb_world_heard(v, text);
 }
 
 static void take_notes(struct lb_world_impl *v)
@@ -171,7 +157,7 @@ static void take_notes(struct lb_world_impl *v)
                 d->remote[i].quiet_s = 0;
         in.text[sizeof in.text - 1] = 0;
         if (in.failed)
-            pass_on(v, in.text);
+            lb_world_found(v, in.rank, "%s", in.text);
     }
 }
 
@@ -192,8 +178,8 @@ static void check_remote(struct lb_world_impl *v, double turn_s)
         if (is_time)
             send_note(v, r);
         if (r->quiet_s > d->limit_s)
-            lb_world_found(v, "rank %d on host %s gives no sign of life for %.1f s, nor does that host", r->rank,
-                           v->peer[r->rank].host, r->quiet_s);
+            lb_world_found(v, r->rank, "rank %d on host %s gives no sign of life for %.1f s, nor does that host",
+                           r->rank, v->peer[r->rank].host, r->quiet_s);
     }
 }
 
@@ -205,7 +191,7 @@ static void check_failed(struct lb_world_impl *v, double turn_s)
         char text[LB_BOARD_TEXT];
         memcpy(text, b->text, sizeof text);
         text[sizeof text - 1] = 0;
-        lb_world_heard(v, text);
+        lb_world_heard(v, b->rank, text);
     }
     if (!lb_world_has_failed(v))
         return;
@@ -330,20 +316,13 @@ void lb_watchdog_stop(struct lb_world_impl *v)
     v->dog = NULL;
 }
 
-bool lb_watchdog_end_quiet(struct lb_world_impl *v, int rank)
+bool lb_watchdog_is_gone(const struct lb_world_impl *v, int rank)
 {
-    struct lb_watchdog *d = v->dog;
-    bool found = false;
+    const struct lb_watchdog *d = v->dog;
     for (int i = 0; d && i < v->world.host_size; i++) {
-        struct watched *p = &d->watched[i];
-        struct pollfd fd = {p->pidfd, POLLIN, 0};
-        bool is_rank = rank_of_seat(v, i) == rank;
-        if (p->pidfd < 0)
-            continue;
-        if (atomic_load(&p->is_quiet))
-            syscall(SYS_pidfd_send_signal, p->pidfd, SIGKILL, NULL, 0);
-        if (is_rank && (atomic_load(&p->is_quiet) || poll(&fd, 1, 0) > 0))
-            found = true;
+        struct pollfd fd = {d->watched[i].pidfd, POLLIN, 0};
+        if (rank_of_seat(v, i) == rank && fd.fd >= 0 && poll(&fd, 1, 0) > 0)
+            return true;
     }
-    return found;
+    return false;
 }

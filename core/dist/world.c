@@ -11,8 +11,13 @@
 #include "core/base/mem.h"
 #include "core/dist/world_impl.h"
 
-/* What a rank other than 0 leaves rank 0 to keep finished rows, before it ends the job. */
+/* What the others leave the rank that tells people, which keeps finished rows too, before they end the job. */
 #define GRACE_S 3
+
+static int telling_rank(const struct lb_world_impl *v)
+{
+    return v->failed_rank == 0 ? 1 : 0;
+}
 
 static void release(struct lb_world_impl *v)
 {
@@ -91,11 +96,9 @@ _Noreturn void lb_world_abort(struct lb_world *w, int code)
     atomic_store(&v->is_ending, true);
     if (!v->wire)
         _exit(code);
-    for (int i = 0; i < 50 * GRACE_S; i++) {
-        if (lb_watchdog_end_quiet(v, 0) || w->rank == 0)
-            break;
+    int teller = telling_rank(v);
+    for (int i = 0; i < 50 * GRACE_S && w->rank != teller && !lb_watchdog_is_gone(v, teller); i++)
         nanosleep(&(struct timespec){0, 20000000}, NULL);
-    }
     alarm_code = code; /* the library's own way out may wait for peers that do not answer */
     sigaction(SIGALRM, &(struct sigaction){.sa_handler = end_now}, NULL);
     alarm(2);
@@ -103,17 +106,18 @@ _Noreturn void lb_world_abort(struct lb_world *w, int code)
     _exit(code);
 }
 
-void lb_world_heard(struct lb_world_impl *v, const char *text)
+void lb_world_heard(struct lb_world_impl *v, int rank, const char *text)
 {
     pthread_mutex_lock(&v->lock);
     if (!v->failed) {
+        v->failed_rank = rank;
         lb_err_set(&v->failure, LB_E_DEVICE, "%s", text);
         atomic_store_explicit(&v->failed, 1, memory_order_release);
     }
     pthread_mutex_unlock(&v->lock);
 }
 
-void lb_world_found(struct lb_world_impl *v, const char *fmt, ...)
+void lb_world_found(struct lb_world_impl *v, int rank, const char *fmt, ...)
 {
     char text[LB_BOARD_TEXT];
     va_list ap;
@@ -123,19 +127,21 @@ void lb_world_found(struct lb_world_impl *v, const char *fmt, ...)
     struct lb_board *b = v->board.board;
     int none = 0;
     if (!b || atomic_compare_exchange_strong(&b->failed, &none, 1)) {
-        atomic_store(&v->tells, true);
         if (b) {
+            b->rank = rank;
             memcpy(b->text, text, sizeof b->text);
             atomic_store(&b->failed, 2);
         }
     } else {
         for (int i = 0; i < 100 && atomic_load(&b->failed) != 2; i++)
             nanosleep(&(struct timespec){0, 1000000}, NULL);
-        if (atomic_load(&b->failed) == 2)
+        if (atomic_load(&b->failed) == 2) {
+            rank = b->rank;
             memcpy(text, b->text, sizeof text);
+        }
         text[sizeof text - 1] = 0;
     }
-    lb_world_heard(v, text);
+    lb_world_heard(v, rank, text);
 }
 
 enum lb_status lb_world_failed(struct lb_world *w, struct lb_err *err)
@@ -146,7 +152,7 @@ enum lb_status lb_world_failed(struct lb_world *w, struct lb_err *err)
 
 bool lb_world_tells(const struct lb_world *w)
 {
-    return atomic_load(&w->impl->tells);
+    return lb_world_has_failed(w->impl) && w->rank == telling_rank(w->impl);
 }
 
 const char *lb_world_host(const struct lb_world *w, int rank)

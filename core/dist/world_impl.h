@@ -32,15 +32,16 @@ struct lb_world_impl {
     pthread_mutex_t lock; /* failure, until it is set */
     _Atomic int failed;   /* set after the failure's text */
     struct lb_err failure;
-    _Atomic bool tells, is_ending;
+    int failed_rank; /* what was found is about this one */
+    _Atomic bool is_ending;
     struct lb_watchdog *dog;
 };
 
-/* Something was found about a peer; the first finding counts, and every rank of this host learns of it. Any thread. */
-__attribute__((format(printf, 2, 3))) void lb_world_found(struct lb_world_impl *v, const char *fmt, ...);
+/* Something was found about a rank; the first finding counts, and every rank of this host learns of it. Any thread. */
+__attribute__((format(printf, 3, 4))) void lb_world_found(struct lb_world_impl *v, int rank, const char *fmt, ...);
 
 /* A finding of another rank or host, to fail with here. Any thread. */
-void lb_world_heard(struct lb_world_impl *v, const char *text);
+void lb_world_heard(struct lb_world_impl *v, int rank, const char *text);
 
 static inline bool lb_world_has_failed(const struct lb_world_impl *v)
 {
@@ -71,8 +72,8 @@ enum lb_status lb_world_share_out(struct lb_world_impl *v, const void *mine, siz
 /* watchdog.c */
 enum lb_status lb_watchdog_start(struct lb_world_impl *v, struct lb_err *err);
 void lb_watchdog_stop(struct lb_world_impl *v);
-/* Kills processes of this host that have given no sign of life, and says whether rank's is gone or one of those. */
-bool lb_watchdog_end_quiet(struct lb_world_impl *v, int rank);
+/* Whether the process of a rank of this host is known to be gone. */
+bool lb_watchdog_is_gone(const struct lb_world_impl *v, int rank);
 
 /* peers.c: who is where, and the board of each host. Collective. */
 enum lb_status lb_peers_meet(struct lb_world_impl *v, struct lb_err *err);
