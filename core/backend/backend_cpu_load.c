@@ -132,7 +132,7 @@ static void convert_rows(void *ctx, int64_t begin, int64_t end)
     lb_mem_free(row);
 }
 
-enum lb_status lb_cpu_table_new(struct lb_backend *be, const struct lb_rows *rows, struct lb_table **out,
+enum lb_status lb_cpu_table_new(struct lb_backend *be, const struct lb_rows *rows, int64_t first, struct lb_table **out,
                                 struct lb_err *err)
 {
     struct lb_cpu *c = lb_cpu_of(be);
@@ -141,6 +141,7 @@ enum lb_status lb_cpu_table_new(struct lb_backend *be, const struct lb_rows *row
     struct lb_table *t = lb_cpu_take(c, 1, sizeof *t, "the embedding table", err);
     if (!t)
         return LB_E_DEVICE;
+    t->first = first;
     t->n_row = rows->n_row;
     t->n_col = rows->n_col;
     if (rows->data && rows->data_type == c->base.dtype && (uintptr_t)rows->data % elem == 0) {
