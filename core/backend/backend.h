@@ -14,6 +14,7 @@
 struct lb_backend_counts {
     int64_t product_rows;                      /* rows that entered layer products, one count a product */
     int64_t token_rows;                        /* tokens that those products were asked for */
+    int64_t weight_bytes;                      /* packed matrices, and tables that are not read where the file lies */
     double attend_s, linear_s, norm_s, head_s; /* seconds by kind of op, whole run */
 };
 

@@ -88,6 +88,7 @@ enum lb_status lb_cpu_heads_new(struct lb_backend *be, const struct lb_matrix_sp
     m->w = lb_cpu_take(c, (size_t)n_head, m->head_bytes, spec->name, err);
     if (!m->w)
         return LB_E_DEVICE;
+    c->base.counts.weight_bytes += n_head * (int64_t)m->head_bytes;
     struct pack_job job = {c, spec, m, false};
     int64_t n_panel = panels_of(m) * n_head;
     lb_team_run(c->team, pack_panels, &job, n_panel, pack_grain(c, m, n_panel));
@@ -152,6 +153,7 @@ enum lb_status lb_cpu_table_new(struct lb_backend *be, const struct lb_rows *row
     void *copy = lb_cpu_take(c, (size_t)rows->n_row * (size_t)rows->n_col, elem, "the embedding table", err);
     if (!copy)
         return LB_E_DEVICE;
+    c->base.counts.weight_bytes += rows->n_row * rows->n_col * (int64_t)elem;
     struct convert_job job = {c, rows, copy, false};
     lb_team_run(c->team, convert_rows, &job, rows->n_row, 64);
     if (atomic_load(&job.no_memory))
