@@ -75,8 +75,8 @@ class Hosts:
             self.write('pid.' + name, self.inner[name])
             run(*self.inside(), *f'ip link add name {name} type veth peer name eth0 netns {self.inner[name]}'.split())
             run(*self.inside(), *f'ip link set {name} master sw0 up'.split())
-            run(*self.inside(name), *f'ip addr add {address}/24 dev eth0'.split())
-            run(*self.inside(name), *'ip link set eth0 up'.split())
+            self.on(name, *f'ip addr add {address}/24 dev eth0'.split())
+            self.on(name, *'ip link set eth0 up'.split())
 
     def launch(self, *command):
         """A process that stays; what it says first."""
@@ -97,6 +97,9 @@ class Hosts:
         return [*self.inside(self.names[0]), 'mpirun', '--allow-run-as-root', '--oversubscribe', '--bind-to', 'none',
                 '--mca', 'plm', 'rsh', '--mca', 'plm_rsh_agent', self.path('agent'), '--mca', 'oob_tcp_if_include', 'eth0',
                 '--mca', 'pml', 'ob1', '--mca', 'btl', 'self,vader,tcp', '--mca', 'btl_tcp_if_include', 'eth0', *args]
+
+    def on(self, name, *command):
+        run(*self.inside(name), *command)
 
     def cut(self, name):
         """Nothing reaches this host any more, and nobody is told."""
