@@ -67,9 +67,10 @@ class Slurm(hosts.Hosts):
         self.running.append(subprocess.Popen([*self.inside(name), 'env', 'PATH=/usr/sbin:/usr/bin:/sbin:/bin', *command],
                                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
-    def command(self, *words, check=True):
+    def command(self, *words, check=True, env=None):
         """Standard output of one of Slurm's commands, on the first host."""
-        p = subprocess.run([*self.inside(self.names[0]), 'env', 'SLURM_CONF=' + self.path('slurm.conf'), *words],
+        env = {**(env or {}), 'SLURM_CONF': self.path('slurm.conf')}
+        p = subprocess.run([*self.inside(self.names[0]), 'env', *(f'{k}={v}' for k, v in env.items()), *words],
                            capture_output=True, text=True, check=False, timeout=WAIT_S)
         if check and p.returncode:
             raise AssertionError(f'{" ".join(words)}: {p.stderr.strip()}')
@@ -84,11 +85,11 @@ class Slurm(hosts.Hosts):
             time.sleep(0.1)
         return True
 
-    def submit(self, script, *options):
+    def submit(self, script, *options, args=(), env=None):
         """The number of a batch job."""
         self.write('script', script, 0o755)
         return self.command('sbatch', '--parsable', '--export=ALL', '-D', self.folder.name, '-o', self.path('said.%A.%a'),
-                            *options, self.path('script')).strip()
+                            *options, self.path('script'), *args, env=env).strip()
 
     def done(self, job):
         if not self.wait(lambda: not self.command('squeue', '-h', '-j', job, check=False).strip(), 2 * WAIT_S):
