@@ -3,7 +3,7 @@
 
     run.py PROGRAM [FILE.py] [CASE-PATTERN ...]
 
-FILE: the cases of a file beside this one, which takes what it needs from the module run; each test_*.py is a CTest of its
+FILE: the cases of a file beside this one alone; each mpi_*.py, which needs several processes, is a CTest of its
 own. Completions are compared with golden rows of transformers in float32 (../shared/goldens/llama-mha, whose pad token is
 its end token, and testdata/tiny-llama and tiny-glm), never with own recorded output. LB_TEST_SUBSET=threads runs the cases
 in which threads meet."""
