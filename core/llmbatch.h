@@ -34,7 +34,8 @@ struct lb_options {
     const char *prompt; /* one row instead of inputs */
     const char *output; /* NULL or "-": stdout */
     const char *stats;  /* NULL: OUT.stats.json when OUT is a regular file */
-    bool overwrite, restart;
+    bool overwrite;     /* an existing OUT is replaced; without, only one that is complete is let be */
+    bool restart;       /* what an earlier run left in OUT.partial is discarded, not taken over */
 
     const char *device; /* "cpu" */
     const char *dtype;  /* "auto" (bf16), "f32", "bf16" */
@@ -84,6 +85,10 @@ enum lb_status lb_run(struct lb_llm *llm, struct lb_err *err);
 /* The program's exit code for how the run ended, given what lb_open or lb_run returned: 0, 1 (some rows failed), 2, 3,
  * 4, 130. llm may be NULL. */
 int lb_exit_code(const struct lb_llm *llm, enum lb_status status);
+
+/* OUT, when lb_open found it complete, made by the same command of the same rows, so that lb_run does nothing; else
+ * NULL. */
+const char *lb_complete_output(const struct lb_llm *llm);
 
 const struct lb_stats *lb_stats_of(const struct lb_llm *llm);
 

@@ -355,7 +355,7 @@ def render_is_a_run(tmp):
     equal(got[4]['prompt_token_ids'], got[0]['prompt_token_ids'], 'ids')
     stats = json.loads(read(out + '.stats.json'))
     equal(stats['rows'], {'total': 2004, 'ok': 2001, 'error': 3,
-                          'errors_by_code': {'bad_json': 1, 'bad_token': 1, 'too_long': 1}}, 'rows')
+                          'errors_by_code': {'bad_json': 1, 'bad_token': 1, 'too_long': 1}, 'resumed': 0}, 'rows')
     equal(stats['tokens'], {'prompt': 2001 * len(got[0]['prompt_token_ids'])}, 'tokens')
     equal(stats['exit_code'], 1, 'exit code')
     check(not {'engine', 'kv', 'steps', 'ranks', 'latency_s'} & set(stats), sorted(stats))
@@ -1175,10 +1175,15 @@ def main():
     if not os.access(PROGRAM, os.X_OK):
         sys.exit(__doc__)
     patterns = sys.argv[2:]
+    # what these import as `run` is this
+    sys.modules['run'] = sys.modules['__main__']
     if patterns and patterns[0].endswith('.py'):
         CASES.clear()
-        sys.modules['run'] = sys.modules['__main__']
         importlib.import_module(os.path.basename(patterns.pop(0))[:-3])
+    else:
+        for name in sorted(os.listdir(os.path.dirname(os.path.abspath(__file__)))):
+            if name.startswith('test_') and name.endswith('.py'):
+                importlib.import_module(name[:-3])
     picked = [c for c in CASES if not patterns or any(fnmatch.fnmatch(c[0], p) for p in patterns)]
     if os.environ.get('LB_TEST_SUBSET') == 'threads':
         picked = [c for c in picked if hasattr(c[1], 'threads')]

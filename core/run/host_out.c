@@ -230,12 +230,13 @@ static enum lb_status count_row(struct lb_tally *t, struct lb_work *w, struct lb
     }
     void *latency = t->latency;
     enum lb_status status =
-        lb_mem_grow(&latency, &t->cap_latency, (size_t)t->ok + 1, sizeof *t->latency, "latencies", err);
+        lb_mem_grow(&latency, &t->cap_latency, t->n_latency + 1, sizeof *t->latency, "latencies", err);
     t->latency = latency;
     if (status != LB_OK)
         return status;
     struct lb_timing timing = make_timing(w);
-    t->latency[t->ok++] = timing.total_s - timing.queue_s;
+    t->latency[t->n_latency++] = timing.total_s - timing.queue_s;
+    t->ok++;
     t->stop += stopped;
     t->length += !stopped;
     return LB_OK;

@@ -16,8 +16,8 @@ struct lb_tally {
     int64_t rows, ok, stop, length, error, by_code[LB_N_ROW_CODE];
     int64_t prompt_tokens, completion_tokens;
     double write_s;
-    double *latency; /* [ok] seconds */
-    size_t cap_latency;
+    double *latency; /* [n_latency] seconds */
+    size_t n_latency, cap_latency;
 };
 
 struct lb_run {
@@ -54,6 +54,8 @@ struct lb_run {
     atomic_bool read_all; /* rows_read is final */
     atomic_llong rows_read, rows_done, bytes_read, work_known;
     atomic_bool warned_name;
+    const struct lb_taken *taken; /* rows that an earlier run finished; NULL: no journal */
+    uint64_t input_hash;          /* of all rows read; the reader's until it is joined */
     struct lb_tally tally;
     size_t room; /* bytes of text that one id gives at most */
 };
