@@ -10,7 +10,7 @@ from run import PROGRAM, ROOT, TINY, Skip, case, check, equal, lines, read, writ
 
 EXAMPLES = os.path.join(ROOT, 'man/examples')
 # of Open MPI's ways between hosts, the one that these have; ranks share processors and must not spin
-MPI = {'OMPI_MCA_pml': 'ob1', 'OMPI_MCA_btl': 'self,vader,tcp', 'OMPI_MCA_mpi_yield_when_idle': '1'}
+MPI = {'OMPI_MCA_pml': 'ob1', 'OMPI_MCA_btl': 'self,vader,tcp', 'OMPI_MCA_mpi_yield_when_idle': '1', 'SLURM_PMIX_DIRECT_CONN': 'false'}
 
 
 def on_slurm(function):
