@@ -194,7 +194,7 @@ def main():
             cells = []
             for net in NETWORKS:
                 s, c = step_s(m, tp, net, n_tok, n_tok, n_tok * 200, n_tok * 200 * m.kv_bytes)
-                cells += [f'{1000 * s:.3g}', f'{100 * c / s:.0f} %']
+                cells += [number(1000 * s), f'{100 * c / s:.0f} %']
             lines.append((m.name, tp, n_tok, *cells))
     table('One step of decode tokens, 200 positions each: ms, and the share in collectives', ('model', 'tp', 'tokens', *(c for net in NETWORKS for c in (f'{net} Gb/s', 'in collectives'))), lines)
 
