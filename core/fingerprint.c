@@ -160,15 +160,9 @@ static enum lb_status put_model(const struct lb_fingerprint_spec *spec, struct l
     return LB_OK;
 }
 
-/* What is cheap to know of the inputs; a stream's size is not known. */
-static void put_inputs(const struct lb_fingerprint_spec *spec, struct lb_str *out)
+void lb_fingerprint_put_inputs(const struct lb_fingerprint_spec *spec, struct lb_str *out)
 {
     struct stat st;
-    if (spec->o->prompt) {
-        put_text(out, "prompt", spec->o->prompt);
-        return;
-    }
-    put_name(out, "inputs");
     lb_str_putc(out, '[');
     for (size_t i = 0; i < spec->n_input; i++) {
         lb_str_puts(out, i ? "," : "");
@@ -258,7 +252,9 @@ enum lb_status lb_fingerprint_make(const struct lb_fingerprint_spec *spec, struc
     lb_str_puts(out, "{\"version\":\"" LB_VERSION "\"");
     if (out->failed)
         return lb_err_memory(err, "the fingerprint", 64);
-    put_inputs(spec, out);
+    put_text(out, "prompt", spec->o->prompt);
+    put_name(out, "inputs");
+    lb_fingerprint_put_inputs(spec, out);
     LB_TRY(put_model(spec, out, err));
     put_options(spec->o, out);
     put_gen(spec->gen, out);

@@ -23,6 +23,9 @@ struct lb_fingerprint_spec {
 /* Appends the object. LB_E_INPUT: a file of the model cannot be read. */
 enum lb_status lb_fingerprint_make(const struct lb_fingerprint_spec *spec, struct lb_str *out, struct lb_err *err);
 
+/* The part of it that tells the inputs: their sizes. */
+void lb_fingerprint_put_inputs(const struct lb_fingerprint_spec *spec, struct lb_str *out);
+
 /* The clock of templates in a fingerprint; false: it has none that is a time. */
 bool lb_fingerprint_clock(const char *fingerprint, struct tm *now);
 

@@ -50,6 +50,7 @@ struct lb_llm {
     struct lb_plan plan;
 
     struct lb_resume resume;
+    struct lb_str input_sizes; /* when the run began */
     struct lb_stats stats;
     bool closed; /* the reader of the output went away */
 };
@@ -72,6 +73,7 @@ void lb_options_init(struct lb_options *o)
                              .dtype = "auto",
                              .batch_tokens = LB_DEFAULT_BATCH_TOKENS,
                              .max_seqs = LB_DEFAULT_MAX_SEQS,
+                             .max_errors = -1,
                              .now = {.tm_mday = 1, .tm_year = 70, .tm_wday = 4},
                              .log = {.level = LB_LOG_WARN}};
 }
@@ -135,6 +137,8 @@ static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
         return lb_err_set(err, LB_E_USAGE, "no model is named (-m MODEL)");
     if (o->prompt && o->n_input)
         return lb_err_set(err, LB_E_USAGE, "a prompt and input files cannot be given together");
+    if (o->restart && o->retry_errors)
+        return lb_err_set(err, LB_E_USAGE, "--restart and --retry-errors exclude each other");
     if (o->render && o->plan)
         return lb_err_set(err, LB_E_USAGE, "--render and --plan exclude each other");
     if (o->threads < 0 || o->threads > INT_MAX)
@@ -167,8 +171,9 @@ static struct lb_journal_spec journal_spec(const struct lb_llm *llm)
 {
     const struct lb_options *o = &llm->o;
     return (struct lb_journal_spec){.path = o->output,
-                                    .overwrite = o->overwrite,
+                                    .overwrite = o->overwrite || llm->resume.replace,
                                     .restart = o->restart,
+                                    .retry_errors = o->retry_errors,
                                     .completion_order = o->order == LB_ORDER_COMPLETION,
                                     .inputs = llm->inputs,
                                     .n_input = llm->n_input,
@@ -370,6 +375,7 @@ static enum lb_status settle(struct lb_llm *llm, const struct tok_job *job, stru
         spec.isa = llm->backend->isa;
     }
     LB_TRY(lb_resume_settle(&llm->resume, &spec, err));
+    lb_fingerprint_put_inputs(&spec, &llm->input_sizes);
     llm->stats.fingerprint = llm->resume.print.data;
     return LB_OK;
 }
@@ -494,6 +500,7 @@ void lb_close(struct lb_llm *llm)
         lb_gguf_close(&llm->gguf);
     lb_gen_release(&llm->gen);
     lb_resume_release(&llm->resume);
+    lb_str_release(&llm->input_sizes);
     lb_mem_free(llm);
 }
 
@@ -543,6 +550,23 @@ static enum lb_status finish(struct ending *e, struct lb_journal *j, bool comple
     return e->status;
 }
 
+static struct lb_fingerprint_spec inputs_of(const struct lb_llm *llm)
+{
+    return (struct lb_fingerprint_spec){.o = &llm->o, .inputs = llm->inputs, .n_input = llm->n_input};
+}
+
+/* OUT is of what was read, whatever becomes of the files meanwhile. */
+static void watch_inputs(const struct lb_llm *llm)
+{
+    struct lb_str now = {0};
+    struct lb_fingerprint_spec spec = inputs_of(llm);
+    lb_fingerprint_put_inputs(&spec, &now);
+    if (!now.failed && !llm->input_sizes.failed && strcmp(now.data, llm->input_sizes.data) != 0)
+        lb_log_put(&llm->o.log, LB_LOG_WARN,
+                   "the inputs were changed during the run: the output is of the rows as they were read");
+    lb_str_release(&now);
+}
+
 /* Inputs that can be read twice are compared with the rows that an earlier run finished before anything is done. */
 static enum lb_status check_taken(const struct lb_llm *llm, const struct lb_taken *t, struct lb_err *err)
 {
@@ -568,6 +592,8 @@ static enum lb_status check_taken(const struct lb_llm *llm, const struct lb_take
 static enum lb_status open_journal(struct lb_llm *llm, struct lb_journal **out, struct lb_err *err)
 {
     struct lb_journal_spec spec = journal_spec(llm);
+    struct lb_fingerprint_spec inputs = inputs_of(llm);
+    LB_TRY(lb_resume_begin(&llm->resume, &inputs, err));
     LB_TRY(lb_journal_open(out, &spec, llm->resume.print.data, err));
     enum lb_status status = check_taken(llm, lb_journal_taken(*out), err);
     if (status != LB_OK) {
@@ -614,6 +640,8 @@ static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
         .progress = o->progress,
         .progress_ctx = o->progress_ctx,
         .stop = o->stop,
+        .deadline = o->time_limit_s ? llm->begin + (double)o->time_limit_s : 0,
+        .max_errors = o->max_errors,
     };
 }
 
@@ -647,6 +675,8 @@ enum lb_status lb_run(struct lb_llm *llm, struct lb_err *err)
     enum lb_status status =
         path.failed ? lb_err_memory(err, "a path", path.len) : lb_run_rows(&spec, &llm->stats, &end, err);
     llm->closed = end.closed;
+    if (end.complete && !llm->o.plan)
+        watch_inputs(llm);
     if (end.complete && llm->stats.rows == 0)
         lb_log_put(&llm->o.log, LB_LOG_WARN, "the input holds no rows");
     if (status == LB_OK && llm->o.plan)

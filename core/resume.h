@@ -13,6 +13,8 @@ struct lb_resume {
     struct lb_str print;    /* fingerprint of this run */
     char isa[64];           /* kernel set of the earlier run, "" when there was none or the command line names one */
     bool complete;          /* nothing is left to do */
+    bool again;             /* OUT is complete, and its failed rows are run again */
+    bool replace;           /* OUT is to be replaced by what it holds and rows that were run again */
 };
 
 /* Looks at OUT, OUT.partial and the statistics, and touches nothing. The clock that was fixed at the first start goes
@@ -24,6 +26,8 @@ enum lb_status lb_resume_look(struct lb_resume *r, const struct lb_journal_spec 
 /* Makes the fingerprint and compares. LB_E_USAGE: OUT.partial's is another (names what differs), its rows are not those
  * of the inputs any more, or OUT is not what this run would make. */
 enum lb_status lb_resume_settle(struct lb_resume *r, const struct lb_fingerprint_spec *spec, struct lb_err *err);
+/* Where failed rows of a complete OUT are run again: makes OUT.partial of it. */
+enum lb_status lb_resume_begin(struct lb_resume *r, const struct lb_fingerprint_spec *spec, struct lb_err *err);
 void lb_resume_release(struct lb_resume *r);
 
 #endif

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -232,7 +233,8 @@ CHANGES = {
 NEUTRAL = {
     'output': None, 'stats': None, 'overwrite': None, 'restart': None, 'device': ['cpu'], 'threads': ['1'],
     'batch-tokens': ['17'], 'max-seqs': ['2'], 'kv-memory': ['64M'], 'order': ['completion'], 'audit': ['warn'],
-    'plan': None, 'progress': ['on'], 'log-level': ['debug'], 'version': None, 'help': None,
+    'plan': None, 'progress': ['on'], 'log-level': ['debug'], 'retry-errors': [],
+    'time-limit': ['1h'], 'max-errors': ['5'], 'version': None, 'help': None,
 }
 
 
@@ -427,3 +429,222 @@ def second_run(tmp):
     check(read(out + '.partial').startswith(before), 'OUT.partial is left alone')
     p.kill()
     p.communicate()
+
+
+# ---- runs that end in order, and failures ----
+
+
+def interrupted(tmp, args, out, code, says, **more):
+    """Ends early with what was finished kept, and goes on to the same bytes. Returns the rows that were kept."""
+    r = program(args, **more)
+    equal(r.code, code, r.err)
+    check(re.search(says, r.err) and r.err.count('\n') == 1, r.err)
+    check(not os.path.exists(out) and not os.path.exists(out + '.tmp'), os.listdir(tmp))
+    equal(stats_of(out)['exit_code'], code, 'recorded code')
+    return records(out + '.partial') if os.path.exists(out + '.partial') else {}
+
+
+@case
+@threads
+def signals_and_on(tmp):
+    args, out = command(tmp, mixed_rows(160))
+    begin = time.monotonic()
+    equal(program(args).code, 1, 'the undisturbed run')
+    length = time.monotonic() - begin
+    want, numbers = read(out), stats_of(out)
+    os.remove(out)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        p = start(args)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            p.communicate(timeout=length / 2)
+        p.send_signal(number)
+        _, err = p.communicate(timeout=WAIT_S)
+        if p.returncode == 1:  # it was faster
+            continue
+        equal(p.returncode, 130, err)
+        check(re.fullmatch(rb'llmbatch: warn: interrupted: \d+ finished rows are kept\n', err), err)
+        kept = records(out + '.partial') if os.path.exists(out + '.partial') else {}
+        equal(stats_of(out)['rows']['total'], len(kept), 'rows')
+        equal(program(args).code, 1, 'exit code')
+        compare(out, want)
+        check_numbers(stats_of(out), numbers, kept)
+        os.remove(out)
+
+
+def long_and_short(n_long, n_short):
+    return [{'prompt_token_ids': [5, 6, 7], 'max_tokens': 400, 'ignore_eos': True}] * n_long + [
+        {'prompt_token_ids': [5], 'max_tokens': 2, 'ignore_eos': True}] * n_short
+
+
+@case
+@threads
+def time_limit(tmp):
+    """Rows that cannot end in time are not begun, short ones behind them run while there is time."""
+    few = ['--max-seqs', '4', '--batch-tokens', '8', '--threads', '1']
+    args, out = command(tmp, long_and_short(4, 0), *few)
+    good(args)
+    once = stats_of(out)['time_s']['total']
+    os.remove(out)
+    limit = int(3 * once) + 2
+    args, out = command(tmp, long_and_short(int(8 * limit / once) + 8, 64), *few)
+    begin, rows = time.monotonic(), read(os.path.join(tmp, 'in.jsonl')).count(b'\n')
+    kept = interrupted(tmp, [*args, '--time-limit', f'{limit}s'], out, 130, r'the time limit is reached: [1-9]\d* finished')
+    check(time.monotonic() - begin < limit + 5, time.monotonic() - begin)
+    n_short = sum(i >= rows - 64 for i in kept)
+    check(n_short == 64 and 4 <= len(kept) - n_short < rows - 64, n_short, len(kept), rows)
+    kept = interrupted(tmp, [*args, '--time-limit', '00:00:01'], out, 130, 'time limit')
+    equal(stats_of(out)['rows']['total'], len(kept), 'rows')
+    os.remove(out + '.partial')
+    args, out = command(tmp, long_and_short(0, 20))
+    good([*args, '--time-limit', '10m'])
+
+
+@case
+@threads
+def max_errors(tmp):
+    rows = [{'prompt': 'Once', 'max_tokens': 3} if i % 3 else b'{bad' for i in range(60)]
+    args, out = command(tmp, rows)
+    equal(program(args).code, 1, 'the undisturbed run')
+    want = read(out)
+    os.remove(out)
+    for limit in (0, 7):
+        kept = interrupted(tmp, [*args, '--max-errors', str(limit)], out, 5,
+                           rf'error: stopped: {limit + 1} rows have failed, more than --max-errors {limit} allows')
+        check(limit < sum(b'"error"' in row for row in kept.values()) <= 20, len(kept))
+        refused(program([*args, '--max-errors', str(limit)]), 5, 'earlier run failed.*--retry-errors')
+        check(records(out + '.partial') == kept, 'rows are kept')
+        equal(program([*args, '--max-errors', '20']).code, 1, 'as many as there are')
+        compare(out, want)
+        os.remove(out)
+
+
+@case
+def retry_errors_of_a_partial_output(tmp):
+    rows = mixed_rows(40)
+    args, out = command(tmp, rows)
+    equal(program(args).code, 1, 'the undisturbed run')
+    want, numbers = read(out), stats_of(out)
+    os.remove(out)
+    partial = keep_partial(args)
+    whole = records(partial)
+    failed = {i for i, row in whole.items() if b'"error":{"' in row}
+    equal(len(failed), numbers['rows']['error'], 'failed rows')
+    # a row that failed and now does not: as if a defect had been mended meanwhile
+    victim = next(i for i in whole if i not in failed)
+    lines_of = read(partial).splitlines(True)
+    error = b'{"id":1,"index":%d,"finish_reason":"error","error":{"code":"no_memory","message":"m"}}\n' % victim
+    write(partial, b''.join(line.split(b'{', 1)[0] + error if line.startswith(b'%d\t' % victim) else line
+                            for line in lines_of))
+    equal(program([*args, '--retry-errors']).code, 1, 'exit code')
+    compare(out, want)
+    stats = stats_of(out)
+    equal((stats['rows']['resumed'], stats['rows']['error']), (len(whole) - len(failed) - 1, len(failed)), 'resumed')
+
+
+@case
+def retry_errors_of_a_complete_output(tmp):
+    rows = mixed_rows(40)
+    for out_name, order in (('out.jsonl', 'input'), ('out.jsonl.gz', 'input'), ('o2.jsonl', 'completion')):
+        # rows fail for want of memory that has been found since
+        args, out = command(tmp, rows, '--order', order, out=out_name)
+        equal(program(args).code, 1, 'the undisturbed run')
+        want, numbers = read(out), stats_of(out)
+        equal(program([*args, '--overwrite', '--kv-memory', '24K']).code, 1, 'little memory')
+        less = stats_of(out)
+        check(less['rows']['errors_by_code'].get('no_memory', 0) > 3, less['rows'])
+        equal(program([*args]).code, 1, 'already complete')
+        refused(program([*args, '--retry-errors', '--seed', '5']), 2, 'other settings: seed')
+        equal(program([*args, '--retry-errors']).code, 1, 'once more')
+        compare(out, want, order)
+        stats = stats_of(out)
+        equal(stats['rows']['resumed'], less['rows']['ok'], 'resumed')
+        equal(stats['rows']['errors_by_code'], numbers['rows']['errors_by_code'], 'errors')
+        equal(sorted(os.listdir(tmp)), sorted({*os.listdir(tmp)} - {os.path.basename(out) + '.partial', 'out.jsonl.tmp'}),
+              'files')
+    command(tmp, [b'{"prompt":"x"}', *rows[1:]])
+    refused(program([*args, '--retry-errors']), 2, 'settings: inputs|other input rows')
+    args, out = command(tmp, [{'prompt': 'Once', 'max_tokens': 2}], out='ok.jsonl')
+    good(args)
+    equal(program([*args, '--retry-errors']).err, f"llmbatch: info: '{out}' is already complete\n", 'nothing failed')
+
+
+@case
+def killed_while_errors_are_retried(tmp):
+    rows = mixed_rows(120)
+    args, out = command(tmp, rows)
+    equal(program(args).code, 1, 'the undisturbed run')
+    want = read(out)
+    equal(program([*args, '--overwrite', '--kv-memory', '24K']).code, 1, 'little memory')
+    before, less = read(out), stats_of(out)
+    draw = random.Random(2)
+    for _ in range(20 if FULL else 4):
+        p = start([*args, '--retry-errors'])
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            p.communicate(timeout=draw.random() * 0.6)
+        p.kill()
+        p.communicate()
+        if p.returncode == 1:
+            break
+        equal(read(out), before, 'OUT is whole until the new one is')
+    else:
+        equal(program([*args, '--retry-errors']).code, 1, 'the last run')
+    compare(out, want)
+    check(less['rows']['ok'] <= stats_of(out)['rows']['resumed'], stats_of(out)['rows'])
+    check(not os.path.exists(out + '.partial'), os.listdir(tmp))
+
+
+@case
+def full_disk_and_on(tmp):
+    args, out = command(tmp, mixed_rows(60))
+    equal(program(args).code, 1, 'the undisturbed run')
+    want, numbers = read(out), stats_of(out)
+    os.remove(out)
+
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(want) // 2, len(want) // 2))
+
+    kept = interrupted(tmp, args, out, 4, r"cannot write '.*out\.jsonl\.partial'", preexec_fn=small_files)
+    check(len(kept) > 5, sorted(kept))
+    equal(program(args).code, 1, 'with room')
+    compare(out, want)
+    check_numbers(stats_of(out), numbers, kept)
+
+
+@case
+def folder_that_goes(tmp):
+    os.mkdir(os.path.join(tmp, 'there'))
+    rows = [{'prompt': 'Once', 'max_tokens': 2}] * 8 + [{'prompt': 'Once', 'max_tokens': 250, 'ignore_eos': True}] * 24
+    args, out = command(tmp, rows, '--max-seqs', '4', out='there/out.jsonl')
+    good(args)
+    want = read(out)
+    os.remove(out)
+    p = start(args)
+    end = time.monotonic() + WAIT_S
+    while not os.path.exists(out + '.partial') or read(out + '.partial').count(b'\n') < 4:
+        check(p.poll() is None and time.monotonic() < end, 'no rows')
+        time.sleep(0.01)
+    os.rename(os.path.join(tmp, 'there'), os.path.join(tmp, 'away'))
+    _, err = p.communicate(timeout=WAIT_S)
+    equal(p.returncode, 4, err)
+    check(re.fullmatch(rb"llmbatch: error: cannot [^\n]*there/[^\n]*No such file[^\n]*\n", err), err)
+    os.rename(os.path.join(tmp, 'away'), os.path.join(tmp, 'there'))
+    good(args)
+    compare(out, want)
+    equal(stats_of(out)['rows']['resumed'], 32, 'every row was kept')
+
+
+@case
+def inputs_that_change_under_the_run(tmp):
+    rows = [{'prompt': 'Once', 'max_tokens': 2}] * 8 + [{'prompt': 'Once', 'max_tokens': 250, 'ignore_eos': True}] * 24
+    args, out = command(tmp, rows, '--max-seqs', '4')
+    p = start(args)
+    while not os.path.exists(out + '.partial') or read(out + '.partial').count(b'\n') < 4:
+        check(p.poll() is None, 'no rows')
+        time.sleep(0.01)
+    with open(os.path.join(tmp, 'in.jsonl'), 'ab') as f:
+        f.write(b'{"prompt":"more"}\n')
+    _, err = p.communicate(timeout=WAIT_S)
+    equal(p.returncode, 0, err)
+    check(re.fullmatch(rb'llmbatch: warn: the inputs were changed during the run[^\n]*\n', err), err)
+    equal(read(out).count(b'\n'), 32, 'rows')
+    refused(program(args), 2, 'other settings: inputs')

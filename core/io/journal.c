@@ -402,7 +402,7 @@ static enum lb_status put_regular(struct lb_journal *j, int64_t index, uint64_t 
                                   struct lb_err *err)
 {
     lb_str_clear(&j->record);
-    lb_str_putf(&j->record, "%" PRId64 "\t%016" PRIx64 "\t", index, line_hash);
+    lb_partial_put_record(&j->record, index, line_hash);
     int64_t offset = j->end + (int64_t)j->record.len;
     lb_str_put(&j->record, line, n);
     lb_str_putc(&j->record, '\n');

@@ -55,6 +55,11 @@ enum lb_status lb_journal_compare(const struct lb_journal_found *found, const ch
 /* Removes an OUT.partial beside an OUT that is complete: its run was killed between the two last steps. */
 enum lb_status lb_journal_forget(const struct lb_journal_found *found, struct lb_err *err);
 
+/* Makes an OUT.partial of an OUT that is complete, without its failed rows, so that they are run again: fingerprint is
+ * that of OUT, hash[n_row] are its input lines'. OUT stays. LB_E_USAGE: OUT is not what was made of such rows. */
+enum lb_status lb_journal_reopen(const char *path, const char *fingerprint, const uint64_t *hash, size_t n_row,
+                                 struct lb_err *err);
+
 /* Checks again and opens. OUT.partial is locked: LB_E_USAGE names the host and process of another run that holds it. A
  * new one begins with fingerprint_json (an object); one that is there must have the same (LB_E_USAGE, nothing is
  * touched), its rows are taken over, and a torn last line is removed, which is said. What spec points to is lent for

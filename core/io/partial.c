@@ -39,6 +39,11 @@ void lb_partial_put_head(struct lb_str *out, const char *fingerprint_json)
     lb_str_putf(out, HEAD "%s}\n", fingerprint_json);
 }
 
+void lb_partial_put_record(struct lb_str *out, int64_t index, uint64_t line_hash)
+{
+    lb_str_putf(out, "%" PRId64 "\t%016" PRIx64 "\t", index, line_hash);
+}
+
 static enum lb_status read_start(int fd, const char *path, char *buf, size_t *n, struct lb_err *err)
 {
     size_t got = 0;
@@ -122,10 +127,25 @@ static void read_end(struct lb_outcome *o, const json_t *choice)
     o->stopped = !o->length;
 }
 
+/* The native form has an index, a response of the API "batch_req_INDEX". */
+static int64_t index_of(const json_t *root)
+{
+    static const char before[] = "batch_req_";
+    const json_t *index = json_object_get(root, "index");
+    const char *id = json_string_value(json_object_get(root, "id"));
+    char *end = NULL;
+    if (json_is_integer(index))
+        return json_integer_value(index);
+    if (!id || strncmp(id, before, strlen(before)) != 0)
+        return -1;
+    long long v = strtoll(id + strlen(before), &end, 10);
+    return *end ? -1 : v;
+}
+
 enum lb_status lb_outcome_read(struct lb_outcome *o, const char *line, size_t n, bool *ok, struct lb_err *err)
 {
     json_t *root;
-    *o = (struct lb_outcome){0};
+    *o = (struct lb_outcome){.index = -1};
     LB_TRY(lb_json_try(&root, line, n, JSON_ALLOW_NUL, err));
     const json_t *body = json_object_get(json_object_get(root, "response"), "body");
     const json_t *row = body ? body : root, *error = json_object_get(row, "error");
@@ -135,6 +155,7 @@ enum lb_status lb_outcome_read(struct lb_outcome *o, const char *line, size_t n,
     json_array_foreach(choices, i, choice) read_end(o, choice);
     if (json_is_object(error))
         o->code = code_of(error);
+    o->index = index_of(root);
     *ok = json_is_object(root) && o->code < LB_N_ROW_CODE;
     json_decref(root);
     return LB_OK;

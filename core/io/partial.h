@@ -33,10 +33,14 @@ static inline uint64_t lb_taken_hash(uint64_t line_hash)
 struct lb_outcome {
     enum lb_row_code code;
     bool stopped, length; /* neither: no model ran */
+    int64_t index;        /* row number; -1: the line does not say it */
 };
 
 /* *ok false: this is no output line. Memory alone fails. */
 enum lb_status lb_outcome_read(struct lb_outcome *o, const char *line, size_t n, bool *ok, struct lb_err *err);
+
+/* Appends a record: INDEX TAB HASH TAB, which the output line and LF follow. */
+void lb_partial_put_record(struct lb_str *out, int64_t index, uint64_t line_hash);
 
 void lb_partial_put_head(struct lb_str *out, const char *fingerprint_json);
 

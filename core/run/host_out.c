@@ -242,6 +242,19 @@ static enum lb_status count_row(struct lb_tally *t, struct lb_work *w, struct lb
     return LB_OK;
 }
 
+/* Ends the run when more rows have failed than may; those that are finished are still written. */
+static void watch_errors(struct lb_run *r)
+{
+    int64_t n = r->tally.error + (r->taken ? r->taken->error : 0);
+    if (r->stopped || r->spec->max_errors < 0 || n <= r->spec->max_errors)
+        return;
+    struct lb_err err = LB_ERR_INIT;
+    r->stopped = true;
+    lb_err_set(&err, LB_E_STOPPED, "stopped: %lld rows have failed, more than --max-errors %lld allows", (long long)n,
+               (long long)r->spec->max_errors);
+    lb_run_fail(r, &err, true);
+}
+
 static enum lb_status write_row(struct formatter *f, struct lb_work *w, bool *closed, struct lb_err *err)
 {
     double begin = lb_now();
@@ -283,6 +296,7 @@ void *lb_run_writer(void *run)
     bool closed = false;
     while (status == LB_OK && !closed && lb_queue_pop(&r->done, -1, &w) == LB_POP_ROW) {
         status = write_row(&f, w, &closed, &err);
+        watch_errors(r);
         lb_work_free(w);
         atomic_fetch_add(&r->rows_done, 1);
     }

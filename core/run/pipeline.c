@@ -77,6 +77,11 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
     if (spec->lines)
         lb_lines_wake_on(spec->lines, r->wake);
     r->room = text_room(spec->tok);
+    if (r->taken && spec->max_errors >= 0 && r->taken->error > spec->max_errors)
+        return lb_err_set(
+            err, LB_E_STOPPED,
+            "%lld rows of an earlier run failed, more than --max-errors %lld: --retry-errors runs them again",
+            (long long)r->taken->error, (long long)spec->max_errors);
     LB_TRY(lb_queue_init(&r->raw, RAW_ROWS, err));
     LB_TRY(lb_queue_init(&r->tokens, LB_WINDOW_ROWS, err));
     LB_TRY(lb_queue_init(&r->ready, READY_ROWS, err));
@@ -263,8 +268,9 @@ enum lb_status lb_run_rows(const struct lb_run_spec *spec, struct lb_stats *stat
     status = r->err.status;
     if (status != LB_OK) {
         lb_err_set(err, status, "%s", r->err.text);
-    } else if (!end->closed && r->interrupted) {
-        status = lb_err_set(err, LB_E_INTERRUPTED, "interrupted: %lld finished rows are kept", (long long)stats->rows);
+    } else if (!end->closed && (r->interrupted || r->timed_out)) {
+        status = lb_err_set(err, LB_E_INTERRUPTED, "%s: %lld finished rows are kept",
+                            r->timed_out ? "the time limit is reached" : "interrupted", (long long)stats->rows);
     }
     stats->input_hash = r->input_hash;
     stats->input_known = status == LB_OK && !end->closed;

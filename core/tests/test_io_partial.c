@@ -265,14 +265,16 @@ static void test_outcomes(void **state)
         const char *line;
         struct lb_outcome want;
     } cases[] = {
-        {"{" STOP "}", {LB_ROW_OK, true, false}},
-        {"{\"choices\":[{" STOP "},{" STOP "}]}", {LB_ROW_OK, true, false}},
-        {"{\"choices\":[{" STOP "},{" LENGTH "},{" STOP "}]}", {LB_ROW_OK, false, true}},
+        {"{" STOP "}", {LB_ROW_OK, true, false, -1}},
+        {"{\"choices\":[{" STOP "},{" STOP "}]}", {LB_ROW_OK, true, false, -1}},
+        {"{\"choices\":[{" STOP "},{" LENGTH "},{" STOP "}]}", {LB_ROW_OK, false, true, -1}},
         {"{\"response\":{\"status_code\":200,\"body\":{\"choices\":[{" LENGTH "}]}},\"error\":null}",
-         {LB_ROW_OK, false, true}},
+         {LB_ROW_OK, false, true, -1}},
         {"{\"response\":{\"status_code\":400,\"body\":{\"error\":{\"code\":\"bad_row\"}}},\"error\":null}",
-         {LB_ROW_BAD_ROW, false, false}},
-        {"{\"id\":0,\"index\":0,\"prompt\":\"\\u0000\",\"prompt_token_ids\":[1]}", {LB_ROW_OK, false, false}},
+         {LB_ROW_BAD_ROW, false, false, -1}},
+        {"{\"id\":0,\"index\":7,\"prompt\":\"\\u0000\",\"prompt_token_ids\":[1]}", {LB_ROW_OK, false, false, 7}},
+        {"{\"id\":\"batch_req_12\",\"custom_id\":\"x\"}", {LB_ROW_OK, false, false, 12}},
+        {"{\"id\":\"batch_req_1x\"}", {LB_ROW_OK, false, false, -1}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct lb_outcome got;
@@ -283,6 +285,7 @@ static void test_outcomes(void **state)
         assert_int_equal(got.code, cases[i].want.code);
         assert_int_equal(got.stopped, cases[i].want.stopped);
         assert_int_equal(got.length, cases[i].want.length);
+        assert_int_equal(got.index, cases[i].want.index);
     }
 }
 
