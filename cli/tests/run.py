@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Tests of the command line: arguments and input, then standard output, standard error and exit code.
 
-    run.py PROGRAM [CASE-PATTERN ...]
+    run.py PROGRAM [FILE.py] [CASE-PATTERN ...]
 
-Completions are compared with golden rows of transformers in float32 (../shared/goldens/llama-mha, whose pad token is its
-end token, and testdata/tiny-llama and tiny-glm), never with own recorded output. LB_TEST_SUBSET=threads runs the cases in which
-threads meet."""
+FILE: the cases of a file beside this one alone; each mpi_*.py, which needs several processes, is a CTest of its
+own. Completions are compared with golden rows of transformers in float32 (../shared/goldens/llama-mha, whose pad token is
+its end token, and testdata/tiny-llama and tiny-glm), never with own recorded output. LB_TEST_SUBSET=threads runs the cases
+in which threads meet."""
 import concurrent.futures
 import fnmatch
 import gzip
@@ -1177,12 +1178,17 @@ def run_case(item):
 def main():
     if not os.access(PROGRAM, os.X_OK):
         sys.exit(__doc__)
-    # further cases: test_*.py beside this file, which import what is here as `run`
+    patterns = sys.argv[2:]
+    # what these import as `run` is this
     sys.modules['run'] = sys.modules['__main__']
-    for name in sorted(os.listdir(os.path.dirname(os.path.abspath(__file__)))):
-        if name.startswith('test_') and name.endswith('.py'):
-            importlib.import_module(name[:-3])
-    picked = [c for c in CASES if len(sys.argv) == 2 or any(fnmatch.fnmatch(c[0], p) for p in sys.argv[2:])]
+    if patterns and patterns[0].endswith('.py'):
+        CASES.clear()
+        importlib.import_module(os.path.basename(patterns.pop(0))[:-3])
+    else:
+        for name in sorted(os.listdir(os.path.dirname(os.path.abspath(__file__)))):
+            if name.startswith('test_') and name.endswith('.py'):
+                importlib.import_module(name[:-3])
+    picked = [c for c in CASES if not patterns or any(fnmatch.fnmatch(c[0], p) for p in patterns)]
     if os.environ.get('LB_TEST_SUBSET') == 'threads':
         picked = [c for c in picked if hasattr(c[1], 'threads')]
     count = {'ok': 0, 'FAIL': 0, 'skip': 0}
