@@ -302,11 +302,8 @@ static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
                                 .free_bytes = lb_mem_available() / (size_t)llm->ranks.world->host_size,
                                 .log = &o->log};
     LB_TRY(agree(llm, lb_plan_make(&llm->plan, &want, err), err));
-    struct lb_model_spec spec = {.config = &llm->config,
-                                 .weights = weights,
-                                 .backend = llm->backend,
-                                 .log = &o->log,
-                                 .comm = llm->ranks.comm};
+    struct lb_model_spec spec = {
+        .config = &llm->config, .weights = weights, .backend = llm->backend, .log = &o->log, .comm = llm->ranks.comm};
     LB_TRY(agree(llm, lb_model_open(&llm->model, &spec, err), err));
     LB_TRY(agree(llm, lb_plan_pages(&llm->plan, lb_model_page_bytes(llm->model), err), err));
     /* a row that fits must fit wherever it is dealt to */
