@@ -93,7 +93,7 @@ static bool is_first(const struct lb_llm *llm)
     return llm->ranks.rank == 0;
 }
 
-static enum lb_status agree(const struct lb_llm *llm, enum lb_status status, struct lb_err *err)
+static enum lb_status agree(struct lb_llm *llm, enum lb_status status, struct lb_err *err)
 {
     return lb_ranks_agree(&llm->ranks, status, err);
 }
@@ -141,7 +141,7 @@ static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
 /* What rank 0 has found out holds for all: the clock of templates, and what an earlier run was done with. */
 static enum lb_status share_settings(struct lb_llm *llm, struct lb_err *err)
 {
-    const struct lb_ranks *r = &llm->ranks;
+    struct lb_ranks *r = &llm->ranks;
     if (r->size == 1)
         return LB_OK;
     LB_TRY(lb_ranks_compare_options(r, &llm->o, err));
