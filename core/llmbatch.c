@@ -73,6 +73,7 @@ const char *lb_isa_list(void)
 void lb_options_init(struct lb_options *o)
 {
     *o = (struct lb_options){.device = "cpu",
+                             .n_shard = 1,
                              .dtype = "auto",
                              .batch_tokens = LB_DEFAULT_BATCH_TOKENS,
                              .max_seqs = LB_DEFAULT_MAX_SEQS,
@@ -121,6 +122,11 @@ static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
         return lb_err_set(err, LB_E_USAGE, "a prompt and input files cannot be given together");
     if (o->restart && o->retry_errors)
         return lb_err_set(err, LB_E_USAGE, "--restart and --retry-errors exclude each other");
+    if (o->n_shard < 1 || o->shard_index < 0 || o->shard_index >= o->n_shard)
+        return lb_err_set(err, LB_E_USAGE, "there is no shard %lld of %lld", (long long)o->shard_index,
+                          (long long)o->n_shard);
+    if (o->prompt && o->n_shard > 1)
+        return lb_err_set(err, LB_E_USAGE, "--shard divides input rows, and --prompt is one row");
     if (o->render && o->plan)
         return lb_err_set(err, LB_E_USAGE, "--render and --plan exclude each other");
     if (o->threads < 0 || o->threads > INT_MAX)
@@ -592,6 +598,7 @@ static enum lb_status check_taken(const struct lb_llm *llm, const struct lb_take
     if (t->n == 0 || llm->stream || !llm->lines)
         return LB_OK;
     LB_TRY(lb_lines_open(&lines, llm->inputs, llm->n_input, err));
+    lb_lines_every(lines, llm->o.shard_index, llm->o.n_shard);
     enum lb_status status = LB_OK;
     for (size_t i = 0; status == LB_OK && i < t->n; i++) {
         status = lb_lines_next(lines, &line, err);
@@ -640,6 +647,8 @@ static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
         .survey = &llm->survey,
         .lines = llm->lines,
         .prompt = o->prompt,
+        .shard_index = o->shard_index,
+        .n_shard = o->n_shard,
         .rows = {.input_key = o->input_key,
                  .format = o->format,
                  .chat = o->chat,
