@@ -3,9 +3,23 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "core/dist/wire.h"
+
+#ifdef LB_WITH_MPI
+const struct lb_wire_ops *lb_wire(void)
+{
+    return lb_wire_mpi();
+}
+#else
+const struct lb_wire_ops *lb_wire(void)
+{
+    return NULL;
+}
+#endif
+
 const char *lb_comm_names(void)
 {
-    return "self";
+    return lb_wire() ? "self mpi" : "self";
 }
 
 enum lb_status lb_comm_open(struct lb_comm **out, const char *name, struct lb_err *err)

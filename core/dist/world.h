@@ -41,7 +41,7 @@ struct lb_world {
     const char *host;         /* this rank's */
     int host_rank, host_size; /* among the ranks of this host */
     int host_index, n_host;   /* hosts are numbered by their first ranks */
-    bool oversubscribed;      /* ranks of this host outnumber its processors; after lb_world_cpus */
+    bool oversubscribed;      /* ranks outnumber processors: waits give them up at once */
     struct lb_world_impl *impl;
 };
 
@@ -53,13 +53,14 @@ enum lb_status lb_world_open(struct lb_world **out, const struct lb_world_spec *
 void lb_world_close(struct lb_world *w);
 
 /* The end after lb_world_failed: no MPI_Finalize, which would wait for the peer that is gone. Ends this process and,
- * where the launcher can, those of the other ranks. */
+ * where the launcher can, those of the other ranks; those that need not tell leave the one that does some seconds for
+ * it. */
 _Noreturn void lb_world_abort(struct lb_world *w, int code);
 
 /* LB_OK, or what was found about a peer: "rank 3 on host b is gone (layer 7 of step 12)". Any thread, cheap. */
 enum lb_status lb_world_failed(struct lb_world *w, struct lb_err *err);
 
-/* Whether this rank is the one to tell people about the failure: the first that saw it on this host. */
+/* After a failure: whether this rank is the one to tell people. Rank 0, or rank 1 if it is about rank 0. */
 bool lb_world_tells(const struct lb_world *w);
 
 /* Host of any rank. */
