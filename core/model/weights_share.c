@@ -49,5 +49,9 @@ enum lb_status lb_weights_share(struct lb_weights *w, const struct lb_weights_sp
     if (shared->owner)
         lb_shared_ready(world, shared, status == LB_OK);
     LB_TRY(status);
-    return lb_shared_wait(world, shared, err);
+    LB_TRY(lb_shared_wait(world, shared, err));
+    if (!shared->owner && spec->log)
+        lb_log_put(spec->log, LB_LOG_INFO, "%.1f MiB of packed weights are shared with rank %d",
+                   (double)shared->bytes / 1048576.0, shared->owner_rank);
+    return LB_OK;
 }
