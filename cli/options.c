@@ -11,6 +11,8 @@ enum lb_opt_kind {
     LB_OPT_TEXT,
     LB_OPT_INT,
     LB_OPT_SIZE,
+    LB_OPT_DURATION,
+    LB_OPT_AUTO,
     LB_OPT_REAL,
     LB_OPT_CHOICE,
     LB_OPT_NAME,
@@ -74,6 +76,8 @@ struct lb_opt {
 #define LB_TYPE_TEXT const char *
 #define LB_TYPE_INT int64_t
 #define LB_TYPE_SIZE int64_t
+#define LB_TYPE_DURATION int64_t
+#define LB_TYPE_AUTO int64_t
 #define LB_TYPE_REAL double
 #define LB_TYPE_CHOICE int
 #define LB_TYPE_NAME const char *
@@ -114,6 +118,8 @@ static const struct {
 #undef LB_OPTION
 #undef LB_ALIAS
 };
+
+#define LB_RANK_TIMEOUT_S 300
 
 #define LB_COUNT(array) (sizeof(array) / sizeof *(array))
 
@@ -249,6 +255,26 @@ static enum lb_status take_size(const struct lb_opt *o, const char *value, int64
     return LB_OK;
 }
 
+/* A whole number, or `auto`, which is 0. */
+static enum lb_status take_auto(const struct lb_opt *o, const char *value, int64_t *out, struct lb_err *err)
+{
+    *out = 0;
+    return strcmp(value, "auto") == 0 ? LB_OK : take_int(o, value, out, err);
+}
+
+static enum lb_status take_duration(const struct lb_opt *o, const char *value, int64_t *out, struct lb_err *err)
+{
+    int64_t seconds;
+    if (!lb_parse_duration(value, &seconds) || seconds == 0)
+        return lb_err_set(
+            err, LB_E_USAGE,
+            "option --%s: '%s' is not allowed; it takes a time with its units, such as 90s, 15m, 1h30m or "
+            "HH:MM:SS",
+            o->name, value);
+    *out = seconds;
+    return LB_OK;
+}
+
 static enum lb_status take_real(const struct lb_opt *o, const char *value, double *out, struct lb_err *err)
 {
     char *end = NULL;
@@ -350,6 +376,10 @@ static enum lb_status take_value(struct lb_cli *c, const struct lb_opt *o, char 
         return take_int(o, value, field, err);
     case LB_OPT_SIZE:
         return take_size(o, value, field, err);
+    case LB_OPT_AUTO:
+        return take_auto(o, value, field, err);
+    case LB_OPT_DURATION:
+        return take_duration(o, value, field, err);
     case LB_OPT_REAL:
         return take_real(o, value, field, err);
     case LB_OPT_CHOICE:
@@ -455,6 +485,7 @@ enum lb_status lb_cli_parse(struct lb_cli *c, int argc, char **argv, struct lb_e
     c->add_bos = (int)c->run.add_bos;
     c->format = (int)c->run.format;
     c->log_level = LB_LOG_WARN;
+    c->rank_timeout_s = LB_RANK_TIMEOUT_S;
     bool operands_only = false;
     for (int i = 1; i < argc; i++) {
         if (operands_only || argv[i][0] != '-' || !argv[i][1])
@@ -547,5 +578,6 @@ void lb_cli_help(struct lb_str *out)
         lb_str_putf(out, "      --%s for --%s\n", lb_aliases[i].other, lb_aliases[i].name);
     lb_str_puts(out, "\nSizes take K, M, G (1024). Values in parentheses are the defaults. Exit codes:\n"
                      "0 all rows ok, 1 some rows failed, 2 usage, 3 input or model, 4 device, memory\n"
-                     "or disk, 130 interrupted. More in llmbatch(1), rows in llmbatch-jsonl(5).\n");
+                     "or disk, 5 too many failed rows, 130 interrupted. More in llmbatch(1), rows in\n"
+                     "llmbatch-jsonl(5).\n");
 }

@@ -21,7 +21,8 @@
 #include "core/io/row.h"
 #include "core/run/stats.h"
 
-struct lb_hook; /* core/model/decoder.h: tests look into a running engine */
+struct lb_world; /* core/dist/world.h: ranks that a launcher started */
+struct lb_hook;  /* core/model/decoder.h: tests look into a running engine */
 
 enum lb_order { LB_ORDER_INPUT, LB_ORDER_COMPLETION };
 enum lb_add_bos { LB_BOS_AUTO, LB_BOS_YES, LB_BOS_NO };
@@ -34,12 +35,15 @@ struct lb_options {
     const char *prompt; /* one row instead of inputs */
     const char *output; /* NULL or "-": stdout */
     const char *stats;  /* NULL: OUT.stats.json when OUT is a regular file */
-    bool overwrite, restart;
+    bool overwrite;     /* an existing OUT is replaced; without, only one that is complete is let be */
+    bool restart;       /* what an earlier run left in OUT.partial is discarded, not taken over */
 
-    const char *device; /* "cpu" */
-    const char *dtype;  /* "auto" (bf16), "f32", "bf16" */
-    const char *isa;    /* NULL: what the processor has */
-    int64_t threads;    /* 0: the affinity mask */
+    const char *device;     /* "cpu" */
+    const char *dtype;      /* "auto" (bf16), "f32", "bf16" */
+    const char *isa;        /* NULL: what the processor has */
+    int64_t threads;        /* 0: the affinity mask */
+    struct lb_world *world; /* from lb_join; NULL: one process alone */
+    int64_t tp;             /* ranks that share one copy of the weights; 0: chosen */
     int64_t batch_tokens, max_seqs;
     int64_t kv_memory;     /* bytes; 0: a quarter of free memory */
     int64_t max_model_len; /* 0: the model's */
@@ -49,6 +53,9 @@ struct lb_options {
     bool plan;                        /* nothing is run or written but the stats file: see lb_plan_text */
     const char *chat_template;        /* file; NULL: the model's */
     const char *chat_template_kwargs; /* text of a JSON object, or NULL */
+    bool retry_errors;                /* failed rows of OUT.partial, or else of OUT, are run again */
+    int64_t time_limit_s;             /* since lb_open; 0: none */
+    int64_t max_errors;               /* failed rows that do not stop the run; -1: any number */
     struct tm now;                    /* strftime_now of templates */
     enum lb_audit_mode audit;
     enum lb_add_bos add_bos;
@@ -72,18 +79,49 @@ struct lb_options {
 
 void lb_options_init(struct lb_options *o);
 
+/* Ranks that a launcher started run as one: every rank joins, agrees, opens, runs and leaves, in this order, also one
+ * that has failed. */
+struct lb_launch {
+    int n_task;               /* as the launcher says; 0: it does not */
+    double timeout_s;         /* how long a rank may show no progress */
+    const struct lb_log *log; /* lent until lb_leave */
+    /* From a thread of the world, once, when another rank is gone or late: `tell` is true on one rank, for people. This
+     * rank's calls fail from now on. */
+    void (*late)(void *ctx, const char *text, bool tell);
+    void *ctx;
+};
+
+struct lb_rank_place {
+    int rank, size;
+    const char *host;
+};
+
+enum lb_status lb_join(struct lb_world **out, const struct lb_launch *l, struct lb_err *err);
+struct lb_rank_place lb_rank_of(const struct lb_world *w);
+
+/* The gravest status of all ranks with its text, which names the rank. */
+enum lb_status lb_agree(struct lb_world *w, enum lb_status status, struct lb_err *err);
+
+/* code: how this process ends. Does not return when another rank is gone. */
+void lb_leave(struct lb_world *w, int code);
+
 struct lb_llm;
 
 /* Order of checks: settings, output files (nothing is touched), inputs, model files, memory. */
 enum lb_status lb_open(struct lb_llm **out, const struct lb_options *o, struct lb_err *err);
 
 /* Runs all rows. LB_OK also when rows failed: lb_exit_code tells. LB_E_INTERRUPTED after a stop: finished rows are in
- * OUT.partial (or on stdout), the stats file is written. */
+ * OUT.partial (or on stdout), the stats file is written. The same after the time limit, and for LB_E_STOPPED: too many
+ * rows failed. */
 enum lb_status lb_run(struct lb_llm *llm, struct lb_err *err);
 
 /* The program's exit code for how the run ended, given what lb_open or lb_run returned: 0, 1 (some rows failed), 2, 3,
- * 4, 130. llm may be NULL. */
+ * 4, 5, 130. llm may be NULL. */
 int lb_exit_code(const struct lb_llm *llm, enum lb_status status);
+
+/* OUT, when lb_open found it complete, made by the same command of the same rows, so that lb_run does nothing; else
+ * NULL. */
+const char *lb_complete_output(const struct lb_llm *llm);
 
 const struct lb_stats *lb_stats_of(const struct lb_llm *llm);
 
