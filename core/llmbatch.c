@@ -294,22 +294,49 @@ static enum lb_status open_headers(struct lb_llm *llm, struct lb_err *err)
     return LB_OK;
 }
 
+static struct lb_plan_spec plan_spec(const struct lb_llm *llm)
+{
+    const struct lb_options *o = &llm->o;
+    return (struct lb_plan_spec){.config = &llm->config,
+                                 .weights = weights_of(llm),
+                                 .dtype = llm->dtype,
+                                 .batch_tokens = o->batch_tokens,
+                                 .max_seqs = o->max_seqs,
+                                 .kv_memory = o->kv_memory,
+                                 .max_model_len = o->max_model_len,
+                                 .free_bytes = lb_mem_available(),
+                                 .tp = llm->ranks.tp,
+                                 .host_ranks = llm->ranks.world->host_size,
+                                 .log = &o->log};
+}
+
+/* --tp, or the largest that a rank needs for the model to fit. */
+static enum lb_status choose_tp(struct lb_llm *llm, int *tp, struct lb_err *err)
+{
+    *tp = (int)llm->o.tp;
+    if (*tp > 0 || llm->ranks.size == 1) {
+        *tp = *tp > 0 ? *tp : 1;
+        return LB_OK;
+    }
+    struct lb_plan_spec want = plan_spec(llm);
+    LB_TRY(agree(llm, lb_plan_tp(&want, llm->ranks.size, tp, err), err));
+    int64_t least = -*tp;
+    LB_TRY(lb_ranks_least(&llm->ranks, &least, err));
+    *tp = (int)-least;
+    return LB_OK;
+}
+
 static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
 {
     const struct lb_options *o = &llm->o;
-    const struct lb_wfile *weights = weights_of(llm);
-    struct lb_plan_spec want = {.config = &llm->config,
-                                .weights = weights,
-                                .dtype = llm->dtype,
-                                .batch_tokens = o->batch_tokens,
-                                .max_seqs = o->max_seqs,
-                                .kv_memory = o->kv_memory,
-                                .max_model_len = o->max_model_len,
-                                .free_bytes = lb_mem_available() / (size_t)llm->ranks.world->host_size,
-                                .log = &o->log};
+    struct lb_plan_spec want = plan_spec(llm);
     LB_TRY(agree(llm, lb_plan_make(&llm->plan, &want, err), err));
-    struct lb_model_spec spec = {
-        .config = &llm->config, .weights = weights, .backend = llm->backend, .log = &o->log, .comm = llm->ranks.comm};
+    struct lb_model_spec spec = {.config = &llm->config,
+                                 .weights = weights_of(llm),
+                                 .backend = llm->backend,
+                                 .log = &o->log,
+                                 .comm = llm->ranks.comm,
+                                 .world = llm->ranks.world};
     LB_TRY(agree(llm, lb_model_open(&llm->model, &spec, err), err));
     LB_TRY(agree(llm, lb_plan_pages(&llm->plan, lb_model_page_bytes(llm->model), err), err));
     /* a row that fits must fit wherever it is dealt to */
@@ -403,7 +430,9 @@ static enum lb_status open_model(struct lb_llm *llm, struct lb_err *err)
     LB_TRY(compare_models(llm, &job, err));
     if (llm->resume.complete)
         return LB_OK;
-    LB_TRY(lb_ranks_form(&llm->ranks, llm->o.tp ? (int)llm->o.tp : 1, err));
+    int tp;
+    LB_TRY(choose_tp(llm, &tp, err));
+    LB_TRY(lb_ranks_form(&llm->ranks, tp, err));
     LB_TRY(agree(llm, open_parts(llm, &job, err), err));
     lb_config_log(&llm->config, &llm->o.log);
     return LB_OK;
