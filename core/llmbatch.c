@@ -310,22 +310,6 @@ static struct lb_plan_spec plan_spec(const struct lb_llm *llm)
                                  .log = &o->log};
 }
 
-/* --tp, or the largest that a rank needs for the model to fit. */
-static enum lb_status choose_tp(struct lb_llm *llm, int *tp, struct lb_err *err)
-{
-    *tp = (int)llm->o.tp;
-    if (*tp > 0 || llm->ranks.size == 1) {
-        *tp = *tp > 0 ? *tp : 1;
-        return LB_OK;
-    }
-    struct lb_plan_spec want = plan_spec(llm);
-    LB_TRY(agree(llm, lb_plan_tp(&want, llm->ranks.size, tp, err), err));
-    int64_t least = -*tp;
-    LB_TRY(lb_ranks_least(&llm->ranks, &least, err));
-    *tp = (int)-least;
-    return LB_OK;
-}
-
 static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
 {
     const struct lb_options *o = &llm->o;
@@ -415,9 +399,9 @@ static enum lb_status open_parts(struct lb_llm *llm, struct lb_tok_job *job, str
     enum lb_status status = open_weights(llm, &of_weights), of_tok = LB_OK;
     if (leads)
         of_tok = lb_tok_job_end(job, &llm->tok, err);
+    if (status != LB_OK) /* which all know */
+        return of_tok != LB_OK ? of_tok : lb_err_set(err, status, "%s", of_weights.text);
     LB_TRY(agree(llm, of_tok, err));
-    if (status != LB_OK)
-        return lb_err_set(err, status, "%s", of_weights.text);
     if (leads)
         LB_TRY(join_tokenizer(llm, err));
     return is_first(llm) ? open_chat(llm, job, err) : LB_OK;
@@ -430,9 +414,8 @@ static enum lb_status open_model(struct lb_llm *llm, struct lb_err *err)
     LB_TRY(compare_models(llm, &job, err));
     if (llm->resume.complete)
         return LB_OK;
-    int tp;
-    LB_TRY(choose_tp(llm, &tp, err));
-    LB_TRY(lb_ranks_form(&llm->ranks, tp, err));
+    struct lb_plan_spec want = plan_spec(llm);
+    LB_TRY(lb_ranks_form(&llm->ranks, (int)llm->o.tp, &want, err));
     LB_TRY(agree(llm, open_parts(llm, &job, err), err));
     lb_config_log(&llm->config, &llm->o.log);
     return LB_OK;
