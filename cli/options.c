@@ -12,6 +12,7 @@ enum lb_opt_kind {
     LB_OPT_INT,
     LB_OPT_SIZE,
     LB_OPT_DURATION,
+    LB_OPT_AUTO,
     LB_OPT_REAL,
     LB_OPT_CHOICE,
     LB_OPT_NAME,
@@ -76,6 +77,7 @@ struct lb_opt {
 #define LB_TYPE_INT int64_t
 #define LB_TYPE_SIZE int64_t
 #define LB_TYPE_DURATION int64_t
+#define LB_TYPE_AUTO int64_t
 #define LB_TYPE_REAL double
 #define LB_TYPE_CHOICE int
 #define LB_TYPE_NAME const char *
@@ -116,6 +118,8 @@ static const struct {
 #undef LB_OPTION
 #undef LB_ALIAS
 };
+
+#define LB_RANK_TIMEOUT_S 300
 
 #define LB_COUNT(array) (sizeof(array) / sizeof *(array))
 
@@ -251,6 +255,13 @@ static enum lb_status take_size(const struct lb_opt *o, const char *value, int64
     return LB_OK;
 }
 
+/* A whole number, or `auto`, which is 0. */
+static enum lb_status take_auto(const struct lb_opt *o, const char *value, int64_t *out, struct lb_err *err)
+{
+    *out = 0;
+    return strcmp(value, "auto") == 0 ? LB_OK : take_int(o, value, out, err);
+}
+
 static enum lb_status take_duration(const struct lb_opt *o, const char *value, int64_t *out, struct lb_err *err)
 {
     int64_t seconds;
@@ -365,6 +376,8 @@ static enum lb_status take_value(struct lb_cli *c, const struct lb_opt *o, char 
         return take_int(o, value, field, err);
     case LB_OPT_SIZE:
         return take_size(o, value, field, err);
+    case LB_OPT_AUTO:
+        return take_auto(o, value, field, err);
     case LB_OPT_DURATION:
         return take_duration(o, value, field, err);
     case LB_OPT_REAL:
@@ -472,6 +485,7 @@ enum lb_status lb_cli_parse(struct lb_cli *c, int argc, char **argv, struct lb_e
     c->add_bos = (int)c->run.add_bos;
     c->format = (int)c->run.format;
     c->log_level = LB_LOG_WARN;
+    c->rank_timeout_s = LB_RANK_TIMEOUT_S;
     bool operands_only = false;
     for (int i = 1; i < argc; i++) {
         if (operands_only || argv[i][0] != '-' || !argv[i][1])

@@ -2,9 +2,7 @@
 #include "core/llmbatch.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
-#include <pthread.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -18,6 +16,8 @@
 #include "core/io/jsonl_read.h"
 #include "core/model/config.h"
 #include "core/model/decoder.h"
+#include "core/opening.h"
+#include "core/ranks.h"
 #include "core/resume.h"
 #include "core/run/pipeline.h"
 #include "core/run/settings.h"
@@ -25,6 +25,8 @@
 
 struct lb_llm {
     struct lb_options o;
+    struct lb_ranks ranks;
+    struct lb_rank_stats *rank_stats; /* [ranks.size] on rank 0 */
     struct lb_gen gen;
     enum lb_dtype dtype;
     double begin;
@@ -52,7 +54,8 @@ struct lb_llm {
     struct lb_resume resume;
     struct lb_str input_sizes; /* when the run began */
     struct lb_stats stats;
-    bool closed; /* the reader of the output went away */
+    bool closed;   /* the reader of the output went away */
+    int exit_code; /* of rank 0, once all have run */
 };
 
 static const char *const stdin_input[] = {"-"};
@@ -84,6 +87,17 @@ static bool text_only(const struct lb_llm *llm)
     return llm->o.render || llm->o.plan;
 }
 
+/* Rank 0 alone reads and writes. */
+static bool is_first(const struct lb_llm *llm)
+{
+    return llm->ranks.rank == 0;
+}
+
+static enum lb_status agree(const struct lb_llm *llm, enum lb_status status, struct lb_err *err)
+{
+    return lb_ranks_agree(&llm->ranks, status, err);
+}
+
 /* ---- settings ---- */
 
 static enum lb_status read_dtype(const char *name, enum lb_dtype *out, struct lb_err *err)
@@ -95,38 +109,6 @@ static enum lb_status read_dtype(const char *name, enum lb_dtype *out, struct lb
     else
         return lb_err_set(err, LB_E_USAGE, "--dtype must be auto, f32 or bf16, not '%s'", name);
     return LB_OK;
-}
-
-static bool same_file(const char *a, const char *b)
-{
-    struct stat x, y;
-    if (strcmp(a, b) == 0)
-        return true;
-    return stat(a, &x) == 0 && stat(b, &y) == 0 && S_ISREG(x.st_mode) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
-/* A stats file must not replace an input or OUT, and its folder must be there when the run ends. */
-static enum lb_status check_stats_path(const struct lb_llm *llm, struct lb_err *err)
-{
-    const char *path = llm->o.stats;
-    if (!path)
-        return LB_OK;
-    for (size_t i = 0; i < llm->n_input; i++)
-        if (same_file(path, llm->inputs[i]))
-            return lb_err_set(err, LB_E_USAGE, "--stats '%s' is an input", path);
-    if (llm->o.output && same_file(path, llm->o.output))
-        return lb_err_set(err, LB_E_USAGE, "--stats '%s' is the output", path);
-    if (lb_file_is_dir(path))
-        return lb_err_set(err, LB_E_USAGE, "--stats '%s' is a directory", path);
-    const char *slash = strrchr(path, '/');
-    char *folder = slash ? lb_mem_strndup(path, slash == path ? 1 : (size_t)(slash - path)) : lb_mem_strdup(".");
-    if (!folder)
-        return lb_err_memory(err, "a path", strlen(path));
-    enum lb_status status = LB_OK;
-    if (access(folder, W_OK) != 0)
-        status = lb_err_set(err, LB_E_USAGE, "cannot write --stats '%s': %s", path, strerror(errno));
-    lb_mem_free(folder);
-    return status;
 }
 
 static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
@@ -156,15 +138,43 @@ static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
     return LB_OK;
 }
 
-static enum lb_status open_backend(struct lb_llm *llm, struct lb_err *err)
+/* What rank 0 has found out holds for all: the clock of templates, and what an earlier run was done with. */
+static enum lb_status share_settings(struct lb_llm *llm, struct lb_err *err)
+{
+    const struct lb_ranks *r = &llm->ranks;
+    if (r->size == 1)
+        return LB_OK;
+    LB_TRY(lb_ranks_compare_options(r, &llm->o, err));
+    LB_TRY(lb_ranks_same(r, &llm->o.now, sizeof llm->o.now, err));
+    LB_TRY(lb_ranks_same(r, llm->resume.isa, sizeof llm->resume.isa, err));
+    return lb_world_cpus(r->world, &llm->ranks.cpus, err);
+}
+
+static enum lb_status open_backend_as(struct lb_llm *llm, const char *isa, struct lb_err *err)
 {
     const struct lb_options *o = &llm->o;
     struct lb_backend_spec spec = {.device = o->device,
                                    .dtype = llm->dtype,
-                                   .isa = llm->resume.isa[0] ? llm->resume.isa : o->isa,
-                                   .n_thread = (int)o->threads,
+                                   .isa = isa,
+                                   .n_thread = o->threads ? (int)o->threads : llm->ranks.cpus.n_thread,
                                    .log = &o->log};
-    return text_only(llm) ? LB_OK : lb_backend_open(&llm->backend, &spec, err);
+    return lb_backend_open(&llm->backend, &spec, err);
+}
+
+/* Ranks whose processors differ are opened again with what all of them have. */
+static enum lb_status open_backend(struct lb_llm *llm, struct lb_err *err)
+{
+    const char *isa = llm->resume.isa[0] ? llm->resume.isa : llm->o.isa;
+    char common[sizeof llm->resume.isa];
+    if (text_only(llm))
+        return LB_OK;
+    LB_TRY(agree(llm, open_backend_as(llm, isa, err), err));
+    LB_TRY(lb_ranks_isa(&llm->ranks, isa, &llm->o.log, common, sizeof common, err));
+    if (!common[0])
+        return LB_OK;
+    llm->backend->ops->close(llm->backend);
+    llm->backend = NULL;
+    return agree(llm, open_backend_as(llm, common, err), err);
 }
 
 static struct lb_journal_spec journal_spec(const struct lb_llm *llm)
@@ -182,75 +192,18 @@ static struct lb_journal_spec journal_spec(const struct lb_llm *llm)
 
 /* ---- inputs ---- */
 
-/* A plain file's size, for the progress; -1: not known. */
-static int64_t plain_bytes(const char *path, bool *stream)
-{
-    static const uint8_t gzip[] = {0x1f, 0x8b}, zstd[] = {0x28, 0xb5, 0x2f, 0xfd};
-    bool standard = strcmp(path, "-") == 0;
-    int fd = standard ? STDIN_FILENO : -1;
-    struct stat st;
-    if ((standard ? fstat(fd, &st) : stat(path, &st)) != 0 || !S_ISREG(st.st_mode)) {
-        *stream = true;
-        return -1;
-    }
-    uint8_t head[4] = {0};
-    if (!standard)
-        fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t got = fd < 0 ? -1 : pread(fd, head, sizeof head, 0);
-    if (!standard && fd >= 0)
-        close(fd);
-    if (got < 0 || memcmp(head, gzip, sizeof gzip) == 0 || memcmp(head, zstd, sizeof zstd) == 0)
-        return -1;
-    return (int64_t)st.st_size;
-}
-
 static enum lb_status open_inputs(struct lb_llm *llm, struct lb_err *err)
 {
     if (llm->o.prompt)
         return LB_OK;
     for (size_t i = 0; i < llm->n_input; i++) {
-        int64_t bytes = plain_bytes(llm->inputs[i], &llm->stream);
+        int64_t bytes = lb_plain_bytes(llm->inputs[i], &llm->stream);
         llm->input_bytes = bytes < 0 || llm->input_bytes < 0 ? -1 : llm->input_bytes + bytes;
     }
     return lb_lines_open(&llm->lines, llm->inputs, llm->n_input, err);
 }
 
 /* ---- model ---- */
-
-/* Opening the tokenizer, which takes as long as packing a gigabyte of weights, goes on beside the weights. */
-struct tok_job {
-    const char *dir; /* NULL: vocab */
-    const struct lb_vocab *vocab;
-    struct lb_tok *tok;
-    enum lb_status status;
-    struct lb_err err;
-    pthread_t thread;
-    bool started;
-};
-
-static void *open_tokenizer(void *arg)
-{
-    struct tok_job *job = arg;
-    job->status = job->dir ? lb_tok_open_dir(&job->tok, job->dir, &job->err)
-                           : lb_tok_open_vocab(&job->tok, job->vocab, &job->err);
-    return NULL;
-}
-
-/* Without a thread to be had it is opened here and now. */
-static void tokenizer_begin(struct tok_job *job)
-{
-    job->started = pthread_create(&job->thread, NULL, open_tokenizer, job) == 0;
-    if (!job->started)
-        open_tokenizer(job);
-}
-
-static enum lb_status tokenizer_end(struct tok_job *job, struct lb_tok **out, struct lb_err *err)
-{
-    if (job->started)
-        pthread_join(job->thread, NULL);
-    *out = job->tok;
-    return job->status == LB_OK ? LB_OK : lb_err_set(err, job->status, "%s", job->err.text);
-}
 
 /* --render goes without a configuration: lengths and ids are then not checked. */
 static enum lb_status read_config(struct lb_llm *llm, struct lb_err *err)
@@ -268,7 +221,7 @@ static enum lb_status read_config(struct lb_llm *llm, struct lb_err *err)
     return lb_err_set(err, status, "%s", why.text);
 }
 
-static enum lb_status open_config(struct lb_llm *llm, struct tok_job *job, struct lb_err *err)
+static enum lb_status open_config(struct lb_llm *llm, struct lb_tok_job *job, struct lb_err *err)
 {
     const char *path = llm->o.model;
     struct stat st;
@@ -306,7 +259,7 @@ static enum lb_status join_tokenizer(struct lb_llm *llm, struct lb_err *err)
 }
 
 /* The chat template, and what the audit finds between it, the tokenizer and the configuration. */
-static enum lb_status open_chat(struct lb_llm *llm, const struct tok_job *job, struct lb_err *err)
+static enum lb_status open_chat(struct lb_llm *llm, const struct lb_tok_job *job, struct lb_err *err)
 {
     const struct lb_options *o = &llm->o;
     struct lb_chat_spec spec = {.file = o->chat_template,
@@ -346,22 +299,26 @@ static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
                                 .max_seqs = o->max_seqs,
                                 .kv_memory = o->kv_memory,
                                 .max_model_len = o->max_model_len,
-                                .free_bytes = lb_mem_available(),
+                                .free_bytes = lb_mem_available() / (size_t)llm->ranks.world->host_size,
                                 .log = &o->log};
-    LB_TRY(lb_plan_make(&llm->plan, &want, err));
-    struct lb_model_spec spec = {.config = &llm->config, .weights = weights, .backend = llm->backend, .log = &o->log};
-    LB_TRY(lb_model_open(&llm->model, &spec, err));
-    LB_TRY(lb_plan_pages(&llm->plan, lb_model_page_bytes(llm->model), err));
-    LB_TRY(lb_model_reserve(llm->model, llm->plan.limit, llm->plan.max_out, llm->plan.kv_pages, err));
+    LB_TRY(agree(llm, lb_plan_make(&llm->plan, &want, err), err));
+    struct lb_model_spec spec = {.config = &llm->config,
+                                 .weights = weights,
+                                 .backend = llm->backend,
+                                 .log = &o->log,
+                                 .comm = llm->ranks.comm};
+    LB_TRY(agree(llm, lb_model_open(&llm->model, &spec, err), err));
+    LB_TRY(agree(llm, lb_plan_pages(&llm->plan, lb_model_page_bytes(llm->model), err), err));
+    /* a row that fits must fit wherever it is dealt to */
+    LB_TRY(lb_ranks_least(&llm->ranks, &llm->plan.kv_pages, err));
+    enum lb_status status = lb_model_reserve(llm->model, llm->plan.limit, llm->plan.max_out, llm->plan.kv_pages, err);
+    LB_TRY(agree(llm, status, err));
     lb_model_set_hook(llm->model, o->hook);
     return LB_OK;
 }
 
-/* Finds out what is left to do, before the long part of opening a model. */
-static enum lb_status settle(struct lb_llm *llm, const struct tok_job *job, struct lb_err *err)
+static struct lb_fingerprint_spec fingerprint_spec(const struct lb_llm *llm, const struct lb_tok_job *job)
 {
-    if (llm->o.plan)
-        return LB_OK;
     struct lb_fingerprint_spec spec = {.o = &llm->o,
                                        .gen = &llm->gen,
                                        .inputs = llm->inputs,
@@ -374,30 +331,77 @@ static enum lb_status settle(struct lb_llm *llm, const struct tok_job *job, stru
         spec.dtype = llm->dtype == LB_F32 ? "f32" : "bf16";
         spec.isa = llm->backend->isa;
     }
+    return spec;
+}
+
+/* Finds out what is left to do, before the long part of opening a model. */
+static enum lb_status settle(struct lb_llm *llm, const struct lb_tok_job *job, struct lb_err *err)
+{
+    if (llm->o.plan)
+        return LB_OK;
+    struct lb_fingerprint_spec spec = fingerprint_spec(llm, job);
     LB_TRY(lb_resume_settle(&llm->resume, &spec, err));
     lb_fingerprint_put_inputs(&spec, &llm->input_sizes);
     llm->stats.fingerprint = llm->resume.print.data;
     return LB_OK;
 }
 
+/* Every rank must have the files that rank 0 has. */
+static enum lb_status compare_models(struct lb_llm *llm, const struct lb_tok_job *job, struct lb_err *err)
+{
+    static const char *const ignored[] = {"inputs", "prompt", NULL};
+    struct lb_str print = {0};
+    enum lb_status status = LB_OK;
+    if (llm->ranks.size == 1)
+        return LB_OK;
+    if (!is_first(llm)) {
+        struct lb_fingerprint_spec spec = fingerprint_spec(llm, job);
+        status = lb_fingerprint_make(&spec, &print, err);
+    }
+    LB_TRY(lb_ranks_same(&llm->ranks, &llm->resume.complete, sizeof llm->resume.complete, err));
+    status = agree(llm, status, err);
+    if (status == LB_OK)
+        status = lb_ranks_compare(&llm->ranks, "settings or model files",
+                                  is_first(llm) ? llm->resume.print.data : print.data, ignored, err);
+    lb_str_release(&print);
+    return status;
+}
+
+static enum lb_status open_files(struct lb_llm *llm, struct lb_tok_job *job, struct lb_err *err)
+{
+    LB_TRY(open_config(llm, job, err));
+    LB_TRY(open_headers(llm, err));
+    return is_first(llm) ? settle(llm, job, err) : LB_OK;
+}
+
 /* A tokenizer that fails is what a person hears of, whatever the weights say: which of the two is first in time does
  * not decide. */
-static enum lb_status open_model(struct lb_llm *llm, struct lb_err *err)
+static enum lb_status open_parts(struct lb_llm *llm, struct lb_tok_job *job, struct lb_err *err)
 {
-    struct tok_job job = {.err = LB_ERR_INIT};
     struct lb_err of_weights = LB_ERR_INIT;
-    LB_TRY(open_config(llm, &job, err));
-    LB_TRY(open_headers(llm, err));
-    LB_TRY(settle(llm, &job, err));
-    if (llm->resume.complete)
-        return LB_OK;
-    tokenizer_begin(&job);
-    enum lb_status status = open_weights(llm, &of_weights);
-    LB_TRY(tokenizer_end(&job, &llm->tok, err));
+    bool leads = lb_ranks_leads(&llm->ranks);
+    if (leads)
+        lb_tok_job_begin(job);
+    enum lb_status status = open_weights(llm, &of_weights), of_tok = LB_OK;
+    if (leads)
+        of_tok = lb_tok_job_end(job, &llm->tok, err);
+    LB_TRY(agree(llm, of_tok, err));
     if (status != LB_OK)
         return lb_err_set(err, status, "%s", of_weights.text);
-    LB_TRY(join_tokenizer(llm, err));
-    LB_TRY(open_chat(llm, &job, err));
+    if (leads)
+        LB_TRY(join_tokenizer(llm, err));
+    return is_first(llm) ? open_chat(llm, job, err) : LB_OK;
+}
+
+static enum lb_status open_model(struct lb_llm *llm, struct lb_err *err)
+{
+    struct lb_tok_job job = {.err = LB_ERR_INIT};
+    LB_TRY(agree(llm, open_files(llm, &job, err), err));
+    LB_TRY(compare_models(llm, &job, err));
+    if (llm->resume.complete)
+        return LB_OK;
+    LB_TRY(lb_ranks_form(&llm->ranks, llm->o.tp ? (int)llm->o.tp : 1, err));
+    LB_TRY(agree(llm, open_parts(llm, &job, err), err));
     lb_config_log(&llm->config, &llm->o.log);
     return LB_OK;
 }
@@ -405,13 +409,13 @@ static enum lb_status open_model(struct lb_llm *llm, struct lb_err *err)
 /* What is needed where no model runs. */
 static enum lb_status open_texts(struct lb_llm *llm, struct lb_err *err)
 {
-    struct tok_job job = {.err = LB_ERR_INIT};
+    struct lb_tok_job job = {.err = LB_ERR_INIT};
     LB_TRY(open_config(llm, &job, err));
     LB_TRY(settle(llm, &job, err));
     if (llm->resume.complete)
         return LB_OK;
-    open_tokenizer(&job);
-    LB_TRY(tokenizer_end(&job, &llm->tok, err));
+    lb_tok_job_begin(&job);
+    LB_TRY(lb_tok_job_end(&job, &llm->tok, err));
     LB_TRY(join_tokenizer(llm, err));
     struct lb_plan_spec want = {.config = &llm->config, .max_model_len = llm->o.max_model_len, .log = &llm->o.log};
     if (llm->config_known)
@@ -441,11 +445,24 @@ static void fill_stats(struct lb_llm *llm)
     s->batch_tokens = llm->plan.batch_tokens;
     s->max_seqs = llm->plan.max_seqs;
     s->kv_pages = llm->plan.kv_pages;
+    s->tp = llm->ranks.tp;
+    s->dp = llm->ranks.dp;
     for (int i = 0; i < s->n_setting; i++)
         lb_log_put(&llm->o.log, LB_LOG_INFO, "%s %s (%s)", s->setting[i].name, s->setting[i].value,
                    s->setting[i].origin);
     lb_log_put(&llm->o.log, LB_LOG_INFO, "%s on %s, kernels %s, %d threads; %lld KV pages of %d positions; load %.3g s",
                s->dtype, s->device, s->isa, s->n_thread, (long long)s->kv_pages, LK_PAGE_TOKENS, s->load_s);
+}
+
+/* Options, and the files around the run: nothing is touched. */
+static enum lb_status check_first(struct lb_llm *llm, struct lb_err *err)
+{
+    LB_TRY(check_settings(llm, err));
+    if (!is_first(llm))
+        return LB_OK;
+    LB_TRY(lb_check_stats_path(llm->o.stats, llm->o.output, llm->inputs, llm->n_input, err));
+    struct lb_journal_spec journal = journal_spec(llm);
+    return llm->o.plan ? LB_OK : lb_resume_look(&llm->resume, &journal, &llm->o, err);
 }
 
 enum lb_status lb_open(struct lb_llm **out, const struct lb_options *o, struct lb_err *err)
@@ -460,18 +477,19 @@ enum lb_status lb_open(struct lb_llm **out, const struct lb_options *o, struct l
     llm->inputs = o->n_input ? o->inputs : stdin_input;
     llm->n_input = o->n_input ? o->n_input : o->prompt ? 0 : 1;
     lb_audit_init(&llm->audit, o->audit, &llm->o.log);
-    struct lb_journal_spec journal = journal_spec(llm);
     enum lb_status status;
-    LB_TRY_OUT(status, check_settings(llm, err));
-    LB_TRY_OUT(status, check_stats_path(llm, err));
-    if (!o->plan)
-        LB_TRY_OUT(status, lb_resume_look(&llm->resume, &journal, &llm->o, err));
+    LB_TRY_OUT(status, lb_ranks_init(&llm->ranks, o->world, err));
+    LB_TRY_OUT(status, agree(llm, check_first(llm, err), err));
+    LB_TRY_OUT(status, share_settings(llm, err));
     LB_TRY_OUT(status, open_backend(llm, err));
-    LB_TRY_OUT(status, open_inputs(llm, err));
+    LB_TRY_OUT(status, agree(llm, is_first(llm) ? open_inputs(llm, err) : LB_OK, err));
     double load = lb_now();
-    LB_TRY_OUT(status, text_only(llm) ? open_texts(llm, err) : open_model(llm, err));
+    if (!text_only(llm))
+        LB_TRY_OUT(status, open_model(llm, err));
+    else
+        LB_TRY_OUT(status, agree(llm, is_first(llm) ? open_texts(llm, err) : LB_OK, err));
     llm->stats.load_s = lb_now() - load;
-    if (!llm->resume.complete)
+    if (!llm->resume.complete && (is_first(llm) || !text_only(llm)))
         fill_stats(llm);
     *out = llm;
     return LB_OK;
@@ -501,6 +519,8 @@ void lb_close(struct lb_llm *llm)
     lb_gen_release(&llm->gen);
     lb_resume_release(&llm->resume);
     lb_str_release(&llm->input_sizes);
+    lb_ranks_release(&llm->ranks);
+    lb_mem_free(llm->rank_stats);
     lb_mem_free(llm);
 }
 
@@ -609,6 +629,7 @@ static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
         [LB_BOS_AUTO] = LB_TOK_AUTO, [LB_BOS_YES] = LB_TOK_BOS, [LB_BOS_NO] = LB_TOK_PLAIN};
     const struct lb_options *o = &llm->o;
     return (struct lb_run_spec){
+        .ranks = {.world = llm->ranks.world, .comm = llm->ranks.comm, .tp = llm->ranks.tp},
         .mode = o->plan     ? LB_RUN_SURVEY
                 : o->render ? LB_RUN_RENDER
                             : LB_RUN_MODEL,
@@ -658,22 +679,65 @@ static enum lb_status make_plan_text(struct lb_llm *llm, struct lb_err *err)
     return llm->plan_text.failed ? lb_err_memory(err, "the plan", llm->plan_text.len) : LB_OK;
 }
 
-enum lb_status lb_run(struct lb_llm *llm, struct lb_err *err)
+/* What all ranks did, on rank 0. */
+static enum lb_status gather_stats(struct lb_llm *llm, struct lb_err *err)
+{
+    struct lb_stats *s = &llm->stats;
+    if (llm->ranks.size > 1 && !text_only(llm))
+        LB_TRY(lb_world_gather(llm->ranks.world, &s->mine, sizeof s->mine, llm->rank_stats, err));
+    else
+        llm->rank_stats[0] = s->mine;
+    if (!is_first(llm))
+        return LB_OK;
+    s->rank = llm->rank_stats;
+    s->n_rank = text_only(llm) ? 1 : llm->ranks.size;
+    lb_stats_join(s);
+    return LB_OK;
+}
+
+/* Rows through the model, on all ranks. Its end is agreed on: *end is as rank 0 has it. */
+static enum lb_status run_all(struct lb_llm *llm, struct lb_journal *j, struct lb_run_end *end, struct lb_err *err)
+{
+    struct lb_run_spec spec = run_spec(llm, j);
+    enum lb_status status = LB_OK;
+    if (text_only(llm))
+        status = is_first(llm) ? lb_run_rows(&spec, &llm->stats, end, err) : LB_OK;
+    else if (lb_ranks_leads(&llm->ranks))
+        status = lb_run_rows(&spec, &llm->stats, end, err);
+    else
+        status = lb_run_follow(&spec, &llm->stats, err);
+    status = agree(llm, status, err);
+    if (status == LB_OK && end->peer_failed)
+        status = lb_err_set(err, LB_E_DEVICE, "another rank failed and did not say why");
+    end->complete = end->complete && status == LB_OK;
+    struct lb_err late = LB_ERR_INIT;
+    enum lb_status of_stats = gather_stats(llm, &late);
+    return status == LB_OK && of_stats != LB_OK ? lb_err_set(err, of_stats, "%s", late.text) : status;
+}
+
+/* The ranks that write nothing: they learn how the run ended. */
+static enum lb_status run_beside(struct lb_llm *llm, struct lb_err *err)
+{
+    struct lb_run_end end = {0};
+    LB_TRY(agree(llm, LB_OK, err)); /* the journal is open */
+    enum lb_status status = run_all(llm, NULL, &end, err);
+    status = agree(llm, status, err);
+    return status == LB_OK ? lb_ranks_same(&llm->ranks, &llm->exit_code, sizeof llm->exit_code, err) : status;
+}
+
+static enum lb_status run_first(struct lb_llm *llm, struct lb_err *err)
 {
     struct lb_journal *j = NULL;
-    if (llm->resume.complete)
-        return LB_OK;
-    if (!llm->o.plan)
-        LB_TRY(open_journal(llm, &j, err));
+    LB_TRY(agree(llm, llm->o.plan ? LB_OK : open_journal(llm, &j, err), err));
     struct lb_str path = {0};
     if (llm->o.stats)
         lb_str_puts(&path, llm->o.stats);
     else if (j && lb_journal_regular(j))
         lb_str_putf(&path, "%s.stats.json", lb_journal_path(j));
-    struct lb_run_spec spec = run_spec(llm, j);
     struct lb_run_end end = {0};
-    enum lb_status status =
-        path.failed ? lb_err_memory(err, "a path", path.len) : lb_run_rows(&spec, &llm->stats, &end, err);
+    enum lb_status status = run_all(llm, j, &end, err);
+    if (status == LB_OK && path.failed)
+        status = lb_err_memory(err, "a path", path.len);
     llm->closed = end.closed;
     if (end.complete && !llm->o.plan)
         watch_inputs(llm);
@@ -682,9 +746,21 @@ enum lb_status lb_run(struct lb_llm *llm, struct lb_err *err)
     if (status == LB_OK && llm->o.plan)
         status = make_plan_text(llm, err);
     struct ending e = {.llm = llm, .status = status, .stats_path = path.failed ? NULL : path.data};
-    status = finish(&e, j, end.complete, err);
+    status = finish(&e, j, end.complete && status == LB_OK, err);
     lb_str_release(&path);
-    return status;
+    status = agree(llm, status, err);
+    llm->exit_code = lb_exit_code(llm, status);
+    return status == LB_OK ? lb_ranks_same(&llm->ranks, &llm->exit_code, sizeof llm->exit_code, err) : status;
+}
+
+enum lb_status lb_run(struct lb_llm *llm, struct lb_err *err)
+{
+    if (llm->resume.complete)
+        return lb_ranks_same(&llm->ranks, &llm->resume.done.exit_code, sizeof llm->resume.done.exit_code, err);
+    llm->rank_stats = lb_mem_new((size_t)llm->ranks.size, sizeof *llm->rank_stats);
+    enum lb_status status = llm->rank_stats ? LB_OK : lb_err_memory(err, "statistics", sizeof *llm->rank_stats);
+    LB_TRY(agree(llm, status, err));
+    return is_first(llm) ? run_first(llm, err) : run_beside(llm, err);
 }
 
 int lb_exit_code(const struct lb_llm *llm, enum lb_status status)
@@ -693,6 +769,8 @@ int lb_exit_code(const struct lb_llm *llm, enum lb_status status)
         return (int)status;
     if (llm->resume.complete)
         return (int)llm->resume.done.exit_code;
+    if (!is_first(llm))
+        return llm->exit_code;
     return llm->stats.error > 0 && !llm->closed ? 1 : 0;
 }
 

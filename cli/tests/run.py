@@ -188,8 +188,12 @@ def launchers(tmp):
     for env, several in tables.LAUNCHERS:
         r = program(['-m', TINY, '-p', 'a', '--max-tokens', '1', '-o', out, '--overwrite'], env=env)
         if several:
-            refused(r, 2, 'alone')
+            refused(r, 2, 'MPI')
             check(not os.listdir(tmp), env, os.listdir(tmp))
+            r = program(['-m', TINY, '-p', 'a', '--max-tokens', '1', '-o', out, '--overwrite', '--no-mpi'], env=env)
+            equal(r.code, 0, f'{env}, --no-mpi: {r.err}')
+            os.remove(out)
+            os.remove(out + '.stats.json')
         else:
             equal(r.code, 0, f'{env}: {r.err}')
             os.remove(out)

@@ -88,6 +88,7 @@ enum lb_status lb_cpu_heads_new(struct lb_backend *be, const struct lb_matrix_sp
     m->w = lb_cpu_take(c, (size_t)n_head, m->head_bytes, spec->name, err);
     if (!m->w)
         return LB_E_DEVICE;
+    c->base.counts.weight_bytes += n_head * (int64_t)m->head_bytes;
     struct pack_job job = {c, spec, m, false};
     int64_t n_panel = panels_of(m) * n_head;
     lb_team_run(c->team, pack_panels, &job, n_panel, pack_grain(c, m, n_panel));
@@ -132,7 +133,7 @@ static void convert_rows(void *ctx, int64_t begin, int64_t end)
     lb_mem_free(row);
 }
 
-enum lb_status lb_cpu_table_new(struct lb_backend *be, const struct lb_rows *rows, struct lb_table **out,
+enum lb_status lb_cpu_table_new(struct lb_backend *be, const struct lb_rows *rows, int64_t first, struct lb_table **out,
                                 struct lb_err *err)
 {
     struct lb_cpu *c = lb_cpu_of(be);
@@ -141,6 +142,7 @@ enum lb_status lb_cpu_table_new(struct lb_backend *be, const struct lb_rows *row
     struct lb_table *t = lb_cpu_take(c, 1, sizeof *t, "the embedding table", err);
     if (!t)
         return LB_E_DEVICE;
+    t->first = first;
     t->n_row = rows->n_row;
     t->n_col = rows->n_col;
     if (rows->data && rows->data_type == c->base.dtype && (uintptr_t)rows->data % elem == 0) {
@@ -151,6 +153,7 @@ enum lb_status lb_cpu_table_new(struct lb_backend *be, const struct lb_rows *row
     void *copy = lb_cpu_take(c, (size_t)rows->n_row * (size_t)rows->n_col, elem, "the embedding table", err);
     if (!copy)
         return LB_E_DEVICE;
+    c->base.counts.weight_bytes += rows->n_row * rows->n_col * (int64_t)elem;
     struct convert_job job = {c, rows, copy, false};
     lb_team_run(c->team, convert_rows, &job, rows->n_row, 64);
     if (atomic_load(&job.no_memory))

@@ -85,6 +85,7 @@ static struct lb_timing make_timing(struct lb_work *w)
                               .decode_s = t.last - t.first,
                               .first_token_s = t.first - t.read,
                               .total_s = t.last - t.read,
+                              .rank = w->rank,
                               .steps = steps};
 }
 
