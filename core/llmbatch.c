@@ -93,7 +93,7 @@ static bool is_first(const struct lb_llm *llm)
     return llm->ranks.rank == 0;
 }
 
-static enum lb_status agree(const struct lb_llm *llm, enum lb_status status, struct lb_err *err)
+static enum lb_status agree(struct lb_llm *llm, enum lb_status status, struct lb_err *err)
 {
     return lb_ranks_agree(&llm->ranks, status, err);
 }
@@ -141,7 +141,7 @@ static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
 /* What rank 0 has found out holds for all: the clock of templates, and what an earlier run was done with. */
 static enum lb_status share_settings(struct lb_llm *llm, struct lb_err *err)
 {
-    const struct lb_ranks *r = &llm->ranks;
+    struct lb_ranks *r = &llm->ranks;
     if (r->size == 1)
         return LB_OK;
     LB_TRY(lb_ranks_compare_options(r, &llm->o, err));
@@ -302,11 +302,8 @@ static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
                                 .free_bytes = lb_mem_available() / (size_t)llm->ranks.world->host_size,
                                 .log = &o->log};
     LB_TRY(agree(llm, lb_plan_make(&llm->plan, &want, err), err));
-    struct lb_model_spec spec = {.config = &llm->config,
-                                 .weights = weights,
-                                 .backend = llm->backend,
-                                 .log = &o->log,
-                                 .comm = llm->ranks.comm};
+    struct lb_model_spec spec = {
+        .config = &llm->config, .weights = weights, .backend = llm->backend, .log = &o->log, .comm = llm->ranks.comm};
     LB_TRY(agree(llm, lb_model_open(&llm->model, &spec, err), err));
     LB_TRY(agree(llm, lb_plan_pages(&llm->plan, lb_model_page_bytes(llm->model), err), err));
     /* a row that fits must fit wherever it is dealt to */

@@ -37,9 +37,16 @@ struct lb_rank_place lb_rank_of(const struct lb_world *w)
     return (struct lb_rank_place){w->rank, w->size, w->host};
 }
 
+/* Rank 0 speaks for all, so that its own failures need no place. */
 enum lb_status lb_agree(struct lb_world *w, enum lb_status status, struct lb_err *err)
 {
-    return lb_world_agree(w, status, err);
+    struct lb_err place = {.status = LB_E_DEVICE};
+    status = lb_world_agree(w, status, err);
+    lb_err_where(&place, "rank 0 on host %s", lb_world_host(w, 0));
+    size_t n = strlen(place.text);
+    if (status != LB_OK && strncmp(err->text, place.text, n) == 0)
+        memmove(err->text, err->text + n, strlen(err->text + n) + 1);
+    return status;
 }
 
 void lb_leave(struct lb_world *w, int code)
@@ -71,13 +78,17 @@ void lb_ranks_release(struct lb_ranks *r)
     *r = (struct lb_ranks){0};
 }
 
-enum lb_status lb_ranks_agree(const struct lb_ranks *r, enum lb_status status, struct lb_err *err)
+enum lb_status lb_ranks_agree(struct lb_ranks *r, enum lb_status status, struct lb_err *err)
 {
-    return r->size > 1 ? lb_world_agree(r->world, status, err) : status;
+    if (r->size == 1)
+        return status;
+    if (r->agreed == LB_OK)
+        r->agreed = lb_agree(r->world, status, err);
+    return r->agreed;
 }
 
 /* One text of every rank, on rank 0: [size], NULL elsewhere. */
-static enum lb_status collect(const struct lb_ranks *r, const char *text, struct lb_str **all, struct lb_err *err)
+static enum lb_status collect(struct lb_ranks *r, const char *text, struct lb_str **all, struct lb_err *err)
 {
     enum lb_status status = LB_OK;
     *all = NULL;
@@ -110,8 +121,8 @@ static enum lb_status compare_one(const struct lb_ranks *r, int rank, const char
     return status;
 }
 
-enum lb_status lb_ranks_compare(const struct lb_ranks *r, const char *what, const char *facts,
-                                const char *const *ignored, struct lb_err *err)
+enum lb_status lb_ranks_compare(struct lb_ranks *r, const char *what, const char *facts, const char *const *ignored,
+                                struct lb_err *err)
 {
     struct lb_str *all;
     if (r->size == 1)
@@ -124,7 +135,7 @@ enum lb_status lb_ranks_compare(const struct lb_ranks *r, const char *what, cons
     return lb_ranks_agree(r, status, err);
 }
 
-enum lb_status lb_ranks_compare_options(const struct lb_ranks *r, const struct lb_options *o, struct lb_err *err)
+enum lb_status lb_ranks_compare_options(struct lb_ranks *r, const struct lb_options *o, struct lb_err *err)
 {
     static const char *const none[] = {NULL};
     struct lb_str facts = {0};
@@ -185,7 +196,7 @@ static void meet_all(const struct lb_ranks *r, const struct lb_str *all, struct 
     *poorer = !differ ? -1 : *poorer < 0 ? 0 : *poorer;
 }
 
-enum lb_status lb_ranks_isa(const struct lb_ranks *r, const char *wanted, const struct lb_log *log, char *out, size_t n,
+enum lb_status lb_ranks_isa(struct lb_ranks *r, const char *wanted, const struct lb_log *log, char *out, size_t n,
                             struct lb_err *err)
 {
     struct lb_str mine = {0}, common = {0}, *all = NULL;
@@ -220,7 +231,7 @@ enum lb_status lb_ranks_same(const struct lb_ranks *r, void *v, size_t bytes, st
     return r->size > 1 ? lb_world_bcast(r->world, v, bytes, err) : LB_OK;
 }
 
-enum lb_status lb_ranks_least(const struct lb_ranks *r, int64_t *v, struct lb_err *err)
+enum lb_status lb_ranks_least(struct lb_ranks *r, int64_t *v, struct lb_err *err)
 {
     if (r->size == 1)
         return LB_OK;

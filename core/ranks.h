@@ -16,6 +16,7 @@ struct lb_ranks {
     struct lb_comm *comm; /* this rank's group; NULL until lb_ranks_form */
     int rank, size;
     int tp, dp;
+    enum lb_status agreed; /* once it is a failure it stays: all ranks know it, and go to their ends */
     struct lb_cpus cpus;
 };
 
@@ -28,25 +29,26 @@ static inline bool lb_ranks_leads(const struct lb_ranks *r)
     return r->rank % r->tp == 0;
 }
 
-/* The gravest status of all ranks, with its text. err holds this rank's failure when status is one. */
-enum lb_status lb_ranks_agree(const struct lb_ranks *r, enum lb_status status, struct lb_err *err);
+/* The gravest status of all ranks, with its text, which names the rank unless it is rank 0. err holds this rank's
+ * failure when status is one. */
+enum lb_status lb_ranks_agree(struct lb_ranks *r, enum lb_status status, struct lb_err *err);
 
 /* Facts (core/io/facts.h) of every rank are those of rank 0, apart from the ignored names (ended by NULL): LB_E_USAGE
  * says what differs, and where. what: what they are of, e.g. "options". */
-enum lb_status lb_ranks_compare(const struct lb_ranks *r, const char *what, const char *facts,
-                                const char *const *ignored, struct lb_err *err);
+enum lb_status lb_ranks_compare(struct lb_ranks *r, const char *what, const char *facts, const char *const *ignored,
+                                struct lb_err *err);
 
 /* The same of what changes how ranks work together. */
-enum lb_status lb_ranks_compare_options(const struct lb_ranks *r, const struct lb_options *o, struct lb_err *err);
+enum lb_status lb_ranks_compare_options(struct lb_ranks *r, const struct lb_options *o, struct lb_err *err);
 
 /* Kernel sets that every rank may use, as a list for lb_backend_open, in out[n]; "" where all may use the same anyway.
  * wanted: this rank's command line, which lb_backend_open takes (NULL: any). Rank 0 says it once. */
-enum lb_status lb_ranks_isa(const struct lb_ranks *r, const char *wanted, const struct lb_log *log, char *out, size_t n,
+enum lb_status lb_ranks_isa(struct lb_ranks *r, const char *wanted, const struct lb_log *log, char *out, size_t n,
                             struct lb_err *err);
 
 /* *v becomes rank 0's, or the smallest of all. */
 enum lb_status lb_ranks_same(const struct lb_ranks *r, void *v, size_t bytes, struct lb_err *err);
-enum lb_status lb_ranks_least(const struct lb_ranks *r, int64_t *v, struct lb_err *err);
+enum lb_status lb_ranks_least(struct lb_ranks *r, int64_t *v, struct lb_err *err);
 
 /* Groups of tp ranks, which divides their number. */
 enum lb_status lb_ranks_form(struct lb_ranks *r, int tp, struct lb_err *err);
