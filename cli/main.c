@@ -195,6 +195,13 @@ static enum lb_status run(struct lb_cli *cli, struct place *p, int *code, struct
     enum lb_status status = check(cli, p, err);
     if (p->world)
         status = lb_agree(p->world, status, err);
+    if (status == LB_OK && cli->merge) {
+        status = speaks(p) ? lb_merge(&cli->run, err) : LB_OK;
+        if (p->world)
+            status = lb_agree(p->world, status, err);
+        *code = (int)status;
+        return status;
+    }
     if (status == LB_OK)
         status = lb_open(&llm, &cli->run, err);
     if (status == LB_OK) {

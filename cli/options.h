@@ -30,7 +30,9 @@ struct lb_cli {
     struct lb_str command;
     int order, add_bos, audit, format, progress, log_level;
     int64_t rank_timeout_s;
-    bool version, help, no_mpi;
+    const char *shard;
+    char *output_text, *stats_text; /* with %s filled in, owned */
+    bool version, help, no_mpi, merge;
 };
 
 /* Reads argv (lent for the struct's life). LB_E_USAGE: one line that names option and value and says what is allowed.

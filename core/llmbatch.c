@@ -73,6 +73,7 @@ const char *lb_isa_list(void)
 void lb_options_init(struct lb_options *o)
 {
     *o = (struct lb_options){.device = "cpu",
+                             .n_shard = 1,
                              .dtype = "auto",
                              .batch_tokens = LB_DEFAULT_BATCH_TOKENS,
                              .max_seqs = LB_DEFAULT_MAX_SEQS,
@@ -121,6 +122,11 @@ static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
         return lb_err_set(err, LB_E_USAGE, "a prompt and input files cannot be given together");
     if (o->restart && o->retry_errors)
         return lb_err_set(err, LB_E_USAGE, "--restart and --retry-errors exclude each other");
+    if (o->n_shard < 1 || o->shard_index < 0 || o->shard_index >= o->n_shard)
+        return lb_err_set(err, LB_E_USAGE, "there is no shard %lld of %lld", (long long)o->shard_index,
+                          (long long)o->n_shard);
+    if (o->prompt && o->n_shard > 1)
+        return lb_err_set(err, LB_E_USAGE, "--shard divides input rows, and --prompt is one row");
     if (o->render && o->plan)
         return lb_err_set(err, LB_E_USAGE, "--render and --plan exclude each other");
     if (o->threads < 0 || o->threads > INT_MAX)
@@ -288,22 +294,49 @@ static enum lb_status open_headers(struct lb_llm *llm, struct lb_err *err)
     return LB_OK;
 }
 
+static struct lb_plan_spec plan_spec(const struct lb_llm *llm)
+{
+    const struct lb_options *o = &llm->o;
+    return (struct lb_plan_spec){.config = &llm->config,
+                                 .weights = weights_of(llm),
+                                 .dtype = llm->dtype,
+                                 .batch_tokens = o->batch_tokens,
+                                 .max_seqs = o->max_seqs,
+                                 .kv_memory = o->kv_memory,
+                                 .max_model_len = o->max_model_len,
+                                 .free_bytes = lb_mem_available(),
+                                 .tp = llm->ranks.tp,
+                                 .host_ranks = llm->ranks.world->host_size,
+                                 .log = &o->log};
+}
+
+/* --tp, or the largest that a rank needs for the model to fit. */
+static enum lb_status choose_tp(struct lb_llm *llm, int *tp, struct lb_err *err)
+{
+    *tp = (int)llm->o.tp;
+    if (*tp > 0 || llm->ranks.size == 1) {
+        *tp = *tp > 0 ? *tp : 1;
+        return LB_OK;
+    }
+    struct lb_plan_spec want = plan_spec(llm);
+    LB_TRY(agree(llm, lb_plan_tp(&want, llm->ranks.size, tp, err), err));
+    int64_t least = -*tp;
+    LB_TRY(lb_ranks_least(&llm->ranks, &least, err));
+    *tp = (int)-least;
+    return LB_OK;
+}
+
 static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
 {
     const struct lb_options *o = &llm->o;
-    const struct lb_wfile *weights = weights_of(llm);
-    struct lb_plan_spec want = {.config = &llm->config,
-                                .weights = weights,
-                                .dtype = llm->dtype,
-                                .batch_tokens = o->batch_tokens,
-                                .max_seqs = o->max_seqs,
-                                .kv_memory = o->kv_memory,
-                                .max_model_len = o->max_model_len,
-                                .free_bytes = lb_mem_available() / (size_t)llm->ranks.world->host_size,
-                                .log = &o->log};
+    struct lb_plan_spec want = plan_spec(llm);
     LB_TRY(agree(llm, lb_plan_make(&llm->plan, &want, err), err));
-    struct lb_model_spec spec = {
-        .config = &llm->config, .weights = weights, .backend = llm->backend, .log = &o->log, .comm = llm->ranks.comm};
+    struct lb_model_spec spec = {.config = &llm->config,
+                                 .weights = weights_of(llm),
+                                 .backend = llm->backend,
+                                 .log = &o->log,
+                                 .comm = llm->ranks.comm,
+                                 .world = llm->ranks.world};
     LB_TRY(agree(llm, lb_model_open(&llm->model, &spec, err), err));
     LB_TRY(agree(llm, lb_plan_pages(&llm->plan, lb_model_page_bytes(llm->model), err), err));
     /* a row that fits must fit wherever it is dealt to */
@@ -397,7 +430,9 @@ static enum lb_status open_model(struct lb_llm *llm, struct lb_err *err)
     LB_TRY(compare_models(llm, &job, err));
     if (llm->resume.complete)
         return LB_OK;
-    LB_TRY(lb_ranks_form(&llm->ranks, llm->o.tp ? (int)llm->o.tp : 1, err));
+    int tp;
+    LB_TRY(choose_tp(llm, &tp, err));
+    LB_TRY(lb_ranks_form(&llm->ranks, tp, err));
     LB_TRY(agree(llm, open_parts(llm, &job, err), err));
     lb_config_log(&llm->config, &llm->o.log);
     return LB_OK;
@@ -592,6 +627,7 @@ static enum lb_status check_taken(const struct lb_llm *llm, const struct lb_take
     if (t->n == 0 || llm->stream || !llm->lines)
         return LB_OK;
     LB_TRY(lb_lines_open(&lines, llm->inputs, llm->n_input, err));
+    lb_lines_every(lines, llm->o.shard_index, llm->o.n_shard);
     enum lb_status status = LB_OK;
     for (size_t i = 0; status == LB_OK && i < t->n; i++) {
         status = lb_lines_next(lines, &line, err);
@@ -640,6 +676,8 @@ static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
         .survey = &llm->survey,
         .lines = llm->lines,
         .prompt = o->prompt,
+        .shard_index = o->shard_index,
+        .n_shard = o->n_shard,
         .rows = {.input_key = o->input_key,
                  .format = o->format,
                  .chat = o->chat,

@@ -32,11 +32,12 @@ struct lb_options {
     const char *model;
     const char *const *inputs; /* [n_input] paths, "-" is stdin; none: stdin, unless prompt is given */
     size_t n_input;
-    const char *prompt; /* one row instead of inputs */
-    const char *output; /* NULL or "-": stdout */
-    const char *stats;  /* NULL: OUT.stats.json when OUT is a regular file */
-    bool overwrite;     /* an existing OUT is replaced; without, only one that is complete is let be */
-    bool restart;       /* what an earlier run left in OUT.partial is discarded, not taken over */
+    const char *prompt;           /* one row instead of inputs */
+    int64_t shard_index, n_shard; /* only rows whose number is shard_index modulo n_shard */
+    const char *output;           /* NULL or "-": stdout */
+    const char *stats;            /* NULL: OUT.stats.json when OUT is a regular file */
+    bool overwrite;               /* an existing OUT is replaced; without, only one that is complete is let be */
+    bool restart;                 /* what an earlier run left in OUT.partial is discarded, not taken over */
 
     const char *device;     /* "cpu" */
     const char *dtype;      /* "auto" (bf16), "f32", "bf16" */
@@ -122,6 +123,10 @@ int lb_exit_code(const struct lb_llm *llm, enum lb_status status);
 /* OUT, when lb_open found it complete, made by the same command of the same rows, so that lb_run does nothing; else
  * NULL. */
 const char *lb_complete_output(const struct lb_llm *llm);
+
+/* Puts the outputs of all shards (o->inputs, in the order of their numbers) together as o->output: line k of the I-th
+ * is row k * N + I. No model is needed. LB_E_INPUT: they do not fit together. */
+enum lb_status lb_merge(const struct lb_options *o, struct lb_err *err);
 
 const struct lb_stats *lb_stats_of(const struct lb_llm *llm);
 

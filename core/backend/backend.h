@@ -23,7 +23,9 @@ struct lb_backend;
 struct lb_backend_ops {
     void (*close)(struct lb_backend *be);
 
-    /* loading; weights may be read by several threads of the backend's team */
+    /* loading; weights may be read by several threads of the backend's team. mem is lent until the next call, NULL: the
+     * backend's own memory, as from the beginning */
+    void (*weight_mem)(struct lb_backend *be, struct lb_weight_mem *mem);
     enum lb_status (*matrix_new)(struct lb_backend *be, const struct lb_matrix_spec *spec, struct lb_matrix **out,
                                  struct lb_err *err);
     /* n_head matrices of the same shape, whose rows stand one behind the other in spec->rows */

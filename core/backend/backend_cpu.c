@@ -55,6 +55,11 @@ static void cpu_close(struct lb_backend *be)
     lb_mem_free(c);
 }
 
+static void cpu_weight_mem(struct lb_backend *be, struct lb_weight_mem *mem)
+{
+    lb_cpu_of(be)->weight_mem = mem;
+}
+
 static enum lb_status cpu_reserve(struct lb_backend *be, struct lb_step_limits limit, int32_t max_out, int64_t n_vocab,
                                   struct lb_err *err)
 {
@@ -184,6 +189,7 @@ static void cpu_parallel(struct lb_backend *be, void (*fn)(void *ctx, int64_t be
 
 static const struct lb_backend_ops cpu_ops = {
     .close = cpu_close,
+    .weight_mem = cpu_weight_mem,
     .matrix_new = lb_cpu_matrix_new,
     .heads_new = lb_cpu_heads_new,
     .table_new = lb_cpu_table_new,

@@ -52,6 +52,7 @@ struct lb_cpu {
     int64_t l2_bytes;
     struct lb_team *team;
     struct lb_cpu_chunk *chunk;
+    struct lb_weight_mem *weight_mem; /* NULL: the chunks */
     struct lb_kv_mem *kv_list;
 
     /* fixed by reserve */

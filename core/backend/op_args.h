@@ -5,6 +5,16 @@
 
 #include "core/backend/tensor.h"
 
+/* Where packed matrices and tables are put while it is given to a backend (weight_mem). `used` counts up from 0, the
+ * same in every process that loads the same weights for the same kernel set. data NULL: nothing is read or packed, and
+ * what loading hands out is NULL: so `used` says what is needed. reads false: the bytes are there already, or will be
+ * before the first step: another process packs them. */
+struct lb_weight_mem {
+    uint8_t *data; /* [bytes], 64-byte aligned, lent for the backend's life */
+    size_t bytes, used;
+    bool reads;
+};
+
 struct lb_matrix; /* a packed weight */
 struct lb_table;  /* an embedding table, row-major */
 struct lb_kv_mem; /* pages of all layers */

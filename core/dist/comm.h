@@ -30,6 +30,9 @@ struct lb_comm_ops {
     /* Says where the forward thread is, e.g. "layer" 3; cheap. The watchdog tells late ranks from it. */
     void (*beat)(struct lb_comm *c, const char *where, int64_t n);
     enum lb_status (*status)(struct lb_comm *c, struct lb_err *err); /* the first failure so far */
+    /* The one memory [n] f32, zeroed, from which reduce takes parts without a copy when all ranks pass the same place
+     * in it; it lives as long as the communicator. NULL: there is none, or not so much, and any memory does. */
+    float *(*buffer)(struct lb_comm *c, int64_t n);
 };
 
 struct lb_comm {

@@ -51,12 +51,16 @@ static bool swap(struct group *g, int other, const void *out, void *in, size_t b
 static bool double_up(void *ctx, float *sum, int64_t n)
 {
     struct group *g = ctx;
-    for (int dist = g->block; dist < g->comm.size; dist *= 2) {
-        int other = g->comm.rank ^ dist;
-        if (n > 0 && !swap(g, other, sum, g->buffer, (size_t)n * sizeof *sum))
-            return false;
-        bool is_low = g->comm.rank < other;
-        lb_tree_add2(sum, is_low ? sum : g->buffer, is_low ? g->buffer : sum, n);
+    for (int64_t at = 0; at < n; at += (int64_t)WIRE_N) {
+        int64_t m = n - at < (int64_t)WIRE_N ? n - at : (int64_t)WIRE_N;
+        float *part = sum + at;
+        for (int dist = g->block; dist < g->comm.size; dist *= 2) {
+            int other = g->comm.rank ^ dist;
+            if (!swap(g, other, part, g->buffer, (size_t)m * sizeof *part))
+                return false;
+            bool is_low = g->comm.rank < other;
+            lb_tree_add2(part, is_low ? part : g->buffer, is_low ? g->buffer : part, m);
+        }
     }
     return true;
 }
@@ -88,8 +92,9 @@ static void group_reduce(struct lb_comm *c, float *part, int64_t n)
     double begin = now_s();
     int before = lb_seat_enter(g->v, "reduce", LB_SEAT_WAIT, c->rank == 0 ? g->base + 1 : g->base);
     bool ok = !lb_world_has_failed(g->v);
-    for (int64_t at = 0; at < n && ok; at += (int64_t)WIRE_N) {
-        int64_t m = n - at < (int64_t)WIRE_N ? n - at : (int64_t)WIRE_N;
+    int64_t most = g->block > 1 && lb_shm_holds(&g->shm, part, n) ? n : (int64_t)WIRE_N;
+    for (int64_t at = 0; at < n && ok; at += most) {
+        int64_t m = n - at < most ? n - at : most;
         if (g->path == ALL)
             ok = all_to_all(g, part + at, m);
         else if (g->block > 1)
@@ -215,6 +220,13 @@ static enum lb_status group_status(struct lb_comm *c, struct lb_err *err)
     return lb_world_failed(&((struct group *)c)->v->world, err);
 }
 
+static float *group_buffer(struct lb_comm *c, int64_t n)
+{
+    struct group *g = (struct group *)c;
+    bool fits = g->block > 1 && n >= 0 && (size_t)n <= LB_SHM_PART_BYTES / sizeof(float);
+    return fits ? lb_shm_part(&g->shm, g->shm.me) : NULL;
+}
+
 static void group_close(struct lb_comm *c)
 {
     struct group *g = (struct group *)c;
@@ -283,8 +295,8 @@ static enum lb_status open_block(struct group *g, struct lb_err *err)
 
 enum lb_status lb_world_group(struct lb_world *w, int tp, struct lb_comm **comm, struct lb_err *err)
 {
-    static const struct lb_comm_ops ops = {group_close,  group_reduce, group_bcast,
-                                           group_gather, group_beat,   group_status};
+    static const struct lb_comm_ops ops = {group_close, group_reduce, group_bcast, group_gather,
+                                           group_beat,  group_status, group_buffer};
     *comm = NULL;
     if (tp < 1 || tp > LB_COMM_MAX_RANKS || w->size % tp != 0)
         return lb_err_set(err, LB_E_USAGE, "tp %d: it must divide the %d ranks and be at most %d", tp, w->size,

@@ -2,7 +2,6 @@
 #include "core/dist/shm.h"
 
 #include <linux/futex.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -12,31 +11,35 @@
 #include "core/dist/memfd.h"
 #include "core/dist/tree.h"
 
-/* Pauses before a wait yields, some tens of microseconds, and yields before it sleeps. */
-#define SPIN 3000
-#define YIELD 50
+/* Pauses before a wait sleeps, some hundreds of microseconds: peers that share a layer come sooner. */
+#define SPIN 20000
 
-/* Below this, everybody adds everything: one meeting instead of two. */
+/* Up to this, one meeting instead of two or three is worth more than adding only a slice. */
 #define SMALL_BYTES ((size_t)8 << 10)
 
+#define HUGE_BYTES ((size_t)2 << 20)
+
+/* Parts first: they begin at huge pages. */
 static size_t shm_bytes(const struct lb_shm *s)
 {
     size_t lines = ((size_t)s->size * sizeof(struct lb_shm_line) + 4095) & ~(size_t)4095;
-    return lines + (size_t)s->size * 3 * LB_SHM_AREA_BYTES;
+    return (size_t)s->size * (LB_SHM_PART_BYTES + 3 * LB_SHM_AREA_BYTES) + lines;
 }
 
 static void lay_out(struct lb_shm *s, void *map)
 {
     s->map = map;
-    s->line = map;
-    s->area = (uint8_t *)map + s->bytes - (size_t)s->size * 3 * LB_SHM_AREA_BYTES;
+    s->parts = map;
+    s->area = s->parts + (size_t)s->size * LB_SHM_PART_BYTES;
+    s->line = (void *)(s->area + (size_t)s->size * 3 * LB_SHM_AREA_BYTES);
+    madvise(map, (size_t)s->size * LB_SHM_PART_BYTES, MADV_HUGEPAGE); /* advice only */
 }
 
 enum lb_status lb_shm_make(struct lb_shm *s, struct lb_err *err)
 {
     void *map;
     s->bytes = shm_bytes(s);
-    LB_TRY(lb_memfd_make(s->bytes, 0, &map, &s->fd, err));
+    LB_TRY(lb_memfd_make(s->bytes, HUGE_BYTES, &map, &s->fd, err));
     lay_out(s, map);
     return LB_OK;
 }
@@ -46,7 +49,7 @@ enum lb_status lb_shm_open(struct lb_shm *s, int pid, int fd, struct lb_err *err
     void *map;
     s->bytes = shm_bytes(s);
     s->fd = -1;
-    LB_TRY(lb_memfd_open(pid, fd, s->bytes, 0, &map, err));
+    LB_TRY(lb_memfd_open(pid, fd, s->bytes, HUGE_BYTES, &map, err));
     lay_out(s, map);
     return LB_OK;
 }
@@ -106,11 +109,8 @@ static bool wait_for(struct lb_shm *s, int member)
             return true;
         __builtin_ia32_pause();
     }
-    for (int i = 0; i < YIELD; i++) {
-        if (has_come(l, s->count))
-            return true;
-        sched_yield();
-    }
+    if (has_come(l, s->count))
+        return true;
     if (lb_world_has_failed(s->v))
         return false;
     atomic_store_explicit(&s->v->seat->wait_for, s->base_rank + member, memory_order_relaxed);
@@ -137,20 +137,71 @@ static int64_t slice_begin(const struct lb_shm *s, int64_t n, int member)
     return at < n ? at : n;
 }
 
+float *lb_shm_part(const struct lb_shm *s, int member)
+{
+    return (float *)(void *)(s->parts + (size_t)member * LB_SHM_PART_BYTES);
+}
+
+bool lb_shm_holds(const struct lb_shm *s, const float *part, int64_t n)
+{
+    uintptr_t own = (uintptr_t)lb_shm_part(s, s->me), at = (uintptr_t)part;
+    return at >= own && at - own <= LB_SHM_PART_BYTES && (size_t)n <= (LB_SHM_PART_BYTES - (at - own)) / sizeof *part;
+}
+
+/* Everybody adds everything: one meeting. */
+static bool reduce_small(struct lb_shm *s, float *part, int64_t n)
+{
+    const float *parts[LB_COMM_MAX_RANKS];
+    lb_shm_turn(s);
+    memcpy(lb_shm_in(s, s->me), part, (size_t)n * sizeof *part);
+    if (!lb_shm_meet(s))
+        return false;
+    for (int i = 0; i < s->size; i++)
+        parts[i] = i == s->me ? part : lb_shm_in(s, i);
+    lb_tree_add(part, parts, s->size, n);
+    return true;
+}
+
+/* The members' slices of from[member][n], but for this member's own. */
+static void take_slices(struct lb_shm *s, float *part, int64_t n, const float *const *from)
+{
+    for (int i = 0; i < s->size; i++) {
+        int64_t begin = slice_begin(s, n, i), end = slice_begin(s, n, i + 1);
+        if (i != s->me)
+            memcpy(part + begin, from[i] + begin, (size_t)(end - begin) * sizeof *part);
+    }
+}
+
+/* Each adds its slice, reading the others' parts where they are and writing into its own; the last meeting is for the
+ * owners, who may write into their parts again. */
+static bool reduce_in_place(struct lb_shm *s, float *part, int64_t n, bool (*finish)(void *, float *, int64_t),
+                            void *ctx)
+{
+    const float *whole[LB_COMM_MAX_RANKS], *parts[LB_COMM_MAX_RANKS];
+    int64_t begin = slice_begin(s, n, s->me), end = slice_begin(s, n, s->me + 1), at = part - lb_shm_part(s, s->me);
+    for (int i = 0; i < s->size; i++) {
+        whole[i] = lb_shm_part(s, i) + at;
+        parts[i] = whole[i] + begin;
+    }
+    if (!lb_shm_meet(s))
+        return false;
+    lb_tree_add(part + begin, parts, s->size, end - begin);
+    if ((finish && !finish(ctx, part + begin, end - begin)) || !lb_shm_meet(s))
+        return false;
+    take_slices(s, part, n, whole);
+    return lb_shm_meet(s);
+}
+
 bool lb_shm_reduce(struct lb_shm *s, float *part, int64_t n, bool (*finish)(void *ctx, float *slice, int64_t n),
                    void *ctx)
 {
     const float *parts[LB_COMM_MAX_RANKS];
-    float *in = (lb_shm_turn(s), lb_shm_in(s, s->me)), *out = lb_shm_out(s, s->me);
-    if (!finish && (size_t)n * sizeof *part <= SMALL_BYTES) {
-        memcpy(in, part, (size_t)n * sizeof *part);
-        if (!lb_shm_meet(s))
-            return false;
-        for (int i = 0; i < s->size; i++)
-            parts[i] = i == s->me ? part : lb_shm_in(s, i);
-        lb_tree_add(part, parts, s->size, n);
-        return true;
-    }
+    if (!finish && (size_t)n * sizeof *part <= SMALL_BYTES)
+        return reduce_small(s, part, n);
+    if (lb_shm_holds(s, part, n))
+        return reduce_in_place(s, part, n, finish, ctx);
+    lb_shm_turn(s);
+    float *in = lb_shm_in(s, s->me), *out = lb_shm_out(s, s->me);
     int64_t begin = slice_begin(s, n, s->me), end = slice_begin(s, n, s->me + 1);
     memcpy(in, part, (size_t)begin * sizeof *part);
     memcpy(in + end, part + end, (size_t)(n - end) * sizeof *part);
@@ -159,13 +210,11 @@ bool lb_shm_reduce(struct lb_shm *s, float *part, int64_t n, bool (*finish)(void
     for (int i = 0; i < s->size; i++)
         parts[i] = (i == s->me ? part : (const float *)lb_shm_in(s, i)) + begin;
     lb_tree_add(out + begin, parts, s->size, end - begin);
-    if (finish && !finish(ctx, out + begin, end - begin))
+    if ((finish && !finish(ctx, out + begin, end - begin)) || !lb_shm_meet(s))
         return false;
-    if (!lb_shm_meet(s))
-        return false;
-    for (int i = 0; i < s->size; i++) {
-        int64_t at = slice_begin(s, n, i), to = slice_begin(s, n, i + 1);
-        memcpy(part + at, (const float *)lb_shm_out(s, i) + at, (size_t)(to - at) * sizeof *part);
-    }
+    for (int i = 0; i < s->size; i++)
+        parts[i] = lb_shm_out(s, i);
+    take_slices(s, part, n, parts);
+    memcpy(part + begin, out + begin, (size_t)(end - begin) * sizeof *part);
     return true;
 }

@@ -1,4 +1,4 @@
-/* Node shared memory of ranks that add up: a line of flags and three areas for each rank.
+/* Node shared memory of ranks that add up: a line of flags, three areas and room for parts for each rank.
  *
  * All members make the same calls in the same order. Every exchange ends with a meeting of all members, so that what a
  * member wrote before it is there for the others after it. */
@@ -12,6 +12,7 @@
 #include "core/dist/world_impl.h"
 
 #define LB_SHM_AREA_BYTES ((size_t)512 << 10)
+#define LB_SHM_PART_BYTES ((size_t)1 << 30) /* of addresses: pages exist once they are touched */
 
 struct lb_shm_line {
     _Alignas(128) _Atomic uint32_t count; /* meetings that the member has come to; the others' futex */
@@ -27,6 +28,7 @@ struct lb_shm {
     int fd;
     struct lb_shm_line *line; /* [size] */
     uint8_t *area;            /* [size, 3, LB_SHM_AREA_BYTES] */
+    uint8_t *parts;           /* [size, LB_SHM_PART_BYTES] */
 };
 
 /* The first member's, which the others open by its process and fd. */
@@ -45,8 +47,15 @@ void *lb_shm_out(const struct lb_shm *s, int member);
 /* False when the world fails before all members have come. */
 bool lb_shm_meet(struct lb_shm *s);
 
-/* part[n] f32, in the tree's order over members; n at most an area. finish(ctx, at, slice[m]) may complete the slice
- * that this member adds up, part[at] on, before all get it; NULL: nothing to complete. False as above. */
+/* A member's memory for parts, which lb_shm_reduce takes as they are: the others read them there. */
+float *lb_shm_part(const struct lb_shm *s, int member);
+
+/* Whether part[n] lies in this member's. */
+bool lb_shm_holds(const struct lb_shm *s, const float *part, int64_t n);
+
+/* part[n] f32, in the tree's order over members. n is at most an area, unless all members' parts lie at the same place
+ * of lb_shm_part. finish(ctx, slice[m]) may complete the slice that this member adds up before all get it; NULL:
+ * nothing to complete. False as above. */
 bool lb_shm_reduce(struct lb_shm *s, float *part, int64_t n, bool (*finish)(void *ctx, float *slice, int64_t n),
                    void *ctx);
 

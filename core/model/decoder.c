@@ -14,6 +14,7 @@ struct lb_model {
     struct lb_backend *be;
     struct lb_comm *comm; /* the group; alone: of one rank */
     struct lb_weights weights;
+    struct lb_shared shared; /* what they lie in, where ranks share them */
     struct lb_model_cols cols;
     int64_t vocab[LB_COMM_MAX_RANKS + 1]; /* where the ranks' parts of the vocabulary begin */
     struct lb_gather gather;
@@ -360,9 +361,11 @@ enum lb_status lb_model_open(struct lb_model **out, const struct lb_model_spec *
     m->comm = spec->comm ? spec->comm : lb_comm_self();
     rope_init(m);
     enum lb_status status = slice_init(m, err);
-    struct lb_weights_spec weights = {spec->config, spec->weights, spec->backend, &m->cols, spec->log};
+    struct lb_weights_spec weights = {spec->config, spec->weights, spec->backend, &m->cols, spec->log, NULL};
+    bool alone = !spec->world || spec->world->size == 1;
     if (status == LB_OK)
-        status = lb_weights_load(&m->weights, &weights, err);
+        status = alone ? lb_weights_load(&m->weights, &weights, err)
+                       : lb_weights_share(&m->weights, &weights, spec->world, &m->shared, err);
     if (status != LB_OK) {
         lb_model_free(m);
         return status;
@@ -377,6 +380,7 @@ void lb_model_free(struct lb_model *m)
         return;
     lb_gather_release(&m->gather);
     lb_weights_release(&m->weights);
+    lb_shared_release(&m->shared);
     lb_mem_free(m);
 }
 

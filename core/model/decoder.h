@@ -18,6 +18,7 @@
 #include "core/base/err.h"
 #include "core/base/log.h"
 #include "core/dist/comm.h"
+#include "core/dist/world.h"
 #include "core/io/wfile.h"
 #include "core/model/config.h"
 
@@ -31,6 +32,7 @@ struct lb_model_spec {
     struct lb_backend *backend;
     const struct lb_log *log; /* NULL: silent */
     struct lb_comm *comm;     /* the group whose ranks hold a slice each; NULL: one rank that holds all */
+    struct lb_world *world;   /* its ranks share memory where they pack the same; NULL: nothing is shared */
 };
 
 /* What a model weighs, all ranks of a group together. Numbers of parameters count a tied head once, in n_param. */
@@ -40,8 +42,8 @@ struct lb_model_size {
     int64_t n_head_product;  /* weights of the LM head: wanted tokens only */
 };
 
-/* A missing tensor, a shape that contradicts the configuration and a type that is not read are LB_E_INPUT naming the
- * tensor. NaN and infinities in weights are not looked for. */
+/* Collective, where there is a world. A missing tensor, a shape that contradicts the configuration and a type that is
+ * not read are LB_E_INPUT naming the tensor. NaN and infinities in weights are not looked for. */
 enum lb_status lb_model_open(struct lb_model **out, const struct lb_model_spec *spec, struct lb_err *err);
 void lb_model_free(struct lb_model *m); /* NULL is allowed; the backend stays open */
 

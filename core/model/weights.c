@@ -235,10 +235,12 @@ enum lb_status lb_weights_load(struct lb_weights *w, const struct lb_weights_spe
     enum lb_status status = LB_OK;
     if (!ld.used || !ld.vector || !w->layer)
         status = lb_err_memory(err, "the weights' directory", (size_t)c->n_layer * sizeof *w->layer);
+    spec->backend->ops->weight_mem(spec->backend, spec->mem);
     if (status == LB_OK)
         status = load_ends(&ld, err);
     for (int il = 0; il < c->n_layer && status == LB_OK; il++)
         status = load_layer(&ld, il, &w->layer[il], err);
+    spec->backend->ops->weight_mem(spec->backend, NULL);
     if (status == LB_OK)
         say(&ld);
     lb_mem_free(ld.used);

@@ -10,6 +10,7 @@
 #include "core/base/err.h"
 #include "core/base/log.h"
 #include "core/dist/shard.h"
+#include "core/dist/share.h"
 #include "core/io/wfile.h"
 #include "core/model/config.h"
 
@@ -79,12 +80,18 @@ struct lb_weights_spec {
     const struct lb_wfile *file; /* stays open as long as the weights: an embedding table may be read from it */
     struct lb_backend *backend;
     const struct lb_model_cols *cols;
-    const struct lb_log *log; /* NULL: silent */
+    const struct lb_log *log;  /* NULL: silent */
+    struct lb_weight_mem *mem; /* NULL: the backend's own memory */
 };
 
 /* LB_E_INPUT names the tensor that is missing, has another shape, or is of a type that is not read. Tensors that the
  * model does not use are left alone. In bf16 mode every weight is rounded once, and the log says so. */
 enum lb_status lb_weights_load(struct lb_weights *w, const struct lb_weights_spec *spec, struct lb_err *err);
 void lb_weights_release(struct lb_weights *w); /* matrices belong to the backend */
+
+/* The same into memory that ranks of one host with the same slice share: one of them packs. *shared stays as long as
+ * the weights are used. spec->mem is not read. Collective. */
+enum lb_status lb_weights_share(struct lb_weights *w, const struct lb_weights_spec *spec, struct lb_world *world,
+                                struct lb_shared *shared, struct lb_err *err);
 
 #endif

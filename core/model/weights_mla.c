@@ -25,6 +25,16 @@ static const void *transposed_at(const struct lb_rows *r, int64_t row)
     return (const float *)r->ctx + row * r->n_col;
 }
 
+static enum lb_status lay_out_w_uk(struct lb_loader *ld, const struct lb_wtensor *t, struct lb_matrix **out,
+                                   struct lb_err *err)
+{
+    const struct lb_mla *m = &ld->s->config->mla;
+    int64_t n_head = ld->s->cols->slice.n_head;
+    struct lb_rows rows = {.n_row = n_head * m->kv_rank, .n_col = m->nope_dim};
+    struct lb_matrix_spec spec = {&rows, &ld->s->cols->nope, false, t->name, true};
+    return ld->s->backend->ops->heads_new(ld->s->backend, &spec, n_head, out, err);
+}
+
 /* W_uk: queries are multiplied with the keys' rows from the other side, so each head's are turned over. Rounded as any
  * weight, but multiplied in f32, as the query is not rounded yet. */
 static enum lb_status load_w_uk(struct lb_loader *ld, const struct lb_wtensor *t, struct lb_matrix **out,
@@ -32,6 +42,8 @@ static enum lb_status load_w_uk(struct lb_loader *ld, const struct lb_wtensor *t
 {
     const struct lb_mla *m = &ld->s->config->mla;
     const struct lb_slice *s = &ld->s->cols->slice;
+    if (ld->s->mem && !ld->s->mem->reads)
+        return lay_out_w_uk(ld, t, out, err);
     struct head_rows keys = {t, s->head_begin, m->nope_dim + m->v_dim, 0, m->nope_dim};
     struct lb_rows rows = {.get = head_rows_get, .ctx = &keys, .n_col = m->kv_rank};
     size_t head = (size_t)m->nope_dim * (size_t)m->kv_rank;

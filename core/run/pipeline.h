@@ -47,9 +47,10 @@ struct lb_run_spec {
     struct lb_survey *survey; /* LB_RUN_SURVEY */
     struct lb_lines *lines;   /* NULL: `prompt` is the one row */
     const char *prompt;
-    struct lb_row_spec rows; /* close_name and ctx are set by the run */
-    bool stream;             /* the input may pause: windows are closed after a second */
-    int64_t input_bytes;     /* of all inputs; 0 when not known (a stream, compressed files) */
+    int64_t shard_index, n_shard; /* rows that are run: every n_shard-th. The journal counts them without gaps */
+    struct lb_row_spec rows;      /* close_name and ctx are set by the run */
+    bool stream;                  /* the input may pause: windows are closed after a second */
+    int64_t input_bytes;          /* of all inputs; 0 when not known (a stream, compressed files) */
     const struct lb_gen *gen;
     bool token_ids, timing;
     int64_t created;            /* of OpenAI responses */

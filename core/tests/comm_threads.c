@@ -105,6 +105,13 @@ static enum lb_status threads_status(struct lb_comm *c, struct lb_err *err)
     return failed ? lb_err_set(err, LB_E_DEVICE, "another rank has failed") : LB_OK;
 }
 
+static float *threads_buffer(struct lb_comm *c, int64_t n)
+{
+    (void)c;
+    (void)n;
+    return NULL;
+}
+
 static void threads_close(struct lb_comm *c)
 {
     struct thread_comm *t = (struct thread_comm *)c;
@@ -132,8 +139,8 @@ void lb_comm_threads_fail(struct lb_comm *c)
 
 void lb_comm_threads_open(int n, struct lb_comm **comm)
 {
-    static const struct lb_comm_ops ops = {threads_close,  threads_reduce, threads_bcast,
-                                           threads_gather, threads_beat,   threads_status};
+    static const struct lb_comm_ops ops = {threads_close, threads_reduce, threads_bcast, threads_gather,
+                                           threads_beat,  threads_status, threads_buffer};
     struct group *g = calloc(1, sizeof *g);
     if (!g || n < 1 || n > LB_COMM_MAX_RANKS)
         abort();

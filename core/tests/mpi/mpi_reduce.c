@@ -35,9 +35,11 @@ static float expected(int base, int n, int64_t i, int round)
     return sum;
 }
 
+/* Any memory or, in odd rounds, the communicator's own, at a place that moves. */
 static void check_reduce(struct lb_comm *c, int base, int64_t n, int round)
 {
-    float *part = malloc((size_t)(n + 1) * sizeof *part);
+    float *part = round & 1 ? c->ops->buffer(c, n + 5) : NULL, *own = NULL;
+    part = part ? part + round % 5 : (own = malloc((size_t)(n + 1) * sizeof *part));
     CHECK(part);
     part[n] = 7;
     for (int64_t i = 0; i < n; i++)
@@ -52,7 +54,7 @@ static void check_reduce(struct lb_comm *c, int base, int64_t n, int round)
         }
     }
     CHECK(part[n] == 7);
-    free(part);
+    free(own);
 }
 
 /* Minus zero stays: rows of other ranks' vocabulary count as -0.0, which adds nothing to any number. */
@@ -108,7 +110,7 @@ static void check_group(struct lb_world *w, int tp)
     CHECK(c->size == tp && c->rank == w->rank % tp);
     int base = w->rank - c->rank;
     for (int round = 0; round < 3; round++)
-        for (size_t i = 0; i < sizeof sizes / sizeof *sizes && (round == 0 || sizes[i] < 10000); i++) {
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes && (round < 2 || sizes[i] < 10000); i++) {
             c->ops->beat(c, "layer", (int64_t)i);
             check_reduce(c, base, sizes[i], round);
             if (i % 4 == 0)
