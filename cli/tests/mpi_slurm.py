@@ -5,12 +5,13 @@ import signal
 
 import hosts
 import slurm
-from ranks import alone, finished, mixed_rows, needs_mpi
+from ranks import LSAN, alone, finished, mixed_rows, needs_mpi
 from run import PROGRAM, ROOT, TINY, Skip, case, check, equal, lines, read, write
 
 EXAMPLES = os.path.join(ROOT, 'man/examples')
 # of Open MPI's ways between hosts, the one that these have; ranks share processors and must not spin
-MPI = {'OMPI_MCA_pml': 'ob1', 'OMPI_MCA_btl': 'self,vader,tcp', 'OMPI_MCA_mpi_yield_when_idle': '1', 'SLURM_PMIX_DIRECT_CONN': 'false'}
+MPI = {'OMPI_MCA_pml': 'ob1', 'OMPI_MCA_btl': 'self,vader,tcp', 'OMPI_MCA_mpi_yield_when_idle': '1', 'SLURM_PMIX_DIRECT_CONN': 'false',
+       'LSAN_OPTIONS': LSAN}
 
 
 def on_slurm(function):

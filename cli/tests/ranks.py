@@ -12,6 +12,8 @@ import run
 from run import CLEAN_ENV, PROGRAM, TINY, WAIT_S, Skip, check, equal, lines, read
 
 GONE_S = 10     # processes left after the end of a run
+# what Open MPI leaves behind
+LSAN = f'suppressions={run.ROOT}/core/tests/mpi/lsan.supp:print_suppressions=0'
 TAG = 'LLMBATCH_TEST_RUN'
 
 
@@ -34,10 +36,10 @@ class Run:
         self.tag = f'{TAG}={uuid.uuid4()}'
         name, _, value = self.tag.partition('=')
         # Open MPI waits for work in a spin; sharing two processors it must not
-        env = {**CLEAN_ENV, name: value, 'OMPI_MCA_mpi_yield_when_idle': '1', **env}
+        env = {**CLEAN_ENV, name: value, 'OMPI_MCA_mpi_yield_when_idle': '1', 'LSAN_OPTIONS': LSAN, **env}
         words = [*launch, *([PROGRAM, '--progress', 'off'] if program else []), *args]
         at = words.index('mpirun') + 1
-        words[at:at] = ['-x', name, '-x', 'OMPI_MCA_mpi_yield_when_idle']
+        words[at:at] = ['-x', name, '-x', 'OMPI_MCA_mpi_yield_when_idle', '-x', 'LSAN_OPTIONS']
         self.p = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
 
     def processes(self):
