@@ -44,6 +44,7 @@ struct lb_options {
     int64_t kv_memory;     /* bytes; 0: a quarter of free memory */
     int64_t max_model_len; /* 0: the model's */
     enum lb_order order;
+    bool no_prefix_cache;
 
     bool render;                      /* rows as the model would see them, without a model */
     bool plan;                        /* nothing is run or written but the stats file: see lb_plan_text */

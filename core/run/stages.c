@@ -98,9 +98,11 @@ static void count_step(struct lb_run *r, double seconds)
     struct lb_stats *st = r->stats;
     double n_tok = (double)r->step.n_tok;
     st->forward_s += seconds;
-    st->prefill_s += seconds * (double)s->n_prefill / n_tok;
+    st->prefill_s += seconds * (double)(s->n_prefill + s->n_again) / n_tok;
     st->decode_s += seconds * (double)s->n_decode / n_tok;
     st->prompt_computed += s->n_prefill;
+    st->recomputed += s->n_again;
+    st->prefix_hit += s->n_hit;
     if (st->steps++ == 0)
         r->first_allocs = lb_mem_count();
     r->n_fed += r->step.n_tok;

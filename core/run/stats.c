@@ -177,6 +177,7 @@ void lb_stats_put_json(const struct lb_stats *s, const char *command, struct lb_
     put_int(out, "prompt", s->prompt_tokens);
     if (!s->no_model) {
         put_int(out, "prompt_computed", s->prompt_computed);
+        put_int(out, "prefix_hit", s->prefix_hit);
         put_int(out, "completion", s->completion_tokens);
         put_int(out, "recomputed", s->recomputed);
         put_int(out, "padding", s->padding);

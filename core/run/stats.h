@@ -33,7 +33,7 @@ struct lb_stats {
     /* rows */
     int64_t rows, ok, stop, length, error, by_code[LB_N_ROW_CODE];
     /* tokens */
-    int64_t prompt_tokens, prompt_computed, completion_tokens, recomputed, padding;
+    int64_t prompt_tokens, prompt_computed, prefix_hit, completion_tokens, recomputed, padding;
     /* time */
     double total_s, load_s, forward_s, prefill_s, decode_s, sample_s, host_wait_s, write_s;
     double model_tflops;                                       /* products of weights only, over forward_s */
