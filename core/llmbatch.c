@@ -327,6 +327,8 @@ static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
     struct lb_model_spec spec = {.config = &llm->config, .weights = weights, .backend = llm->backend, .log = &o->log};
     LB_TRY(lb_model_open(&llm->model, &spec, err));
     LB_TRY(lb_plan_pages(&llm->plan, lb_model_page_bytes(llm->model), err));
+    if (o->crowd_pages > 0 && o->crowd_pages < llm->plan.kv_pages)
+        llm->plan.kv_pages = o->crowd_pages;
     LB_TRY(lb_model_reserve(llm->model, llm->plan.limit, llm->plan.max_out, llm->plan.kv_pages, err));
     lb_model_set_hook(llm->model, o->hook);
     return LB_OK;
@@ -536,6 +538,7 @@ static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
         .input_bytes = llm->input_bytes,
         .gen = &llm->gen,
         .no_prefix_cache = o->no_prefix_cache,
+        .crowd = o->crowd_pages > 0,
         .token_ids = o->token_ids,
         .timing = o->timing,
         .created = o->created,

@@ -69,6 +69,7 @@ struct lb_options {
     void *progress_ctx;
     const volatile sig_atomic_t *stop; /* not 0: stop admitting, keep finished rows; NULL: never */
     const struct lb_hook *hook;        /* tests only; NULL as a rule */
+    int64_t crowd_pages; /* tests only: a cache of so many pages, and rows admitted until they are evicted; 0 */
 };
 
 void lb_options_init(struct lb_options *o);

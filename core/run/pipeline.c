@@ -92,7 +92,8 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
                                   .prefix = spec->no_prefix_cache ? NULL : &r->prefix,
                                   .dynamic_above = rope->type == LB_ROPE_DYNAMIC ? rope->max_position : 0,
                                   .batch_tokens = p->batch_tokens,
-                                  .max_seqs = p->max_seqs};
+                                  .max_seqs = p->max_seqs,
+                                  .crowd = spec->crowd};
     LB_TRY(lb_sched_init(&r->sched, &sched, err));
     LB_TRY(lb_step_init(&r->step, p->limit, err));
     r->drawn = lb_mem_new((size_t)p->max_out, sizeof *r->drawn);

@@ -45,6 +45,8 @@ void lb_sched_release(struct lb_sched *s)
 static int64_t expected_len(const struct lb_sched *s, const struct lb_work *w)
 {
     int64_t most = w->set.max_tokens, n = most;
+    if (s->spec.crowd)
+        return w->n_prompt + w->n_out;
     if (s->n_used >= ENOUGH_ROWS) {
         n = (int64_t)((double)most * s->used_sum / (double)s->n_used * s->caution) + 1;
         n = n < w->n_out + MIN_AHEAD ? w->n_out + MIN_AHEAD : n;
