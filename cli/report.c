@@ -205,8 +205,11 @@ void lb_report_summary(struct lb_report *r, const struct lb_stats *st)
         return;
     }
     put_rows(&s, st);
-    lb_str_putf(&s, "tokens      prompt %lld, completion %lld, recomputed %lld\n", (long long)st->prompt_tokens,
-                (long long)st->completion_tokens, (long long)st->recomputed);
+    lb_str_putf(&s, "tokens      prompt %lld", (long long)st->prompt_tokens);
+    if (st->prefix_hit > 0)
+        lb_str_putf(&s, " (%lld from shared beginnings)", (long long)st->prefix_hit);
+    lb_str_putf(&s, ", completion %lld, recomputed %lld\n", (long long)st->completion_tokens,
+                (long long)st->recomputed);
     put_rates(&s, st);
     if (st->steps > 0)
         lb_str_putf(&s, "steps       %lld: %.1f tokens and %.1f rows each, %.0f %% of the budget\n",

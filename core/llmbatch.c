@@ -261,6 +261,8 @@ static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
                                  .world = llm->ranks.world};
     LB_TRY(lb_llm_agree(llm, lb_model_open(&llm->model, &spec, err), err));
     LB_TRY(lb_llm_agree(llm, lb_plan_pages(&llm->plan, lb_model_page_bytes(llm->model), err), err));
+    if (o->crowd_pages > 0 && o->crowd_pages < llm->plan.kv_pages)
+        llm->plan.kv_pages = o->crowd_pages;
     /* a row that fits must fit wherever it is dealt to */
     LB_TRY(lb_ranks_least(&llm->ranks, &llm->plan.kv_pages, err));
     enum lb_status status = lb_model_reserve(llm->model, llm->plan.limit, llm->plan.max_out, llm->plan.kv_pages, err);

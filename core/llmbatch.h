@@ -49,6 +49,7 @@ struct lb_options {
     int64_t kv_memory;     /* bytes; 0: a quarter of free memory */
     int64_t max_model_len; /* 0: the model's */
     enum lb_order order;
+    bool no_prefix_cache;
 
     bool render;                      /* rows as the model would see them, without a model */
     bool plan;                        /* nothing is run or written but the stats file: see lb_plan_text */
@@ -76,6 +77,7 @@ struct lb_options {
     void *progress_ctx;
     const volatile sig_atomic_t *stop; /* not 0: stop admitting, keep finished rows; NULL: never */
     const struct lb_hook *hook;        /* tests only; NULL as a rule */
+    int64_t crowd_pages; /* tests only: a cache of so many pages, and rows admitted until they are evicted; 0 */
 };
 
 void lb_options_init(struct lb_options *o);

@@ -16,6 +16,7 @@
 #define RAW_ROWS 256   /* rows read ahead of the tokenizer */
 #define READY_ROWS 256 /* rows whose output buffers are made ahead */
 #define DONE_ROWS 4096 /* finished rows ahead of the writer */
+#define IDLE_SHARE 4   /* of all pages as many hold shared beginnings that no row uses: memory stays untouched */
 
 static enum lb_status loop(struct lb_run *r, struct lb_err *err)
 {
@@ -104,7 +105,17 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
     if (r->deals)
         LB_TRY(lb_queue_init(&r->sorted, READY_ROWS, err));
     LB_TRY(lb_kv_init(&r->kv, p->kv_pages, (int32_t)p->max_seqs, p->max_model_len, err));
-    LB_TRY(lb_sched_init(&r->sched, &r->kv, p->batch_tokens, p->max_seqs, err));
+    if (!spec->no_prefix_cache)
+        LB_TRY(lb_prefix_init(&r->prefix, &r->kv, err));
+    r->kv.max_idle = p->kv_pages / IDLE_SHARE;
+    const struct lb_rope *rope = &spec->config->rope;
+    struct lb_sched_spec sched = {.kv = &r->kv,
+                                  .prefix = spec->no_prefix_cache ? NULL : &r->prefix,
+                                  .dynamic_above = rope->type == LB_ROPE_DYNAMIC ? rope->max_position : 0,
+                                  .batch_tokens = p->batch_tokens,
+                                  .max_seqs = p->max_seqs,
+                                  .crowd = spec->crowd};
+    LB_TRY(lb_sched_init(&r->sched, &sched, err));
     LB_TRY(lb_step_init(&r->step, p->limit, err));
     LB_TRY(lb_follow_init(r, err));
     r->drawn = lb_mem_new((size_t)p->max_out, sizeof *r->drawn);
@@ -121,6 +132,7 @@ static void run_release(struct lb_run *r)
         lb_work_free(w);
     }
     lb_sched_release(&r->sched);
+    lb_prefix_release(&r->prefix);
     lb_kv_release(&r->kv);
     lb_step_release(&r->step);
     lb_mem_free(r->packed);

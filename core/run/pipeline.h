@@ -53,6 +53,8 @@ struct lb_run_spec {
     int64_t input_bytes;          /* of all inputs; 0 when not known (a stream, compressed files) */
     const struct lb_gen *gen;
     bool token_ids, timing;
+    bool no_prefix_cache;
+    bool crowd;                 /* tests: see struct lb_sched_spec */
     int64_t created;            /* of OpenAI responses */
     struct lb_journal *journal; /* not for LB_RUN_SURVEY */
     const struct lb_log *log;

@@ -185,6 +185,7 @@ void lb_rowwire_put_row(struct lb_str *out, uint64_t ticket, const struct lb_wor
         const struct lb_work *p = lead->part ? lead->part[i] : lead;
         put_i64(out, p->sample);
         put_i64(out, p->set.max_tokens);
+        put_i64(out, p->n_shared);
         put_i64(out, p->prompt_lent);
         if (!p->prompt_lent)
             put_array(out, p->prompt, (size_t)p->n_prompt, sizeof *p->prompt);
@@ -196,6 +197,7 @@ static void take_part(struct cursor *c, struct lb_work *p, const struct lb_work 
 {
     p->sample = (uint32_t)take_within(c, 0, UINT32_MAX);
     p->set.max_tokens = take_within(c, 1, INT32_MAX);
+    p->n_shared = take_within(c, 0, INT32_MAX);
     p->prompt_lent = take_within(c, 0, 1);
     if (p->prompt_lent && !before) {
         p->prompt_lent = false;
@@ -209,6 +211,7 @@ static void take_part(struct cursor *c, struct lb_work *p, const struct lb_work 
         p->n_prompt = (int64_t)n;
         c->bad = c->bad || n == 0 || n > INT32_MAX;
     }
+    c->bad = c->bad || p->n_shared > p->n_prompt;
 }
 
 static void take_parts(struct cursor *c, struct lb_work *w)

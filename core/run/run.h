@@ -31,6 +31,7 @@ struct lb_run {
 
     /* forward thread */
     struct lb_kv kv;
+    struct lb_prefix prefix;
     struct lb_sched sched;
     struct lb_step step;
     const struct lb_cand *cand;         /* [step.n_out] */

@@ -129,9 +129,11 @@ static void count_step(struct lb_run *r, double seconds)
     double n_tok = (double)r->step.n_tok;
     st->forward_s += seconds;
     r->step_s = st->steps ? 0.9 * r->step_s + 0.1 * seconds : seconds;
-    st->prefill_s += seconds * (double)s->n_prefill / n_tok;
+    st->prefill_s += seconds * (double)(s->n_prefill + s->n_again) / n_tok;
     st->decode_s += seconds * (double)s->n_decode / n_tok;
     st->prompt_computed += s->n_prefill;
+    st->recomputed += s->n_again;
+    st->prefix_hit += s->n_hit;
     if (st->steps++ == 0)
         r->first_allocs = lb_mem_count();
     r->n_fed += r->step.n_tok;

@@ -198,6 +198,7 @@ void lb_stats_join(struct lb_stats *s)
         s->collective_s += k->collective_s * share;
         s->steps += k->steps;
         s->prompt_computed += k->prompt_computed;
+        s->prefix_hit += k->prefix_hit;
         s->recomputed += k->recomputed;
         s->padding += k->padding;
         s->peak_pages = k->peak_pages > s->peak_pages ? k->peak_pages : s->peak_pages;
@@ -235,6 +236,7 @@ void lb_stats_put_json(const struct lb_stats *s, const char *command, struct lb_
     put_int(out, "prompt", s->prompt_tokens);
     if (!s->no_model) {
         put_int(out, "prompt_computed", s->prompt_computed);
+        put_int(out, "prefix_hit", s->prefix_hit);
         put_int(out, "completion", s->completion_tokens);
         put_int(out, "recomputed", s->recomputed);
         put_int(out, "padding", s->padding);

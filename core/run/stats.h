@@ -27,7 +27,7 @@ struct lb_rank_stats {
     double busy_s, idle_s, collective_s;
     int64_t peak_rss_bytes;
     /* of the leader of a group: its forward thread */
-    int64_t steps, n_fed, n_wanted, prompt_computed, recomputed, padding, peak_pages;
+    int64_t steps, n_fed, n_wanted, prompt_computed, prefix_hit, recomputed, padding, peak_pages;
     double forward_s, prefill_s, decode_s, sample_s, host_wait_s;
     double flop, seqs_sum, waste_sum;
 };
@@ -53,7 +53,7 @@ struct lb_stats {
     bool input_known; /* all rows were read, and input_hash is theirs (lb_row_chain) */
     uint64_t input_hash;
     /* tokens: of this run, as all that follows */
-    int64_t prompt_tokens, prompt_computed, completion_tokens, recomputed, padding;
+    int64_t prompt_tokens, prompt_computed, prefix_hit, completion_tokens, recomputed, padding;
     /* time: of forward threads the mean over the groups */
     double total_s, load_s, forward_s, prefill_s, decode_s, sample_s, host_wait_s, collective_s, write_s;
     double model_tflops;                                       /* products of weights only, over forward_s */

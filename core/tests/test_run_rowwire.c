@@ -40,6 +40,7 @@ static struct lb_settings full_settings(void)
 static void give_prompt(struct lb_work *w, int64_t n)
 {
     w->n_prompt = n;
+    w->n_shared = n - 1;
     w->prompt = lb_mem_new((size_t)n, sizeof *w->prompt);
     for (int64_t i = 0; i < n; i++)
         w->prompt[i] = (int32_t)(1000 * n + i);
@@ -140,6 +141,7 @@ static void assert_same_rows(struct lb_work *a, struct lb_work *b)
         assert_int_equal(x->sample, y->sample);
         assert_int_equal(x->prompt_lent, y->prompt_lent);
         assert_int_equal(x->n_prompt, y->n_prompt);
+        assert_int_equal(x->n_shared, y->n_shared);
         assert_memory_equal(x->prompt, y->prompt, (size_t)x->n_prompt * sizeof *x->prompt);
         if (y->prompt_lent)
             assert_ptr_equal(y->prompt, b->part[i - 1]->prompt);
