@@ -12,7 +12,6 @@
 #include <unistd.h>
 
 #include "core/tests/golden/golden.h"
-#include "kernels/types.h"
 
 /* The goldens of ../shared/goldens (README there: Hugging Face, float32, one row at a time) through the whole engine,
  * and the contract that a row's output depends on the row alone, as bytes of the output file. */
@@ -388,7 +387,7 @@ static int64_t longest_pages(const json_t *rows)
                     json_integer_value(json_object_get(row, "max_tokens"));
         most = n > most ? n : most;
     }
-    return (most + LK_PAGE_TOKENS - 1) / LK_PAGE_TOKENS;
+    return (most + 31) / 32; /* tokens of a page */
 }
 
 /* Without shared pages, and with so few pages that rows are evicted and computed again. */
