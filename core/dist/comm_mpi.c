@@ -38,8 +38,8 @@ static enum lb_status leave(const char *call, int rc)
 }
 
 /* MPI leaves memory behind, also in components that it unloads, whose stacks nobody can name afterwards. So a leak
- * checker does not count what the library allocates while it begins, and looks before the library ends; it does not look
- * again when the program does. */
+ * checker does not count what the library allocates while it begins, and looks before the library ends; it does not
+ * look again when the program does. */
 #ifdef __SANITIZE_ADDRESS__
 void __lsan_do_leak_check(void);
 void __lsan_disable(void);

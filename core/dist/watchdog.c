@@ -6,6 +6,7 @@
  * that a machine that was paused as a whole finds nothing. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <math.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -269,7 +270,7 @@ enum lb_status lb_watchdog_start(struct lb_world_impl *v, struct lb_err *err)
     if (!d)
         return lb_err_memory(err, "the watchdog", sizeof *d);
     v->dog = d;
-    d->limit_s = v->spec.timeout_s * LATE;
+    d->limit_s = v->spec.timeout_s > 0 ? v->spec.timeout_s * LATE : INFINITY;
     d->wake = eventfd(0, EFD_CLOEXEC);
     if (d->wake < 0)
         return lb_err_set(err, LB_E_DEVICE, "cannot start the watchdog: %s", strerror(errno));

@@ -26,7 +26,7 @@ enum lb_path {
 struct lb_world_spec {
     bool use_mpi;             /* false: rank 0 of 1 */
     int n_task;               /* the launcher's number of tasks, 0 when it does not say */
-    double timeout_s;         /* without a sign of life, or inside one place of a step */
+    double timeout_s;         /* without a sign of life, or in one place of a step; 0: however long */
     const struct lb_log *log; /* lent for the life of the world; may be NULL */
     /* From the watchdog thread, once, when a peer is gone or late: what was found. Finished rows can be kept; when the
      * process is still there some seconds later, the watchdog ends it with exit 4. May be NULL. */
