@@ -7,56 +7,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "core/backend/backend.h"
 #include "core/base/file.h"
-#include "core/base/hash.h"
 #include "core/base/mem.h"
-#include "core/io/gguf.h"
-#include "core/io/journal.h"
-#include "core/io/jsonl_read.h"
-#include "core/model/config.h"
-#include "core/model/decoder.h"
+#include "core/llm.h"
 #include "core/opening.h"
-#include "core/ranks.h"
-#include "core/resume.h"
-#include "core/run/pipeline.h"
 #include "core/run/settings.h"
-#include "core/run/survey.h"
-
-struct lb_llm {
-    struct lb_options o;
-    struct lb_ranks ranks;
-    struct lb_rank_stats *rank_stats; /* [ranks.size] on rank 0 */
-    struct lb_gen gen;
-    enum lb_dtype dtype;
-    double begin;
-
-    const char *const *inputs; /* [n_input] o.inputs, or stdin */
-    size_t n_input;
-    struct lb_lines *lines; /* NULL with o.prompt */
-    bool stream;
-    int64_t input_bytes;
-
-    struct lb_gguf gguf;
-    struct lb_wfile safetensors;
-    bool gguf_open, safetensors_open;
-    struct lb_config config;
-    bool config_known; /* always, where a model runs */
-    struct lb_tok *tok;
-    struct lb_chat *chat;
-    struct lb_audit audit;
-    struct lb_survey survey;
-    struct lb_str plan_text;
-    struct lb_backend *backend;
-    struct lb_model *model;
-    struct lb_plan plan;
-
-    struct lb_resume resume;
-    struct lb_str input_sizes; /* when the run began */
-    struct lb_stats stats;
-    bool closed;   /* the reader of the output went away */
-    int exit_code; /* of rank 0, once all have run */
-};
 
 static const char *const stdin_input[] = {"-"};
 
@@ -80,23 +35,6 @@ void lb_options_init(struct lb_options *o)
                              .max_errors = -1,
                              .now = {.tm_mday = 1, .tm_year = 70, .tm_wday = 4},
                              .log = {.level = LB_LOG_WARN}};
-}
-
-/* No model is needed. */
-static bool text_only(const struct lb_llm *llm)
-{
-    return llm->o.render || llm->o.plan;
-}
-
-/* Rank 0 alone reads and writes. */
-static bool is_first(const struct lb_llm *llm)
-{
-    return llm->ranks.rank == 0;
-}
-
-static enum lb_status agree(struct lb_llm *llm, enum lb_status status, struct lb_err *err)
-{
-    return lb_ranks_agree(&llm->ranks, status, err);
 }
 
 /* ---- settings ---- */
@@ -172,18 +110,18 @@ static enum lb_status open_backend(struct lb_llm *llm, struct lb_err *err)
 {
     const char *isa = llm->resume.isa[0] ? llm->resume.isa : llm->o.isa;
     char common[sizeof llm->resume.isa];
-    if (text_only(llm))
+    if (lb_text_only(llm))
         return LB_OK;
-    LB_TRY(agree(llm, open_backend_as(llm, isa, err), err));
+    LB_TRY(lb_llm_agree(llm, open_backend_as(llm, isa, err), err));
     LB_TRY(lb_ranks_isa(&llm->ranks, isa, &llm->o.log, common, sizeof common, err));
     if (!common[0])
         return LB_OK;
     llm->backend->ops->close(llm->backend);
     llm->backend = NULL;
-    return agree(llm, open_backend_as(llm, common, err), err);
+    return lb_llm_agree(llm, open_backend_as(llm, common, err), err);
 }
 
-static struct lb_journal_spec journal_spec(const struct lb_llm *llm)
+struct lb_journal_spec lb_llm_journal(const struct lb_llm *llm)
 {
     const struct lb_options *o = &llm->o;
     return (struct lb_journal_spec){.path = o->output,
@@ -310,39 +248,23 @@ static struct lb_plan_spec plan_spec(const struct lb_llm *llm)
                                  .log = &o->log};
 }
 
-/* --tp, or the largest that a rank needs for the model to fit. */
-static enum lb_status choose_tp(struct lb_llm *llm, int *tp, struct lb_err *err)
-{
-    *tp = (int)llm->o.tp;
-    if (*tp > 0 || llm->ranks.size == 1) {
-        *tp = *tp > 0 ? *tp : 1;
-        return LB_OK;
-    }
-    struct lb_plan_spec want = plan_spec(llm);
-    LB_TRY(agree(llm, lb_plan_tp(&want, llm->ranks.size, tp, err), err));
-    int64_t least = -*tp;
-    LB_TRY(lb_ranks_least(&llm->ranks, &least, err));
-    *tp = (int)-least;
-    return LB_OK;
-}
-
 static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
 {
     const struct lb_options *o = &llm->o;
     struct lb_plan_spec want = plan_spec(llm);
-    LB_TRY(agree(llm, lb_plan_make(&llm->plan, &want, err), err));
+    LB_TRY(lb_llm_agree(llm, lb_plan_make(&llm->plan, &want, err), err));
     struct lb_model_spec spec = {.config = &llm->config,
                                  .weights = weights_of(llm),
                                  .backend = llm->backend,
                                  .log = &o->log,
                                  .comm = llm->ranks.comm,
                                  .world = llm->ranks.world};
-    LB_TRY(agree(llm, lb_model_open(&llm->model, &spec, err), err));
-    LB_TRY(agree(llm, lb_plan_pages(&llm->plan, lb_model_page_bytes(llm->model), err), err));
+    LB_TRY(lb_llm_agree(llm, lb_model_open(&llm->model, &spec, err), err));
+    LB_TRY(lb_llm_agree(llm, lb_plan_pages(&llm->plan, lb_model_page_bytes(llm->model), err), err));
     /* a row that fits must fit wherever it is dealt to */
     LB_TRY(lb_ranks_least(&llm->ranks, &llm->plan.kv_pages, err));
     enum lb_status status = lb_model_reserve(llm->model, llm->plan.limit, llm->plan.max_out, llm->plan.kv_pages, err);
-    LB_TRY(agree(llm, status, err));
+    LB_TRY(lb_llm_agree(llm, status, err));
     lb_model_set_hook(llm->model, o->hook);
     return LB_OK;
 }
@@ -355,7 +277,7 @@ static struct lb_fingerprint_spec fingerprint_spec(const struct lb_llm *llm, con
                                        .n_input = llm->n_input,
                                        .dir = job->dir,
                                        .gguf = llm->gguf_open ? &llm->gguf : NULL};
-    if (!text_only(llm)) {
+    if (!lb_text_only(llm)) {
         spec.weights = weights_of(llm);
         spec.device = llm->backend->device;
         spec.dtype = llm->dtype == LB_F32 ? "f32" : "bf16";
@@ -384,15 +306,15 @@ static enum lb_status compare_models(struct lb_llm *llm, const struct lb_tok_job
     enum lb_status status = LB_OK;
     if (llm->ranks.size == 1)
         return LB_OK;
-    if (!is_first(llm)) {
+    if (!lb_is_first(llm)) {
         struct lb_fingerprint_spec spec = fingerprint_spec(llm, job);
         status = lb_fingerprint_make(&spec, &print, err);
     }
     LB_TRY(lb_ranks_same(&llm->ranks, &llm->resume.complete, sizeof llm->resume.complete, err));
-    status = agree(llm, status, err);
+    status = lb_llm_agree(llm, status, err);
     if (status == LB_OK)
         status = lb_ranks_compare(&llm->ranks, "settings or model files",
-                                  is_first(llm) ? llm->resume.print.data : print.data, ignored, err);
+                                  lb_is_first(llm) ? llm->resume.print.data : print.data, ignored, err);
     lb_str_release(&print);
     return status;
 }
@@ -401,7 +323,7 @@ static enum lb_status open_files(struct lb_llm *llm, struct lb_tok_job *job, str
 {
     LB_TRY(open_config(llm, job, err));
     LB_TRY(open_headers(llm, err));
-    return is_first(llm) ? settle(llm, job, err) : LB_OK;
+    return lb_is_first(llm) ? settle(llm, job, err) : LB_OK;
 }
 
 /* A tokenizer that fails is what a person hears of, whatever the weights say: which of the two is first in time does
@@ -415,25 +337,24 @@ static enum lb_status open_parts(struct lb_llm *llm, struct lb_tok_job *job, str
     enum lb_status status = open_weights(llm, &of_weights), of_tok = LB_OK;
     if (leads)
         of_tok = lb_tok_job_end(job, &llm->tok, err);
-    LB_TRY(agree(llm, of_tok, err));
-    if (status != LB_OK)
-        return lb_err_set(err, status, "%s", of_weights.text);
+    if (status != LB_OK) /* which all know */
+        return of_tok != LB_OK ? of_tok : lb_err_set(err, status, "%s", of_weights.text);
+    LB_TRY(lb_llm_agree(llm, of_tok, err));
     if (leads)
         LB_TRY(join_tokenizer(llm, err));
-    return is_first(llm) ? open_chat(llm, job, err) : LB_OK;
+    return lb_is_first(llm) ? open_chat(llm, job, err) : LB_OK;
 }
 
 static enum lb_status open_model(struct lb_llm *llm, struct lb_err *err)
 {
     struct lb_tok_job job = {.err = LB_ERR_INIT};
-    LB_TRY(agree(llm, open_files(llm, &job, err), err));
+    LB_TRY(lb_llm_agree(llm, open_files(llm, &job, err), err));
     LB_TRY(compare_models(llm, &job, err));
     if (llm->resume.complete)
         return LB_OK;
-    int tp;
-    LB_TRY(choose_tp(llm, &tp, err));
-    LB_TRY(lb_ranks_form(&llm->ranks, tp, err));
-    LB_TRY(agree(llm, open_parts(llm, &job, err), err));
+    struct lb_plan_spec want = plan_spec(llm);
+    LB_TRY(lb_ranks_form(&llm->ranks, (int)llm->o.tp, &want, err));
+    LB_TRY(lb_llm_agree(llm, open_parts(llm, &job, err), err));
     lb_config_log(&llm->config, &llm->o.log);
     return LB_OK;
 }
@@ -463,7 +384,7 @@ static void fill_stats(struct lb_llm *llm)
     static const struct lb_gen_defaults none;
     s->model_path = llm->o.model;
     s->architecture = llm->config_known ? llm->config.architecture : NULL;
-    s->no_model = text_only(llm);
+    s->no_model = lb_text_only(llm);
     s->audit = llm->o.audit == LB_AUDIT_OFF ? NULL : &llm->audit;
     lb_settings_describe(s, llm->config_known ? &llm->config.gen : &none, &llm->gen);
     if (s->no_model)
@@ -490,10 +411,10 @@ static void fill_stats(struct lb_llm *llm)
 static enum lb_status check_first(struct lb_llm *llm, struct lb_err *err)
 {
     LB_TRY(check_settings(llm, err));
-    if (!is_first(llm))
+    if (!lb_is_first(llm))
         return LB_OK;
     LB_TRY(lb_check_stats_path(llm->o.stats, llm->o.output, llm->inputs, llm->n_input, err));
-    struct lb_journal_spec journal = journal_spec(llm);
+    struct lb_journal_spec journal = lb_llm_journal(llm);
     return llm->o.plan ? LB_OK : lb_resume_look(&llm->resume, &journal, &llm->o, err);
 }
 
@@ -511,17 +432,17 @@ enum lb_status lb_open(struct lb_llm **out, const struct lb_options *o, struct l
     lb_audit_init(&llm->audit, o->audit, &llm->o.log);
     enum lb_status status;
     LB_TRY_OUT(status, lb_ranks_init(&llm->ranks, o->world, err));
-    LB_TRY_OUT(status, agree(llm, check_first(llm, err), err));
+    LB_TRY_OUT(status, lb_llm_agree(llm, check_first(llm, err), err));
     LB_TRY_OUT(status, share_settings(llm, err));
     LB_TRY_OUT(status, open_backend(llm, err));
-    LB_TRY_OUT(status, agree(llm, is_first(llm) ? open_inputs(llm, err) : LB_OK, err));
+    LB_TRY_OUT(status, lb_llm_agree(llm, lb_is_first(llm) ? open_inputs(llm, err) : LB_OK, err));
     double load = lb_now();
-    if (!text_only(llm))
+    if (!lb_text_only(llm))
         LB_TRY_OUT(status, open_model(llm, err));
     else
-        LB_TRY_OUT(status, agree(llm, is_first(llm) ? open_texts(llm, err) : LB_OK, err));
+        LB_TRY_OUT(status, lb_llm_agree(llm, lb_is_first(llm) ? open_texts(llm, err) : LB_OK, err));
     llm->stats.load_s = lb_now() - load;
-    if (!llm->resume.complete && (is_first(llm) || !text_only(llm)))
+    if (!llm->resume.complete && (lb_is_first(llm) || !lb_text_only(llm)))
         fill_stats(llm);
     *out = llm;
     return LB_OK;
@@ -554,272 +475,4 @@ void lb_close(struct lb_llm *llm)
     lb_ranks_release(&llm->ranks);
     lb_mem_free(llm->rank_stats);
     lb_mem_free(llm);
-}
-
-/* ---- the run ---- */
-
-/* What is known of a run when its files are closed. */
-struct ending {
-    struct lb_llm *llm;
-    enum lb_status status;
-    const char *stats_path; /* NULL: none */
-    bool stats_written;
-};
-
-static enum lb_status write_stats(void *ctx, struct lb_err *err)
-{
-    struct ending *e = ctx;
-    struct lb_stats *s = &e->llm->stats;
-    s->total_s = lb_now() - e->llm->begin;
-    s->exit_code = lb_exit_code(e->llm, e->status);
-    if (!e->stats_path)
-        return LB_OK;
-    struct lb_str text = {0};
-    lb_stats_put_json(s, e->llm->o.command, &text);
-    enum lb_status status = text.failed ? lb_err_memory(err, "the statistics", text.len)
-                                        : lb_file_replace(e->stats_path, text.data, text.len, err);
-    lb_str_release(&text);
-    e->stats_written = status == LB_OK;
-    return status;
-}
-
-/* Closes the journal and writes the statistics: before OUT is renamed, and whatever happened. A failure on the way
- * changes the exit code that they hold. */
-static enum lb_status finish(struct ending *e, struct lb_journal *j, bool complete, struct lb_err *err)
-{
-    struct lb_err late = LB_ERR_INIT;
-    enum lb_status status = j ? lb_journal_finish(j, complete, write_stats, e, &late) : LB_OK;
-    if (e->status == LB_OK && status != LB_OK) {
-        e->status = lb_err_set(err, status, "%s", late.text);
-        e->stats_written = false;
-    }
-    if (!e->stats_written) {
-        struct lb_err again = LB_ERR_INIT;
-        status = write_stats(e, &again);
-        if (e->status == LB_OK && status != LB_OK)
-            e->status = lb_err_set(err, status, "%s", again.text);
-    }
-    return e->status;
-}
-
-static struct lb_fingerprint_spec inputs_of(const struct lb_llm *llm)
-{
-    return (struct lb_fingerprint_spec){.o = &llm->o, .inputs = llm->inputs, .n_input = llm->n_input};
-}
-
-/* OUT is of what was read, whatever becomes of the files meanwhile. */
-static void watch_inputs(const struct lb_llm *llm)
-{
-    struct lb_str now = {0};
-    struct lb_fingerprint_spec spec = inputs_of(llm);
-    lb_fingerprint_put_inputs(&spec, &now);
-    if (!now.failed && !llm->input_sizes.failed && strcmp(now.data, llm->input_sizes.data) != 0)
-        lb_log_put(&llm->o.log, LB_LOG_WARN,
-                   "the inputs were changed during the run: the output is of the rows as they were read");
-    lb_str_release(&now);
-}
-
-/* Inputs that can be read twice are compared with the rows that an earlier run finished before anything is done. */
-static enum lb_status check_taken(const struct lb_llm *llm, const struct lb_taken *t, struct lb_err *err)
-{
-    struct lb_lines *lines;
-    struct lb_line line = {0};
-    if (t->n == 0 || llm->stream || !llm->lines)
-        return LB_OK;
-    LB_TRY(lb_lines_open(&lines, llm->inputs, llm->n_input, err));
-    lb_lines_every(lines, llm->o.shard_index, llm->o.n_shard);
-    enum lb_status status = LB_OK;
-    for (size_t i = 0; status == LB_OK && i < t->n; i++) {
-        status = lb_lines_next(lines, &line, err);
-        bool same = line.data && (!t->hash[i] || t->hash[i] == lb_taken_hash(lb_hash64(line.data, line.len, 0)));
-        if (status == LB_OK && !same)
-            status = lb_err_set(err, LB_E_USAGE,
-                                "the inputs have changed: row %zu is not the one that '%s.partial' holds; discard its "
-                                "rows with --restart, or choose another output",
-                                i, llm->resume.found.path);
-    }
-    lb_lines_close(lines);
-    return status;
-}
-
-static enum lb_status open_journal(struct lb_llm *llm, struct lb_journal **out, struct lb_err *err)
-{
-    struct lb_journal_spec spec = journal_spec(llm);
-    struct lb_fingerprint_spec inputs = inputs_of(llm);
-    LB_TRY(lb_resume_begin(&llm->resume, &inputs, err));
-    LB_TRY(lb_journal_open(out, &spec, llm->resume.print.data, err));
-    enum lb_status status = check_taken(llm, lb_journal_taken(*out), err);
-    if (status != LB_OK) {
-        struct lb_err later = LB_ERR_INIT;
-        (void)lb_journal_finish(*out, false, NULL, NULL, &later); /* what the run failed of is said */
-    }
-    return status;
-}
-
-static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
-{
-    static const enum lb_tok_add add[] = {
-        [LB_BOS_AUTO] = LB_TOK_AUTO, [LB_BOS_YES] = LB_TOK_BOS, [LB_BOS_NO] = LB_TOK_PLAIN};
-    const struct lb_options *o = &llm->o;
-    return (struct lb_run_spec){
-        .ranks = {.world = llm->ranks.world, .comm = llm->ranks.comm, .tp = llm->ranks.tp},
-        .mode = o->plan     ? LB_RUN_SURVEY
-                : o->render ? LB_RUN_RENDER
-                            : LB_RUN_MODEL,
-        .config = llm->config_known ? &llm->config : NULL,
-        .plan = &llm->plan,
-        .model = llm->model,
-        .backend = llm->backend,
-        .tok = llm->tok,
-        .prompter = {.tok = llm->tok, .chat = llm->chat, .add = add[o->add_bos]},
-        .audit = &llm->audit,
-        .survey = &llm->survey,
-        .lines = llm->lines,
-        .prompt = o->prompt,
-        .shard_index = o->shard_index,
-        .n_shard = o->n_shard,
-        .rows = {.input_key = o->input_key,
-                 .format = o->format,
-                 .chat = o->chat,
-                 .system = o->system,
-                 .keep = o->keep,
-                 .n_keep = o->n_keep,
-                 .keep_all = o->keep_all},
-        .stream = llm->stream,
-        .input_bytes = llm->input_bytes,
-        .gen = &llm->gen,
-        .token_ids = o->token_ids,
-        .timing = o->timing,
-        .created = o->created,
-        .journal = j,
-        .log = &o->log,
-        .progress = o->progress,
-        .progress_ctx = o->progress_ctx,
-        .stop = o->stop,
-        .deadline = o->time_limit_s ? llm->begin + (double)o->time_limit_s : 0,
-        .max_errors = o->max_errors,
-    };
-}
-
-static enum lb_status make_plan_text(struct lb_llm *llm, struct lb_err *err)
-{
-    struct lb_survey_view view = {.model = llm->o.model,
-                                  .config = llm->config_known ? &llm->config : NULL,
-                                  .tok = llm->tok,
-                                  .chat = llm->chat,
-                                  .audit = &llm->audit,
-                                  .stats = &llm->stats,
-                                  .max_model_len = llm->plan.max_model_len};
-    lb_survey_put(&llm->survey, &view, &llm->plan_text);
-    return llm->plan_text.failed ? lb_err_memory(err, "the plan", llm->plan_text.len) : LB_OK;
-}
-
-/* What all ranks did, on rank 0. */
-static enum lb_status gather_stats(struct lb_llm *llm, struct lb_err *err)
-{
-    struct lb_stats *s = &llm->stats;
-    if (llm->ranks.size > 1 && !text_only(llm))
-        LB_TRY(lb_world_gather(llm->ranks.world, &s->mine, sizeof s->mine, llm->rank_stats, err));
-    else
-        llm->rank_stats[0] = s->mine;
-    if (!is_first(llm))
-        return LB_OK;
-    s->rank = llm->rank_stats;
-    s->n_rank = text_only(llm) ? 1 : llm->ranks.size;
-    lb_stats_join(s);
-    return LB_OK;
-}
-
-/* Rows through the model, on all ranks. Its end is agreed on: *end is as rank 0 has it. */
-static enum lb_status run_all(struct lb_llm *llm, struct lb_journal *j, struct lb_run_end *end, struct lb_err *err)
-{
-    struct lb_run_spec spec = run_spec(llm, j);
-    enum lb_status status = LB_OK;
-    if (text_only(llm))
-        status = is_first(llm) ? lb_run_rows(&spec, &llm->stats, end, err) : LB_OK;
-    else if (lb_ranks_leads(&llm->ranks))
-        status = lb_run_rows(&spec, &llm->stats, end, err);
-    else
-        status = lb_run_follow(&spec, &llm->stats, err);
-    status = agree(llm, status, err);
-    if (status == LB_OK && end->peer_failed)
-        status = lb_err_set(err, LB_E_DEVICE, "another rank failed and did not say why");
-    end->complete = end->complete && status == LB_OK;
-    struct lb_err late = LB_ERR_INIT;
-    enum lb_status of_stats = gather_stats(llm, &late);
-    return status == LB_OK && of_stats != LB_OK ? lb_err_set(err, of_stats, "%s", late.text) : status;
-}
-
-/* The ranks that write nothing: they learn how the run ended. */
-static enum lb_status run_beside(struct lb_llm *llm, struct lb_err *err)
-{
-    struct lb_run_end end = {0};
-    LB_TRY(agree(llm, LB_OK, err)); /* the journal is open */
-    enum lb_status status = run_all(llm, NULL, &end, err);
-    status = agree(llm, status, err);
-    return status == LB_OK ? lb_ranks_same(&llm->ranks, &llm->exit_code, sizeof llm->exit_code, err) : status;
-}
-
-static enum lb_status run_first(struct lb_llm *llm, struct lb_err *err)
-{
-    struct lb_journal *j = NULL;
-    LB_TRY(agree(llm, llm->o.plan ? LB_OK : open_journal(llm, &j, err), err));
-    struct lb_str path = {0};
-    if (llm->o.stats)
-        lb_str_puts(&path, llm->o.stats);
-    else if (j && lb_journal_regular(j))
-        lb_str_putf(&path, "%s.stats.json", lb_journal_path(j));
-    struct lb_run_end end = {0};
-    enum lb_status status = run_all(llm, j, &end, err);
-    if (status == LB_OK && path.failed)
-        status = lb_err_memory(err, "a path", path.len);
-    llm->closed = end.closed;
-    if (end.complete && !llm->o.plan)
-        watch_inputs(llm);
-    if (end.complete && llm->stats.rows == 0)
-        lb_log_put(&llm->o.log, LB_LOG_WARN, "the input holds no rows");
-    if (status == LB_OK && llm->o.plan)
-        status = make_plan_text(llm, err);
-    struct ending e = {.llm = llm, .status = status, .stats_path = path.failed ? NULL : path.data};
-    status = finish(&e, j, end.complete && status == LB_OK, err);
-    lb_str_release(&path);
-    status = agree(llm, status, err);
-    llm->exit_code = lb_exit_code(llm, status);
-    return status == LB_OK ? lb_ranks_same(&llm->ranks, &llm->exit_code, sizeof llm->exit_code, err) : status;
-}
-
-enum lb_status lb_run(struct lb_llm *llm, struct lb_err *err)
-{
-    if (llm->resume.complete)
-        return lb_ranks_same(&llm->ranks, &llm->resume.done.exit_code, sizeof llm->resume.done.exit_code, err);
-    llm->rank_stats = lb_mem_new((size_t)llm->ranks.size, sizeof *llm->rank_stats);
-    enum lb_status status = llm->rank_stats ? LB_OK : lb_err_memory(err, "statistics", sizeof *llm->rank_stats);
-    LB_TRY(agree(llm, status, err));
-    return is_first(llm) ? run_first(llm, err) : run_beside(llm, err);
-}
-
-int lb_exit_code(const struct lb_llm *llm, enum lb_status status)
-{
-    if (status != LB_OK || !llm)
-        return (int)status;
-    if (llm->resume.complete)
-        return (int)llm->resume.done.exit_code;
-    if (!is_first(llm))
-        return llm->exit_code;
-    return llm->stats.error > 0 && !llm->closed ? 1 : 0;
-}
-
-const char *lb_complete_output(const struct lb_llm *llm)
-{
-    return llm->resume.complete ? llm->resume.found.path : NULL;
-}
-
-const struct lb_stats *lb_stats_of(const struct lb_llm *llm)
-{
-    return &llm->stats;
-}
-
-const char *lb_plan_text(const struct lb_llm *llm)
-{
-    return llm->plan_text.data ? llm->plan_text.data : "";
 }

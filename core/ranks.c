@@ -248,8 +248,16 @@ enum lb_status lb_ranks_least(struct lb_ranks *r, int64_t *v, struct lb_err *err
     return status == LB_OK ? lb_world_bcast(r->world, v, sizeof *v, err) : status;
 }
 
-enum lb_status lb_ranks_form(struct lb_ranks *r, int tp, struct lb_err *err)
+enum lb_status lb_ranks_form(struct lb_ranks *r, int tp, const struct lb_plan_spec *plan, struct lb_err *err)
 {
+    if (tp == 0 && r->size == 1)
+        tp = 1; /* whether it fits is the plan's to say */
+    if (tp == 0) {
+        LB_TRY(lb_ranks_agree(r, lb_plan_tp(plan, r->size, &tp, err), err));
+        int64_t least = -tp;
+        LB_TRY(lb_ranks_least(r, &least, err));
+        tp = (int)-least;
+    }
     if (r->size % tp != 0)
         return lb_err_set(err, LB_E_USAGE, "--tp %d does not divide the number of ranks, %d", tp, r->size);
     r->tp = tp;

@@ -9,6 +9,7 @@
 #include "core/base/log.h"
 #include "core/dist/world.h"
 #include "core/llmbatch.h"
+#include "core/run/plan.h"
 
 struct lb_ranks {
     struct lb_world *world;
@@ -50,7 +51,7 @@ enum lb_status lb_ranks_isa(struct lb_ranks *r, const char *wanted, const struct
 enum lb_status lb_ranks_same(const struct lb_ranks *r, void *v, size_t bytes, struct lb_err *err);
 enum lb_status lb_ranks_least(struct lb_ranks *r, int64_t *v, struct lb_err *err);
 
-/* Groups of tp ranks, which divides their number. */
-enum lb_status lb_ranks_form(struct lb_ranks *r, int tp, struct lb_err *err);
+/* Groups of tp ranks, which divides their number; 0: the largest that a rank's plan finds that it needs. */
+enum lb_status lb_ranks_form(struct lb_ranks *r, int tp, const struct lb_plan_spec *plan, struct lb_err *err);
 
 #endif

@@ -124,7 +124,7 @@ static void put_engine(struct lb_str *out, const struct lb_stats *s)
     put_text(out, "device", s->device);
     put_text(out, "isa", s->isa);
     put_int(out, "threads", s->n_thread);
-    put_int(out, "ranks", s->n_rank);
+    put_int(out, "ranks", s->tp * s->dp);
     put_int(out, "tp", s->tp);
     put_int(out, "dp", s->dp);
     put_int(out, "batch_tokens", s->batch_tokens);

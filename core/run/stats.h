@@ -35,7 +35,8 @@ struct lb_rank_stats {
 struct lb_stats {
     struct lb_rank_stats mine;        /* this rank's */
     const struct lb_rank_stats *rank; /* [n_rank] of all, lent; on rank 0 when the run has ended */
-    int n_rank, tp, dp;
+    int n_rank;
+    int tp, dp;                   /* ranks of a group, groups */
     const char *fingerprint;      /* JSON object; NULL: none */
     bool no_model;                /* --render, --plan: what a model would have done is absent */
     const struct lb_audit *audit; /* NULL: none */
