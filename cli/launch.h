@@ -8,6 +8,7 @@ struct lb_launched {
     bool by_launcher; /* one of several tasks */
     int n_task;       /* 0: not said */
     int rank;         /* -1: not said */
+    bool strangers;   /* a Slurm step whose tasks were given nothing to find each other by */
 };
 
 struct lb_launched lb_launched(void);

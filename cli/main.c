@@ -145,6 +145,14 @@ static enum lb_status join(struct place *p, const struct lb_cli *cli, enum lb_st
                           .log = &cli->run.log,
                           .late = on_late,
                           .ctx = p};
+    if (p->by.strangers && status == LB_OK) /* Open MPI would end the program inside MPI_Init, with words of its own */
+        status =
+            lb_err_set(err, LB_E_USAGE,
+                       "Slurm started %d tasks, and MPI cannot find them: pass --mpi=pmix to srun; --no-mpi runs each "
+                       "task alone",
+                       p->by.n_task);
+    if (p->by.strangers)
+        return status;
     struct lb_err why = LB_ERR_INIT;
     enum lb_status joined = lb_join(&p->world, &l, &why);
     if (joined != LB_OK)

@@ -82,9 +82,11 @@ enum lb_status lb_ranks_agree(struct lb_ranks *r, enum lb_status status, struct 
 {
     if (r->size == 1)
         return status;
-    if (r->agreed == LB_OK)
-        r->agreed = lb_agree(r->world, status, err);
-    return r->agreed;
+    if (r->agreed.status != LB_OK) /* whatever this caller's record holds: the others say that too */
+        *err = r->agreed;
+    else if (lb_agree(r->world, status, err) != LB_OK)
+        r->agreed = *err;
+    return r->agreed.status;
 }
 
 /* One text of every rank, on rank 0: [size], NULL elsewhere. */

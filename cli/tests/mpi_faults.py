@@ -146,7 +146,7 @@ def a_rank_without_memory(tmp):
         raise Skip('sanitizers need their own memory')
     for tp in ('1', '2'):
         for what, limit in (('--data', 60000000), ('--as', 400000000)):
-            refused_together(tmp, f'tp {tp}, {what}', 4, r'error: rank 1 on (host )?{host}: out of memory', ['-m', TINY, '--tp', tp],
+            refused_together(tmp, f'tp {tp}, {what}', 4, r'error: rank 1 on (host )?{host}: (out of memory|cannot map)', ['-m', TINY, '--tp', tp],
                              ['-m', TINY, '--tp', tp], ['prlimit', f'{what}={limit}'])
 
 
