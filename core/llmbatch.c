@@ -233,6 +233,7 @@ static void *open_tokenizer(void *arg)
     struct tok_job *job = arg;
     job->status = job->dir ? lb_tok_open_dir(&job->tok, job->dir, &job->err)
                            : lb_tok_open_vocab(&job->tok, job->vocab, &job->err);
+    job->status = lb_mem_blame(job->status, "opening the tokenizer", &job->err);
     return NULL;
 }
 
@@ -448,35 +449,43 @@ static void fill_stats(struct lb_llm *llm)
                s->dtype, s->device, s->isa, s->n_thread, (long long)s->kv_pages, LK_PAGE_TOKENS, s->load_s);
 }
 
+static enum lb_status open_all(struct lb_llm *llm, const struct lb_options *o, struct lb_err *err)
+{
+    llm->inputs = o->n_input ? o->inputs : stdin_input;
+    llm->n_input = o->n_input ? o->n_input : o->prompt ? 0 : 1;
+    lb_audit_init(&llm->audit, o->audit, &llm->o.log);
+    struct lb_journal_spec journal = journal_spec(llm);
+    LB_TRY(check_settings(llm, err));
+    LB_TRY(check_stats_path(llm, err));
+    if (!o->plan)
+        LB_TRY(lb_resume_look(&llm->resume, &journal, &llm->o, err));
+    LB_TRY(open_backend(llm, err));
+    LB_TRY(open_inputs(llm, err));
+    double load = lb_now();
+    LB_TRY(text_only(llm) ? open_texts(llm, err) : open_model(llm, err));
+    llm->stats.load_s = lb_now() - load;
+    if (!llm->resume.complete)
+        fill_stats(llm);
+    return LB_OK;
+}
+
 enum lb_status lb_open(struct lb_llm **out, const struct lb_options *o, struct lb_err *err)
 {
-    *out = NULL;
     double begin = lb_now();
+    struct lb_err before = LB_ERR_INIT;
+    (void)lb_mem_blame(LB_OK, "", &before); /* what this thread failed to get earlier was somebody else's */
+    *out = NULL;
+    lb_json_use_memory();
     struct lb_llm *llm = lb_mem_new(1, sizeof *llm);
     if (!llm)
         return lb_err_memory(err, "the engine", sizeof *llm);
     llm->o = *o;
     llm->begin = begin;
-    llm->inputs = o->n_input ? o->inputs : stdin_input;
-    llm->n_input = o->n_input ? o->n_input : o->prompt ? 0 : 1;
-    lb_audit_init(&llm->audit, o->audit, &llm->o.log);
-    struct lb_journal_spec journal = journal_spec(llm);
-    enum lb_status status;
-    LB_TRY_OUT(status, check_settings(llm, err));
-    LB_TRY_OUT(status, check_stats_path(llm, err));
-    if (!o->plan)
-        LB_TRY_OUT(status, lb_resume_look(&llm->resume, &journal, &llm->o, err));
-    LB_TRY_OUT(status, open_backend(llm, err));
-    LB_TRY_OUT(status, open_inputs(llm, err));
-    double load = lb_now();
-    LB_TRY_OUT(status, text_only(llm) ? open_texts(llm, err) : open_model(llm, err));
-    llm->stats.load_s = lb_now() - load;
-    if (!llm->resume.complete)
-        fill_stats(llm);
-    *out = llm;
-    return LB_OK;
-out:
-    lb_close(llm);
+    enum lb_status status = lb_mem_blame(open_all(llm, o, err), "opening the model", err);
+    if (status == LB_OK)
+        *out = llm;
+    else
+        lb_close(llm);
     return status;
 }
 
@@ -536,10 +545,11 @@ static enum lb_status write_stats(void *ctx, struct lb_err *err)
 static enum lb_status finish(struct ending *e, struct lb_journal *j, bool complete, struct lb_err *err)
 {
     struct lb_err late = LB_ERR_INIT;
-    enum lb_status status = j ? lb_journal_finish(j, complete, write_stats, e, &late) : LB_OK;
+    bool made = false;
+    enum lb_status status = j ? lb_journal_finish(j, complete, write_stats, e, &made, &late) : LB_OK;
     if (e->status == LB_OK && status != LB_OK) {
         e->status = lb_err_set(err, status, "%s", late.text);
-        e->stats_written = false;
+        e->stats_written = made; /* by the statistics the next start knows a complete OUT */
     }
     if (!e->stats_written) {
         struct lb_err again = LB_ERR_INIT;
@@ -593,12 +603,15 @@ static enum lb_status open_journal(struct lb_llm *llm, struct lb_journal **out, 
 {
     struct lb_journal_spec spec = journal_spec(llm);
     struct lb_fingerprint_spec inputs = inputs_of(llm);
-    LB_TRY(lb_resume_begin(&llm->resume, &inputs, err));
-    LB_TRY(lb_journal_open(out, &spec, llm->resume.print.data, err));
-    enum lb_status status = check_taken(llm, lb_journal_taken(*out), err);
-    if (status != LB_OK) {
+    enum lb_status status = lb_resume_begin(&llm->resume, &inputs, err);
+    if (status == LB_OK)
+        status = lb_journal_open(out, &spec, llm->resume.print.data, err);
+    if (status == LB_OK)
+        status = check_taken(llm, lb_journal_taken(*out), err);
+    status = lb_mem_blame(status, "opening the output", err);
+    if (status != LB_OK && *out) {
         struct lb_err later = LB_ERR_INIT;
-        (void)lb_journal_finish(*out, false, NULL, NULL, &later); /* what the run failed of is said */
+        (void)lb_journal_finish(*out, false, NULL, NULL, NULL, &later); /* what the run failed of is said */
     }
     return status;
 }
