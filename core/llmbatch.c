@@ -9,6 +9,7 @@
 
 #include "core/base/file.h"
 #include "core/base/mem.h"
+#include "core/io/facts.h"
 #include "core/llm.h"
 #include "core/opening.h"
 #include "core/run/settings.h"
@@ -422,8 +423,11 @@ static enum lb_status check_first(struct lb_llm *llm, struct lb_err *err)
 
 enum lb_status lb_open(struct lb_llm **out, const struct lb_options *o, struct lb_err *err)
 {
-    *out = NULL;
     double begin = lb_now();
+    struct lb_err before = LB_ERR_INIT;
+    (void)lb_mem_blame(LB_OK, "", &before); /* what this thread failed to get earlier was somebody else's */
+    *out = NULL;
+    lb_json_use_memory();
     struct lb_llm *llm = lb_mem_new(1, sizeof *llm);
     if (!llm)
         return lb_err_memory(err, "the engine", sizeof *llm);
@@ -446,9 +450,11 @@ enum lb_status lb_open(struct lb_llm **out, const struct lb_options *o, struct l
     llm->stats.load_s = lb_now() - load;
     if (!llm->resume.complete && (lb_is_first(llm) || !lb_text_only(llm)))
         fill_stats(llm);
+    LB_TRY_OUT(status, lb_llm_agree(llm, lb_mem_blame(LB_OK, "opening the model", err), err));
     *out = llm;
     return LB_OK;
 out:
+    status = lb_mem_blame(status, "opening the model", err);
     lb_close(llm);
     return status;
 }
