@@ -46,6 +46,10 @@ void golden_options(struct lb_options *o, const char *model);
 /* Lines of a .jsonl file as an array, NULL when it is not there. */
 json_t *golden_read(const char *path);
 
+/* Makes `into` the folder of a model whose files are links to those of dir, but for config.json: members of `change`
+ * are put in place of its own, "(absent)" takes one out. */
+void golden_bend(const char *dir, const char *into, const json_t *change);
+
 /* ---- naive models in double precision: one token a call, weights drawn from a seed ---- */
 
 enum naive_family {

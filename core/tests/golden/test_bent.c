@@ -5,7 +5,6 @@
 
 #include <cmocka.h>
 
-#include <dirent.h>
 #include <string.h>
 
 #include "core/tests/golden/golden.h"
@@ -19,9 +18,9 @@
 #define OTHER NULL /* other numbers */
 #define SAME ""    /* the same bytes */
 
-/* Members of `change` replace those of config.json; "(absent)" takes a member out. */
 struct bend {
-    const char *change, *want; /* want: OTHER, SAME, or what the refusal says */
+    const char *change; /* see golden_bend */
+    const char *want;   /* want: OTHER, SAME, or what the refusal says */
 };
 
 static const struct bend llama[] = {
@@ -200,38 +199,11 @@ static const struct {
                 SUBJECT("glm4-moe", glm4_moe), SUBJECT("glm4-moe-qknorm", glm4_moe_groups),
                 SUBJECT("chatglm", chatglm)};
 
-/* The model's files in the scratch folder, as links, but for config.json. */
-static void link_files(const char *dir)
-{
-    char from[512];
-    scratch_empty(NULL);
-    DIR *d = opendir(dir);
-    assert_non_null(d);
-    for (struct dirent *e; (e = readdir(d));) {
-        snprintf(from, sizeof from, "%s/%s", dir, e->d_name);
-        if (e->d_name[0] != '.' && strcmp(e->d_name, "config.json") != 0)
-            assert_int_equal(symlink(from, scratch_path(e->d_name)), 0);
-    }
-    closedir(d);
-}
-
 static void write_config(const char *dir, const char *change)
 {
-    char path[512];
-    const char *key;
-    json_t *value;
-    snprintf(path, sizeof path, "%s/config.json", dir);
-    json_t *config = json_load_file(path, 0, NULL), *bent = json_loads(change, 0, NULL);
-    assert_true(config && bent);
-    json_object_update(config, bent);
-    json_object_foreach(bent, key, value)
-    {
-        const char *text = json_string_value(value);
-        if (text && strcmp(text, "(absent)") == 0)
-            json_object_del(config, key);
-    }
-    assert_int_equal(json_dump_file(config, scratch_path("config.json"), 0), 0);
-    json_decref(config);
+    json_t *bent = json_loads(change, 0, NULL);
+    scratch_empty(NULL);
+    golden_bend(dir, scratch, bent);
     json_decref(bent);
 }
 
@@ -259,7 +231,6 @@ static void bent_keys(void **state)
         struct lb_options o;
         struct golden_out base, out;
         json_t *rows = long_rows(subjects[m].dir);
-        link_files(subjects[m].dir);
         golden_options(&o, scratch);
         o.log = (struct lb_log){0};
         write_config(subjects[m].dir, "{}");

@@ -751,6 +751,7 @@ static void test_pad_is_eos(void **state)
 }
 
 int golden_layers(void);    /* test_layers.c */
+int golden_drift(void);     /* test_drift.c */
 int golden_penalties(void); /* test_penalties.c */
 int golden_bent(void);      /* test_bent.c */
 int golden_ggufs(void);     /* test_ggufs.c */
@@ -770,7 +771,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_end_tokens),
         cmocka_unit_test(test_pad_is_eos),
     };
-    int failed = golden_penalties();
+    int failed = golden_penalties() + golden_drift();
     failed += cmocka_run_group_tests_name("shapes", independent, NULL, NULL);
     if (access(GOLDENS "README.md", R_OK) != 0) {
         printf("skip: test_golden: no ../shared/goldens\n");
