@@ -26,6 +26,8 @@ enum lb_role {
     LB_R_KV_A,
     LB_R_KV_A_NORM,
     LB_R_KV_B,
+    LB_R_K_B, /* KV_B in two, [head, latent, key] and [head, value, latent]; whole names */
+    LB_R_V_B,
     LB_R_INDEX_Q, /* the indexer: heads of queries, the key, its LayerNorm, the heads' weights */
     LB_R_INDEX_K,
     LB_R_INDEX_K_NORM,

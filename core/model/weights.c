@@ -262,10 +262,18 @@ static bool fused_in_file(const struct loader *ld, int il, enum lb_role role)
     return only || (name.text[0] && lb_wfile_find(ld->s->file, name.text));
 }
 
+static bool has_role(const struct loader *ld, enum lb_role role, int il)
+{
+    const struct lb_config *c = ld->s->config;
+    struct lb_tensor_name name = lb_family_tensor(c->family, c->gguf, role, il, "");
+    return name.text[0] && lb_wfile_find(ld->s->file, name.text);
+}
+
 /* Rows of kv_b_proj: each head's nope_dim rows of keys, then its v_dim rows of values. */
 struct head_rows {
     const struct lb_wtensor *t;
     int64_t per_head, first, n; /* of a head's per_head rows those from `first` on, n of them */
+    bool round;                 /* to bf16, for a matrix that is kept in f32 */
 };
 
 static void head_rows_get(const struct lb_rows *r, int64_t row, int64_t n, float *out)
@@ -276,6 +284,8 @@ static void head_rows_get(const struct lb_rows *r, int64_t row, int64_t n, float
         int64_t from = row / h->n * h->per_head + h->first + row % h->n;
         lb_quant_read(h->t->type, h->t->data + (size_t)from * row_bytes, r->n_col, out + i * r->n_col);
     }
+    for (int64_t i = 0; h->round && i < n * r->n_col; i++)
+        out[i] = lb_bf16_widen(lb_bf16_round(out[i]));
 }
 
 static const void *transposed_at(const struct lb_rows *r, int64_t row)
@@ -290,7 +300,7 @@ static enum lb_status load_w_uk(struct loader *ld, const struct lb_wtensor *t, s
 {
     const struct lb_config *c = ld->s->config;
     const struct lb_mla *m = &c->mla;
-    struct head_rows keys = {t, m->nope_dim + m->v_dim, 0, m->nope_dim};
+    struct head_rows keys = {t, m->nope_dim + m->v_dim, 0, m->nope_dim, ld->s->backend->dtype == LB_BF16};
     struct lb_rows rows = {.get = head_rows_get, .ctx = &keys, .n_col = m->kv_rank};
     size_t head = (size_t)m->nope_dim * (size_t)m->kv_rank;
     float *all = lb_mem_new((size_t)c->n_head * head, sizeof *all), *one = lb_mem_new(head, sizeof *one);
@@ -300,9 +310,6 @@ static enum lb_status load_w_uk(struct loader *ld, const struct lb_wtensor *t, s
     for (int64_t ih = 0; ih < c->n_head && status == LB_OK; ih++) {
         float *to = all + (size_t)ih * head;
         head_rows_get(&rows, ih * m->nope_dim, m->nope_dim, one);
-        if (ld->s->backend->dtype == LB_BF16)
-            for (size_t i = 0; i < head; i++)
-                one[i] = lb_bf16_widen(lb_bf16_round(one[i]));
         for (int64_t i = 0; i < m->nope_dim; i++)
             for (int64_t k = 0; k < m->kv_rank; k++)
                 to[k * m->nope_dim + i] = one[i * m->kv_rank + k];
@@ -322,19 +329,42 @@ static enum lb_status load_w_uk(struct loader *ld, const struct lb_wtensor *t, s
     return status;
 }
 
+/* KV_B as GGUF has it, in two tensors, the keys' turned over already. */
+static enum lb_status load_kv_parts(struct loader *ld, int il, struct lb_layer_latent *l, struct lb_err *err)
+{
+    const struct lb_config *c = ld->s->config;
+    const struct lb_mla *m = &c->mla;
+    const int64_t want[2][3] = {{c->n_head, m->kv_rank, m->nope_dim}, {c->n_head, m->v_dim, m->kv_rank}};
+    const struct lk_cols *cols[2] = {&ld->s->cols->nope, &ld->s->cols->kv_rank};
+    struct lb_matrix **out[2] = {&l->w_uk, &l->w_uv};
+    for (int i = 0; i < 2; i++) {
+        const struct lb_wtensor *t = need(ld, i ? LB_R_V_B : LB_R_K_B, il, "", err);
+        if (!t)
+            return err->status;
+        LB_TRY(check_shape(ld, t, want[i], 3, err));
+        struct head_rows all = {t, want[i][1], 0, want[i][1], i == 0 && ld->s->backend->dtype == LB_BF16};
+        struct lb_rows rows = {.get = head_rows_get, .ctx = &all, .n_row = c->n_head * want[i][1], .n_col = want[i][2]};
+        struct lb_matrix_spec spec = {&rows, cols[i], false, t->name, i == 0};
+        LB_TRY(ld->s->backend->ops->heads_new(ld->s->backend, &spec, c->n_head, out[i], err));
+    }
+    return LB_OK;
+}
+
 static enum lb_status load_kv_b(struct loader *ld, int il, struct lb_layer_latent *l, struct lb_err *err)
 {
     const struct lb_config *c = ld->s->config;
     const struct lb_mla *m = &c->mla;
     int64_t per_head = m->nope_dim + m->v_dim, n_weight = c->n_head * per_head * m->kv_rank;
+    ld->w->n_param += n_weight;
+    ld->w->n_layer_product += n_weight;
+    if (has_role(ld, LB_R_K_B, il))
+        return load_kv_parts(ld, il, l, err);
     const struct lb_wtensor *t = need(ld, LB_R_KV_B, il, ".weight", err);
     if (!t)
         return err->status;
     LB_TRY(check(ld, t, c->n_head * per_head, m->kv_rank, err));
-    ld->w->n_param += n_weight;
-    ld->w->n_layer_product += n_weight;
     LB_TRY(load_w_uk(ld, t, &l->w_uk, err));
-    struct head_rows values = {t, per_head, m->nope_dim, m->v_dim};
+    struct head_rows values = {t, per_head, m->nope_dim, m->v_dim, false};
     struct lb_rows rows = {.get = head_rows_get, .ctx = &values, .n_row = c->n_head * m->v_dim, .n_col = m->kv_rank};
     struct lb_matrix_spec spec = {&rows, &ld->s->cols->kv_rank, false, t->name, false};
     return ld->s->backend->ops->heads_new(ld->s->backend, &spec, c->n_head, &l->w_uv, err);
@@ -470,13 +500,6 @@ static enum lb_status load_cuts(struct loader *ld, const enum lb_role role[2], c
     bool gate_up = role[1] != LB_N_ROLE || role[0] == LB_R_EXPERTS_GATE_UP;
     struct lb_matrix_spec spec = {&f.rows, cols, gate_up, f.part[0].t->name, role[0] == LB_R_ROUTER};
     return ld->s->backend->ops->matrix_new(ld->s->backend, &spec, out, err);
-}
-
-static bool has_role(const struct loader *ld, enum lb_role role, int il)
-{
-    const struct lb_config *c = ld->s->config;
-    struct lb_tensor_name name = lb_family_tensor(c->family, c->gguf, role, il, "");
-    return name.text[0] && lb_wfile_find(ld->s->file, name.text);
 }
 
 static enum lb_status load_experts(struct loader *ld, int il, struct lb_matrix **gate_up, struct lb_matrix **down,
