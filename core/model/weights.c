@@ -293,6 +293,11 @@ static const void *transposed_at(const struct lb_rows *r, int64_t row)
     return (const float *)r->ctx + row * r->n_col;
 }
 
+static void transposed_get(const struct lb_rows *r, int64_t row, int64_t n, float *out)
+{
+    memcpy(out, transposed_at(r, row), (size_t)(n * r->n_col) * sizeof *out);
+}
+
 /* W_uk: queries are multiplied with the keys' rows from the other side, so each head's are turned over. Rounded as any
  * weight, but multiplied in f32, as the query is not rounded yet. */
 static enum lb_status load_w_uk(struct loader *ld, const struct lb_wtensor *t, struct lb_matrix **out,
@@ -315,7 +320,7 @@ static enum lb_status load_w_uk(struct loader *ld, const struct lb_wtensor *t, s
                 to[k * m->nope_dim + i] = one[i * m->kv_rank + k];
     }
     if (status == LB_OK) {
-        struct lb_rows turned = {.get = head_rows_get,
+        struct lb_rows turned = {.get = transposed_get,
                                  .ctx = all,
                                  .n_row = c->n_head * m->kv_rank,
                                  .n_col = m->nope_dim,
