@@ -164,4 +164,7 @@ struct lb_tensor_name lb_family_tensor(const struct lb_family *f, int gguf, enum
 struct lb_tensor_name lb_family_expert_tensor(const struct lb_family *f, int gguf, enum lb_role role, int layer,
                                               int expert);
 
+/* The layer whose tensor has this name; -1: none's. */
+int64_t lb_family_layer_of(const struct lb_family *f, int gguf, const char *name);
+
 #endif

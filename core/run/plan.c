@@ -17,11 +17,14 @@ size_t lb_plan_page_bytes(const struct lb_config *c, enum lb_dtype dtype)
     return (size_t)((kv + lb_config_index_layers(c) * c->index.head_dim) * LK_PAGE_TOKENS) * elem_bytes(dtype);
 }
 
-static double weight_bytes(const struct lb_wfile *w, enum lb_dtype dtype)
+/* Layers behind the model's own (multi-token prediction) are never read. */
+static double weight_bytes(const struct lb_config *c, const struct lb_wfile *w, enum lb_dtype dtype)
 {
     double sum = 0;
     for (size_t i = 0; i < w->n_tensor; i++) {
         double n = 1;
+        if (lb_family_layer_of(c->family, c->gguf, w->tensor[i].name) >= c->n_layer)
+            continue;
         for (int d = 0; d < w->tensor[i].n_dim; d++)
             n *= (double)w->tensor[i].dim[d];
         sum += n;
@@ -79,7 +82,7 @@ enum lb_status lb_plan_make(struct lb_plan *p, const struct lb_plan_spec *spec, 
         return lb_err_set(err, LB_E_USAGE, "--kv-memory and --max-model-len must not be negative");
     LB_TRY(lb_plan_length(p, spec, err));
 
-    double weights = weight_bytes(spec->weights, spec->dtype), room = (double)spec->free_bytes;
+    double weights = weight_bytes(spec->config, spec->weights, spec->dtype), room = (double)spec->free_bytes;
     double experts = lb_plan_moe_bytes(spec->config, p->batch_tokens);
     if (weights <= room && weights + experts > room)
         return lb_err_set(
