@@ -210,6 +210,8 @@ static enum lb_status read_mla(struct lb_config *c, const struct source *s, stru
     LB_TRY(get_int(s, "rope.dimension_count", LB_MAX_DIM, &m->rope_dim, err));
     LB_TRY(get_int(s, absorbed ? "attention.key_length_mla" : "attention.key_length", LB_MAX_DIM, &query, err));
     LB_TRY(get_int(s, absorbed ? "attention.value_length_mla" : "attention.value_length", LB_MAX_DIM, &m->v_dim, err));
+    if (absorbed)
+        LB_TRY(need(s, "attention.value_length_mla", err));
     m->nope_dim = query - m->rope_dim;
     if (m->nope_dim < 1)
         return lb_err_set(err, LB_E_INPUT, "%s: a query head of %lld dimensions, of which %lld turn: not supported",

@@ -97,11 +97,11 @@ static const struct conversion {
     {"chatglm", "chatglm", false, 4, 2, 16, 8, 0, 1.5625e-07f, 4e4f, 0, 0, NULL},
     {"glm4", "glm4", false, 4, 2, 24, 12, 0, 1e-5f, 1e4f, 0, 0, NULL},
     {"glm4-moe", "glm4moe", false, 4, 2, 16, 8, 0, 1e-5f, 1e6f, 8, 1, NULL},
-    {"glm4-moe-lite", "deepseek2", false, N_HEAD, 1, KV_RANK + ROPE, ROPE, 0, 1e-5f, 1e6f, 8, 0, &lite},
+    {"glm4-moe-lite", "deepseek2", false, N_HEAD, 1, KV_RANK + ROPE, ROPE, 0, 1e-5f, 1e6f, 8, 1, &lite},
     {"glm4-moe-lite", "deepseek2", false, N_HEAD, N_HEAD, NOPE + ROPE, ROPE, 0, 1e-5f, 1e6f, 8, 0, &lite_whole},
     {"glm-moe-dsa", "glm-dsa", false, N_HEAD, 1, KV_RANK + ROPE, ROPE, 0, 1e-5f, 1e6f, 8, 0, &dsa},
     {"glm-moe-dsa-sparse", "glm-dsa", false, N_HEAD, 1, KV_RANK + ROPE, ROPE, 0, 1e-5f, 1e6f, 8, 0, &sparse},
-    {"glm-moe-dsa-sparse", "glm-dsa", false, N_HEAD, 1, KV_RANK + ROPE, ROPE, 0, 1e-5f, 1e6f, 8, 0, &sparse_said},
+    {"glm-moe-dsa-sparse", "glm-dsa", false, N_HEAD, 1, KV_RANK + ROPE, ROPE, 0, 1e-5f, 1e6f, 8, 1, &sparse_said},
 };
 
 /* false: a tensor that GGUF has not (rotary frequencies) */
