@@ -74,7 +74,10 @@ struct lb_work {
     int32_t *prompt;       /* [n_prompt] owned, unless prompt_lent */
     int64_t n_prompt;
     bool prompt_lent; /* from the prompt's first sample */
-    char *echo;       /* text of the prompt, where it goes before the new text; owned */
+    int64_t n_shared; /* tokens that other rows near it in the order begin with too: worth keeping in the cache */
+    int64_t group, group_len; /* rows that begin alike, and the longest prompt among them (order.h) */
+    int64_t n_before;         /* positions that were fed before the row was evicted; 0: it was not */
+    char *echo;               /* text of the prompt, where it goes before the new text; owned */
     size_t n_echo;
     int32_t *out; /* [set.max_tokens] owned, n_out of them generated */
     int64_t n_out;

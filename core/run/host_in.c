@@ -7,6 +7,7 @@
 
 #include "core/base/mem.h"
 #include "core/run/adjust.h"
+#include "core/run/order.h"
 #include "core/run/run.h"
 #include "core/run/settings.h"
 #include "core/run/stop.h"
@@ -258,15 +259,7 @@ void *lb_run_tokenizer(void *run)
     return NULL;
 }
 
-/* ---- window: rows sorted longest first, with room for their output ---- */
-
-static int longest_first(const void *a, const void *b)
-{
-    const struct lb_work *x = *(struct lb_work *const *)a, *y = *(struct lb_work *const *)b;
-    if (x->n_prompt != y->n_prompt)
-        return x->n_prompt < y->n_prompt ? 1 : -1;
-    return (x->row.index > y->row.index) - (x->row.index < y->row.index);
-}
+/* ---- window: rows in the order in which they run, with room for their output ---- */
 
 static enum lb_status make_room(const struct lb_run *r, struct lb_work *w, struct lb_err *err)
 {
@@ -308,7 +301,7 @@ void *lb_run_window(void *run)
     bool end = false, over = false;
     while (status == LB_OK && !end && !over) {
         size_t n = gather(r, rows, &end);
-        qsort(rows, n, sizeof *rows, longest_first);
+        lb_order_rows(rows, n);
         for (size_t i = 0; i < n; i++) {
             for (int32_t k = 0; k < rows[i]->n_part && status == LB_OK && !over; k++)
                 status = make_room(r, lb_work_part(rows[i], k), &err);

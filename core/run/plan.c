@@ -112,9 +112,12 @@ enum lb_status lb_plan_pages(struct lb_plan *p, size_t page_bytes, struct lb_err
         return lb_err_set(err, LB_E_USAGE, "KV memory of %lld bytes holds not one page of %d positions, %zu bytes",
                           (long long)p->kv_memory, LK_PAGE_TOKENS, page_bytes);
     p->kv_pages = fit < most ? fit : most;
+    /* shared pages stand in several tables */
+    int64_t entries = (of_row < p->kv_pages ? of_row : p->kv_pages) * p->max_seqs;
     int64_t n_seq = p->max_seqs < p->batch_tokens ? p->max_seqs : p->batch_tokens;
-    p->limit = (struct lb_step_limits){
-        .n_tok = (int32_t)p->batch_tokens, .n_seq = (int32_t)n_seq, .n_page = (int32_t)p->kv_pages};
+    p->limit = (struct lb_step_limits){.n_tok = (int32_t)p->batch_tokens,
+                                       .n_seq = (int32_t)n_seq,
+                                       .n_page = (int32_t)(entries < INT32_MAX ? entries : INT32_MAX)};
     p->max_out = (int32_t)n_seq;
     return LB_OK;
 }
