@@ -37,7 +37,8 @@ static inline void fuzz_segments(const struct lb_config *c)
 {
     struct lb_model_cols cols;
     FUZZ_REQUIRE(c->n_seg >= 1 && c->n_seg <= LK_MAX_SEG && c->n_head % c->n_seg == 0);
-    lb_model_cols_init(&cols, c);
+    struct lb_err err = LB_ERR_INIT;
+    FUZZ_REQUIRE(lb_model_cols_init(&cols, c, 0, 1, &err) == LB_OK);
     const struct lk_cols *all[] = {&cols.dim, &cols.heads, &cols.ffn, &cols.shared};
     const int64_t n_col[] = {c->dim, c->n_head * c->out_dim, c->ffn_dim, c->moe.shared_dim};
     for (int i = 0; i < 4; i++) {
@@ -59,7 +60,7 @@ static inline void fuzz_plan(const struct lb_config *c)
                                           .dtype = i % 2 ? LB_BF16 : LB_F32,
                                           .max_seqs = i < 2 ? 0 : 3,
                                           .free_bytes = (size_t)1 << (i < 2 ? 34 : 62)};
-        size_t page = lb_plan_page_bytes(c, spec.dtype);
+        size_t page = lb_plan_page_bytes(c, spec.dtype, 1);
         FUZZ_REQUIRE(page > 0 && page < (size_t)1 << 50);
         FUZZ_REQUIRE(isfinite(lb_plan_moe_bytes(c, 512)));
         enum lb_status status = lb_plan_make(&p, &spec, &err);
@@ -134,9 +135,10 @@ static inline enum lb_status fuzz_heads(struct lb_backend *be, const struct lb_m
     return fuzz_matrix(be, spec, out, err);
 }
 
-static inline enum lb_status fuzz_table(struct lb_backend *be, const struct lb_rows *rows, struct lb_table **out,
-                                        struct lb_err *err)
+static inline enum lb_status fuzz_table(struct lb_backend *be, const struct lb_rows *rows, int64_t first,
+                                        struct lb_table **out, struct lb_err *err)
 {
+    FUZZ_REQUIRE(first == 0);
     (void)err;
     fuzz_rows(rows);
     *out = (struct lb_table *)be;
@@ -155,17 +157,26 @@ static inline enum lb_status fuzz_vector(struct lb_backend *be, const float *hos
     return LB_OK;
 }
 
+static inline void fuzz_weight_mem(struct lb_backend *be, struct lb_weight_mem *mem)
+{
+    (void)be;
+    FUZZ_REQUIRE(!mem);
+}
+
 /* Reads the weights; a file that does not fit the configuration says which tensor. */
 static inline void fuzz_weights(const struct lb_config *c, const struct lb_wfile *w)
 {
-    static const struct lb_backend_ops ops = {
-        .matrix_new = fuzz_matrix, .heads_new = fuzz_heads, .table_new = fuzz_table, .vector_new = fuzz_vector};
+    static const struct lb_backend_ops ops = {.matrix_new = fuzz_matrix,
+                                              .heads_new = fuzz_heads,
+                                              .table_new = fuzz_table,
+                                              .vector_new = fuzz_vector,
+                                              .weight_mem = fuzz_weight_mem};
     struct lb_err err = LB_ERR_INIT;
     struct lb_backend be = {.ops = &ops, .dtype = LB_BF16};
     struct lb_weights weights;
     struct lb_model_cols cols;
-    lb_model_cols_init(&cols, c);
-    const struct lb_weights_spec spec = {c, w, &be, &cols, NULL};
+    FUZZ_REQUIRE(lb_model_cols_init(&cols, c, 0, 1, &err) == LB_OK);
+    const struct lb_weights_spec spec = {c, w, &be, &cols, NULL, NULL};
     if (fuzz_ok(lb_weights_load(&weights, &spec, &err), &err))
         FUZZ_REQUIRE(weights.n_param > 0 && weights.embed && weights.head);
     lb_weights_release(&weights);
