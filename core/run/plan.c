@@ -42,6 +42,7 @@ static double replicated(const struct lb_config *c, int64_t il)
     return c->layer[il].moe ? n + dim * (double)c->moe.n_expert : n;
 }
 
+/* Layers behind the model's own (multi-token prediction) are never read. */
 double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp)
 {
     const struct lb_wfile *w = spec->weights;
@@ -49,6 +50,8 @@ double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp)
     double sum = 0, whole = 0, kv = 0;
     for (size_t i = 0; i < w->n_tensor; i++) {
         double n = 1;
+        if (lb_family_layer_of(c->family, c->gguf, w->tensor[i].name) >= c->n_layer)
+            continue;
         for (int d = 0; d < w->tensor[i].n_dim; d++)
             n *= (double)w->tensor[i].dim[d];
         sum += n;

@@ -16,7 +16,8 @@ static struct lb_wfile weights = {.tensor = &tensor, .n_tensor = 1};
 
 static struct lb_config config_of(int64_t max_position, enum lb_rope_type type)
 {
-    return (struct lb_config){.n_layer = 3,
+    return (struct lb_config){.family = lb_family_by_hf(NULL, "glm4_moe"),
+                              .n_layer = 3,
                               .n_kv_head = 2,
                               .head_dim = 16,
                               .v_dim = 16,
@@ -183,6 +184,41 @@ static void test_tp(void **state)
     }
 }
 
+/* Tensors of layers behind the model's own take no memory; any other name does. */
+static void test_unread_layers(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        bool gguf, read;
+    } t[] = {{"model.layers.2.mlp.gate.weight", false, true},
+             {"model.layers.3.eh_proj.weight", false, false},
+             {"model.layers.30.enorm.weight", false, false},
+             {"model.layers.9999999999999.x", false, false},
+             {"model.layers.3", false, true},
+             {"model.layers..x", false, true},
+             {"model.layers.3x.weight", false, true},
+             {"model.norm.weight", false, true},
+             {"blk.3.nextn.eh_proj.weight", true, false},
+             {"blk.2.attn_q.weight", true, true},
+             {"blk.3.nextn.eh_proj.weight", false, true},
+             {"token_embd.weight", true, true}};
+    for (size_t i = 0; i < sizeof t / sizeof *t; i++) {
+        struct lb_config c = config_of(1000, LB_ROPE_DEFAULT);
+        struct lb_wtensor one = tensor;
+        struct lb_wfile file = {.tensor = &one, .n_tensor = 1};
+        struct lb_plan_spec spec = spec_of(&c);
+        struct lb_err err = LB_ERR_INIT;
+        struct lb_plan p;
+        one.name = t[i].name;
+        c.gguf = t[i].gguf;
+        spec.weights = &file;
+        spec.free_bytes = 1999999; /* one byte less than the tensor has in bf16 */
+        if (lb_plan_make(&p, &spec, &err) != (t[i].read ? LB_E_DEVICE : LB_OK))
+            fail_msg("%s: %s", t[i].name, err.text);
+    }
+}
+
 static void test_length(void **state)
 {
     (void)state;
@@ -238,6 +274,9 @@ static void test_stats_values(void **state)
     (void)state;
     struct lb_stats s = {
         .rows = 3, .ok = 2, .error = 1, .total_s = 3, .load_s = 1, .forward_s = 1.23456789, .steps = 4};
+    struct lb_rank_stats rank = {0};
+    s.rank = &rank;
+    s.n_rank = 1;
     s.by_code[LB_ROW_TOO_LONG] = 1;
     s.prompt_tokens = 10;
     s.completion_tokens = 6;
@@ -261,9 +300,9 @@ static void test_stats_values(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pages),        cmocka_unit_test(test_memory), cmocka_unit_test(test_ranks),
-        cmocka_unit_test(test_tp),           cmocka_unit_test(test_length), cmocka_unit_test(test_stats_absent),
-        cmocka_unit_test(test_stats_values),
+        cmocka_unit_test(test_pages),        cmocka_unit_test(test_memory),        cmocka_unit_test(test_ranks),
+        cmocka_unit_test(test_tp),           cmocka_unit_test(test_length),        cmocka_unit_test(test_stats_absent),
+        cmocka_unit_test(test_stats_values), cmocka_unit_test(test_unread_layers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
