@@ -179,10 +179,11 @@ static void bench_attend(const struct lk_cpu *t, int n)
                              .page_start = page_start,
                              .page = page,
                              .scale = 0.125f};
-    int step = (int)t->attn_tokens(N_HEAD / N_KV);
+    int step = (int)t->attn_rows / (N_HEAD / N_KV);
     for (int tok = 0; tok < n; tok += step)
         for (int h = 0; h < N_KV; h++)
-            item[args.n_item++] = (struct lk_attn_item){0, tok, (int32_t)lk_min(step, n - tok), h};
+            item[args.n_item++] =
+                (struct lk_attn_item){0, tok, (int32_t)lk_min(step, n - tok), h * (N_HEAD / N_KV), N_HEAD / N_KV};
     for (double stop = now() + 0.3; now() < stop;) {
         double begin = now();
         t->rope_kv(&rope, 0, n);

@@ -56,7 +56,7 @@ static void choose(struct sparse *s, float *q, int tok, int n)
     int n_item = 0;
     for (int i = 0; i < n; i++)
         if (s->pos[tok + i] >= TOPK)
-            item[n_item++] = (struct lk_attn_item){0, i, 1, 0};
+            item[n_item++] = (struct lk_attn_item){0, i, 1, 0, 1};
     struct lk_index_select select = {.q = q,
                                      .w = s->kw + tok * LD + DIM,
                                      .w_ld = LD,

@@ -6,11 +6,6 @@
 
 #define PAGE LK_PAGE_TOKENS
 
-static int64_t attn_tokens(int64_t group)
-{
-    return group < LK_ATTN_ROWS ? LK_ATTN_ROWS / group : 1;
-}
-
 static size_t q_bytes(int64_t n_tok, int64_t n_head, int64_t head_dim)
 {
     return (size_t)(n_tok * n_head * LK_AMX_DIMS(head_dim)) * sizeof(uint16_t);
@@ -121,7 +116,7 @@ static void put_head(const struct lk_act *out, int64_t row, int64_t col, const f
 static void attend(const struct lk_attend *a, int64_t begin, int64_t end)
 {
     struct lk_amx_shape shape = {0, 0};
-    struct lk_attend_set set = {LK_ATTN_ROWS, LK_AMX_DIMS(a->kv.head_dim) / 2, take_page, put_head, &shape};
+    struct lk_attend_set set = {LK_AMX_DIMS(a->kv.head_dim) / 2, take_page, put_head, &shape};
     lk_attend_items(&set, a, begin, end);
     _tile_release(); /* else each context switch of the thread would carry eight tiles */
 }
@@ -131,6 +126,6 @@ void lk_amx_attend_init(struct lk_cpu *t)
     t->q_bytes = q_bytes;
     t->k_page_bytes = k_page_bytes;
     t->rope_kv = rope_kv;
-    t->attn_tokens = attn_tokens;
+    t->attn_rows = LK_ATTN_ROWS;
     t->attend = attend;
 }

@@ -10,13 +10,8 @@
 #define ROWS 12
 #define TILE LK_AVX2_ROWS
 #define PAGE LK_PAGE_TOKENS
-#define DIMS 256  /* dimensions of V that one pass sums: 12 rows of them stay in the first cache */
+#define DIMS 512  /* dimensions of V that one pass sums; more take a pass each, which scores anew */
 #define SLACK 8.f /* sums are rescaled when a score is 2^8 times above the maximum they were begun with */
-
-static int64_t attn_tokens(int64_t group)
-{
-    return group < ROWS ? ROWS / group : 1;
-}
 
 /* Sums of one split, or of all: 2^(score - max) in all, and times V. */
 struct soft {
@@ -26,7 +21,7 @@ struct soft {
     _Alignas(32) float out[ROWS * DIMS]; /* row i at out + i * n_dim */
 };
 
-/* Rows of one pass: `group` query heads from `head` on, of tokens tok .. tok + n_tok - 1. */
+/* An item's rows: `group` query heads from `head` on, of tokens tok .. tok + n_tok - 1. */
 struct rows {
     const struct lk_attend *a;
     const float *q; /* row i at q + i * q_dims */
@@ -342,26 +337,23 @@ LK_INLINE void attend_rows(struct rows *r, const enum lk_type type)
 LK_INLINE void attend(const struct lk_attend *a, int64_t begin, int64_t end, const enum lk_type type)
 {
     int64_t group = a->n_head / a->kv.n_kv_head, q_dims = LK_DIMS8(a->kv.head_dim);
-    int64_t n_part = lk_ceil_div(group, ROWS);
     for (int64_t i = begin; i < end; i++) {
         const struct lk_attn_item *item = &a->item[i], *next = i + 1 < end ? item + 1 : item;
-        for (int64_t part = 0; part < n_part; part++) {
-            int64_t from = group * part / n_part, to = group * (part + 1) / n_part;
-            struct rows r = {
-                .a = a,
-                .q = (const float *)a->q + ((item->kv_head * a->n_tok + item->tok) * group + from) * q_dims,
-                .q_dims = q_dims,
-                .tok = item->tok,
-                .n_tok = item->n_tok,
-                .head = item->kv_head * group + from,
-                .group = to - from,
-                .kv_head = item->kv_head,
-                .page = a->page + a->page_start[item->seq],
-                .after = lk_first_page(a, next) * a->kv.n_kv_head + next->kv_head,
-                .scale = a->scale * 1.44269504f,
-            };
-            attend_rows(&r, type);
-        }
+        int64_t kv_head = item->head / group;
+        struct rows r = {
+            .a = a,
+            .q = (const float *)a->q + ((kv_head * a->n_tok + item->tok) * group + item->head % group) * q_dims,
+            .q_dims = q_dims,
+            .tok = item->tok,
+            .n_tok = item->n_tok,
+            .head = item->head,
+            .group = item->n_head,
+            .kv_head = kv_head,
+            .page = a->page + a->page_start[item->seq],
+            .after = lk_first_page(a, next) * a->kv.n_kv_head + next->head / group,
+            .scale = a->scale * 1.44269504f,
+        };
+        attend_rows(&r, type);
     }
 }
 
@@ -369,7 +361,7 @@ LK_BOTH_TYPES(attend, lk_attend)
 
 void lk_avx2_attend_init(struct lk_cpu *t, enum lk_type type)
 {
-    t->attn_tokens = attn_tokens;
+    t->attn_rows = ROWS;
     t->attend = type == LK_F32 ? attend_f32 : attend_bf16;
     if (type == LK_BF16)
         t->gather = lk_gather_pairs;

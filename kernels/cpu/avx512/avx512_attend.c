@@ -7,11 +7,6 @@
 #define ROWS LK_AVX512_ROWS
 #define PAGE LK_PAGE_TOKENS
 
-static int64_t attn_tokens(int64_t group)
-{
-    return group < ROWS ? ROWS / group : 1;
-}
-
 /* Rows of Q. */
 struct query {
     const uint32_t *q; /* row i at q + i * n_word */
@@ -237,21 +232,19 @@ static void put_head(const struct lk_act *out, int64_t row, int64_t col, const f
 
 static void attend_f32(const struct lk_attend *a, int64_t begin, int64_t end)
 {
-    struct lk_attend_set set = {
-        .rows = ROWS, .n_word = a->kv.head_dim, .take_page = take_page_f32, .put = lk_avx512_put_cols_f32};
+    struct lk_attend_set set = {.n_word = a->kv.head_dim, .take_page = take_page_f32, .put = lk_avx512_put_cols_f32};
     lk_attend_items(&set, a, begin, end);
 }
 
 static void attend_bf16(const struct lk_attend *a, int64_t begin, int64_t end)
 {
-    struct lk_attend_set set = {
-        .rows = ROWS, .n_word = lk_ceil_div(a->kv.head_dim, 2), .take_page = take_page_bf16, .put = put_head};
+    struct lk_attend_set set = {.n_word = lk_ceil_div(a->kv.head_dim, 2), .take_page = take_page_bf16, .put = put_head};
     lk_attend_items(&set, a, begin, end);
 }
 
 void lk_avx512_attend_init(struct lk_cpu *t, enum lk_type type)
 {
-    t->attn_tokens = attn_tokens;
+    t->attn_rows = ROWS;
     t->attend = type == LK_F32 ? attend_f32 : attend_bf16;
     if (type == LK_BF16)
         t->gather = lk_gather_pairs;
