@@ -133,6 +133,14 @@ static enum lb_status read_clock(int64_t *created, struct tm *now, struct lb_err
     return LB_OK;
 }
 
+static void say_complete(struct lb_report *report, const char *output)
+{
+    struct lb_str text = {0};
+    lb_str_putf(&text, "'%s' is already complete", output);
+    lb_report_message(report, LB_LOG_INFO, text.failed ? "already complete" : text.data);
+    lb_str_release(&text);
+}
+
 static enum lb_status run(struct lb_cli *cli, struct lb_report *report, int *code, struct lb_err *err)
 {
     struct lb_llm *llm = NULL;
@@ -150,8 +158,13 @@ static enum lb_status run(struct lb_cli *cli, struct lb_report *report, int *cod
         goto out;
     }
     LB_TRY_OUT(status, lb_open(&llm, &cli->run, err));
+    const char *complete = lb_complete_output(llm);
     status = lb_run(llm, err);
     lb_report_end(report);
+    if (complete) {
+        say_complete(report, complete);
+        goto out;
+    }
     if (status == LB_OK && cli->run.plan)
         status = print_plan(llm, err);
     else if (cli->progress != LB_PROGRESS_OFF)

@@ -11,6 +11,7 @@ enum lb_opt_kind {
     LB_OPT_TEXT,
     LB_OPT_INT,
     LB_OPT_SIZE,
+    LB_OPT_DURATION,
     LB_OPT_REAL,
     LB_OPT_CHOICE,
     LB_OPT_NAME,
@@ -74,6 +75,7 @@ struct lb_opt {
 #define LB_TYPE_TEXT const char *
 #define LB_TYPE_INT int64_t
 #define LB_TYPE_SIZE int64_t
+#define LB_TYPE_DURATION int64_t
 #define LB_TYPE_REAL double
 #define LB_TYPE_CHOICE int
 #define LB_TYPE_NAME const char *
@@ -249,6 +251,19 @@ static enum lb_status take_size(const struct lb_opt *o, const char *value, int64
     return LB_OK;
 }
 
+static enum lb_status take_duration(const struct lb_opt *o, const char *value, int64_t *out, struct lb_err *err)
+{
+    int64_t seconds;
+    if (!lb_parse_duration(value, &seconds) || seconds == 0)
+        return lb_err_set(
+            err, LB_E_USAGE,
+            "option --%s: '%s' is not allowed; it takes a time with its units, such as 90s, 15m, 1h30m or "
+            "HH:MM:SS",
+            o->name, value);
+    *out = seconds;
+    return LB_OK;
+}
+
 static enum lb_status take_real(const struct lb_opt *o, const char *value, double *out, struct lb_err *err)
 {
     char *end = NULL;
@@ -350,6 +365,8 @@ static enum lb_status take_value(struct lb_cli *c, const struct lb_opt *o, char 
         return take_int(o, value, field, err);
     case LB_OPT_SIZE:
         return take_size(o, value, field, err);
+    case LB_OPT_DURATION:
+        return take_duration(o, value, field, err);
     case LB_OPT_REAL:
         return take_real(o, value, field, err);
     case LB_OPT_CHOICE:
@@ -547,5 +564,6 @@ void lb_cli_help(struct lb_str *out)
         lb_str_putf(out, "      --%s for --%s\n", lb_aliases[i].other, lb_aliases[i].name);
     lb_str_puts(out, "\nSizes take K, M, G (1024). Values in parentheses are the defaults. Exit codes:\n"
                      "0 all rows ok, 1 some rows failed, 2 usage, 3 input or model, 4 device, memory\n"
-                     "or disk, 130 interrupted. More in llmbatch(1), rows in llmbatch-jsonl(5).\n");
+                     "or disk, 5 too many failed rows, 130 interrupted. More in llmbatch(1), rows in\n"
+                     "llmbatch-jsonl(5).\n");
 }

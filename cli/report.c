@@ -123,7 +123,10 @@ static void put_rows(struct lb_str *s, const struct lb_stats *st)
         lb_str_putf(s, "%s%s %lld", before, lb_row_code_name((enum lb_row_code)code), (long long)st->by_code[code]);
         before = ", ";
     }
-    lb_str_puts(s, st->error ? ")\n" : "\n");
+    lb_str_puts(s, st->error ? ")" : "");
+    if (st->resumed)
+        lb_str_putf(s, "; %lld of an earlier run", (long long)st->resumed);
+    lb_str_putc(s, '\n');
 }
 
 /* "LABEL 1.23", after a comma unless it is the first of its line; nothing for what was not measured (not finite). */
@@ -153,7 +156,7 @@ static void put_rates(struct lb_str *s, const struct lb_stats *st)
         lb_str_putf(s, "throughput  prompt %.1f, completion %.1f, together %.1f tok/s\n",
                     (double)st->prompt_tokens / run_s, (double)st->completion_tokens / run_s,
                     (double)(st->prompt_tokens + st->completion_tokens) / run_s);
-    if (st->ok > 0) {
+    if (st->n_latency > 0) {
         lb_str_puts(s, "latency     ");
         put_value(s, "p50", st->latency_p50, 3);
         put_value(s, "p90", st->latency_p90, 3);

@@ -11,12 +11,14 @@
 
 #include "core/backend/backend.h"
 #include "core/base/file.h"
+#include "core/base/hash.h"
 #include "core/base/mem.h"
 #include "core/io/gguf.h"
 #include "core/io/journal.h"
 #include "core/io/jsonl_read.h"
 #include "core/model/config.h"
 #include "core/model/decoder.h"
+#include "core/resume.h"
 #include "core/run/pipeline.h"
 #include "core/run/settings.h"
 #include "core/run/survey.h"
@@ -47,6 +49,8 @@ struct lb_llm {
     struct lb_model *model;
     struct lb_plan plan;
 
+    struct lb_resume resume;
+    struct lb_str input_sizes; /* when the run began */
     struct lb_stats stats;
     bool closed; /* the reader of the output went away */
 };
@@ -69,6 +73,7 @@ void lb_options_init(struct lb_options *o)
                              .dtype = "auto",
                              .batch_tokens = LB_DEFAULT_BATCH_TOKENS,
                              .max_seqs = LB_DEFAULT_MAX_SEQS,
+                             .max_errors = -1,
                              .now = {.tm_mday = 1, .tm_year = 70, .tm_wday = 4},
                              .log = {.level = LB_LOG_WARN}};
 }
@@ -132,6 +137,8 @@ static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
         return lb_err_set(err, LB_E_USAGE, "no model is named (-m MODEL)");
     if (o->prompt && o->n_input)
         return lb_err_set(err, LB_E_USAGE, "a prompt and input files cannot be given together");
+    if (o->restart && o->retry_errors)
+        return lb_err_set(err, LB_E_USAGE, "--restart and --retry-errors exclude each other");
     if (o->render && o->plan)
         return lb_err_set(err, LB_E_USAGE, "--render and --plan exclude each other");
     if (o->threads < 0 || o->threads > INT_MAX)
@@ -146,19 +153,27 @@ static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
         llm->gen.set |= LB_GEN_SKIP_SPECIAL;
         llm->gen.skip_special = false;
     }
-    if (text_only(llm))
-        return LB_OK;
-    struct lb_backend_spec spec = {
-        .device = o->device, .dtype = llm->dtype, .isa = o->isa, .n_thread = (int)o->threads, .log = &o->log};
-    return lb_backend_open(&llm->backend, &spec, err);
+    return LB_OK;
+}
+
+static enum lb_status open_backend(struct lb_llm *llm, struct lb_err *err)
+{
+    const struct lb_options *o = &llm->o;
+    struct lb_backend_spec spec = {.device = o->device,
+                                   .dtype = llm->dtype,
+                                   .isa = llm->resume.isa[0] ? llm->resume.isa : o->isa,
+                                   .n_thread = (int)o->threads,
+                                   .log = &o->log};
+    return text_only(llm) ? LB_OK : lb_backend_open(&llm->backend, &spec, err);
 }
 
 static struct lb_journal_spec journal_spec(const struct lb_llm *llm)
 {
     const struct lb_options *o = &llm->o;
     return (struct lb_journal_spec){.path = o->output,
-                                    .overwrite = o->overwrite,
+                                    .overwrite = o->overwrite || llm->resume.replace,
                                     .restart = o->restart,
+                                    .retry_errors = o->retry_errors,
                                     .completion_order = o->order == LB_ORDER_COMPLETION,
                                     .inputs = llm->inputs,
                                     .n_input = llm->n_input,
@@ -306,14 +321,24 @@ static enum lb_status open_chat(struct lb_llm *llm, const struct tok_job *job, s
     return lb_audit_model(&llm->audit, &audit, err);
 }
 
+static const struct lb_wfile *weights_of(const struct lb_llm *llm)
+{
+    return llm->gguf_open ? &llm->gguf.w : &llm->safetensors;
+}
+
+static enum lb_status open_headers(struct lb_llm *llm, struct lb_err *err)
+{
+    if (llm->gguf_open)
+        return LB_OK;
+    LB_TRY(lb_safetensors_open(&llm->safetensors, llm->o.model, err));
+    llm->safetensors_open = true;
+    return LB_OK;
+}
+
 static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
 {
     const struct lb_options *o = &llm->o;
-    if (!llm->gguf_open) {
-        LB_TRY(lb_safetensors_open(&llm->safetensors, o->model, err));
-        llm->safetensors_open = true;
-    }
-    const struct lb_wfile *weights = llm->gguf_open ? &llm->gguf.w : &llm->safetensors;
+    const struct lb_wfile *weights = weights_of(llm);
     struct lb_plan_spec want = {.config = &llm->config,
                                 .weights = weights,
                                 .dtype = llm->dtype,
@@ -332,6 +357,29 @@ static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
     return LB_OK;
 }
 
+/* Finds out what is left to do, before the long part of opening a model. */
+static enum lb_status settle(struct lb_llm *llm, const struct tok_job *job, struct lb_err *err)
+{
+    if (llm->o.plan)
+        return LB_OK;
+    struct lb_fingerprint_spec spec = {.o = &llm->o,
+                                       .gen = &llm->gen,
+                                       .inputs = llm->inputs,
+                                       .n_input = llm->n_input,
+                                       .dir = job->dir,
+                                       .gguf = llm->gguf_open ? &llm->gguf : NULL};
+    if (!text_only(llm)) {
+        spec.weights = weights_of(llm);
+        spec.device = llm->backend->device;
+        spec.dtype = llm->dtype == LB_F32 ? "f32" : "bf16";
+        spec.isa = llm->backend->isa;
+    }
+    LB_TRY(lb_resume_settle(&llm->resume, &spec, err));
+    lb_fingerprint_put_inputs(&spec, &llm->input_sizes);
+    llm->stats.fingerprint = llm->resume.print.data;
+    return LB_OK;
+}
+
 /* A tokenizer that fails is what a person hears of, whatever the weights say: which of the two is first in time does
  * not decide. */
 static enum lb_status open_model(struct lb_llm *llm, struct lb_err *err)
@@ -339,6 +387,10 @@ static enum lb_status open_model(struct lb_llm *llm, struct lb_err *err)
     struct tok_job job = {.err = LB_ERR_INIT};
     struct lb_err of_weights = LB_ERR_INIT;
     LB_TRY(open_config(llm, &job, err));
+    LB_TRY(open_headers(llm, err));
+    LB_TRY(settle(llm, &job, err));
+    if (llm->resume.complete)
+        return LB_OK;
     tokenizer_begin(&job);
     enum lb_status status = open_weights(llm, &of_weights);
     LB_TRY(tokenizer_end(&job, &llm->tok, err));
@@ -355,6 +407,9 @@ static enum lb_status open_texts(struct lb_llm *llm, struct lb_err *err)
 {
     struct tok_job job = {.err = LB_ERR_INIT};
     LB_TRY(open_config(llm, &job, err));
+    LB_TRY(settle(llm, &job, err));
+    if (llm->resume.complete)
+        return LB_OK;
     open_tokenizer(&job);
     LB_TRY(tokenizer_end(&job, &llm->tok, err));
     LB_TRY(join_tokenizer(llm, err));
@@ -410,12 +465,14 @@ enum lb_status lb_open(struct lb_llm **out, const struct lb_options *o, struct l
     LB_TRY_OUT(status, check_settings(llm, err));
     LB_TRY_OUT(status, check_stats_path(llm, err));
     if (!o->plan)
-        LB_TRY_OUT(status, lb_journal_check(&journal, err));
+        LB_TRY_OUT(status, lb_resume_look(&llm->resume, &journal, &llm->o, err));
+    LB_TRY_OUT(status, open_backend(llm, err));
     LB_TRY_OUT(status, open_inputs(llm, err));
     double load = lb_now();
     LB_TRY_OUT(status, text_only(llm) ? open_texts(llm, err) : open_model(llm, err));
     llm->stats.load_s = lb_now() - load;
-    fill_stats(llm);
+    if (!llm->resume.complete)
+        fill_stats(llm);
     *out = llm;
     return LB_OK;
 out:
@@ -442,6 +499,8 @@ void lb_close(struct lb_llm *llm)
     if (llm->gguf_open)
         lb_gguf_close(&llm->gguf);
     lb_gen_release(&llm->gen);
+    lb_resume_release(&llm->resume);
+    lb_str_release(&llm->input_sizes);
     lb_mem_free(llm);
 }
 
@@ -491,18 +550,56 @@ static enum lb_status finish(struct ending *e, struct lb_journal *j, bool comple
     return e->status;
 }
 
+static struct lb_fingerprint_spec inputs_of(const struct lb_llm *llm)
+{
+    return (struct lb_fingerprint_spec){.o = &llm->o, .inputs = llm->inputs, .n_input = llm->n_input};
+}
+
+/* OUT is of what was read, whatever becomes of the files meanwhile. */
+static void watch_inputs(const struct lb_llm *llm)
+{
+    struct lb_str now = {0};
+    struct lb_fingerprint_spec spec = inputs_of(llm);
+    lb_fingerprint_put_inputs(&spec, &now);
+    if (!now.failed && !llm->input_sizes.failed && strcmp(now.data, llm->input_sizes.data) != 0)
+        lb_log_put(&llm->o.log, LB_LOG_WARN,
+                   "the inputs were changed during the run: the output is of the rows as they were read");
+    lb_str_release(&now);
+}
+
+/* Inputs that can be read twice are compared with the rows that an earlier run finished before anything is done. */
+static enum lb_status check_taken(const struct lb_llm *llm, const struct lb_taken *t, struct lb_err *err)
+{
+    struct lb_lines *lines;
+    struct lb_line line = {0};
+    if (t->n == 0 || llm->stream || !llm->lines)
+        return LB_OK;
+    LB_TRY(lb_lines_open(&lines, llm->inputs, llm->n_input, err));
+    enum lb_status status = LB_OK;
+    for (size_t i = 0; status == LB_OK && i < t->n; i++) {
+        status = lb_lines_next(lines, &line, err);
+        bool same = line.data && (!t->hash[i] || t->hash[i] == lb_taken_hash(lb_hash64(line.data, line.len, 0)));
+        if (status == LB_OK && !same)
+            status = lb_err_set(err, LB_E_USAGE,
+                                "the inputs have changed: row %zu is not the one that '%s.partial' holds; discard its "
+                                "rows with --restart, or choose another output",
+                                i, llm->resume.found.path);
+    }
+    lb_lines_close(lines);
+    return status;
+}
+
 static enum lb_status open_journal(struct lb_llm *llm, struct lb_journal **out, struct lb_err *err)
 {
     struct lb_journal_spec spec = journal_spec(llm);
-    struct lb_str print = {0};
-    if (llm->o.render)
-        lb_str_putf(&print, "{\"version\":\"%s\",\"render\":true}", LB_VERSION);
-    else
-        lb_str_putf(&print, "{\"version\":\"%s\",\"device\":\"%s\",\"dtype\":\"%s\",\"isa\":\"%s\"}", LB_VERSION,
-                    llm->stats.device, llm->stats.dtype, llm->stats.isa);
-    enum lb_status status =
-        print.failed ? lb_err_memory(err, "the fingerprint", print.len) : lb_journal_open(out, &spec, print.data, err);
-    lb_str_release(&print);
+    struct lb_fingerprint_spec inputs = inputs_of(llm);
+    LB_TRY(lb_resume_begin(&llm->resume, &inputs, err));
+    LB_TRY(lb_journal_open(out, &spec, llm->resume.print.data, err));
+    enum lb_status status = check_taken(llm, lb_journal_taken(*out), err);
+    if (status != LB_OK) {
+        struct lb_err later = LB_ERR_INIT;
+        (void)lb_journal_finish(*out, false, NULL, NULL, &later); /* what the run failed of is said */
+    }
     return status;
 }
 
@@ -543,6 +640,8 @@ static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
         .progress = o->progress,
         .progress_ctx = o->progress_ctx,
         .stop = o->stop,
+        .deadline = o->time_limit_s ? llm->begin + (double)o->time_limit_s : 0,
+        .max_errors = o->max_errors,
     };
 }
 
@@ -562,6 +661,8 @@ static enum lb_status make_plan_text(struct lb_llm *llm, struct lb_err *err)
 enum lb_status lb_run(struct lb_llm *llm, struct lb_err *err)
 {
     struct lb_journal *j = NULL;
+    if (llm->resume.complete)
+        return LB_OK;
     if (!llm->o.plan)
         LB_TRY(open_journal(llm, &j, err));
     struct lb_str path = {0};
@@ -574,6 +675,8 @@ enum lb_status lb_run(struct lb_llm *llm, struct lb_err *err)
     enum lb_status status =
         path.failed ? lb_err_memory(err, "a path", path.len) : lb_run_rows(&spec, &llm->stats, &end, err);
     llm->closed = end.closed;
+    if (end.complete && !llm->o.plan)
+        watch_inputs(llm);
     if (end.complete && llm->stats.rows == 0)
         lb_log_put(&llm->o.log, LB_LOG_WARN, "the input holds no rows");
     if (status == LB_OK && llm->o.plan)
@@ -588,7 +691,14 @@ int lb_exit_code(const struct lb_llm *llm, enum lb_status status)
 {
     if (status != LB_OK || !llm)
         return (int)status;
+    if (llm->resume.complete)
+        return (int)llm->resume.done.exit_code;
     return llm->stats.error > 0 && !llm->closed ? 1 : 0;
+}
+
+const char *lb_complete_output(const struct lb_llm *llm)
+{
+    return llm->resume.complete ? llm->resume.found.path : NULL;
 }
 
 const struct lb_stats *lb_stats_of(const struct lb_llm *llm)

@@ -34,7 +34,8 @@ struct lb_options {
     const char *prompt; /* one row instead of inputs */
     const char *output; /* NULL or "-": stdout */
     const char *stats;  /* NULL: OUT.stats.json when OUT is a regular file */
-    bool overwrite, restart;
+    bool overwrite;     /* an existing OUT is replaced; without, only one that is complete is let be */
+    bool restart;       /* what an earlier run left in OUT.partial is discarded, not taken over */
 
     const char *device; /* "cpu" */
     const char *dtype;  /* "auto" (bf16), "f32", "bf16" */
@@ -49,6 +50,9 @@ struct lb_options {
     bool plan;                        /* nothing is run or written but the stats file: see lb_plan_text */
     const char *chat_template;        /* file; NULL: the model's */
     const char *chat_template_kwargs; /* text of a JSON object, or NULL */
+    bool retry_errors;                /* failed rows of OUT.partial, or else of OUT, are run again */
+    int64_t time_limit_s;             /* since lb_open; 0: none */
+    int64_t max_errors;               /* failed rows that do not stop the run; -1: any number */
     struct tm now;                    /* strftime_now of templates */
     enum lb_audit_mode audit;
     enum lb_add_bos add_bos;
@@ -78,12 +82,17 @@ struct lb_llm;
 enum lb_status lb_open(struct lb_llm **out, const struct lb_options *o, struct lb_err *err);
 
 /* Runs all rows. LB_OK also when rows failed: lb_exit_code tells. LB_E_INTERRUPTED after a stop: finished rows are in
- * OUT.partial (or on stdout), the stats file is written. */
+ * OUT.partial (or on stdout), the stats file is written. The same after the time limit, and for LB_E_STOPPED: too many
+ * rows failed. */
 enum lb_status lb_run(struct lb_llm *llm, struct lb_err *err);
 
 /* The program's exit code for how the run ended, given what lb_open or lb_run returned: 0, 1 (some rows failed), 2, 3,
- * 4, 130. llm may be NULL. */
+ * 4, 5, 130. llm may be NULL. */
 int lb_exit_code(const struct lb_llm *llm, enum lb_status status);
+
+/* OUT, when lb_open found it complete, made by the same command of the same rows, so that lb_run does nothing; else
+ * NULL. */
+const char *lb_complete_output(const struct lb_llm *llm);
 
 const struct lb_stats *lb_stats_of(const struct lb_llm *llm);
 

@@ -9,6 +9,7 @@ threads meet."""
 import concurrent.futures
 import fnmatch
 import gzip
+import importlib
 import json
 import os
 import pty
@@ -353,7 +354,7 @@ def render_is_a_run(tmp):
     equal(got[4]['prompt_token_ids'], got[0]['prompt_token_ids'], 'ids')
     stats = json.loads(read(out + '.stats.json'))
     equal(stats['rows'], {'total': 2004, 'ok': 2001, 'error': 3,
-                          'errors_by_code': {'bad_json': 1, 'bad_token': 1, 'too_long': 1}}, 'rows')
+                          'errors_by_code': {'bad_json': 1, 'bad_token': 1, 'too_long': 1}, 'resumed': 0}, 'rows')
     equal(stats['tokens'], {'prompt': 2001 * len(got[0]['prompt_token_ids'])}, 'tokens')
     equal(stats['exit_code'], 1, 'exit code')
     check(not {'engine', 'kv', 'steps', 'ranks', 'latency_s'} & set(stats), sorted(stats))
@@ -1172,6 +1173,11 @@ def run_case(item):
 def main():
     if not os.access(PROGRAM, os.X_OK):
         sys.exit(__doc__)
+    # further cases: test_*.py beside this file, which import what is here as `run`
+    sys.modules['run'] = sys.modules['__main__']
+    for name in sorted(os.listdir(os.path.dirname(os.path.abspath(__file__)))):
+        if name.startswith('test_') and name.endswith('.py'):
+            importlib.import_module(name[:-3])
     picked = [c for c in CASES if len(sys.argv) == 2 or any(fnmatch.fnmatch(c[0], p) for p in sys.argv[2:])]
     if os.environ.get('LB_TEST_SUBSET') == 'threads':
         picked = [c for c in picked if hasattr(c[1], 'threads')]

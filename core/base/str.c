@@ -254,6 +254,56 @@ bool lb_parse_size(const char *text, size_t *bytes)
     return true;
 }
 
+/* At most nine digits, moved over; -1: none or too many. */
+static int64_t take_digits(const char **at)
+{
+    int64_t v = 0;
+    size_t n = strspn(*at, "0123456789");
+    for (size_t i = 0; i < n && n <= 9; i++)
+        v = 10 * v + (*at)[i] - '0';
+    *at += n;
+    return n >= 1 && n <= 9 ? v : -1;
+}
+
+/* "[D-]HH:MM:SS", as Slurm writes it. */
+static bool parse_clock(const char *text, int64_t *seconds)
+{
+    int64_t days = 0, part[3];
+    if (strchr(text, '-')) {
+        days = take_digits(&text);
+        if (*text++ != '-')
+            return false;
+    }
+    for (int i = 0; i < 3; i++) {
+        part[i] = take_digits(&text);
+        if (part[i] < 0 || (i > 0 && part[i] > 59) || *text != (i < 2 ? ':' : 0))
+            return false;
+        text++;
+    }
+    *seconds = ((days * 24 + part[0]) * 60 + part[1]) * 60 + part[2];
+    return days >= 0;
+}
+
+bool lb_parse_duration(const char *text, int64_t *seconds)
+{
+    static const char units[] = "dhms";
+    static const int64_t length[] = {86400, 3600, 60, 1};
+    if (strchr(text, ':'))
+        return parse_clock(text, seconds);
+    int64_t sum = 0;
+    for (size_t next = 0; *text; text++) {
+        int64_t v = take_digits(&text);
+        const char *unit = *text ? strchr(units, *text) : NULL;
+        if (v < 0 || !unit || (size_t)(unit - units) < next)
+            return false;
+        sum += v * length[unit - units];
+        next = (size_t)(unit - units) + 1;
+        if (!text[1])
+            *seconds = sum;
+    }
+    return sum > 0;
+}
+
 int lb_edit_distance(const char *a, const char *b)
 {
     size_t na = strlen(a), nb = strlen(b);

@@ -44,6 +44,9 @@ uint32_t lb_utf8_decode(const char *text, size_t n, int *n_bytes);
 /* "512", "8K", "1.5G" with K M G = 1024-based; false when the text is no size or does not fit. */
 bool lb_parse_size(const char *text, size_t *bytes);
 
+/* "90s", "1h30m", "2d" (d h m s, each once, in this order), or "[D-]HH:MM:SS"; false when the text is no duration. */
+bool lb_parse_duration(const char *text, int64_t *seconds);
+
 /* Levenshtein distance, capped at 99; used for "did you mean". */
 int lb_edit_distance(const char *a, const char *b);
 

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -13,14 +14,10 @@
 #include "core/base/file.h"
 #include "core/base/mem.h"
 #include "core/io/compress.h"
+#include "core/io/facts.h"
 #include "core/io/target.h"
 
 #define SYNC_SECONDS 3
-
-/* Where a row's line lies in OUT.partial; len < 0: not there. */
-struct place {
-    int64_t offset, len;
-};
 
 /* A row that waits for those before it. */
 struct held {
@@ -35,12 +32,13 @@ struct lb_journal {
     const struct lb_log *log;
     /* a regular file */
     char *partial, *tmp;
-    int fd;              /* of partial, the only one: closing a second one would drop the lock */
-    int64_t end;         /* bytes of partial that are whole */
-    struct place *place; /* [n_place] by index, or in order of completion */
+    int fd;                 /* of partial, the only one: closing a second one would drop the lock */
+    int64_t head, end;      /* bytes of partial: of line 1, and all that are whole */
+    struct lb_place *place; /* [n_place] by index, or in order of completion */
     size_t n_place, cap_place;
     struct lb_str record;
     struct timespec synced;
+    struct lb_taken taken;
     /* a stream */
     struct lb_sink *sink;
     struct held *held; /* [n_held] heap, lowest index first */
@@ -51,14 +49,6 @@ struct lb_journal {
 static enum lb_status cannot(struct lb_err *err, const char *what, const char *path)
 {
     return lb_err_set(err, LB_E_DEVICE, "cannot %s '%s': %s", what, path, strerror(errno));
-}
-
-static enum lb_status partial_exists(const char *partial, struct lb_err *err)
-{
-    return lb_err_set(err, LB_E_USAGE,
-                      "'%s' holds rows of a run that did not finish: discard them with --restart, or choose another "
-                      "output (this version cannot take them over)",
-                      partial);
 }
 
 static enum lb_status locked_by(const char *partial, const struct flock *lock, struct lb_err *err)
@@ -94,43 +84,113 @@ static enum lb_status refuse_input(const struct lb_journal_spec *spec, const cha
     return LB_OK;
 }
 
-static enum lb_status check_regular(const struct lb_journal_spec *spec, const struct lb_target *t, struct lb_err *err)
+/* Reads the fingerprint of a partial file that nobody has locked. */
+static enum lb_status look_into(const char *partial, char **fingerprint, struct lb_err *err)
+{
+    struct lb_str text = {0};
+    bool fresh;
+    int64_t end;
+    int fd = open(partial, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0)
+        return cannot(err, "open", partial);
+    enum lb_status status = lb_partial_head(fd, partial, &fresh, &text, &end, err);
+    close(fd);
+    if (status == LB_OK && !fresh && (*fingerprint = lb_mem_strdup(text.data)) == NULL)
+        status = lb_err_memory(err, "a fingerprint", text.len);
+    lb_str_release(&text);
+    return status;
+}
+
+static enum lb_status check_regular(const struct lb_journal_spec *spec, const struct lb_target *t,
+                                    struct lb_journal_found *found, struct lb_err *err)
 {
     enum lb_status status;
+    struct stat st;
     char *partial = lb_target_beside(t->path, ".partial"), *tmp = lb_target_beside(t->path, ".tmp");
-    if (!partial || !tmp)
+    found->path = lb_mem_strdup(t->path);
+    if (!partial || !tmp || !found->path)
         LB_TRY_OUT(status, lb_err_memory(err, "a path", strlen(t->path)));
     LB_TRY_OUT(status, refuse_input(spec, t->path, -1, t->path, err));
     LB_TRY_OUT(status, refuse_input(spec, partial, -1, partial, err));
     LB_TRY_OUT(status, refuse_input(spec, tmp, -1, tmp, err));
-    if (t->exists && !spec->overwrite)
-        LB_TRY_OUT(status, lb_err_set(err, LB_E_USAGE, "'%s' exists: replace it with --overwrite", t->path));
-    struct stat st;
+    found->out = t->exists;
     if (lstat(partial, &st) == 0) {
         LB_TRY_OUT(status, refuse_locked(partial, err));
         if (!spec->restart)
-            LB_TRY_OUT(status, partial_exists(partial, err));
+            LB_TRY_OUT(status, look_into(partial, &found->fingerprint, err));
     }
+    status = LB_OK;
 out:
     lb_mem_free(partial);
     lb_mem_free(tmp);
     return status;
 }
 
-static enum lb_status check_target(const struct lb_journal_spec *spec, const struct lb_target *t, struct lb_err *err)
+static enum lb_status check_target(const struct lb_journal_spec *spec, const struct lb_target *t,
+                                   struct lb_journal_found *found, struct lb_err *err)
 {
     LB_TRY(lb_target_writable(t, err));
     if (t->regular)
-        return check_regular(spec, t, err);
+        return check_regular(spec, t, found, err);
     return refuse_input(spec, t->path, t->fd, lb_target_name(t), err);
 }
 
-enum lb_status lb_journal_check(const struct lb_journal_spec *spec, struct lb_err *err)
+enum lb_status lb_journal_check(const struct lb_journal_spec *spec, struct lb_journal_found *found, struct lb_err *err)
 {
     struct lb_target t;
+    *found = (struct lb_journal_found){0};
     LB_TRY(lb_target_resolve(&t, spec->path, err));
-    enum lb_status status = check_target(spec, &t, err);
+    enum lb_status status = check_target(spec, &t, found, err);
     lb_target_release(&t);
+    return status;
+}
+
+void lb_journal_found_release(struct lb_journal_found *found)
+{
+    lb_mem_free(found->path);
+    lb_mem_free(found->fingerprint);
+    *found = (struct lb_journal_found){0};
+}
+
+enum lb_status lb_journal_refuse(const char *path, struct lb_err *err)
+{
+    return lb_err_set(err, LB_E_USAGE, "'%s' exists: replace it with --overwrite", path);
+}
+
+static enum lb_status compare(const char *partial, const char *then, const char *now, struct lb_err *err)
+{
+    static const char *const none[] = {NULL};
+    struct lb_str text = {0};
+    enum lb_status status = lb_facts_differ(then, now, none, &text, err);
+    if (status == LB_OK && text.len)
+        status = lb_err_set(err, LB_E_USAGE,
+                            "'%s' holds rows of a run with other settings: %s; discard them with --restart, or choose "
+                            "another output",
+                            partial, text.data);
+    lb_str_release(&text);
+    return status;
+}
+
+enum lb_status lb_journal_compare(const struct lb_journal_found *found, const char *now, struct lb_err *err)
+{
+    if (!found->fingerprint)
+        return LB_OK;
+    char *partial = lb_target_beside(found->path, ".partial");
+    enum lb_status status =
+        partial ? compare(partial, found->fingerprint, now, err) : lb_err_memory(err, "a path", strlen(found->path));
+    lb_mem_free(partial);
+    return status;
+}
+
+enum lb_status lb_journal_forget(const struct lb_journal_found *found, struct lb_err *err)
+{
+    if (!found->fingerprint)
+        return LB_OK;
+    char *partial = lb_target_beside(found->path, ".partial");
+    if (!partial)
+        return lb_err_memory(err, "a path", strlen(found->path));
+    enum lb_status status = unlink(partial) == 0 || errno == ENOENT ? LB_OK : cannot(err, "remove", partial);
+    lb_mem_free(partial);
     return status;
 }
 
@@ -158,48 +218,100 @@ static enum lb_status lock_partial(struct lb_journal *j, bool *gone, struct lb_e
     return LB_OK;
 }
 
-static enum lb_status open_partial(struct lb_journal *j, bool restart, struct lb_err *err)
+static enum lb_status open_partial(struct lb_journal *j, struct lb_err *err)
 {
     bool gone;
     do {
         if (j->fd >= 0)
             close(j->fd);
-        j->fd = open(j->partial,
-                     O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | (restart ? 0 : O_EXCL), 0666);
-        if (j->fd < 0 && errno == EEXIST)
-            return partial_exists(j->partial, err);
+        j->fd = open(j->partial, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0666);
         if (j->fd < 0)
             return cannot(err, "create", j->partial);
         LB_TRY(lock_partial(j, &gone, err));
     } while (gone);
-    if (ftruncate(j->fd, 0) != 0)
-        return cannot(err, "write", j->partial);
     return LB_OK;
 }
 
 static enum lb_status begin_partial(struct lb_journal *j, const char *fingerprint_json, struct lb_err *err)
 {
-    lb_str_putf(&j->record, "{\"llmbatch_partial\":1,\"fingerprint\":%s}\n", fingerprint_json);
+    if (ftruncate(j->fd, 0) != 0)
+        return cannot(err, "write", j->partial);
+    lb_partial_put_head(&j->record, fingerprint_json);
     if (j->record.failed)
         return lb_err_memory(err, "the output", j->record.len);
     LB_TRY(lb_file_write_all(j->fd, j->record.data, j->record.len, j->partial, err));
-    j->end = (int64_t)j->record.len;
+    j->head = j->end = (int64_t)j->record.len;
     if (fsync(j->fd) != 0)
         return cannot(err, "write", j->partial);
-    (void)clock_gettime(CLOCK_MONOTONIC, &j->synced);
     return lb_target_sync_dir(j->partial, err);
 }
 
-static enum lb_status open_regular(struct lb_journal *j, bool restart, const char *fingerprint_json, struct lb_err *err)
+static int by_offset(const void *a, const void *b)
 {
+    const struct lb_place *x = a, *y = b;
+    return (x->offset > y->offset) - (x->offset < y->offset);
+}
+
+/* Makes the places, which are by row number, those of the rows in the order in which they finished. */
+static void order_by_completion(struct lb_journal *j)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < j->n_place; i++)
+        if (j->place[i].len >= 0)
+            j->place[n++] = j->place[i];
+    j->n_place = n;
+    if (n)
+        qsort(j->place, n, sizeof *j->place, by_offset);
+}
+
+static enum lb_status take_over(struct lb_journal *j, bool retry_errors, struct lb_err *err)
+{
+    struct lb_partial_scan s = {.path = j->partial, .log = j->log, .retry_errors = retry_errors, .begin = j->head};
+    struct stat st;
+    enum lb_status status = lb_partial_scan(j->fd, &s, err);
+    j->place = s.place;
+    j->n_place = s.n_place;
+    j->cap_place = s.cap_place;
+    j->taken = s.taken;
+    j->end = s.end;
+    if (status != LB_OK)
+        return status;
+    if (j->completion_order)
+        order_by_completion(j);
+    if (fstat(j->fd, &st) != 0)
+        return cannot(err, "read", j->partial);
+    if (st.st_size == j->end)
+        return LB_OK;
+    lb_log_put(j->log, LB_LOG_WARN,
+               "the end of '%s' is torn: %" PRId64 " bytes are removed, and their row is run again", j->partial,
+               (int64_t)st.st_size - j->end);
+    return ftruncate(j->fd, j->end) == 0 && fsync(j->fd) == 0 ? LB_OK : cannot(err, "mend", j->partial);
+}
+
+static enum lb_status open_regular(struct lb_journal *j, const struct lb_journal_spec *spec,
+                                   const char *fingerprint_json, struct lb_err *err)
+{
+    struct lb_str then = {0};
+    struct stat st;
+    bool fresh = spec->restart;
     j->partial = lb_target_beside(j->target.path, ".partial");
     j->tmp = lb_target_beside(j->target.path, ".tmp");
     if (!j->partial || !j->tmp)
         return lb_err_memory(err, "a path", strlen(j->target.path));
-    LB_TRY(open_partial(j, restart, err));
-    enum lb_status status = begin_partial(j, fingerprint_json, err);
-    if (status != LB_OK)
-        (void)unlink(j->partial); /* ours and without a row: the next start need not ask about it */
+    LB_TRY(open_partial(j, err));
+    (void)clock_gettime(CLOCK_MONOTONIC, &j->synced);
+    enum lb_status status = fresh ? LB_OK : lb_partial_head(j->fd, j->partial, &fresh, &then, &j->head, err);
+    if (status == LB_OK && fresh) {
+        status = begin_partial(j, fingerprint_json, err);
+    } else if (status == LB_OK) {
+        status = compare(j->partial, then.data, fingerprint_json, err);
+        if (status == LB_OK)
+            status = take_over(j, spec->retry_errors, err);
+    }
+    /* Ours and without a row: the next start need not ask about it. */
+    if (status != LB_OK && (fresh || (fstat(j->fd, &st) == 0 && st.st_size == 0)))
+        (void)unlink(j->partial);
+    lb_str_release(&then);
     return status;
 }
 
@@ -218,6 +330,7 @@ static void journal_free(struct lb_journal *j)
         lb_mem_free(j->held[i].line);
     lb_mem_free(j->held);
     lb_mem_free(j->place);
+    lb_taken_release(&j->taken);
     lb_str_release(&j->record);
     lb_mem_free(j->partial);
     lb_mem_free(j->tmp);
@@ -228,6 +341,7 @@ static void journal_free(struct lb_journal *j)
 enum lb_status lb_journal_open(struct lb_journal **out, const struct lb_journal_spec *spec,
                                const char *fingerprint_json, struct lb_err *err)
 {
+    struct lb_journal_found found = {0};
     *out = NULL;
     struct lb_journal *j = lb_mem_new(1, sizeof *j);
     if (!j)
@@ -238,13 +352,21 @@ enum lb_status lb_journal_open(struct lb_journal **out, const struct lb_journal_
     j->log = spec->log;
     enum lb_status status;
     LB_TRY_OUT(status, lb_target_resolve(&j->target, spec->path, err));
-    LB_TRY_OUT(status, check_target(spec, &j->target, err));
-    LB_TRY_OUT(status, j->target.regular ? open_regular(j, spec->restart, fingerprint_json, err) : open_stream(j, err));
+    LB_TRY_OUT(status, check_target(spec, &j->target, &found, err));
+    if (found.out && !spec->overwrite)
+        LB_TRY_OUT(status, lb_journal_refuse(found.path, err));
+    LB_TRY_OUT(status, j->target.regular ? open_regular(j, spec, fingerprint_json, err) : open_stream(j, err));
     *out = j;
 out:
+    lb_journal_found_release(&found);
     if (status != LB_OK)
         journal_free(j);
     return status;
+}
+
+const struct lb_taken *lb_journal_taken(const struct lb_journal *j)
+{
+    return &j->taken;
 }
 
 bool lb_journal_regular(const struct lb_journal *j)
@@ -271,8 +393,8 @@ static enum lb_status remember(struct lb_journal *j, int64_t index, int64_t offs
     size_t at = j->completion_order ? j->n_place : (size_t)index;
     LB_TRY(lb_mem_grow((void **)&j->place, &j->cap_place, at + 1, sizeof *j->place, "the places of rows", err));
     for (; j->n_place <= at; j->n_place++)
-        j->place[j->n_place] = (struct place){-1, -1};
-    j->place[at] = (struct place){offset, (int64_t)n};
+        j->place[j->n_place] = (struct lb_place){-1, -1};
+    j->place[at] = (struct lb_place){offset, (int64_t)n};
     return LB_OK;
 }
 
@@ -280,7 +402,7 @@ static enum lb_status put_regular(struct lb_journal *j, int64_t index, uint64_t 
                                   struct lb_err *err)
 {
     lb_str_clear(&j->record);
-    lb_str_putf(&j->record, "%" PRId64 "\t%016" PRIx64 "\t", index, line_hash);
+    lb_partial_put_record(&j->record, index, line_hash);
     int64_t offset = j->end + (int64_t)j->record.len;
     lb_str_put(&j->record, line, n);
     lb_str_putc(&j->record, '\n');
@@ -383,7 +505,7 @@ enum lb_status lb_journal_put(struct lb_journal *j, int64_t index, uint64_t line
     return lb_err_set(err, status, "%s", why.text);
 }
 
-static enum lb_status read_place(struct lb_journal *j, const struct place *p, struct lb_err *err)
+static enum lb_status read_place(struct lb_journal *j, const struct lb_place *p, struct lb_err *err)
 {
     size_t n = (size_t)p->len + 1, got = 0;
     lb_str_clear(&j->record);
@@ -462,6 +584,14 @@ static enum lb_status finish_stream(struct lb_journal *j, struct lb_err *err)
     return lb_err_set(err, status, "%s", why.text);
 }
 
+/* A file without rows is of no use to anybody. */
+static enum lb_status keep_partial(struct lb_journal *j, struct lb_err *err)
+{
+    if (j->end == j->head && unlink(j->partial) == 0)
+        return LB_OK;
+    return fsync(j->fd) == 0 ? LB_OK : cannot(err, "write", j->partial);
+}
+
 enum lb_status lb_journal_finish(struct lb_journal *j, bool complete,
                                  enum lb_status (*before_rename)(void *ctx, struct lb_err *err), void *ctx,
                                  struct lb_err *err)
@@ -471,7 +601,7 @@ enum lb_status lb_journal_finish(struct lb_journal *j, bool complete,
     if (making)
         status = make_out(j, before_rename, ctx, err);
     else if (j->target.regular)
-        status = fsync(j->fd) == 0 ? LB_OK : cannot(err, "write", j->partial);
+        status = keep_partial(j, err);
     else
         status = finish_stream(j, err);
     if (status == LB_OK && !making && before_rename)

@@ -409,6 +409,11 @@ static const char *kind(const json_t *v)
     return json_is_array(v) ? "an array" : json_is_string(v) ? "a string" : json_is_number(v) ? "a number" : "a word";
 }
 
+uint64_t lb_row_chain(uint64_t before, uint64_t line_hash)
+{
+    return lb_hash64(&line_hash, sizeof line_hash, before);
+}
+
 enum lb_status lb_row_parse(struct lb_row *row, const struct lb_row_spec *spec, int64_t index, const char *line,
                             size_t n, struct lb_err *err)
 {

@@ -163,6 +163,9 @@ struct lb_row_spec {
 enum lb_status lb_row_parse(struct lb_row *row, const struct lb_row_spec *spec, int64_t index, const char *line,
                             size_t n, struct lb_err *err);
 
+/* The hash of all rows up to one, given that of those before it (0 for none) and the line's. */
+uint64_t lb_row_chain(uint64_t before, uint64_t line_hash);
+
 /* Makes a failed row of a row: frees its prompts, sets code and message. */
 __attribute__((format(printf, 3, 4))) void lb_row_fail(struct lb_row *row, enum lb_row_code code, const char *fmt, ...);
 

@@ -230,15 +230,29 @@ static enum lb_status count_row(struct lb_tally *t, struct lb_work *w, struct lb
     }
     void *latency = t->latency;
     enum lb_status status =
-        lb_mem_grow(&latency, &t->cap_latency, (size_t)t->ok + 1, sizeof *t->latency, "latencies", err);
+        lb_mem_grow(&latency, &t->cap_latency, t->n_latency + 1, sizeof *t->latency, "latencies", err);
     t->latency = latency;
     if (status != LB_OK)
         return status;
     struct lb_timing timing = make_timing(w);
-    t->latency[t->ok++] = timing.total_s - timing.queue_s;
+    t->latency[t->n_latency++] = timing.total_s - timing.queue_s;
+    t->ok++;
     t->stop += stopped;
     t->length += !stopped;
     return LB_OK;
+}
+
+/* Ends the run when more rows have failed than may; those that are finished are still written. */
+static void watch_errors(struct lb_run *r)
+{
+    int64_t n = r->tally.error + (r->taken ? r->taken->error : 0);
+    if (r->stopped || r->spec->max_errors < 0 || n <= r->spec->max_errors)
+        return;
+    struct lb_err err = LB_ERR_INIT;
+    r->stopped = true;
+    lb_err_set(&err, LB_E_STOPPED, "stopped: %lld rows have failed, more than --max-errors %lld allows", (long long)n,
+               (long long)r->spec->max_errors);
+    lb_run_fail(r, &err, true);
 }
 
 static enum lb_status write_row(struct formatter *f, struct lb_work *w, bool *closed, struct lb_err *err)
@@ -282,6 +296,7 @@ void *lb_run_writer(void *run)
     bool closed = false;
     while (status == LB_OK && !closed && lb_queue_pop(&r->done, -1, &w) == LB_POP_ROW) {
         status = write_row(&f, w, &closed, &err);
+        watch_errors(r);
         lb_work_free(w);
         atomic_fetch_add(&r->rows_done, 1);
     }

@@ -1,5 +1,6 @@
 #include <string.h>
 
+#include "core/base/hash.h"
 #include "core/base/mem.h"
 #include "core/run/idset.h"
 #include "core/run/run.h"
@@ -104,14 +105,68 @@ static enum lb_status watch_id(struct reader *rd, const struct lb_row *row, cons
                         line->file, (long long)line->number, row->id_json, rd->file[first.file], (long long)first.line);
 }
 
+/* A row that an earlier run finished still says, if it is the first readable one, what unreadable ones are written as.
+ */
+static enum lb_status note_form(struct reader *rd, const struct lb_line *line, struct lb_err *err)
+{
+    struct lb_row row;
+    LB_TRY(lb_row_parse(&row, &rd->spec, line->index, line->data, line->len, err));
+    if (!row.unread || rd->spec.format != LB_FORMAT_AUTO)
+        settle(rd, row.api == LB_API_NATIVE ? LB_API_NATIVE : LB_API_OPENAI);
+    else if (++rd->n_held == MAX_HELD)
+        settle(rd, LB_API_NATIVE);
+    lb_row_release(&row);
+    return LB_OK;
+}
+
+/* Passes over a row that an earlier run finished, if it is one. */
+static enum lb_status pass_over(struct reader *rd, const struct lb_line *line, bool *passed, struct lb_err *err)
+{
+    struct lb_run *r = rd->r;
+    const struct lb_taken *t = r->taken;
+    *passed = t && (uint64_t)line->index < t->n && t->hash[line->index];
+    if (!*passed)
+        return LB_OK;
+    uint64_t hash = lb_hash64(line->data, line->len, 0);
+    if (lb_taken_hash(hash) != t->hash[line->index])
+        return lb_err_set(err, LB_E_INPUT,
+                          "%s:%lld: row %lld is not the one that an earlier run finished: send the same input, or "
+                          "discard those rows with --restart",
+                          line->file ? line->file : "the prompt", (long long)line->number, (long long)line->index);
+    r->input_hash = lb_row_chain(r->input_hash, hash);
+    atomic_fetch_add(&r->bytes_read, (long long)line->len + 1);
+    atomic_fetch_add(&r->rows_read, 1);
+    atomic_fetch_add(&r->rows_done, 1);
+    return rd->settled ? LB_OK : note_form(rd, line, err);
+}
+
+/* The end of the input, which may not lie before rows that an earlier run finished. */
+static enum lb_status end_rows(const struct reader *rd, struct lb_err *err)
+{
+    const struct lb_taken *t = rd->r->taken;
+    int64_t n = atomic_load(&rd->r->rows_read);
+    if (!t || (uint64_t)n >= t->n)
+        return LB_OK;
+    return lb_err_set(
+        err, LB_E_INPUT,
+        "the input ends after %lld rows, but an earlier run had row %lld: send the same input, or discard "
+        "those rows with --restart",
+        (long long)n, (long long)t->n - 1);
+}
+
 static enum lb_status hand_row(struct reader *rd, const struct lb_line *line, struct lb_err *err)
 {
     struct lb_run *r = rd->r;
+    bool passed;
+    LB_TRY(pass_over(rd, line, &passed, err));
+    if (passed)
+        return LB_OK;
     struct lb_work *w = lb_work_new();
     if (!w)
         return lb_err_memory(err, "a row", sizeof *w);
     enum lb_status status = lb_row_parse(&w->row, &rd->spec, line->index, line->data, line->len, err);
     w->time.read = lb_now();
+    r->input_hash = lb_row_chain(r->input_hash, w->row.line_hash);
     atomic_fetch_add(&r->bytes_read, (long long)line->len + 1);
     atomic_fetch_add(&r->rows_read, 1);
     if (status == LB_OK && line->file)
@@ -145,7 +200,7 @@ static enum lb_status read_lines(struct reader *rd, struct lb_err *err)
         struct lb_line line;
         LB_TRY(lb_lines_next(rd->r->spec->lines, &line, err));
         if (!line.data)
-            return LB_OK;
+            return end_rows(rd, err);
         LB_TRY(hand_row(rd, &line, err));
     }
     return LB_OK;

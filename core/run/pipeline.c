@@ -68,6 +68,7 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
     const struct lb_plan *p = spec->plan;
     *r = (struct lb_run){.spec = spec, .stats = stats, .begin = lb_now(), .wake = -1};
     r->told_at = r->begin;
+    r->taken = spec->journal ? lb_journal_taken(spec->journal) : NULL;
     if (pthread_mutex_init(&r->mutex, NULL) != 0)
         return lb_err_memory(err, "a mutex", sizeof r->mutex);
     r->wake = eventfd(0, EFD_CLOEXEC);
@@ -76,6 +77,11 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
     if (spec->lines)
         lb_lines_wake_on(spec->lines, r->wake);
     r->room = text_room(spec->tok);
+    if (r->taken && spec->max_errors >= 0 && r->taken->error > spec->max_errors)
+        return lb_err_set(
+            err, LB_E_STOPPED,
+            "%lld rows of an earlier run failed, more than --max-errors %lld: --retry-errors runs them again",
+            (long long)r->taken->error, (long long)spec->max_errors);
     LB_TRY(lb_queue_init(&r->raw, RAW_ROWS, err));
     LB_TRY(lb_queue_init(&r->tokens, LB_WINDOW_ROWS, err));
     LB_TRY(lb_queue_init(&r->ready, READY_ROWS, err));
@@ -162,8 +168,8 @@ static int by_value(const void *a, const void *b)
 /* Nearest rank: the smallest value that at least `share` of all do not exceed. */
 static double percentile(const struct lb_tally *t, int percent)
 {
-    int64_t i = (t->ok * percent + 99) / 100 - 1;
-    return t->latency[i > 0 ? i : 0];
+    size_t i = (t->n_latency * (size_t)percent + 99) / 100;
+    return t->latency[i > 0 ? i - 1 : 0];
 }
 
 static void count_forward(struct lb_run *r)
@@ -175,12 +181,13 @@ static void count_forward(struct lb_run *r)
     lb_log_put(r->spec->log, LB_LOG_DEBUG,
                "forward: layer products %.6g s, attention and cache %.6g s, norms %.6g s, head %.6g s", c->linear_s,
                c->attend_s, c->norm_s, c->head_s);
-    if (t->ok) {
-        qsort(t->latency, (size_t)t->ok, sizeof *t->latency, by_value);
+    s->n_latency = (int64_t)t->n_latency;
+    if (t->n_latency) {
+        qsort(t->latency, t->n_latency, sizeof *t->latency, by_value);
         s->latency_p50 = percentile(t, 50);
         s->latency_p90 = percentile(t, 90);
         s->latency_p99 = percentile(t, 99);
-        s->latency_max = t->latency[t->ok - 1];
+        s->latency_max = t->latency[t->n_latency - 1];
     }
     if (s->steps) {
         double steps = (double)s->steps;
@@ -200,6 +207,18 @@ static void count_forward(struct lb_run *r)
     s->busy_s = lb_now() - r->begin - s->idle_s;
 }
 
+static void add_taken(struct lb_stats *s, const struct lb_taken *t)
+{
+    s->resumed = t->rows;
+    s->rows += t->rows;
+    s->ok += t->ok;
+    s->stop += t->stop;
+    s->length += t->length;
+    s->error += t->error;
+    for (int code = 0; code < LB_N_ROW_CODE; code++)
+        s->by_code[code] += t->by_code[code];
+}
+
 static void count_run(struct lb_run *r)
 {
     struct lb_stats *s = r->stats;
@@ -210,6 +229,8 @@ static void count_run(struct lb_run *r)
     s->length = t->length;
     s->error = t->error;
     memcpy(s->by_code, t->by_code, sizeof s->by_code);
+    if (r->taken)
+        add_taken(s, r->taken);
     s->prompt_tokens = t->prompt_tokens;
     s->completion_tokens = t->completion_tokens;
     s->write_s = t->write_s;
@@ -247,10 +268,12 @@ enum lb_status lb_run_rows(const struct lb_run_spec *spec, struct lb_stats *stat
     status = r->err.status;
     if (status != LB_OK) {
         lb_err_set(err, status, "%s", r->err.text);
-    } else if (!end->closed && r->interrupted) {
-        status =
-            lb_err_set(err, LB_E_INTERRUPTED, "interrupted: %lld finished rows are kept", (long long)r->tally.rows);
+    } else if (!end->closed && (r->interrupted || r->timed_out)) {
+        status = lb_err_set(err, LB_E_INTERRUPTED, "%s: %lld finished rows are kept",
+                            r->timed_out ? "the time limit is reached" : "interrupted", (long long)stats->rows);
     }
+    stats->input_hash = r->input_hash;
+    stats->input_known = status == LB_OK && !end->closed;
     end->complete = status == LB_OK && !end->closed;
     run_release(r);
     lb_mem_free(r);

@@ -47,6 +47,8 @@ struct lb_run_spec {
     void (*progress)(void *ctx, const struct lb_progress *p); /* NULL: none; called by the forward thread */
     void *progress_ctx;
     const volatile sig_atomic_t *stop; /* NULL: never */
+    double deadline;                   /* on the clock of lb_now: the run ends in order; 0: none */
+    int64_t max_errors;                /* the run ends when more rows have failed; negative: any number */
 };
 
 /* How a run ended beside its status. */
@@ -56,8 +58,8 @@ struct lb_run_end {
 };
 
 /* Fills the parts of stats that a run knows (rows, tokens, times but total and load, steps, kv, latency). LB_OK,
- * LB_E_INTERRUPTED after a stop, or what failed first. An input that breaks off is LB_E_INPUT after its good rows have
- * been run. */
+ * LB_E_INTERRUPTED after a stop, LB_E_STOPPED after too many errors, or what failed first. An input that breaks off is
+ * LB_E_INPUT after its good rows have been run. */
 enum lb_status lb_run_rows(const struct lb_run_spec *spec, struct lb_stats *stats, struct lb_run_end *end,
                            struct lb_err *err);
 

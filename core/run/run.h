@@ -16,8 +16,8 @@ struct lb_tally {
     int64_t rows, ok, stop, length, error, by_code[LB_N_ROW_CODE];
     int64_t prompt_tokens, completion_tokens;
     double write_s;
-    double *latency; /* [ok] seconds */
-    size_t cap_latency;
+    double *latency; /* [n_latency] seconds */
+    size_t n_latency, cap_latency;
 };
 
 struct lb_run {
@@ -37,6 +37,9 @@ struct lb_run {
     int32_t next_part;                  /* ... from this sequence on */
     struct lb_work *finished;           /* rows of this step that ended */
     bool input_done, interrupted, over; /* over: end after this round */
+    bool timed_out;                     /* the deadline came, or was too near for rows that were then left out */
+    double step_s;                      /* of late, for what can be done before the deadline */
+    int64_t n_ended, n_ended_tok;       /* sequences that have ended, and their new tokens */
     struct lb_stats *stats;
     double begin, first_step;
     double fill_sum, seqs_sum, waste_sum;
@@ -54,8 +57,11 @@ struct lb_run {
     atomic_bool read_all; /* rows_read is final */
     atomic_llong rows_read, rows_done, bytes_read, work_known;
     atomic_bool warned_name;
+    const struct lb_taken *taken; /* rows that an earlier run finished; NULL: no journal */
+    uint64_t input_hash;          /* of all rows read; the reader's until it is joined */
     struct lb_tally tally;
-    size_t room; /* bytes of text that one id gives at most */
+    bool stopped; /* too many rows failed; the writer's */
+    size_t room;  /* bytes of text that one id gives at most */
 };
 
 /* Records a failure (the first wins). at_once: nothing goes on; else the run ends after the rows that were read. */

@@ -53,6 +53,8 @@ enum lb_status lb_run_read(struct lb_run *r, struct lb_err *err)
     (void)err;
     if (r->spec->stop && *r->spec->stop)
         r->interrupted = true;
+    if (r->spec->deadline > 0 && lb_now() >= r->spec->deadline)
+        r->interrupted = r->timed_out = true;
     r->over = r->interrupted || atomic_load(&r->halt) || atomic_load(&r->closed);
     return LB_OK;
 }
@@ -72,21 +74,45 @@ enum lb_status lb_run_tokenize(struct lb_run *r, struct lb_err *err)
     return LB_OK;
 }
 
+/* Whether a row may be expected to end before the deadline: after as many new tokens as others had so far. */
+static bool in_time(const struct lb_run *r, const struct lb_work *w)
+{
+    const struct lb_settings *set = &w->set;
+    double n = set->ignore_eos ? (double)set->max_tokens : (double)set->min_tokens;
+    if (r->spec->deadline <= 0)
+        return true;
+    double mean = r->n_ended ? (double)r->n_ended_tok / (double)r->n_ended : 0;
+    n = n > mean ? n : mean;
+    n = n < (double)set->max_tokens ? n : (double)set->max_tokens;
+    n += (double)w->n_prompt / (double)r->spec->plan->batch_tokens;
+    return lb_now() + n * r->step_s < r->spec->deadline;
+}
+
+static void take_next(struct lb_run *r)
+{
+    r->waiting = NULL;
+    r->next_part = 0;
+    if (!r->input_done)
+        r->input_done = lb_queue_pop(&r->ready, 0, &r->waiting) == LB_POP_END;
+}
+
 enum lb_status lb_run_pack(struct lb_run *r, struct lb_err *err)
 {
     (void)err;
     lb_sched_begin(&r->sched, &r->step);
     while (!r->over && r->waiting) {
         struct lb_work *w = lb_work_part(r->waiting, r->next_part);
+        if (r->next_part == 0 && !in_time(r, w)) {
+            r->timed_out = true;
+            lb_work_free(w);
+            take_next(r);
+            continue;
+        }
         if (!lb_sched_admit(&r->sched, &r->step, w))
             break;
         w->time.admitted = lb_now();
-        if (++r->next_part < r->waiting->n_part)
-            continue;
-        r->waiting = NULL;
-        r->next_part = 0;
-        if (!r->input_done)
-            r->input_done = lb_queue_pop(&r->ready, 0, &r->waiting) == LB_POP_END;
+        if (++r->next_part == r->waiting->n_part)
+            take_next(r);
     }
     lb_sched_end(&r->sched, &r->step);
     return LB_OK;
@@ -98,6 +124,7 @@ static void count_step(struct lb_run *r, double seconds)
     struct lb_stats *st = r->stats;
     double n_tok = (double)r->step.n_tok;
     st->forward_s += seconds;
+    r->step_s = st->steps ? 0.9 * r->step_s + 0.1 * seconds : seconds;
     st->prefill_s += seconds * (double)s->n_prefill / n_tok;
     st->decode_s += seconds * (double)s->n_decode / n_tok;
     st->prompt_computed += s->n_prefill;
@@ -196,6 +223,8 @@ enum lb_status lb_run_detokenize(struct lb_run *r, struct lb_err *err)
         if (!ended)
             continue;
         w->time.last = now;
+        r->n_ended++;
+        r->n_ended_tok += w->n_out;
         r->work_done += (double)(w->n_prompt + w->set.max_tokens);
         lb_sched_finish(&r->sched, j);
         if (!lb_work_end(w->lead, 1))

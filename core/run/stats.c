@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "core/run/stats.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
 #include <string.h>
@@ -61,7 +62,9 @@ static void put_rows(struct lb_str *out, const struct lb_stats *s)
     for (int code = LB_ROW_OK + 1; code < LB_N_ROW_CODE; code++)
         if (s->by_code[code])
             put_int(out, lb_row_code_name((enum lb_row_code)code), s->by_code[code]);
-    lb_str_puts(out, "}}");
+    lb_str_putc(out, '}');
+    put_int(out, "resumed", s->resumed);
+    lb_str_putc(out, '}');
 }
 
 static void put_times(struct lb_str *out, const struct lb_stats *s)
@@ -93,7 +96,7 @@ static void put_times(struct lb_str *out, const struct lb_stats *s)
         put_real(out, "model_tflops", s->model_tflops);
     lb_str_putc(out, '}');
 
-    if (s->ok) {
+    if (s->n_latency) {
         open_object(out, "latency_s");
         put_real(out, "p50", s->latency_p50);
         put_real(out, "p90", s->latency_p90);
@@ -170,6 +173,14 @@ void lb_stats_put_json(const struct lb_stats *s, const char *command, struct lb_
 {
     lb_str_putc(out, '{');
     put_text(out, "version", LB_VERSION);
+    if (s->fingerprint) {
+        name(out, "fingerprint");
+        lb_str_puts(out, s->fingerprint);
+    }
+    if (s->input_known) {
+        name(out, "input_hash");
+        lb_str_putf(out, "\"%016" PRIx64 "\"", s->input_hash);
+    }
     put_text(out, "command", command);
     put_engine(out, s);
     put_rows(out, s);

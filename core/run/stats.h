@@ -21,6 +21,7 @@ struct lb_audit; /* core/run/audit.h */
 enum lb_audit_mode { LB_AUDIT_WARN, LB_AUDIT_ERROR, LB_AUDIT_OFF };
 
 struct lb_stats {
+    const char *fingerprint;      /* JSON object; NULL: none */
     bool no_model;                /* --render, --plan: what a model would have done is absent */
     const struct lb_audit *audit; /* NULL: none */
     /* model, engine */
@@ -31,12 +32,16 @@ struct lb_stats {
     struct lb_setting setting[LB_MAX_SETTING];
     int n_setting;
     /* rows */
-    int64_t rows, ok, stop, length, error, by_code[LB_N_ROW_CODE];
-    /* tokens */
+    int64_t rows, ok, stop, length, error, by_code[LB_N_ROW_CODE]; /* those of an earlier run among them */
+    int64_t resumed;                                               /* rows of an earlier run */
+    bool input_known; /* all rows were read, and input_hash is theirs (lb_row_chain) */
+    uint64_t input_hash;
+    /* tokens: of this run, as all that follows */
     int64_t prompt_tokens, prompt_computed, completion_tokens, recomputed, padding;
     /* time */
     double total_s, load_s, forward_s, prefill_s, decode_s, sample_s, host_wait_s, write_s;
     double model_tflops;                                       /* products of weights only, over forward_s */
+    int64_t n_latency;                                         /* rows that have one */
     double latency_p50, latency_p90, latency_p99, latency_max; /* admission to last token, of ok rows */
     /* steps */
     int64_t steps;

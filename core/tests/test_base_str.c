@@ -232,13 +232,42 @@ static void test_edit_distance(void **state)
     assert_int_equal(lb_edit_distance("a", big), 99);
 }
 
+static void test_durations(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        int64_t seconds;
+    } good[] = {{"90s", 90},         {"15m", 900},          {"4h", 14400},         {"1h30m", 5400},
+                {"2d", 172800},      {"1d2h3m4s", 93784},   {"1h1s", 3601},        {"00:00:07", 7},
+                {"03:50:00", 13800}, {"1-00:00:00", 86400}, {"100:00:01", 360001}, {"0h5s", 5}};
+    static const char *const bad[] = {"",        "5",        "0",           "0s",        "s",      "1h30",
+                                      "30m1h",   "1h1h",     "-5s",         "1.5h",      "5 s",    "1:30",
+                                      "1:2:3:4", "00:60:00", "00:00:60",    "-00:00:01", "1-",     "1-2h",
+                                      "5H",      "1e3s",     "1-00:00:00s", "a:b:c",     "00:00:", "9999999999s"};
+    int64_t seconds;
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        if (!lb_parse_duration(good[i].text, &seconds))
+            fail_msg("'%s' is refused", good[i].text);
+        assert_int_equal(seconds, good[i].seconds);
+    }
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        if (lb_parse_duration(bad[i], &seconds))
+            fail_msg("'%s' is taken for %lld s", bad[i], (long long)seconds);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_growing),       cmocka_unit_test(test_failure_sticks),
-        cmocka_unit_test(test_utf8_valid),    cmocka_unit_test(test_utf8_codepoints),
-        cmocka_unit_test(test_lossy),         cmocka_unit_test(test_json),
-        cmocka_unit_test(test_f32),           cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_durations),
+        cmocka_unit_test(test_growing),
+        cmocka_unit_test(test_failure_sticks),
+        cmocka_unit_test(test_utf8_valid),
+        cmocka_unit_test(test_utf8_codepoints),
+        cmocka_unit_test(test_lossy),
+        cmocka_unit_test(test_json),
+        cmocka_unit_test(test_f32),
+        cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_edit_distance),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

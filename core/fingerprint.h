@@ -1,0 +1,32 @@
+/* The fingerprint of a run: a JSON object of everything outside the rows that changes a byte of an output row. Equal
+ * fingerprints mean that rows of one run may join those of another. Paths, file times and what changes speed alone
+ * (threads, batching, memory) are left out; so are the rows themselves, whose hashes stand in OUT.partial. */
+#ifndef CORE_FINGERPRINT_H
+#define CORE_FINGERPRINT_H
+
+#include "core/io/gguf.h"
+#include "core/io/wfile.h"
+#include "core/llmbatch.h"
+
+/* All lent. */
+struct lb_fingerprint_spec {
+    const struct lb_options *o;
+    const struct lb_gen *gen; /* what the command line sets */
+    const char *const *inputs;
+    size_t n_input;
+    const char *dir;                /* the model's folder, or NULL */
+    const struct lb_gguf *gguf;     /* or its file */
+    const struct lb_wfile *weights; /* NULL: no model runs, and the next three do not count */
+    const char *device, *dtype, *isa;
+};
+
+/* Appends the object. LB_E_INPUT: a file of the model cannot be read. */
+enum lb_status lb_fingerprint_make(const struct lb_fingerprint_spec *spec, struct lb_str *out, struct lb_err *err);
+
+/* The part of it that tells the inputs: their sizes. */
+void lb_fingerprint_put_inputs(const struct lb_fingerprint_spec *spec, struct lb_str *out);
+
+/* The clock of templates in a fingerprint; false: it has none that is a time. */
+bool lb_fingerprint_clock(const char *fingerprint, struct tm *now);
+
+#endif
