@@ -195,7 +195,7 @@ struct lk_latent {
 };
 
 /* One piece of attention work: tokens tok .. tok + n_tok - 1 (consecutive positions of one sequence) and query heads
- * head .. head + n_head - 1 of one KV head: all of its heads where n_tok > 1. At most lk_cpu.attn_rows of both. */
+ * head .. head + n_head - 1 of one KV head: all of its heads where n_tok > 1. At most lk_cpu.attn_rows times. */
 struct lk_attn_item {
     int32_t seq, tok, n_tok, head, n_head;
 };

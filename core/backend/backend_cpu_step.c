@@ -75,7 +75,8 @@ static int64_t few_items(const struct lb_cpu *c)
 /* No more than rows demand, unless items are few. */
 int64_t lb_cpu_attn_parts(const struct lb_cpu *c, int64_t group, int64_t n_piece)
 {
-    int64_t n = (group + c->lk.attn_rows - 1) / c->lk.attn_rows, few = few_items(c) / (n_piece > 0 ? n_piece : 1);
+    int64_t rows = c->lk.attn_rows(c->kv->spec.v_dim), n = (group + rows - 1) / rows,
+            few = few_items(c) / (n_piece > 0 ? n_piece : 1);
     return few <= n ? n : few < group ? few : group;
 }
 
@@ -134,7 +135,10 @@ static void make_items(struct lb_cpu *c, int64_t n_head)
 {
     const struct lb_step *s = c->step;
     int32_t n_kv_head = (int32_t)c->kv->spec.n_kv_head, group = (int32_t)(n_head / n_kv_head);
-    int64_t most = group < c->lk.attn_rows ? c->lk.attn_rows / group : 1;
+    int64_t rows = c->lk.attn_rows(c->kv->spec.v_dim), fair = (int64_t)s->n_tok * n_kv_head / c->base.n_thread;
+    int64_t most = group < rows ? rows / group : 1; /* tokens of an item */
+    if (fair < most)
+        most = fair > 1 ? fair : 1;
     int32_t n_piece = 0, n_many = 0, count[LB_CPU_BUCKETS] = {0}, at[LB_CPU_BUCKETS];
     for (int32_t is = 0; is < s->n_seq; is++) {
         int32_t t = s->seq_start[is], end = s->seq_start[is + 1];

@@ -18,12 +18,12 @@ struct lk_cpu {
     enum lk_type type;
     int64_t panel_cols; /* output columns of a weight panel */
     size_t act_bytes;   /* of one activation as the set stores it */
-    int64_t attn_rows;  /* tokens times query heads of an attention item at most */
 
     size_t (*weight_bytes)(int64_t n_out, const struct lk_cols *cols);
     size_t (*q_bytes)(int64_t n_tok, int64_t n_head, int64_t head_dim);
     size_t (*k_page_bytes)(int64_t head_dim);
     size_t (*v_page_bytes)(int64_t v_dim);
+    int64_t (*attn_rows)(int64_t v_dim); /* tokens times query heads of an attention item at most */
 
     void (*pack)(const struct lk_pack *a);
     /* Row `row` of packed activations as f32 over the source columns: out[cols->n_col]. For tests and hooks. */

@@ -121,7 +121,7 @@ static void case_free(struct attn_case *c)
  * its own has its heads cut into one part more than rows demand. */
 static int64_t put_items(const struct attn_case *c, struct lk_attn_item *item, int64_t at, struct lk_attn_item of)
 {
-    int32_t group = (int32_t)c->s.group, n_part = (int32_t)lk_ceil_div(group, c->t->attn_rows);
+    int32_t group = (int32_t)c->s.group, n_part = (int32_t)lk_ceil_div(group, c->t->attn_rows(c->v_dim));
     if (of.n_tok == 1 && n_part < group)
         n_part++;
     for (int32_t i = 0; i < c->s.n_kv * n_part; i++) {
@@ -139,7 +139,8 @@ static struct lk_act run(const struct attn_case *c, int64_t tok, int64_t n, int6
 {
     const struct shape *s = &c->s;
     int64_t n_item = 0;
-    most = s->group < c->t->attn_rows ? lk_min(most, c->t->attn_rows / s->group) : 1;
+    int64_t rows = c->t->attn_rows(c->v_dim);
+    most = s->group < rows ? lk_min(most, rows / s->group) : 1;
     void *q = check_new(c->t->q_bytes(n, c->n_head, s->head_dim), 1);
     struct lk_rope_kv rope = {
         .qkv = c->qkv + tok * c->width,

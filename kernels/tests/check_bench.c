@@ -179,7 +179,7 @@ static void bench_attend(const struct lk_cpu *t, int n)
                              .page_start = page_start,
                              .page = page,
                              .scale = 0.125f};
-    int step = (int)t->attn_rows / (N_HEAD / N_KV);
+    int step = (int)t->attn_rows(HEAD_DIM) / (N_HEAD / N_KV);
     for (int tok = 0; tok < n; tok += step)
         for (int h = 0; h < N_KV; h++)
             item[args.n_item++] =

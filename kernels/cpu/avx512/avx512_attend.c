@@ -1,11 +1,16 @@
-/* Causal attention over the paged cache: one online softmax a split of 512 positions (Dao et al. 2022). Up to 12 rows
- * (query heads of one KV head, of one or several tokens) go through the pages together; what happens to a row depends
- * on that row alone. */
+/* Causal attention over the paged cache: one online softmax a split of 512 positions (Dao et al. 2022). An item's
+ * rows (query heads of one KV head, of one or several tokens) go through the pages together, up to 12 at once; what
+ * happens to a row depends on that row alone. */
 #include "kernels/cpu/avx512/avx512_softmax.h"
 #include "kernels/cpu/lk_gather.h"
 
 #define ROWS LK_AVX512_ROWS
 #define PAGE LK_PAGE_TOKENS
+
+static int64_t attn_rows(int64_t v_dim)
+{
+    return lk_item_rows(v_dim, ROWS);
+}
 
 /* Rows of Q. */
 struct query {
@@ -232,19 +237,21 @@ static void put_head(const struct lk_act *out, int64_t row, int64_t col, const f
 
 static void attend_f32(const struct lk_attend *a, int64_t begin, int64_t end)
 {
-    struct lk_attend_set set = {.n_word = a->kv.head_dim, .take_page = take_page_f32, .put = lk_avx512_put_cols_f32};
+    struct lk_attend_set set = {
+        .rows = ROWS, .n_word = a->kv.head_dim, .take_page = take_page_f32, .put = lk_avx512_put_cols_f32};
     lk_attend_items(&set, a, begin, end);
 }
 
 static void attend_bf16(const struct lk_attend *a, int64_t begin, int64_t end)
 {
-    struct lk_attend_set set = {.n_word = lk_ceil_div(a->kv.head_dim, 2), .take_page = take_page_bf16, .put = put_head};
+    struct lk_attend_set set = {
+        .rows = ROWS, .n_word = lk_ceil_div(a->kv.head_dim, 2), .take_page = take_page_bf16, .put = put_head};
     lk_attend_items(&set, a, begin, end);
 }
 
 void lk_avx512_attend_init(struct lk_cpu *t, enum lk_type type)
 {
-    t->attn_rows = ROWS;
+    t->attn_rows = attn_rows;
     t->attend = type == LK_F32 ? attend_f32 : attend_bf16;
     if (type == LK_BF16)
         t->gather = lk_gather_pairs;

@@ -9,7 +9,7 @@
 #include "kernels/cpu/avx512/lk_avx512.h"
 #include "kernels/cpu/lk_spans.h"
 
-#define LK_ATTN_ROWS LK_SPAN_ROWS /* rows that go through the pages together, in any set */
+#define LK_ATTN_ROWS LK_SPAN_ROWS /* of an item, in any set */
 #define LK_ATTN_DIMS 512          /* dimensions of V that one pass sums; more take a pass each, which scores anew */
 #define LK_ATTN_SLACK 8.f /* sums are rescaled when a score is 2^8 times above the maximum they were begun with */
 
@@ -42,8 +42,9 @@ struct lk_rows {
 };
 
 struct lk_attend_set {
+    int64_t rows;   /* that take_page takes at most */
     int64_t n_word; /* 32-bit words of a row of Q */
-    /* Takes a page of the sequence into the sums of its rows. */
+    /* Takes a page of the sequence into the sums of some of its rows. */
     void (*take_page)(const struct lk_rows *r, const struct lk_page_rows *p, struct lk_sums *o);
     /* Source columns col .. col + n - 1 of one row, all of one head; with a segment's last its zero columns too. */
     void (*put)(const struct lk_act *out, int64_t row, int64_t col, const float *v, int64_t n);
@@ -126,8 +127,13 @@ LK_INLINE void lk_take_split(const struct lk_attend_set *set, const struct lk_ro
         for (int64_t d = 0; d < r->n_dim; d += 16)
             _mm512_storeu_ps(o->out + i * r->n_dim + d, _mm512_setzero_ps());
     }
-    for (struct lk_page_rows p = lk_page_start(&r->see, s); lk_page_next(&r->see, s, &p);)
-        set->take_page(r, &p, o);
+    for (struct lk_page_rows p = lk_page_start(&r->see, s); lk_page_next(&r->see, s, &p);) {
+        struct lk_panels parts = lk_panels_of(p.end - p.first, set->rows);
+        for (int64_t i = 0; i < parts.n; i++) {
+            struct lk_page_rows part = lk_page_part(&p, &parts, i);
+            set->take_page(r, &part, o);
+        }
+    }
     for (int i = s->first; i < s->end; i++)
         o->soft[i].sum = _mm512_reduce_add_ps(_mm512_loadu_ps(o->soft[i].lane_sum));
 }

@@ -136,6 +136,12 @@ static inline void attend(const struct lk_attend *a, int64_t begin, int64_t end,
     }
 }
 
+static int64_t attn_rows(int64_t v_dim)
+{
+    (void)v_dim;
+    return 12;
+}
+
 static void attend_f32(const struct lk_attend *a, int64_t begin, int64_t end)
 {
     attend(a, begin, end, LK_F32);
@@ -148,6 +154,6 @@ static void attend_bf16(const struct lk_attend *a, int64_t begin, int64_t end)
 
 void lk_ref_attend_init(struct lk_cpu *t, enum lk_type type)
 {
-    t->attn_rows = 12;
+    t->attn_rows = attn_rows;
     t->attend = type == LK_F32 ? attend_f32 : attend_bf16;
 }
