@@ -25,7 +25,7 @@ if(LB_WITH_MPI)
   foreach(source ${programs})
     get_filename_component(name ${source} NAME_WE)
     add_executable(${name} ${source})
-    target_link_libraries(${name} PRIVATE lb_dist)
+    target_link_libraries(${name} PRIVATE lb_model)
   endforeach()
 endif()
 
@@ -38,6 +38,11 @@ lb_mpi_test(mpi_reduce 4 2)
 lb_mpi_test(mpi_reduce 4 3) # hosts that hold no aligned blocks
 lb_mpi_test(mpi_reduce 8 4)
 lb_mpi_test(mpi_reduce 8 3)
+
+lb_mpi_test(mpi_model 2)
+lb_mpi_test(mpi_model 4)
+lb_mpi_test(mpi_model 4 2)
+lb_mpi_test(mpi_model 8)
 
 foreach(arguments "2" "3" "4" "2;1" "4;2" "4;3")
   lb_mpi_test(mpi_world ${arguments})

@@ -93,6 +93,10 @@ struct lb_work {
     size_t text_bytes;
     struct lb_times time;
     int64_t steps;
+    /* of a lead in a run with ranks */
+    int rank;        /* where it ran */
+    uint64_t ticket; /* while it runs away from home */
+    int64_t weight;  /* what it adds to a queue's */
 };
 
 /* LB_E_DEVICE without memory is NULL. */
@@ -127,6 +131,7 @@ struct lb_queue {
     pthread_cond_t filled, drained;
     struct lb_work *head, *tail;
     size_t n, cap;
+    int64_t weight; /* sum of the rows' */
     bool closed, aborted;
 };
 
@@ -142,6 +147,7 @@ bool lb_queue_push(struct lb_queue *q, struct lb_work *w);
  * empty, or aborted. */
 enum lb_pop lb_queue_pop(struct lb_queue *q, double wait_s, struct lb_work **w);
 
+int64_t lb_queue_weight(struct lb_queue *q);
 void lb_queue_close(struct lb_queue *q);
 void lb_queue_abort(struct lb_queue *q);
 
