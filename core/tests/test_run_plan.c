@@ -152,22 +152,23 @@ static void test_tp(void **state)
 {
     (void)state;
     static const struct {
-        int host_ranks, n_rank;
+        int host_ranks, host_nodes, n_rank;
         size_t free_bytes;
         int64_t kv_memory;
         int tp; /* 0: nothing fits */
     } cases[] = {
-        {1, 8, 4000000, 0, 1},       /* a copy each */
-        {1, 8, 2100000, 0, 2},       /* it would fit, but leave the cache little */
-        {1, 8, 700000, 0, 4},        /* a quarter of them */
-        {1, 2, 1100000, 0, 2},       /* there are no more ranks to spread them over: they just fit */
-        {1, 2, 900000, 0, 0},        /* they do not */
-        {1, 6, 900000, 0, 0},        /* 3 and 6 do not divide 8 segments */
-        {8, 8, 4000000, 0, 1},       /* one host has them once whatever tp is */
-        {8, 8, 1900000, 0, 0},       /* and so no tp helps */
-        {4, 8, 1900000, 0, 8},       /* two hosts: half of them each */
-        {1, 8, 4000000, 2000000, 1}, /* both fit to the byte */
-        {1, 8, 4000000, 2000001, 2},
+        {1, 1, 8, 4000000, 0, 1},       /* a copy each */
+        {1, 1, 8, 2100000, 0, 2},       /* it would fit, but leave the cache little */
+        {1, 1, 8, 700000, 0, 4},        /* a quarter of them */
+        {1, 1, 2, 1100000, 0, 2},       /* there are no more ranks to spread them over: they just fit */
+        {1, 1, 2, 900000, 0, 0},        /* they do not */
+        {1, 1, 6, 900000, 0, 0},        /* 3 and 6 do not divide 8 segments */
+        {8, 1, 8, 4000000, 0, 1},       /* one host has them once whatever tp is */
+        {8, 1, 8, 1900000, 0, 0},       /* and so no tp helps */
+        {4, 1, 8, 1900000, 0, 8},       /* two hosts: half of them each */
+        {1, 1, 8, 4000000, 2000000, 1}, /* both fit to the byte */
+        {1, 1, 8, 4000000, 2000001, 2},
+        {8, 2, 8, 4000000, 0, 8}, /* a copy in each of two nodes leaves no quarter, unless it goes over both */
     };
     struct lb_layer_kind layer[3] = {{0}};
     struct lb_config c = config_of_ranks(layer);
@@ -176,6 +177,7 @@ static void test_tp(void **state)
         struct lb_err err = LB_ERR_INIT;
         int tp = -1;
         spec.host_ranks = cases[i].host_ranks;
+        spec.host_nodes = cases[i].host_nodes;
         spec.free_bytes = cases[i].free_bytes;
         spec.kv_memory = cases[i].kv_memory;
         assert_int_equal(lb_plan_tp(&spec, cases[i].n_rank, &tp, &err), cases[i].tp ? LB_OK : LB_E_DEVICE);
