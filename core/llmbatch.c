@@ -246,6 +246,7 @@ static struct lb_plan_spec plan_spec(const struct lb_llm *llm)
                                  .free_bytes = lb_mem_available(),
                                  .tp = llm->ranks.tp,
                                  .host_ranks = llm->ranks.world->host_size,
+                                 .host_nodes = llm->ranks.host_nodes,
                                  .log = &o->log};
 }
 
