@@ -244,6 +244,9 @@ static void test_stats_values(void **state)
     s.setting[0] = (struct lb_setting){"seed", "7", "command line"};
     s.n_setting = 1;
     s.exit_code = 1;
+    struct lb_rank_stats rank[2] = {{.host = "a", .busy_s = 1}, {.rank = 1, .host = "b", .collective_s = 0.5}};
+    s.rank = rank;
+    s.n_rank = 2;
     json_t *j = stats_json(&s, "llmbatch"), *codes = json_object_get(json_object_get(j, "rows"), "errors_by_code");
     assert_int_equal(json_object_size(codes), 1);
     assert_int_equal(json_integer_value(json_object_get(codes, "too_long")), 1);
@@ -253,7 +256,10 @@ static void test_stats_values(void **state)
     json_t *seed = json_object_get(json_object_get(j, "sampling"), "seed");
     assert_int_equal(json_integer_value(json_object_get(seed, "value")), 7);
     assert_string_equal(json_string_value(json_object_get(seed, "origin")), "command line");
-    assert_int_equal(json_array_size(json_object_get(j, "ranks")), 1);
+    const json_t *ranks = json_object_get(j, "ranks"), *second = json_array_get(ranks, 1);
+    assert_int_equal(json_array_size(ranks), 2);
+    assert_string_equal(json_string_value(json_object_get(second, "host")), "b");
+    assert_true(json_number_value(json_object_get(second, "collective_s")) == 0.5);
     assert_int_equal(json_integer_value(json_object_get(j, "exit_code")), 1);
     json_decref(j);
 }
