@@ -91,7 +91,10 @@ static enum lb_status share_settings(struct lb_llm *llm, struct lb_err *err)
     LB_TRY(lb_ranks_compare_options(r, &llm->o, err));
     LB_TRY(lb_ranks_same(r, &llm->o.now, sizeof llm->o.now, err));
     LB_TRY(lb_ranks_same(r, llm->resume.isa, sizeof llm->resume.isa, err));
-    return lb_world_cpus(r->world, &llm->ranks.cpus, err);
+    LB_TRY(lb_world_cpus(r->world, &llm->ranks.cpus, err));
+    if (llm->ranks.cpus.why[0])
+        lb_log_put(&llm->o.log, LB_LOG_INFO, "%s", llm->ranks.cpus.why);
+    return LB_OK;
 }
 
 static enum lb_status open_backend_as(struct lb_llm *llm, const char *isa, struct lb_err *err)
@@ -303,7 +306,8 @@ static enum lb_status settle(struct lb_llm *llm, const struct lb_tok_job *job, s
 /* Every rank must have the files that rank 0 has. */
 static enum lb_status compare_models(struct lb_llm *llm, const struct lb_tok_job *job, struct lb_err *err)
 {
-    static const char *const ignored[] = {"inputs", "prompt", NULL};
+    /* what rank 0 alone reads, and what it tells the others */
+    static const char *const ignored[] = {"inputs", "prompt", "chat_template", "created", "clock", NULL};
     struct lb_str print = {0};
     enum lb_status status = LB_OK;
     if (llm->ranks.size == 1)
