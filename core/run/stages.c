@@ -89,7 +89,7 @@ static bool in_time(const struct lb_run *r, const struct lb_work *w)
     n = n > mean ? n : mean;
     n = n < (double)set->max_tokens ? n : (double)set->max_tokens;
     n += (double)w->n_prompt / (double)r->spec->plan->batch_tokens;
-    double mean_s = r->stats->steps ? r->stats->forward_s / (double)r->stats->steps : 0;
+    double mean_s = r->stats->mine.steps ? r->stats->mine.forward_s / (double)r->stats->mine.steps : 0;
     return lb_now() + n * (mean_s < r->step_s ? mean_s : r->step_s) < r->spec->deadline;
 }
 
