@@ -6,7 +6,7 @@ import signal
 
 import hosts
 import slurm
-from ranks import LSAN, alone, finished, mixed_rows, needs_mpi
+from ranks import LSAN, SLOW, alone, finished, mixed_rows, needs_mpi
 from run import PROGRAM, ROOT, TINY, Skip, case, check, equal, lines, read, write
 
 EXAMPLES = os.path.join(ROOT, 'man/examples')
@@ -74,9 +74,9 @@ def a_step_whose_ranks_do_not_find_each_other(tmp, s):
 
 
 def long_job(tmp, s, name, options=()):
-    rows = [{'prompt_token_ids': [5 + i % 50, 7, 9], 'max_tokens': 2 if i % 4 == 0 else 500, 'ignore_eos': True} for i in range(200)]
+    rows = [{'prompt_token_ids': [5 + i % 50, 7, 9], 'max_tokens': 2 if i % 4 == 0 else 60 if SLOW else 500, 'ignore_eos': True} for i in range(200)]
     path, out = write(os.path.join(tmp, 'long.jsonl'), lines(rows)), os.path.join(tmp, 'long.out')
-    job = example(s, name, ['--nodes=2', '--cpus-per-task=1', *options], IN=path, OUT=out, OPTIONS='--progress off --rank-timeout 10s')
+    job = example(s, name, ['--nodes=2', '--cpus-per-task=1', *options], IN=path, OUT=out, OPTIONS='--progress off --rank-timeout 30s')
     check(s.wait(lambda: len(finished(out + '.partial')) >= 5), 'no finished rows:', s.said(job))
     return job, path, out
 
@@ -107,7 +107,7 @@ def a_task_is_killed_under_slurm(tmp, s):
         if os.path.exists(out + '.partial'):
             os.remove(out + '.partial')
         job = s.submit(f'#!/bin/sh\nsrun {where} -n 2 --kill-on-bad-exit=0 --mpi=pmix sh -c "{PROGRAM} --progress off --restart -m {TINY} '
-                       f'-i {path} -o {out} --threads 1 --rank-timeout 5s; echo task \\$SLURM_PROCID code \\$?"; echo step $?\n', where, '-n2', env=MPI)
+                       f'-i {path} -o {out} --threads 1 --rank-timeout {30 if SLOW else 5}s; echo task \\$SLURM_PROCID code \\$?"; echo step $?\n', where, '-n2', env=MPI)
         check(s.wait(lambda: len(finished(out + '.partial')) >= 5), 'no finished rows:', s.said(job))
         before = finished(out + '.partial')
         pid = [p for p in tasks(s) if tasks(s)[p] == '1']
