@@ -100,7 +100,7 @@ def slurm_stops_a_run_and_starts_it_again(tmp, s):
 
 @on_slurm
 def a_task_is_killed_under_slurm(tmp, s):
-    """srun without -K leaves the others alone: they notice by themselves."""
+    """srun without -K leaves the others alone: they notice by themselves, or Slurm's PMIx does first."""
     rows = [{'prompt_token_ids': [5 + i % 50, 7, 9], 'max_tokens': 2 if i % 4 == 0 else 1500, 'ignore_eos': True} for i in range(400)]
     path, out = write(os.path.join(tmp, 'long.jsonl'), lines(rows)), os.path.join(tmp, 'long.out')
     for where in ('-N1', '-N2'):
@@ -115,7 +115,7 @@ def a_task_is_killed_under_slurm(tmp, s):
         os.kill(pid[0], signal.SIGKILL)
         s.done(job)
         said = s.said(job)
-        check('task 1 code 137' in said and 'step 4' in said, where, said)
+        check('task 1 code 137' in said and re.search('step (4|137)\n', said), where, said)
         check(re.search(r'rank 1 on (host )?' + ('ash' if where == '-N1' else 'birch'), said), where, said)
         check(before.items() <= finished(out + '.partial').items(), where, 'finished rows are lost')
 
