@@ -116,7 +116,7 @@ static void reserve(struct bench *b)
     lb_cols_init(&cols, 1, wide);
     must(op->act_new(b->be, &cols, &b->f, &err));
     lb_cols_init(&cols, N_SEG, begin);
-    must(op->moe_reserve(b->be, &shape, &cols, DIM, &err));
+    must(op->moe_reserve(b->be, &shape, &(struct lb_moe_leaves){&cols, 0, N_SEG}, DIM, &err));
     must(op->kv_new(b->be, &kv, &b->kv, &err));
     must(lb_step_init(&b->step, limit, &err));
     b->rope = (struct lb_rope_args){.inv_freq = inv_freq, .n_rot = 32, .scale = 1};
@@ -155,7 +155,7 @@ static double round_of(struct bench *b, int32_t n_tok, bool moe, int copy)
     double begin = now(b);
     op->norm(b->be, &b->h, &b->x, b->norm, 1e-5f, false);
     if (moe) {
-        op->moe(b->be, &(struct lb_moe_args){&b->x, &b->h, b->norm, 1e-5f, &b->w});
+        op->moe(b->be, &(struct lb_moe_args){&b->x, NULL, &b->h, b->norm, 1e-5f, &b->w});
     } else {
         op->linear(b->be, &(struct lb_linear_args){NULL, &b->f, &b->h, b->dense_gate_up[copy], NULL, LB_SWIGLU});
         op->linear(b->be, &(struct lb_linear_args){&b->x, NULL, &b->f, b->dense_down[copy], NULL, LB_ADD});

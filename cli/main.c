@@ -2,12 +2,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "cli/launch.h"
 #include "cli/options.h"
 #include "cli/report.h"
 
@@ -41,43 +43,6 @@ static void fill_standard_streams(void)
     for (int fd = 0; fd < 3; fd++)
         if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) < 0)
             _exit(LB_E_DEVICE);
-}
-
-static long long number_in(const char *name)
-{
-    const char *text = getenv(name);
-    return text ? strtoll(text, NULL, 10) : 0;
-}
-
-/* Tasks that a launcher started, as far as its variables say: 0 or 1 is alone. *name: the variable that said it. */
-static long long launched_tasks(const char **name)
-{
-    static const char *const sizes[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"};
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-        if (number_in(*name = sizes[i]) > 1)
-            return number_in(*name);
-    /* A batch script has SLURM_PROCID and SLURM_NTASKS too, but is no step. */
-    if (getenv("SLURM_PROCID")) {
-        if (getenv("SLURM_STEP_NUM_TASKS"))
-            return number_in(*name = "SLURM_STEP_NUM_TASKS");
-        if (getenv("SLURM_STEP_ID") || getenv("SLURM_STEPID"))
-            return number_in(*name = "SLURM_NTASKS");
-    }
-    /* PMIx names no size, but a rank above 0 is not alone. */
-    *name = "PMIX_RANK";
-    return number_in(*name) > 0 ? number_in(*name) + 1 : 0;
-}
-
-static enum lb_status check_alone(struct lb_err *err)
-{
-    const char *name;
-    long long n = launched_tasks(&name);
-    if (n <= 1)
-        return LB_OK;
-    return lb_err_set(err, LB_E_USAGE,
-                      "a launcher started %s%lld tasks (%s), but this version runs alone: start one task, or run it "
-                      "without mpirun or srun (env -u %s llmbatch ...)",
-                      strcmp(name, "PMIX_RANK") == 0 ? "at least " : "", n, name, name);
 }
 
 static enum lb_status print(struct lb_str *text, struct lb_err *err)
@@ -141,59 +106,158 @@ static void say_complete(struct lb_report *report, const char *output)
     lb_str_release(&text);
 }
 
-static enum lb_status run(struct lb_cli *cli, struct lb_report *report, int *code, struct lb_err *err)
+/* Where the process stands: alone, or one of a launcher's ranks. */
+struct place {
+    struct lb_launched by;
+    struct lb_world *world; /* NULL: alone */
+    struct lb_report *report;
+    atomic_bool told; /* people know why all ranks end */
+};
+
+/* Rank 0 speaks for all. */
+static bool speaks(const struct place *p)
+{
+    return p->by.rank <= 0;
+}
+
+static void on_late(void *ctx, const char *text, bool tell)
+{
+    struct place *p = ctx;
+    if (tell && !atomic_exchange(&p->told, true))
+        lb_report_message(p->report, LB_LOG_ERROR, text);
+    atomic_store(&p->told, true);
+}
+
+/* What every rank has to say would be said many times: others than rank 0 tell of it to who debugs. */
+static void set_log(struct lb_cli *cli, const struct place *p)
+{
+    enum lb_log_level level = (enum lb_log_level)cli->log_level;
+    if (!speaks(p) && level != LB_LOG_DEBUG)
+        level = LB_LOG_ERROR;
+    cli->run.log = (struct lb_log){level, lb_report_message, p->report};
+}
+
+/* Joins the other ranks, and takes their word for how it went so far. */
+static enum lb_status join(struct place *p, const struct lb_cli *cli, enum lb_status status, struct lb_err *err)
+{
+    struct lb_launch l = {.n_task = p->by.n_task,
+                          .timeout_s = (double)cli->rank_timeout_s,
+                          .log = &cli->run.log,
+                          .late = on_late,
+                          .ctx = p};
+    if (p->by.strangers && status == LB_OK) /* Open MPI would end the program inside MPI_Init, with words of its own */
+        status =
+            lb_err_set(err, LB_E_USAGE,
+                       "Slurm started %d tasks, and MPI cannot find them: pass --mpi=pmix to srun; --no-mpi runs each "
+                       "task alone",
+                       p->by.n_task);
+    if (p->by.strangers)
+        return status;
+    struct lb_err why = LB_ERR_INIT;
+    enum lb_status joined = lb_join(&p->world, &l, &why);
+    if (joined != LB_OK)
+        return lb_err_set(err, joined, "%s", why.text);
+    struct lb_rank_place at = lb_rank_of(p->world);
+    if (at.size == 1 && p->by.rank > 0 && status == LB_OK)
+        status = lb_err_set(err, LB_E_USAGE,
+                            "the launcher calls this task %d, but MPI sees 1 task: with srun pass --mpi=pmix; --no-mpi "
+                            "runs each task alone",
+                            p->by.rank);
+    p->by.rank = at.rank;
+    if (at.size > 1)
+        lb_report_place(p->report, at.rank, at.host);
+    return lb_agree(p->world, status, err);
+}
+
+static enum lb_status check_input(const struct lb_cli *cli, struct lb_err *err)
+{
+    if (cli->run.prompt || cli->run.n_input > 0 || !isatty(STDIN_FILENO))
+        return LB_OK;
+    return lb_err_set(err, LB_E_USAGE,
+                      "no input: llmbatch -m MODEL -i prompts.jsonl -o out.jsonl, or rows on standard input "
+                      "(--help lists the options)");
+}
+
+static enum lb_status check(struct lb_cli *cli, const struct place *p, struct lb_err *err)
+{
+    LB_TRY(read_clock(&cli->run.created, &cli->run.now, err));
+    return speaks(p) ? check_input(cli, err) : LB_OK;
+}
+
+static void report(struct lb_report *report, const struct lb_cli *cli, const struct lb_llm *llm)
+{
+    lb_report_end(report);
+    if (lb_complete_output(llm))
+        say_complete(report, lb_complete_output(llm));
+    else if (cli->progress != LB_PROGRESS_OFF && !cli->run.plan)
+        lb_report_summary(report, lb_stats_of(llm));
+}
+
+static enum lb_status run(struct lb_cli *cli, struct place *p, int *code, struct lb_err *err)
 {
     struct lb_llm *llm = NULL;
-    enum lb_status status;
-    cli->run.log = (struct lb_log){(enum lb_log_level)cli->log_level, lb_report_message, report};
-    cli->run.progress = cli->progress == LB_PROGRESS_OFF ? NULL : lb_report_progress;
-    cli->run.progress_ctx = report;
+    cli->run.world = p->world;
+    cli->run.progress = cli->progress == LB_PROGRESS_OFF || !speaks(p) ? NULL : lb_report_progress;
+    cli->run.progress_ctx = p->report;
     cli->run.stop = &lb_stop;
-    LB_TRY_OUT(status, check_alone(err));
-    LB_TRY_OUT(status, read_clock(&cli->run.created, &cli->run.now, err));
-    if (!cli->run.prompt && cli->run.n_input == 0 && isatty(STDIN_FILENO)) {
-        status = lb_err_set(err, LB_E_USAGE,
-                            "no input: llmbatch -m MODEL -i prompts.jsonl -o out.jsonl, or rows on standard input "
-                            "(--help lists the options)");
-        goto out;
+    enum lb_status status = check(cli, p, err);
+    if (p->world)
+        status = lb_agree(p->world, status, err);
+    if (status == LB_OK && cli->merge) {
+        status = speaks(p) ? lb_merge(&cli->run, err) : LB_OK;
+        if (p->world)
+            status = lb_agree(p->world, status, err);
+        *code = (int)status;
+        return status;
     }
-    LB_TRY_OUT(status, lb_open(&llm, &cli->run, err));
-    const char *complete = lb_complete_output(llm);
-    status = lb_run(llm, err);
-    lb_report_end(report);
-    if (complete) {
-        say_complete(report, complete);
-        goto out;
+    if (status == LB_OK)
+        status = lb_open(&llm, &cli->run, err);
+    if (status == LB_OK) {
+        status = lb_run(llm, err);
+        if (speaks(p))
+            report(p->report, cli, llm);
+        if (speaks(p) && status == LB_OK && cli->run.plan)
+            status = print_plan(llm, err);
     }
-    if (status == LB_OK && cli->run.plan)
-        status = print_plan(llm, err);
-    else if (cli->progress != LB_PROGRESS_OFF)
-        lb_report_summary(report, lb_stats_of(llm));
-out:
     *code = lb_exit_code(llm, status);
     lb_close(llm);
     return status;
+}
+
+/* Not for the other ranks: --help and --version. */
+static enum lb_status print_about(const struct lb_cli *cli, const struct place *p, struct lb_err *err)
+{
+    if (!speaks(p))
+        return LB_OK;
+    return cli->help ? print_help(err) : print_version(err);
 }
 
 int main(int argc, char **argv)
 {
     struct lb_err err = LB_ERR_INIT;
     struct lb_cli cli;
-    struct lb_report report;
+    struct lb_report rep;
+    struct place p = {.report = &rep, .by = {.rank = -1}};
     fill_standard_streams();
     catch_signals();
     enum lb_status status = lb_cli_parse(&cli, argc, argv, &err);
+    bool about = status == LB_OK && (cli.help || cli.version);
+    if (!cli.no_mpi)
+        p.by = lb_launched();
+    lb_report_init(&rep, cli.progress);
+    set_log(&cli, &p);
+    if (p.by.by_launcher && !about)
+        status = join(&p, &cli, status, &err);
     int code = (int)status;
-    lb_report_init(&report, cli.progress);
-    if (status == LB_OK && cli.help)
-        code = (int)(status = print_help(&err));
-    else if (status == LB_OK && cli.version)
-        code = (int)(status = print_version(&err));
+    if (about)
+        code = (int)(status = print_about(&cli, &p, &err));
     else if (status == LB_OK)
-        status = run(&cli, &report, &code, &err);
-    if (status != LB_OK)
-        lb_report_message(&report, status == LB_E_INTERRUPTED ? LB_LOG_WARN : LB_LOG_ERROR, err.text);
-    lb_report_release(&report);
+        status = run(&cli, &p, &code, &err);
+    if (status != LB_OK && speaks(&p) && !atomic_load(&p.told))
+        lb_report_message(&rep, status == LB_E_INTERRUPTED ? LB_LOG_WARN : LB_LOG_ERROR, err.text);
+    if (p.world)
+        lb_leave(p.world, code);
+    lb_report_release(&rep);
     lb_cli_release(&cli);
     return code;
 }

@@ -12,6 +12,7 @@ enum lb_opt_kind {
     LB_OPT_INT,
     LB_OPT_SIZE,
     LB_OPT_DURATION,
+    LB_OPT_AUTO,
     LB_OPT_REAL,
     LB_OPT_CHOICE,
     LB_OPT_NAME,
@@ -76,6 +77,7 @@ struct lb_opt {
 #define LB_TYPE_INT int64_t
 #define LB_TYPE_SIZE int64_t
 #define LB_TYPE_DURATION int64_t
+#define LB_TYPE_AUTO int64_t
 #define LB_TYPE_REAL double
 #define LB_TYPE_CHOICE int
 #define LB_TYPE_NAME const char *
@@ -116,6 +118,8 @@ static const struct {
 #undef LB_OPTION
 #undef LB_ALIAS
 };
+
+#define LB_RANK_TIMEOUT_S 300
 
 #define LB_COUNT(array) (sizeof(array) / sizeof *(array))
 
@@ -251,6 +255,13 @@ static enum lb_status take_size(const struct lb_opt *o, const char *value, int64
     return LB_OK;
 }
 
+/* A whole number, or `auto`, which is 0. */
+static enum lb_status take_auto(const struct lb_opt *o, const char *value, int64_t *out, struct lb_err *err)
+{
+    *out = 0;
+    return strcmp(value, "auto") == 0 ? LB_OK : take_int(o, value, out, err);
+}
+
 static enum lb_status take_duration(const struct lb_opt *o, const char *value, int64_t *out, struct lb_err *err)
 {
     int64_t seconds;
@@ -365,6 +376,8 @@ static enum lb_status take_value(struct lb_cli *c, const struct lb_opt *o, char 
         return take_int(o, value, field, err);
     case LB_OPT_SIZE:
         return take_size(o, value, field, err);
+    case LB_OPT_AUTO:
+        return take_auto(o, value, field, err);
     case LB_OPT_DURATION:
         return take_duration(o, value, field, err);
     case LB_OPT_REAL:
@@ -445,11 +458,65 @@ static enum lb_status put_command(struct lb_str *out, int argc, char **argv, str
     return out->failed ? lb_err_memory(err, "the command line", out->len) : LB_OK;
 }
 
+/* "I/N" */
+static enum lb_status read_shard(struct lb_cli *c, struct lb_err *err)
+{
+    if (!c->shard)
+        return LB_OK;
+    size_t n = strcspn(c->shard, "/");
+    int64_t of = 0, i = -1;
+    if (!c->shard[n] || !parse_int(c->shard, n, &i) || !parse_int(c->shard + n + 1, strlen(c->shard + n + 1), &of) ||
+        i < 0 || i >= of)
+        return lb_err_set(
+            err, LB_E_USAGE,
+            "option --shard: '%s' is not allowed; it takes I/N, with I from 0 to one less than N, e.g. 0/3", c->shard);
+    c->run.shard_index = i;
+    c->run.n_shard = of;
+    return LB_OK;
+}
+
+/* "%s" in a path becomes "I-of-N"; *own is the new text. */
+static enum lb_status name_shard(const struct lb_cli *c, const char **path, char **own, struct lb_err *err)
+{
+    struct lb_str s = {0};
+    if (!c->shard || !*path)
+        return LB_OK;
+    for (const char *at = *path; *at; at++) {
+        if (at[0] == '%' && at[1] == 's') {
+            lb_str_putf(&s, "%lld-of-%lld", (long long)c->run.shard_index, (long long)c->run.n_shard);
+            at++;
+        } else {
+            lb_str_putc(&s, *at);
+        }
+    }
+    *own = s.failed || !s.data ? NULL : strdup(s.data);
+    lb_str_release(&s);
+    if (!*own)
+        return lb_err_memory(err, "a path", strlen(*path));
+    *path = *own;
+    return LB_OK;
+}
+
+static enum lb_status check_merge(const struct lb_cli *c, struct lb_err *err)
+{
+    if (c->run.prompt || c->shard || c->run.plan || c->run.render)
+        return lb_err_set(err, LB_E_USAGE, "--merge puts finished files together: it excludes %s",
+                          c->run.prompt ? "--prompt"
+                          : c->shard    ? "--shard"
+                          : c->run.plan ? "--plan"
+                                        : "--render");
+    if (!c->inputs.n)
+        return lb_err_set(err, LB_E_USAGE, "--merge takes the outputs of all shards, in the order of their numbers");
+    return LB_OK;
+}
+
 /* What one option cannot tell. */
 static enum lb_status check_together(const struct lb_cli *c, struct lb_err *err)
 {
     size_t n_stdin = 0;
-    if (!c->run.model)
+    if (c->merge)
+        LB_TRY(check_merge(c, err));
+    if (!c->run.model && !c->merge)
         return lb_err_set(err, LB_E_USAGE,
                           "no model: give -m MODEL, a Hugging Face folder or a .gguf file (--help lists the options)");
     for (size_t i = 0; i < c->inputs.n; i++) {
@@ -472,6 +539,7 @@ enum lb_status lb_cli_parse(struct lb_cli *c, int argc, char **argv, struct lb_e
     c->add_bos = (int)c->run.add_bos;
     c->format = (int)c->run.format;
     c->log_level = LB_LOG_WARN;
+    c->rank_timeout_s = LB_RANK_TIMEOUT_S;
     bool operands_only = false;
     for (int i = 1; i < argc; i++) {
         if (operands_only || argv[i][0] != '-' || !argv[i][1])
@@ -495,6 +563,9 @@ enum lb_status lb_cli_parse(struct lb_cli *c, int argc, char **argv, struct lb_e
     c->run.gen.n_stop = c->stop.n;
     c->run.gen.stop_ids = c->stop_ids.item;
     c->run.gen.n_stop_ids = c->stop_ids.n;
+    LB_TRY(read_shard(c, err));
+    LB_TRY(name_shard(c, &c->run.output, &c->output_text, err));
+    LB_TRY(name_shard(c, &c->run.stats, &c->stats_text, err));
     if (c->help || c->version)
         return LB_OK;
     return check_together(c, err);
@@ -506,6 +577,8 @@ void lb_cli_release(struct lb_cli *c)
     free(c->stop.item);
     free(c->keep.item);
     free(c->keep_text);
+    free(c->output_text);
+    free(c->stats_text);
     free(c->stop_ids.item);
     lb_str_release(&c->command);
     memset(c, 0, sizeof *c);
@@ -544,6 +617,7 @@ void lb_cli_help(struct lb_str *out)
 {
     lb_str_puts(out, "Usage: llmbatch -m MODEL [-i FILE]... [-o OUT] [options] [FILE]...\n"
                      "       llmbatch -m MODEL -p TEXT\n"
+                     "       llmbatch --merge -o OUT FILE...\n"
                      "Completes prompts with a language model: a JSON object a line in, a line out.\n"
                      "Without FILE, rows are read from standard input.\n");
     for (size_t i = 0; i < LB_COUNT(lb_opts); i++) {

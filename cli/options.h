@@ -29,7 +29,10 @@ struct lb_cli {
     struct lb_ids stop_ids;
     struct lb_str command;
     int order, add_bos, audit, format, progress, log_level;
-    bool version, help;
+    int64_t rank_timeout_s;
+    const char *shard;
+    char *output_text, *stats_text; /* with %s filled in, owned */
+    bool version, help, no_mpi, merge;
 };
 
 /* Reads argv (lent for the struct's life). LB_E_USAGE: one line that names option and value and says what is allowed.

@@ -15,6 +15,12 @@ void lb_report_init(struct lb_report *r, int progress_mode)
     r->redraw = progress_mode == LB_PROGRESS_ON || (progress_mode == LB_PROGRESS_AUTO && isatty(STDERR_FILENO));
     r->drawn = false;
     r->next_line_s = LB_LINE_EVERY_S;
+    r->place[0] = 0;
+}
+
+void lb_report_place(struct lb_report *r, int rank, const char *host)
+{
+    snprintf(r->place, sizeof r->place, "[%d@%s]", rank, host);
 }
 
 void lb_report_release(struct lb_report *r)
@@ -44,7 +50,7 @@ void lb_report_message(void *ctx, enum lb_log_level level, const char *text)
     struct lb_str s = {0};
     pthread_mutex_lock(&r->mutex);
     clear_line(r, &s);
-    lb_str_putf(&s, "llmbatch: %s: ", names[level]);
+    lb_str_putf(&s, "llmbatch%s: %s: ", r->place, names[level]);
     for (; *text; text++) /* a file name may hold a newline; a message is one line */
         lb_str_putc(&s, *text == '\n' || *text == '\r' ? ' ' : *text);
     lb_str_putc(&s, '\n');
@@ -90,7 +96,7 @@ void lb_report_progress(void *ctx, const struct lb_progress *p)
         lb_str_puts(&s, "\033[K");
         r->drawn = true;
     } else if (p->elapsed_s >= r->next_line_s) {
-        lb_str_puts(&s, "llmbatch: info: ");
+        lb_str_putf(&s, "llmbatch%s: info: ", r->place);
         put_progress(&s, p);
         lb_str_putc(&s, '\n');
         r->next_line_s = p->elapsed_s + LB_LINE_EVERY_S;
@@ -149,6 +155,8 @@ static void put_rates(struct lb_str *s, const struct lb_stats *st)
     put_value(s, "sample", st->sample_s, 2);
     lb_str_puts(s, " s\nwaiting     ");
     put_value(s, "host", st->host_wait_s, 3);
+    if (st->n_rank > 1)
+        put_value(s, "other ranks", st->collective_s, 3);
     put_value(s, "write", st->write_s, 3);
     lb_str_puts(s, " s\n");
     double run_s = st->total_s - st->load_s;
@@ -197,8 +205,11 @@ void lb_report_summary(struct lb_report *r, const struct lb_stats *st)
         return;
     }
     put_rows(&s, st);
-    lb_str_putf(&s, "tokens      prompt %lld, completion %lld, recomputed %lld\n", (long long)st->prompt_tokens,
-                (long long)st->completion_tokens, (long long)st->recomputed);
+    lb_str_putf(&s, "tokens      prompt %lld", (long long)st->prompt_tokens);
+    if (st->prefix_hit > 0)
+        lb_str_putf(&s, " (%lld from shared beginnings)", (long long)st->prefix_hit);
+    lb_str_putf(&s, ", completion %lld, recomputed %lld\n", (long long)st->completion_tokens,
+                (long long)st->recomputed);
     put_rates(&s, st);
     if (st->steps > 0)
         lb_str_putf(&s, "steps       %lld: %.1f tokens and %.1f rows each, %.0f %% of the budget\n",
@@ -214,6 +225,8 @@ void lb_report_summary(struct lb_report *r, const struct lb_stats *st)
     if (st->device && st->isa)
         lb_str_putf(&s, "engine      %s, %s, threads %d, memory %.0f MiB\n", st->device, st->isa, st->n_thread,
                     (double)st->peak_rss_bytes / (1 << 20));
+    if (st->n_rank > 1)
+        lb_str_putf(&s, "ranks       %d: %d groups of %d\n", st->n_rank, st->dp, st->tp);
     if (st->ok > 0 && (double)st->length > 0.05 * (double)st->ok)
         lb_str_putf(&s, "note        %.0f %% of the rows ended at their token limit (--max-tokens)\n",
                     100.0 * (double)st->length / (double)st->ok);

@@ -12,10 +12,14 @@ struct lb_report {
     bool redraw;           /* progress is one line that is drawn again */
     bool drawn;            /* ... and stands there now */
     double next_line_s;    /* else the elapsed time of the next line */
+    char place[80];        /* "[R@HOST]" of one of several ranks, else "" */
 };
 
 void lb_report_init(struct lb_report *r, int progress_mode /* enum lb_progress_mode */);
 void lb_report_release(struct lb_report *r);
+
+/* Lines begin with "llmbatch[RANK@HOST]: " from now on. Before other threads report. */
+void lb_report_place(struct lb_report *r, int rank, const char *host);
 
 /* "llmbatch: LEVEL: text"; ctx is the report. Any thread. */
 void lb_report_message(void *ctx, enum lb_log_level level, const char *text);

@@ -182,6 +182,10 @@ static void put_options(const struct lb_options *o, struct lb_str *out)
     static const char *const formats[] = {
         [LB_FORMAT_AUTO] = "auto", [LB_FORMAT_NATIVE] = "native", [LB_FORMAT_OPENAI] = "openai"};
     put_flag(out, "render", o->render);
+    if (o->n_shard > 1) {
+        put_name(out, "shard");
+        lb_str_putf(out, "\"%" PRId64 "/%" PRId64 "\"", o->shard_index, o->n_shard);
+    }
     put_flag(out, "chat", o->chat);
     put_text(out, "system", o->system);
     put_text(out, "chat_template_kwargs", o->chat_template_kwargs);

@@ -2,58 +2,16 @@
 #include "core/llmbatch.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
-#include <pthread.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "core/backend/backend.h"
 #include "core/base/file.h"
-#include "core/base/hash.h"
 #include "core/base/mem.h"
-#include "core/io/gguf.h"
-#include "core/io/journal.h"
-#include "core/io/jsonl_read.h"
-#include "core/model/config.h"
-#include "core/model/decoder.h"
-#include "core/resume.h"
-#include "core/run/pipeline.h"
+#include "core/llm.h"
+#include "core/opening.h"
 #include "core/run/settings.h"
-#include "core/run/survey.h"
-
-struct lb_llm {
-    struct lb_options o;
-    struct lb_gen gen;
-    enum lb_dtype dtype;
-    double begin;
-
-    const char *const *inputs; /* [n_input] o.inputs, or stdin */
-    size_t n_input;
-    struct lb_lines *lines; /* NULL with o.prompt */
-    bool stream;
-    int64_t input_bytes;
-
-    struct lb_gguf gguf;
-    struct lb_wfile safetensors;
-    bool gguf_open, safetensors_open;
-    struct lb_config config;
-    bool config_known; /* always, where a model runs */
-    struct lb_tok *tok;
-    struct lb_chat *chat;
-    struct lb_audit audit;
-    struct lb_survey survey;
-    struct lb_str plan_text;
-    struct lb_backend *backend;
-    struct lb_model *model;
-    struct lb_plan plan;
-
-    struct lb_resume resume;
-    struct lb_str input_sizes; /* when the run began */
-    struct lb_stats stats;
-    bool closed; /* the reader of the output went away */
-};
 
 static const char *const stdin_input[] = {"-"};
 
@@ -70,18 +28,13 @@ const char *lb_isa_list(void)
 void lb_options_init(struct lb_options *o)
 {
     *o = (struct lb_options){.device = "cpu",
+                             .n_shard = 1,
                              .dtype = "auto",
                              .batch_tokens = LB_DEFAULT_BATCH_TOKENS,
                              .max_seqs = LB_DEFAULT_MAX_SEQS,
                              .max_errors = -1,
                              .now = {.tm_mday = 1, .tm_year = 70, .tm_wday = 4},
                              .log = {.level = LB_LOG_WARN}};
-}
-
-/* No model is needed. */
-static bool text_only(const struct lb_llm *llm)
-{
-    return llm->o.render || llm->o.plan;
 }
 
 /* ---- settings ---- */
@@ -97,38 +50,6 @@ static enum lb_status read_dtype(const char *name, enum lb_dtype *out, struct lb
     return LB_OK;
 }
 
-static bool same_file(const char *a, const char *b)
-{
-    struct stat x, y;
-    if (strcmp(a, b) == 0)
-        return true;
-    return stat(a, &x) == 0 && stat(b, &y) == 0 && S_ISREG(x.st_mode) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
-/* A stats file must not replace an input or OUT, and its folder must be there when the run ends. */
-static enum lb_status check_stats_path(const struct lb_llm *llm, struct lb_err *err)
-{
-    const char *path = llm->o.stats;
-    if (!path)
-        return LB_OK;
-    for (size_t i = 0; i < llm->n_input; i++)
-        if (same_file(path, llm->inputs[i]))
-            return lb_err_set(err, LB_E_USAGE, "--stats '%s' is an input", path);
-    if (llm->o.output && same_file(path, llm->o.output))
-        return lb_err_set(err, LB_E_USAGE, "--stats '%s' is the output", path);
-    if (lb_file_is_dir(path))
-        return lb_err_set(err, LB_E_USAGE, "--stats '%s' is a directory", path);
-    const char *slash = strrchr(path, '/');
-    char *folder = slash ? lb_mem_strndup(path, slash == path ? 1 : (size_t)(slash - path)) : lb_mem_strdup(".");
-    if (!folder)
-        return lb_err_memory(err, "a path", strlen(path));
-    enum lb_status status = LB_OK;
-    if (access(folder, W_OK) != 0)
-        status = lb_err_set(err, LB_E_USAGE, "cannot write --stats '%s': %s", path, strerror(errno));
-    lb_mem_free(folder);
-    return status;
-}
-
 static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
 {
     const struct lb_options *o = &llm->o;
@@ -139,6 +60,11 @@ static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
         return lb_err_set(err, LB_E_USAGE, "a prompt and input files cannot be given together");
     if (o->restart && o->retry_errors)
         return lb_err_set(err, LB_E_USAGE, "--restart and --retry-errors exclude each other");
+    if (o->n_shard < 1 || o->shard_index < 0 || o->shard_index >= o->n_shard)
+        return lb_err_set(err, LB_E_USAGE, "there is no shard %lld of %lld", (long long)o->shard_index,
+                          (long long)o->n_shard);
+    if (o->prompt && o->n_shard > 1)
+        return lb_err_set(err, LB_E_USAGE, "--shard divides input rows, and --prompt is one row");
     if (o->render && o->plan)
         return lb_err_set(err, LB_E_USAGE, "--render and --plan exclude each other");
     if (o->threads < 0 || o->threads > INT_MAX)
@@ -156,18 +82,46 @@ static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
     return LB_OK;
 }
 
-static enum lb_status open_backend(struct lb_llm *llm, struct lb_err *err)
+/* What rank 0 has found out holds for all: the clock of templates, and what an earlier run was done with. */
+static enum lb_status share_settings(struct lb_llm *llm, struct lb_err *err)
+{
+    struct lb_ranks *r = &llm->ranks;
+    if (r->size == 1)
+        return LB_OK;
+    LB_TRY(lb_ranks_compare_options(r, &llm->o, err));
+    LB_TRY(lb_ranks_same(r, &llm->o.now, sizeof llm->o.now, err));
+    LB_TRY(lb_ranks_same(r, llm->resume.isa, sizeof llm->resume.isa, err));
+    return lb_world_cpus(r->world, &llm->ranks.cpus, err);
+}
+
+static enum lb_status open_backend_as(struct lb_llm *llm, const char *isa, struct lb_err *err)
 {
     const struct lb_options *o = &llm->o;
     struct lb_backend_spec spec = {.device = o->device,
                                    .dtype = llm->dtype,
-                                   .isa = llm->resume.isa[0] ? llm->resume.isa : o->isa,
-                                   .n_thread = (int)o->threads,
+                                   .isa = isa,
+                                   .n_thread = o->threads ? (int)o->threads : llm->ranks.cpus.n_thread,
                                    .log = &o->log};
-    return text_only(llm) ? LB_OK : lb_backend_open(&llm->backend, &spec, err);
+    return lb_backend_open(&llm->backend, &spec, err);
 }
 
-static struct lb_journal_spec journal_spec(const struct lb_llm *llm)
+/* Ranks whose processors differ are opened again with what all of them have. */
+static enum lb_status open_backend(struct lb_llm *llm, struct lb_err *err)
+{
+    const char *isa = llm->resume.isa[0] ? llm->resume.isa : llm->o.isa;
+    char common[sizeof llm->resume.isa];
+    if (lb_text_only(llm))
+        return LB_OK;
+    LB_TRY(lb_llm_agree(llm, open_backend_as(llm, isa, err), err));
+    LB_TRY(lb_ranks_isa(&llm->ranks, isa, &llm->o.log, common, sizeof common, err));
+    if (!common[0])
+        return LB_OK;
+    llm->backend->ops->close(llm->backend);
+    llm->backend = NULL;
+    return lb_llm_agree(llm, open_backend_as(llm, common, err), err);
+}
+
+struct lb_journal_spec lb_llm_journal(const struct lb_llm *llm)
 {
     const struct lb_options *o = &llm->o;
     return (struct lb_journal_spec){.path = o->output,
@@ -182,76 +136,18 @@ static struct lb_journal_spec journal_spec(const struct lb_llm *llm)
 
 /* ---- inputs ---- */
 
-/* A plain file's size, for the progress; -1: not known. */
-static int64_t plain_bytes(const char *path, bool *stream)
-{
-    static const uint8_t gzip[] = {0x1f, 0x8b}, zstd[] = {0x28, 0xb5, 0x2f, 0xfd};
-    bool standard = strcmp(path, "-") == 0;
-    int fd = standard ? STDIN_FILENO : -1;
-    struct stat st;
-    if ((standard ? fstat(fd, &st) : stat(path, &st)) != 0 || !S_ISREG(st.st_mode)) {
-        *stream = true;
-        return -1;
-    }
-    uint8_t head[4] = {0};
-    if (!standard)
-        fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t got = fd < 0 ? -1 : pread(fd, head, sizeof head, 0);
-    if (!standard && fd >= 0)
-        close(fd);
-    if (got < 0 || memcmp(head, gzip, sizeof gzip) == 0 || memcmp(head, zstd, sizeof zstd) == 0)
-        return -1;
-    return (int64_t)st.st_size;
-}
-
 static enum lb_status open_inputs(struct lb_llm *llm, struct lb_err *err)
 {
     if (llm->o.prompt)
         return LB_OK;
     for (size_t i = 0; i < llm->n_input; i++) {
-        int64_t bytes = plain_bytes(llm->inputs[i], &llm->stream);
+        int64_t bytes = lb_plain_bytes(llm->inputs[i], &llm->stream);
         llm->input_bytes = bytes < 0 || llm->input_bytes < 0 ? -1 : llm->input_bytes + bytes;
     }
     return lb_lines_open(&llm->lines, llm->inputs, llm->n_input, err);
 }
 
 /* ---- model ---- */
-
-/* Opening the tokenizer, which takes as long as packing a gigabyte of weights, goes on beside the weights. */
-struct tok_job {
-    const char *dir; /* NULL: vocab */
-    const struct lb_vocab *vocab;
-    struct lb_tok *tok;
-    enum lb_status status;
-    struct lb_err err;
-    pthread_t thread;
-    bool started;
-};
-
-static void *open_tokenizer(void *arg)
-{
-    struct tok_job *job = arg;
-    job->status = job->dir ? lb_tok_open_dir(&job->tok, job->dir, &job->err)
-                           : lb_tok_open_vocab(&job->tok, job->vocab, &job->err);
-    job->status = lb_mem_blame(job->status, "opening the tokenizer", &job->err);
-    return NULL;
-}
-
-/* Without a thread to be had it is opened here and now. */
-static void tokenizer_begin(struct tok_job *job)
-{
-    job->started = pthread_create(&job->thread, NULL, open_tokenizer, job) == 0;
-    if (!job->started)
-        open_tokenizer(job);
-}
-
-static enum lb_status tokenizer_end(struct tok_job *job, struct lb_tok **out, struct lb_err *err)
-{
-    if (job->started)
-        pthread_join(job->thread, NULL);
-    *out = job->tok;
-    return job->status == LB_OK ? LB_OK : lb_err_set(err, job->status, "%s", job->err.text);
-}
 
 /* --render goes without a configuration: lengths and ids are then not checked. */
 static enum lb_status read_config(struct lb_llm *llm, struct lb_err *err)
@@ -269,7 +165,7 @@ static enum lb_status read_config(struct lb_llm *llm, struct lb_err *err)
     return lb_err_set(err, status, "%s", why.text);
 }
 
-static enum lb_status open_config(struct lb_llm *llm, struct tok_job *job, struct lb_err *err)
+static enum lb_status open_config(struct lb_llm *llm, struct lb_tok_job *job, struct lb_err *err)
 {
     const char *path = llm->o.model;
     struct stat st;
@@ -307,7 +203,7 @@ static enum lb_status join_tokenizer(struct lb_llm *llm, struct lb_err *err)
 }
 
 /* The chat template, and what the audit finds between it, the tokenizer and the configuration. */
-static enum lb_status open_chat(struct lb_llm *llm, const struct tok_job *job, struct lb_err *err)
+static enum lb_status open_chat(struct lb_llm *llm, const struct lb_tok_job *job, struct lb_err *err)
 {
     const struct lb_options *o = &llm->o;
     struct lb_chat_spec spec = {.file = o->chat_template,
@@ -336,69 +232,131 @@ static enum lb_status open_headers(struct lb_llm *llm, struct lb_err *err)
     return LB_OK;
 }
 
+static struct lb_plan_spec plan_spec(const struct lb_llm *llm)
+{
+    const struct lb_options *o = &llm->o;
+    return (struct lb_plan_spec){.config = &llm->config,
+                                 .weights = weights_of(llm),
+                                 .dtype = llm->dtype,
+                                 .batch_tokens = o->batch_tokens,
+                                 .max_seqs = o->max_seqs,
+                                 .kv_memory = o->kv_memory,
+                                 .max_model_len = o->max_model_len,
+                                 .free_bytes = lb_mem_available(),
+                                 .tp = llm->ranks.tp,
+                                 .host_ranks = llm->ranks.world->host_size,
+                                 .log = &o->log};
+}
+
 static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
 {
     const struct lb_options *o = &llm->o;
-    const struct lb_wfile *weights = weights_of(llm);
-    struct lb_plan_spec want = {.config = &llm->config,
-                                .weights = weights,
-                                .dtype = llm->dtype,
-                                .batch_tokens = o->batch_tokens,
-                                .max_seqs = o->max_seqs,
-                                .kv_memory = o->kv_memory,
-                                .max_model_len = o->max_model_len,
-                                .free_bytes = lb_mem_available(),
-                                .log = &o->log};
-    LB_TRY(lb_plan_make(&llm->plan, &want, err));
-    struct lb_model_spec spec = {.config = &llm->config, .weights = weights, .backend = llm->backend, .log = &o->log};
-    LB_TRY(lb_model_open(&llm->model, &spec, err));
-    LB_TRY(lb_plan_pages(&llm->plan, lb_model_page_bytes(llm->model), err));
-    LB_TRY(lb_model_reserve(llm->model, llm->plan.limit, llm->plan.max_out, llm->plan.kv_pages, err));
+    struct lb_plan_spec want = plan_spec(llm);
+    LB_TRY(lb_llm_agree(llm, lb_plan_make(&llm->plan, &want, err), err));
+    struct lb_model_spec spec = {.config = &llm->config,
+                                 .weights = weights_of(llm),
+                                 .backend = llm->backend,
+                                 .log = &o->log,
+                                 .comm = llm->ranks.comm,
+                                 .world = llm->ranks.world};
+    LB_TRY(lb_llm_agree(llm, lb_model_open(&llm->model, &spec, err), err));
+    LB_TRY(lb_llm_agree(llm, lb_plan_pages(&llm->plan, lb_model_page_bytes(llm->model), err), err));
+    if (o->crowd_pages > 0 && o->crowd_pages < llm->plan.kv_pages)
+        llm->plan.kv_pages = o->crowd_pages;
+    /* a row that fits must fit wherever it is dealt to */
+    LB_TRY(lb_ranks_least(&llm->ranks, &llm->plan.kv_pages, err));
+    enum lb_status status = lb_model_reserve(llm->model, llm->plan.limit, llm->plan.max_out, llm->plan.kv_pages, err);
+    LB_TRY(lb_llm_agree(llm, status, err));
     lb_model_set_hook(llm->model, o->hook);
     return LB_OK;
 }
 
-/* Finds out what is left to do, before the long part of opening a model. */
-static enum lb_status settle(struct lb_llm *llm, const struct tok_job *job, struct lb_err *err)
+static struct lb_fingerprint_spec fingerprint_spec(const struct lb_llm *llm, const struct lb_tok_job *job)
 {
-    if (llm->o.plan)
-        return LB_OK;
     struct lb_fingerprint_spec spec = {.o = &llm->o,
                                        .gen = &llm->gen,
                                        .inputs = llm->inputs,
                                        .n_input = llm->n_input,
                                        .dir = job->dir,
                                        .gguf = llm->gguf_open ? &llm->gguf : NULL};
-    if (!text_only(llm)) {
+    if (!lb_text_only(llm)) {
         spec.weights = weights_of(llm);
         spec.device = llm->backend->device;
         spec.dtype = llm->dtype == LB_F32 ? "f32" : "bf16";
         spec.isa = llm->backend->isa;
     }
+    return spec;
+}
+
+/* Finds out what is left to do, before the long part of opening a model. */
+static enum lb_status settle(struct lb_llm *llm, const struct lb_tok_job *job, struct lb_err *err)
+{
+    if (llm->o.plan)
+        return LB_OK;
+    struct lb_fingerprint_spec spec = fingerprint_spec(llm, job);
     LB_TRY(lb_resume_settle(&llm->resume, &spec, err));
     lb_fingerprint_put_inputs(&spec, &llm->input_sizes);
     llm->stats.fingerprint = llm->resume.print.data;
     return LB_OK;
 }
 
+/* Every rank must have the files that rank 0 has. */
+static enum lb_status compare_models(struct lb_llm *llm, const struct lb_tok_job *job, struct lb_err *err)
+{
+    static const char *const ignored[] = {"inputs", "prompt", NULL};
+    struct lb_str print = {0};
+    enum lb_status status = LB_OK;
+    if (llm->ranks.size == 1)
+        return LB_OK;
+    if (!lb_is_first(llm)) {
+        struct lb_fingerprint_spec spec = fingerprint_spec(llm, job);
+        status = lb_fingerprint_make(&spec, &print, err);
+    }
+    LB_TRY(lb_ranks_same(&llm->ranks, &llm->resume.complete, sizeof llm->resume.complete, err));
+    status = lb_llm_agree(llm, status, err);
+    if (status == LB_OK)
+        status = lb_ranks_compare(&llm->ranks, "settings or model files",
+                                  lb_is_first(llm) ? llm->resume.print.data : print.data, ignored, err);
+    lb_str_release(&print);
+    return status;
+}
+
+static enum lb_status open_files(struct lb_llm *llm, struct lb_tok_job *job, struct lb_err *err)
+{
+    LB_TRY(open_config(llm, job, err));
+    LB_TRY(open_headers(llm, err));
+    return lb_is_first(llm) ? settle(llm, job, err) : LB_OK;
+}
+
 /* A tokenizer that fails is what a person hears of, whatever the weights say: which of the two is first in time does
  * not decide. */
+static enum lb_status open_parts(struct lb_llm *llm, struct lb_tok_job *job, struct lb_err *err)
+{
+    struct lb_err of_weights = LB_ERR_INIT;
+    bool leads = lb_ranks_leads(&llm->ranks);
+    if (leads)
+        lb_tok_job_begin(job);
+    enum lb_status status = open_weights(llm, &of_weights), of_tok = LB_OK;
+    if (leads)
+        of_tok = lb_tok_job_end(job, &llm->tok, err);
+    if (status != LB_OK) /* which all know */
+        return of_tok != LB_OK ? of_tok : lb_err_set(err, status, "%s", of_weights.text);
+    LB_TRY(lb_llm_agree(llm, of_tok, err));
+    if (leads)
+        LB_TRY(join_tokenizer(llm, err));
+    return lb_is_first(llm) ? open_chat(llm, job, err) : LB_OK;
+}
+
 static enum lb_status open_model(struct lb_llm *llm, struct lb_err *err)
 {
-    struct tok_job job = {.err = LB_ERR_INIT};
-    struct lb_err of_weights = LB_ERR_INIT;
-    LB_TRY(open_config(llm, &job, err));
-    LB_TRY(open_headers(llm, err));
-    LB_TRY(settle(llm, &job, err));
+    struct lb_tok_job job = {.err = LB_ERR_INIT};
+    LB_TRY(lb_llm_agree(llm, open_files(llm, &job, err), err));
+    LB_TRY(compare_models(llm, &job, err));
     if (llm->resume.complete)
         return LB_OK;
-    tokenizer_begin(&job);
-    enum lb_status status = open_weights(llm, &of_weights);
-    LB_TRY(tokenizer_end(&job, &llm->tok, err));
-    if (status != LB_OK)
-        return lb_err_set(err, status, "%s", of_weights.text);
-    LB_TRY(join_tokenizer(llm, err));
-    LB_TRY(open_chat(llm, &job, err));
+    struct lb_plan_spec want = plan_spec(llm);
+    LB_TRY(lb_ranks_form(&llm->ranks, (int)llm->o.tp, &want, err));
+    LB_TRY(lb_llm_agree(llm, open_parts(llm, &job, err), err));
     lb_config_log(&llm->config, &llm->o.log);
     return LB_OK;
 }
@@ -406,13 +364,13 @@ static enum lb_status open_model(struct lb_llm *llm, struct lb_err *err)
 /* What is needed where no model runs. */
 static enum lb_status open_texts(struct lb_llm *llm, struct lb_err *err)
 {
-    struct tok_job job = {.err = LB_ERR_INIT};
+    struct lb_tok_job job = {.err = LB_ERR_INIT};
     LB_TRY(open_config(llm, &job, err));
     LB_TRY(settle(llm, &job, err));
     if (llm->resume.complete)
         return LB_OK;
-    open_tokenizer(&job);
-    LB_TRY(tokenizer_end(&job, &llm->tok, err));
+    lb_tok_job_begin(&job);
+    LB_TRY(lb_tok_job_end(&job, &llm->tok, err));
     LB_TRY(join_tokenizer(llm, err));
     struct lb_plan_spec want = {.config = &llm->config, .max_model_len = llm->o.max_model_len, .log = &llm->o.log};
     if (llm->config_known)
@@ -428,7 +386,7 @@ static void fill_stats(struct lb_llm *llm)
     static const struct lb_gen_defaults none;
     s->model_path = llm->o.model;
     s->architecture = llm->config_known ? llm->config.architecture : NULL;
-    s->no_model = text_only(llm);
+    s->no_model = lb_text_only(llm);
     s->audit = llm->o.audit == LB_AUDIT_OFF ? NULL : &llm->audit;
     lb_settings_describe(s, llm->config_known ? &llm->config.gen : &none, &llm->gen);
     if (s->no_model)
@@ -442,6 +400,8 @@ static void fill_stats(struct lb_llm *llm)
     s->batch_tokens = llm->plan.batch_tokens;
     s->max_seqs = llm->plan.max_seqs;
     s->kv_pages = llm->plan.kv_pages;
+    s->tp = llm->ranks.tp;
+    s->dp = llm->ranks.dp;
     for (int i = 0; i < s->n_setting; i++)
         lb_log_put(&llm->o.log, LB_LOG_INFO, "%s %s (%s)", s->setting[i].name, s->setting[i].value,
                    s->setting[i].origin);
@@ -449,24 +409,15 @@ static void fill_stats(struct lb_llm *llm)
                s->dtype, s->device, s->isa, s->n_thread, (long long)s->kv_pages, LK_PAGE_TOKENS, s->load_s);
 }
 
-static enum lb_status open_all(struct lb_llm *llm, const struct lb_options *o, struct lb_err *err)
+/* Options, and the files around the run: nothing is touched. */
+static enum lb_status check_first(struct lb_llm *llm, struct lb_err *err)
 {
-    llm->inputs = o->n_input ? o->inputs : stdin_input;
-    llm->n_input = o->n_input ? o->n_input : o->prompt ? 0 : 1;
-    lb_audit_init(&llm->audit, o->audit, &llm->o.log);
-    struct lb_journal_spec journal = journal_spec(llm);
     LB_TRY(check_settings(llm, err));
-    LB_TRY(check_stats_path(llm, err));
-    if (!o->plan)
-        LB_TRY(lb_resume_look(&llm->resume, &journal, &llm->o, err));
-    LB_TRY(open_backend(llm, err));
-    LB_TRY(open_inputs(llm, err));
-    double load = lb_now();
-    LB_TRY(text_only(llm) ? open_texts(llm, err) : open_model(llm, err));
-    llm->stats.load_s = lb_now() - load;
-    if (!llm->resume.complete)
-        fill_stats(llm);
-    return LB_OK;
+    if (!lb_is_first(llm))
+        return LB_OK;
+    LB_TRY(lb_check_stats_path(llm->o.stats, llm->o.output, llm->inputs, llm->n_input, err));
+    struct lb_journal_spec journal = lb_llm_journal(llm);
+    return llm->o.plan ? LB_OK : lb_resume_look(&llm->resume, &journal, &llm->o, err);
 }
 
 enum lb_status lb_open(struct lb_llm **out, const struct lb_options *o, struct lb_err *err)
@@ -474,18 +425,34 @@ enum lb_status lb_open(struct lb_llm **out, const struct lb_options *o, struct l
     double begin = lb_now();
     struct lb_err before = LB_ERR_INIT;
     (void)lb_mem_blame(LB_OK, "", &before); /* what this thread failed to get earlier was somebody else's */
-    *out = NULL;
     lb_json_use_memory();
+    *out = NULL;
     struct lb_llm *llm = lb_mem_new(1, sizeof *llm);
     if (!llm)
         return lb_err_memory(err, "the engine", sizeof *llm);
     llm->o = *o;
     llm->begin = begin;
-    enum lb_status status = lb_mem_blame(open_all(llm, o, err), "opening the model", err);
-    if (status == LB_OK)
-        *out = llm;
+    llm->inputs = o->n_input ? o->inputs : stdin_input;
+    llm->n_input = o->n_input ? o->n_input : o->prompt ? 0 : 1;
+    lb_audit_init(&llm->audit, o->audit, &llm->o.log);
+    enum lb_status status;
+    LB_TRY_OUT(status, lb_ranks_init(&llm->ranks, o->world, err));
+    LB_TRY_OUT(status, lb_llm_agree(llm, check_first(llm, err), err));
+    LB_TRY_OUT(status, share_settings(llm, err));
+    LB_TRY_OUT(status, open_backend(llm, err));
+    LB_TRY_OUT(status, lb_llm_agree(llm, lb_is_first(llm) ? open_inputs(llm, err) : LB_OK, err));
+    double load = lb_now();
+    if (!lb_text_only(llm))
+        LB_TRY_OUT(status, open_model(llm, err));
     else
-        lb_close(llm);
+        LB_TRY_OUT(status, lb_llm_agree(llm, lb_is_first(llm) ? open_texts(llm, err) : LB_OK, err));
+    llm->stats.load_s = lb_now() - load;
+    if (!llm->resume.complete && (lb_is_first(llm) || !lb_text_only(llm)))
+        fill_stats(llm);
+    *out = llm;
+    return LB_OK;
+out:
+    lb_close(llm);
     return status;
 }
 
@@ -510,216 +477,7 @@ void lb_close(struct lb_llm *llm)
     lb_gen_release(&llm->gen);
     lb_resume_release(&llm->resume);
     lb_str_release(&llm->input_sizes);
+    lb_ranks_release(&llm->ranks);
+    lb_mem_free(llm->rank_stats);
     lb_mem_free(llm);
-}
-
-/* ---- the run ---- */
-
-/* What is known of a run when its files are closed. */
-struct ending {
-    struct lb_llm *llm;
-    enum lb_status status;
-    const char *stats_path; /* NULL: none */
-    bool stats_written;
-};
-
-static enum lb_status write_stats(void *ctx, struct lb_err *err)
-{
-    struct ending *e = ctx;
-    struct lb_stats *s = &e->llm->stats;
-    s->total_s = lb_now() - e->llm->begin;
-    s->exit_code = lb_exit_code(e->llm, e->status);
-    if (!e->stats_path)
-        return LB_OK;
-    struct lb_str text = {0};
-    lb_stats_put_json(s, e->llm->o.command, &text);
-    enum lb_status status = text.failed ? lb_err_memory(err, "the statistics", text.len)
-                                        : lb_file_replace(e->stats_path, text.data, text.len, err);
-    lb_str_release(&text);
-    e->stats_written = status == LB_OK;
-    return status;
-}
-
-/* Closes the journal and writes the statistics: before OUT is renamed, and whatever happened. A failure on the way
- * changes the exit code that they hold. */
-static enum lb_status finish(struct ending *e, struct lb_journal *j, bool complete, struct lb_err *err)
-{
-    struct lb_err late = LB_ERR_INIT;
-    bool made = false;
-    enum lb_status status = j ? lb_journal_finish(j, complete, write_stats, e, &made, &late) : LB_OK;
-    if (e->status == LB_OK && status != LB_OK) {
-        e->status = lb_err_set(err, status, "%s", late.text);
-        e->stats_written = made; /* by the statistics the next start knows a complete OUT */
-    }
-    if (!e->stats_written) {
-        struct lb_err again = LB_ERR_INIT;
-        status = write_stats(e, &again);
-        if (e->status == LB_OK && status != LB_OK)
-            e->status = lb_err_set(err, status, "%s", again.text);
-    }
-    return e->status;
-}
-
-static struct lb_fingerprint_spec inputs_of(const struct lb_llm *llm)
-{
-    return (struct lb_fingerprint_spec){.o = &llm->o, .inputs = llm->inputs, .n_input = llm->n_input};
-}
-
-/* OUT is of what was read, whatever becomes of the files meanwhile. */
-static void watch_inputs(const struct lb_llm *llm)
-{
-    struct lb_str now = {0};
-    struct lb_fingerprint_spec spec = inputs_of(llm);
-    lb_fingerprint_put_inputs(&spec, &now);
-    if (!now.failed && !llm->input_sizes.failed && strcmp(now.data, llm->input_sizes.data) != 0)
-        lb_log_put(&llm->o.log, LB_LOG_WARN,
-                   "the inputs were changed during the run: the output is of the rows as they were read");
-    lb_str_release(&now);
-}
-
-/* Inputs that can be read twice are compared with the rows that an earlier run finished before anything is done. */
-static enum lb_status check_taken(const struct lb_llm *llm, const struct lb_taken *t, struct lb_err *err)
-{
-    struct lb_lines *lines;
-    struct lb_line line = {0};
-    if (t->n == 0 || llm->stream || !llm->lines)
-        return LB_OK;
-    LB_TRY(lb_lines_open(&lines, llm->inputs, llm->n_input, err));
-    enum lb_status status = LB_OK;
-    for (size_t i = 0; status == LB_OK && i < t->n; i++) {
-        status = lb_lines_next(lines, &line, err);
-        bool same = line.data && (!t->hash[i] || t->hash[i] == lb_taken_hash(lb_hash64(line.data, line.len, 0)));
-        if (status == LB_OK && !same)
-            status = lb_err_set(err, LB_E_USAGE,
-                                "the inputs have changed: row %zu is not the one that '%s.partial' holds; discard its "
-                                "rows with --restart, or choose another output",
-                                i, llm->resume.found.path);
-    }
-    lb_lines_close(lines);
-    return status;
-}
-
-static enum lb_status open_journal(struct lb_llm *llm, struct lb_journal **out, struct lb_err *err)
-{
-    struct lb_journal_spec spec = journal_spec(llm);
-    struct lb_fingerprint_spec inputs = inputs_of(llm);
-    enum lb_status status = lb_resume_begin(&llm->resume, &inputs, err);
-    if (status == LB_OK)
-        status = lb_journal_open(out, &spec, llm->resume.print.data, err);
-    if (status == LB_OK)
-        status = check_taken(llm, lb_journal_taken(*out), err);
-    status = lb_mem_blame(status, "opening the output", err);
-    if (status != LB_OK && *out) {
-        struct lb_err later = LB_ERR_INIT;
-        (void)lb_journal_finish(*out, false, NULL, NULL, NULL, &later); /* what the run failed of is said */
-    }
-    return status;
-}
-
-static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
-{
-    static const enum lb_tok_add add[] = {
-        [LB_BOS_AUTO] = LB_TOK_AUTO, [LB_BOS_YES] = LB_TOK_BOS, [LB_BOS_NO] = LB_TOK_PLAIN};
-    const struct lb_options *o = &llm->o;
-    return (struct lb_run_spec){
-        .mode = o->plan     ? LB_RUN_SURVEY
-                : o->render ? LB_RUN_RENDER
-                            : LB_RUN_MODEL,
-        .config = llm->config_known ? &llm->config : NULL,
-        .plan = &llm->plan,
-        .model = llm->model,
-        .backend = llm->backend,
-        .tok = llm->tok,
-        .prompter = {.tok = llm->tok, .chat = llm->chat, .add = add[o->add_bos]},
-        .audit = &llm->audit,
-        .survey = &llm->survey,
-        .lines = llm->lines,
-        .prompt = o->prompt,
-        .rows = {.input_key = o->input_key,
-                 .format = o->format,
-                 .chat = o->chat,
-                 .system = o->system,
-                 .keep = o->keep,
-                 .n_keep = o->n_keep,
-                 .keep_all = o->keep_all},
-        .stream = llm->stream,
-        .input_bytes = llm->input_bytes,
-        .gen = &llm->gen,
-        .token_ids = o->token_ids,
-        .timing = o->timing,
-        .created = o->created,
-        .journal = j,
-        .log = &o->log,
-        .progress = o->progress,
-        .progress_ctx = o->progress_ctx,
-        .stop = o->stop,
-        .deadline = o->time_limit_s ? llm->begin + (double)o->time_limit_s : 0,
-        .max_errors = o->max_errors,
-    };
-}
-
-static enum lb_status make_plan_text(struct lb_llm *llm, struct lb_err *err)
-{
-    struct lb_survey_view view = {.model = llm->o.model,
-                                  .config = llm->config_known ? &llm->config : NULL,
-                                  .tok = llm->tok,
-                                  .chat = llm->chat,
-                                  .audit = &llm->audit,
-                                  .stats = &llm->stats,
-                                  .max_model_len = llm->plan.max_model_len};
-    lb_survey_put(&llm->survey, &view, &llm->plan_text);
-    return llm->plan_text.failed ? lb_err_memory(err, "the plan", llm->plan_text.len) : LB_OK;
-}
-
-enum lb_status lb_run(struct lb_llm *llm, struct lb_err *err)
-{
-    struct lb_journal *j = NULL;
-    if (llm->resume.complete)
-        return LB_OK;
-    if (!llm->o.plan)
-        LB_TRY(open_journal(llm, &j, err));
-    struct lb_str path = {0};
-    if (llm->o.stats)
-        lb_str_puts(&path, llm->o.stats);
-    else if (j && lb_journal_regular(j))
-        lb_str_putf(&path, "%s.stats.json", lb_journal_path(j));
-    struct lb_run_spec spec = run_spec(llm, j);
-    struct lb_run_end end = {0};
-    enum lb_status status =
-        path.failed ? lb_err_memory(err, "a path", path.len) : lb_run_rows(&spec, &llm->stats, &end, err);
-    llm->closed = end.closed;
-    if (end.complete && !llm->o.plan)
-        watch_inputs(llm);
-    if (end.complete && llm->stats.rows == 0)
-        lb_log_put(&llm->o.log, LB_LOG_WARN, "the input holds no rows");
-    if (status == LB_OK && llm->o.plan)
-        status = make_plan_text(llm, err);
-    struct ending e = {.llm = llm, .status = status, .stats_path = path.failed ? NULL : path.data};
-    status = finish(&e, j, end.complete, err);
-    lb_str_release(&path);
-    return status;
-}
-
-int lb_exit_code(const struct lb_llm *llm, enum lb_status status)
-{
-    if (status != LB_OK || !llm)
-        return (int)status;
-    if (llm->resume.complete)
-        return (int)llm->resume.done.exit_code;
-    return llm->stats.error > 0 && !llm->closed ? 1 : 0;
-}
-
-const char *lb_complete_output(const struct lb_llm *llm)
-{
-    return llm->resume.complete ? llm->resume.found.path : NULL;
-}
-
-const struct lb_stats *lb_stats_of(const struct lb_llm *llm)
-{
-    return &llm->stats;
-}
-
-const char *lb_plan_text(const struct lb_llm *llm)
-{
-    return llm->plan_text.data ? llm->plan_text.data : "";
 }

@@ -21,7 +21,8 @@
 #include "core/io/row.h"
 #include "core/run/stats.h"
 
-struct lb_hook; /* core/model/decoder.h: tests look into a running engine */
+struct lb_world; /* core/dist/world.h: ranks that a launcher started */
+struct lb_hook;  /* core/model/decoder.h: tests look into a running engine */
 
 enum lb_order { LB_ORDER_INPUT, LB_ORDER_COMPLETION };
 enum lb_add_bos { LB_BOS_AUTO, LB_BOS_YES, LB_BOS_NO };
@@ -31,20 +32,24 @@ struct lb_options {
     const char *model;
     const char *const *inputs; /* [n_input] paths, "-" is stdin; none: stdin, unless prompt is given */
     size_t n_input;
-    const char *prompt; /* one row instead of inputs */
-    const char *output; /* NULL or "-": stdout */
-    const char *stats;  /* NULL: OUT.stats.json when OUT is a regular file */
-    bool overwrite;     /* an existing OUT is replaced; without, only one that is complete is let be */
-    bool restart;       /* what an earlier run left in OUT.partial is discarded, not taken over */
+    const char *prompt;           /* one row instead of inputs */
+    int64_t shard_index, n_shard; /* only rows whose number is shard_index modulo n_shard */
+    const char *output;           /* NULL or "-": stdout */
+    const char *stats;            /* NULL: OUT.stats.json when OUT is a regular file */
+    bool overwrite;               /* an existing OUT is replaced; without, only one that is complete is let be */
+    bool restart;                 /* what an earlier run left in OUT.partial is discarded, not taken over */
 
-    const char *device; /* "cpu" */
-    const char *dtype;  /* "auto" (bf16), "f32", "bf16" */
-    const char *isa;    /* NULL: what the processor has */
-    int64_t threads;    /* 0: the affinity mask */
+    const char *device;     /* "cpu" */
+    const char *dtype;      /* "auto" (bf16), "f32", "bf16" */
+    const char *isa;        /* NULL: what the processor has */
+    int64_t threads;        /* 0: the affinity mask */
+    struct lb_world *world; /* from lb_join; NULL: one process alone */
+    int64_t tp;             /* ranks that share one copy of the weights; 0: chosen */
     int64_t batch_tokens, max_seqs;
     int64_t kv_memory;     /* bytes; 0: a quarter of free memory */
     int64_t max_model_len; /* 0: the model's */
     enum lb_order order;
+    bool no_prefix_cache;
 
     bool render;                      /* rows as the model would see them, without a model */
     bool plan;                        /* nothing is run or written but the stats file: see lb_plan_text */
@@ -72,9 +77,36 @@ struct lb_options {
     void *progress_ctx;
     const volatile sig_atomic_t *stop; /* not 0: stop admitting, keep finished rows; NULL: never */
     const struct lb_hook *hook;        /* tests only; NULL as a rule */
+    int64_t crowd_pages; /* tests only: a cache of so many pages, and rows admitted until they are evicted; 0 */
 };
 
 void lb_options_init(struct lb_options *o);
+
+/* Ranks that a launcher started run as one: every rank joins, agrees, opens, runs and leaves, in this order, also one
+ * that has failed. */
+struct lb_launch {
+    int n_task;               /* as the launcher says; 0: it does not */
+    double timeout_s;         /* how long a rank may show no progress */
+    const struct lb_log *log; /* lent until lb_leave */
+    /* From a thread of the world, once, when another rank is gone or late: `tell` is true on one rank, for people. This
+     * rank's calls fail from now on. */
+    void (*late)(void *ctx, const char *text, bool tell);
+    void *ctx;
+};
+
+struct lb_rank_place {
+    int rank, size;
+    const char *host;
+};
+
+enum lb_status lb_join(struct lb_world **out, const struct lb_launch *l, struct lb_err *err);
+struct lb_rank_place lb_rank_of(const struct lb_world *w);
+
+/* The gravest status of all ranks with its text, which names the rank. */
+enum lb_status lb_agree(struct lb_world *w, enum lb_status status, struct lb_err *err);
+
+/* code: how this process ends. Does not return when another rank is gone. */
+void lb_leave(struct lb_world *w, int code);
 
 struct lb_llm;
 
@@ -93,6 +125,10 @@ int lb_exit_code(const struct lb_llm *llm, enum lb_status status);
 /* OUT, when lb_open found it complete, made by the same command of the same rows, so that lb_run does nothing; else
  * NULL. */
 const char *lb_complete_output(const struct lb_llm *llm);
+
+/* Puts the outputs of all shards (o->inputs, in the order of their numbers) together as o->output: line k of the I-th
+ * is row k * N + I. No model is needed. LB_E_INPUT: they do not fit together. */
+enum lb_status lb_merge(const struct lb_options *o, struct lb_err *err);
 
 const struct lb_stats *lb_stats_of(const struct lb_llm *llm);
 

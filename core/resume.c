@@ -89,6 +89,7 @@ static enum lb_status hash_inputs(const struct lb_fingerprint_spec *spec, struct
 {
     struct lb_lines *lines;
     LB_TRY(lb_lines_open(&lines, spec->inputs, spec->n_input, err));
+    lb_lines_every(lines, spec->o->shard_index, spec->o->n_shard);
     enum lb_status status = LB_OK;
     for (struct lb_line line = {.data = ""}; status == LB_OK && line.data;) {
         status = lb_lines_next(lines, &line, err);
@@ -157,7 +158,8 @@ enum lb_status lb_resume_begin(struct lb_resume *r, const struct lb_fingerprint_
     if (status == LB_OK && !same_rows(r, &rows))
         status = other_rows(r, err);
     if (status == LB_OK)
-        status = lb_journal_reopen(r->found.path, r->done.fingerprint, rows.line, (size_t)rows.n, err);
+        status =
+            lb_journal_reopen(r->found.path, r->done.fingerprint, rows.line, (size_t)rows.n, spec->o->n_shard, err);
     lb_mem_free(rows.line);
     return status;
 }

@@ -109,18 +109,19 @@ struct lk_route {
 
 /* x[t, :] += tree over leaves r of (sum over the chosen experts i of group r, ascending, of weight[t, i] * y[row[t, i],
  * :]
- * + shared[r][t, :]), each leaf summed from zero, the tree as in struct lk_linear, all in f32. Group r of n_seg begins
- * with expert floor(r * n_expert / n_seg). items: n_tok. */
+ * + shared[r - first][t, :]), each leaf summed from zero, the tree as in struct lk_linear, all in f32. Group r of n_seg
+ * begins with expert floor(r * n_expert / n_seg). The leaves are first .. first + n_leaf - 1: 0 and n_seg, or a rank's
+ * subtree. items: n_tok. */
 struct lk_combine {
     float *x;            /* in and out: [n_tok, dim] f32, row-major */
     const float *y;      /* [*, dim] f32: what experts gave, a row for each choice */
     const int32_t *id;   /* [n_tok, n_used] ascending, in [0, n_expert) */
-    const int32_t *row;  /* [n_tok, n_used] rows of y */
+    const int32_t *row;  /* [n_tok, n_used] rows of y; of experts in other leaves not read */
     const float *weight; /* [n_tok, n_used] */
     const float *const
-        *shared; /* [n_seg] each [n_tok, dim] f32: segment r of the shared expert's product; NULL: none */
+        *shared; /* [n_leaf] each [n_tok, dim] f32: a segment of the shared expert's product; NULL: none */
     int64_t n_tok, n_used, n_expert, dim;
-    int n_seg;
+    int n_seg, first, n_leaf;
 };
 
 /* For each row with logits: the natural log of the sum of exponentials and the LK_TOP largest logits, by value, ties

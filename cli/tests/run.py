@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Tests of the command line: arguments and input, then standard output, standard error and exit code.
 
-    run.py PROGRAM [CASE-PATTERN ...]
+    run.py PROGRAM [FILE.py] [CASE-PATTERN ...]
 
-Completions are compared with golden rows of transformers in float32 (../shared/goldens/llama-mha, whose pad token is its
-end token, and testdata/tiny-llama and tiny-glm), never with own recorded output. LB_TEST_SUBSET=threads runs the cases in which
-threads meet."""
+FILE: the cases of a file beside this one alone; each mpi_*.py, which needs several processes, is a CTest of its
+own. Completions are compared with golden rows of transformers in float32 (../shared/goldens/llama-mha, whose pad token is
+its end token, and testdata/tiny-llama and tiny-glm), never with own recorded output. LB_TEST_SUBSET=threads runs the cases
+in which threads meet."""
 import concurrent.futures
 import fnmatch
 import gzip
@@ -187,8 +188,12 @@ def launchers(tmp):
     for env, several in tables.LAUNCHERS:
         r = program(['-m', TINY, '-p', 'a', '--max-tokens', '1', '-o', out, '--overwrite'], env=env)
         if several:
-            refused(r, 2, 'alone')
+            refused(r, 2, 'MPI')
             check(not os.listdir(tmp), env, os.listdir(tmp))
+            r = program(['-m', TINY, '-p', 'a', '--max-tokens', '1', '-o', out, '--overwrite', '--no-mpi'], env=env)
+            equal(r.code, 0, f'{env}, --no-mpi: {r.err}')
+            os.remove(out)
+            os.remove(out + '.stats.json')
         else:
             equal(r.code, 0, f'{env}: {r.err}')
             os.remove(out)
@@ -1173,12 +1178,17 @@ def run_case(item):
 def main():
     if not os.access(PROGRAM, os.X_OK):
         sys.exit(__doc__)
-    # further cases: test_*.py beside this file, which import what is here as `run`
+    patterns = sys.argv[2:]
+    # what these import as `run` is this
     sys.modules['run'] = sys.modules['__main__']
-    for name in sorted(os.listdir(os.path.dirname(os.path.abspath(__file__)))):
-        if name.startswith('test_') and name.endswith('.py'):
-            importlib.import_module(name[:-3])
-    picked = [c for c in CASES if len(sys.argv) == 2 or any(fnmatch.fnmatch(c[0], p) for p in sys.argv[2:])]
+    if patterns and patterns[0].endswith('.py'):
+        CASES.clear()
+        importlib.import_module(os.path.basename(patterns.pop(0))[:-3])
+    else:
+        for name in sorted(os.listdir(os.path.dirname(os.path.abspath(__file__)))):
+            if name.startswith('test_') and name.endswith('.py'):
+                importlib.import_module(name[:-3])
+    picked = [c for c in CASES if not patterns or any(fnmatch.fnmatch(c[0], p) for p in patterns)]
     if os.environ.get('LB_TEST_SUBSET') == 'threads':
         picked = [c for c in picked if hasattr(c[1], 'threads')]
     count = {'ok': 0, 'FAIL': 0, 'skip': 0}

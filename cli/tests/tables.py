@@ -159,13 +159,13 @@ BAD_OPTIONS = [
     (['-m', 'MODEL', '-p', 'a', '--repetition-penalty', '1e60'], 'repetition_penalty'),
 ]
 
-# A launcher's variables and whether they mean several tasks.
+# A launcher's variables and whether they mean several tasks, of which MPI then sees one.
 LAUNCHERS = [
     ({'OMPI_COMM_WORLD_SIZE': '2', 'OMPI_COMM_WORLD_RANK': '0'}, True),
-    ({'PMI_SIZE': '4', 'PMI_RANK': '3'}, True),
+    ({'PMI_SIZE': '4', 'PMI_RANK': '0'}, True),
     ({'PMIX_RANK': '1', 'PMIX_NAMESPACE': 'x'}, True),
     ({'SLURM_PROCID': '0', 'SLURM_STEP_ID': '0', 'SLURM_STEP_NUM_TASKS': '2', 'SLURM_NTASKS': '2'}, True),
-    ({'SLURM_PROCID': '1', 'SLURM_STEP_ID': '0', 'SLURM_NTASKS': '8'}, True),
+    ({'SLURM_PROCID': '0', 'SLURM_STEP_ID': '0', 'SLURM_NTASKS': '8'}, True),
     ({'SLURM_PROCID': '0', 'SLURM_NTASKS': '8', 'SLURM_JOB_ID': '7'}, False),  # a batch script
     ({'OMPI_COMM_WORLD_SIZE': '1'}, False),
     ({'PMI_SIZE': '1', 'PMI_RANK': '0', 'PMIX_RANK': '0'}, False),

@@ -228,13 +228,14 @@ CHANGES = {
     'stop-token-ids': ('5', 'stop_token_ids'), 'include-stop-str': (None, 'include_stop'),
     'ignore-eos': (None, 'ignore_eos'), 'logprobs': ('1', 'logprobs'), 'keep-special': (None, 'keep_special'),
     'format': ('native', 'format'), 'token-ids': (None, 'token_ids'), 'timing': (None, 'timing'), 'keep': ('x', 'keep'),
-    'render': (None, 'render'),
+    'render': (None, 'render'), 'shard': None,
 }
 # Options that change no byte of a row.
 NEUTRAL = {
     'output': None, 'stats': None, 'overwrite': None, 'restart': None, 'device': ['cpu'], 'threads': ['1'],
-    'batch-tokens': ['17'], 'max-seqs': ['2'], 'kv-memory': ['64M'], 'order': ['completion'], 'audit': ['warn'],
-    'plan': None, 'progress': ['on'], 'log-level': ['debug'], 'retry-errors': [],
+    'batch-tokens': ['17'], 'max-seqs': ['2'], 'no-prefix-cache': [], 'kv-memory': ['64M'], 'order': ['completion'],
+    'audit': ['warn'], 'plan': None, 'progress': ['on'], 'log-level': ['debug'], 'retry-errors': [], 'tp': None,
+    'no-mpi': [], 'rank-timeout': ['1h'], 'merge': None,
     'time-limit': ['1h'], 'max-errors': ['5'], 'version': None, 'help': None,
 }
 
@@ -485,7 +486,7 @@ def time_limit(tmp):
     once = stats_of(out)['time_s']['total']
     os.remove(out)
     limit = int(3 * once) + 2
-    args, out = command(tmp, long_and_short(int(8 * limit / once) + 8, 64), *few)
+    args, out = command(tmp, long_and_short(int(40 * limit / once) + 40, 64), *few)
     begin, rows = time.monotonic(), read(os.path.join(tmp, 'in.jsonl')).count(b'\n')
     kept = interrupted(tmp, [*args, '--time-limit', f'{limit}s'], out, 130, r'the time limit is reached: [1-9]\d* finished')
     check(time.monotonic() - begin < limit + 5, time.monotonic() - begin)

@@ -55,6 +55,11 @@ static void cpu_close(struct lb_backend *be)
     lb_mem_free(c);
 }
 
+static void cpu_weight_mem(struct lb_backend *be, struct lb_weight_mem *mem)
+{
+    lb_cpu_of(be)->weight_mem = mem;
+}
+
 static enum lb_status cpu_reserve(struct lb_backend *be, struct lb_step_limits limit, int32_t max_out, int64_t n_vocab,
                                   struct lb_err *err)
 {
@@ -184,6 +189,7 @@ static void cpu_parallel(struct lb_backend *be, void (*fn)(void *ctx, int64_t be
 
 static const struct lb_backend_ops cpu_ops = {
     .close = cpu_close,
+    .weight_mem = cpu_weight_mem,
     .matrix_new = lb_cpu_matrix_new,
     .heads_new = lb_cpu_heads_new,
     .table_new = lb_cpu_table_new,
@@ -200,6 +206,7 @@ static const struct lb_backend_ops cpu_ops = {
     .norm = lb_cpu_norm,
     .norm_add = lb_cpu_norm_add,
     .linear = lb_cpu_linear,
+    .finish = lb_cpu_finish,
     .linear_heads = lb_cpu_linear_heads,
     .round = lb_cpu_round,
     .latent = lb_cpu_latent,
@@ -207,7 +214,9 @@ static const struct lb_backend_ops cpu_ops = {
     .attend = lb_cpu_attend,
     .moe = lb_cpu_moe,
     .head = lb_cpu_head,
+    .head_part = lb_cpu_head_part,
     .step_end = cpu_step_end,
+    .head_merge = lb_cpu_head_merge,
     .slots = cpu_slots,
     .read_rows = cpu_read_rows,
     .read_act = cpu_read_act,

@@ -19,7 +19,7 @@ struct lb_matrix {
 
 struct lb_table {
     const void *data; /* [n_row, n_col] of the backend's type; borrowed or from the chunks */
-    int64_t n_row, n_col;
+    int64_t first, n_row, n_col;
 };
 
 struct lb_kv_mem {
@@ -52,6 +52,7 @@ struct lb_cpu {
     int64_t l2_bytes;
     struct lb_team *team;
     struct lb_cpu_chunk *chunk;
+    struct lb_weight_mem *weight_mem; /* NULL: the chunks */
     struct lb_kv_mem *kv_list;
 
     /* fixed by reserve */
@@ -126,7 +127,7 @@ enum lb_status lb_cpu_matrix_new(struct lb_backend *be, const struct lb_matrix_s
                                  struct lb_err *err);
 enum lb_status lb_cpu_heads_new(struct lb_backend *be, const struct lb_matrix_spec *spec, int64_t n_head,
                                 struct lb_matrix **out, struct lb_err *err);
-enum lb_status lb_cpu_table_new(struct lb_backend *be, const struct lb_rows *rows, struct lb_table **out,
+enum lb_status lb_cpu_table_new(struct lb_backend *be, const struct lb_rows *rows, int64_t first, struct lb_table **out,
                                 struct lb_err *err);
 enum lb_status lb_cpu_vector_new(struct lb_backend *be, const float *host, int64_t n, const float **out,
                                  struct lb_err *err);
@@ -146,20 +147,30 @@ void lb_cpu_step_begin(struct lb_backend *be, const struct lb_step *step, struct
                        const struct lb_rope_args *rope, int64_t n_head);
 
 /* backend_cpu_ops.c */
+/* A product of the backend's type, all its items; the hints are filled in. */
+void lb_cpu_run_product(const struct lb_cpu *c, struct lk_linear *args);
 void lb_cpu_embed(struct lb_backend *be, struct lb_buf *x, const struct lb_table *table);
 void lb_cpu_norm(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, const float *w, float eps,
                  bool wanted);
 void lb_cpu_norm_add(struct lb_backend *be, struct lb_buf *x, const struct lb_buf *y, const float *w, float eps);
 void lb_cpu_linear(struct lb_backend *be, const struct lb_linear_args *args);
+void lb_cpu_finish(struct lb_backend *be, struct lb_buf *y, const struct lb_buf *part, const float *bias,
+                   enum lb_epilogue epilogue);
 void lb_cpu_linear_heads(struct lb_backend *be, const struct lb_heads_args *args);
 void lb_cpu_round(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, int64_t x_col, int64_t x_step);
 void lb_cpu_latent(struct lb_backend *be, const struct lb_latent_args *args);
 void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *args);
+
+/* backend_cpu_head.c */
 void lb_cpu_head(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w);
+void lb_cpu_head_part(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w, int64_t first,
+                      void *out);
+const struct lb_cand *lb_cpu_head_merge(struct lb_backend *be, const struct lb_step *step,
+                                        const struct lb_head_part *part, int n_part);
 
 /* backend_cpu_moe.c */
-enum lb_status lb_cpu_moe_reserve(struct lb_backend *be, const struct lb_moe_shape *shape, const struct lk_cols *shared,
-                                  int64_t dim, struct lb_err *err);
+enum lb_status lb_cpu_moe_reserve(struct lb_backend *be, const struct lb_moe_shape *shape,
+                                  const struct lb_moe_leaves *leaves, int64_t dim, struct lb_err *err);
 void lb_cpu_moe(struct lb_backend *be, const struct lb_moe_args *args);
 
 #endif

@@ -22,6 +22,36 @@ static void gather(const struct lb_rows *r, int64_t begin, int64_t limit, int64_
         row[i] = i >= real ? NULL : r->at ? r->at(r, begin + i) : scratch + i * r->n_col;
 }
 
+/* Memory for what is packed. */
+static void *weight_take(struct lb_cpu *c, size_t n, size_t size, const char *name, struct lb_err *err)
+{
+    struct lb_weight_mem *mem = c->weight_mem;
+    if (!mem)
+        return lb_cpu_take(c, n, size, name, err);
+    size_t at = (mem->used + 63) / 64 * 64;
+    if (at > mem->bytes || (size > 0 && n > (mem->bytes - at) / size)) {
+        lb_err_set(err, LB_E_DEVICE, "%s: %zu bytes of shared memory are too few", name, mem->bytes);
+        return NULL;
+    }
+    mem->used = at + n * size;
+    return mem->data + at;
+}
+
+/* Counts where nothing else is to be done. */
+static bool only_measures(const struct lb_cpu *c, size_t n, size_t size)
+{
+    struct lb_weight_mem *mem = c->weight_mem;
+    if (!mem || mem->data)
+        return false;
+    mem->used = (mem->used + 63) / 64 * 64 + n * size;
+    return true;
+}
+
+static bool packs(const struct lb_cpu *c)
+{
+    return !c->weight_mem || c->weight_mem->reads;
+}
+
 static int64_t panels_of(const struct lb_matrix *m)
 {
     return (m->n_out + m->lk->panel_cols - 1) / m->lk->panel_cols;
@@ -76,6 +106,10 @@ enum lb_status lb_cpu_heads_new(struct lb_backend *be, const struct lb_matrix_sp
         (spec->gate_up && (n_head > 1 || spec->rows->n_row % 2 != 0)))
         return lb_err_set(err, LB_E_INPUT, "%s: %lld rows of %lld columns do not fit %lld columns", spec->name,
                           (long long)spec->rows->n_row, (long long)spec->rows->n_col, (long long)spec->cols->n_col);
+    const struct lk_cpu *lk = spec->f32 ? &c->lk_f32 : &c->lk;
+    size_t head_bytes = (lk->weight_bytes(spec->rows->n_row / n_head, spec->cols) + 63) / 64 * 64;
+    if (only_measures(c, (size_t)n_head, head_bytes))
+        return LB_OK;
     struct lb_matrix *m = lb_cpu_take(c, 1, sizeof *m, spec->name, err);
     if (!m)
         return LB_E_DEVICE;
@@ -83,17 +117,20 @@ enum lb_status lb_cpu_heads_new(struct lb_backend *be, const struct lb_matrix_sp
     m->n_out = spec->rows->n_row / n_head;
     m->n_head = n_head;
     m->gate_up = spec->gate_up;
-    m->lk = spec->f32 ? &c->lk_f32 : &c->lk;
-    m->head_bytes = (m->lk->weight_bytes(m->n_out, &m->cols) + 63) / 64 * 64;
-    m->w = lb_cpu_take(c, (size_t)n_head, m->head_bytes, spec->name, err);
+    m->lk = lk;
+    m->head_bytes = head_bytes;
+    m->w = weight_take(c, (size_t)n_head, head_bytes, spec->name, err);
     if (!m->w)
         return LB_E_DEVICE;
+    *out = m;
+    c->base.counts.weight_bytes += n_head * (int64_t)m->head_bytes;
+    if (!packs(c))
+        return LB_OK;
     struct pack_job job = {c, spec, m, false};
     int64_t n_panel = panels_of(m) * n_head;
     lb_team_run(c->team, pack_panels, &job, n_panel, pack_grain(c, m, n_panel));
     if (atomic_load(&job.no_memory))
         return lb_err_memory(err, spec->name, (unsigned long long)(m->lk->panel_cols * m->cols.n_col) * sizeof(float));
-    *out = m;
     return LB_OK;
 }
 
@@ -132,37 +169,45 @@ static void convert_rows(void *ctx, int64_t begin, int64_t end)
     lb_mem_free(row);
 }
 
-enum lb_status lb_cpu_table_new(struct lb_backend *be, const struct lb_rows *rows, struct lb_table **out,
+enum lb_status lb_cpu_table_new(struct lb_backend *be, const struct lb_rows *rows, int64_t first, struct lb_table **out,
                                 struct lb_err *err)
 {
     struct lb_cpu *c = lb_cpu_of(be);
     *out = NULL;
-    size_t elem = lb_cpu_elem_bytes(c);
+    size_t elem = lb_cpu_elem_bytes(c), n = (size_t)rows->n_row * (size_t)rows->n_col;
+    bool borrows = rows->data && rows->data_type == c->base.dtype && (uintptr_t)rows->data % elem == 0;
+    if (only_measures(c, borrows ? 0 : n, elem))
+        return LB_OK;
     struct lb_table *t = lb_cpu_take(c, 1, sizeof *t, "the embedding table", err);
     if (!t)
         return LB_E_DEVICE;
+    t->first = first;
     t->n_row = rows->n_row;
     t->n_col = rows->n_col;
-    if (rows->data && rows->data_type == c->base.dtype && (uintptr_t)rows->data % elem == 0) {
-        t->data = rows->data;
-        *out = t;
+    *out = t;
+    t->data = rows->data;
+    if (borrows)
         return LB_OK;
-    }
-    void *copy = lb_cpu_take(c, (size_t)rows->n_row * (size_t)rows->n_col, elem, "the embedding table", err);
+    void *copy = weight_take(c, n, elem, "the embedding table", err);
     if (!copy)
         return LB_E_DEVICE;
+    t->data = copy;
+    c->base.counts.weight_bytes += (int64_t)(n * elem);
+    if (!packs(c))
+        return LB_OK;
     struct convert_job job = {c, rows, copy, false};
     lb_team_run(c->team, convert_rows, &job, rows->n_row, 64);
     if (atomic_load(&job.no_memory))
         return lb_err_memory(err, "a row of the embedding table", (unsigned long long)rows->n_col * sizeof(float));
-    t->data = copy;
-    *out = t;
     return LB_OK;
 }
 
 enum lb_status lb_cpu_vector_new(struct lb_backend *be, const float *host, int64_t n, const float **out,
                                  struct lb_err *err)
 {
+    *out = NULL;
+    if (only_measures(lb_cpu_of(be), 0, 0)) /* each process has its own */
+        return LB_OK;
     float *copy = lb_cpu_take(lb_cpu_of(be), (size_t)n, sizeof *copy, "a vector", err);
     if (!copy)
         return LB_E_DEVICE;

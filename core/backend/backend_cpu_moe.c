@@ -16,7 +16,8 @@ struct part {
 
 struct lb_cpu_moe {
     struct lb_moe_shape shape;
-    int n_seg;
+    int first_leaf, n_leaf, n_seg;    /* the leaves that are here, of n_seg */
+    int64_t expert_begin, expert_end; /* their experts */
     int64_t dim;
     struct lk_cols in_cols, ffn_cols, shared_cols[LK_MAX_SEG]; /* one segment each */
     void *route_in;                                            /* [n_tok, dim] in f32 */
@@ -24,12 +25,12 @@ struct lb_cpu_moe {
     int32_t *id, *row;                                         /* [n_tok, n_used] see struct lk_combine */
     float *weight;                                             /* [n_tok, n_used] */
     int32_t *tok;     /* [n_tok * n_used] the token of each choice, grouped by expert */
-    int64_t *start;   /* [n_expert + 1] where an expert's choices begin */
+    int64_t *start;   /* [n_expert + 1] where an expert's choices begin; those of other ranks' experts are left out */
     void *in, *gated; /* [n_tok * n_used, dim], [.., ffn_dim] */
     float *y;         /* [n_tok * n_used, dim] */
     void *shared_gated[LK_MAX_SEG];
     float *shared_y[LK_MAX_SEG]; /* [n_tok, dim], NULL where the segment is empty */
-    struct part *part;           /* [n_expert + n_seg] */
+    struct part *part;           /* [n_expert + n_leaf] */
 };
 
 static void one_segment(struct lk_cols *cols, int64_t n)
@@ -47,7 +48,7 @@ static enum lb_status reserve_shared(struct lb_cpu *c, struct lb_cpu_moe *m, con
                                      struct lb_err *err)
 {
     size_t n_tok = (size_t)c->limit.n_tok, n_row = n_tok * (size_t)m->dim;
-    for (int r = 0; r < m->n_seg; r++) {
+    for (int r = 0; r < m->n_leaf; r++) {
         int64_t width = shared->begin[r + 1] - shared->begin[r];
         if (width == 0)
             continue;
@@ -59,8 +60,8 @@ static enum lb_status reserve_shared(struct lb_cpu *c, struct lb_cpu_moe *m, con
     return LB_OK;
 }
 
-enum lb_status lb_cpu_moe_reserve(struct lb_backend *be, const struct lb_moe_shape *shape, const struct lk_cols *shared,
-                                  int64_t dim, struct lb_err *err)
+enum lb_status lb_cpu_moe_reserve(struct lb_backend *be, const struct lb_moe_shape *shape,
+                                  const struct lb_moe_leaves *leaves, int64_t dim, struct lb_err *err)
 {
     struct lb_cpu *c = lb_cpu_of(be);
     size_t n_tok = (size_t)c->limit.n_tok, n_choice = n_tok * (size_t)shape->n_used, n_expert = (size_t)shape->n_expert;
@@ -68,7 +69,11 @@ enum lb_status lb_cpu_moe_reserve(struct lb_backend *be, const struct lb_moe_sha
     if (!m)
         return LB_E_DEVICE;
     m->shape = *shape;
-    m->n_seg = shared->n_seg;
+    m->n_seg = leaves->n_seg;
+    m->first_leaf = leaves->first;
+    m->n_leaf = leaves->shared->n_seg;
+    m->expert_begin = m->first_leaf * shape->n_expert / m->n_seg;
+    m->expert_end = (m->first_leaf + m->n_leaf) * shape->n_expert / m->n_seg;
     m->dim = dim;
     one_segment(&m->in_cols, dim);
     one_segment(&m->ffn_cols, shape->ffn_dim);
@@ -85,7 +90,7 @@ enum lb_status lb_cpu_moe_reserve(struct lb_backend *be, const struct lb_moe_sha
         (m->gated = take_act(c, n_choice, &m->ffn_cols, err)) == NULL ||
         (m->y = lb_cpu_take(c, n_choice * (size_t)dim, sizeof(float), "rows of experts", err)) == NULL)
         return LB_E_DEVICE;
-    LB_TRY(reserve_shared(c, m, shared, err));
+    LB_TRY(reserve_shared(c, m, leaves->shared, err));
     c->moe = m;
     return LB_OK;
 }
@@ -143,6 +148,11 @@ static void route(const struct lb_cpu *c, const struct lb_moe_args *a)
     lb_team_run(c->team, route_blocks, &job, (n_tok + n_row - 1) / n_row, 1);
 }
 
+static bool is_here(const struct lb_cpu_moe *m, int64_t expert)
+{
+    return expert >= m->expert_begin && expert < m->expert_end;
+}
+
 /* Choices sorted by expert, those of an expert by token. */
 static void group_by_expert(struct lb_cpu_moe *m, int64_t n_tok)
 {
@@ -150,11 +160,14 @@ static void group_by_expert(struct lb_cpu_moe *m, int64_t n_tok)
     for (int64_t e = 0; e <= n_expert; e++)
         start[e] = 0;
     for (int64_t i = 0; i < n_choice; i++)
-        start[m->id[i] + 1]++;
+        if (is_here(m, m->id[i]))
+            start[m->id[i] + 1]++;
     for (int64_t e = 0; e < n_expert; e++)
         start[e + 1] += start[e];
     /* while rows are handed out, start[e] is the next row of e: afterwards it is where e + 1 begins */
     for (int64_t i = 0; i < n_choice; i++) {
+        if (!is_here(m, m->id[i]))
+            continue;
         int32_t row = (int32_t)start[m->id[i]]++;
         m->row[i] = row;
         m->tok[row] = (int32_t)(i / m->shape.n_used);
@@ -256,7 +269,7 @@ static void gate_up(struct lb_cpu *c, const struct lb_moe_args *a)
     struct lb_cpu_moe *m = c->moe;
     struct lk_linear product = {.epilogue = LK_EP_SWIGLU, .l2_bytes = c->l2_bytes};
     int n_part = 0;
-    for (int r = 0; r < m->n_seg; r++) {
+    for (int r = 0; r < m->n_leaf; r++) {
         if (!m->shared_y[r])
             continue;
         product.a = (struct lk_act){a->h->data, c->step->n_tok, &a->h->cols};
@@ -283,7 +296,7 @@ static void down(struct lb_cpu *c, const struct lb_moe_args *a)
     struct lb_cpu_moe *m = c->moe;
     struct lk_linear product = {.epilogue = LK_EP_STORE, .n_out = m->dim, .y_ld = m->dim, .l2_bytes = c->l2_bytes};
     int n_part = 0;
-    for (int r = 0; r < m->n_seg; r++) {
+    for (int r = 0; r < m->n_leaf; r++) {
         if (!m->shared_y[r])
             continue;
         product.a = (struct lk_act){m->shared_gated[r], c->step->n_tok, &m->shared_cols[r]};
@@ -306,11 +319,14 @@ static void down(struct lb_cpu *c, const struct lb_moe_args *a)
 struct combine_job {
     const struct lk_cpu *lk;
     struct lk_combine args;
+    bool part; /* x is to hold the tree alone */
 };
 
 static void combine_rows(void *ctx, int64_t begin, int64_t end)
 {
     const struct combine_job *job = ctx;
+    for (int64_t i = begin * job->args.dim; job->part && i < end * job->args.dim; i++)
+        job->args.x[i] = -0.0f; /* -0 + v is v, whatever v */
     job->lk->combine(&job->args, begin, end);
 }
 
@@ -332,7 +348,7 @@ void lb_cpu_moe(struct lb_backend *be, const struct lb_moe_args *a)
     gate_up(c, a);
     down(c, a);
     struct combine_job job = {&c->lk,
-                              {.x = a->x->data,
+                              {.x = a->part ? a->part->data : a->x->data,
                                .y = m->y,
                                .id = m->id,
                                .row = m->row,
@@ -342,7 +358,10 @@ void lb_cpu_moe(struct lb_backend *be, const struct lb_moe_args *a)
                                .n_used = m->shape.n_used,
                                .n_expert = m->shape.n_expert,
                                .dim = m->dim,
-                               .n_seg = m->n_seg}};
+                               .n_seg = m->n_seg,
+                               .first = m->first_leaf,
+                               .n_leaf = m->n_leaf},
+                              a->part != NULL};
     lb_team_run(c->team, combine_rows, &job, n_tok, lb_cpu_grain(c, n_tok, 8));
     c->base.counts.linear_s += lb_cpu_now() - begin;
 }

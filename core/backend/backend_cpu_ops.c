@@ -1,5 +1,5 @@
 /* The CPU backend's ops: each fills a kernel's argument struct and runs its items on the team. */
-#include <math.h>
+#include <string.h>
 #include <time.h>
 
 #include "core/backend/backend_cpu.h"
@@ -22,22 +22,45 @@ double lb_cpu_now(void)
         job->lk->op(&job->args, begin, end);                    \
     }
 
-RUN_ITEMS(embed)
 RUN_ITEMS(norm)
 RUN_ITEMS(norm_add)
 RUN_ITEMS(linear)
 RUN_ITEMS(rope_kv)
 RUN_ITEMS(attend)
-RUN_ITEMS(top)
 RUN_ITEMS(latent)
 
 /* Threads claim in turn, so that a thread's next claim is likely to lie behind one of each other thread. */
-static void run_product(const struct lb_cpu *c, struct linear_job *job)
+void lb_cpu_run_product(const struct lb_cpu *c, struct lk_linear *args)
 {
-    job->args.l2_bytes = c->l2_bytes; /* the items depend on it */
-    int64_t n_item = c->lk.linear_items(&job->args), grain = lb_cpu_grain(c, n_item, LB_CPU_CLAIMS);
-    job->args.skip_items = (c->base.n_thread - 1) * grain;
-    lb_team_run(c->team, run_linear, job, n_item, grain);
+    args->l2_bytes = c->l2_bytes; /* the items depend on it */
+    int64_t n_item = c->lk.linear_items(args), grain = lb_cpu_grain(c, n_item, LB_CPU_CLAIMS);
+    args->skip_items = (c->base.n_thread - 1) * grain;
+    struct linear_job job = {&c->lk, *args};
+    lb_team_run(c->team, run_linear, &job, n_item, grain);
+}
+
+struct embed_job {
+    const struct lk_cpu *lk;
+    const struct lb_table *table;
+    const int32_t *id;
+    float *x;
+};
+
+static void run_embed(void *ctx, int64_t begin, int64_t end)
+{
+    const struct embed_job *job = ctx;
+    int64_t dim = job->table->n_col;
+    for (int64_t t = begin; t < end; t++) {
+        float *x = job->x + t * dim;
+        int32_t id = (int32_t)(job->id[t] - job->table->first);
+        if (id < 0 || id >= job->table->n_row) {
+            for (int64_t k = 0; k < dim; k++)
+                x[k] = -0.0f;
+            continue;
+        }
+        struct lk_embed args = {.x = x, .table = job->table->data, .id = &id, .n_tok = 1, .dim = dim};
+        job->lk->embed(&args, 0, 1);
+    }
 }
 
 void lb_cpu_embed(struct lb_backend *be, struct lb_buf *x, const struct lb_table *table)
@@ -45,10 +68,7 @@ void lb_cpu_embed(struct lb_backend *be, struct lb_buf *x, const struct lb_table
     struct lb_cpu *c = lb_cpu_of(be);
     if (lb_cpu_idle(c))
         return;
-    struct embed_job job = {
-        &c->lk,
-        {.x = x->data, .table = table->data, .id = c->id, .n_tok = c->step->n_tok, .dim = table->n_col},
-    };
+    struct embed_job job = {&c->lk, table, c->id, x->data};
     lb_team_run(c->team, run_embed, &job, c->step->n_tok, lb_cpu_grain(c, c->step->n_tok, 4));
 }
 
@@ -93,22 +113,56 @@ void lb_cpu_linear(struct lb_backend *be, const struct lb_linear_args *a)
         return;
     double begin = lb_cpu_now();
     int64_t n_tok = c->step->n_tok;
-    struct linear_job job = {
-        &c->lk,
-        {.a = {a->a->data, n_tok, &a->a->cols},
-         .w = a->w->w,
-         .n_out = a->w->n_out,
-         .epilogue = of[a->epilogue],
-         .bias = a->bias},
-    };
+    if (a->w->cols.n_col == 0 && a->epilogue == LB_STORE && !a->bias) { /* a rank's segments may all be empty: +0 */
+        memset(a->y_rows->data, 0, (size_t)(n_tok * a->w->n_out) * sizeof *a->y_rows->data);
+        return;
+    }
+    struct lk_linear args = {.a = {a->a->data, n_tok, &a->a->cols},
+                             .w = a->w->w,
+                             .n_out = a->w->n_out,
+                             .epilogue = of[a->epilogue],
+                             .bias = a->bias};
     if (a->epilogue == LB_SWIGLU)
-        job.args.out = (struct lk_act){a->y_act->data, n_tok, &a->y_act->cols};
+        args.out = (struct lk_act){a->y_act->data, n_tok, &a->y_act->cols};
     else
-        job.args.y = a->y_rows->data;
-    job.args.y_ld = a->w->n_out;
-    run_product(c, &job);
-    c->base.counts.product_rows += c->lk.act_rows(&job.args.a);
+        args.y = a->y_rows->data;
+    args.y_ld = a->w->n_out;
+    lb_cpu_run_product(c, &args);
+    c->base.counts.product_rows += c->lk.act_rows(&args.a);
     c->base.counts.token_rows += n_tok;
+    c->base.counts.linear_s += lb_cpu_now() - begin;
+}
+
+struct finish_job {
+    float *y;
+    const float *part, *bias;
+    int64_t width;
+    bool add;
+};
+
+/* The order of the products' own epilogues: bias first, then the residual. Items are rows. */
+static void run_finish(void *ctx, int64_t begin, int64_t end)
+{
+    const struct finish_job *job = ctx;
+    for (int64_t t = begin; t < end; t++) {
+        const float *part = job->part + t * job->width, *bias = job->bias;
+        float *y = job->y + t * job->width;
+        for (int64_t j = 0; j < job->width; j++) {
+            float v = bias ? part[j] + bias[j] : part[j];
+            y[j] = job->add ? y[j] + v : v;
+        }
+    }
+}
+
+void lb_cpu_finish(struct lb_backend *be, struct lb_buf *y, const struct lb_buf *part, const float *bias,
+                   enum lb_epilogue epilogue)
+{
+    struct lb_cpu *c = lb_cpu_of(be);
+    if (lb_cpu_idle(c))
+        return;
+    double begin = lb_cpu_now();
+    struct finish_job job = {y->data, part->data, bias, y->width, epilogue == LB_ADD};
+    lb_team_run(c->team, run_finish, &job, c->step->n_tok, lb_cpu_grain(c, c->step->n_tok, 8));
     c->base.counts.linear_s += lb_cpu_now() - begin;
 }
 
@@ -284,70 +338,4 @@ void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *a)
     if (mem->index)
         lb_cpu_attend_chosen(c, mem->index, &attend.args);
     c->base.counts.attend_s += lb_cpu_now() - begin;
-}
-
-/* The candidates of rows begin .. end: blocks in ascending order, so that ties stay with the lower id. */
-static void reduce_rows(void *ctx, int64_t begin, int64_t end)
-{
-    struct lb_cpu *c = ctx;
-    for (int64_t j = begin; j < end; j++) {
-        const struct lk_best *best = c->best + j * c->n_block;
-        struct lb_cand *cand = &c->cand[j];
-        *cand = (struct lb_cand){.best = -1, .best_logit = -INFINITY, .finite = true, .logits = c->logits_of[j]};
-        for (int64_t b = 0; b < c->n_block; b++) {
-            cand->finite = cand->finite && best[b].finite;
-            if (best[b].id >= 0 && (cand->best < 0 || best[b].value > cand->best_logit)) {
-                cand->best = best[b].id;
-                cand->best_logit = best[b].value;
-            }
-        }
-        if (cand->logits) {
-            cand->lse = c->lse[j];
-            cand->top_id = c->top_id + j * LK_TOP;
-            cand->top_logit = c->top_value + j * LK_TOP;
-        }
-    }
-}
-
-void lb_cpu_head(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w)
-{
-    struct lb_cpu *c = lb_cpu_of(be);
-    int64_t n_out = c->step->n_out;
-    if (lb_cpu_idle(c) || n_out == 0)
-        return;
-    if (w->n_out != c->n_vocab) {
-        lb_err_set(&c->err, LB_E_USAGE, "the LM head has %lld rows, reserved were %lld", (long long)w->n_out,
-                   (long long)c->n_vocab);
-        return;
-    }
-    double begin = lb_cpu_now();
-    int64_t n_asked = 0;
-    for (int64_t j = 0; j < n_out; j++) {
-        bool asked = (c->step->out_flags[j] & LB_OUT_LOGITS) != 0;
-        c->logits_of[j] = asked ? (float *)(void *)c->logits.base + n_asked++ * c->ld_logits : NULL;
-    }
-    struct linear_job job = {
-        &c->lk,
-        {.a = {a->data, n_out, &a->cols},
-         .w = w->w,
-         .n_out = w->n_out,
-         .epilogue = LK_EP_HEAD,
-         .best = c->best,
-         .logits = c->logits_of},
-    };
-    run_product(c, &job);
-    if (n_asked > 0) {
-        struct top_job top = {
-            &c->lk,
-            {.n_row = n_out,
-             .n_vocab = c->n_vocab,
-             .logits = (const float *const *)c->logits_of,
-             .lse = c->lse,
-             .id = c->top_id,
-             .value = c->top_value},
-        };
-        lb_team_run(c->team, run_top, &top, n_out, 1);
-    }
-    lb_team_run(c->team, reduce_rows, c, n_out, 16);
-    c->base.counts.head_s += lb_cpu_now() - begin;
 }

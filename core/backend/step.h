@@ -42,4 +42,29 @@ enum lb_status lb_step_init(struct lb_step *s, struct lb_step_limits limit, stru
 void lb_step_release(struct lb_step *s);
 void lb_step_clear(struct lb_step *s); /* all counts 0, number + 1 */
 
+/* A step on its way to the other ranks of a group: a head of fixed size, then n_int numbers: the samples of the step
+ * before, which its `~j` tokens mean, and the used part of each table. Ranks run the same build, so that numbers travel
+ * as they lie in memory. */
+struct lb_step_head {
+    int64_t number;
+    int64_t n_int;
+    int32_t n_tok, n_seq, n_page, n_out, n_new, n_slot;
+    int32_t over; /* not 0: no step, the run has ended */
+    int32_t pad;
+};
+
+/* Numbers behind the head at most, of steps within the limit. */
+size_t lb_step_pack_max(const struct lb_step *s);
+
+/* slot: [n_slot], no more than limit.n_tok. ints: [lb_step_pack_max]. */
+void lb_step_pack(const struct lb_step *s, const int32_t *slot, int32_t n_slot, struct lb_step_head *head,
+                  int32_t *ints);
+
+/* Checks a head before its numbers are taken: LB_E_DEVICE when it does not fit the limit of s. */
+enum lb_status lb_step_head_check(const struct lb_step *s, const struct lb_step_head *head, struct lb_err *err);
+
+/* Fills s and slot[head->n_slot] from a head that was checked and its numbers. What the numbers mean is checked by who
+ * takes the step (lb_model_forward). */
+void lb_step_unpack(struct lb_step *s, int32_t *slot, const struct lb_step_head *head, const int32_t *ints);
+
 #endif

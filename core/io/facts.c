@@ -45,15 +45,16 @@ static void put_value(struct lb_str *out, const json_t *v)
     lb_mem_give_back(text);
 }
 
-static void put_difference(struct lb_str *out, size_t begin, const char *name, const json_t *then, const json_t *now)
+/* words: what stands behind the two values */
+static void put_difference(struct lb_str *out, const char *const words[2], const char *name, const json_t *then,
+                           const json_t *now)
 {
-    lb_str_puts(out, out->len > begin ? ", " : "");
     lb_str_puts(out, name);
     lb_str_puts(out, " (");
     put_value(out, then);
-    lb_str_puts(out, " then, ");
+    lb_str_putf(out, " %s, ", words[0]);
     put_value(out, now);
-    lb_str_puts(out, " now)");
+    lb_str_putf(out, " %s)", words[1]);
 }
 
 static bool listed(const char *const *names, const char *name)
@@ -63,7 +64,8 @@ static bool listed(const char *const *names, const char *name)
     return *names != NULL;
 }
 
-static void compare(const json_t *then, const json_t *now, const char *const *ignored, struct lb_str *out)
+static void compare(const json_t *then, const json_t *now, const char *const words[2], const char *const *ignored,
+                    struct lb_str *out)
 {
     size_t begin = out->len;
     const char *name;
@@ -71,18 +73,29 @@ static void compare(const json_t *then, const json_t *now, const char *const *ig
     json_object_foreach(lent_now, name, v)
     {
         const json_t *was = json_object_get(then, name);
-        if (!json_equal(v, was) && !listed(ignored, name))
-            put_difference(out, begin, name, was, v);
+        if (json_equal(v, was) || listed(ignored, name))
+            continue;
+        lb_str_puts(out, out->len > begin ? ", " : "");
+        put_difference(out, words, name, was, v);
     }
     json_object_foreach(lent_then, name, v)
     {
-        if (!json_object_get(now, name) && !listed(ignored, name))
-            put_difference(out, begin, name, v, NULL);
+        if (json_object_get(now, name) || listed(ignored, name))
+            continue;
+        lb_str_puts(out, out->len > begin ? ", " : "");
+        put_difference(out, words, name, v, NULL);
     }
 }
 
 enum lb_status lb_facts_differ(const char *then, const char *now, const char *const *ignored, struct lb_str *out,
                                struct lb_err *err)
+{
+    static const char *const words[2] = {"then", "now"};
+    return lb_facts_differ_as(words, then, now, ignored, out, err);
+}
+
+enum lb_status lb_facts_differ_as(const char *const words[2], const char *then, const char *now,
+                                  const char *const *ignored, struct lb_str *out, struct lb_err *err)
 {
     json_t *a = NULL, *b = NULL;
     enum lb_status status = lb_json_try(&a, then, strlen(then), 0, err);
@@ -91,7 +104,7 @@ enum lb_status lb_facts_differ(const char *then, const char *now, const char *co
     if (status == LB_OK && (!json_is_object(a) || !json_is_object(b)))
         status = lb_err_set(err, LB_E_INPUT, "a fingerprint cannot be read");
     else if (status == LB_OK)
-        compare(a, b, ignored, out);
+        compare(a, b, words, ignored, out);
     json_decref(a);
     json_decref(b);
     if (status == LB_OK && out->failed)

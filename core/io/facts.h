@@ -16,6 +16,10 @@
 enum lb_status lb_facts_differ(const char *then, const char *now, const char *const *ignored, struct lb_str *out,
                                struct lb_err *err);
 
+/* The same with other words than "then" and "now". */
+enum lb_status lb_facts_differ_as(const char *const words[2], const char *then, const char *now,
+                                  const char *const *ignored, struct lb_str *out, struct lb_err *err);
+
 /* A member that is a text, copied with its final zero; false: there is none, or it does not fit. */
 bool lb_facts_text(const char *facts, const char *name, char *out, size_t n);
 

@@ -58,7 +58,7 @@ enum lb_status lb_journal_forget(const struct lb_journal_found *found, struct lb
 /* Makes an OUT.partial of an OUT that is complete, without its failed rows, so that they are run again: fingerprint is
  * that of OUT, hash[n_row] are its input lines'. OUT stays. LB_E_USAGE: OUT is not what was made of such rows. */
 enum lb_status lb_journal_reopen(const char *path, const char *fingerprint, const uint64_t *hash, size_t n_row,
-                                 struct lb_err *err);
+                                 int64_t n_shard, struct lb_err *err);
 
 /* Checks again and opens. OUT.partial is locked: LB_E_USAGE names the host and process of another run that holds it. A
  * new one begins with fingerprint_json (an object); one that is there must have the same (LB_E_USAGE, nothing is

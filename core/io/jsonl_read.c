@@ -24,6 +24,7 @@ struct lb_lines {
     bool fresh; /* nothing of the current file was looked at: a BOM may come */
     bool eof;   /* of the current file */
     int64_t index, number;
+    int64_t first, step;           /* lines that are handed out */
     char *buf;                     /* [cap] */
     size_t cap, at, end, searched; /* unread part; bytes behind `at` known to hold no LF */
     struct lb_err failed;
@@ -81,6 +82,7 @@ enum lb_status lb_lines_open(struct lb_lines **out, const char *const *paths, si
     r->paths = paths;
     r->n_path = n_path;
     r->wake = -1;
+    r->step = 1;
     *out = r;
     return LB_OK;
 }
@@ -88,6 +90,12 @@ enum lb_status lb_lines_open(struct lb_lines **out, const char *const *paths, si
 void lb_lines_wake_on(struct lb_lines *r, int fd)
 {
     r->wake = fd;
+}
+
+void lb_lines_every(struct lb_lines *r, int64_t first, int64_t step)
+{
+    r->first = first;
+    r->step = step;
 }
 
 static enum lb_status open_next(struct lb_lines *r, struct lb_err *err)
@@ -222,7 +230,8 @@ static enum lb_status next_line(struct lb_lines *r, struct lb_line *out, struct 
         out->file = r->file;
         out->number = r->number;
         out->index = r->index++;
-        return LB_OK;
+        if (out->index % r->step == r->first)
+            return LB_OK;
     }
 }
 

@@ -31,6 +31,9 @@ enum lb_status lb_lines_open(struct lb_lines **out, const char *const *paths, si
  * read. */
 void lb_lines_wake_on(struct lb_lines *r, int fd);
 
+/* Before the first lb_lines_next: of the lines only those whose index is `first` modulo `step` are handed out. */
+void lb_lines_every(struct lb_lines *r, int64_t first, int64_t step);
+
 /* The next non-blank line. A read error or a damaged or truncated compressed input is LB_E_INPUT naming the file and
  * its last whole line ("in.jsonl.gz: compressed data ends early after line 17"); lines before it have been handed out,
  * and later calls fail the same way. Memory stays below about 128 MiB whatever the input. */

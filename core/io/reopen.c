@@ -16,6 +16,7 @@ struct reopening {
     const char *out, *tmp;
     const uint64_t *hash; /* [n_row] */
     size_t n_row;
+    int64_t n_shard;
     int fd;
     struct lb_str text; /* not written yet */
 };
@@ -45,6 +46,7 @@ static enum lb_status copy_lines(struct reopening *r, struct lb_lines *lines, st
         if (!line.data)
             return write_text(r, err);
         LB_TRY(lb_outcome_read(&o, line.data, line.len, &ok, err));
+        o.index = o.index < 0 ? -1 : o.index / r->n_shard;
         if (!ok || line.too_long || o.index < 0 || (uint64_t)o.index >= r->n_row)
             return not_such(r, line.number, err);
         if (o.code != LB_ROW_OK)
@@ -77,10 +79,10 @@ static enum lb_status make(struct reopening *r, const char *partial, struct lb_e
 }
 
 enum lb_status lb_journal_reopen(const char *path, const char *fingerprint, const uint64_t *hash, size_t n_row,
-                                 struct lb_err *err)
+                                 int64_t n_shard, struct lb_err *err)
 {
     char *partial = lb_target_beside(path, ".partial"), *tmp = lb_target_beside(path, ".tmp");
-    struct reopening r = {.out = path, .tmp = tmp, .hash = hash, .n_row = n_row, .fd = -1};
+    struct reopening r = {.out = path, .tmp = tmp, .hash = hash, .n_row = n_row, .n_shard = n_shard, .fd = -1};
     lb_partial_put_head(&r.text, fingerprint);
     enum lb_status status = partial && tmp ? make(&r, partial, err) : lb_err_memory(err, "a path", strlen(path));
     lb_str_release(&r.text);

@@ -4,6 +4,7 @@
 
 #include "core/base/mem.h"
 #include "core/dist/comm.h"
+#include "core/model/gather.h"
 #include "core/model/weights.h"
 
 #define LATENT_EPS 1e-6f /* transformers builds the latents' norms without the configuration's */
@@ -11,15 +12,20 @@
 struct lb_model {
     const struct lb_config *config;
     struct lb_backend *be;
-    struct lb_comm *comm;
+    struct lb_comm *comm; /* the group; alone: of one rank */
     struct lb_weights weights;
+    struct lb_shared shared; /* what they lie in, where ranks share them */
     struct lb_model_cols cols;
+    int64_t vocab[LB_COMM_MAX_RANKS + 1]; /* where the ranks' parts of the vocabulary begin */
+    struct lb_gather gather;
+    struct lb_step_limits limit;
+    int32_t max_out;
     struct lb_rope_args rope;
     struct lb_kv_mem *kv;
     const struct lb_hook *hook;
-    /* the step's numbers, in the paper's letters */
+    /* the step's numbers, in the paper's letters; heads and ffn_dim are this rank's */
     struct lb_buf x;    /* [n_tok, dim] residual stream */
-    struct lb_buf y;    /* [n_tok, dim] what a norm stands before on its way to x; only where there are such norms */
+    struct lb_buf y;    /* [n_tok, dim] a product on its way to x: a norm stands before, or ranks have parts of it */
     struct lb_buf qkv;  /* [n_tok, (n_head + n_kv_head) * head_dim + n_kv_head * v_dim] */
     struct lb_actbuf h; /* [n_tok, dim] normalized */
     struct lb_actbuf a; /* [n_tok, n_head * out_dim] attention output */
@@ -42,6 +48,7 @@ struct lb_pass {
     struct lb_backend *be;
     const struct lb_backend_ops *op;
     const struct lb_step *step;
+    bool fits;    /* the step is within the reserved limits; if not, no rank does anything */
     int n_choice; /* layers behind that chose positions */
     float *probs; /* hooks: [n_tok, n_head, probs_ld] */
     int64_t probs_ld;
@@ -65,12 +72,31 @@ static void swiglu(struct lb_pass *p, struct lb_actbuf *f, const struct lb_actbu
     p->op->linear(p->be, &(struct lb_linear_args){.y_act = f, .a = a, .w = w, .bias = bias, .epilogue = LB_SWIGLU});
 }
 
-/* x += W a + bias, where the columns of W are cut into segments and the segments' sums are added in a fixed tree. The
- * communicator's only rank owns the whole tree, so that the product's epilogue is tree, bias and residual in one. */
+/* Whether other ranks have parts of what row-parallel products give. */
+static bool shared(const struct lb_pass *p)
+{
+    return p->m->comm->size > 1;
+}
+
+/* part = the sum of all ranks' parts. Ranks make the same calls whatever happened to each, so that none waits. */
+static void reduce(struct lb_pass *p, struct lb_buf *part)
+{
+    if (p->fits && p->step->n_tok > 0)
+        p->m->comm->ops->reduce(p->m->comm, part->data, p->step->n_tok * part->width);
+}
+
+/* x += W a + bias, where the columns of W are cut into segments and the segments' sums are added in a fixed tree. A
+ * rank alone owns the whole tree, so that the product's epilogue is tree, bias and residual in one. */
 static void linear_reduce(struct lb_pass *p, struct lb_buf *x, const struct lb_actbuf *a, const struct lb_matrix *w,
                           const float *bias)
 {
-    p->op->linear(p->be, &(struct lb_linear_args){.y_rows = x, .a = a, .w = w, .bias = bias, .epilogue = LB_ADD});
+    if (!shared(p)) {
+        p->op->linear(p->be, &(struct lb_linear_args){.y_rows = x, .a = a, .w = w, .bias = bias, .epilogue = LB_ADD});
+        return;
+    }
+    linear(p, &p->m->y, a, w, NULL);
+    reduce(p, &p->m->y);
+    p->op->finish(p->be, x, &p->m->y, bias, LB_ADD);
 }
 
 /* The same where a norm stands before the residual: x += norm(W a + bias). */
@@ -78,7 +104,12 @@ static void linear_reduce_norm(struct lb_pass *p, const struct lb_actbuf *a, con
                                const float *bias, const float *norm)
 {
     struct lb_model *m = p->m;
-    linear(p, &m->y, a, w, bias);
+    linear(p, &m->y, a, w, shared(p) ? NULL : bias);
+    if (shared(p)) {
+        reduce(p, &m->y);
+        if (bias)
+            p->op->finish(p->be, &m->y, &m->y, bias, LB_STORE);
+    }
     p->op->norm_add(p->be, &m->x, &m->y, norm, m->config->norm_eps);
 }
 
@@ -86,13 +117,14 @@ static void linear_reduce_norm(struct lb_pass *p, const struct lb_actbuf *a, con
 static void attend(struct lb_pass *p, struct lb_actbuf *out, const struct lb_layer *l, int il)
 {
     const struct lb_config *c = p->m->config;
+    const struct lb_slice *s = &p->m->cols.slice;
     struct lb_attend_args args = {
         .out = out,
         .qkv = &p->m->qkv,
         .kv = p->m->kv,
         .layer = il,
-        .n_head = c->n_head,
-        .n_kv_head = c->n_kv_head,
+        .n_head = s->n_head,
+        .n_kv_head = s->n_kv_head,
         .head_dim = c->head_dim,
         .scale = c->attn_scale,
         .window = c->layer[il].window,
@@ -140,7 +172,7 @@ static void attend_latent(struct lb_pass *p, const struct lb_layer *layer, int i
     }
     linear(p, &m->q, from, l->wq_b, NULL);
     linear(p, &m->kv_a, &m->h, l->wkv_a, l->bkv_a);
-    struct lb_latent_args latent = {&m->qkv,       &m->q,         &m->kv_a,     l->kv_a_norm, c->n_head,
+    struct lb_latent_args latent = {&m->qkv,       &m->q,         &m->kv_a,     l->kv_a_norm, m->cols.slice.n_head,
                                     mla->nope_dim, mla->rope_dim, mla->kv_rank, LATENT_EPS};
     p->op->latent(p->be, &latent);
     p->op->round(p->be, &m->q_head, &m->q, 0, mla->nope_dim + mla->rope_dim);
@@ -158,8 +190,13 @@ static void attend_latent(struct lb_pass *p, const struct lb_layer *layer, int i
 static void mixture(struct lb_pass *p, const struct lb_layer *l)
 {
     struct lb_model *m = p->m;
-    p->op->moe(p->be, &(struct lb_moe_args){
-                          .x = &m->x, .h = &m->h, .norm = l->ffn_norm, .eps = m->config->norm_eps, .w = &l->moe});
+    struct lb_moe_args args = {.x = &m->x, .h = &m->h, .norm = l->ffn_norm, .eps = m->config->norm_eps, .w = &l->moe};
+    args.part = shared(p) ? &m->y : NULL;
+    p->op->moe(p->be, &args);
+    if (!shared(p))
+        return;
+    reduce(p, &m->y);
+    p->op->finish(p->be, &m->x, &m->y, NULL, LB_ADD);
 }
 
 static void layer_forward(struct lb_pass *p, const struct lb_layer *l, int il)
@@ -244,28 +281,47 @@ static void hook_begin(struct lb_pass *p)
     for (int32_t t = 0; t < p->step->n_tok; t++)
         if (p->probs_ld <= p->step->pos[t])
             p->probs_ld = p->step->pos[t] + 1;
-    p->probs = hook_memory(p, p->m->config->n_head * p->probs_ld);
+    p->probs = hook_memory(p, p->m->cols.slice.n_head * p->probs_ld);
+}
+
+static bool fits(const struct lb_model *m, const struct lb_step *s)
+{
+    return s->n_tok >= 0 && s->n_tok <= m->limit.n_tok && s->n_out >= 0 && s->n_out <= m->max_out;
+}
+
+/* A row is one rank's; the others add -0. */
+static void embed(struct lb_pass *p)
+{
+    p->op->embed(p->be, &p->m->x, p->m->weights.embed);
+    if (shared(p))
+        reduce(p, &p->m->x);
 }
 
 enum lb_status lb_model_forward(struct lb_model *m, const struct lb_step *step, const struct lb_cand **cand,
                                 struct lb_err *err)
 {
-    struct lb_pass p = {.m = m, .be = m->be, .op = m->be->ops, .step = step};
-    p.op->step_begin(p.be, step, m->kv, &m->rope, m->config->n_head);
+    struct lb_pass p = {.m = m, .be = m->be, .op = m->be->ops, .step = step, .fits = fits(m, step)};
+    p.op->step_begin(p.be, step, m->kv, &m->rope, m->cols.slice.n_head);
     hook_begin(&p);
 
-    p.op->embed(p.be, &m->x, m->weights.embed);
+    embed(&p);
     hook_embedding(&p);
     for (int il = 0; il < (int)m->config->n_layer; il++) {
+        m->comm->ops->beat(m->comm, "layer", il);
         layer_forward(&p, &m->weights.layer[il], il);
         hook_layer(&p, il);
     }
     p.op->norm(p.be, &m->h, &m->x, m->weights.norm, m->config->norm_eps, true);
-    p.op->head(p.be, &m->h, m->weights.head);
+    if (shared(&p))
+        p.op->head_part(p.be, &m->h, m->weights.head, m->cols.vocab_begin, lb_gather_part(&m->gather));
+    else
+        p.op->head(p.be, &m->h, m->weights.head);
 
     lb_mem_free(p.probs);
-    LB_TRY(p.op->step_end(p.be, cand, err));
-    return p.no_memory ? lb_err_memory(err, "a test hook", 0) : LB_OK;
+    enum lb_status status = p.op->step_end(p.be, cand, err);
+    if (status == LB_OK && p.no_memory)
+        status = lb_err_memory(err, "a test hook", 0);
+    return shared(&p) ? lb_gather_step(&m->gather, step, p.fits, cand, err) : status;
 }
 
 static void rope_init(struct lb_model *m)
@@ -283,6 +339,17 @@ static void rope_init(struct lb_model *m)
     };
 }
 
+/* This rank's slice, and where the others' parts of the vocabulary begin. */
+static enum lb_status slice_init(struct lb_model *m, struct lb_err *err)
+{
+    for (int i = m->comm->size - 1; i >= 0; i--) {
+        LB_TRY(lb_model_cols_init(&m->cols, m->config, i, m->comm->size, err));
+        m->vocab[i] = m->cols.vocab_begin;
+    }
+    m->vocab[m->comm->size] = m->config->n_vocab;
+    return lb_model_cols_init(&m->cols, m->config, m->comm->rank, m->comm->size, err);
+}
+
 enum lb_status lb_model_open(struct lb_model **out, const struct lb_model_spec *spec, struct lb_err *err)
 {
     *out = NULL;
@@ -291,12 +358,14 @@ enum lb_status lb_model_open(struct lb_model **out, const struct lb_model_spec *
         return lb_err_memory(err, "a model", sizeof *m);
     m->config = spec->config;
     m->be = spec->backend;
-    enum lb_status status = lb_comm_open(&m->comm, "self", err);
+    m->comm = spec->comm ? spec->comm : lb_comm_self();
     rope_init(m);
-    lb_model_cols_init(&m->cols, m->config);
-    struct lb_weights_spec weights = {spec->config, spec->weights, spec->backend, &m->cols, spec->log};
+    enum lb_status status = slice_init(m, err);
+    struct lb_weights_spec weights = {spec->config, spec->weights, spec->backend, &m->cols, spec->log, NULL};
+    bool alone = !spec->world || spec->world->size == 1;
     if (status == LB_OK)
-        status = lb_weights_load(&m->weights, &weights, err);
+        status = alone ? lb_weights_load(&m->weights, &weights, err)
+                       : lb_weights_share(&m->weights, &weights, spec->world, &m->shared, err);
     if (status != LB_OK) {
         lb_model_free(m);
         return status;
@@ -309,9 +378,9 @@ void lb_model_free(struct lb_model *m)
 {
     if (!m)
         return;
-    if (m->comm)
-        m->comm->ops->close(m->comm);
+    lb_gather_release(&m->gather);
     lb_weights_release(&m->weights);
+    lb_shared_release(&m->shared);
     lb_mem_free(m);
 }
 
@@ -323,8 +392,9 @@ struct lb_model_size lb_model_size_of(const struct lb_model *m)
 static struct lb_kv_spec kv_spec(const struct lb_model *m, int64_t n_page)
 {
     const struct lb_config *c = m->config;
-    struct lb_kv_spec spec = {c->n_layer, c->n_kv_head, c->head_dim,
-                              c->v_dim,   n_page,       {0, c->index.topk, c->index.n_head, c->index.head_dim}};
+    struct lb_kv_spec spec = {c->n_layer,  m->cols.slice.n_kv_head,
+                              c->head_dim, c->v_dim,
+                              n_page,      {0, c->index.topk, c->index.n_head, c->index.head_dim}};
     spec.index.n_plane = lb_config_index_layers(c);
     return spec;
 }
@@ -340,19 +410,20 @@ static enum lb_status reserve_latent(struct lb_model *m, struct lb_err *err)
     const struct lb_config *c = m->config;
     const struct lb_backend_ops *op = m->be->ops;
     const struct lb_mla *mla = &c->mla;
+    int64_t n_head = m->cols.slice.n_head;
     if (mla->q_rank > 0) {
         LB_TRY(op->buf_new(m->be, mla->q_rank, &m->q_a, err));
         LB_TRY(op->act_new(m->be, &m->cols.q_rank, &m->q_lat, err));
     }
-    LB_TRY(op->buf_new(m->be, c->n_head * (mla->nope_dim + mla->rope_dim), &m->q, err));
+    LB_TRY(op->buf_new(m->be, n_head * (mla->nope_dim + mla->rope_dim), &m->q, err));
     LB_TRY(op->buf_new(m->be, mla->kv_rank + mla->rope_dim, &m->kv_a, err));
-    LB_TRY(op->buf_new(m->be, c->n_head * c->out_dim, &m->o, err));
+    LB_TRY(op->buf_new(m->be, m->cols.heads.n_col, &m->o, err));
     if (c->index.topk > 0) {
         LB_TRY(op->buf_new(m->be, c->index.n_head * c->index.head_dim, &m->index_q, err));
         LB_TRY(op->buf_new(m->be, c->index.head_dim + c->index.n_head, &m->index_kw, err));
     }
-    m->q_head = (struct lb_actbuf){.cols = m->cols.nope, .n_head = c->n_head, .f32 = true};
-    m->lat = (struct lb_actbuf){.cols = m->cols.kv_rank, .n_head = c->n_head};
+    m->q_head = (struct lb_actbuf){.cols = m->cols.nope, .n_head = n_head, .f32 = true};
+    m->lat = (struct lb_actbuf){.cols = m->cols.kv_rank, .n_head = n_head};
     LB_TRY(op->head_acts_new(m->be, &m->q_head, err));
     return op->head_acts_new(m->be, &m->lat, err);
 }
@@ -362,26 +433,44 @@ enum lb_status lb_model_reserve(struct lb_model *m, struct lb_step_limits limit,
 {
     const struct lb_config *c = m->config;
     const struct lb_backend_ops *op = m->be->ops;
+    const struct lb_slice *s = &m->cols.slice;
     struct lb_kv_spec spec = kv_spec(m, n_page);
+    m->limit = limit;
+    m->max_out = max_out;
+    if (m->comm->size > 1)
+        LB_TRY(lb_gather_init(&m->gather, m->comm, m->be, m->vocab, max_out, err));
     LB_TRY(op->reserve(m->be, limit, max_out, c->n_vocab, err));
     LB_TRY(op->buf_new(m->be, c->dim, &m->x, err));
-    if (lb_family_is(c->family, LB_FAM_SANDWICH))
+    if (lb_family_is(c->family, LB_FAM_SANDWICH) || m->comm->size > 1)
         LB_TRY(op->buf_new(m->be, c->dim, &m->y, err));
-    int64_t qkv = (c->n_head + c->n_kv_head) * c->head_dim + c->n_kv_head * c->v_dim;
+    int64_t qkv = (s->n_head + s->n_kv_head) * c->head_dim + s->n_kv_head * c->v_dim;
     LB_TRY(op->buf_new(m->be, qkv, &m->qkv, err));
     if (c->mla.kv_rank > 0)
         LB_TRY(reserve_latent(m, err));
     LB_TRY(op->act_new(m->be, &m->cols.dim, &m->h, err));
     LB_TRY(op->act_new(m->be, &m->cols.heads, &m->a, err));
     LB_TRY(op->act_new(m->be, &m->cols.ffn, &m->f, err));
+    struct lb_moe_leaves leaves = {&m->cols.shared, s->seg_begin, s->n_seg};
     if (c->moe.n_expert > 0)
-        LB_TRY(op->moe_reserve(m->be, &c->moe, &m->cols.shared, c->dim, err));
+        LB_TRY(op->moe_reserve(m->be, &c->moe, &leaves, c->dim, err));
     return op->kv_new(m->be, &spec, &m->kv, err);
 }
 
 int32_t *lb_model_slots(struct lb_model *m)
 {
     return m->be->ops->slots(m->be);
+}
+
+void lb_model_tell(struct lb_model *m, uint32_t flags)
+{
+    m->gather.flags = flags;
+    if (m->comm->size == 1)
+        m->gather.flags_of_all = flags;
+}
+
+uint32_t lb_model_told(const struct lb_model *m)
+{
+    return m->gather.flags_of_all;
 }
 
 void lb_model_set_hook(struct lb_model *m, const struct lb_hook *hook)

@@ -5,7 +5,10 @@
  *     lb_model_forward(m, step, &cand, err);         as often as there are steps
  *     lb_model_free(m);
  *
- * One thread, the forward thread, uses a model. Nothing is allocated after the first lb_model_forward, hooks aside. */
+ * One thread, the forward thread, uses a model. Nothing is allocated after the first lb_model_forward, hooks aside.
+ *
+ * In a group of ranks each has a slice of the model (core/dist/shard.h) and all make the same calls with the same
+ * steps, lb_model_forward together. Rank 0, the leader, gets what one rank alone would get, bit for bit. */
 #ifndef CORE_MODEL_DECODER_H
 #define CORE_MODEL_DECODER_H
 
@@ -14,6 +17,8 @@
 #include "core/backend/backend.h"
 #include "core/base/err.h"
 #include "core/base/log.h"
+#include "core/dist/comm.h"
+#include "core/dist/world.h"
 #include "core/io/wfile.h"
 #include "core/model/config.h"
 
@@ -26,23 +31,25 @@ struct lb_model_spec {
     const struct lb_wfile *weights;
     struct lb_backend *backend;
     const struct lb_log *log; /* NULL: silent */
+    struct lb_comm *comm;     /* the group whose ranks hold a slice each; NULL: one rank that holds all */
+    struct lb_world *world;   /* its ranks share memory where they pack the same; NULL: nothing is shared */
 };
 
-/* What a model weighs. Numbers of parameters count a tied head once, in n_param. */
+/* What a model weighs, all ranks of a group together. Numbers of parameters count a tied head once, in n_param. */
 struct lb_model_size {
     int64_t n_param;         /* all parameters that were read */
     int64_t n_layer_product; /* weights of products that every token passes */
     int64_t n_head_product;  /* weights of the LM head: wanted tokens only */
 };
 
-/* A missing tensor, a shape that contradicts the configuration and a type that is not read are LB_E_INPUT naming the
- * tensor. NaN and infinities in weights are not looked for. */
+/* Collective, where there is a world. A missing tensor, a shape that contradicts the configuration and a type that is
+ * not read are LB_E_INPUT naming the tensor. NaN and infinities in weights are not looked for. */
 enum lb_status lb_model_open(struct lb_model **out, const struct lb_model_spec *spec, struct lb_err *err);
 void lb_model_free(struct lb_model *m); /* NULL is allowed; the backend stays open */
 
 struct lb_model_size lb_model_size_of(const struct lb_model *m);
 
-/* Bytes that one page of the cache takes over all layers, K and V. */
+/* Bytes that one page of the cache takes over all layers, K and V; in a group the same on each rank. */
 size_t lb_model_page_bytes(const struct lb_model *m);
 
 /* Memory for steps within `limit`, max_out wanted tokens a step at most, and a cache of n_page pages. Called once. */
@@ -50,15 +57,22 @@ enum lb_status lb_model_reserve(struct lb_model *m, struct lb_step_limits limit,
                                 struct lb_err *err);
 
 /* One pass. *cand is [step->n_out], lent until the next call. A step with n_tok == 0 computes nothing. Steps beyond the
- * reserved limits, and token or page ids out of range, are LB_E_USAGE and leave the cache as it was. */
+ * reserved limits, and token or page ids out of range, are LB_E_USAGE and leave the cache as it was. In a group *cand
+ * is NULL on all ranks but the leader, and the leader gets the failure of any rank; the others, unless they are told by
+ * their own, learn of it from the leader's next step. */
 enum lb_status lb_model_forward(struct lb_model *m, const struct lb_step *step, const struct lb_cand **cand,
                                 struct lb_err *err);
 
 /* Where the next step's `~j` tokens are read: [max_out], written by the caller after lb_model_forward. */
 int32_t *lb_model_slots(struct lb_model *m);
 
+/* Flags that a rank tells its leader at the end of each step from now on, and, on the leader, those that any rank told
+ * at the end of the last one. What they mean is the caller's. */
+void lb_model_tell(struct lb_model *m, uint32_t flags);
+uint32_t lb_model_told(const struct lb_model *m);
+
 /* Tests look into the running pass: each function may be NULL. Numbers are f32 rows in host memory, lent for the call.
- * Hooks cost time and memory. */
+ * Hooks cost time and memory. In a group heads are those of the rank. */
 struct lb_hook {
     void *ctx;
     /* x[n_tok, dim]: the embedded tokens */

@@ -16,7 +16,7 @@ enum lb_status lb_kv_init(struct lb_kv *kv, int64_t n_page, int32_t max_seq, int
         max_page = n_page;
     size_t pages = (size_t)n_page, seqs = (size_t)max_seq, table = seqs * (size_t)max_page;
     size_t bytes = seqs * (sizeof *kv->seq + sizeof *kv->seq_free) + table * sizeof(int32_t) +
-                   pages * (3 * sizeof(int32_t) + 1) + 8 * 64;
+                   pages * (5 * sizeof(int32_t) + 2) + 11 * 64;
     LB_TRY(lb_arena_init(&kv->arena, bytes, err));
     kv->seq = lb_arena_take(&kv->arena, seqs * sizeof *kv->seq);
     kv->seq_free = lb_arena_take(&kv->arena, seqs * sizeof *kv->seq_free);
@@ -24,8 +24,12 @@ enum lb_status lb_kv_init(struct lb_kv *kv, int64_t n_page, int32_t max_seq, int
     kv->refs = lb_arena_take(&kv->arena, pages * sizeof *kv->refs);
     kv->fresh = lb_arena_take(&kv->arena, pages * sizeof *kv->fresh);
     kv->is_fresh = lb_arena_take(&kv->arena, pages);
+    kv->kept = lb_arena_take(&kv->arena, pages);
+    kv->older = lb_arena_take(&kv->arena, pages * sizeof *kv->older);
+    kv->newer = lb_arena_take(&kv->arena, pages * sizeof *kv->newer);
     int32_t *tables = lb_arena_take(&kv->arena, table * sizeof *tables);
-    kv->n_page = kv->n_free = n_page;
+    kv->n_page = kv->n_free = kv->max_idle = n_page;
+    kv->oldest = kv->newest = -1;
     kv->max_seq = kv->n_seq_free = max_seq;
     kv->max_page = (int32_t)max_page;
     for (int32_t i = 0; i < max_seq; i++) {
@@ -52,6 +56,59 @@ int32_t lb_kv_open(struct lb_kv *kv)
     return seq;
 }
 
+static void idle_remove(struct lb_kv *kv, int32_t page)
+{
+    int32_t older = kv->older[page], newer = kv->newer[page];
+    *(older < 0 ? &kv->oldest : &kv->newer[older]) = newer;
+    *(newer < 0 ? &kv->newest : &kv->older[newer]) = older;
+    kv->n_idle--;
+}
+
+/* The oldest idle page becomes a free one. */
+static void give_up(struct lb_kv *kv)
+{
+    int32_t page = kv->oldest;
+    idle_remove(kv, page);
+    kv->kept[page] = 0;
+    kv->forget(kv->forget_ctx, page);
+    kv->free_page[kv->n_free - kv->n_idle - 1] = page;
+}
+
+static void idle_add(struct lb_kv *kv, int32_t page)
+{
+    kv->older[page] = kv->newest;
+    kv->newer[page] = -1;
+    *(kv->newest < 0 ? &kv->oldest : &kv->newer[kv->newest]) = page;
+    kv->newest = page;
+    kv->n_idle++;
+    kv->n_free++;
+    if (kv->n_idle > kv->max_idle)
+        give_up(kv);
+}
+
+static void drop(struct lb_kv *kv, int32_t page)
+{
+    if (--kv->refs[page] > 0)
+        return;
+    if (kv->kept[page])
+        idle_add(kv, page);
+    else
+        kv->free_page[kv->n_free++ - kv->n_idle] = page;
+}
+
+static void append(struct lb_kv *kv, struct lb_kv_seq *s, int32_t page)
+{
+    kv->refs[page]++;
+    s->page[s->n_page++] = page;
+    kv->n_entry++;
+}
+
+static void count_used(struct lb_kv *kv)
+{
+    if (kv->peak_used < lb_kv_used(kv))
+        kv->peak_used = lb_kv_used(kv);
+}
+
 bool lb_kv_extend(struct lb_kv *kv, int32_t seq, int64_t n_tok)
 {
     struct lb_kv_seq *s = &kv->seq[seq];
@@ -59,19 +116,39 @@ bool lb_kv_extend(struct lb_kv *kv, int32_t seq, int64_t n_tok)
     if (want > kv->max_page || want - s->n_page > kv->n_free)
         return false;
     while (s->n_page < want) {
-        int32_t page = kv->free_page[--kv->n_free];
-        kv->refs[page] = 1;
+        if (kv->n_free == kv->n_idle)
+            give_up(kv);
+        int32_t page = kv->free_page[--kv->n_free - kv->n_idle];
+        append(kv, s, page);
         if (!kv->is_fresh[page]) {
             kv->is_fresh[page] = 1;
             kv->fresh[kv->n_new++] = page;
         }
-        s->page[s->n_page++] = page;
     }
     if (s->n_tok < n_tok)
         s->n_tok = n_tok;
-    if (kv->peak_used < lb_kv_used(kv))
-        kv->peak_used = lb_kv_used(kv);
+    count_used(kv);
     return true;
+}
+
+bool lb_kv_share(struct lb_kv *kv, int32_t seq, int32_t page)
+{
+    struct lb_kv_seq *s = &kv->seq[seq];
+    if (s->n_page == kv->max_page)
+        return false;
+    if (kv->refs[page] == 0) {
+        idle_remove(kv, page);
+        kv->n_free--;
+    }
+    append(kv, s, page);
+    s->n_tok = (int64_t)s->n_page * LK_PAGE_TOKENS;
+    count_used(kv);
+    return true;
+}
+
+void lb_kv_keep(struct lb_kv *kv, int32_t page)
+{
+    kv->kept[page] = 1;
 }
 
 void lb_kv_close(struct lb_kv *kv, int32_t seq)
@@ -79,9 +156,10 @@ void lb_kv_close(struct lb_kv *kv, int32_t seq)
     struct lb_kv_seq *s = &kv->seq[seq];
     if (!s->open)
         return;
+    /* the last page first: of a shared beginning the end is given up before what it follows */
     for (int32_t i = s->n_page; i-- > 0;)
-        if (--kv->refs[s->page[i]] == 0)
-            kv->free_page[kv->n_free++] = s->page[i];
+        drop(kv, s->page[i]);
+    kv->n_entry -= s->n_page;
     s->n_page = 0;
     s->n_tok = 0;
     s->open = false;

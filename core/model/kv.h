@@ -2,8 +2,9 @@
  * the pages are the backend's (struct lb_kv_mem); page ids here index its planes.
  *
  * All memory is taken by lb_kv_init, so that admission and growth allocate nothing. A page is referenced by at least
- * one sequence or lies on the free list; the count of references is kept so that sequences can share full pages. One
- * thread, the forward thread, uses an allocator. */
+ * one sequence, or is free, or idle: not referenced, but kept for sequences that begin with the same tokens
+ * (prefix.h decides that). Idle pages are given out when no free ones are left, those first that have been idle
+ * longest. One thread, the forward thread, uses an allocator. */
 #ifndef CORE_MODEL_KV_H
 #define CORE_MODEL_KV_H
 
@@ -23,16 +24,23 @@ struct lb_kv_seq {
 
 struct lb_kv {
     struct lb_arena arena;
-    int64_t n_page, n_free, peak_used; /* peak_used: most pages in use at one time */
+    int64_t n_page, n_free, peak_used; /* n_free: pages without references, idle ones too; peak_used: most at a time */
+    int64_t n_entry;                   /* pages of all sequences together: a shared page counts for each */
+    int64_t n_idle, max_idle;          /* max_idle: above it the oldest idle page is given up */
     int32_t max_seq, max_page;         /* max_page: pages of one sequence */
     int32_t n_new;
     struct lb_kv_seq *seq; /* [max_seq] */
     int32_t *seq_free;     /* [max_seq] stack of closed sequences */
     int32_t n_seq_free;
-    int32_t *free_page; /* [n_page] stack, n_free entries */
-    int32_t *refs;      /* [n_page] references */
-    int32_t *fresh;     /* [n_page] pages handed out since the last lb_kv_take_new, n_new entries */
-    uint8_t *is_fresh;  /* [n_page] the page is in `fresh` */
+    int32_t *free_page;     /* [n_page] stack, n_free - n_idle entries */
+    int32_t *refs;          /* [n_page] references */
+    uint8_t *kept;          /* [n_page] goes to the idle list when nobody refers to it any more */
+    int32_t *older, *newer; /* [n_page] the idle list; -1: none */
+    int32_t oldest, newest;
+    void (*forget)(void *ctx, int32_t page); /* an idle page is given up; NULL while no page is kept */
+    void *forget_ctx;
+    int32_t *fresh;    /* [n_page] pages handed out since the last lb_kv_take_new, n_new entries */
+    uint8_t *is_fresh; /* [n_page] the page is in `fresh` */
 };
 
 /* Pages a sequence of n_tok positions needs. */
@@ -50,7 +58,14 @@ int32_t lb_kv_open(struct lb_kv *kv);
  * max_len. Never shrinks. */
 bool lb_kv_extend(struct lb_kv *kv, int32_t seq, int64_t n_tok);
 
-/* Drops the sequence's references; pages without any are free at once. */
+/* Appends a page that is kept, and full of positions, to a sequence of full pages. false: the sequence is at its
+ * longest. */
+bool lb_kv_share(struct lb_kv *kv, int32_t seq, int32_t page);
+
+/* The page, which a sequence refers to, is kept from now on. */
+void lb_kv_keep(struct lb_kv *kv, int32_t page);
+
+/* Drops the sequence's references; pages without any are idle or free at once. */
 void lb_kv_close(struct lb_kv *kv, int32_t seq);
 
 /* Moves the pages handed out since the last call, and still in use, to out (struct lb_step.new_page); returns how many.
@@ -63,11 +78,11 @@ static inline int64_t lb_kv_used(const struct lb_kv *kv)
     return kv->n_page - kv->n_free;
 }
 
-/* Waste (engine contract, section 4): slots of pages in use that hold no position, shared pages counted once. n_tok is
- * the number of positions stored in them. */
+/* Waste (engine contract, section 4): slots of pages in use that hold no position. n_tok is the sum of the sequences'
+ * positions; a shared page is full, so that it adds nothing however often it is counted. */
 static inline int64_t lb_kv_waste(const struct lb_kv *kv, int64_t n_tok)
 {
-    return lb_kv_used(kv) * LK_PAGE_TOKENS - n_tok;
+    return kv->n_entry * LK_PAGE_TOKENS - n_tok;
 }
 
 #endif

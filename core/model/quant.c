@@ -79,19 +79,20 @@ static void read_q4_1(const uint8_t *src, int64_t n, float *out)
     }
 }
 
+static const struct {
+    int64_t elems;
+    size_t bytes;
+} block[] = {
+    [LB_W_F32] = {1, 4},
+    [LB_W_F16] = {1, 2},
+    [LB_W_BF16] = {1, 2},
+    [LB_W_Q8_0] = {BLOCK, 2 + BLOCK},
+    [LB_W_Q4_0] = {BLOCK, 2 + BLOCK / 2},
+    [LB_W_Q4_1] = {BLOCK, 4 + BLOCK / 2},
+};
+
 size_t lb_quant_bytes(enum lb_wtype type, int64_t n)
 {
-    static const struct {
-        int64_t elems;
-        size_t bytes;
-    } block[] = {
-        [LB_W_F32] = {1, 4},
-        [LB_W_F16] = {1, 2},
-        [LB_W_BF16] = {1, 2},
-        [LB_W_Q8_0] = {BLOCK, 2 + BLOCK},
-        [LB_W_Q4_0] = {BLOCK, 2 + BLOCK / 2},
-        [LB_W_Q4_1] = {BLOCK, 4 + BLOCK / 2},
-    };
     if (type >= LB_W_OTHER || n < 0 || n % block[type].elems != 0)
         return 0;
     return (size_t)(n / block[type].elems) * block[type].bytes;
@@ -120,5 +121,29 @@ void lb_quant_read(enum lb_wtype type, const uint8_t *src, int64_t n, float *out
         break;
     case LB_W_OTHER:
         break;
+    }
+}
+
+void lb_quant_read_at(enum lb_wtype type, const uint8_t *src, int64_t col, int64_t n, float *out)
+{
+    if (type >= LB_W_OTHER)
+        return;
+    int64_t elems = block[type].elems, skip = col % elems;
+    src += (size_t)(col / elems) * block[type].bytes;
+    while (n > 0) {
+        int64_t whole = skip == 0 ? n / elems * elems : 0;
+        if (whole > 0) {
+            lb_quant_read(type, src, whole, out);
+            src += lb_quant_bytes(type, whole);
+        } else { /* the end of the first block, the beginning of the last */
+            float part[BLOCK];
+            whole = elems - skip < n ? elems - skip : n;
+            lb_quant_read(type, src, elems, part);
+            memcpy(out, part + skip, (size_t)whole * sizeof *out);
+            src += block[type].bytes;
+            skip = 0;
+        }
+        out += whole;
+        n -= whole;
     }
 }

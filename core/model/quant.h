@@ -14,4 +14,7 @@ size_t lb_quant_bytes(enum lb_wtype type, int64_t n);
 /* out[n] = the n elements at src, which may be unaligned. n is a whole number of blocks. Any thread. */
 void lb_quant_read(enum lb_wtype type, const uint8_t *src, int64_t n, float *out);
 
+/* out[n] = elements col .. col + n - 1 of the row at src, which need not begin or end with a block. Any thread. */
+void lb_quant_read_at(enum lb_wtype type, const uint8_t *src, int64_t col, int64_t n, float *out);
+
 #endif

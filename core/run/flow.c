@@ -84,6 +84,7 @@ bool lb_queue_push(struct lb_queue *q, struct lb_work *w)
             q->head = w;
         q->tail = w;
         q->n++;
+        q->weight += w->weight;
         pthread_cond_signal(&q->filled);
     }
     pthread_mutex_unlock(&q->mutex);
@@ -121,12 +122,21 @@ enum lb_pop lb_queue_pop(struct lb_queue *q, double wait_s, struct lb_work **w)
             q->tail = NULL;
         (*w)->next = NULL;
         q->n--;
+        q->weight -= (*w)->weight;
         pthread_cond_signal(&q->drained);
     } else {
         found = q->closed ? LB_POP_END : LB_POP_EMPTY;
     }
     pthread_mutex_unlock(&q->mutex);
     return found;
+}
+
+int64_t lb_queue_weight(struct lb_queue *q)
+{
+    pthread_mutex_lock(&q->mutex);
+    int64_t weight = q->weight;
+    pthread_mutex_unlock(&q->mutex);
+    return weight;
 }
 
 void lb_queue_close(struct lb_queue *q)

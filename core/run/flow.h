@@ -74,7 +74,10 @@ struct lb_work {
     int32_t *prompt;       /* [n_prompt] owned, unless prompt_lent */
     int64_t n_prompt;
     bool prompt_lent; /* from the prompt's first sample */
-    char *echo;       /* text of the prompt, where it goes before the new text; owned */
+    int64_t n_shared; /* tokens that other rows near it in the order begin with too: worth keeping in the cache */
+    int64_t group, group_len; /* rows that begin alike, and the longest prompt among them (order.h) */
+    int64_t n_before;         /* positions that were fed before the row was evicted; 0: it was not */
+    char *echo;               /* text of the prompt, where it goes before the new text; owned */
     size_t n_echo;
     int32_t *out; /* [set.max_tokens] owned, n_out of them generated */
     int64_t n_out;
@@ -90,6 +93,10 @@ struct lb_work {
     size_t text_bytes;
     struct lb_times time;
     int64_t steps;
+    /* of a lead in a run with ranks */
+    int rank;        /* where it ran */
+    uint64_t ticket; /* while it runs away from home */
+    int64_t weight;  /* what it adds to a queue's */
 };
 
 /* LB_E_DEVICE without memory is NULL. */
@@ -124,6 +131,7 @@ struct lb_queue {
     pthread_cond_t filled, drained;
     struct lb_work *head, *tail;
     size_t n, cap;
+    int64_t weight; /* sum of the rows' */
     bool closed, aborted;
 };
 
@@ -139,6 +147,7 @@ bool lb_queue_push(struct lb_queue *q, struct lb_work *w);
  * empty, or aborted. */
 enum lb_pop lb_queue_pop(struct lb_queue *q, double wait_s, struct lb_work **w);
 
+int64_t lb_queue_weight(struct lb_queue *q);
 void lb_queue_close(struct lb_queue *q);
 void lb_queue_abort(struct lb_queue *q);
 

@@ -7,6 +7,7 @@
 
 #include "core/base/mem.h"
 #include "core/run/adjust.h"
+#include "core/run/order.h"
 #include "core/run/run.h"
 #include "core/run/settings.h"
 #include "core/run/stop.h"
@@ -223,7 +224,7 @@ static enum lb_status tokenize(struct encoder *e, struct lb_work *w, struct lb_e
     return LB_OK;
 }
 
-static int64_t work_of(const struct lb_work *w)
+int64_t lb_run_work_of(const struct lb_work *w)
 {
     int64_t n = 0;
     for (int32_t i = 0; i < w->n_part; i++) {
@@ -246,7 +247,7 @@ void *lb_run_tokenizer(void *run)
         status = lb_mem_blame(tokenize(&e, w, &err), "a prompt", &err);
         bool done = w->row.code != LB_ROW_OK || r->spec->mode != LB_RUN_MODEL;
         if (status == LB_OK && !done)
-            atomic_fetch_add(&r->work_known, work_of(w));
+            atomic_fetch_add(&r->work_known, lb_run_work_of(w));
         going = status == LB_OK && lb_queue_push(done ? &r->done : &r->tokens, w);
         if (!going)
             lb_work_free(w);
@@ -258,17 +259,17 @@ void *lb_run_tokenizer(void *run)
     return NULL;
 }
 
-/* ---- window: rows sorted longest first, with room for their output ---- */
+/* ---- window: rows in the order in which they run, with room for their output ---- */
 
-static int longest_first(const void *a, const void *b)
+void lb_run_drop_helpers(struct lb_work *w)
 {
-    const struct lb_work *x = *(struct lb_work *const *)a, *y = *(struct lb_work *const *)b;
-    if (x->n_prompt != y->n_prompt)
-        return x->n_prompt < y->n_prompt ? 1 : -1;
-    return (x->row.index > y->row.index) - (x->row.index < y->row.index);
+    lb_stop_text_free(w->stop_at);
+    lb_adjust_free(w->adjust);
+    w->stop_at = NULL;
+    w->adjust = NULL;
 }
 
-static enum lb_status make_room(const struct lb_run *r, struct lb_work *w, struct lb_err *err)
+enum lb_status lb_run_make_room(const struct lb_run *r, struct lb_work *w, struct lb_err *err)
 {
     size_t n = (size_t)w->set.max_tokens, k = w->set.logprobs > 0 ? (size_t)w->set.logprobs : 0;
     bool ok = (w->out = lb_mem_new(n, sizeof *w->out)) != NULL;
@@ -305,14 +306,15 @@ void *lb_run_window(void *run)
     lb_run_be_nice();
     struct lb_work **rows = lb_mem_new(LB_WINDOW_ROWS, sizeof *rows);
     enum lb_status status = rows ? LB_OK : lb_err_memory(&err, "a window of rows", LB_WINDOW_ROWS * sizeof *rows);
+    struct lb_queue *to = r->deals ? &r->sorted : &r->ready;
     bool end = false, over = false;
     while (status == LB_OK && !end && !over) {
         size_t n = gather(r, rows, &end);
-        qsort(rows, n, sizeof *rows, longest_first);
+        lb_order_rows(rows, n);
         for (size_t i = 0; i < n; i++) {
             for (int32_t k = 0; k < rows[i]->n_part && status == LB_OK && !over; k++)
-                status = make_room(r, lb_work_part(rows[i], k), &err);
-            over = over || status != LB_OK || !lb_queue_push(&r->ready, rows[i]);
+                status = lb_run_make_room(r, lb_work_part(rows[i], k), &err);
+            over = over || status != LB_OK || !lb_queue_push(to, rows[i]);
             if (over)
                 lb_work_free(rows[i]);
         }
@@ -320,6 +322,6 @@ void *lb_run_window(void *run)
     if (status != LB_OK)
         lb_run_fail(r, &err, true);
     lb_mem_free(rows);
-    lb_queue_close(&r->ready);
+    lb_queue_close(to);
     return NULL;
 }

@@ -85,6 +85,7 @@ static struct lb_timing make_timing(struct lb_work *w)
                               .decode_s = t.last - t.first,
                               .first_token_s = t.first - t.read,
                               .total_s = t.last - t.read,
+                              .rank = w->rank,
                               .steps = steps};
 }
 
@@ -277,8 +278,8 @@ static enum lb_status write_row(struct formatter *f, struct lb_work *w, bool *cl
     }
     if (f->line.failed || f->text.failed || f->detok.held.failed)
         return lb_err_memory(err, "an output row", f->line.len);
-    enum lb_status status =
-        lb_journal_put(spec->journal, w->row.index, w->row.line_hash, f->line.data, f->line.len, closed, err);
+    enum lb_status status = lb_journal_put(spec->journal, w->row.index / spec->n_shard, w->row.line_hash, f->line.data,
+                                           f->line.len, closed, err);
     if (status == LB_OK && !*closed)
         status = count_row(&f->r->tally, w, err);
     f->r->tally.write_s += lb_now() - begin;

@@ -105,7 +105,8 @@ static enum lb_status watch_id(struct reader *rd, const struct lb_row *row, cons
                         line->file, (long long)line->number, row->id_json, rd->file[first.file], (long long)first.line);
 }
 
-/* A row that an earlier run finished still says, if it is the first readable one, what unreadable ones are written as.
+/* A row that is not run, of another shard or finished by an earlier run, still says, if it is the first readable one,
+ * what unreadable ones are written as.
  */
 static enum lb_status note_form(struct reader *rd, const struct lb_line *line, struct lb_err *err)
 {
@@ -125,11 +126,12 @@ static enum lb_status pass_over(struct reader *rd, const struct lb_line *line, b
 {
     struct lb_run *r = rd->r;
     const struct lb_taken *t = r->taken;
-    *passed = t && (uint64_t)line->index < t->n && t->hash[line->index];
+    uint64_t at = (uint64_t)(line->index / r->spec->n_shard);
+    *passed = t && at < t->n && t->hash[at];
     if (!*passed)
         return LB_OK;
     uint64_t hash = lb_hash64(line->data, line->len, 0);
-    if (lb_taken_hash(hash) != t->hash[line->index])
+    if (lb_taken_hash(hash) != t->hash[at])
         return lb_err_set(err, LB_E_INPUT,
                           "%s:%lld: row %lld is not the one that an earlier run finished: send the same input, or "
                           "discard those rows with --restart",
@@ -180,6 +182,13 @@ static enum lb_status hand_row(struct reader *rd, const struct lb_line *line, st
     return status;
 }
 
+/* A row of another shard. */
+static enum lb_status skip_row(struct reader *rd, const struct lb_line *line, struct lb_err *err)
+{
+    atomic_fetch_add(&rd->r->bytes_read, (long long)line->len + 1);
+    return rd->settled ? LB_OK : note_form(rd, line, err);
+}
+
 /* `-p TEXT` is a row like any other. */
 static enum lb_status read_prompt(struct reader *rd, struct lb_err *err)
 {
@@ -203,7 +212,10 @@ static enum lb_status read_lines(struct reader *rd, struct lb_err *err)
         LB_TRY(lb_lines_next(rd->r->spec->lines, &line, err));
         if (!line.data)
             return end_rows(rd, err);
-        LB_TRY(hand_row(rd, &line, err));
+        if (line.index % rd->r->spec->n_shard == rd->r->spec->shard_index)
+            LB_TRY(hand_row(rd, &line, err));
+        else
+            LB_TRY(skip_row(rd, &line, err));
     }
     return LB_OK;
 }

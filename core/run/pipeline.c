@@ -8,12 +8,15 @@
 #include <unistd.h>
 
 #include "core/base/mem.h"
+#include "core/run/deal.h"
+#include "core/run/follow.h"
 #include "core/run/run.h"
 #include "core/run/stages.h"
 
 #define RAW_ROWS 256   /* rows read ahead of the tokenizer */
 #define READY_ROWS 256 /* rows whose output buffers are made ahead */
 #define DONE_ROWS 4096 /* finished rows ahead of the writer */
+#define IDLE_SHARE 4   /* of all pages as many hold shared beginnings that no row uses: memory stays untouched */
 
 static enum lb_status loop(struct lb_run *r, struct lb_err *err)
 {
@@ -41,8 +44,18 @@ void lb_run_fail(struct lb_run *r, const struct lb_err *err, bool at_once)
     }
 }
 
+bool lb_run_failed(struct lb_run *r)
+{
+    pthread_mutex_lock(&r->mutex);
+    bool failed = r->err.status != LB_OK;
+    pthread_mutex_unlock(&r->mutex);
+    return failed;
+}
+
 void lb_run_abort(struct lb_run *r, bool writer_too)
 {
+    if (r->deals)
+        lb_queue_abort(&r->sorted);
     lb_queue_abort(&r->raw);
     lb_queue_abort(&r->tokens);
     lb_queue_abort(&r->ready);
@@ -88,9 +101,23 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
     LB_TRY(lb_queue_init(&r->done, DONE_ROWS, err));
     if (spec->mode != LB_RUN_MODEL)
         return LB_OK;
+    r->deals = spec->ranks.world->rank == 0 && spec->ranks.world->size > spec->ranks.tp;
+    if (r->deals)
+        LB_TRY(lb_queue_init(&r->sorted, READY_ROWS, err));
     LB_TRY(lb_kv_init(&r->kv, p->kv_pages, (int32_t)p->max_seqs, p->max_model_len, err));
-    LB_TRY(lb_sched_init(&r->sched, &r->kv, p->batch_tokens, p->max_seqs, err));
+    if (!spec->no_prefix_cache)
+        LB_TRY(lb_prefix_init(&r->prefix, &r->kv, err));
+    r->kv.max_idle = p->kv_pages / IDLE_SHARE;
+    const struct lb_rope *rope = &spec->config->rope;
+    struct lb_sched_spec sched = {.kv = &r->kv,
+                                  .prefix = spec->no_prefix_cache ? NULL : &r->prefix,
+                                  .dynamic_above = rope->type == LB_ROPE_DYNAMIC ? rope->max_position : 0,
+                                  .batch_tokens = p->batch_tokens,
+                                  .max_seqs = p->max_seqs,
+                                  .crowd = spec->crowd};
+    LB_TRY(lb_sched_init(&r->sched, &sched, err));
     LB_TRY(lb_step_init(&r->step, p->limit, err));
+    LB_TRY(lb_follow_init(r, err));
     r->drawn = lb_mem_new((size_t)p->max_out, sizeof *r->drawn);
     return r->drawn ? LB_OK : lb_err_memory(err, "samples", (size_t)p->max_out * sizeof *r->drawn);
 }
@@ -105,29 +132,42 @@ static void run_release(struct lb_run *r)
         lb_work_free(w);
     }
     lb_sched_release(&r->sched);
+    lb_prefix_release(&r->prefix);
     lb_kv_release(&r->kv);
     lb_step_release(&r->step);
+    lb_mem_free(r->packed);
     lb_mem_free(r->drawn);
     lb_mem_free(r->tally.latency);
     lb_queue_release(&r->raw);
     lb_queue_release(&r->tokens);
     lb_queue_release(&r->ready);
     lb_queue_release(&r->done);
+    lb_queue_release(&r->sorted);
     if (r->wake >= 0)
         close(r->wake);
     pthread_mutex_destroy(&r->mutex);
 }
 
+/* The threads of a rank. */
+static bool wanted(const struct lb_run *r, int thread)
+{
+    const struct lb_world *w = r->spec->ranks.world;
+    if (thread == LB_T_DEAL)
+        return r->spec->mode == LB_RUN_MODEL && w->size > 1;
+    if (thread == LB_T_WINDOW && r->spec->mode != LB_RUN_MODEL)
+        return false;
+    return w->rank == 0;
+}
+
 static enum lb_status start(struct lb_run *r, struct lb_err *err)
 {
     void *(*const body[LB_N_THREAD])(void *) = {
-        [LB_T_READER] = lb_run_reader,
-        [LB_T_TOKENIZER] = lb_run_tokenizer,
-        [LB_T_WINDOW] = lb_run_window,
+        [LB_T_READER] = lb_run_reader, [LB_T_TOKENIZER] = lb_run_tokenizer,
+        [LB_T_WINDOW] = lb_run_window, [LB_T_DEAL] = r->spec->ranks.world->rank == 0 ? lb_deal_rank0 : lb_deal_leader,
         [LB_T_WRITER] = lb_run_writer,
     };
     for (int i = 0; i < LB_N_THREAD; i++) {
-        if (i == LB_T_WINDOW && r->spec->mode != LB_RUN_MODEL)
+        if (!wanted(r, i))
             continue;
         int rc = pthread_create(&r->thread[i], NULL, body[i], r);
         if (rc != 0)
@@ -144,9 +184,23 @@ static void join(struct lb_run *r, int thread)
     r->started[thread] = false;
 }
 
+/* Row traffic goes on until the other ranks know that this one ends: where its thread could not be started, here. */
+static void end_traffic(struct lb_run *r)
+{
+    if (!wanted(r, LB_T_DEAL))
+        return;
+    if (r->started[LB_T_DEAL])
+        join(r, LB_T_DEAL);
+    else if (r->spec->ranks.world->rank == 0)
+        lb_deal_rank0(r);
+    else
+        lb_deal_leader(r);
+}
+
 /* Ends all threads: in order when the rows ran out, else at once; finished rows are written in either case. */
 static void stop(struct lb_run *r, bool at_once)
 {
+    atomic_store(&r->leaving, true);
     if (at_once) {
         lb_run_abort(r, false);
         if (eventfd_write(r->wake, 1) != 0)
@@ -155,6 +209,7 @@ static void stop(struct lb_run *r, bool at_once)
     join(r, LB_T_READER);
     join(r, LB_T_TOKENIZER);
     join(r, LB_T_WINDOW);
+    end_traffic(r);
     lb_queue_close(&r->done);
     join(r, LB_T_WRITER);
 }
@@ -172,39 +227,38 @@ static double percentile(const struct lb_tally *t, int percent)
     return t->latency[i > 0 ? i - 1 : 0];
 }
 
-static void count_forward(struct lb_run *r)
+static void count_latency(struct lb_run *r)
 {
     struct lb_stats *s = r->stats;
     struct lb_tally *t = &r->tally;
+    s->n_latency = (int64_t)t->n_latency;
+    if (!t->n_latency)
+        return;
+    qsort(t->latency, t->n_latency, sizeof *t->latency, by_value);
+    s->latency_p50 = percentile(t, 50);
+    s->latency_p90 = percentile(t, 90);
+    s->latency_p99 = percentile(t, 99);
+    s->latency_max = t->latency[t->n_latency - 1];
+}
+
+static void count_forward(struct lb_run *r)
+{
+    struct lb_rank_stats *m = &r->stats->mine;
     const struct lb_backend_counts *c = &r->spec->backend->counts;
-    s->padding = c->product_rows - c->token_rows;
     lb_log_put(r->spec->log, LB_LOG_DEBUG,
                "forward: layer products %.6g s, attention and cache %.6g s, norms %.6g s, head %.6g s", c->linear_s,
                c->attend_s, c->norm_s, c->head_s);
-    s->n_latency = (int64_t)t->n_latency;
-    if (t->n_latency) {
-        qsort(t->latency, t->n_latency, sizeof *t->latency, by_value);
-        s->latency_p50 = percentile(t, 50);
-        s->latency_p90 = percentile(t, 90);
-        s->latency_p99 = percentile(t, 99);
-        s->latency_max = t->latency[t->n_latency - 1];
-    }
-    if (s->steps) {
-        double steps = (double)s->steps;
-        s->tokens_mean = (double)r->n_fed / steps;
-        s->seqs_mean = r->seqs_sum / steps;
-        s->fill = s->tokens_mean / (double)r->spec->plan->batch_tokens;
-        s->waste = r->waste_sum / steps;
-    }
-    s->peak_pages = r->kv.peak_used;
     struct lb_model_size size = lb_model_size_of(r->spec->model);
-    if (s->forward_s > 0)
-        s->model_tflops =
-            2e-12 *
-            ((double)size.n_layer_product * (double)r->n_fed + (double)size.n_head_product * (double)r->n_wanted) /
-            s->forward_s;
-    s->idle_s = s->host_wait_s;
-    s->busy_s = lb_now() - r->begin - s->idle_s;
+    m->leads = 1;
+    m->padding = c->product_rows - c->token_rows;
+    m->n_fed = r->n_fed;
+    m->n_wanted = r->n_wanted;
+    m->flop = 2 * ((double)size.n_layer_product * (double)r->n_fed + (double)size.n_head_product * (double)r->n_wanted);
+    m->seqs_sum = r->seqs_sum;
+    m->waste_sum = r->waste_sum;
+    m->peak_pages = r->kv.peak_used;
+    m->idle_s += m->host_wait_s;
+    m->busy_s = lb_now() - r->begin - m->idle_s;
 }
 
 static void add_taken(struct lb_stats *s, const struct lb_taken *t)
@@ -234,11 +288,10 @@ static void count_run(struct lb_run *r)
     s->prompt_tokens = t->prompt_tokens;
     s->completion_tokens = t->completion_tokens;
     s->write_s = t->write_s;
-    struct rusage usage;
-    if (getrusage(RUSAGE_SELF, &usage) == 0)
-        s->peak_rss_bytes = (int64_t)usage.ru_maxrss * 1024;
+    count_latency(r);
     if (r->spec->mode == LB_RUN_MODEL)
         count_forward(r);
+    lb_follow_count(r->spec, &s->mine);
 }
 
 enum lb_status lb_run_rows(const struct lb_run_spec *spec, struct lb_stats *stats, struct lb_run_end *end,
@@ -250,31 +303,39 @@ enum lb_status lb_run_rows(const struct lb_run_spec *spec, struct lb_stats *stat
         return lb_err_memory(err, "a run", sizeof *r);
     struct lb_err why = LB_ERR_INIT;
     enum lb_status status = run_init(r, spec, stats, &why);
+    if (spec->mode == LB_RUN_MODEL)
+        status = lb_follow_agree(spec, status, &why);
+    bool ready = status == LB_OK;
     if (status == LB_OK)
         status = start(r, &why);
     if (status == LB_OK)
         status = spec->mode == LB_RUN_MODEL ? loop(r, &why) : lb_run_wait(r, &why);
     if (status != LB_OK)
-        lb_run_fail(r, &why, r->raw.cap && r->tokens.cap && r->ready.cap && r->done.cap);
-    if (stats->steps)
+        lb_run_fail(r, &why, ready);
+    if (ready && spec->mode == LB_RUN_MODEL)
+        lb_follow_end(r);
+    if (stats->mine.steps)
         lb_log_put(spec->log, LB_LOG_DEBUG, "allocations of the forward thread after the first step: %llu",
                    (unsigned long long)(lb_mem_count() - r->first_allocs));
-    if (r->done.cap)
+    if (ready)
         stop(r, status != LB_OK || r->over);
     if (status == LB_OK)
         lb_run_progress(r, true);
+    r->timed_out = r->timed_out || atomic_load(&r->left_out);
     count_run(r);
     end->closed = atomic_load(&r->closed);
     status = r->err.status;
     if (status != LB_OK) {
         lb_err_set(err, status, "%s", r->err.text);
-    } else if (!end->closed && (r->interrupted || r->timed_out)) {
+    } else if (spec->ranks.world->rank == 0 && !end->closed && !atomic_load(&r->peer_failed) &&
+               (r->interrupted || r->timed_out)) {
         status = lb_err_set(err, LB_E_INTERRUPTED, "%s: %lld finished rows are kept",
                             r->timed_out ? "the time limit is reached" : "interrupted", (long long)stats->rows);
     }
     stats->input_hash = r->input_hash;
-    stats->input_known = status == LB_OK && !end->closed;
-    end->complete = status == LB_OK && !end->closed;
+    stats->input_known = status == LB_OK && !end->closed && !atomic_load(&r->peer_failed);
+    end->peer_failed = atomic_load(&r->peer_failed);
+    end->complete = status == LB_OK && !end->closed && !end->peer_failed;
     run_release(r);
     lb_mem_free(r);
     return status;

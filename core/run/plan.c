@@ -1,5 +1,6 @@
 #include "core/run/plan.h"
 
+#include "core/dist/shard.h"
 #include "core/model/kv.h"
 
 #define MAX_BATCH_TOKENS (1 << 20)
@@ -11,22 +12,69 @@ static size_t elem_bytes(enum lb_dtype dtype)
     return dtype == LB_F32 ? 4 : 2;
 }
 
-size_t lb_plan_page_bytes(const struct lb_config *c, enum lb_dtype dtype)
+/* KV heads on a rank: some are on more than one where query heads of a KV head are. */
+static int64_t kv_heads(const struct lb_config *c, int tp)
 {
-    int64_t kv = c->n_layer * c->n_kv_head * (c->head_dim + c->v_dim);
+    const struct lb_shard_shape shape = {c->n_seg, c->n_head, c->n_kv_head, 0};
+    struct lb_slice slice;
+    struct lb_err err = LB_ERR_INIT;
+    if (tp <= 1 || lb_slice_init(&slice, &shape, 0, tp, &err) != LB_OK)
+        return c->n_kv_head;
+    return slice.n_kv_head;
+}
+
+size_t lb_plan_page_bytes(const struct lb_config *c, enum lb_dtype dtype, int tp)
+{
+    int64_t kv = c->n_layer * kv_heads(c, tp) * (c->head_dim + c->v_dim);
     return (size_t)((kv + lb_config_index_layers(c) * c->index.head_dim) * LK_PAGE_TOKENS) * elem_bytes(dtype);
 }
 
-static double weight_bytes(const struct lb_wfile *w, enum lb_dtype dtype)
+/* What every rank holds whole in a layer: latents, routers, what an indexer needs. */
+static double replicated(const struct lb_config *c, int64_t il)
 {
-    double sum = 0;
+    const struct lb_mla *m = &c->mla;
+    const struct lb_index *x = &c->index;
+    double dim = (double)c->dim, n = 0;
+    if (m->kv_rank > 0)
+        n += dim * (double)(m->q_rank + m->kv_rank + m->rope_dim);
+    if (x->topk > 0 && !c->layer[il].index_shared)
+        n += (double)(m->q_rank * x->n_head * x->head_dim) + dim * (double)(x->head_dim + x->n_head);
+    return c->layer[il].moe ? n + dim * (double)c->moe.n_expert : n;
+}
+
+double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp)
+{
+    const struct lb_wfile *w = spec->weights;
+    const struct lb_config *c = spec->config;
+    double sum = 0, whole = 0, kv = 0;
     for (size_t i = 0; i < w->n_tensor; i++) {
         double n = 1;
         for (int d = 0; d < w->tensor[i].n_dim; d++)
             n *= (double)w->tensor[i].dim[d];
         sum += n;
     }
-    return sum * (double)elem_bytes(dtype);
+    if (tp > 1) {
+        for (int64_t il = 0; il < c->n_layer; il++)
+            whole += replicated(c, il);
+        if (c->mla.kv_rank == 0)
+            kv = (double)(c->n_layer * 2 * c->head_dim) * (double)c->dim;
+        double cut = sum - whole - kv * (double)c->n_kv_head;
+        sum = (cut > 0 ? cut / tp : 0) + whole + kv * (double)kv_heads(c, tp);
+    }
+    return sum * (double)elem_bytes(spec->dtype);
+}
+
+/* Ranks of the host that are there, as numbers that are at least 1. */
+static double ranks_of(const struct lb_plan_spec *spec)
+{
+    return spec->host_ranks > 1 ? spec->host_ranks : 1;
+}
+
+/* Weights on the host: each slice that its ranks need once. */
+static double host_weight_bytes(const struct lb_plan_spec *spec, int tp)
+{
+    double n_slice = ranks_of(spec) < tp ? ranks_of(spec) : tp;
+    return (tp > 1 ? n_slice : 1) * lb_plan_weight_bytes(spec, tp);
 }
 
 double lb_plan_moe_bytes(const struct lb_config *c, int64_t n_tok)
@@ -79,8 +127,9 @@ enum lb_status lb_plan_make(struct lb_plan *p, const struct lb_plan_spec *spec, 
         return lb_err_set(err, LB_E_USAGE, "--kv-memory and --max-model-len must not be negative");
     LB_TRY(lb_plan_length(p, spec, err));
 
-    double weights = weight_bytes(spec->weights, spec->dtype), room = (double)spec->free_bytes;
-    double experts = lb_plan_moe_bytes(spec->config, p->batch_tokens);
+    int tp = spec->tp > 1 ? spec->tp : 1;
+    double weights = host_weight_bytes(spec, tp), room = (double)spec->free_bytes, n_rank = ranks_of(spec);
+    double experts = n_rank * lb_plan_moe_bytes(spec->config, p->batch_tokens);
     if (weights <= room && weights + experts > room)
         return lb_err_set(
             err, LB_E_DEVICE,
@@ -92,12 +141,38 @@ enum lb_status lb_plan_make(struct lb_plan *p, const struct lb_plan_spec *spec, 
                           room / GIB);
     room -= experts;
     double cache = room / 4 < room - weights ? room / 4 : room - weights;
-    p->kv_memory = spec->kv_memory ? spec->kv_memory : (int64_t)cache;
-    if (spec->kv_memory && (double)spec->kv_memory > room - weights)
+    p->kv_memory = spec->kv_memory ? spec->kv_memory : (int64_t)(cache / n_rank);
+    if (spec->kv_memory && n_rank * (double)spec->kv_memory > room - weights)
         return lb_err_set(err, LB_E_DEVICE,
-                          "--kv-memory of %.1f GiB and weights of %.1f GiB need more than the %.1f GiB that are free",
-                          (double)spec->kv_memory / GIB, weights / GIB, room / GIB);
-    return lb_plan_pages(p, lb_plan_page_bytes(spec->config, spec->dtype), err);
+                          "--kv-memory of %.1f GiB%s and weights of %.1f GiB need more than the %.1f GiB that are free",
+                          (double)spec->kv_memory / GIB, n_rank > 1 ? " for each rank of the host" : "", weights / GIB,
+                          room / GIB);
+    return lb_plan_pages(p, lb_plan_page_bytes(spec->config, spec->dtype, tp), err);
+}
+
+enum lb_status lb_plan_tp(const struct lb_plan_spec *spec, int n_rank, int *tp, struct lb_err *err)
+{
+    double room = (double)spec->free_bytes, least = 0, asked = ranks_of(spec) * (double)spec->kv_memory;
+    int fits = 0;
+    int64_t batch = spec->batch_tokens ? spec->batch_tokens : LB_DEFAULT_BATCH_TOKENS;
+    room -= ranks_of(spec) * lb_plan_moe_bytes(spec->config, batch);
+    for (*tp = 1; *tp <= n_rank; (*tp)++) {
+        if (n_rank % *tp != 0 || spec->config->n_seg % *tp != 0)
+            continue;
+        double weights = host_weight_bytes(spec, *tp);
+        if (weights + (spec->kv_memory ? asked : room / 4) <= room)
+            return LB_OK;
+        if (fits == 0 && weights < room)
+            fits = *tp;
+        least = least == 0 || weights < least ? weights : least;
+    }
+    *tp = fits;
+    if (fits > 0)
+        return LB_OK;
+    return lb_err_set(
+        err, LB_E_DEVICE,
+        "the weights need %.1f GiB of this host's memory however its %d ranks share them, %.1f GiB are free",
+        least / GIB, n_rank, (double)spec->free_bytes / GIB);
 }
 
 enum lb_status lb_plan_pages(struct lb_plan *p, size_t page_bytes, struct lb_err *err)
@@ -109,9 +184,12 @@ enum lb_status lb_plan_pages(struct lb_plan *p, size_t page_bytes, struct lb_err
         return lb_err_set(err, LB_E_USAGE, "KV memory of %lld bytes holds not one page of %d positions, %zu bytes",
                           (long long)p->kv_memory, LK_PAGE_TOKENS, page_bytes);
     p->kv_pages = fit < most ? fit : most;
+    /* shared pages stand in several tables */
+    int64_t entries = (of_row < p->kv_pages ? of_row : p->kv_pages) * p->max_seqs;
     int64_t n_seq = p->max_seqs < p->batch_tokens ? p->max_seqs : p->batch_tokens;
-    p->limit = (struct lb_step_limits){
-        .n_tok = (int32_t)p->batch_tokens, .n_seq = (int32_t)n_seq, .n_page = (int32_t)p->kv_pages};
+    p->limit = (struct lb_step_limits){.n_tok = (int32_t)p->batch_tokens,
+                                       .n_seq = (int32_t)n_seq,
+                                       .n_page = (int32_t)(entries < INT32_MAX ? entries : INT32_MAX)};
     p->max_out = (int32_t)n_seq;
     return LB_OK;
 }

@@ -19,17 +19,24 @@ struct lb_plan_spec {
     const struct lb_wfile *weights;
     enum lb_dtype dtype;
     int64_t batch_tokens, max_seqs, kv_memory, max_model_len;
-    size_t free_bytes; /* memory that can be had */
+    size_t free_bytes; /* memory that can be had on this host */
+    int tp;            /* ranks that hold one copy of the weights */
+    int host_ranks;    /* ranks that share the host's memory, and one copy of what several of them need */
     const struct lb_log *log;
 };
 
 struct lb_plan {
     int64_t batch_tokens, max_seqs, max_model_len;
-    int64_t kv_memory; /* bytes for the cache */
+    int64_t kv_memory; /* bytes for the cache of one rank */
     int64_t kv_pages;
     struct lb_step_limits limit;
     int32_t max_out;
 };
+
+/* tp for `auto` on this host, among the divisors of n_rank and of the model's segments: the smallest with which weights
+ * leave a quarter of the memory to the cache, or what --kv-memory asks for; else the smallest with which they fit at
+ * all. A run takes the largest of its ranks' answers. LB_E_DEVICE: none does. spec->tp is not read. */
+enum lb_status lb_plan_tp(const struct lb_plan_spec *spec, int n_rank, int *tp, struct lb_err *err);
 
 /* All but the pages, whose size the model knows best. A batch or length out of range, or a length beyond the model's,
  * is LB_E_USAGE; weights that cannot fit free memory are LB_E_DEVICE with both numbers. Dynamic RoPE grows its base
@@ -48,7 +55,10 @@ enum lb_status lb_plan_pages(struct lb_plan *p, size_t page_bytes, struct lb_err
 /* Bytes that a step of n_tok tokens takes for its mixtures of experts, at most: a kernel set may store fewer. */
 double lb_plan_moe_bytes(const struct lb_config *c, int64_t n_tok);
 
-/* Bytes of a page over all layers as the configuration gives it; a kernel set may need more. */
-size_t lb_plan_page_bytes(const struct lb_config *c, enum lb_dtype dtype);
+/* Bytes of a page over all layers on one of tp ranks as the configuration gives it; a kernel set may need more. */
+size_t lb_plan_page_bytes(const struct lb_config *c, enum lb_dtype dtype, int tp);
+
+/* Bytes of the weights that one of tp ranks holds, likewise. */
+double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp);
 
 #endif

@@ -9,7 +9,7 @@
 #include "core/run/pipeline.h"
 #include "core/run/sched.h"
 
-enum { LB_T_READER, LB_T_TOKENIZER, LB_T_WINDOW, LB_T_WRITER, LB_N_THREAD };
+enum { LB_T_READER, LB_T_TOKENIZER, LB_T_WINDOW, LB_T_DEAL, LB_T_WRITER, LB_N_THREAD };
 
 /* Written by the writer thread, read by others after it is joined. */
 struct lb_tally {
@@ -23,12 +23,15 @@ struct lb_tally {
 struct lb_run {
     const struct lb_run_spec *spec;
     struct lb_queue raw, tokens, ready, done;
-    int wake; /* eventfd that ends the reader's waiting for input */
+    struct lb_queue sorted; /* rank 0 with several groups: rows ready to be dealt, its own group's too */
+    bool deals;             /* this is so */
+    int wake;               /* eventfd that ends the reader's waiting for input */
     pthread_t thread[LB_N_THREAD];
     bool started[LB_N_THREAD];
 
     /* forward thread */
     struct lb_kv kv;
+    struct lb_prefix prefix;
     struct lb_sched sched;
     struct lb_step step;
     const struct lb_cand *cand;         /* [step.n_out] */
@@ -49,6 +52,10 @@ struct lb_run {
     double told_at;        /* time and tokens of the last progress */
     int64_t told_tokens;
 
+    /* forward thread of a group with several ranks */
+    int32_t *packed; /* [lb_step_pack_max] */
+    int32_t n_slot;  /* samples of the step before */
+
     /* shared */
     pthread_mutex_t mutex;
     struct lb_err err;    /* first failure, under the mutex */
@@ -57,8 +64,14 @@ struct lb_run {
     atomic_bool read_all; /* rows_read is final */
     atomic_llong rows_read, rows_done, bytes_read, work_known;
     atomic_bool warned_name;
-    const struct lb_taken *taken; /* rows that an earlier run finished; NULL: no journal */
-    uint64_t input_hash;          /* of all rows read; the reader's until it is joined */
+    atomic_bool stop_told;   /* a signal came to another rank */
+    atomic_bool peer_failed; /* another leader has failed, and says why when all agree */
+    atomic_bool leaving;     /* the forward thread has left its loop */
+    atomic_bool left_out;    /* another leader did not run rows that would not have ended before the deadline */
+    atomic_llong n_gone;     /* sequences of rows that this group has done with */
+    atomic_llong work_away, tokens_away; /* of rows that ended in other groups, for the progress */
+    const struct lb_taken *taken;        /* rows that an earlier run finished; NULL: no journal */
+    uint64_t input_hash;                 /* of all rows read; the reader's until it is joined */
     struct lb_tally tally;
     bool stopped; /* too many rows failed; the writer's */
     size_t room;  /* bytes of text that one id gives at most */
@@ -69,6 +82,15 @@ void lb_run_fail(struct lb_run *r, const struct lb_err *err, bool at_once);
 
 /* Ends all waiting; rows in queues are dropped, finished rows still reach the writer unless it is the one to stop. */
 void lb_run_abort(struct lb_run *r, bool writer_too);
+
+bool lb_run_failed(struct lb_run *r);
+
+/* A sequence's output buffers, and what its stop strings and penalties need beside them. */
+enum lb_status lb_run_make_room(const struct lb_run *r, struct lb_work *w, struct lb_err *err);
+void lb_run_drop_helpers(struct lb_work *w); /* the latter: it runs elsewhere */
+
+/* Tokens that a row may come to, as the progress counts them. */
+int64_t lb_run_work_of(const struct lb_work *w);
 
 /* Lowers the priority of the calling thread; without the right to do so it stays. */
 void lb_run_be_nice(void);

@@ -2,27 +2,93 @@
 
 #include "core/base/mem.h"
 
-enum lb_status lb_sched_init(struct lb_sched *s, struct lb_kv *kv, int64_t batch_tokens, int64_t max_seqs,
-                             struct lb_err *err)
+#define CAUTION 1.25   /* rows that ended first are short ones: more than they have used is expected */
+#define ENOUGH_ROWS 16 /* before as many have ended, the longest course is expected */
+#define MIN_AHEAD 32   /* tokens that a row is expected to go on for at least */
+
+enum lb_status lb_sched_init(struct lb_sched *s, const struct lb_sched_spec *spec, struct lb_err *err)
 {
-    *s = (struct lb_sched){.kv = kv, .batch_tokens = batch_tokens, .max_seqs = max_seqs};
-    s->seq = lb_mem_new((size_t)max_seqs, sizeof *s->seq);
-    s->out_seq = lb_mem_new((size_t)(max_seqs < batch_tokens ? max_seqs : batch_tokens), sizeof *s->out_seq);
-    if (!s->seq || !s->out_seq) {
+    *s = (struct lb_sched){.spec = *spec, .caution = CAUTION};
+    size_t n = (size_t)spec->max_seqs;
+    s->seq = lb_mem_new(n, sizeof *s->seq);
+    s->evicted = lb_mem_new(n, sizeof *s->evicted);
+    s->out_seq = lb_mem_new((size_t)(spec->max_seqs < spec->batch_tokens ? spec->max_seqs : spec->batch_tokens),
+                            sizeof *s->out_seq);
+    if (!s->seq || !s->evicted || !s->out_seq) {
         lb_sched_release(s);
-        return lb_err_memory(err, "the scheduler", (size_t)max_seqs * sizeof *s->seq);
+        return lb_err_memory(err, "the scheduler", n * sizeof *s->seq);
     }
     return LB_OK;
+}
+
+static void drop_work(struct lb_work *w)
+{
+    if (w && lb_work_end(w->lead, 1))
+        lb_work_free(w->lead);
 }
 
 void lb_sched_release(struct lb_sched *s)
 {
     for (int64_t i = 0; s->seq && i < s->n_seq; i++)
-        if (s->seq[i].work && lb_work_end(s->seq[i].work->lead, 1))
-            lb_work_free(s->seq[i].work->lead);
+        drop_work(s->seq[i].work);
+    for (int64_t i = 0; i < s->n_evicted; i++)
+        drop_work(s->evicted[i]);
     lb_mem_free(s->seq);
+    lb_mem_free(s->evicted);
     lb_mem_free(s->out_seq);
     *s = (struct lb_sched){0};
+}
+
+/* ---- what is expected ---- */
+
+/* Positions that a row is expected to reach; the last generated id is never fed. */
+static int64_t expected_len(const struct lb_sched *s, const struct lb_work *w)
+{
+    int64_t most = w->set.max_tokens, n = most;
+    if (s->spec.crowd)
+        return w->n_prompt + w->n_out;
+    if (s->n_used >= ENOUGH_ROWS) {
+        n = (int64_t)((double)most * s->used_sum / (double)s->n_used * s->caution) + 1;
+        n = n < w->n_out + MIN_AHEAD ? w->n_out + MIN_AHEAD : n;
+        n = n < most ? n : most;
+    }
+    return w->n_prompt + n - 1;
+}
+
+/* Pages that the running rows are expected to ask for yet. */
+static int64_t expected_pages(const struct lb_sched *s)
+{
+    int64_t sum = 0;
+    for (int64_t i = 0; i < s->n_seq; i++) {
+        const struct lb_seq *q = &s->seq[i];
+        if (!q->work)
+            continue;
+        int64_t more = lb_kv_pages_of(expected_len(s, q->work)) - s->spec.kv->seq[q->kv_seq].n_page;
+        sum += more > 0 ? more : 0;
+    }
+    return sum;
+}
+
+/* What of a row's prompt may stand in shared pages. The last token's logits are wanted, so it is computed in any
+ * case. */
+static struct lb_prefix_text shared_text(const struct lb_sched *s, const struct lb_work *w, int64_t most)
+{
+    bool own_base = s->spec.dynamic_above > 0 && w->n_prompt > s->spec.dynamic_above;
+    int64_t n = s->spec.prefix ? w->n_shared : 0;
+    return (struct lb_prefix_text){w->prompt, n < most ? n : most, own_base ? (uint64_t)w->n_prompt : 0};
+}
+
+/* ---- a row's tokens ---- */
+
+/* Tokens of a row that are known and not fed yet. */
+static int64_t n_left(const struct lb_seq *q)
+{
+    return q->work->n_prompt + q->work->n_out - q->n_fed;
+}
+
+static bool decoding(const struct lb_seq *q)
+{
+    return q->work->n_out > 0 && n_left(q) == 1;
 }
 
 static int32_t token_of(const struct lb_seq *q, const struct lb_step *step, int64_t pos)
@@ -35,14 +101,24 @@ static int32_t token_of(const struct lb_seq *q, const struct lb_step *step, int6
     return w->out[pos - w->n_prompt];
 }
 
-/* The next n tokens of a row. Its pages were set aside, so extending cannot fail. */
+static void count(struct lb_sched *s, const struct lb_work *w, int64_t begin, int64_t end)
+{
+    int64_t again = (w->n_before < end ? w->n_before : end) - begin;
+    again = again > 0 ? again : 0;
+    int64_t prompt = (w->n_prompt < end ? w->n_prompt : end) - begin - again;
+    prompt = prompt > 0 ? prompt : 0;
+    s->n_again += again;
+    s->n_prefill += prompt;
+    s->n_decode += end - begin - again - prompt;
+}
+
+/* The next n tokens of a row, for which there are pages. */
 static void put(struct lb_sched *s, struct lb_step *step, int64_t index, int64_t n)
 {
     struct lb_seq *q = &s->seq[index];
-    const struct lb_work *w = q->work;
+    struct lb_work *w = q->work;
     int64_t begin = q->n_fed, end = begin + n;
-    lb_kv_extend(s->kv, q->kv_seq, end);
-    const struct lb_kv_seq *pages = &s->kv->seq[q->kv_seq];
+    const struct lb_kv_seq *pages = &s->spec.kv->seq[q->kv_seq];
     step->seq_start[step->n_seq] = step->n_tok;
     step->page_start[step->n_seq] = step->n_page;
     step->n_seq++;
@@ -55,24 +131,24 @@ static void put(struct lb_sched *s, struct lb_step *step, int64_t index, int64_t
         step->tok_page[t] = pages->page[pos / LK_PAGE_TOKENS];
         step->rope_len[t] = (int32_t)(pos < w->n_prompt ? w->n_prompt : pos + 1);
     }
-    if (end >= w->n_prompt) {
+    if (end == w->n_prompt + w->n_out) {
         s->out_seq[step->n_out] = (int32_t)index;
         step->out_tok[step->n_out] = step->n_tok - 1;
         step->out_flags[step->n_out] = lb_work_needs_logits(w) ? LB_OUT_LOGITS : 0;
         step->n_out++;
     }
-    if (begin < w->n_prompt)
-        s->n_prefill += n;
-    else
-        s->n_decode += n;
+    count(s, w, begin, end);
     q->n_fed = end;
     s->n_stored += n;
-    q->work->steps++;
+    w->steps++;
+    struct lb_prefix_text text = shared_text(s, w, w->n_prompt);
+    if (s->spec.prefix)
+        lb_prefix_add(s->spec.prefix, &q->known, q->kv_seq, &text, end);
 }
 
 static int64_t room(const struct lb_sched *s, const struct lb_step *step)
 {
-    return s->batch_tokens - step->n_tok;
+    return s->spec.batch_tokens - step->n_tok;
 }
 
 static void sweep(struct lb_sched *s)
@@ -85,46 +161,111 @@ static void sweep(struct lb_sched *s)
     s->n_seq = n;
 }
 
-static bool in_prompt(const struct lb_seq *q)
+static void leave(struct lb_sched *s, struct lb_seq *q)
 {
-    return q->n_fed < q->work->n_prompt;
+    lb_kv_close(s->spec.kv, q->kv_seq);
+    s->n_stored -= q->n_fed;
+    q->work = NULL;
+}
+
+/* ---- eviction ---- */
+
+/* Evicts the youngest row behind `index` that has no tokens in this step: rows are put in order, and a row behind one
+ * whose prompt is not done has none either. */
+static bool evict_behind(struct lb_sched *s, int64_t index)
+{
+    for (int64_t i = s->n_seq; i-- > index + 1;) {
+        struct lb_work *w = s->seq[i].work;
+        if (!w)
+            continue;
+        if (w->n_before < s->seq[i].n_fed)
+            w->n_before = s->seq[i].n_fed;
+        s->evicted[s->n_evicted++] = w;
+        s->caution *= 1.5;
+        s->crowded = true;
+        leave(s, &s->seq[i]);
+        return true;
+    }
+    return false;
+}
+
+/* Pages for n more tokens of a row, at the cost of younger ones; how many tokens there are pages for. */
+static int64_t make_room(struct lb_sched *s, int64_t index, int64_t n)
+{
+    struct lb_seq *q = &s->seq[index];
+    while (!lb_kv_extend(s->spec.kv, q->kv_seq, q->n_fed + n)) {
+        if (evict_behind(s, index))
+            continue;
+        int64_t fit = (s->spec.kv->seq[q->kv_seq].n_page + s->spec.kv->n_free) * LK_PAGE_TOKENS - q->n_fed;
+        n = fit < n ? fit : n - 1;
+    }
+    return n;
+}
+
+/* ---- steps ---- */
+
+static bool admit(struct lb_sched *s, struct lb_step *step, struct lb_work *w)
+{
+    if (s->n_seq == s->spec.max_seqs || room(s, step) < 1 || s->crowded)
+        return false;
+    struct lb_kv *kv = s->spec.kv;
+    int32_t n_idle = 0, n_hit = 0;
+    struct lb_prefix_text text = shared_text(s, w, w->n_prompt - 1);
+    if (text.n_tok >= LK_PAGE_TOKENS)
+        n_hit = lb_prefix_look(s->spec.prefix, &text, &n_idle);
+    int64_t need = lb_kv_pages_of(expected_len(s, w)) - n_hit + n_idle;
+    bool alone = s->n_seq == 0; /* then it has all pages, and they are enough for its longest course */
+    if (!alone && expected_pages(s) + need > kv->n_free)
+        return false;
+    int32_t kv_seq = lb_kv_open(kv);
+    if (kv_seq < 0)
+        return false;
+    int64_t index = s->n_seq++;
+    struct lb_seq *q = &s->seq[index];
+    *q = (struct lb_seq){.work = w, .kv_seq = kv_seq, .slot_step = -2};
+    if (n_hit > 0)
+        q->n_fed = (int64_t)lb_prefix_match(s->spec.prefix, &q->known, kv_seq, &text) * LK_PAGE_TOKENS;
+    s->n_stored += q->n_fed;
+    s->n_hit += w->n_before > 0 ? 0 : q->n_fed;
+    int64_t n = n_left(q) < room(s, step) ? n_left(q) : room(s, step);
+    n = make_room(s, index, n);
+    if (n > 0)
+        put(s, step, index, n);
+    return true;
 }
 
 void lb_sched_begin(struct lb_sched *s, struct lb_step *step)
 {
     sweep(s);
     lb_step_clear(step);
-    s->n_prefill = s->n_decode = 0;
+    s->n_prefill = s->n_decode = s->n_again = s->n_hit = 0;
+    s->crowded = false;
     for (int64_t i = 0; i < s->n_seq; i++)
-        if (!in_prompt(&s->seq[i]))
+        if (s->seq[i].work && decoding(&s->seq[i]) && make_room(s, i, 1) == 1)
             put(s, step, i, 1);
     for (int64_t i = 0; i < s->n_seq && room(s, step) > 0; i++) {
-        if (!in_prompt(&s->seq[i]))
+        if (!s->seq[i].work || decoding(&s->seq[i]))
             continue;
-        int64_t left = s->seq[i].work->n_prompt - s->seq[i].n_fed;
-        put(s, step, i, left < room(s, step) ? left : room(s, step));
+        int64_t left = n_left(&s->seq[i]), n = make_room(s, i, left < room(s, step) ? left : room(s, step));
+        if (n > 0)
+            put(s, step, i, n);
+        if (n < left)
+            break;
     }
+    while (s->n_evicted > 0 && admit(s, step, s->evicted[s->n_evicted - 1]))
+        s->n_evicted--;
 }
 
 bool lb_sched_admit(struct lb_sched *s, struct lb_step *step, struct lb_work *w)
 {
-    int64_t peak = lb_sched_peak_pages(w->n_prompt, w->set.max_tokens);
-    if (s->n_seq == s->max_seqs || room(s, step) < 1 || s->n_page + peak > s->kv->n_page)
-        return false;
-    int32_t kv_seq = lb_kv_open(s->kv);
-    if (kv_seq < 0)
-        return false;
-    s->n_page += peak;
-    s->seq[s->n_seq++] = (struct lb_seq){.work = w, .kv_seq = kv_seq, .n_page = peak, .slot_step = -2};
-    put(s, step, s->n_seq - 1, w->n_prompt < room(s, step) ? w->n_prompt : room(s, step));
-    return true;
+    return s->n_evicted == 0 && admit(s, step, w);
 }
 
 void lb_sched_end(struct lb_sched *s, struct lb_step *step)
 {
     step->seq_start[step->n_seq] = step->n_tok;
     step->page_start[step->n_seq] = step->n_page;
-    step->n_new = lb_kv_take_new(s->kv, step->new_page, step->limit.n_page);
+    step->n_new = lb_kv_take_new(s->spec.kv, step->new_page, step->limit.n_page);
 }
 
 struct lb_work *lb_sched_advance(struct lb_sched *s, const struct lb_step *step, int32_t j, int32_t id)
@@ -139,8 +280,7 @@ struct lb_work *lb_sched_advance(struct lb_sched *s, const struct lb_step *step,
 void lb_sched_finish(struct lb_sched *s, int32_t j)
 {
     struct lb_seq *q = &s->seq[s->out_seq[j]];
-    lb_kv_close(s->kv, q->kv_seq);
-    s->n_page -= q->n_page;
-    s->n_stored -= q->n_fed;
-    q->work = NULL;
+    s->used_sum += (double)q->work->n_out / (double)q->work->set.max_tokens;
+    s->n_used++;
+    leave(s, q);
 }

@@ -1,10 +1,13 @@
 /* Continuous batching: which tokens of which rows the next step takes. Pure bookkeeping over the page allocator, no
  * clocks and no threads.
  *
- * A step first takes one decode token of every running row, then chunks of prompts in order of admission, then new
- * rows, until its budget of tokens is full. Where there are more decoding rows than budget they take turns. A row is
- * admitted only when the pages of its longest possible course can be set aside, so that no row is ever evicted. Its
- * result depends on none of this. */
+ * A step first takes one decode token of every running row, then chunks of prompts in order of admission, then rows
+ * that were evicted, then new rows, until its budget of tokens is full.
+ *
+ * A row is admitted when the pages that the running rows are expected to need leave room for those that it is expected
+ * to need itself: at first its longest course, later as much of it as rows have come to use. Where that was too little,
+ * the youngest row is evicted: its pages go, its ids stay, and it is fed again, ids and all, when there is room. The
+ * oldest row is never evicted, so that there is an end. A row's result depends on none of this. */
 #ifndef CORE_RUN_SCHED_H
 #define CORE_RUN_SCHED_H
 
@@ -14,26 +17,41 @@
 #include "core/backend/step.h"
 #include "core/base/err.h"
 #include "core/model/kv.h"
+#include "core/model/prefix.h"
 #include "core/run/flow.h"
 
 /* A running row. Its fed positions lie in the cache; the newest generated id is not fed yet. */
 struct lb_seq {
-    struct lb_work *work; /* NULL: finished, swept by the next lb_sched_begin */
+    struct lb_work *work; /* NULL: finished or evicted, swept before new rows come */
     int32_t kv_seq;
     int64_t n_fed;     /* positions in the cache, with those of the step being built */
-    int64_t n_page;    /* set aside */
     int64_t slot_step; /* step whose sample slot holds the newest id */
     int32_t slot;
+    struct lb_prefix_place known; /* pages that others can take */
+};
+
+struct lb_sched_spec {
+    struct lb_kv *kv;         /* lent, without open sequences */
+    struct lb_prefix *prefix; /* lent; NULL: prompts share nothing */
+    int64_t dynamic_above;    /* prompts beyond this length have a rotary base of their own; 0: none has */
+    int64_t batch_tokens, max_seqs;
+    bool crowd; /* tests: admission expects no row to go on, so that rows are evicted */
 };
 
 struct lb_sched {
-    struct lb_kv *kv;
-    int64_t batch_tokens, max_seqs;
-    struct lb_seq *seq;              /* [max_seqs], n_seq of them, in order of admission */
-    int64_t n_seq, n_page, n_stored; /* pages set aside; positions in the cache */
-    int64_t turn;                    /* where decoding begins when the budget is too small for all */
-    int32_t *out_seq;                /* [step->n_out] index into seq */
-    int64_t n_prefill, n_decode;     /* tokens of the step */
+    struct lb_sched_spec spec;
+    struct lb_seq *seq;       /* [max_seqs], n_seq of them, in order of admission */
+    int64_t n_seq, n_stored;  /* n_stored: sum of n_fed */
+    struct lb_work **evicted; /* [max_seqs] n_evicted of them, the oldest last */
+    int64_t n_evicted;
+    bool crowded;                /* a row was evicted in this step: none comes */
+    int32_t *out_seq;            /* [step->n_out] index into seq */
+    int64_t n_prefill, n_decode; /* tokens of the step: of prompts, and generated */
+    int64_t n_again;             /* tokens of the step that had been fed before an eviction, in neither of them */
+    int64_t n_hit;               /* prompt tokens that the step did not have to take: they were in shared pages */
+    /* how much of max_tokens rows have used */
+    double used_sum, caution;
+    int64_t n_used;
 };
 
 /* Pages of the longest course of a row: the last generated id is never fed. */
@@ -42,12 +60,10 @@ static inline int64_t lb_sched_peak_pages(int64_t n_prompt, int64_t max_tokens)
     return lb_kv_pages_of(n_prompt + max_tokens - 1);
 }
 
-/* kv is lent, without open sequences; max_seqs sequences at most. */
-enum lb_status lb_sched_init(struct lb_sched *s, struct lb_kv *kv, int64_t batch_tokens, int64_t max_seqs,
-                             struct lb_err *err);
+enum lb_status lb_sched_init(struct lb_sched *s, const struct lb_sched_spec *spec, struct lb_err *err);
 void lb_sched_release(struct lb_sched *s); /* frees the rows that still run, unless sequences of theirs are elsewhere */
 
-/* Starts a step: tokens of the running rows. */
+/* Starts a step: tokens of the running rows, and of evicted ones where there is room again. */
 void lb_sched_begin(struct lb_sched *s, struct lb_step *step);
 
 /* Takes a sequence of a row (which belongs to the scheduler then) and its first tokens into the step. false: no room
@@ -68,7 +84,7 @@ static inline bool lb_sched_idle(const struct lb_sched *s)
     for (int64_t i = 0; i < s->n_seq; i++)
         if (s->seq[i].work)
             return false;
-    return true;
+    return s->n_evicted == 0;
 }
 
 #endif

@@ -2,16 +2,19 @@
 
 #include "core/base/mem.h"
 #include "core/run/adjust.h"
+#include "core/run/follow.h"
 #include "core/run/philox.h"
 #include "core/run/sample.h"
 #include "core/run/stop.h"
 
 #define WAIT_S 0.05 /* how long a stop may go unnoticed while there is nothing to run */
 #define PROGRESS_S 1.0
+#define STEPS_MEAN 64 /* steps that the length of a step is a mean of, the older ones less and less */
 
 static double fraction_of(const struct lb_run *r)
 {
-    double done = r->work_done, known = (double)atomic_load(&r->work_known), part = 1;
+    double done = r->work_done + (double)atomic_load(&r->work_away), known = (double)atomic_load(&r->work_known),
+           part = 1;
     if (!atomic_load(&r->read_all)) {
         if (r->spec->input_bytes <= 0)
             return -1;
@@ -31,7 +34,7 @@ void lb_run_progress(struct lb_run *r, bool now)
     double t = lb_now();
     if (!r->spec->progress || (!now && t - r->told_at < PROGRESS_S))
         return;
-    int64_t tokens = r->n_fed;
+    int64_t tokens = r->n_fed + (int64_t)atomic_load(&r->tokens_away);
     struct lb_progress p = {.rows_done = atomic_load(&r->rows_done),
                             .rows_read = atomic_load(&r->rows_read),
                             .rows_final = atomic_load(&r->read_all),
@@ -50,8 +53,8 @@ bool lb_run_done(const struct lb_run *r)
 
 enum lb_status lb_run_read(struct lb_run *r, struct lb_err *err)
 {
-    (void)err;
-    if (r->spec->stop && *r->spec->stop)
+    LB_TRY(lb_world_failed(r->spec->ranks.world, err));
+    if (r->spec->ranks.world->rank == 0 && ((r->spec->stop && *r->spec->stop) || atomic_load(&r->stop_told)))
         r->interrupted = true;
     if (r->spec->deadline > 0 && lb_now() >= r->spec->deadline)
         r->interrupted = r->timed_out = true;
@@ -68,14 +71,15 @@ enum lb_status lb_run_tokenize(struct lb_run *r, struct lb_err *err)
     double begin = lb_now();
     r->input_done = lb_queue_pop(&r->ready, idle ? WAIT_S : 0, &r->waiting) == LB_POP_END;
     if (idle) {
-        r->stats->host_wait_s += lb_now() - begin;
+        bool others = r->spec->ranks.world->size > r->spec->ranks.tp; /* whose rows may be the last ones */
+        *(others ? &r->stats->mine.idle_s : &r->stats->mine.host_wait_s) += lb_now() - begin;
         lb_run_progress(r, false);
     }
     return LB_OK;
 }
 
 /* Whether a row may be expected to end before the deadline: after as many new tokens as others had so far, in steps as
- * long as the mean or, if those were shorter, the last ones. A row that is left out does not come back. */
+ * long as the last ones. */
 static bool in_time(const struct lb_run *r, const struct lb_work *w)
 {
     const struct lb_settings *set = &w->set;
@@ -86,8 +90,7 @@ static bool in_time(const struct lb_run *r, const struct lb_work *w)
     n = n > mean ? n : mean;
     n = n < (double)set->max_tokens ? n : (double)set->max_tokens;
     n += (double)w->n_prompt / (double)r->spec->plan->batch_tokens;
-    double mean_s = r->stats->steps ? r->stats->forward_s / (double)r->stats->steps : 0;
-    return lb_now() + n * (mean_s < r->step_s ? mean_s : r->step_s) < r->spec->deadline;
+    return lb_now() + n * r->step_s < r->spec->deadline;
 }
 
 static void take_next(struct lb_run *r)
@@ -106,6 +109,7 @@ enum lb_status lb_run_pack(struct lb_run *r, struct lb_err *err)
         struct lb_work *w = lb_work_part(r->waiting, r->next_part);
         if (r->next_part == 0 && !in_time(r, w)) {
             r->timed_out = true;
+            atomic_fetch_add(&r->n_gone, w->n_part);
             lb_work_free(w);
             take_next(r);
             continue;
@@ -123,13 +127,17 @@ enum lb_status lb_run_pack(struct lb_run *r, struct lb_err *err)
 static void count_step(struct lb_run *r, double seconds)
 {
     const struct lb_sched *s = &r->sched;
-    struct lb_stats *st = r->stats;
+    struct lb_rank_stats *st = &r->stats->mine;
     double n_tok = (double)r->step.n_tok;
     st->forward_s += seconds;
-    r->step_s = st->steps ? 0.9 * r->step_s + 0.1 * seconds : seconds;
-    st->prefill_s += seconds * (double)s->n_prefill / n_tok;
+    /* over many steps: a row that one slow step leaves out does not come back */
+    double n_mean = st->steps < STEPS_MEAN ? (double)st->steps + 1 : STEPS_MEAN;
+    r->step_s += (seconds - r->step_s) / n_mean;
+    st->prefill_s += seconds * (double)(s->n_prefill + s->n_again) / n_tok;
     st->decode_s += seconds * (double)s->n_decode / n_tok;
     st->prompt_computed += s->n_prefill;
+    st->recomputed += s->n_again;
+    st->prefix_hit += s->n_hit;
     if (st->steps++ == 0)
         r->first_allocs = lb_mem_count();
     r->n_fed += r->step.n_tok;
@@ -145,6 +153,8 @@ enum lb_status lb_run_forward(struct lb_run *r, struct lb_err *err)
     double begin = lb_now();
     if (r->first_step <= 0)
         r->first_step = begin;
+    lb_world_beat(r->spec->ranks.world, "step", r->step.number);
+    lb_follow_send(r);
     LB_TRY(lb_model_forward(r->spec->model, &r->step, &r->cand, err));
     count_step(r, lb_now() - begin);
     return LB_OK;
@@ -201,7 +211,8 @@ enum lb_status lb_run_sample(struct lb_run *r, struct lb_err *err)
     int32_t *slot = lb_model_slots(r->spec->model);
     for (int32_t j = 0; j < r->step.n_out; j++)
         slot[j] = r->drawn[j] < 0 ? 0 : r->drawn[j];
-    r->stats->sample_s += lb_now() - begin;
+    r->n_slot = r->step.n_out;
+    r->stats->mine.sample_s += lb_now() - begin;
     return LB_OK;
 }
 
@@ -229,6 +240,7 @@ enum lb_status lb_run_detokenize(struct lb_run *r, struct lb_err *err)
         r->n_ended_tok += w->n_out;
         r->work_done += (double)(w->n_prompt + w->set.max_tokens);
         lb_sched_finish(&r->sched, j);
+        atomic_fetch_add(&r->n_gone, 1);
         if (!lb_work_end(w->lead, 1))
             continue;
         w->lead->next = r->finished;
@@ -240,6 +252,7 @@ enum lb_status lb_run_detokenize(struct lb_run *r, struct lb_err *err)
 enum lb_status lb_run_write(struct lb_run *r, struct lb_err *err)
 {
     (void)err;
+    lb_world_idle(r->spec->ranks.world); /* rows and the writer may take their time */
     double begin = lb_now();
     bool any = r->finished != NULL;
     while (r->finished) {
@@ -249,7 +262,7 @@ enum lb_status lb_run_write(struct lb_run *r, struct lb_err *err)
             lb_work_free(w);
     }
     if (any)
-        r->stats->host_wait_s += lb_now() - begin;
+        r->stats->mine.host_wait_s += lb_now() - begin;
     lb_run_progress(r, false);
     return LB_OK;
 }

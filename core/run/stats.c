@@ -81,6 +81,8 @@ static void put_times(struct lb_str *out, const struct lb_stats *s)
     put_real(out, "prefill", s->prefill_s);
     put_real(out, "decode", s->decode_s);
     put_real(out, "sample", s->sample_s);
+    if (s->n_rank > 1)
+        put_real(out, "collective", s->collective_s);
     put_real(out, "host_wait", s->host_wait_s);
     put_real(out, "write", s->write_s);
     lb_str_putc(out, '}');
@@ -122,9 +124,9 @@ static void put_engine(struct lb_str *out, const struct lb_stats *s)
     put_text(out, "device", s->device);
     put_text(out, "isa", s->isa);
     put_int(out, "threads", s->n_thread);
-    put_int(out, "ranks", 1);
-    put_int(out, "tp", 1);
-    put_int(out, "dp", 1);
+    put_int(out, "ranks", s->tp * s->dp);
+    put_int(out, "tp", s->tp);
+    put_int(out, "dp", s->dp);
     put_int(out, "batch_tokens", s->batch_tokens);
     put_int(out, "max_seqs", s->max_seqs);
     put_int(out, "kv_pages", s->kv_pages);
@@ -158,15 +160,61 @@ static void put_run(struct lb_str *out, const struct lb_stats *s)
     if (s->steps)
         put_real(out, "waste", s->waste);
     lb_str_putc(out, '}');
-    char host[256] = "";
-    gethostname(host, sizeof host - 1);
     name(out, "ranks");
-    lb_str_puts(out, "[{\"rank\":0");
-    put_text(out, "host", host);
-    put_real(out, "busy_s", s->busy_s);
-    put_real(out, "idle_s", s->idle_s);
-    put_int(out, "peak_rss_bytes", s->peak_rss_bytes);
-    lb_str_puts(out, "}]");
+    lb_str_putc(out, '[');
+    for (int i = 0; i < s->n_rank; i++) {
+        const struct lb_rank_stats *k = &s->rank[i];
+        lb_str_puts(out, i ? ",{" : "{");
+        put_int(out, "rank", k->rank);
+        put_text(out, "host", k->host);
+        put_real(out, "busy_s", k->busy_s);
+        put_real(out, "idle_s", k->idle_s);
+        if (s->n_rank > 1)
+            put_real(out, "collective_s", k->collective_s);
+        put_int(out, "peak_rss_bytes", k->peak_rss_bytes);
+        lb_str_putc(out, '}');
+    }
+    lb_str_putc(out, ']');
+}
+
+void lb_stats_join(struct lb_stats *s)
+{
+    double seqs = 0, waste = 0, flop = 0;
+    int64_t n_fed = 0;
+    int n = 0;
+    for (int i = 0; i < s->n_rank; i++)
+        n += s->rank[i].leads != 0;
+    double share = n ? 1 / (double)n : 0;
+    for (int i = 0; i < s->n_rank; i++) {
+        const struct lb_rank_stats *k = &s->rank[i];
+        s->peak_rss_bytes = k->peak_rss_bytes > s->peak_rss_bytes ? k->peak_rss_bytes : s->peak_rss_bytes;
+        if (!k->leads)
+            continue;
+        s->forward_s += k->forward_s * share;
+        s->prefill_s += k->prefill_s * share;
+        s->decode_s += k->decode_s * share;
+        s->sample_s += k->sample_s * share;
+        s->host_wait_s += k->host_wait_s * share;
+        s->collective_s += k->collective_s * share;
+        s->steps += k->steps;
+        s->prompt_computed += k->prompt_computed;
+        s->prefix_hit += k->prefix_hit;
+        s->recomputed += k->recomputed;
+        s->padding += k->padding;
+        s->peak_pages = k->peak_pages > s->peak_pages ? k->peak_pages : s->peak_pages;
+        n_fed += k->n_fed;
+        flop += k->flop;
+        seqs += k->seqs_sum;
+        waste += k->waste_sum;
+    }
+    if (s->forward_s > 0)
+        s->model_tflops = 1e-12 * flop / s->forward_s;
+    if (!s->steps)
+        return;
+    s->tokens_mean = (double)n_fed / (double)s->steps;
+    s->seqs_mean = seqs / (double)s->steps;
+    s->waste = waste / (double)s->steps;
+    s->fill = s->tokens_mean / (double)s->batch_tokens;
 }
 
 void lb_stats_put_json(const struct lb_stats *s, const char *command, struct lb_str *out)
@@ -188,6 +236,7 @@ void lb_stats_put_json(const struct lb_stats *s, const char *command, struct lb_
     put_int(out, "prompt", s->prompt_tokens);
     if (!s->no_model) {
         put_int(out, "prompt_computed", s->prompt_computed);
+        put_int(out, "prefix_hit", s->prefix_hit);
         put_int(out, "completion", s->completion_tokens);
         put_int(out, "recomputed", s->recomputed);
         put_int(out, "padding", s->padding);

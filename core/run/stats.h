@@ -20,7 +20,23 @@ struct lb_audit; /* core/run/audit.h */
 
 enum lb_audit_mode { LB_AUDIT_WARN, LB_AUDIT_ERROR, LB_AUDIT_OFF };
 
+/* What one rank did; ranks send it as it lies in memory. */
+struct lb_rank_stats {
+    int32_t rank, leads;
+    char host[64];
+    double busy_s, idle_s, collective_s;
+    int64_t peak_rss_bytes;
+    /* of the leader of a group: its forward thread */
+    int64_t steps, n_fed, n_wanted, prompt_computed, prefix_hit, recomputed, padding, peak_pages;
+    double forward_s, prefill_s, decode_s, sample_s, host_wait_s;
+    double flop, seqs_sum, waste_sum;
+};
+
 struct lb_stats {
+    struct lb_rank_stats mine;        /* this rank's */
+    const struct lb_rank_stats *rank; /* [n_rank] of all, lent; on rank 0 when the run has ended */
+    int n_rank;
+    int tp, dp;                   /* ranks of a group, groups */
     const char *fingerprint;      /* JSON object; NULL: none */
     bool no_model;                /* --render, --plan: what a model would have done is absent */
     const struct lb_audit *audit; /* NULL: none */
@@ -37,9 +53,9 @@ struct lb_stats {
     bool input_known; /* all rows were read, and input_hash is theirs (lb_row_chain) */
     uint64_t input_hash;
     /* tokens: of this run, as all that follows */
-    int64_t prompt_tokens, prompt_computed, completion_tokens, recomputed, padding;
-    /* time */
-    double total_s, load_s, forward_s, prefill_s, decode_s, sample_s, host_wait_s, write_s;
+    int64_t prompt_tokens, prompt_computed, prefix_hit, completion_tokens, recomputed, padding;
+    /* time: of forward threads the mean over the groups */
+    double total_s, load_s, forward_s, prefill_s, decode_s, sample_s, host_wait_s, collective_s, write_s;
     double model_tflops;                                       /* products of weights only, over forward_s */
     int64_t n_latency;                                         /* rows that have one */
     double latency_p50, latency_p90, latency_p99, latency_max; /* admission to last token, of ok rows */
@@ -48,9 +64,8 @@ struct lb_stats {
     double tokens_mean, seqs_mean, fill; /* fill: tokens over budget */
     /* kv */
     int64_t peak_pages;
-    double waste; /* mean over steps of allocated and empty slots a running row */
-    int64_t peak_rss_bytes;
-    double busy_s, idle_s;
+    double waste;           /* mean over steps of allocated and empty slots a running row */
+    int64_t peak_rss_bytes; /* of the rank that has most */
     int exit_code;
 };
 
@@ -61,6 +76,9 @@ struct lb_progress {
     double fraction;         /* of the input's work, 0..1; negative when not known (streams) */
     double elapsed_s, tok_s; /* since the first step; prompt and completion tokens a second of the last seconds */
 };
+
+/* Sums up what the ranks did: s->rank is set. */
+void lb_stats_join(struct lb_stats *s);
 
 /* One JSON object as cli.md 5 says; members that were not measured are absent. command: the command line, as text. */
 void lb_stats_put_json(const struct lb_stats *s, const char *command, struct lb_str *out);

@@ -206,7 +206,7 @@ static void engine_open(struct engine *e, const char *isa, enum lb_dtype dtype, 
     lb_cols_init(&ffn, N_SEG, (int64_t[]){0, 32, FFN});
     struct lb_rows rows = {
         .get = get_rows, .ctx = net.embed, .n_row = N_VOCAB, .n_col = DIM, .data = net.embed, .data_type = LB_F32};
-    assert_int_equal(op->table_new(e->be, &rows, &e->embed, &err), LB_OK);
+    assert_int_equal(op->table_new(e->be, &rows, 0, &e->embed, &err), LB_OK);
     e->head = matrix(e->be, net.head, N_VOCAB, &dim, false);
     for (int il = 0; il < N_LAYER; il++) {
         e->wqkv[il] = matrix(e->be, net.layer[il].wqkv, QKV_DIM, &dim, false);
@@ -503,7 +503,7 @@ static void run_long(const char *isa, const float *table, const float *w, int ch
     for (int i = 0; i < LONG_DIM; i++)
         ones[i] = 1;
     lb_cols_init(&cols, 1, (int64_t[]){0, LONG_DIM});
-    assert_int_equal(op->table_new(be, &rows, &embed, &err), LB_OK);
+    assert_int_equal(op->table_new(be, &rows, 0, &embed, &err), LB_OK);
     struct lb_matrix *m = matrix(be, w, LONG_OUT, &cols, false);
     assert_int_equal(op->reserve(be, limit, 1, N_VOCAB, &err), LB_OK);
     assert_int_equal(op->buf_new(be, LONG_DIM, &x, &err), LB_OK);

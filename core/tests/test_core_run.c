@@ -360,6 +360,16 @@ static void stop_soon(void *ctx, int il, const struct lb_step *step, const float
         stop_flag = 1;
 }
 
+/* Once there were two rows and one of them has ended. */
+static void stop_after_one(void *ctx, int il, const struct lb_step *step, const float *x)
+{
+    bool *both = ctx;
+    (void)x;
+    *both = *both || step->n_seq == 2;
+    if (il == 0 && *both && step->n_seq == 1)
+        stop_flag = 1;
+}
+
 static void test_interrupted(void **state)
 {
     (void)state;
@@ -368,14 +378,14 @@ static void test_interrupted(void **state)
     struct lb_stats stats;
     struct lb_err err;
     int code;
-    struct lb_hook hook = {.layer = stop_soon};
+    bool both = false;
+    struct lb_hook hook = {.ctx = &both, .layer = stop_after_one};
     place_init(
         &p, &o,
         "{\"prompt\":\"a\",\"max_tokens\":2}\n{\"prompt\":\"The cat\",\"max_tokens\":999,\"ignore_eos\":true}\n");
     o.hook = &hook;
     o.stop = &stop_flag;
     stop_flag = 0;
-    stop_after = 5;
     assert_int_equal(run(&o, &code, &stats, &err), LB_E_INTERRUPTED);
     assert_int_equal(code, 130);
     assert_int_equal(stats.rows, 1); /* the finished one is kept */

@@ -38,14 +38,14 @@ static void test_pages(void **state)
     struct lb_plan_spec spec = spec_of(&c);
     struct lb_err err = LB_ERR_INIT;
     struct lb_plan p;
-    assert_int_equal(lb_plan_page_bytes(&c, LB_BF16), PAGE);
-    assert_int_equal(lb_plan_page_bytes(&c, LB_F32), 2 * PAGE);
+    assert_int_equal(lb_plan_page_bytes(&c, LB_BF16, 1), PAGE);
+    assert_int_equal(lb_plan_page_bytes(&c, LB_F32, 1), 2 * PAGE);
     /* a latent of 24 beside a key of 32, and index keys of 8 in the two layers that choose */
     struct lb_layer_kind layer[3] = {{.index_shared = false}, {.index_shared = true}, {.index_shared = false}};
     struct lb_config latent = {.n_layer = 3, .n_kv_head = 1, .head_dim = 32, .v_dim = 24, .layer = layer};
-    assert_int_equal(lb_plan_page_bytes(&latent, LB_BF16), 3 * (32 + 24) * 32 * 2);
+    assert_int_equal(lb_plan_page_bytes(&latent, LB_BF16, 1), 3 * (32 + 24) * 32 * 2);
     latent.index = (struct lb_index){.topk = 5, .n_head = 2, .head_dim = 8};
-    assert_int_equal(lb_plan_page_bytes(&latent, LB_BF16), (3 * (32 + 24) + 2 * 8) * 32 * 2);
+    assert_int_equal(lb_plan_page_bytes(&latent, LB_BF16, 1), (3 * (32 + 24) + 2 * 8) * 32 * 2);
     assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
     assert_int_equal(p.batch_tokens, 512);
     assert_int_equal(p.max_seqs, 256);
@@ -93,6 +93,94 @@ static void test_memory(void **state)
     assert_int_equal(p.kv_pages, 5);
     spec.kv_memory = 6 * PAGE;
     assert_int_equal(lb_plan_make(&p, &spec, &err), LB_E_DEVICE);
+}
+
+/* 8 query heads of 16, 2 KV heads, dim 64, 3 layers; a million weights in all, K and V 2 * 2 * 16 * 64 of a layer's. */
+static struct lb_config config_of_ranks(struct lb_layer_kind *layer)
+{
+    struct lb_config c = config_of(1000, LB_ROPE_DEFAULT);
+    c.n_head = 8;
+    c.n_seg = 8;
+    c.dim = 64;
+    c.layer = layer;
+    return c;
+}
+
+static void test_ranks(void **state)
+{
+    (void)state;
+    struct lb_layer_kind layer[3] = {{0}};
+    struct lb_config c = config_of_ranks(layer);
+    struct lb_plan_spec spec = spec_of(&c);
+    struct lb_err err = LB_ERR_INIT;
+    struct lb_plan p;
+    /* of two ranks each has one of the KV heads, of eight one that three others have too */
+    assert_int_equal(lb_plan_page_bytes(&c, LB_BF16, 2), PAGE / 2);
+    assert_int_equal(lb_plan_page_bytes(&c, LB_BF16, 8), PAGE / 2);
+    const double kv = 3 * 2 * 16 * 64; /* of one head */
+    assert_true(lb_plan_weight_bytes(&spec, 1) == 2e6);
+    assert_true(lb_plan_weight_bytes(&spec, 2) == 1e6);
+    assert_true(lb_plan_weight_bytes(&spec, 8) == 2 * ((1e6 - 2 * kv) / 8 + kv));
+    /* a router of 5 experts in the last layer is every rank's; a latent of 24, 8 more that turn, one of queries of 32
+     */
+    layer[2].moe = true;
+    c.moe = (struct lb_moe_shape){.n_expert = 5};
+    c.mla = (struct lb_mla){.kv_rank = 24, .q_rank = 32, .rope_dim = 8};
+    c.n_kv_head = 1;
+    const double whole = 64 * (5 + 3 * (24 + 8 + 32));
+    assert_true(lb_plan_weight_bytes(&spec, 4) == 2 * ((1e6 - whole) / 4 + whole));
+    assert_int_equal(lb_plan_page_bytes(&c, LB_BF16, 4), PAGE / 2);
+
+    /* four ranks of a host: weights once, a cache each */
+    c = config_of_ranks(layer);
+    layer[2].moe = false;
+    spec.host_ranks = 4;
+    spec.free_bytes = 2000000 + 4 * 5 * PAGE;
+    assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
+    assert_int_equal(p.kv_pages, 5);
+    spec.tp = 2; /* two groups: halves of a page */
+    assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
+    assert_int_equal(p.kv_pages, 10);
+    spec.kv_memory = 5 * PAGE;
+    assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
+    spec.kv_memory++;
+    assert_int_equal(lb_plan_make(&p, &spec, &err), LB_E_DEVICE);
+    assert_non_null(strstr(err.text, "for each rank of the host"));
+}
+
+static void test_tp(void **state)
+{
+    (void)state;
+    static const struct {
+        int host_ranks, n_rank;
+        size_t free_bytes;
+        int64_t kv_memory;
+        int tp; /* 0: nothing fits */
+    } cases[] = {
+        {1, 8, 4000000, 0, 1},       /* a copy each */
+        {1, 8, 2100000, 0, 2},       /* it would fit, but leave the cache little */
+        {1, 8, 700000, 0, 4},        /* a quarter of them */
+        {1, 2, 1100000, 0, 2},       /* there are no more ranks to spread them over: they just fit */
+        {1, 2, 900000, 0, 0},        /* they do not */
+        {1, 6, 900000, 0, 0},        /* 3 and 6 do not divide 8 segments */
+        {8, 8, 4000000, 0, 1},       /* one host has them once whatever tp is */
+        {8, 8, 1900000, 0, 0},       /* and so no tp helps */
+        {4, 8, 1900000, 0, 8},       /* two hosts: half of them each */
+        {1, 8, 4000000, 2000000, 1}, /* both fit to the byte */
+        {1, 8, 4000000, 2000001, 2},
+    };
+    struct lb_layer_kind layer[3] = {{0}};
+    struct lb_config c = config_of_ranks(layer);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct lb_plan_spec spec = spec_of(&c);
+        struct lb_err err = LB_ERR_INIT;
+        int tp = -1;
+        spec.host_ranks = cases[i].host_ranks;
+        spec.free_bytes = cases[i].free_bytes;
+        spec.kv_memory = cases[i].kv_memory;
+        assert_int_equal(lb_plan_tp(&spec, cases[i].n_rank, &tp, &err), cases[i].tp ? LB_OK : LB_E_DEVICE);
+        assert_int_equal(tp, cases[i].tp);
+    }
 }
 
 static void test_length(void **state)
@@ -173,8 +261,9 @@ static void test_stats_values(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pages),        cmocka_unit_test(test_memory),       cmocka_unit_test(test_length),
-        cmocka_unit_test(test_stats_absent), cmocka_unit_test(test_stats_values),
+        cmocka_unit_test(test_pages),        cmocka_unit_test(test_memory), cmocka_unit_test(test_ranks),
+        cmocka_unit_test(test_tp),           cmocka_unit_test(test_length), cmocka_unit_test(test_stats_absent),
+        cmocka_unit_test(test_stats_values),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,12 +10,12 @@
 #include "core/base/mem.h"
 #include "core/run/sched.h"
 
-/* The scheduler against fake rows: each row's course is followed token by token, and the step's tables are checked
- * against the page allocator. */
+/* The scheduler against fake rows: each row's course is followed token by token, and a model of the cache remembers
+ * what each step writes where, so that a row must find all its positions behind its page table. */
 
 struct course {
     struct lb_work *work;
-    int64_t n_fed; /* tokens seen in steps */
+    int64_t n_fed; /* tokens seen in steps since it was admitted last */
     int64_t last_step;
     int32_t slot; /* output of the last step that sampled it, -1 */
     int64_t slot_step;
@@ -24,6 +24,10 @@ struct course {
 
 struct world {
     struct lb_kv kv;
+    struct lb_prefix prefix;
+    int32_t *content; /* [n_page, LK_PAGE_TOKENS] tokens that were written, -1: none since the page was zeroed */
+    int64_t n_hit, n_again, n_tok;
+    int64_t early; /* rows before this one end with their first token */
     struct lb_sched sched;
     struct lb_step step;
     struct course *course; /* [n_row] */
@@ -37,14 +41,21 @@ static int32_t id_of(int64_t row, int64_t pos)
     return (int32_t)(row * 1000 + pos);
 }
 
-static struct lb_work *new_work(int64_t row, int64_t n_prompt, int64_t max_tokens)
+/* Rows of one kind begin with the same tokens. */
+static int32_t prompt_id(int64_t row, int64_t pos, int64_t n_same)
+{
+    return pos < n_same ? (int32_t)(900000 + row % 5 * 1000 + pos) : id_of(row, pos);
+}
+
+static struct lb_work *new_shared(int64_t row, int64_t n_prompt, int64_t max_tokens, int64_t n_same)
 {
     struct lb_work *w = lb_work_new();
     w->row.index = row;
     w->n_prompt = n_prompt;
     w->prompt = lb_mem_new((size_t)n_prompt, sizeof *w->prompt);
     for (int64_t i = 0; i < n_prompt; i++)
-        w->prompt[i] = id_of(row, i);
+        w->prompt[i] = prompt_id(row, i, n_same);
+    w->n_shared = n_same;
     w->set.max_tokens = max_tokens;
     w->set.sampling.greedy = row % 3 != 0;
     w->set.logprobs = -1;
@@ -52,34 +63,64 @@ static struct lb_work *new_work(int64_t row, int64_t n_prompt, int64_t max_token
     return w;
 }
 
+static struct lb_work *new_work(int64_t row, int64_t n_prompt, int64_t max_tokens)
+{
+    return new_shared(row, n_prompt, max_tokens, 0);
+}
+
 static void world_init(struct world *t, int64_t batch_tokens, int64_t max_seqs, int64_t n_page)
 {
     struct lb_err err = LB_ERR_INIT;
     *t = (struct world){0};
     assert_int_equal(lb_kv_init(&t->kv, n_page, (int32_t)max_seqs, 4096, &err), LB_OK);
-    assert_int_equal(lb_sched_init(&t->sched, &t->kv, batch_tokens, max_seqs, &err), LB_OK);
+    assert_int_equal(lb_prefix_init(&t->prefix, &t->kv, &err), LB_OK);
+    struct lb_sched_spec spec = {
+        .kv = &t->kv, .prefix = &t->prefix, .batch_tokens = batch_tokens, .max_seqs = max_seqs};
+    t->content = malloc((size_t)n_page * LK_PAGE_TOKENS * sizeof *t->content);
+    assert_int_equal(lb_sched_init(&t->sched, &spec, &err), LB_OK);
     int64_t n_seq = max_seqs < batch_tokens ? max_seqs : batch_tokens;
-    struct lb_step_limits limit = {(int32_t)batch_tokens, (int32_t)n_seq, (int32_t)n_page};
+    struct lb_step_limits limit = {(int32_t)batch_tokens, (int32_t)n_seq, (int32_t)(n_seq * n_page)};
     assert_int_equal(lb_step_init(&t->step, limit, &err), LB_OK);
 }
 
 static void world_release(struct world *t)
 {
     lb_sched_release(&t->sched);
+    lb_prefix_release(&t->prefix);
+    free(t->content);
     lb_kv_release(&t->kv);
     lb_step_release(&t->step);
     free(t->course);
 }
 
-static struct course *course_of(struct world *t, int32_t token, int32_t is)
+/* The row of sequence `is`: the scheduler's, in the order of the step. */
+static struct course *course_of(struct world *t, int32_t is)
 {
-    if (token >= 0)
-        return &t->course[token / 1000];
-    for (int64_t i = 0; i < t->n_row; i++) /* ~slot: a row that was sampled there by the step before */
-        if (t->course[i].slot == ~token && t->course[i].slot_step == t->step.number - 1 && !t->course[i].ended)
-            return &t->course[i];
-    fail_msg("sequence %d takes slot %d that nobody sampled", is, ~token);
+    int32_t page = t->step.page[t->step.page_start[is]], last = t->step.page_start[is + 1] - 1;
+    for (int64_t i = 0; i < t->sched.n_seq; i++) {
+        const struct lb_seq *q = &t->sched.seq[i];
+        const struct lb_kv_seq *s = &t->kv.seq[q->kv_seq];
+        int32_t begin = t->step.seq_start[is + 1] - 1;
+        if (q->work && s->page[0] == page && s->page[s->n_page - 1] == t->step.page[last] &&
+            q->n_fed == t->step.pos[begin] + 1)
+            return &t->course[q->work->row.index];
+    }
+    fail_msg("sequence %d belongs to no row", is);
     return NULL;
+}
+
+static int32_t token_at(const struct lb_work *w, int64_t pos)
+{
+    return pos < w->n_prompt ? w->prompt[pos] : id_of(w->row.index, pos);
+}
+
+/* What a token reads is what the row says, all the way back. */
+static void check_pages(struct world *t, const struct lb_work *w, int32_t is, int64_t n)
+{
+    for (int64_t pos = 0; pos < n; pos++) {
+        int32_t page = t->step.page[t->step.page_start[is] + pos / LK_PAGE_TOKENS];
+        assert_int_equal(t->content[page * LK_PAGE_TOKENS + pos % LK_PAGE_TOKENS], token_at(w, pos));
+    }
 }
 
 static void check_sequence(struct world *t, int32_t is, int32_t *n_out)
@@ -87,28 +128,38 @@ static void check_sequence(struct world *t, int32_t is, int32_t *n_out)
     const struct lb_step *s = &t->step;
     int32_t begin = s->seq_start[is], end = s->seq_start[is + 1];
     assert_true(begin < end);
-    struct course *c = course_of(t, s->tok[begin], is);
+    struct course *c = course_of(t, is);
     const struct lb_work *w = c->work;
     assert_false(c->ended);
     assert_true(c->last_step != s->number); /* a row stands in a step once */
+    assert_in_range(s->pos[begin], 0, s->pos[begin] == 0 ? 0 : w->n_prompt + w->n_out - 1);
+    if (s->pos[begin] != c->n_fed) { /* admitted: at the beginning, or behind pages that others filled */
+        assert_int_equal(s->pos[begin] % LK_PAGE_TOKENS, 0);
+        assert_true(s->pos[begin] <= w->n_shared && s->pos[begin] < w->n_prompt);
+        c->n_fed = s->pos[begin];
+    }
     for (int32_t i = begin; i < end; i++) {
         int64_t pos = c->n_fed++;
         bool prompt = pos < w->n_prompt;
         assert_int_equal(s->pos[i], pos);
         assert_int_equal(s->rope_len[i], prompt ? w->n_prompt : pos + 1);
-        if (s->tok[i] >= 0)
-            assert_int_equal(s->tok[i], id_of(w->row.index, pos));
-        else
+        assert_true(pos < w->n_prompt + w->n_out);
+        if (s->tok[i] >= 0) {
+            assert_int_equal(s->tok[i], token_at(w, pos));
+        } else {
             assert_false(prompt);
+            assert_int_equal(~s->tok[i], c->slot);
+            assert_int_equal(c->slot_step, s->number - 1);
+        }
         assert_int_equal(s->tok_page[i], s->page[s->page_start[is] + pos / LK_PAGE_TOKENS]);
-        if (pos + 1 >= w->n_prompt) { /* the last of the prompt and every later token is asked for */
+        if (pos + 1 == w->n_prompt + w->n_out) { /* the last known token */
             assert_int_equal(s->out_tok[*n_out], i);
             assert_int_equal(s->out_flags[*n_out], w->set.sampling.greedy ? 0 : LB_OUT_LOGITS);
             ++*n_out;
         }
     }
-    if (c->n_fed > w->n_prompt) {
-        assert_int_equal(end - begin, 1);
+    check_pages(t, w, is, c->n_fed);
+    if (c->n_fed > w->n_prompt && end - begin == 1) {
         int64_t pause = s->number - c->last_step;
         if (pause > t->longest_pause)
             t->longest_pause = pause;
@@ -118,29 +169,40 @@ static void check_sequence(struct world *t, int32_t is, int32_t *n_out)
     c->last_step = s->number;
 }
 
-static void check_step(struct world *t, char *zeroed)
+/* Zeroes and writes, as a step does before it reads. */
+static void write_pages(struct world *t)
+{
+    const struct lb_step *s = &t->step;
+    for (int32_t i = 0; i < s->n_new; i++)
+        memset(t->content + (size_t)s->new_page[i] * LK_PAGE_TOKENS, -1, LK_PAGE_TOKENS * sizeof *t->content);
+    for (int32_t is = 0; is < s->n_seq; is++) {
+        const struct lb_work *w = course_of(t, is)->work;
+        for (int32_t i = s->seq_start[is]; i < s->seq_start[is + 1]; i++) {
+            int32_t *at = &t->content[s->tok_page[i] * LK_PAGE_TOKENS + s->pos[i] % LK_PAGE_TOKENS];
+            assert_int_equal(*at, -1); /* nobody writes twice, so nobody writes what others read */
+            *at = token_at(w, s->pos[i]);
+        }
+    }
+}
+
+static void check_step(struct world *t)
 {
     const struct lb_step *s = &t->step;
     int32_t n_out = 0;
-    assert_true(s->n_tok <= t->sched.batch_tokens && s->n_seq <= t->sched.max_seqs);
+    assert_true(s->n_tok <= t->sched.spec.batch_tokens && s->n_seq <= t->sched.spec.max_seqs);
     assert_int_equal(s->n_tok, s->seq_start[s->n_seq]);
-    assert_int_equal(t->sched.n_prefill + t->sched.n_decode, s->n_tok);
-    for (int32_t i = 0; i < s->n_new; i++)
-        zeroed[s->new_page[i]] = 1;
-    char *used = calloc((size_t)t->kv.n_page, 1);
-    for (int32_t i = 0; i < s->n_page; i++) { /* no page belongs to two rows; all were announced */
-        assert_false(used[s->page[i]]);
-        assert_true(zeroed[s->page[i]]);
-        used[s->page[i]] = 1;
-    }
-    free(used);
+    assert_int_equal(t->sched.n_prefill + t->sched.n_decode + t->sched.n_again, s->n_tok);
+    write_pages(t);
     for (int32_t is = 0; is < s->n_seq; is++)
         check_sequence(t, is, &n_out);
     assert_int_equal(n_out, s->n_out);
+    t->n_hit += t->sched.n_hit;
+    t->n_again += t->sched.n_again;
+    t->n_tok += s->n_tok;
 }
 
 /* Samples every output; a row ends at max_tokens, every seventh one halfway. */
-static void sample(struct world *t, char *zeroed)
+static void sample(struct world *t)
 {
     for (int32_t j = 0; j < t->step.n_out; j++) {
         const struct lb_seq *q = &t->sched.seq[t->sched.out_seq[j]];
@@ -150,10 +212,9 @@ static void sample(struct world *t, char *zeroed)
         assert_ptr_equal(w, c->work);
         c->slot = j;
         c->slot_step = t->step.number;
-        if (w->n_out < (row % 7 == 3 ? w->set.max_tokens / 2 + 1 : w->set.max_tokens))
+        int64_t end = row < t->early ? 1 : row % 7 == 3 ? w->set.max_tokens / 2 + 1 : w->set.max_tokens;
+        if (w->n_out < end)
             continue;
-        for (int32_t i = 0; i < t->kv.seq[q->kv_seq].n_page; i++)
-            zeroed[t->kv.seq[q->kv_seq].page[i]] = 0;
         assert_int_equal(c->n_fed, w->n_prompt + w->n_out - 1);
         c->ended = true;
         t->n_ended++;
@@ -162,33 +223,42 @@ static void sample(struct world *t, char *zeroed)
     }
 }
 
-static void run_all(struct world *t, int64_t n_row, int64_t prompt_max, int64_t new_max)
+static void run_rows(struct world *t)
 {
-    char *zeroed = calloc((size_t)t->kv.n_page, 1);
-    int64_t next = 0, n_prompt = 0;
-    t->n_row = n_row;
-    t->course = calloc((size_t)n_row, sizeof *t->course);
-    for (int64_t i = 0; i < n_row; i++) {
-        t->course[i] = (struct course){.last_step = -1, .slot = -1};
-        t->course[i].work = new_work(i, 1 + (i * 37 + 5) % prompt_max, 1 + (i * 13) % new_max);
-        n_prompt += t->course[i].work->n_prompt;
-    }
-    for (int64_t steps = 0; t->n_ended < n_row; steps++) {
+    int64_t next = 0;
+    for (int64_t steps = 0; t->n_ended < t->n_row; steps++) {
         assert_true(steps < 100000);
         lb_sched_begin(&t->sched, &t->step);
-        while (next < n_row && lb_sched_admit(&t->sched, &t->step, t->course[next].work))
+        while (next < t->n_row && lb_sched_admit(&t->sched, &t->step, t->course[next].work))
             next++;
         lb_sched_end(&t->sched, &t->step);
         assert_true(t->step.n_tok > 0);
-        assert_true(t->sched.n_page <= t->kv.n_page);
-        check_step(t, zeroed);
-        sample(t, zeroed);
+        check_step(t);
+        sample(t);
+        assert_true(t->kv.n_idle <= t->kv.max_idle);
     }
     assert_true(lb_sched_idle(&t->sched));
-    assert_int_equal(t->sched.n_page, 0);
     assert_int_equal(t->sched.n_stored, 0);
+    assert_int_equal(t->kv.n_entry, 0);
     assert_int_equal(lb_kv_used(&t->kv), 0);
-    free(zeroed);
+}
+
+static void new_rows(struct world *t, int64_t n_row, int64_t prompt_max, int64_t new_max, int64_t n_same)
+{
+    t->n_row = n_row;
+    t->course = calloc((size_t)n_row, sizeof *t->course);
+    for (int64_t i = 0; i < n_row; i++) {
+        int64_t n_prompt = 1 + (i * 37 + 5) % prompt_max, same = n_same < n_prompt ? n_same : n_prompt;
+        t->course[i] = (struct course){.last_step = -1, .slot = -1};
+        t->course[i].work = new_shared(i, n_prompt, 1 + (i * 13) % new_max, same);
+    }
+}
+
+static void run_all(struct world *t, int64_t n_row, int64_t prompt_max, int64_t new_max)
+{
+    new_rows(t, n_row, prompt_max, new_max, 0);
+    run_rows(t);
+    assert_int_equal(t->n_hit, 0);
 }
 
 static void test_budgets(void **state)
@@ -201,6 +271,59 @@ static void test_budgets(void **state)
         struct world t;
         world_init(&t, shapes[i][0], shapes[i][1], shapes[i][2]);
         run_all(&t, 100, 200, 40);
+        world_release(&t);
+    }
+}
+
+/* Rows that begin alike: as soon as one has computed a page the others take it. */
+static void test_shared(void **state)
+{
+    (void)state;
+    static const int64_t shapes[][4] = {/* budget, rows at a time, pages, idle ones */
+                                        {512, 256, 4000, 4000},
+                                        {16, 5, 4000, 4000},
+                                        {64, 64, 16, 16},
+                                        {64, 64, 40, 2},
+                                        {512, 3, 30, 0}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        struct world t;
+        world_init(&t, shapes[i][0], shapes[i][1], shapes[i][2]);
+        t.kv.max_idle = shapes[i][3];
+        new_rows(&t, 100, 200, 40, 150);
+        run_rows(&t);
+        assert_true(t.n_hit > 0);
+        world_release(&t);
+    }
+}
+
+/* With room for all, a beginning is computed once a kind, but for the part that ends inside a page. */
+static void test_shared_once(void **state)
+{
+    (void)state;
+    struct world t;
+    world_init(&t, 4096, 100, 4000);
+    t.n_row = 50;
+    t.course = calloc((size_t)t.n_row, sizeof *t.course);
+    for (int64_t i = 0; i < t.n_row; i++)
+        t.course[i] = (struct course){.work = new_shared(i, 330, 2, 320), .last_step = -1, .slot = -1};
+    run_rows(&t);
+    assert_int_equal(t.n_hit, 45 * 320);
+    assert_int_equal(t.n_tok, 5 * 320 + 50 * 10 + 50);
+    world_release(&t);
+}
+
+/* The first rows end early, so that more is admitted than there are pages for; the last ones go to their limits. */
+static void test_eviction(void **state)
+{
+    (void)state;
+    static const int64_t same[] = {0, 150};
+    for (int i = 0; i < 2; i++) {
+        struct world t;
+        world_init(&t, 64, 64, 24);
+        new_rows(&t, 150, 60, 200, same[i]);
+        t.early = 60;
+        run_rows(&t);
+        assert_true(t.n_again > 0);
         world_release(&t);
     }
 }
@@ -261,9 +384,8 @@ static void test_reservation(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_budgets),
-        cmocka_unit_test(test_no_pause),
-        cmocka_unit_test(test_order),
+        cmocka_unit_test(test_budgets),     cmocka_unit_test(test_shared),   cmocka_unit_test(test_shared_once),
+        cmocka_unit_test(test_eviction),    cmocka_unit_test(test_no_pause), cmocka_unit_test(test_order),
         cmocka_unit_test(test_reservation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -140,15 +140,16 @@ static float tree(const float *leaf, int n, bool balanced)
 static float want_combine(const struct lk_combine *a, int64_t t, int64_t j)
 {
     float leaf[LK_MAX_SEG] = {0};
-    for (int r = 0; r < a->n_seg; r++) {
-        for (int64_t e = r * a->n_expert / a->n_seg; e < (r + 1) * a->n_expert / a->n_seg; e++)
+    for (int r = 0; r < a->n_leaf; r++) {
+        int64_t begin = (a->first + r) * a->n_expert / a->n_seg, end = (a->first + r + 1) * a->n_expert / a->n_seg;
+        for (int64_t e = begin; e < end; e++)
             for (int64_t i = t * a->n_used; i < (t + 1) * a->n_used; i++)
                 if (a->id[i] == e)
                     leaf[r] += a->weight[i] * a->y[a->row[i] * a->dim + j];
         if (a->shared[r])
             leaf[r] += a->shared[r][t * a->dim + j];
     }
-    return a->x[t * a->dim + j] + tree(leaf, a->n_seg, (a->n_seg & (a->n_seg - 1)) == 0);
+    return a->x[t * a->dim + j] + tree(leaf, a->n_leaf, (a->n_leaf & (a->n_leaf - 1)) == 0);
 }
 
 static void combine_case(const struct lk_cpu *t, int n_seg, int64_t n_expert, int64_t n_used, int64_t dim)
@@ -184,11 +185,16 @@ static void combine_case(const struct lk_cpu *t, int n_seg, int64_t n_expert, in
                            .n_expert = n_expert,
                            .dim = dim,
                            .n_seg = n_seg};
-    for (int64_t i = 0; i < n; i++)
-        got[i] = want_combine(&a, i / dim, i % dim);
-    CHECK_SPLIT(t->combine, &a, N_TOK);
-    check_that(memcmp(got, x, (size_t)n * sizeof *x) == 0, t, "combine", "%d segments, %lld of %lld experts, dim %lld",
-               n_seg, (long long)n_used, (long long)n_expert, (long long)dim);
+    for (int tp = 1; tp <= n_seg; tp++) { /* each rank's leaves, if it can be so many */
+        for (a.first = 0, a.n_leaf = n_seg / tp; n_seg % tp == 0 && a.first < n_seg; a.first += a.n_leaf) {
+            for (int64_t i = 0; i < n; i++)
+                got[i] = want_combine(&a, i / dim, i % dim);
+            CHECK_SPLIT(t->combine, &a, N_TOK);
+            check_that(memcmp(got, x, (size_t)n * sizeof *x) == 0, t, "combine",
+                       "%d leaves of %d, %lld of %lld experts, dim %lld", a.n_leaf, n_seg, (long long)n_used,
+                       (long long)n_expert, (long long)dim);
+        }
+    }
     free(y);
     free(x);
     free(weight);

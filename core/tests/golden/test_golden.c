@@ -377,6 +377,44 @@ static void check_backward(struct lb_options *o, const json_t *rows, const json_
     json_decref(want);
 }
 
+/* Pages of the row that needs most. */
+static int64_t longest_pages(const json_t *rows)
+{
+    int64_t most = 0;
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        const json_t *row = json_array_get(rows, i);
+        int64_t n = (int64_t)json_array_size(json_object_get(row, "prompt_token_ids")) +
+                    json_integer_value(json_object_get(row, "max_tokens"));
+        most = n > most ? n : most;
+    }
+    return (most + 31) / 32; /* tokens of a page */
+}
+
+/* Without shared pages, and with so few pages that rows are evicted and computed again. */
+static void check_cache(const char *path, struct lb_options *o, const json_t *rows, const struct golden_out *base)
+{
+    struct golden_out out;
+    bool recorded = strncmp(path, GOLDENS, sizeof GOLDENS - 1) == 0; /* their prompts fill pages, twice each */
+    if (recorded)
+        assert_true(base->stats.prefix_hit > 0);
+    o->no_prefix_cache = true;
+    golden_run(o, rows, &out);
+    assert_int_equal(out.stats.prefix_hit, 0);
+    check_same(path, base->rows, out.rows);
+    golden_out_release(&out);
+    for (int shared = 0; shared < 2; shared++) {
+        o->no_prefix_cache = !shared;
+        o->crowd_pages = longest_pages(rows) + 2;
+        golden_run(o, rows, &out);
+        if (recorded)
+            assert_true(out.stats.recomputed > 0);
+        check_same(path, base->rows, out.rows);
+        golden_out_release(&out);
+    }
+    o->no_prefix_cache = false;
+    o->crowd_pages = 0;
+}
+
 static void contract_of(const char *path, const char *dtype, const char *isa, const json_t *rows, bool singles)
 {
     char where[600];
@@ -411,8 +449,10 @@ static void contract_of(const char *path, const char *dtype, const char *isa, co
     o.batch_tokens = 512;
     o.threads = 2;
     o.max_seqs = 256;
-    if (golden_extent() > EXTENT_SANITIZED)
+    if (golden_extent() > EXTENT_SANITIZED) {
         check_backward(&o, rows, base.rows);
+        check_cache(path, &o, rows, &base);
+    }
     snprintf(where, sizeof where, "%s %s %s: alone", path, dtype, isa);
     if (singles)
         one_at_a_time(where, &o, rows, base.rows);

@@ -90,20 +90,22 @@ static void add(float *to, const float *from, int64_t n)
 static void sum_block(const struct lk_combine *a, int64_t t, int64_t col, int64_t n, float leaf[][BLOCK])
 {
     const int32_t *id = a->id + t * a->n_used, *row = a->row + t * a->n_used;
-    int64_t i = 0;
-    memset(leaf, 0, (size_t)a->n_seg * sizeof *leaf);
-    for (int r = 0; r < a->n_seg; r++) {
-        for (int64_t end = (r + 1) * a->n_expert / a->n_seg; i < a->n_used && id[i] < end; i++)
+    int64_t i = 0, first = a->first * a->n_expert / a->n_seg;
+    memset(leaf, 0, (size_t)a->n_leaf * sizeof *leaf);
+    while (i < a->n_used && id[i] < first)
+        i++;
+    for (int r = 0; r < a->n_leaf; r++) {
+        for (int64_t end = (a->first + r + 1) * a->n_expert / a->n_seg; i < a->n_used && id[i] < end; i++)
             add_weighted(leaf[r], a->y + row[i] * a->dim + col, a->weight[t * a->n_used + i], n);
         if (a->shared[r])
             add(leaf[r], a->shared[r] + t * a->dim + col, n);
     }
-    if ((a->n_seg & (a->n_seg - 1)) == 0) {
-        for (int step = 1; step < a->n_seg; step *= 2)
-            for (int r = 0; r < a->n_seg; r += 2 * step)
+    if ((a->n_leaf & (a->n_leaf - 1)) == 0) {
+        for (int step = 1; step < a->n_leaf; step *= 2)
+            for (int r = 0; r < a->n_leaf; r += 2 * step)
                 add(leaf[r], leaf[r + step], n);
     } else {
-        for (int r = 1; r < a->n_seg; r++)
+        for (int r = 1; r < a->n_leaf; r++)
             add(leaf[0], leaf[r], n);
     }
 }

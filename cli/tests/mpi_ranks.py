@@ -1,0 +1,196 @@
+"""What ranks compute is what one process computes, byte for byte: however many there are and however they are grouped,
+whatever the rows ask for, in OUT and on standard output."""
+import gzip
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+
+import run
+from ranks import Run, alone, finished, local, needs_mpi
+from run import CLEAN_ENV, MHA, PROGRAM, TINY, WAIT_S, case, check, equal, lines, read, write
+
+QUIET = ['--progress', 'off', '--audit', 'off']
+# ranks and --tp: one rank, groups of one, one group, groups of several
+LAYOUTS = [(1, 1), (2, 1), (3, 1), (2, 2), (4, 4), (4, 2)]
+
+
+def every_kind(n=70, seed=11):
+    """Rows of every form, setting and failure."""
+    draw = random.Random(seed)
+    rows = [b'{unreadable, before the first readable row']
+    for i in range(n):
+        row = {'prompt': 'Once upon a time ' * draw.randint(1, 9), 'max_tokens': draw.randint(1, 24)}
+        row.update([{}, {'temperature': 0.9, 'id': f'r{i}'}, {'n': 3, 'temperature': 1.2, 'logprobs': 2}, {'logprobs': 0},
+                    {'stop': ['e', 'the'], 'min_tokens': 2}, {'stop': ['a b', 'o'], 'include_stop_str_in_output': True},
+                    {'n': 2}, {'temperature': 0.7, 'top_k': 7, 'top_p': 0.8, 'min_p': 0.01, 'seed': i},
+                    {'repetition_penalty': 1.2, 'frequency_penalty': 0.4, 'presence_penalty': -0.2},
+                    {'logit_bias': {'7': 5, '9': -100}, 'temperature': 0.5}, {'stop_token_ids': [30, 31, 32]},
+                    {'ignore_eos': True}, {'skip_special_tokens': False}][i % 13])
+        if i % 17 == 4:
+            row = draw.choice([b'{bad', b'{}', {'prompt': 'a', 'max_tokens': -1}, {'prompt_token_ids': [5, 99999]}])
+        elif i % 11 == 6:
+            row = {'custom_id': f'c{i}', 'method': 'POST', 'url': '/v1/chat/completions', 'body': {
+                'model': 'm', 'messages': [{'role': 'user', 'content': f'Tell me {i}'}], 'max_tokens': 9, 'n': 2}}
+        elif i % 11 == 9:
+            row = {'custom_id': f'c{i}', 'method': 'POST', 'url': '/v1/completions', 'body': {
+                'model': 'm', 'prompt': ['A cat', 'A dog'], 'max_tokens': 5, 'logprobs': 2}}
+        rows.append(row)
+    return lines(rows)
+
+
+def compare(tmp, args, layouts=LAYOUTS, out='out.jsonl', code=0):
+    """The same command alone and on ranks. Returns the statistics of the last."""
+    needs_mpi()
+    want = alone([*args, '--audit', 'off'], tmp, 'alone-' + out)
+    check(want, 'no output')
+    for n, tp in layouts:
+        path = os.path.join(tmp, out)
+        with Run(local(n), [*args, '--audit', 'off', '-o', path, '--overwrite', '--tp', str(tp)]) as r:
+            equal(r.end(), code, f'{n} ranks, tp {tp}: exit code ({r.err})')
+        equal(re.findall('llmbatch[^\n]*', r.err), [], f'{n} ranks, tp {tp}: standard error')
+        check(read(path) == want, f'{n} ranks, tp {tp}: {path} differs')
+        stats = json.loads(read(path + '.stats.json'))
+        equal([stats['engine'][k] for k in ('ranks', 'tp', 'dp')], [n, tp, n // tp], 'engine')
+        equal([k['rank'] for k in stats['ranks']], list(range(n)), 'ranks')
+    return stats
+
+
+@case
+def ranks_give_the_same_bytes(tmp):
+    path = write(os.path.join(tmp, 'in.jsonl'), every_kind())
+    stats = compare(tmp, ['-m', TINY, '-i', path], code=1)
+    one = json.loads(read(os.path.join(tmp, 'alone-out.jsonl.stats.json')))
+    equal(stats['rows'], one['rows'], 'rows')
+    for name in ('prompt', 'completion'):
+        equal(stats['tokens'][name], one['tokens'][name], name)
+    taken = [s['tokens']['prompt_computed'] + s['tokens']['prefix_hit'] for s in (stats, one)]
+    equal(*taken, 'prompt tokens that were computed or found')
+
+
+@case
+def ranks_in_f32_with_ids(tmp):
+    path = write(os.path.join(tmp, 'in.jsonl'), every_kind(40, 5))
+    compare(tmp, ['-m', TINY, '-i', path, '--dtype', 'f32', '--token-ids', '--batch-tokens', '24', '--max-seqs', '5'],
+            [(3, 1), (4, 2), (8, 8)], code=1)
+
+
+@case
+def ranks_of_another_model(tmp):
+    path = write(os.path.join(tmp, 'in.jsonl'), lines(
+        [{'prompt_token_ids': [3 + (7 * i + j) % 90 for j in range(1 + i * 5 % 37)], 'max_tokens': 1 + i * 3 % 29,
+          'temperature': i % 2, 'keep': i} for i in range(30)]))
+    compare(tmp, ['-m', MHA, '-i', path, '--keep', 'all', '--token-ids'], [(2, 1), (2, 2)])
+
+
+@case
+def ranks_and_compressed_files(tmp):
+    path = write(os.path.join(tmp, 'in.jsonl.gz'), gzip.compress(every_kind(30, 6)))
+    compare(tmp, ['-m', TINY, '-i', path], [(3, 1), (2, 2)], out='out.jsonl.zst', code=1)
+
+
+@case
+def every_rank_gets_rows(tmp):
+    needs_mpi()
+    path = write(os.path.join(tmp, 'in.jsonl'), lines([{'prompt_token_ids': [5 + i % 50, 7, 9], 'max_tokens': 60,
+                                                        'ignore_eos': True} for i in range(60)]))
+    out = os.path.join(tmp, 'out.jsonl')
+    with Run(local(3), ['-m', TINY, '-i', path, '-o', out, '--timing']) as r:
+        equal(r.end(), 0, r.err)
+    where = [json.loads(line)['timing'] for line in read(out).splitlines()]
+    count = [sum(t['rank'] == k for t in where) for k in range(3)]
+    check(min(count) >= 12, 'rows of each rank:', count)
+    for t in where:
+        check(0 <= t['queue_s'] and 0 < t['prefill_s'] and t['first_token_s'] <= t['total_s'] < 600 and t['steps'] == 60, t)
+
+
+def piped(n, args, data):
+    p = subprocess.run([*local(n), PROGRAM, *QUIET, *args], input=data, capture_output=True, timeout=WAIT_S, check=False,
+                       env={**CLEAN_ENV, 'OMPI_MCA_mpi_yield_when_idle': '1'})
+    return p.returncode, p.stdout, p.stderr.decode('utf-8', 'replace')
+
+
+@case
+def rank_0_reads_standard_input_and_writes_standard_output(tmp):
+    needs_mpi()
+    data = every_kind(40, 7)
+    want = run.program(['-m', TINY, '--audit', 'off'], data)
+    equal(want.code, 1, want.err)
+    for n, tp in ((2, 1), (2, 2)):
+        code, out, err = piped(n, ['-m', TINY, '--tp', str(tp)], data)
+        equal(code, 1, err)
+        check(out == want.out, f'{n} ranks, tp {tp}: standard output differs')
+
+
+@case
+def what_all_ranks_would_say_is_said_once(tmp):
+    needs_mpi()
+    out = os.path.join(tmp, 'out.jsonl')
+    for args, code, says in ((['--max-tokens', '0x'], 2, '--max-tokens'), (['--threads', '99999'], 2, '--threads'),
+                             (['--tp', '3'], 2, '--tp 3'), (['-i', '/no/rows'], 3, '/no/rows'), (['--isa', 'sse9'], 2, 'sse9'),
+                             (['--stats', tmp], 2, 'directory'), (['--nonsense'], 2, 'nonsense'),
+                             (['--chat-template', '/no/template'], 3, '/no/template'), (['--shard', '2/2'], 2, '--shard')):
+        with Run(local(2), ['-m', TINY, '-p', 'a', '-o', out, *args] if '-i' not in args else
+                 ['-m', TINY, '-o', out, *args]) as r:
+            equal(r.end(), code, f'{args}: exit code ({r.err})')
+        said = re.findall(r'^llmbatch[^\n]*', r.err, flags=re.M)
+        check(len(said) == 1 and says in said[0] and said[0].startswith('llmbatch[0@') and ': error: ' in said[0], args, said)
+        check(not os.listdir(tmp), args, os.listdir(tmp))
+    for about in ('--help', '--version'):
+        with Run(local(3), [about]) as r:
+            equal(r.end(), 0, r.err)
+        equal(r.out, run.program([about]).out, about)
+
+
+@case
+def render_and_plan_are_of_rank_0(tmp):
+    needs_mpi()
+    path = write(os.path.join(tmp, 'in.jsonl'), every_kind(20, 3))
+    for what in ('--render', '--plan'):
+        want = run.program(['-m', TINY, '--audit', 'off', '-i', path, what])
+        with Run(local(2), ['-m', TINY, '--audit', 'off', '-i', path, what]) as r:
+            equal(r.end(), want.code, r.err)
+        equal(re.sub(rb'[0-9.]+ s\b', b'', r.out), re.sub(rb'[0-9.]+ s\b', b'', want.out), what)
+
+
+@case
+def a_run_on_ranks_is_interrupted_and_goes_on(tmp):
+    needs_mpi()
+    rows = [{'prompt_token_ids': [5 + i % 50, 7, 9], 'max_tokens': 2 if i % 4 == 0 else 300, 'ignore_eos': True,
+             'temperature': i % 2} for i in range(120)]
+    path = write(os.path.join(tmp, 'in.jsonl'), lines(rows))
+    want = alone(['-m', TINY, '-i', path], tmp)
+    out = os.path.join(tmp, 'out.jsonl')
+    args = ['-m', TINY, '-i', path, '-o', out]
+    for n, tp in ((3, 1), (2, 2)):
+        with Run(local(n), [*args, '--tp', str(tp)]) as r:
+            r.wait_for(lambda: len(r.ranks()) == n and len(finished(out + '.partial')) >= 5, 'finished rows')
+            os.kill(r.launcher(), signal.SIGUSR1)
+            equal(r.end(30), 130, f'exit code ({r.err})')
+        said = re.findall(r'^llmbatch[^\n]*', r.err, flags=re.M)
+        check(len(said) == 1 and re.search(r'warn: interrupted: \d+ finished rows are kept', said[0]), said)
+        kept = finished(out + '.partial')
+        check(len(kept) >= 5 and f'{len(kept)} finished rows' in said[0], said, len(kept))
+        with Run(local(2), args) as r:
+            equal(r.end(), 0, f'going on: {r.err}')
+        check(read(out) == want, f'{n} ranks, tp {tp}: OUT differs')
+        check(json.loads(read(out + '.stats.json'))['rows']['resumed'] == len(kept), 'resumed')
+        with Run(local(2), args) as r:  # already complete
+            equal(r.end(), 0, f'once more: {r.err}')
+        os.remove(out)
+        os.remove(out + '.stats.json')
+
+
+@case
+def a_time_limit_on_ranks(tmp):
+    needs_mpi()
+    rows = lines([{'prompt_token_ids': [5 + i % 50, 7], 'max_tokens': 1500, 'ignore_eos': True} for i in range(300)])
+    path, out = write(os.path.join(tmp, 'in.jsonl'), rows), os.path.join(tmp, 'out.jsonl')
+    begin = time.monotonic()
+    with Run(local(2), ['-m', TINY, '-i', path, '-o', out, '--time-limit', '4s', '--max-model-len', '2048']) as r:
+        equal(r.end(60), 130, f'exit code ({r.err})')
+    check(time.monotonic() - begin < 20, 'it took', time.monotonic() - begin)
+    check(len(re.findall(r'^llmbatch[^\n]*time limit', r.err, flags=re.M)) == 1, r.err)

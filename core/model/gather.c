@@ -1,0 +1,80 @@
+#include "core/model/gather.h"
+
+#include <string.h>
+
+/* What stands before the part of the vocabulary. */
+struct message {
+    int32_t status; /* enum lb_status */
+    uint32_t flags;
+    char text[LB_ERR_TEXT_BYTES];
+};
+
+static size_t message_bytes(const struct lb_gather *g, int rank, int64_t n_out, int64_t n_asked)
+{
+    size_t part = lb_head_part_bytes(n_out, n_asked, g->vocab[rank + 1] - g->vocab[rank]);
+    return (sizeof(struct message) + part + 63) / 64 * 64;
+}
+
+enum lb_status lb_gather_init(struct lb_gather *g, struct lb_comm *comm, struct lb_backend *be, const int64_t *vocab,
+                              int32_t max_out, struct lb_err *err)
+{
+    *g = (struct lb_gather){.comm = comm, .be = be, .vocab = vocab};
+    size_t bytes = 0;
+    for (int i = 0; i < comm->size; i++)
+        if (comm->rank == 0 || comm->rank == i)
+            bytes += message_bytes(g, i, max_out, max_out);
+    return lb_arena_init(&g->arena, bytes, err);
+}
+
+void lb_gather_release(struct lb_gather *g)
+{
+    lb_arena_release(&g->arena);
+    *g = (struct lb_gather){0};
+}
+
+void *lb_gather_part(struct lb_gather *g)
+{
+    return g->arena.base + sizeof(struct message);
+}
+
+/* The leader's reading of the messages. */
+static enum lb_status read_messages(struct lb_gather *g, const struct lb_step *step, const size_t *bytes, bool wanted,
+                                    const struct lb_cand **cand, struct lb_err *err)
+{
+    struct lb_head_part part[LB_COMM_MAX_RANKS];
+    const uint8_t *at = g->arena.base;
+    enum lb_status status = LB_OK;
+    g->flags_of_all = 0;
+    for (int i = 0; i < g->comm->size; i++) {
+        const struct message *m = (const struct message *)(const void *)at;
+        g->flags_of_all |= m->flags;
+        if (m->status != LB_OK && status == LB_OK)
+            status = i == 0 ? (enum lb_status)m->status
+                            : lb_err_set(err, (enum lb_status)m->status, "rank %d of the group: %s", i, m->text);
+        part[i] = (struct lb_head_part){m + 1, g->vocab[i], g->vocab[i + 1] - g->vocab[i]};
+        at += bytes[i];
+    }
+    if (status == LB_OK && wanted)
+        *cand = g->be->ops->head_merge(g->be, step, part, g->comm->size);
+    return status;
+}
+
+enum lb_status lb_gather_step(struct lb_gather *g, const struct lb_step *step, bool fits, const struct lb_cand **cand,
+                              struct lb_err *err)
+{
+    size_t bytes[LB_COMM_MAX_RANKS];
+    int64_t n_out = fits && step->n_tok > 0 ? step->n_out : 0, n_asked = 0;
+    for (int64_t j = 0; j < n_out; j++)
+        n_asked += (step->out_flags[j] & LB_OUT_LOGITS) != 0;
+    for (int i = 0; i < g->comm->size; i++)
+        bytes[i] = message_bytes(g, i, n_out, n_asked);
+    struct message *mine = (struct message *)(void *)g->arena.base;
+    bool leader = g->comm->rank == 0;
+    mine->status = err->status;
+    mine->flags = g->flags;
+    memcpy(mine->text, err->text, sizeof mine->text);
+    *cand = NULL;
+    g->comm->ops->gather(g->comm, mine, leader ? mine : NULL, bytes);
+    LB_TRY(g->comm->ops->status(g->comm, err));
+    return leader ? read_messages(g, step, bytes, n_out > 0, cand, err) : err->status;
+}

@@ -1,0 +1,102 @@
+/* Inside the weights' loader: matrices and vectors made of rows of the file's tensors, shared by the files weights*.c.
+ * Nobody else includes it.
+ *
+ * A rank takes its slice of each tensor: rows of products whose output is cut, columns of those whose input is. */
+#ifndef CORE_MODEL_WEIGHTS_IMPL_H
+#define CORE_MODEL_WEIGHTS_IMPL_H
+
+#include "core/model/weights.h"
+
+#define LB_MAX_PART 3 /* tensors in a fused matrix */
+
+/* Rows of one tensor inside a fused matrix. */
+struct lb_part {
+    const struct lb_wtensor *t;
+    const uint8_t *data; /* the first row taken, of t's type */
+    size_t stride;       /* bytes from row to row */
+    int64_t n_row, col;  /* taken: columns from `col` on */
+    int64_t paired;      /* rows of a head that GGUF stores in pairs (2i, 2i + 1), 0: as stored */
+    int64_t kv_dim;      /* > 0: rows are of KV heads, so many each, and the slice says whose */
+    const struct lb_slice *slice;
+};
+
+struct lb_fused {
+    struct lb_rows rows;
+    struct lb_part part[LB_MAX_PART];
+    int n_part;
+};
+
+struct lb_loader {
+    const struct lb_weights_spec *s;
+    struct lb_weights *w;
+    bool *used; /* [file->n_tensor] */
+    bool seen[LB_W_OTHER];
+    float *vector; /* scratch for the widest bias or norm */
+};
+
+/* Rows of a tensor that has n_row of them: n_take from `row` on. paired and kv_dim as in struct lb_part; with kv_dim
+ * `row` is where the KV heads begin, and n_take those of the rank's. */
+struct lb_span {
+    int64_t n_row, row, n_take, paired, kv_dim;
+};
+
+/* What a fused matrix or vector is made of. Matrices have n_col columns in the file, of which those from `col` on are
+ * taken. */
+struct lb_source {
+    int layer, n_part;
+    int64_t n_col, col;
+    struct {
+        enum lb_role role;
+        struct lb_span span;
+    } part[LB_MAX_PART];
+};
+
+static inline struct lb_span lb_span_all(int64_t n_row)
+{
+    return (struct lb_span){.n_row = n_row, .n_take = n_row};
+}
+
+/* All of one tensor. */
+static inline struct lb_source lb_source_of(int layer, enum lb_role role, int64_t n_row, int64_t n_col)
+{
+    return (struct lb_source){layer, 1, n_col, 0, {{role, lb_span_all(n_row)}}};
+}
+
+/* Found tensors count as used. NULL, and err set, when one that must be there is not. */
+const struct lb_wtensor *lb_load_find_name(struct lb_loader *ld, const char *name);
+const struct lb_wtensor *lb_load_find(struct lb_loader *ld, enum lb_role role, int layer);
+const struct lb_wtensor *lb_load_need(struct lb_loader *ld, enum lb_role role, int layer, const char *suffix,
+                                      struct lb_err *err);
+
+/* Type and shape, outermost dimension first. */
+enum lb_status lb_load_check_shape(struct lb_loader *ld, const struct lb_wtensor *t, const int64_t *want, int n_dim,
+                                   struct lb_err *err);
+/* n_col 0 asks for a vector of n_row. */
+enum lb_status lb_load_check(struct lb_loader *ld, const struct lb_wtensor *t, int64_t n_row, int64_t n_col,
+                             struct lb_err *err);
+
+/* Begins a matrix of n_col columns, adds rows of a checked tensor whose rows have `whole` columns, and packs it. */
+void lb_fused_init(struct lb_fused *f, int64_t n_col);
+void lb_fused_add(struct lb_loader *ld, struct lb_fused *f, const struct lb_wtensor *t, const struct lb_span *span,
+                  int64_t whole, int64_t col);
+enum lb_status lb_fused_pack(struct lb_loader *ld, struct lb_fused *f, struct lb_matrix_spec spec,
+                             struct lb_matrix **out, struct lb_err *err);
+/* Where the rows lie one behind the other as numbers of a plain type. */
+void lb_fused_lend_whole(struct lb_fused *f);
+
+enum lb_status lb_load_matrix(struct lb_loader *ld, const struct lb_source *src, const struct lk_cols *cols,
+                              struct lb_matrix **out, struct lb_err *err);
+/* named false: the model has no such bias, and *out is NULL. */
+enum lb_status lb_load_bias(struct lb_loader *ld, const struct lb_source *src, bool named, const float **out,
+                            struct lb_err *err);
+enum lb_status lb_load_norm(struct lb_loader *ld, int il, enum lb_role role, int64_t n, const float **out,
+                            struct lb_err *err);
+/* suffix ".weight" or ".bias" */
+enum lb_status lb_load_vector(struct lb_loader *ld, const struct lb_source *src, const char *suffix, const float **out,
+                              struct lb_err *err);
+
+/* weights_mla.c, weights_moe.c */
+enum lb_status lb_load_latent(struct lb_loader *ld, int il, struct lb_layer_latent *l, struct lb_err *err);
+enum lb_status lb_load_moe(struct lb_loader *ld, int il, struct lb_layer *l, struct lb_err *err);
+
+#endif

@@ -1,0 +1,138 @@
+/* Weights of latent attention and its indexer. A rank holds heads; latents, and the indexer that chooses for all heads,
+ * are every rank's. */
+#include "core/base/mem.h"
+#include "core/model/quant.h"
+#include "core/model/weights_impl.h"
+
+/* Rows of kv_b_proj: each head's nope_dim rows of keys, then its v_dim rows of values. */
+struct head_rows {
+    const struct lb_wtensor *t;
+    int64_t head, per_head, first, n; /* from `head` on; of a head's per_head rows those from `first` on, n of them */
+};
+
+static void head_rows_get(const struct lb_rows *r, int64_t row, int64_t n, float *out)
+{
+    const struct head_rows *h = r->ctx;
+    size_t row_bytes = lb_quant_bytes(h->t->type, r->n_col);
+    for (int64_t i = 0; i < n; i++, row++) {
+        int64_t from = (h->head + row / h->n) * h->per_head + h->first + row % h->n;
+        lb_quant_read(h->t->type, h->t->data + (size_t)from * row_bytes, r->n_col, out + i * r->n_col);
+    }
+}
+
+static const void *transposed_at(const struct lb_rows *r, int64_t row)
+{
+    return (const float *)r->ctx + row * r->n_col;
+}
+
+static enum lb_status lay_out_w_uk(struct lb_loader *ld, const struct lb_wtensor *t, struct lb_matrix **out,
+                                   struct lb_err *err)
+{
+    const struct lb_mla *m = &ld->s->config->mla;
+    int64_t n_head = ld->s->cols->slice.n_head;
+    struct lb_rows rows = {.n_row = n_head * m->kv_rank, .n_col = m->nope_dim};
+    struct lb_matrix_spec spec = {&rows, &ld->s->cols->nope, false, t->name, true};
+    return ld->s->backend->ops->heads_new(ld->s->backend, &spec, n_head, out, err);
+}
+
+/* W_uk: queries are multiplied with the keys' rows from the other side, so each head's are turned over. Rounded as any
+ * weight, but multiplied in f32, as the query is not rounded yet. */
+static enum lb_status load_w_uk(struct lb_loader *ld, const struct lb_wtensor *t, struct lb_matrix **out,
+                                struct lb_err *err)
+{
+    const struct lb_mla *m = &ld->s->config->mla;
+    const struct lb_slice *s = &ld->s->cols->slice;
+    if (ld->s->mem && !ld->s->mem->reads)
+        return lay_out_w_uk(ld, t, out, err);
+    struct head_rows keys = {t, s->head_begin, m->nope_dim + m->v_dim, 0, m->nope_dim};
+    struct lb_rows rows = {.get = head_rows_get, .ctx = &keys, .n_col = m->kv_rank};
+    size_t head = (size_t)m->nope_dim * (size_t)m->kv_rank;
+    float *all = lb_mem_new((size_t)s->n_head * head, sizeof *all), *one = lb_mem_new(head, sizeof *one);
+    enum lb_status status = LB_OK;
+    if (!all || !one)
+        status = lb_err_memory(err, t->name, (unsigned long long)s->n_head * head * sizeof *all);
+    for (int64_t ih = 0; ih < s->n_head && status == LB_OK; ih++) {
+        float *to = all + (size_t)ih * head;
+        head_rows_get(&rows, ih * m->nope_dim, m->nope_dim, one);
+        if (ld->s->backend->dtype == LB_BF16)
+            for (size_t i = 0; i < head; i++)
+                one[i] = lb_bf16_widen(lb_bf16_round(one[i]));
+        for (int64_t i = 0; i < m->nope_dim; i++)
+            for (int64_t k = 0; k < m->kv_rank; k++)
+                to[k * m->nope_dim + i] = one[i * m->kv_rank + k];
+    }
+    if (status == LB_OK) {
+        struct lb_rows turned = {.get = head_rows_get,
+                                 .ctx = all,
+                                 .n_row = s->n_head * m->kv_rank,
+                                 .n_col = m->nope_dim,
+                                 .at = transposed_at,
+                                 .data_type = LB_F32};
+        struct lb_matrix_spec spec = {&turned, &ld->s->cols->nope, false, t->name, true};
+        status = ld->s->backend->ops->heads_new(ld->s->backend, &spec, s->n_head, out, err);
+    }
+    lb_mem_free(all);
+    lb_mem_free(one);
+    return status;
+}
+
+static enum lb_status load_kv_b(struct lb_loader *ld, int il, struct lb_layer_latent *l, struct lb_err *err)
+{
+    const struct lb_config *c = ld->s->config;
+    const struct lb_mla *m = &c->mla;
+    const struct lb_slice *s = &ld->s->cols->slice;
+    int64_t per_head = m->nope_dim + m->v_dim, n_weight = c->n_head * per_head * m->kv_rank;
+    const struct lb_wtensor *t = lb_load_need(ld, LB_R_KV_B, il, ".weight", err);
+    if (!t)
+        return err->status;
+    LB_TRY(lb_load_check(ld, t, c->n_head * per_head, m->kv_rank, err));
+    ld->w->n_param += n_weight;
+    ld->w->n_layer_product += n_weight;
+    LB_TRY(load_w_uk(ld, t, &l->w_uk, err));
+    struct head_rows values = {t, s->head_begin, per_head, m->nope_dim, m->v_dim};
+    struct lb_rows rows = {.get = head_rows_get, .ctx = &values, .n_row = s->n_head * m->v_dim, .n_col = m->kv_rank};
+    struct lb_matrix_spec spec = {&rows, &ld->s->cols->kv_rank, false, t->name, false};
+    return ld->s->backend->ops->heads_new(ld->s->backend, &spec, s->n_head, &l->w_uv, err);
+}
+
+static enum lb_status load_index(struct lb_loader *ld, int il, struct lb_layer_latent *l, struct lb_err *err)
+{
+    const struct lb_config *c = ld->s->config;
+    const struct lb_index *x = &c->index;
+    const struct lb_source q = lb_source_of(il, LB_R_INDEX_Q, x->n_head * x->head_dim, c->mla.q_rank);
+    const struct lb_source norm = lb_source_of(il, LB_R_INDEX_K_NORM, x->head_dim, 0);
+    const struct lb_source kw = {
+        il, 2, c->dim, 0, {{LB_R_INDEX_K, lb_span_all(x->head_dim)}, {LB_R_INDEX_W, lb_span_all(x->n_head)}}};
+    LB_TRY(lb_load_matrix(ld, &q, &ld->s->cols->q_rank, &l->w_index_q, err));
+    LB_TRY(lb_load_matrix(ld, &kw, &ld->s->cols->dim, &l->w_index_k, err));
+    LB_TRY(lb_load_vector(ld, &norm, ".weight", &l->index_norm, err));
+    return lb_load_vector(ld, &norm, ".bias", &l->index_norm_bias, err);
+}
+
+enum lb_status lb_load_latent(struct lb_loader *ld, int il, struct lb_layer_latent *l, struct lb_err *err)
+{
+    const struct lb_config *c = ld->s->config;
+    const struct lb_mla *m = &c->mla;
+    const struct lb_slice *s = &ld->s->cols->slice;
+    const struct lk_cols *from = &ld->s->cols->dim;
+    int64_t q_dim = m->nope_dim + m->rope_dim;
+    const struct lb_source q_a = lb_source_of(il, LB_R_Q_A, m->q_rank, c->dim);
+    const struct lb_source kv_a = lb_source_of(il, LB_R_KV_A, m->kv_rank + m->rope_dim, c->dim);
+    struct lb_source q_b = lb_source_of(il, LB_R_Q, c->n_head * q_dim, c->dim);
+    q_b.part[0].span.row = s->head_begin * q_dim;
+    q_b.part[0].span.n_take = s->n_head * q_dim;
+    if (m->q_rank > 0) {
+        LB_TRY(lb_load_matrix(ld, &q_a, from, &l->wq_a, err));
+        LB_TRY(lb_load_bias(ld, &q_a, c->attn_bias, &l->bq_a, err));
+        LB_TRY(lb_load_norm(ld, il, LB_R_Q_A_NORM, m->q_rank, &l->q_a_norm, err));
+        from = &ld->s->cols->q_rank;
+        q_b.part[0].role = LB_R_Q_B;
+        q_b.n_col = m->q_rank;
+    }
+    LB_TRY(lb_load_matrix(ld, &q_b, from, &l->wq_b, err));
+    LB_TRY(lb_load_matrix(ld, &kv_a, &ld->s->cols->dim, &l->wkv_a, err));
+    LB_TRY(lb_load_bias(ld, &kv_a, c->attn_bias, &l->bkv_a, err));
+    LB_TRY(lb_load_norm(ld, il, LB_R_KV_A_NORM, m->kv_rank, &l->kv_a_norm, err));
+    LB_TRY(load_kv_b(ld, il, l, err));
+    return c->index.topk > 0 && !c->layer[il].index_shared ? load_index(ld, il, l, err) : LB_OK;
+}

@@ -1,0 +1,87 @@
+#define _GNU_SOURCE
+#include "core/opening.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core/base/file.h"
+#include "core/base/mem.h"
+
+static bool same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    if (strcmp(a, b) == 0)
+        return true;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && S_ISREG(x.st_mode) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+enum lb_status lb_check_stats_path(const char *path, const char *output, const char *const *inputs, size_t n_input,
+                                   struct lb_err *err)
+{
+    if (!path)
+        return LB_OK;
+    for (size_t i = 0; i < n_input; i++)
+        if (same_file(path, inputs[i]))
+            return lb_err_set(err, LB_E_USAGE, "--stats '%s' is an input", path);
+    if (output && same_file(path, output))
+        return lb_err_set(err, LB_E_USAGE, "--stats '%s' is the output", path);
+    if (lb_file_is_dir(path))
+        return lb_err_set(err, LB_E_USAGE, "--stats '%s' is a directory", path);
+    const char *slash = strrchr(path, '/');
+    char *folder = slash ? lb_mem_strndup(path, slash == path ? 1 : (size_t)(slash - path)) : lb_mem_strdup(".");
+    if (!folder)
+        return lb_err_memory(err, "a path", strlen(path));
+    enum lb_status status = LB_OK;
+    if (access(folder, W_OK) != 0)
+        status = lb_err_set(err, LB_E_USAGE, "cannot write --stats '%s': %s", path, strerror(errno));
+    lb_mem_free(folder);
+    return status;
+}
+
+int64_t lb_plain_bytes(const char *path, bool *stream)
+{
+    static const uint8_t gzip[] = {0x1f, 0x8b}, zstd[] = {0x28, 0xb5, 0x2f, 0xfd};
+    bool standard = strcmp(path, "-") == 0;
+    int fd = standard ? STDIN_FILENO : -1;
+    struct stat st;
+    if ((standard ? fstat(fd, &st) : stat(path, &st)) != 0 || !S_ISREG(st.st_mode)) {
+        *stream = true;
+        return -1;
+    }
+    uint8_t head[4] = {0};
+    if (!standard)
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd < 0 ? -1 : pread(fd, head, sizeof head, 0);
+    if (!standard && fd >= 0)
+        close(fd);
+    if (got < 0 || memcmp(head, gzip, sizeof gzip) == 0 || memcmp(head, zstd, sizeof zstd) == 0)
+        return -1;
+    return (int64_t)st.st_size;
+}
+
+static void *open_tokenizer(void *arg)
+{
+    struct lb_tok_job *job = arg;
+    job->status = job->dir ? lb_tok_open_dir(&job->tok, job->dir, &job->err)
+                           : lb_tok_open_vocab(&job->tok, job->vocab, &job->err);
+    job->status = lb_mem_blame(job->status, "opening the tokenizer", &job->err);
+    return NULL;
+}
+
+void lb_tok_job_begin(struct lb_tok_job *job)
+{
+    job->started = pthread_create(&job->thread, NULL, open_tokenizer, job) == 0;
+    if (!job->started)
+        open_tokenizer(job);
+}
+
+enum lb_status lb_tok_job_end(struct lb_tok_job *job, struct lb_tok **out, struct lb_err *err)
+{
+    if (job->started)
+        pthread_join(job->thread, NULL);
+    *out = job->tok;
+    return job->status == LB_OK ? LB_OK : lb_err_set(err, job->status, "%s", job->err.text);
+}

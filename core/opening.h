@@ -1,0 +1,35 @@
+/* Parts of lb_open that know nothing of the engine. */
+#ifndef CORE_OPENING_H
+#define CORE_OPENING_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/base/err.h"
+#include "core/text/tok.h"
+
+/* A stats file (NULL: none) must not replace an input or OUT, and its folder must be there when the run ends. */
+enum lb_status lb_check_stats_path(const char *path, const char *output, const char *const *inputs, size_t n_input,
+                                   struct lb_err *err);
+
+/* A plain file's size, for the progress; -1: not known. */
+int64_t lb_plain_bytes(const char *path, bool *stream);
+
+/* Opening the tokenizer, which takes as long as packing a gigabyte of weights, goes on beside the weights. */
+struct lb_tok_job {
+    const char *dir; /* NULL: vocab */
+    const struct lb_vocab *vocab;
+    struct lb_tok *tok;
+    enum lb_status status;
+    struct lb_err err;
+    pthread_t thread;
+    bool started;
+};
+
+/* Without a thread to be had it is opened here and now. */
+void lb_tok_job_begin(struct lb_tok_job *job);
+enum lb_status lb_tok_job_end(struct lb_tok_job *job, struct lb_tok **out, struct lb_err *err);
+
+#endif

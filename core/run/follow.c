@@ -1,0 +1,126 @@
+#define _GNU_SOURCE
+#include "core/run/follow.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "core/base/mem.h"
+#include "core/run/deal.h"
+
+enum lb_status lb_follow_init(struct lb_run *r, struct lb_err *err)
+{
+    if (r->spec->ranks.tp == 1)
+        return LB_OK;
+    size_t n = lb_step_pack_max(&r->step);
+    r->packed = lb_mem_new(n, sizeof *r->packed);
+    return r->packed ? LB_OK : lb_err_memory(err, "a step", n * sizeof *r->packed);
+}
+
+enum lb_status lb_follow_agree(const struct lb_run_spec *spec, enum lb_status status, struct lb_err *err)
+{
+    return spec->ranks.world->size > 1 ? lb_world_agree(spec->ranks.world, status, err) : status;
+}
+
+void lb_follow_send(struct lb_run *r)
+{
+    struct lb_comm *c = r->spec->ranks.comm;
+    struct lb_step_head head;
+    if (c->size == 1)
+        return;
+    lb_step_pack(&r->step, lb_model_slots(r->spec->model), r->n_slot, &head, r->packed);
+    c->ops->bcast(c, &head, sizeof head);
+    c->ops->bcast(c, r->packed, (size_t)head.n_int * sizeof *r->packed);
+}
+
+void lb_follow_end(struct lb_run *r)
+{
+    struct lb_comm *c = r->spec->ranks.comm;
+    struct lb_step_head head = {.over = 1};
+    if (c->size > 1)
+        c->ops->bcast(c, &head, sizeof head);
+}
+
+void lb_follow_count(const struct lb_run_spec *spec, struct lb_rank_stats *mine)
+{
+    struct rusage usage;
+    mine->rank = spec->ranks.world->rank;
+    snprintf(mine->host, sizeof mine->host, "%s", spec->ranks.world->host);
+    if (spec->ranks.comm)
+        mine->collective_s = spec->ranks.comm->seconds;
+    if (getrusage(RUSAGE_SELF, &usage) == 0)
+        mine->peak_rss_bytes = (int64_t)usage.ru_maxrss * 1024;
+}
+
+/* ---- ranks that lead no group ---- */
+
+static enum lb_status take_step(struct lb_run *r, bool *over, struct lb_err *err)
+{
+    struct lb_comm *c = r->spec->ranks.comm;
+    struct lb_step_head head = {0};
+    lb_world_idle(r->spec->ranks.world);
+    double begin = lb_now();
+    c->ops->bcast(c, &head, sizeof head);
+    r->stats->mine.idle_s += lb_now() - begin;
+    LB_TRY(c->ops->status(c, err));
+    *over = head.over != 0;
+    if (*over)
+        return LB_OK;
+    lb_world_beat(r->spec->ranks.world, "step", head.number);
+    LB_TRY(lb_step_head_check(&r->step, &head, err));
+    c->ops->bcast(c, r->packed, (size_t)head.n_int * sizeof *r->packed);
+    LB_TRY(c->ops->status(c, err));
+    lb_step_unpack(&r->step, lb_model_slots(r->spec->model), &head, r->packed);
+    return LB_OK;
+}
+
+/* A pass that fails here fails on the leader too, which then sends the end: so the steps go on until that. */
+static enum lb_status follow(struct lb_run *r, struct lb_err *err)
+{
+    enum lb_status status = LB_OK;
+    for (bool over = false; !over;) {
+        const struct lb_cand *none;
+        LB_TRY(take_step(r, &over, err));
+        if (over)
+            break;
+        double begin = lb_now();
+        enum lb_status pass = lb_model_forward(r->spec->model, &r->step, &none, err);
+        status = status == LB_OK ? pass : status;
+        r->stats->mine.busy_s += lb_now() - begin;
+    }
+    return status;
+}
+
+enum lb_status lb_run_follow(const struct lb_run_spec *spec, struct lb_stats *stats, struct lb_err *err)
+{
+    struct lb_run *r = lb_mem_new(1, sizeof *r);
+    enum lb_status status = r ? LB_OK : lb_err_memory(err, "a run", sizeof *r);
+    bool watched = false;
+    if (r) {
+        *r = (struct lb_run){.spec = spec, .stats = stats, .begin = lb_now(), .wake = -1};
+        status = pthread_mutex_init(&r->mutex, NULL) == 0 ? LB_OK : lb_err_memory(err, "a mutex", sizeof r->mutex);
+        if (status == LB_OK)
+            status = lb_step_init(&r->step, spec->plan->limit, err);
+        if (status == LB_OK)
+            status = lb_follow_init(r, err);
+    }
+    status = lb_follow_agree(spec, status, err);
+    if (status == LB_OK) {
+        watched = pthread_create(&r->thread[LB_T_DEAL], NULL, lb_deal_follower, r) == 0;
+        if (!watched)
+            lb_log_put(spec->log, LB_LOG_WARN, "signals to this rank are not seen: its thread cannot be started");
+        status = follow(r, err);
+    }
+    if (watched) {
+        atomic_store(&r->leaving, true);
+        pthread_join(r->thread[LB_T_DEAL], NULL);
+    }
+    lb_follow_count(spec, &stats->mine);
+    if (r) {
+        lb_mem_free(r->packed);
+        lb_step_release(&r->step);
+        pthread_mutex_destroy(&r->mutex);
+        lb_mem_free(r);
+    }
+    return status;
+}

@@ -1,0 +1,97 @@
+#include "core/run/order.h"
+
+#include <stdlib.h>
+
+#include "kernels/types.h"
+
+static int64_t shorter(const struct lb_work *a, const struct lb_work *b)
+{
+    return a->n_prompt < b->n_prompt ? a->n_prompt : b->n_prompt;
+}
+
+static int64_t n_alike(const struct lb_work *a, const struct lb_work *b)
+{
+    int64_t n = 0, most = shorter(a, b);
+    while (n < most && a->prompt[n] == b->prompt[n])
+        n++;
+    return n;
+}
+
+static int by_index(const struct lb_work *a, const struct lb_work *b)
+{
+    return (a->row.index > b->row.index) - (a->row.index < b->row.index);
+}
+
+static int by_tokens(const void *x, const void *y)
+{
+    const struct lb_work *a = *(struct lb_work *const *)x, *b = *(struct lb_work *const *)y;
+    int64_t n = n_alike(a, b);
+    if (n < shorter(a, b))
+        return a->prompt[n] < b->prompt[n] ? -1 : 1;
+    if (a->n_prompt != b->n_prompt)
+        return a->n_prompt < b->n_prompt ? -1 : 1;
+    return by_index(a, b);
+}
+
+static int by_group(const void *x, const void *y)
+{
+    const struct lb_work *a = *(struct lb_work *const *)x, *b = *(struct lb_work *const *)y;
+    if (a->group_len != b->group_len)
+        return a->group_len < b->group_len ? 1 : -1;
+    if (a->group != b->group)
+        return a->group < b->group ? -1 : 1;
+    if (a->n_prompt != b->n_prompt)
+        return a->n_prompt < b->n_prompt ? 1 : -1;
+    return by_index(a, b);
+}
+
+/* Rows in the order of their tokens: what two neighbors have in common is the most that either has with any row. */
+static void find_shared(struct lb_work **rows, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        rows[i]->n_shared = 0;
+    for (size_t i = 1; i < n; i++) {
+        int64_t same = n_alike(rows[i - 1], rows[i]);
+        if (same > rows[i - 1]->n_shared)
+            rows[i - 1]->n_shared = same;
+        rows[i]->n_shared = same;
+    }
+}
+
+static void find_groups(struct lb_work **rows, size_t n)
+{
+    size_t first = 0;
+    for (size_t i = 1; i <= n; i++) {
+        if (i < n && n_alike(rows[i - 1], rows[i]) >= LK_PAGE_TOKENS)
+            continue;
+        int64_t longest = 0;
+        for (size_t k = first; k < i; k++)
+            longest = rows[k]->n_prompt > longest ? rows[k]->n_prompt : longest;
+        for (size_t k = first; k < i; k++) {
+            rows[k]->group = rows[first]->row.index;
+            rows[k]->group_len = longest;
+        }
+        first = i;
+    }
+}
+
+/* Samples of one prompt share all of it; further prompts of a row are left to themselves. */
+static void share_parts(struct lb_work *lead)
+{
+    for (int32_t i = 1; i < lead->n_part; i++) {
+        struct lb_work *p = lead->part[i], *before = lead->part[i - 1];
+        p->n_shared = p->prompt_lent ? p->n_prompt : 0;
+        if (p->prompt_lent)
+            before->n_shared = before->n_prompt;
+    }
+}
+
+void lb_order_rows(struct lb_work **rows, size_t n)
+{
+    qsort(rows, n, sizeof *rows, by_tokens);
+    find_shared(rows, n);
+    find_groups(rows, n);
+    for (size_t i = 0; i < n; i++)
+        share_parts(rows[i]);
+    qsort(rows, n, sizeof *rows, by_group);
+}
