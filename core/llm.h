@@ -3,7 +3,6 @@
 #define CORE_LLM_H
 
 #include "core/backend/backend.h"
-#include "core/base/mem.h"
 #include "core/io/gguf.h"
 #include "core/io/journal.h"
 #include "core/io/jsonl_read.h"
@@ -62,10 +61,9 @@ static inline bool lb_is_first(const struct lb_llm *llm)
     return llm->ranks.rank == 0;
 }
 
-/* Ranks learn of a failure of one of them, want of memory that passed for something else among them. */
 static inline enum lb_status lb_llm_agree(struct lb_llm *llm, enum lb_status status, struct lb_err *err)
 {
-    return lb_ranks_agree(&llm->ranks, lb_mem_blame(status, "opening the model", err), err);
+    return lb_ranks_agree(&llm->ranks, status, err);
 }
 
 struct lb_journal_spec lb_llm_journal(const struct lb_llm *llm);

@@ -65,6 +65,20 @@ int64_t lb_config_index_layers(const struct lb_config *c)
     return n;
 }
 
+enum lb_status lb_config_finish_index(struct lb_config *c, const char *where, struct lb_err *err)
+{
+    struct lb_index *x = &c->index;
+    if (x->n_head > LB_MAX_DIM / x->head_dim)
+        return lb_err_set(err, LB_E_INPUT, "%s: %lld index heads of %lld are more than %lld in all", where,
+                          (long long)x->n_head, (long long)x->head_dim, (long long)LB_MAX_DIM);
+    if (c->mla.q_rank == 0 || x->head_dim < c->mla.rope_dim)
+        return lb_err_set(err, LB_E_INPUT, "%s: an indexer needs q_lora_rank, and index_head_dim >= qk_rope_head_dim",
+                          where);
+    if (c->rope.max_position <= x->topk)
+        x->topk = 0;
+    return LB_OK;
+}
+
 void lb_config_add_eos(struct lb_config *c, int64_t id, const char *origin, const struct lb_log *log)
 {
     if (id < 0 || id >= c->n_vocab) {

@@ -99,6 +99,9 @@ enum lb_status lb_config_new_layers(struct lb_config *c, int64_t window, struct 
 enum lb_status lb_config_new_moe(struct lb_config *c, int64_t n_shared, int64_t n_dense, const char *where,
                                  struct lb_err *err);
 
+/* Checks c->index against the rest. A context that never exceeds topk needs no choice: then the indexer is left out. */
+enum lb_status lb_config_finish_index(struct lb_config *c, const char *where, struct lb_err *err);
+
 /* Layers that choose positions; 0 without an indexer. */
 int64_t lb_config_index_layers(const struct lb_config *c);
 

@@ -186,6 +186,73 @@ static enum lb_status read_moe(struct lb_config *c, const struct source *s, stru
     return lb_config_new_moe(c, n_shared, n_dense, s->g->path, err);
 }
 
+static bool has(const struct lb_config *c, const struct lb_gguf *g, enum lb_role role, int64_t layer,
+                const char *suffix)
+{
+    struct lb_tensor_name name = lb_family_tensor(c->family, 1, role, (int)layer, suffix);
+    return name.text[0] && lb_wfile_find(&g->w, name.text);
+}
+
+/* Older files, whose keys and values are not absorbed, have a head's widths in key_length and value_length; where the
+ * `_mla` keys are, those two are the cache's. */
+static enum lb_status read_mla(struct lb_config *c, const struct source *s, struct lb_err *err)
+{
+    static const char *const needed[] = {"attention.kv_lora_rank", "rope.dimension_count"};
+    struct lb_mla *m = &c->mla;
+    char key[KEY_BYTES];
+    int64_t query = c->dim / c->n_head;
+    bool absorbed = lb_gguf_find(s->g, key_of(s, "attention.key_length_mla", key));
+    m->v_dim = query;
+    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
+        LB_TRY(need(s, needed[i], err));
+    LB_TRY(get_int(s, "attention.kv_lora_rank", LB_MAX_DIM, &m->kv_rank, err));
+    LB_TRY(get_int(s, "attention.q_lora_rank", LB_MAX_DIM, &m->q_rank, err));
+    LB_TRY(get_int(s, "rope.dimension_count", LB_MAX_DIM, &m->rope_dim, err));
+    LB_TRY(get_int(s, absorbed ? "attention.key_length_mla" : "attention.key_length", LB_MAX_DIM, &query, err));
+    LB_TRY(get_int(s, absorbed ? "attention.value_length_mla" : "attention.value_length", LB_MAX_DIM, &m->v_dim, err));
+    if (absorbed)
+        LB_TRY(need(s, "attention.value_length_mla", err));
+    m->nope_dim = query - m->rope_dim;
+    if (m->nope_dim < 1)
+        return lb_err_set(err, LB_E_INPUT, "%s: a query head of %lld dimensions, of which %lld turn: not supported",
+                          s->g->path, (long long)query, (long long)m->rope_dim);
+    return LB_OK;
+}
+
+/* Which layers choose positions: the key says it, or else the tensors do. */
+static enum lb_status read_index_layers(struct lb_config *c, const struct source *s, struct lb_err *err)
+{
+    char key[KEY_BYTES];
+    const struct lb_gguf_kv *kv = lb_gguf_find(s->g, key_of(s, "attention.indexer.types", key));
+    const bool wide = kv && (kv->elem == LB_GGUF_U32 || kv->elem == LB_GGUF_I32);
+    if (kv && (kv->type != LB_GGUF_ARRAY || kv->n < (uint64_t)c->n_layer || !(wide || kv->elem == LB_GGUF_BOOL)))
+        return lb_err_set(err, LB_E_INPUT, "%s: key '%s' is not a list of true and false for each layer", s->g->path,
+                          key);
+    for (int64_t il = 0; il < c->n_layer; il++) {
+        bool full = has(c, s->g, LB_R_INDEX_K, il, ".weight");
+        if (kv)
+            full = kv->data[il * (wide ? 4 : 1)] != 0; /* 0 or 1, little-endian */
+        c->layer[il].index_shared = !full;
+    }
+    if (c->layer[0].index_shared)
+        return lb_err_set(err, LB_E_INPUT, "%s: layer 0 takes the positions that an earlier layer chose", s->g->path);
+    return LB_OK;
+}
+
+static enum lb_status read_index(struct lb_config *c, const struct source *s, struct lb_err *err)
+{
+    static const char *const needed[] = {"attention.indexer.head_count", "attention.indexer.key_length",
+                                         "attention.indexer.top_k"};
+    struct lb_index *x = &c->index;
+    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
+        LB_TRY(need(s, needed[i], err));
+    LB_TRY(get_int(s, "attention.indexer.head_count", LB_MAX_HEAD, &x->n_head, err));
+    LB_TRY(get_int(s, "attention.indexer.key_length", LB_MAX_DIM, &x->head_dim, err));
+    LB_TRY(get_int(s, "attention.indexer.top_k", LB_MAX_DIM, &x->topk, err));
+    LB_TRY(read_index_layers(c, s, err));
+    return lb_config_finish_index(c, s->g->path, err);
+}
+
 static enum lb_status read_sizes(struct lb_config *c, const struct source *s, struct lb_err *err)
 {
     static const char *const needed[] = {"embedding_length", "feed_forward_length",
@@ -203,6 +270,10 @@ static enum lb_status read_sizes(struct lb_config *c, const struct source *s, st
     LB_TRY(get_real(s, "attention.layer_norm_rms_epsilon", 1e-30, 1, &eps, err));
     c->norm_eps = (float)eps;
 
+    if (c->family->mla.kv_rank > 0) {
+        LB_TRY(read_mla(c, s, err));
+        return read_vocab_size(c, s, err);
+    }
     char key[KEY_BYTES];
     if (!lb_gguf_find(s->g, key_of(s, "attention.key_length", key)) && c->dim % c->n_head != 0)
         return lb_err_set(err, LB_E_INPUT, "%s: embedding_length %lld is no multiple of attention.head_count %lld",
@@ -217,25 +288,21 @@ static enum lb_status read_sizes(struct lb_config *c, const struct source *s, st
     return read_vocab_size(c, s, err);
 }
 
-static bool has(const struct lb_config *c, const struct lb_gguf *g, enum lb_role role, const char *suffix)
-{
-    struct lb_tensor_name name = lb_family_tensor(c->family, 1, role, 0, suffix);
-    return lb_wfile_find(&g->w, name.text);
-}
-
 /* The metadata does not say which tensors exist; layer 0 does. */
 static void read_presence(struct lb_config *c, const struct lb_gguf *g)
 {
-    c->tied = !has(c, g, LB_R_HEAD, ".weight");
-    static const enum lb_role qkv[] = {LB_R_QKV, LB_R_Q, LB_R_K, LB_R_V};
+    c->tied = !has(c, g, LB_R_HEAD, 0, ".weight");
+    static const enum lb_role qkv[] = {LB_R_QKV, LB_R_Q, LB_R_K, LB_R_V}, latent[] = {LB_R_Q_A, LB_R_KV_A};
     static const enum lb_role mlp[] = {LB_R_GATE_UP, LB_R_GATE, LB_R_UP, LB_R_DOWN};
     for (int i = 0; i < 4; i++) {
-        c->attn_bias = c->attn_bias || has(c, g, qkv[i], ".bias");
-        c->mlp_bias = c->mlp_bias || has(c, g, mlp[i], ".bias");
+        c->attn_bias = c->attn_bias || has(c, g, qkv[i], 0, ".bias");
+        c->mlp_bias = c->mlp_bias || has(c, g, mlp[i], 0, ".bias");
     }
-    c->o_bias = has(c, g, LB_R_O, ".bias");
+    for (int i = 0; i < 2; i++)
+        c->attn_bias = c->attn_bias || has(c, g, latent[i], 0, ".bias");
+    c->o_bias = has(c, g, LB_R_O, 0, ".bias");
     c->qk_norm = lb_family_is(c->family, LB_FAM_QK_NORM) ||
-                 (lb_family_is(c->family, LB_FAM_USE_QK_NORM) && has(c, g, LB_R_Q_NORM, ".weight"));
+                 (lb_family_is(c->family, LB_FAM_USE_QK_NORM) && has(c, g, LB_R_Q_NORM, 0, ".weight"));
 }
 
 /* One window for all layers; 0: none. */
@@ -361,6 +428,8 @@ enum lb_status lb_config_read_gguf(struct lb_config *c, const struct lb_gguf *g,
     if (c->family->moe.n_expert > 0)
         LB_TRY_OUT(status, read_moe(c, &s, err));
     LB_TRY_OUT(status, read_rope(c, &s, err));
+    if (c->family->index.topk > 0)
+        LB_TRY_OUT(status, read_index(c, &s, err));
     LB_TRY_OUT(status, lb_config_finish(c, g->path, err));
     LB_TRY_OUT(status, apply_rope_freqs(c, g, err));
     read_ids(c, &g->vocab, log);

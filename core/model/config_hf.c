@@ -87,9 +87,11 @@ static enum lb_status read_sizes(struct lb_config *c, const struct lb_cfg *s, st
     bool as_heads = v[LB_S_KV_HEAD] == 0 || json_is_null(json_object_get(s->object, key[LB_S_KV_HEAD].key));
     c->n_kv_head = as_heads ? c->n_head : v[LB_S_KV_HEAD];
     c->head_dim = v[LB_S_HEAD_DIM];
+    /* some classes round down, Llama refuses: every published file of such sizes says head_dim */
     if (c->head_dim == 0 && c->dim % c->n_head != 0)
-        return lb_err_set(err, LB_E_INPUT, "%s: %s %lld is no multiple of %s %lld", s->path, key[LB_S_DIM].key,
-                          (long long)c->dim, key[LB_S_HEAD].key, (long long)c->n_head);
+        return lb_err_set(err, LB_E_INPUT, "%s: %s is missing, and %s %lld is no multiple of %s %lld", s->path,
+                          key[LB_S_HEAD_DIM].key, key[LB_S_DIM].key, (long long)c->dim, key[LB_S_HEAD].key,
+                          (long long)c->n_head);
     if (c->head_dim == 0)
         c->head_dim = c->dim / c->n_head;
     c->rope.max_position = v[LB_S_POSITION];

@@ -32,7 +32,6 @@ static enum lb_status read_index_layers(struct lb_config *c, const struct lb_cfg
     return LB_OK;
 }
 
-/* A context that never exceeds index_topk needs no choice: then the indexer is left out. */
 static enum lb_status read_index(struct lb_config *c, const struct lb_cfg *s, struct lb_err *err)
 {
     static const int64_t topk_range[2] = {1, LB_MAX_DIM};
@@ -42,15 +41,7 @@ static enum lb_status read_index(struct lb_config *c, const struct lb_cfg *s, st
     LB_TRY(lb_cfg_int(s, "index_n_heads", lb_cfg_size, &x->n_head, err));
     LB_TRY(lb_cfg_int(s, "index_head_dim", lb_cfg_size, &x->head_dim, err));
     LB_TRY(read_index_layers(c, s, err));
-    if (x->n_head > LB_MAX_DIM / x->head_dim)
-        return lb_err_set(err, LB_E_INPUT, "%s: %lld index heads of %lld are more than %lld in all", s->path,
-                          (long long)x->n_head, (long long)x->head_dim, (long long)LB_MAX_DIM);
-    if (c->mla.q_rank == 0 || x->head_dim < c->mla.rope_dim)
-        return lb_err_set(err, LB_E_INPUT, "%s: an indexer needs q_lora_rank, and index_head_dim >= qk_rope_head_dim",
-                          s->path);
-    if (c->rope.max_position <= x->topk)
-        x->topk = 0;
-    return LB_OK;
+    return lb_config_finish_index(c, s->path, err);
 }
 
 enum lb_status lb_config_mla(struct lb_config *c, const struct lb_cfg *s, struct lb_err *err)

@@ -84,3 +84,17 @@ struct lb_tensor_name lb_family_expert_tensor(const struct lb_family *f, int ggu
     const char *pattern = gguf ? f->gguf_tensor[role] : f->hf_tensor[role];
     return pattern ? fill(pattern, layer, expert, ".weight") : (struct lb_tensor_name){""};
 }
+
+int64_t lb_family_layer_of(const struct lb_family *f, int gguf, const char *name)
+{
+    const char *pattern = (gguf ? f->gguf_tensor : f->hf_tensor)[LB_R_ATTN_NORM];
+    size_t n = (size_t)(strstr(pattern, "%d") - pattern);
+    if (strncmp(name, pattern, n) != 0)
+        return -1;
+    int64_t layer = 0;
+    size_t at = n;
+    for (; name[at] >= '0' && name[at] <= '9'; at++)
+        if (layer <= INT32_MAX)
+            layer = 10 * layer + (name[at] - '0');
+    return at > n && name[at] == '.' ? layer : -1;
+}

@@ -26,6 +26,8 @@ enum lb_role {
     LB_R_KV_A,
     LB_R_KV_A_NORM,
     LB_R_KV_B,
+    LB_R_K_B, /* KV_B in two, [head, latent, key] and [head, value, latent]; whole names */
+    LB_R_V_B,
     LB_R_INDEX_Q, /* the indexer: heads of queries, the key, its LayerNorm, the heads' weights */
     LB_R_INDEX_K,
     LB_R_INDEX_K_NORM,
@@ -161,5 +163,8 @@ struct lb_tensor_name lb_family_tensor(const struct lb_family *f, int gguf, enum
 /* The same for a role whose tensor belongs to one expert. */
 struct lb_tensor_name lb_family_expert_tensor(const struct lb_family *f, int gguf, enum lb_role role, int layer,
                                               int expert);
+
+/* The layer whose tensor has this name; -1: none's. */
+int64_t lb_family_layer_of(const struct lb_family *f, int gguf, const char *name);
 
 #endif

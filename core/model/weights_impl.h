@@ -68,6 +68,9 @@ const struct lb_wtensor *lb_load_find(struct lb_loader *ld, enum lb_role role, i
 const struct lb_wtensor *lb_load_need(struct lb_loader *ld, enum lb_role role, int layer, const char *suffix,
                                       struct lb_err *err);
 
+/* Whether the file has a tensor whose name in the family's table is whole. */
+bool lb_load_has(const struct lb_loader *ld, enum lb_role role, int layer);
+
 /* Type and shape, outermost dimension first. */
 enum lb_status lb_load_check_shape(struct lb_loader *ld, const struct lb_wtensor *t, const int64_t *want, int n_dim,
                                    struct lb_err *err);

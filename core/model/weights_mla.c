@@ -1,5 +1,7 @@
 /* Weights of latent attention and its indexer. A rank holds heads; latents, and the indexer that chooses for all heads,
  * are every rank's. */
+#include <string.h>
+
 #include "core/base/mem.h"
 #include "core/model/quant.h"
 #include "core/model/weights_impl.h"
@@ -8,6 +10,7 @@
 struct head_rows {
     const struct lb_wtensor *t;
     int64_t head, per_head, first, n; /* from `head` on; of a head's per_head rows those from `first` on, n of them */
+    bool round;                       /* to bf16, for a matrix that is kept in f32 */
 };
 
 static void head_rows_get(const struct lb_rows *r, int64_t row, int64_t n, float *out)
@@ -18,11 +21,18 @@ static void head_rows_get(const struct lb_rows *r, int64_t row, int64_t n, float
         int64_t from = (h->head + row / h->n) * h->per_head + h->first + row % h->n;
         lb_quant_read(h->t->type, h->t->data + (size_t)from * row_bytes, r->n_col, out + i * r->n_col);
     }
+    for (int64_t i = 0; h->round && i < n * r->n_col; i++)
+        out[i] = lb_bf16_widen(lb_bf16_round(out[i]));
 }
 
 static const void *transposed_at(const struct lb_rows *r, int64_t row)
 {
     return (const float *)r->ctx + row * r->n_col;
+}
+
+static void transposed_get(const struct lb_rows *r, int64_t row, int64_t n, float *out)
+{
+    memcpy(out, transposed_at(r, row), (size_t)(n * r->n_col) * sizeof *out);
 }
 
 static enum lb_status lay_out_w_uk(struct lb_loader *ld, const struct lb_wtensor *t, struct lb_matrix **out,
@@ -44,7 +54,8 @@ static enum lb_status load_w_uk(struct lb_loader *ld, const struct lb_wtensor *t
     const struct lb_slice *s = &ld->s->cols->slice;
     if (ld->s->mem && !ld->s->mem->reads)
         return lay_out_w_uk(ld, t, out, err);
-    struct head_rows keys = {t, s->head_begin, m->nope_dim + m->v_dim, 0, m->nope_dim};
+    struct head_rows keys = {t, s->head_begin, m->nope_dim + m->v_dim,
+                             0, m->nope_dim,   ld->s->backend->dtype == LB_BF16};
     struct lb_rows rows = {.get = head_rows_get, .ctx = &keys, .n_col = m->kv_rank};
     size_t head = (size_t)m->nope_dim * (size_t)m->kv_rank;
     float *all = lb_mem_new((size_t)s->n_head * head, sizeof *all), *one = lb_mem_new(head, sizeof *one);
@@ -54,15 +65,12 @@ static enum lb_status load_w_uk(struct lb_loader *ld, const struct lb_wtensor *t
     for (int64_t ih = 0; ih < s->n_head && status == LB_OK; ih++) {
         float *to = all + (size_t)ih * head;
         head_rows_get(&rows, ih * m->nope_dim, m->nope_dim, one);
-        if (ld->s->backend->dtype == LB_BF16)
-            for (size_t i = 0; i < head; i++)
-                one[i] = lb_bf16_widen(lb_bf16_round(one[i]));
         for (int64_t i = 0; i < m->nope_dim; i++)
             for (int64_t k = 0; k < m->kv_rank; k++)
                 to[k * m->nope_dim + i] = one[i * m->kv_rank + k];
     }
     if (status == LB_OK) {
-        struct lb_rows turned = {.get = head_rows_get,
+        struct lb_rows turned = {.get = transposed_get,
                                  .ctx = all,
                                  .n_row = s->n_head * m->kv_rank,
                                  .n_col = m->nope_dim,
@@ -76,20 +84,45 @@ static enum lb_status load_w_uk(struct lb_loader *ld, const struct lb_wtensor *t
     return status;
 }
 
+/* KV_B as GGUF has it, in two tensors, the keys' turned over already. */
+static enum lb_status load_kv_parts(struct lb_loader *ld, int il, struct lb_layer_latent *l, struct lb_err *err)
+{
+    const struct lb_config *c = ld->s->config;
+    const struct lb_mla *m = &c->mla;
+    const struct lb_slice *s = &ld->s->cols->slice;
+    const int64_t want[2][3] = {{c->n_head, m->kv_rank, m->nope_dim}, {c->n_head, m->v_dim, m->kv_rank}};
+    const struct lk_cols *cols[2] = {&ld->s->cols->nope, &ld->s->cols->kv_rank};
+    struct lb_matrix **out[2] = {&l->w_uk, &l->w_uv};
+    for (int i = 0; i < 2; i++) {
+        const struct lb_wtensor *t = lb_load_need(ld, i ? LB_R_V_B : LB_R_K_B, il, "", err);
+        if (!t)
+            return err->status;
+        LB_TRY(lb_load_check_shape(ld, t, want[i], 3, err));
+        int64_t n = want[i][1];
+        struct head_rows all = {t, s->head_begin, n, 0, n, i == 0 && ld->s->backend->dtype == LB_BF16};
+        struct lb_rows rows = {.get = head_rows_get, .ctx = &all, .n_row = s->n_head * n, .n_col = want[i][2]};
+        struct lb_matrix_spec spec = {&rows, cols[i], false, t->name, i == 0};
+        LB_TRY(ld->s->backend->ops->heads_new(ld->s->backend, &spec, s->n_head, out[i], err));
+    }
+    return LB_OK;
+}
+
 static enum lb_status load_kv_b(struct lb_loader *ld, int il, struct lb_layer_latent *l, struct lb_err *err)
 {
     const struct lb_config *c = ld->s->config;
     const struct lb_mla *m = &c->mla;
     const struct lb_slice *s = &ld->s->cols->slice;
     int64_t per_head = m->nope_dim + m->v_dim, n_weight = c->n_head * per_head * m->kv_rank;
+    ld->w->n_param += n_weight;
+    ld->w->n_layer_product += n_weight;
+    if (lb_load_has(ld, LB_R_K_B, il))
+        return load_kv_parts(ld, il, l, err);
     const struct lb_wtensor *t = lb_load_need(ld, LB_R_KV_B, il, ".weight", err);
     if (!t)
         return err->status;
     LB_TRY(lb_load_check(ld, t, c->n_head * per_head, m->kv_rank, err));
-    ld->w->n_param += n_weight;
-    ld->w->n_layer_product += n_weight;
     LB_TRY(load_w_uk(ld, t, &l->w_uk, err));
-    struct head_rows values = {t, s->head_begin, per_head, m->nope_dim, m->v_dim};
+    struct head_rows values = {t, s->head_begin, per_head, m->nope_dim, m->v_dim, false};
     struct lb_rows rows = {.get = head_rows_get, .ctx = &values, .n_row = s->n_head * m->v_dim, .n_col = m->kv_rank};
     struct lb_matrix_spec spec = {&rows, &ld->s->cols->kv_rank, false, t->name, false};
     return ld->s->backend->ops->heads_new(ld->s->backend, &spec, s->n_head, &l->w_uv, err);

@@ -51,13 +51,6 @@ static enum lb_status load_cuts(struct lb_loader *ld, const enum lb_role role[2]
     return lb_fused_pack(ld, &f, spec, out, err);
 }
 
-static bool has_role(const struct lb_loader *ld, enum lb_role role, int il)
-{
-    const struct lb_config *c = ld->s->config;
-    struct lb_tensor_name name = lb_family_tensor(c->family, c->gguf, role, il, "");
-    return name.text[0] && lb_wfile_find(ld->s->file, name.text);
-}
-
 static enum lb_status load_experts(struct lb_loader *ld, int il, struct lb_matrix **gate_up, struct lb_matrix **down,
                                    struct lb_err *err)
 {
@@ -67,9 +60,9 @@ static enum lb_status load_experts(struct lb_loader *ld, int il, struct lb_matri
     const struct lb_config *c = ld->s->config;
     const struct lb_slice *s = &ld->s->cols->slice;
     int64_t dim = c->dim, ffn = c->moe.ffn_dim, one[2] = {0, ffn};
-    bool fused = has_role(ld, LB_R_EXPERTS_GATE_UP, il);
-    const enum lb_role *in = fused ? merged : has_role(ld, LB_R_EXPERTS_GATE, il) ? all : each;
-    const enum lb_role *out = has_role(ld, LB_R_EXPERTS_DOWN, il) ? all_down : each_down;
+    bool fused = lb_load_has(ld, LB_R_EXPERTS_GATE_UP, il);
+    const enum lb_role *in = fused ? merged : lb_load_has(ld, LB_R_EXPERTS_GATE, il) ? all : each;
+    const enum lb_role *out = lb_load_has(ld, LB_R_EXPERTS_DOWN, il) ? all_down : each_down;
     int64_t n_row = fused ? 2 * ffn : ffn;
     struct lk_cols cols;
     lb_cols_init(&cols, 1, one);

@@ -105,6 +105,13 @@ const struct lb_wtensor *lb_load_find(struct lb_loader *ld, enum lb_role role, i
     return lb_load_find_name(ld, name_of(ld, role, layer, ".weight").text);
 }
 
+bool lb_load_has(const struct lb_loader *ld, enum lb_role role, int layer)
+{
+    const struct lb_config *c = ld->s->config;
+    struct lb_tensor_name name = lb_family_tensor(c->family, c->gguf, role, layer, "");
+    return name.text[0] && lb_wfile_find(ld->s->file, name.text);
+}
+
 const struct lb_wtensor *lb_load_need(struct lb_loader *ld, enum lb_role role, int layer, const char *suffix,
                                       struct lb_err *err)
 {

@@ -42,6 +42,7 @@ static double replicated(const struct lb_config *c, int64_t il)
     return c->layer[il].moe ? n + dim * (double)c->moe.n_expert : n;
 }
 
+/* Layers behind the model's own (multi-token prediction) are never read. */
 double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp)
 {
     const struct lb_wfile *w = spec->weights;
@@ -49,6 +50,8 @@ double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp)
     double sum = 0, whole = 0, kv = 0;
     for (size_t i = 0; i < w->n_tensor; i++) {
         double n = 1;
+        if (lb_family_layer_of(c->family, c->gguf, w->tensor[i].name) >= c->n_layer)
+            continue;
         for (int d = 0; d < w->tensor[i].n_dim; d++)
             n *= (double)w->tensor[i].dim[d];
         sum += n;
@@ -70,11 +73,11 @@ static double ranks_of(const struct lb_plan_spec *spec)
     return spec->host_ranks > 1 ? spec->host_ranks : 1;
 }
 
-/* Weights on the host: each slice that its ranks need once. */
+/* Weights on the host: each slice that its ranks need, once a NUMA node. */
 static double host_weight_bytes(const struct lb_plan_spec *spec, int tp)
 {
-    double n_slice = ranks_of(spec) < tp ? ranks_of(spec) : tp;
-    return (tp > 1 ? n_slice : 1) * lb_plan_weight_bytes(spec, tp);
+    double n_copy = (double)tp * (spec->host_nodes > 1 ? spec->host_nodes : 1);
+    return (ranks_of(spec) < n_copy ? ranks_of(spec) : n_copy) * lb_plan_weight_bytes(spec, tp);
 }
 
 double lb_plan_moe_bytes(const struct lb_config *c, int64_t n_tok)

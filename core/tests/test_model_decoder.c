@@ -619,6 +619,27 @@ static void bad_router(void **state)
     rig_close(&rig);
 }
 
+/* Parameters are the model's: a layer of multi-token prediction that the file has too is not counted. */
+static void parameters(void **state)
+{
+    (void)state;
+    if (!have_goldens())
+        skip();
+    struct rig rig;
+    int64_t want = 0, unread = 0;
+    rig_open(&rig, "glm4-moe", LB_F32, "ref", 1);
+    for (size_t i = 0; i < rig.gguf.w.n_tensor; i++) {
+        const struct lb_wtensor *t = &rig.gguf.w.tensor[i];
+        bool behind = strncmp(t->name, "model.layers.3.", 15) == 0;
+        /* the router's bias is no weight of a product or a norm, and is left out */
+        if (!strstr(t->name, "e_score_correction_bias"))
+            *(behind ? &unread : &want) += (int64_t)(t->n_bytes / sizeof(float));
+    }
+    assert_true(unread > 0);
+    assert_int_equal(lb_model_size_of(rig.m).n_param, want);
+    rig_close(&rig);
+}
+
 int main(void)
 {
     if (!have_goldens())
@@ -626,6 +647,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(inner_numbers), cmocka_unit_test(directories), cmocka_unit_test(gguf_files),
         cmocka_unit_test(bf16_rule),     cmocka_unit_test(bad_weights), cmocka_unit_test(bad_router),
+        cmocka_unit_test(parameters),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     return failed == 0 && !have_goldens() ? 77 : failed;

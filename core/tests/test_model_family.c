@@ -370,8 +370,9 @@ static void gguf_architectures(void **state)
     gguf_of("glm5moe", t[0].tensor, 2, 8, 0);
     assert_int_equal(lb_gguf_open(&g, scratch_path("m.gguf"), &err), LB_OK);
     assert_int_equal(lb_config_read_gguf(&c, &g, NULL, &err), LB_E_INPUT);
-    assert_non_null(
-        strstr(err.text, "'glm5moe' is not supported; supported: llama, qwen2, qwen3, glm4, glm4moe, chatglm"));
+    assert_non_null(strstr(
+        err.text,
+        "'glm5moe' is not supported; supported: llama, qwen2, qwen3, glm4, glm4moe, chatglm, deepseek2, glm-dsa"));
     lb_gguf_close(&g);
 }
 

@@ -178,11 +178,123 @@ static void names(void **state)
     }
 }
 
+/* ---- the same in GGUF: four layers, the last one of multi-token prediction ---- */
+
+struct number {
+    const char *key;
+    uint32_t value;
+};
+
+/* The published keys, one of them (NULL: none) taken out or set to another value; types: attention.indexer.types, as
+ * many bytes, NULL: absent. Tensors: the embedding, and index keys in the layers of `index` ("0", "012"). */
+static void gguf_of(const char *without, struct number change, const char *types, size_t n_type, const char *index)
+{
+    static const struct number key[] = {{"context_length", 4096},
+                                        {"embedding_length", 32},
+                                        {"block_count", 4},
+                                        {"nextn_predict_layers", 1},
+                                        {"feed_forward_length", 64},
+                                        {"attention.head_count", 2},
+                                        {"attention.head_count_kv", 1},
+                                        {"attention.q_lora_rank", 24},
+                                        {"attention.kv_lora_rank", 16},
+                                        {"attention.key_length", 20},
+                                        {"attention.value_length", 16},
+                                        {"attention.key_length_mla", 12},
+                                        {"attention.value_length_mla", 10},
+                                        {"rope.dimension_count", 4},
+                                        {"expert_count", 8},
+                                        {"expert_used_count", 2},
+                                        {"expert_feed_forward_length", 24},
+                                        {"leading_dense_block_count", 1},
+                                        {"attention.indexer.head_count", 2},
+                                        {"attention.indexer.key_length", 8},
+                                        {"attention.indexer.top_k", 100}};
+    struct gguf_out o = {0};
+    char name[64];
+    const size_t n = sizeof key / sizeof *key, n_tensor = 1 + strlen(index);
+    gguf_begin(&o, n_tensor, n + 2 + (types != NULL) - (without != NULL));
+    gguf_string(&o, "general.architecture", "glm-dsa");
+    gguf_float(&o, "glm-dsa.attention.layer_norm_rms_epsilon", 1e-5f);
+    for (size_t i = 0; i < n; i++) {
+        snprintf(name, sizeof name, "glm-dsa.%s", key[i].key);
+        bool other = change.key && strcmp(change.key, key[i].key) == 0;
+        if (!without || strcmp(without, key[i].key) != 0)
+            gguf_number(&o, name, LB_GGUF_U32, other ? change.value : key[i].value);
+    }
+    if (types) {
+        gguf_array(&o, "glm-dsa.attention.indexer.types", LB_GGUF_BOOL, n_type);
+        lb_str_put(&o.s, types, n_type);
+    }
+    gguf_tensor(&o, "token_embd.weight", 0, (const uint64_t[4]){32, 8}, 1024);
+    for (size_t i = 1; i < n_tensor; i++) {
+        snprintf(name, sizeof name, "blk.%c.indexer.attn_k.weight", index[i - 1]);
+        gguf_tensor(&o, name, 0, (const uint64_t[4]){32, 8}, 1024);
+    }
+    gguf_pad(&o);
+    for (size_t i = 0; i < n_tensor * 1024; i++)
+        lb_str_putc(&o.s, 0);
+    scratch_empty(NULL);
+    scratch_write("m.gguf", o.s.data, o.s.len);
+    lb_str_release(&o.s);
+}
+
+static void gguf_is(const char *without, struct number change, const char *types, size_t n_type, const char *index,
+                    const char *want)
+{
+    struct lb_gguf g;
+    struct lb_config c;
+    struct lb_err err = LB_ERR_INIT;
+    const struct lb_log log = {0};
+    gguf_of(without, change, types, n_type, index);
+    if (lb_gguf_open(&g, scratch_path("m.gguf"), &err) != LB_OK)
+        fail_msg("%s", err.text);
+    enum lb_status status = lb_config_read_gguf(&c, &g, &log, &err);
+    const char *is = err.text;
+    char layers[4] = "";
+    for (int64_t il = 0; status == LB_OK && il < c.n_layer && il < 3; il++)
+        layers[il] = c.layer[il].index_shared ? 'S' : 'F';
+    if (status == LB_OK) {
+        assert_true(c.n_layer == 3 && c.mla.kv_rank == 16 && c.mla.rope_dim == 4 && c.index.topk == 100);
+        assert_true(c.mla.nope_dim == 8 && c.mla.v_dim == 10 && c.head_dim == 20 && c.v_dim == 16);
+        assert_true(c.index.n_head == 2 && c.index.head_dim == 8 && c.rope.interleaved && !c.layer[0].moe);
+        is = layers;
+    }
+    if (!strstr(is, want))
+        fail_msg("'%s' is not '%s'", is, want);
+    lb_config_release(&c);
+    lb_gguf_close(&g);
+}
+
+static void gguf_metadata(void **state)
+{
+    (void)state;
+    const struct number none = {NULL, 0};
+    gguf_is(NULL, none, NULL, 0, "012", "FFF");
+    gguf_is(NULL, none, NULL, 0, "02", "FSF");
+    gguf_is(NULL, none, "\1\0\0", 3, "012", "FSS");
+    gguf_is(NULL, none, "\1\0\1\1", 4, "012", "FSF");
+    gguf_is("attention.value_length_mla", none, NULL, 0, "012", "'glm-dsa.attention.value_length_mla' is missing");
+    gguf_is(NULL, none, NULL, 0, "12", "layer 0 takes the positions that an earlier layer chose");
+    gguf_is(NULL, none, "\0\1\1", 3, "012", "layer 0 takes the positions");
+    gguf_is(NULL, none, "\1\1", 2, "012", "attention.indexer.types' is not a list of true and false for each layer");
+    gguf_is("attention.kv_lora_rank", none, NULL, 0, "012", "key 'glm-dsa.attention.kv_lora_rank' is missing");
+    gguf_is("rope.dimension_count", none, NULL, 0, "012", "key 'glm-dsa.rope.dimension_count' is missing");
+    gguf_is("attention.indexer.top_k", none, NULL, 0, "012", "key 'glm-dsa.attention.indexer.top_k' is missing");
+    gguf_is("attention.q_lora_rank", none, NULL, 0, "012", "an indexer needs q_lora_rank");
+    gguf_is(NULL, (struct number){"attention.key_length_mla", 4}, NULL, 0, "012", "of which 4 turn: not supported");
+    gguf_is(NULL, (struct number){"rope.dimension_count", 3}, NULL, 0, "012", "3 rotary dimensions");
+    gguf_is(NULL, (struct number){"attention.indexer.key_length", 3}, NULL, 0, "012", "index_head_dim >=");
+    gguf_is(NULL, (struct number){"attention.kv_lora_rank", 1 << 24}, NULL, 0, "012", "heads of 16777220 dimensions");
+    gguf_is(NULL, (struct number){"nextn_predict_layers", 4}, NULL, 0, "012", "nextn_predict_layers' is 4");
+    gguf_is(NULL, (struct number){"expert_used_count", 9}, NULL, 0, "012", "9 experts, but may choose among 8");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(class_defaults), cmocka_unit_test(settings), cmocka_unit_test(choosing_layers),
-        cmocka_unit_test(refusals),       cmocka_unit_test(names),
+        cmocka_unit_test(refusals),       cmocka_unit_test(names),    cmocka_unit_test(gguf_metadata),
     };
     int failed = cmocka_run_group_tests(tests, scratch_make, NULL);
     scratch_remove(NULL);

@@ -58,13 +58,17 @@ static inline const char *fuzz_path(const char *name)
     return path;
 }
 
-static const char *const fuzz_names[] = {"tokenizer.json", "tokenizer_config.json", "tokenizer.model",
-                                         "chat_template.jinja", "model.gguf"};
+static const char *const fuzz_file_names[] = {"tokenizer.json",    "tokenizer_config.json",
+                                              "tokenizer.model",   "chat_template.jinja",
+                                              "model.gguf",        "config.json",
+                                              "a.safetensors",     "generation_config.json",
+                                              "model.safetensors", "model.safetensors.index.json",
+                                              "b.safetensors"};
 
 static inline void fuzz_files_remove(void)
 {
-    for (size_t i = 0; i < sizeof fuzz_names / sizeof *fuzz_names; i++)
-        unlink(fuzz_path(fuzz_names[i]));
+    for (size_t i = 0; i < sizeof fuzz_file_names / sizeof *fuzz_file_names; i++)
+        unlink(fuzz_path(fuzz_file_names[i]));
     rmdir(fuzz_dir);
 }
 
@@ -79,7 +83,7 @@ static inline const char *fuzz_files(void)
     return fuzz_dir;
 }
 
-/* Writes one of fuzz_names; data NULL: there is no such file. */
+/* Writes one of fuzz_file_names; data NULL: there is no such file. */
 static inline void fuzz_file(const char *name, const void *data, size_t n)
 {
     fuzz_files();

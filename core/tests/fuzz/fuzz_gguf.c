@@ -1,8 +1,10 @@
 #include "core/io/gguf.h"
+#include "core/tests/fuzz/fuzz_model.h"
 #include "core/tests/fuzz/fuzz_tok.h"
 #include "core/text/chat.h"
 
-/* A GGUF file: metadata, tensors, the tokenizer of its vocabulary and its chat template. */
+/* A GGUF file: metadata, tensors, the tokenizer of its vocabulary and its chat template; the model's configuration,
+ * plan and weights. */
 
 static void check_metadata(const struct lb_gguf *g)
 {
@@ -41,6 +43,18 @@ static void check_chat(const struct lb_gguf *g, const struct lb_tok *t)
     lb_chat_free(c);
 }
 
+static void check_model(const struct lb_gguf *g)
+{
+    struct lb_config c;
+    struct lb_err err = LB_ERR_INIT;
+    const struct lb_log log = {0};
+    if (fuzz_ok(lb_config_read_gguf(&c, g, &log, &err), &err)) {
+        fuzz_config_check(&c);
+        fuzz_weights(&c, &g->w);
+    }
+    lb_config_release(&c);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct lb_gguf g = {0};
@@ -54,6 +68,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             fuzz_tokenizer(t);
         if (t)
             check_chat(&g, t);
+        check_model(&g);
     }
     lb_tok_free(t);
     lb_gguf_close(&g);

@@ -262,6 +262,63 @@ ends = {'bos_token_id': (U32, 1), 'eos_token_id': (U32, 2), 'eot_token_id': (U32
 byte_tokens = [(c, 0, 1) for c in letters] + [('ll', 0, 1), ('<|im_end|>', 0, 3), ('<tool>', 0, 4)]
 weights = [('w', (32, 2), 0, bytes(256)), ('h', (32,), 1, bytes(64)), ('q', (64, 1), 8, bytes(68)), ('b', (2, 2, 2), 30, bytes(16)),
            ('r', (32, 1), 2, bytes(18)), ('p', (32, 1), 3, bytes(20)), ('k', (256,), 12, bytes(144)), ('i', (4,), 26, bytes(16))]
+
+
+def model_keys(arch, **more):
+    sizes = {'context_length': (U32, 64), 'embedding_length': (U32, 32), 'block_count': (U32, 1), 'feed_forward_length': (U32, 32),
+             'attention.head_count': (U32, 2), 'attention.head_count_kv': (U32, 1), 'attention.layer_norm_rms_epsilon': (F32, 1e-5),
+             'rope.freq_base': (F32, 1e4)}
+    return {'general.architecture': (STR, arch), **{f'{arch}.{k.replace("__", ".")}': v for k, v in {**sizes, **more}.items()}}
+
+
+def matrices(shapes, kinds=(0, 1, 30, 8, 2, 3)):
+    """Tensors of these dimensions, a type after the other where rows are whole blocks."""
+    size = {0: 4, 1: 2, 30: 2, 8: 34 / 32, 2: 18 / 32, 3: 20 / 32}
+    done = []
+    for n, (name, dims) in enumerate(shapes.items()):
+        kind = kinds[n % len(kinds)] if len(dims) > 1 and dims[0] % 32 == 0 else 0
+        count = 1
+        for d in dims:
+            count *= d
+        done.append((name, dims, kind, bytes(i * 31 % 60 for i in range(int(count * size[kind])))))
+    return done
+
+
+ends_of_model = {'token_embd.weight': (32, 8), 'output_norm.weight': (32,), 'blk.0.attn_norm.weight': (32,)}
+plain_attention = {'blk.0.attn_q.weight': (32, 32), 'blk.0.attn_k.weight': (32, 16), 'blk.0.attn_v.weight': (32, 16),
+                   'blk.0.attn_output.weight': (32, 32)}
+plain_ffn = {'blk.0.ffn_norm.weight': (32,), 'blk.0.ffn_gate.weight': (32, 32), 'blk.0.ffn_up.weight': (32, 32),
+             'blk.0.ffn_down.weight': (32, 32)}
+fused = {'blk.0.attn_qkv.weight': (32, 64), 'blk.0.attn_qkv.bias': (64,), 'blk.0.attn_output.weight': (32, 32),
+         'blk.0.ffn_norm.weight': (32,), 'blk.0.ffn_up.weight': (32, 64), 'blk.0.ffn_down.weight': (32, 32)}
+mixture = {'blk.0.ffn_norm.weight': (32,), 'blk.0.ffn_gate_inp.weight': (32, 2), 'blk.0.exp_probs_b.bias': (2,),
+           'blk.0.ffn_gate_exps.weight': (32, 8, 2), 'blk.0.ffn_up_exps.weight': (32, 8, 2), 'blk.0.ffn_down_exps.weight': (8, 32, 2),
+           'blk.0.ffn_gate_shexp.weight': (32, 8), 'blk.0.ffn_up_shexp.weight': (32, 8), 'blk.0.ffn_down_shexp.weight': (8, 32)}
+mla = {'blk.0.attn_q_a.weight': (32, 16), 'blk.0.attn_q_a_norm.weight': (16,), 'blk.0.attn_q_b.weight': (16, 24),
+       'blk.0.attn_kv_a_mqa.weight': (32, 20), 'blk.0.attn_kv_a_norm.weight': (16,), 'blk.0.attn_output.weight': (16, 32)}
+parted = {'blk.0.attn_k_b.weight': (8, 16, 2), 'blk.0.attn_v_b.weight': (16, 8, 2)}
+chooser = {'blk.0.indexer.attn_q_b.weight': (16, 16), 'blk.0.indexer.attn_k.weight': (32, 8), 'blk.0.indexer.k_norm.weight': (8,),
+           'blk.0.indexer.k_norm.bias': (8,), 'blk.0.indexer.proj.weight': (32, 2)}
+mixed = {'expert_count': (U32, 2), 'expert_used_count': (U32, 1), 'expert_shared_count': (U32, 1), 'expert_feed_forward_length': (U32, 8),
+         'expert_weights_norm': (BOOL, True), 'expert_weights_scale': (F32, 1.8), 'expert_gating_func': (U32, 2),
+         'expert_group_count': (U32, 1), 'expert_group_used_count': (U32, 1), 'leading_dense_block_count': (U32, 0)}
+latent_keys = {'attention__q_lora_rank': (U32, 16), 'attention__kv_lora_rank': (U32, 16), 'attention__key_length_mla': (U32, 12),
+               'attention__value_length_mla': (U32, 8), 'rope__dimension_count': (U32, 4)}
+chosen = {'attention__indexer__head_count': (U32, 2), 'attention__indexer__key_length': (U32, 8), 'attention__indexer__top_k': (U32, 4)}
+put('gguf', 'model_llama', gguf(model_keys('llama'), matrices({**ends_of_model, **plain_attention, **plain_ffn, 'rope_freqs.weight': (8,)})))
+put('gguf', 'model_yarn', gguf(model_keys('qwen3', rope__scaling__type=(STR, 'yarn'), rope__scaling__factor=(F32, 4.0),
+                                          rope__scaling__original_context_length=(U32, 16), attention__sliding_window=(U32, 8)),
+                               matrices({**ends_of_model, **plain_attention, **plain_ffn, 'blk.0.attn_q_norm.weight': (16,),
+                                         'blk.0.attn_k_norm.weight': (16,), 'output.weight': (32, 8)})))
+put('gguf', 'model_chatglm', gguf(model_keys('chatglm', rope__dimension_count=(U32, 8)), matrices({**ends_of_model, **fused})))
+moe_norm = {('blk.0.post_attention_norm.weight' if k == 'blk.0.ffn_norm.weight' else k): v for k, v in mixture.items()}
+put('gguf', 'model_glm4moe', gguf(model_keys('glm4moe', rope__dimension_count=(U32, 8), **mixed),
+                                  matrices({**ends_of_model, **plain_attention, **moe_norm})))
+put('gguf', 'model_deepseek2', gguf(model_keys('deepseek2', **mixed, **latent_keys), matrices({**ends_of_model, **mla, **parted, **mixture})))
+put('gguf', 'model_whole_kv', gguf(model_keys('deepseek2', **mixed, **latent_keys),
+                                   matrices({**ends_of_model, **mla, 'blk.0.attn_kv_b.weight': (16, 32), **mixture})))
+put('gguf', 'model_dsa', gguf(model_keys('glm-dsa', **mixed, **latent_keys, **chosen, attention__indexer__types=(ARR, (BOOL, [True]))),
+                              matrices({**ends_of_model, **mla, **parted, **chooser, **mixture})))
 put('gguf', 'empty', gguf({}))
 put('gguf', 'v2', gguf({'general.architecture': (STR, 'llama')}, weights[:1], 2))
 put('gguf', 'types', gguf({f'k{kind}': (kind, 1) for kind in FORM} | {'nested': (ARR, (ARR, [(U8, [1, 2]), (STR, ['x'])])),
@@ -277,6 +334,97 @@ put('gguf', 'special_bytes', gguf(tokens('llama', [('<unk>', 0, 2), (b'\xff\x00'
     'tokenizer.chat_template': (STR, '{{ bos_token }}{{ eos_token }}')}))
 put('gguf', 'ugm', gguf(tokens('t5', control + text_pieces)))
 put('gguf', 'split', gguf({'split.count': (U16, 2)}))
+
+# ---- config.json ----
+
+sizes = {'vocab_size': 90, 'hidden_size': 64, 'intermediate_size': 96, 'num_hidden_layers': 3, 'num_attention_heads': 4,
+         'num_key_value_heads': 2, 'max_position_embeddings': 256, 'rms_norm_eps': 1e-5, 'hidden_act': 'silu',
+         'tie_word_embeddings': False, 'bos_token_id': 1, 'eos_token_id': [2, 3], 'pad_token_id': None, 'torch_dtype': 'bfloat16'}
+experts = {'n_routed_experts': 8, 'num_experts_per_tok': 3, 'moe_intermediate_size': 24, 'n_shared_experts': 1, 'n_group': 2,
+           'topk_group': 2, 'routed_scaling_factor': 1.8, 'norm_topk_prob': True, 'first_k_dense_replace': 1,
+           'num_nextn_predict_layers': 1, 'topk_method': 'noaux_tc', 'scoring_func': 'sigmoid'}
+latent = {'kv_lora_rank': 24, 'q_lora_rank': 32, 'qk_nope_head_dim': 12, 'qk_rope_head_dim': 8, 'v_head_dim': 20, 'head_dim': 8,
+          'mlp_layer_types': ['dense', 'sparse', 'sparse'], 'rope_interleave': True, 'attention_bias': True}
+index = {'index_topk': 24, 'index_n_heads': 8, 'index_head_dim': 24}
+chatglm = {'num_layers': 3, 'padded_vocab_size': 90, 'hidden_size': 64, 'ffn_hidden_size': 96, 'kv_channels': 16,
+           'num_attention_heads': 4, 'seq_length': 256, 'layernorm_epsilon': 1e-5, 'rmsnorm': True, 'post_layer_norm': True,
+           'apply_residual_connection_post_layernorm': False, 'add_bias_linear': False, 'add_qkv_bias': True,
+           'multi_query_attention': True, 'multi_query_group_num': 2, 'rope_ratio': 500, 'original_rope': True,
+           'quantization_bit': 0, 'pre_seq_len': None}
+ropes = {
+    'linear': {'type': 'linear', 'factor': 2.0}, 'dynamic': {'rope_type': 'dynamic', 'factor': 4},
+    'llama3': {'rope_type': 'llama3', 'factor': 8.0, 'low_freq_factor': 1.0, 'high_freq_factor': 4.0,
+               'original_max_position_embeddings': 64},
+    'yarn': {'rope_type': 'yarn', 'factor': 4, 'original_max_position_embeddings': 64, 'attention_factor': 1.1, 'beta_fast': 32,
+             'beta_slow': 1, 'mscale': 1, 'mscale_all_dim': 0.7, 'truncate': False},
+    'longrope': {'rope_type': 'longrope', 'short_factor': [1.0], 'long_factor': [2.0]}}
+configs = {
+    'llama': dict(sizes, architectures=['LlamaForCausalLM'], model_type='llama', attention_bias=True, mlp_bias=True, head_dim=16),
+    'mistral': dict(sizes, model_type='mistral', sliding_window=20),
+    'qwen2': dict(sizes, model_type='qwen2', use_sliding_window=True, sliding_window=20, max_window_layers=1),
+    'qwen3': dict(sizes, model_type='qwen3', use_sliding_window=True, sliding_window=20,
+                  layer_types=['full_attention', 'sliding_attention', 'full_attention']),
+    'glm': dict(sizes, model_type='glm', head_dim=16, partial_rotary_factor=0.5),
+    'glm4': dict(sizes, model_type='glm4', head_dim=16, rope_parameters={'partial_rotary_factor': 0.5, 'rope_theta': 1e6}),
+    'glm4_moe': dict(sizes, **experts, model_type='glm4_moe', use_qk_norm=True, partial_rotary_factor=0.5),
+    'glm4_moe_lite': dict(sizes, **experts, **latent, model_type='glm4_moe_lite'),
+    'dsa_types': dict(sizes, **experts, **latent, **index, model_type='glm_moe_dsa', indexer_types=['full', 'shared', 'full']),
+    'dsa_pattern': dict(sizes, **experts, **latent, **index, model_type='glm_moe_dsa', index_topk_pattern='FSF'),
+    'dsa_freq': dict(sizes, **experts, **latent, **index, model_type='glm_moe_dsa', index_topk_freq=2, index_skip_topk_offset=1),
+    'chatglm': dict(chatglm, architectures=['ChatGLMModel'], model_type='chatglm'),
+    'quantized': dict(sizes, model_type='llama', quantization_config={'quant_method': 'gptq', 'bits': 4}),
+    'classes': {'model_type': 'glm4_moe'}, 'nothing': {}, 'unknown': {'architectures': ['GPT2LMHeadModel']},
+    'words': dict(sizes, model_type='llama', hidden_size='64'), 'big': dict(sizes, model_type='llama', vocab_size=10 ** 18),
+}
+generation = {'do_sample': True, 'temperature': 0.8, 'top_p': 0.9, 'top_k': 50, 'min_p': 0.05, 'repetition_penalty': 1.1,
+              'bos_token_id': 1, 'eos_token_id': [2, 89, 90], 'pad_token_id': 0}
+for name, value in configs.items():
+    put('config', name, compact(value) + '\0' + (compact(generation) if len(name) % 2 else ''))
+for name, rope in ropes.items():
+    put('config', 'rope_' + name, compact(dict(configs['llama'], rope_theta=500000.0, rope_scaling=rope)))
+    put('config', 'latent_' + name, compact(dict(configs['dsa_types'], rope_parameters=dict(rope, rope_theta=1e6))))
+put('config', 'twice', '{"model_type":"llama","model_type":"glm"}')
+put('config', 'deep', '[' * 3000)
+put('config', 'generation', compact(configs['llama']) + '\0' + '{"eos_token_id":[[1]],"top_p":2}')
+
+# ---- safetensors ----
+
+layer = 'model.layers.0.'
+llama = {'model.embed_tokens.weight': [4, 8], 'model.norm.weight': [8], layer + 'input_layernorm.weight': [8],
+         layer + 'post_attention_layernorm.weight': [8], layer + 'self_attn.q_proj.weight': [8, 8],
+         layer + 'self_attn.k_proj.weight': [4, 8], layer + 'self_attn.v_proj.weight': [4, 8],
+         layer + 'self_attn.o_proj.weight': [8, 8], layer + 'self_attn.q_proj.bias': [8], layer + 'self_attn.k_proj.bias': [4],
+         layer + 'self_attn.v_proj.bias': [4], layer + 'self_attn.o_proj.bias': [8], layer + 'mlp.gate_proj.weight': [16, 8],
+         layer + 'mlp.up_proj.weight': [16, 8], layer + 'mlp.down_proj.weight': [8, 16]}
+WIDTH = {'F32': 4, 'F16': 2, 'BF16': 2, 'I64': 8, 'F8_E4M3': 1, 'F4': 0.5, 'F6_E2M3': 0.75}
+
+
+def safetensors(tensors, dtype='BF16', **more):
+    head, at = dict(more), 0
+    for name, shape in tensors.items():
+        n = WIDTH[dtype]
+        for d in shape:
+            n *= d
+        head[name] = {'dtype': dtype, 'shape': shape, 'data_offsets': [at, at + int(n)]}
+        at += int(n)
+    text = compact(head).encode()
+    return struct.pack('<Q', len(text)) + text + bytes(i * 37 % 61 for i in range(at))
+
+
+without = {k: v for k, v in llama.items() if k != 'model.norm.weight'}
+for dtype in ('F32', 'BF16', 'I64'):
+    put('safetensors', 'whole_' + dtype, b'\0' + safetensors(llama, dtype, __metadata__={'format': 'pt'}))
+put('safetensors', 'missing', b'\0' + safetensors(without))
+put('safetensors', 'odd', b'\0' + safetensors({'scalar': [], 'none': [0, 5], 'deep': [1, 2, 1, 2, 1, 2]}, 'F16'))
+for dtype in ('F8_E4M3', 'F4', 'F6_E2M3'):
+    put('safetensors', dtype, b'\0' + safetensors({'a': [4, 2], 'b': [16]}, dtype))
+files = {**{name: 'a.safetensors' for name in without}, 'model.norm.weight': 'b.safetensors'}
+put('safetensors', 'sharded', compact({'metadata': {'total_size': 1.5}, 'weight_map': files}).encode() + b'\0' + safetensors(without))
+put('safetensors', 'both', compact({'metadata': {}, 'weight_map': files}).encode() + b'\0' + safetensors(llama))
+put('safetensors', 'outside', compact({'metadata': {}, 'weight_map': {'x': '../a.safetensors'}}).encode() + b'\0' + safetensors({}))
+put('safetensors', 'absent', compact({'metadata': {}, 'weight_map': {'x': 'c.safetensors'}}).encode() + b'\0' + safetensors({}))
+put('safetensors', 'escaped', b'\0' + safetensors({'\u00e9\u2028\n': [1]}, 'F32'))
+put('safetensors', 'long', b'\0' + struct.pack('<Q', 2 ** 63) + b'{}')
 
 # ---- texts ----
 

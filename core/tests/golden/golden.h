@@ -40,11 +40,22 @@ enum golden_extent golden_extent(void);
 void golden_note_set(const char *isa, const char *ran);
 bool golden_falls_back(const char *isa);
 
+/* Of logits and log-probabilities in f32 (README of the goldens). */
+#define GOLDEN_TOLERANCE 2e-4
+
+/* That a row's output depends on the row alone: every kernel set that is to be tested, in both types (under a sanitizer
+ * f32 has run in other tests); rows alone too when `singles`, for the reference in bf16 when `ref_singles`. */
+void golden_contract(const char *path, const json_t *rows, bool singles, bool ref_singles);
+
 /* Options for a golden model: f32 on the best set, progress and log off. */
 void golden_options(struct lb_options *o, const char *model);
 
 /* Lines of a .jsonl file as an array, NULL when it is not there. */
 json_t *golden_read(const char *path);
+
+/* Makes `into` the folder of a model whose files are links to those of dir, but for config.json: members of `change`
+ * are put in place of its own, "(absent)" takes one out. */
+void golden_bend(const char *dir, const char *into, const json_t *change);
 
 /* ---- naive models in double precision: one token a call, weights drawn from a seed ---- */
 

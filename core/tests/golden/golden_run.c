@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "core/tests/golden/golden.h"
 
+#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -159,4 +160,36 @@ void golden_out_release(struct golden_out *out)
     free(out->text);
     json_decref(out->rows);
     *out = (struct golden_out){0};
+}
+
+void golden_bend(const char *dir, const char *into, const json_t *change)
+{
+    char from[512], to[512];
+    const char *key;
+    json_t *value;
+    DIR *d = opendir(dir);
+    if (!d)
+        abort();
+    for (struct dirent *e; (e = readdir(d));) {
+        snprintf(from, sizeof from, "%s/%s", dir, e->d_name);
+        snprintf(to, sizeof to, "%s/%s", into, e->d_name);
+        unlink(to);
+        if (e->d_name[0] != '.' && strcmp(e->d_name, "config.json") != 0 && symlink(from, to) != 0)
+            abort();
+    }
+    closedir(d);
+    snprintf(from, sizeof from, "%s/config.json", dir);
+    snprintf(to, sizeof to, "%s/config.json", into);
+    json_t *config = json_load_file(from, 0, NULL);
+    if (!config || json_object_update(config, (json_t *)(uintptr_t)change) != 0)
+        abort();
+    json_object_foreach((json_t *)(uintptr_t)change, key, value)
+    {
+        const char *text = json_string_value(value);
+        if (text && strcmp(text, "(absent)") == 0)
+            json_object_del(config, key);
+    }
+    if (json_dump_file(config, to, 0) != 0)
+        abort();
+    json_decref(config);
 }

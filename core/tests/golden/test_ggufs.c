@@ -55,9 +55,31 @@ static const struct pair parts[] = {
     {"mlp.shared_experts.gate_proj.", "ffn_gate_shexp."},
     {"mlp.shared_experts.up_proj.", "ffn_up_shexp."},
     {"mlp.shared_experts.down_proj.", "ffn_down_shexp."},
+    {"self_attn.q_a_proj.", "attn_q_a."},
+    {"self_attn.q_a_layernorm.", "attn_q_a_norm."},
+    {"self_attn.q_b_proj.", "attn_q_b."},
+    {"self_attn.kv_a_proj_with_mqa.", "attn_kv_a_mqa."},
+    {"self_attn.kv_a_layernorm.", "attn_kv_a_norm."},
+    {"self_attn.kv_b_proj.", "attn_kv_b."}, /* in two as a rule: see split */
+    {"self_attn.indexer.wq_b.", "indexer.attn_q_b."},
+    {"self_attn.indexer.wk.", "indexer.attn_k."},
+    {"self_attn.indexer.k_norm.", "indexer.k_norm."},
+    {"self_attn.indexer.weights_proj.", "indexer.proj."},
     {"eh_proj.", "nextn.eh_proj."},
     {"enorm.", "nextn.enorm."},
 };
+
+/* Sizes of all goldens with latent attention. */
+enum { N_HEAD = 4, Q_RANK = 32, KV_RANK = 24, NOPE = 12, ROPE = 8, V_DIM = 20 };
+
+static const struct latent {
+    bool split; /* kv_b_proj is in two tensors */
+    float scale;
+    uint32_t n_layer, index_head, index_dim, index_topk;
+    const char *types; /* says which layers choose positions */
+} lite = {true, 1.8f, 3, 0, 0, 0, NULL}, lite_whole = {false, 1.8f, 3, 0, 0, 0, NULL},
+  dsa = {true, 2.5f, 3, 4, 16, 2048, NULL}, sparse = {true, 2.5f, 4, 8, 24, 24, NULL},
+  sparse_said = {true, 2.5f, 4, 8, 24, 24, "\1\1\0\1"};
 
 static const struct conversion {
     const char *model, *arch;
@@ -65,15 +87,21 @@ static const struct conversion {
     uint32_t n_head, n_kv, head_dim, n_rot, window;
     float eps, theta;
     uint32_t n_expert, n_next;
+    const struct latent *latent; /* NULL: other attention */
 } conversions[] = {
-    {"llama-bias", "llama", true, 4, 2, 16, 16, 0, 1e-5f, 1e4f, 0, 0},
-    {"mistral-swa", "llama", true, 4, 2, 16, 16, 20, 1e-5f, 1e4f, 0, 0},
-    {"qwen2", "qwen2", false, 4, 2, 16, 16, 0, 1e-6f, 1e6f, 0, 0},
-    {"qwen3", "qwen3", false, 4, 2, 32, 32, 0, 1e-6f, 1e6f, 0, 0},
-    {"glm", "chatglm", false, 4, 2, 16, 8, 0, 1.5625e-07f, 4e4f, 0, 0},
-    {"chatglm", "chatglm", false, 4, 2, 16, 8, 0, 1.5625e-07f, 4e4f, 0, 0},
-    {"glm4", "glm4", false, 4, 2, 24, 12, 0, 1e-5f, 1e4f, 0, 0},
-    {"glm4-moe", "glm4moe", false, 4, 2, 16, 8, 0, 1e-5f, 1e6f, 8, 1},
+    {"llama-bias", "llama", true, 4, 2, 16, 16, 0, 1e-5f, 1e4f, 0, 0, NULL},
+    {"mistral-swa", "llama", true, 4, 2, 16, 16, 20, 1e-5f, 1e4f, 0, 0, NULL},
+    {"qwen2", "qwen2", false, 4, 2, 16, 16, 0, 1e-6f, 1e6f, 0, 0, NULL},
+    {"qwen3", "qwen3", false, 4, 2, 32, 32, 0, 1e-6f, 1e6f, 0, 0, NULL},
+    {"glm", "chatglm", false, 4, 2, 16, 8, 0, 1.5625e-07f, 4e4f, 0, 0, NULL},
+    {"chatglm", "chatglm", false, 4, 2, 16, 8, 0, 1.5625e-07f, 4e4f, 0, 0, NULL},
+    {"glm4", "glm4", false, 4, 2, 24, 12, 0, 1e-5f, 1e4f, 0, 0, NULL},
+    {"glm4-moe", "glm4moe", false, 4, 2, 16, 8, 0, 1e-5f, 1e6f, 8, 1, NULL},
+    {"glm4-moe-lite", "deepseek2", false, N_HEAD, 1, KV_RANK + ROPE, ROPE, 0, 1e-5f, 1e6f, 8, 1, &lite},
+    {"glm4-moe-lite", "deepseek2", false, N_HEAD, N_HEAD, NOPE + ROPE, ROPE, 0, 1e-5f, 1e6f, 8, 0, &lite_whole},
+    {"glm-moe-dsa", "glm-dsa", false, N_HEAD, 1, KV_RANK + ROPE, ROPE, 0, 1e-5f, 1e6f, 8, 0, &dsa},
+    {"glm-moe-dsa-sparse", "glm-dsa", false, N_HEAD, 1, KV_RANK + ROPE, ROPE, 0, 1e-5f, 1e6f, 8, 0, &sparse},
+    {"glm-moe-dsa-sparse", "glm-dsa", false, N_HEAD, 1, KV_RANK + ROPE, ROPE, 0, 1e-5f, 1e6f, 8, 1, &sparse_said},
 };
 
 /* false: a tensor that GGUF has not (rotary frequencies) */
@@ -107,7 +135,7 @@ static bool name_of(const struct conversion *c, const char *hf, char *out, size_
     char *at;
     if (!gguf_name(hf, out, n))
         return false;
-    if (c->n_expert > 0 && (at = strstr(out, "ffn_norm.")) != NULL)
+    if (strcmp(c->arch, "glm4moe") == 0 && (at = strstr(out, "ffn_norm.")) != NULL)
         snprintf(at, n - (size_t)(at - out), "post_attention_norm.weight");
     return true;
 }
@@ -131,6 +159,37 @@ static void put_data(struct gguf_out *o, const struct conversion *c, const struc
     gguf_pad(o);
 }
 
+/* kv_b_proj as two tensors: the keys' rows of each head turned over, [head, latent, key], and the values'. */
+static bool split(const struct conversion *c, const char *name)
+{
+    return c->latent && c->latent->split && strstr(name, "attn_kv_b.");
+}
+
+static void put_split_names(struct gguf_out *o, const char *name)
+{
+    static const uint64_t ne[2][4] = {{NOPE, KV_RANK, N_HEAD}, {KV_RANK, V_DIM, N_HEAD}};
+    for (int i = 0; i < 2; i++) {
+        char part[128];
+        snprintf(part, sizeof part, "%.*s%s", (int)(strstr(name, "attn_kv_b.") - name), name,
+                 i ? "attn_v_b.weight" : "attn_k_b.weight");
+        gguf_tensor(o, part, 0, ne[i], ne[i][0] * ne[i][1] * ne[i][2] * 4);
+    }
+}
+
+static void put_split(struct gguf_out *o, const struct lb_wtensor *t)
+{
+    const size_t row = KV_RANK * 4, head = (NOPE + V_DIM) * row;
+    const char *data = (const char *)t->data;
+    for (size_t h = 0; h < N_HEAD; h++)
+        for (size_t k = 0; k < KV_RANK; k++)
+            for (size_t i = 0; i < NOPE; i++)
+                lb_str_put(&o->s, data + h * head + i * row + k * 4, 4);
+    gguf_pad(o);
+    for (size_t h = 0; h < N_HEAD; h++)
+        lb_str_put(&o->s, data + h * head + NOPE * row, V_DIM * row);
+    gguf_pad(o);
+}
+
 /* The experts of one tensor, one behind the other. */
 static void put_experts(struct gguf_out *o, const struct conversion *c, const struct lb_wfile *w, const char *first)
 {
@@ -145,6 +204,34 @@ static void put_experts(struct gguf_out *o, const struct conversion *c, const st
     gguf_pad(o);
 }
 
+enum { N_KEY = 21, N_LATENT_KEY = 10 };
+
+/* Absorbed, a cached key is the latent and the part that turns, a cached value the latent, for all heads at once. */
+static void put_latent_keys(struct gguf_out *o, const struct latent *c, const char *arch)
+{
+    const struct {
+        const char *name;
+        uint64_t v;
+    } key[] = {{"attention.q_lora_rank", Q_RANK},
+               {"attention.kv_lora_rank", KV_RANK},
+               {"attention.indexer.head_count", c->index_head},
+               {"attention.indexer.key_length", c->index_dim},
+               {"attention.indexer.top_k", c->index_topk},
+               {c->split ? "attention.value_length" : "unused_a", c->split ? KV_RANK : V_DIM},
+               {c->split ? "attention.key_length_mla" : "unused_b", NOPE + ROPE},
+               {c->split ? "attention.value_length_mla" : "attention.value_length", V_DIM}};
+    char name[64];
+    for (size_t i = 0; i < sizeof key / sizeof *key; i++) {
+        snprintf(name, sizeof name, "%s.%s", arch, key[i].name);
+        gguf_number(o, name, LB_GGUF_U32, key[i].v);
+    }
+    snprintf(name, sizeof name, "%s.expert_weights_scale", arch);
+    gguf_float(o, name, c->scale);
+    snprintf(name, sizeof name, "%s.%s", arch, c->types ? "attention.indexer.types" : "unused_c");
+    gguf_array(o, name, LB_GGUF_BOOL, c->n_layer);
+    lb_str_put(&o->s, c->types ? c->types : "\0\0\0\0", c->n_layer);
+}
+
 static void put_keys(struct gguf_out *o, const struct conversion *c, uint64_t n_layer)
 {
     const struct {
@@ -157,12 +244,12 @@ static void put_keys(struct gguf_out *o, const struct conversion *c, uint64_t n_
                {"attention.head_count", c->n_head},
                {"attention.head_count_kv", c->n_kv},
                {"attention.key_length", c->head_dim},
-               {"attention.value_length", c->head_dim},
+               {c->latent ? "unused" : "attention.value_length", c->head_dim},
                {"rope.dimension_count", c->n_rot},
                {"attention.sliding_window", c->window},
                {"expert_count", c->n_expert},
                {"nextn_predict_layers", c->n_next},
-               {"expert_used_count", 3},
+               {"expert_used_count", c->latent ? 2 : 3},
                {"expert_shared_count", 1},
                {"expert_feed_forward_length", 24},
                {"leading_dense_block_count", 1},
@@ -179,6 +266,8 @@ static void put_keys(struct gguf_out *o, const struct conversion *c, uint64_t n_
     gguf_float(o, name, c->eps);
     snprintf(name, sizeof name, "%s.rope.freq_base", c->arch);
     gguf_float(o, name, c->theta);
+    if (c->latent)
+        put_latent_keys(o, c->latent, c->arch);
 }
 
 static void convert(const struct conversion *c)
@@ -192,16 +281,21 @@ static void convert(const struct conversion *c)
     struct gguf_out o = {0};
     uint64_t n = 0;
     for (size_t i = 0; i < w.n_tensor; i++)
-        n += name_of(c, w.tensor[i].name, name, sizeof name);
-    gguf_begin(&o, n, 21);
-    put_keys(&o, c, 3);
+        if (name_of(c, w.tensor[i].name, name, sizeof name))
+            n += split(c, name) ? 2 : 1;
+    gguf_begin(&o, n, N_KEY + (c->latent ? N_LATENT_KEY : 0));
+    put_keys(&o, c, c->latent ? c->latent->n_layer : 3);
     for (size_t i = 0; i < w.n_tensor; i++) {
         const struct lb_wtensor *t = &w.tensor[i];
         const uint64_t n_stack = n_stacked(c, t->name);
         const uint64_t ne[4] = {(uint64_t)t->dim[t->n_dim - 1], t->n_dim == 2 ? (uint64_t)t->dim[0] : 0,
                                 n_stack > 1 ? n_stack : 0};
         assert_int_equal(t->type, LB_W_F32);
-        if (name_of(c, t->name, name, sizeof name))
+        if (!name_of(c, t->name, name, sizeof name))
+            continue;
+        if (split(c, name))
+            put_split_names(&o, name);
+        else
             gguf_tensor(&o, name, 0, ne, n_stack * t->n_bytes);
     }
     gguf_pad(&o);
@@ -209,47 +303,64 @@ static void convert(const struct conversion *c)
         if (n_stacked(c, w.tensor[i].name) > 1)
             put_experts(&o, c, &w, w.tensor[i].name);
         else if (name_of(c, w.tensor[i].name, name, sizeof name))
-            put_data(&o, c, &w.tensor[i], name);
+            split(c, name) ? put_split(&o, &w.tensor[i]) : put_data(&o, c, &w.tensor[i], name);
     scratch_write("m.gguf", o.s.data, o.s.len);
     lb_str_release(&o.s);
     lb_wfile_close(&w);
+}
+
+static json_t *short_rows(const char *model)
+{
+    char path[512];
+    size_t i;
+    json_t *row;
+    snprintf(path, sizeof path, GOLDENS "%s/golden.jsonl", model);
+    json_t *rows = golden_read(path);
+    json_array_foreach(rows, i, row)
+    {
+        json_t *ids = json_object_get(row, "prompt_token_ids");
+        json_array_set_new(
+            rows, i,
+            json_pack("{s:O,s:i,s:b,s:i}", "prompt_token_ids", ids, "max_tokens", 6, "ignore_eos", 1, "logprobs", 4));
+    }
+    return rows;
+}
+
+static void compare(const struct conversion *c, const char *dtype, const json_t *rows)
+{
+    char path[512];
+    struct lb_options o;
+    struct golden_out dir, gguf;
+    json_t *row;
+    size_t i;
+    snprintf(path, sizeof path, GOLDENS "%s", c->model);
+    golden_options(&o, path);
+    o.dtype = dtype;
+    golden_run(&o, rows, &dir);
+    o.model = scratch_path("m.gguf");
+    o.log = (struct lb_log){0};
+    golden_run(&o, rows, &gguf);
+    assert_int_equal(json_array_size(gguf.rows), json_array_size(rows));
+    json_array_foreach(gguf.rows, i, row)
+    {
+        const json_t *want = json_array_get(dir.rows, i);
+        if (!json_object_get(row, "token_ids") ||
+            !json_equal(json_object_get(row, "token_ids"), json_object_get(want, "token_ids")) ||
+            !json_equal(json_object_get(row, "logprobs"), json_object_get(want, "logprobs")))
+            fail_msg("%s as %s in %s: row %zu differs: %s", c->model, c->arch, dtype, i, gguf.text);
+    }
+    golden_out_release(&dir);
+    golden_out_release(&gguf);
 }
 
 static void same_as_directory(void **state)
 {
     (void)state;
     for (size_t m = 0; m < sizeof conversions / sizeof *conversions; m++) {
-        char path[512];
-        struct lb_options o;
-        struct golden_out dir, gguf;
-        snprintf(path, sizeof path, GOLDENS "%s/golden.jsonl", conversions[m].model);
-        json_t *rows = golden_read(path), *row;
-        size_t i;
-        json_array_foreach(rows, i, row)
-        {
-            json_t *ids = json_object_get(row, "prompt_token_ids");
-            json_array_set_new(rows, i,
-                               json_pack("{s:O,s:i,s:b,s:i}", "prompt_token_ids", ids, "max_tokens", 6, "ignore_eos", 1,
-                                         "logprobs", 4));
-        }
-        snprintf(path, sizeof path, GOLDENS "%s", conversions[m].model);
-        golden_options(&o, path);
-        golden_run(&o, rows, &dir);
+        json_t *rows = short_rows(conversions[m].model);
         convert(&conversions[m]);
-        golden_options(&o, scratch_path("m.gguf"));
-        o.log = (struct lb_log){0};
-        golden_run(&o, rows, &gguf);
-        assert_int_equal(json_array_size(gguf.rows), json_array_size(rows));
-        json_array_foreach(gguf.rows, i, row)
-        {
-            const json_t *want = json_array_get(dir.rows, i);
-            if (!json_object_get(row, "token_ids") ||
-                !json_equal(json_object_get(row, "token_ids"), json_object_get(want, "token_ids")) ||
-                !json_equal(json_object_get(row, "logprobs"), json_object_get(want, "logprobs")))
-                fail_msg("%s as %s: row %zu differs: %s", conversions[m].model, conversions[m].arch, i, gguf.text);
-        }
-        golden_out_release(&dir);
-        golden_out_release(&gguf);
+        compare(&conversions[m], "f32", rows);
+        compare(&conversions[m], "bf16", rows);
         json_decref(rows);
     }
 }
