@@ -9,6 +9,7 @@
 
 #define WAIT_S 0.05 /* how long a stop may go unnoticed while there is nothing to run */
 #define PROGRESS_S 1.0
+#define STEPS_MEAN 64 /* steps that the length of a step is a mean of, the older ones less and less */
 
 static double fraction_of(const struct lb_run *r)
 {
@@ -78,7 +79,7 @@ enum lb_status lb_run_tokenize(struct lb_run *r, struct lb_err *err)
 }
 
 /* Whether a row may be expected to end before the deadline: after as many new tokens as others had so far, in steps as
- * long as the mean or, if those were shorter, the last ones. A row that is left out does not come back. */
+ * long as the last ones. */
 static bool in_time(const struct lb_run *r, const struct lb_work *w)
 {
     const struct lb_settings *set = &w->set;
@@ -89,8 +90,7 @@ static bool in_time(const struct lb_run *r, const struct lb_work *w)
     n = n > mean ? n : mean;
     n = n < (double)set->max_tokens ? n : (double)set->max_tokens;
     n += (double)w->n_prompt / (double)r->spec->plan->batch_tokens;
-    double mean_s = r->stats->mine.steps ? r->stats->mine.forward_s / (double)r->stats->mine.steps : 0;
-    return lb_now() + n * (mean_s < r->step_s ? mean_s : r->step_s) < r->spec->deadline;
+    return lb_now() + n * r->step_s < r->spec->deadline;
 }
 
 static void take_next(struct lb_run *r)
@@ -130,7 +130,9 @@ static void count_step(struct lb_run *r, double seconds)
     struct lb_rank_stats *st = &r->stats->mine;
     double n_tok = (double)r->step.n_tok;
     st->forward_s += seconds;
-    r->step_s = st->steps ? 0.9 * r->step_s + 0.1 * seconds : seconds;
+    /* over many steps: a row that one slow step leaves out does not come back */
+    double n_mean = st->steps < STEPS_MEAN ? (double)st->steps + 1 : STEPS_MEAN;
+    r->step_s += (seconds - r->step_s) / n_mean;
     st->prefill_s += seconds * (double)(s->n_prefill + s->n_again) / n_tok;
     st->decode_s += seconds * (double)s->n_decode / n_tok;
     st->prompt_computed += s->n_prefill;

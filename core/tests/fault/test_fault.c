@@ -111,6 +111,14 @@ static int count_entries(const char *of)
     return n;
 }
 
+/* The kernel lists a thread for a moment after it was joined. */
+static bool back_to(const char *of, int n)
+{
+    for (int i = 0; i < 1000 && count_entries(of) != n; i++)
+        usleep(5000);
+    return count_entries(of) == n;
+}
+
 static enum lb_status run(int *code, struct lb_stats *stats, struct lb_err *err)
 {
     struct lb_llm *llm = NULL;
@@ -164,9 +172,9 @@ static bool disturb(enum fault f, long n)
     fault_arm(f, n);
     enum lb_status status = run(&code, &stats, &err);
     bool fired = fault_disarm();
-    if (count_entries("/proc/self/fd") != fds || count_entries("/proc/self/task") > tasks)
-        fail_msg("%s: %d descriptors and %d threads became %d and %d", what, fds, tasks, count_entries("/proc/self/fd"),
-                 count_entries("/proc/self/task"));
+    if (!back_to("/proc/self/fd", fds) || !back_to("/proc/self/task", tasks))
+        fail_msg("%s: there were %d descriptors and %d threads, and there are %d and %d", what, fds, tasks,
+                 count_entries("/proc/self/fd"), count_entries("/proc/self/task"));
     if (status != LB_OK && (!err.text[0] || strchr(err.text, '\n') || !right_code(f, code)))
         fail_msg("%s: exit code %d, '%s'", what, code, err.text);
     read_all(&left);
