@@ -1,96 +1,34 @@
 /* bench_moe [THREADS [SET]]: one mixture of experts of GLM-4.7-Flash's shape through the CPU backend, bf16, against a
- * dense FFN as wide as the experts that a token takes. All weights are read in each round: 1.2 GB of experts are colder
- * than any cache; the dense FFN has four copies in turn. */
-#include <stdio.h>
-#include <stdlib.h>
-#include <time.h>
+ * dense FFN as wide as the experts that a token takes; bench/roof.h says how they are compared. All weights are read in
+ * each round: 1.2 GB of experts are colder than any cache. */
+#include <math.h>
 
-#include "core/backend/backend.h"
+#include "bench/roof.h"
 
-enum {
-    DIM = 2048,
-    FFN = 1536,
-    N_EXPERT = 64,
-    N_USED = 4,
-    N_SEG = 4,
-    WIDE = (N_USED + 1) * FFN,
-    MAX_TOK = 256,
-    N_COPY = 4
-};
-#define POOL (1 << 20) /* random numbers that all matrices are cut from */
-
-static uint16_t pool[POOL + WIDE];
-static struct lb_err err = LB_ERR_INIT;
-
-static void must(enum lb_status status)
-{
-    if (status == LB_OK)
-        return;
-    fprintf(stderr, "bench_moe: %s\n", err.text);
-    exit(4);
-}
-
-static const void *row_at(const struct lb_rows *r, int64_t row)
-{
-    const int64_t *seed = r->ctx;
-    return pool + (uint64_t)(*seed * 7919 + row * 104729) % POOL;
-}
-
-static struct lb_matrix *matrix(struct lb_backend *be, int64_t n_row, int64_t n_col, bool gate_up, bool f32)
-{
-    static int64_t seed;
-    const int64_t begin[2] = {0, n_col};
-    struct lk_cols cols;
-    struct lb_matrix *m;
-    seed++;
-    lb_cols_init(&cols, 1, begin);
-    struct lb_rows rows = {.ctx = &seed, .n_row = n_row, .n_col = n_col, .data_type = LB_BF16, .at = row_at};
-    struct lb_matrix_spec spec = {&rows, &cols, gate_up, "a matrix", f32};
-    must(be->ops->matrix_new(be, &spec, &m, &err));
-    return m;
-}
+enum { FFN = 1536, N_EXPERT = 64, N_USED = 4, N_SEG = 4, ROUNDS = 8 };
 
 struct bench {
-    struct lb_backend *be;
+    struct roof r; /* its norm is the layer's */
     struct lb_kv_mem *kv;
     struct lb_rope_args rope;
     struct lb_step step;
-    struct lb_buf x;
-    struct lb_actbuf h, f;
-    const float *norm;
     struct lb_moe_weights w;
+    int64_t router_seed;
     struct lb_matrix *gate_up[N_EXPERT], *down[N_EXPERT], *shared_gate_up[N_SEG], *shared_down[N_SEG];
-    struct lb_matrix *dense_gate_up[N_COPY], *dense_down[N_COPY];
 };
-
-/* With one thread its own time, which other work on the machine does not lengthen. */
-static double now(const struct bench *b)
-{
-    struct timespec ts;
-    clock_gettime(b->be->n_thread == 1 ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
-}
 
 static void load(struct bench *b)
 {
-    static float vector[DIM];
-    struct lb_backend *be = b->be;
     for (int e = 0; e < N_EXPERT; e++) {
-        b->gate_up[e] = matrix(be, 2 * FFN, DIM, true, false);
-        b->down[e] = matrix(be, DIM, FFN, false, false);
+        b->gate_up[e] = matrix(&b->r, 2 * FFN, DIM, GATE_UP, NULL);
+        b->down[e] = matrix(&b->r, DIM, FFN, PLAIN, NULL);
     }
-    for (int r = 0; r < N_SEG; r++) {
-        b->shared_gate_up[r] = matrix(be, 2 * FFN / N_SEG, DIM, true, false);
-        b->shared_down[r] = matrix(be, DIM, FFN / N_SEG, false, false);
+    for (int s = 0; s < N_SEG; s++) {
+        b->shared_gate_up[s] = matrix(&b->r, 2 * FFN / N_SEG, DIM, GATE_UP, NULL);
+        b->shared_down[s] = matrix(&b->r, DIM, FFN / N_SEG, PLAIN, NULL);
     }
-    for (int i = 0; i < N_COPY; i++) {
-        b->dense_gate_up[i] = matrix(be, 2 * WIDE, DIM, true, false);
-        b->dense_down[i] = matrix(be, DIM, WIDE, false, false);
-    }
-    for (int i = 0; i < DIM; i++)
-        vector[i] = 1;
-    must(be->ops->vector_new(be, vector, DIM, &b->norm, &err));
-    b->w = (struct lb_moe_weights){.router = matrix(be, N_EXPERT, DIM, false, true),
+    struct matrix_kind router = {1, false, true};
+    b->w = (struct lb_moe_weights){.router = matrix(&b->r, N_EXPERT, DIM, router, &b->router_seed),
                                    .gate_up = b->gate_up,
                                    .down = b->down,
                                    .shared_gate_up = b->shared_gate_up,
@@ -104,20 +42,16 @@ static void reserve(struct bench *b)
     struct lb_kv_spec kv = {
         .n_layer = 1, .n_kv_head = 1, .head_dim = 32, .v_dim = 32, .n_page = MAX_TOK / LK_PAGE_TOKENS};
     struct lb_step_limits limit = {MAX_TOK, 1, MAX_TOK / LK_PAGE_TOKENS};
-    int64_t begin[N_SEG + 1], one[2] = {0, DIM}, wide[2] = {0, WIDE};
+    int64_t begin[N_SEG + 1];
     struct lk_cols cols;
-    const struct lb_backend_ops *op = b->be->ops;
-    for (int r = 0; r <= N_SEG; r++)
-        begin[r] = FFN / N_SEG * r;
-    must(op->reserve(b->be, limit, 1, 64, &err));
-    must(op->buf_new(b->be, DIM, &b->x, &err));
-    lb_cols_init(&cols, 1, one);
-    must(op->act_new(b->be, &cols, &b->h, &err));
-    lb_cols_init(&cols, 1, wide);
-    must(op->act_new(b->be, &cols, &b->f, &err));
+    struct lb_backend *be = b->r.be;
+    for (int s = 0; s <= N_SEG; s++)
+        begin[s] = FFN / N_SEG * s;
+    must(be->ops->reserve(be, limit, 1, 64, &err));
+    roof_reserve(&b->r);
     lb_cols_init(&cols, N_SEG, begin);
-    must(op->moe_reserve(b->be, &shape, &(struct lb_moe_leaves){&cols, 0, N_SEG}, DIM, &err));
-    must(op->kv_new(b->be, &kv, &b->kv, &err));
+    must(be->ops->moe_reserve(be, &shape, &(struct lb_moe_leaves){&cols, 0, N_SEG}, DIM, &err));
+    must(be->ops->kv_new(be, &kv, &b->kv, &err));
     must(lb_step_init(&b->step, limit, &err));
     b->rope = (struct lb_rope_args){.inv_freq = inv_freq, .n_rot = 32, .scale = 1};
 }
@@ -138,59 +72,85 @@ static void begin_step(struct bench *b, int32_t n_tok)
         s->pos[t] = t;
         s->tok_page[t] = t / LK_PAGE_TOKENS;
     }
-    uint32_t state = 1;
-    for (int64_t i = 0; i < (int64_t)n_tok * DIM; i++) {
-        state = state * 1664525u + 1013904223u;
-        b->x.data[i] = (float)(state >> 8) / 16777216.0f - 0.5f;
+    fill(&b->r, n_tok);
+    b->r.be->ops->step_begin(b->r.be, s, b->kv, &b->rope, 1);
+}
+
+/* Experts that the step's tokens choose between them: norm and sigmoid keep the order of x . row. */
+static int experts_met(struct bench *b, int32_t n_tok)
+{
+    bool met[N_EXPERT] = {false};
+    int n = 0;
+    fill(&b->r, n_tok);
+    for (int32_t t = 0; t < n_tok; t++) {
+        double logit[N_EXPERT] = {0};
+        for (int e = 0; e < N_EXPERT; e++)
+            for (int i = 0; i < DIM; i++)
+                logit[e] += (double)b->r.x.data[(int64_t)t * DIM + i] * lb_bf16_widen(pool_row(b->router_seed, e)[i]);
+        for (int used = 0; used < N_USED; used++) {
+            int best = 0;
+            for (int e = 1; e < N_EXPERT; e++)
+                best = logit[e] > logit[best] ? e : best;
+            logit[best] = -INFINITY;
+            n += !met[best];
+            met[best] = true;
+        }
     }
-    b->be->ops->step_begin(b->be, s, b->kv, &b->rope, 1);
+    return n;
 }
 
 /* One layer's FFN and its norm, mixture or dense: seconds. */
 static double round_of(struct bench *b, int32_t n_tok, bool moe, int copy)
 {
-    const struct lb_backend_ops *op = b->be->ops;
+    const struct lb_backend_ops *op = b->r.be->ops;
     const struct lb_cand *cand;
     begin_step(b, n_tok);
-    double begin = now(b);
-    op->norm(b->be, &b->h, &b->x, b->norm, 1e-5f, false);
+    double begin = now(&b->r);
     if (moe) {
-        op->moe(b->be, &(struct lb_moe_args){&b->x, NULL, &b->h, b->norm, 1e-5f, &b->w});
+        op->norm(b->r.be, &b->r.h, &b->r.x, b->r.ones, 1e-5f, false);
+        op->moe(b->r.be, &(struct lb_moe_args){&b->r.x, NULL, &b->r.h, b->r.ones, 1e-5f, &b->w});
     } else {
-        op->linear(b->be, &(struct lb_linear_args){NULL, &b->f, &b->h, b->dense_gate_up[copy], NULL, LB_SWIGLU});
-        op->linear(b->be, &(struct lb_linear_args){&b->x, NULL, &b->f, b->dense_down[copy], NULL, LB_ADD});
+        dense(&b->r, copy);
     }
-    double took = now(b) - begin;
-    must(op->step_end(b->be, &cand, &err));
+    double took = now(&b->r) - begin;
+    must(op->step_end(b->r.be, &cand, &err));
     return took;
 }
 
 int main(int argc, char **argv)
 {
     static struct bench b;
-    static const int32_t n_tok[] = {256, 64, 8};
-    struct lb_backend_spec spec = {"cpu", LB_BF16, argc > 2 ? argv[2] : NULL, argc > 1 ? atoi(argv[1]) : 0, NULL};
-    must(lb_backend_open(&b.be, &spec, &err));
-    uint32_t state = 7;
-    for (size_t i = 0; i < sizeof pool / sizeof *pool; i++) {
-        state = state * 1664525u + 1013904223u;
-        pool[i] = lb_bf16_round(((float)(state >> 8) / 16777216.0f - 0.5f) * 0.05f);
-    }
+    static const int32_t n_tok[] = {8, 64, 256, 1024};
+    enum { N = sizeof n_tok / sizeof *n_tok };
+    struct figure of[N][2];
+    int met[N];
+    roof_open(&b.r, argc, argv);
     load(&b);
     reserve(&b);
-    printf("%s bf16, %d threads\n", b.be->isa, b.be->n_thread);
-    for (size_t i = 0; i < sizeof n_tok / sizeof *n_tok; i++) {
-        double best[2] = {1e9, 1e9}, flop = 6.0 * DIM * WIDE * n_tok[i];
-        for (int round = 0; round < 8; round++) { /* in turn, so that other work on the machine meets both */
+    for (int i = 0; i < N; i++) {
+        met[i] = experts_met(&b, n_tok[i]);
+        of[i][0] = (struct figure){6.0 * DIM * WIDE * n_tok[i], 6.0 * DIM * WIDE, 1e9};
+        of[i][1] = of[i][0];
+        of[i][1].flop += 2.0 * DIM * N_EXPERT * n_tok[i];
+        of[i][1].bytes = 6.0 * DIM * FFN * (met[i] + 1) + 4.0 * DIM * N_EXPERT;
+    }
+    for (int round = 0; round < ROUNDS; round++) { /* in turn, so that other work on the machine meets all */
+        roof_measure(&b.r);
+        for (int i = 0; i < N; i++) {
             for (int moe = 0; moe < 2; moe++) {
                 double took = round_of(&b, n_tok[i], moe, round % N_COPY);
-                best[moe] = took < best[moe] ? took : best[moe];
+                of[i][moe].took = took < of[i][moe].took ? took : of[i][moe].took;
             }
         }
-        printf("%3d tokens: experts %8.2f ms %6.1f GFLOP/s, dense %8.2f ms %6.1f GFLOP/s: %5.1f %%\n", n_tok[i],
-               best[1] * 1e3, flop / best[1] * 1e-9, best[0] * 1e3, flop / best[0] * 1e-9, 100 * best[0] / best[1]);
+    }
+    printf("%s bf16, %d threads: at most %.1f GFLOP/s, %.1f GB/s\n", b.r.be->isa, b.r.be->n_thread, b.r.flops * 1e-9,
+           b.r.bytes * 1e-9);
+    for (int i = 0; i < N; i++) {
+        printf("%d tokens, %d of %d experts\n", n_tok[i], met[i], N_EXPERT);
+        tell(&b.r, "dense", &of[i][0], &of[i][0]);
+        tell(&b.r, "experts", &of[i][1], &of[i][0]);
     }
     lb_step_release(&b.step);
-    b.be->ops->close(b.be);
+    roof_close(&b.r);
     return 0;
 }

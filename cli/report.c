@@ -155,7 +155,7 @@ static void put_rates(struct lb_str *s, const struct lb_stats *st)
     put_value(s, "sample", st->sample_s, 2);
     lb_str_puts(s, " s\nwaiting     ");
     put_value(s, "host", st->host_wait_s, 3);
-    if (st->n_rank > 1)
+    if (st->tp > 1)
         put_value(s, "other ranks", st->collective_s, 3);
     put_value(s, "write", st->write_s, 3);
     lb_str_puts(s, " s\n");

@@ -35,10 +35,11 @@ static enum lb_status write_stats(void *ctx, struct lb_err *err)
 static enum lb_status finish(struct ending *e, struct lb_journal *j, bool complete, struct lb_err *err)
 {
     struct lb_err late = LB_ERR_INIT;
-    enum lb_status status = j ? lb_journal_finish(j, complete, write_stats, e, &late) : LB_OK;
+    bool made = false;
+    enum lb_status status = j ? lb_journal_finish(j, complete, write_stats, e, &made, &late) : LB_OK;
     if (e->status == LB_OK && status != LB_OK) {
         e->status = lb_err_set(err, status, "%s", late.text);
-        e->stats_written = false;
+        e->stats_written = made; /* by the statistics the next start knows a complete OUT */
     }
     if (!e->stats_written) {
         struct lb_err again = LB_ERR_INIT;
@@ -93,12 +94,15 @@ static enum lb_status open_journal(struct lb_llm *llm, struct lb_journal **out, 
 {
     struct lb_journal_spec spec = lb_llm_journal(llm);
     struct lb_fingerprint_spec inputs = inputs_of(llm);
-    LB_TRY(lb_resume_begin(&llm->resume, &inputs, err));
-    LB_TRY(lb_journal_open(out, &spec, llm->resume.print.data, err));
-    enum lb_status status = check_taken(llm, lb_journal_taken(*out), err);
-    if (status != LB_OK) {
+    enum lb_status status = lb_resume_begin(&llm->resume, &inputs, err);
+    if (status == LB_OK)
+        status = lb_journal_open(out, &spec, llm->resume.print.data, err);
+    if (status == LB_OK)
+        status = check_taken(llm, lb_journal_taken(*out), err);
+    status = lb_mem_blame(status, "opening the output", err);
+    if (status != LB_OK && *out) {
         struct lb_err later = LB_ERR_INIT;
-        (void)lb_journal_finish(*out, false, NULL, NULL, &later); /* what the run failed of is said */
+        (void)lb_journal_finish(*out, false, NULL, NULL, NULL, &later); /* what the run failed of is said */
     }
     return status;
 }

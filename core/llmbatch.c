@@ -91,7 +91,10 @@ static enum lb_status share_settings(struct lb_llm *llm, struct lb_err *err)
     LB_TRY(lb_ranks_compare_options(r, &llm->o, err));
     LB_TRY(lb_ranks_same(r, &llm->o.now, sizeof llm->o.now, err));
     LB_TRY(lb_ranks_same(r, llm->resume.isa, sizeof llm->resume.isa, err));
-    return lb_world_cpus(r->world, &llm->ranks.cpus, err);
+    LB_TRY(lb_world_cpus(r->world, &llm->ranks.cpus, err));
+    if (llm->ranks.cpus.why[0])
+        lb_log_put(&llm->o.log, LB_LOG_INFO, "%s", llm->ranks.cpus.why);
+    return LB_OK;
 }
 
 static enum lb_status open_backend_as(struct lb_llm *llm, const char *isa, struct lb_err *err)
@@ -303,7 +306,8 @@ static enum lb_status settle(struct lb_llm *llm, const struct lb_tok_job *job, s
 /* Every rank must have the files that rank 0 has. */
 static enum lb_status compare_models(struct lb_llm *llm, const struct lb_tok_job *job, struct lb_err *err)
 {
-    static const char *const ignored[] = {"inputs", "prompt", NULL};
+    /* what rank 0 alone reads, and what it tells the others */
+    static const char *const ignored[] = {"inputs", "prompt", "chat_template", "created", "clock", NULL};
     struct lb_str print = {0};
     enum lb_status status = LB_OK;
     if (llm->ranks.size == 1)
@@ -420,36 +424,46 @@ static enum lb_status check_first(struct lb_llm *llm, struct lb_err *err)
     return llm->o.plan ? LB_OK : lb_resume_look(&llm->resume, &journal, &llm->o, err);
 }
 
+static enum lb_status open_all(struct lb_llm *llm, struct lb_err *err)
+{
+    const struct lb_options *o = &llm->o;
+    llm->inputs = o->n_input ? o->inputs : stdin_input;
+    llm->n_input = o->n_input ? o->n_input : o->prompt ? 0 : 1;
+    lb_audit_init(&llm->audit, o->audit, &llm->o.log);
+    LB_TRY(lb_llm_agree(llm, check_first(llm, err), err));
+    LB_TRY(share_settings(llm, err));
+    LB_TRY(open_backend(llm, err));
+    LB_TRY(lb_llm_agree(llm, lb_is_first(llm) ? open_inputs(llm, err) : LB_OK, err));
+    double load = lb_now();
+    if (!lb_text_only(llm))
+        LB_TRY(open_model(llm, err));
+    else
+        LB_TRY(lb_llm_agree(llm, lb_is_first(llm) ? open_texts(llm, err) : LB_OK, err));
+    llm->stats.load_s = lb_now() - load;
+    if (!llm->resume.complete && (lb_is_first(llm) || !lb_text_only(llm)))
+        fill_stats(llm);
+    return LB_OK;
+}
+
 enum lb_status lb_open(struct lb_llm **out, const struct lb_options *o, struct lb_err *err)
 {
-    *out = NULL;
     double begin = lb_now();
+    struct lb_err before = LB_ERR_INIT;
+    (void)lb_mem_blame(LB_OK, "", &before); /* what this thread failed to get earlier was somebody else's */
+    *out = NULL;
+    lb_json_use_memory();
     struct lb_llm *llm = lb_mem_new(1, sizeof *llm);
     if (!llm)
         return lb_err_memory(err, "the engine", sizeof *llm);
     llm->o = *o;
     llm->begin = begin;
-    llm->inputs = o->n_input ? o->inputs : stdin_input;
-    llm->n_input = o->n_input ? o->n_input : o->prompt ? 0 : 1;
-    lb_audit_init(&llm->audit, o->audit, &llm->o.log);
-    enum lb_status status;
-    LB_TRY_OUT(status, lb_ranks_init(&llm->ranks, o->world, err));
-    LB_TRY_OUT(status, lb_llm_agree(llm, check_first(llm, err), err));
-    LB_TRY_OUT(status, share_settings(llm, err));
-    LB_TRY_OUT(status, open_backend(llm, err));
-    LB_TRY_OUT(status, lb_llm_agree(llm, lb_is_first(llm) ? open_inputs(llm, err) : LB_OK, err));
-    double load = lb_now();
-    if (!lb_text_only(llm))
-        LB_TRY_OUT(status, open_model(llm, err));
+    enum lb_status status = lb_ranks_init(&llm->ranks, o->world, err);
+    if (status == LB_OK)
+        status = lb_llm_agree(llm, lb_mem_blame(open_all(llm, err), "opening the model", err), err);
+    if (status == LB_OK)
+        *out = llm;
     else
-        LB_TRY_OUT(status, lb_llm_agree(llm, lb_is_first(llm) ? open_texts(llm, err) : LB_OK, err));
-    llm->stats.load_s = lb_now() - load;
-    if (!llm->resume.complete && (lb_is_first(llm) || !lb_text_only(llm)))
-        fill_stats(llm);
-    *out = llm;
-    return LB_OK;
-out:
-    lb_close(llm);
+        lb_close(llm);
     return status;
 }
 

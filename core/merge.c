@@ -111,7 +111,7 @@ enum lb_status lb_merge(const struct lb_options *o, struct lb_err *err)
         status = copy_rows(&m, err);
     if (m.out) {
         struct lb_err late = LB_ERR_INIT;
-        enum lb_status ended = lb_journal_finish(m.out, status == LB_OK && !m.closed, NULL, NULL, &late);
+        enum lb_status ended = lb_journal_finish(m.out, status == LB_OK && !m.closed, NULL, NULL, NULL, &late);
         if (status == LB_OK && ended != LB_OK)
             status = lb_err_set(err, ended, "%s", late.text);
         if (status != LB_OK)

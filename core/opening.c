@@ -67,6 +67,7 @@ static void *open_tokenizer(void *arg)
     struct lb_tok_job *job = arg;
     job->status = job->dir ? lb_tok_open_dir(&job->tok, job->dir, &job->err)
                            : lb_tok_open_vocab(&job->tok, job->vocab, &job->err);
+    job->status = lb_mem_blame(job->status, "opening the tokenizer", &job->err);
     return NULL;
 }
 

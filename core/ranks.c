@@ -5,6 +5,7 @@
 
 #include "core/backend/backend.h"
 #include "core/base/mem.h"
+#include "core/dist/cpuset.h"
 #include "core/io/facts.h"
 
 /* ---- for the program ---- */
@@ -248,12 +249,39 @@ enum lb_status lb_ranks_least(struct lb_ranks *r, int64_t *v, struct lb_err *err
     return status == LB_OK ? lb_world_bcast(r->world, v, sizeof *v, err) : status;
 }
 
+/* NUMA nodes that ranks of this host stay in: ranks of different ones do not share weights. */
+static enum lb_status count_nodes(struct lb_ranks *r, struct lb_err *err)
+{
+    r->host_nodes = 1;
+    if (r->size == 1)
+        return LB_OK;
+    int32_t mine = lb_cpuset_node(), *all = lb_mem_new((size_t)r->size, sizeof *all);
+    size_t bytes = (size_t)r->size * sizeof *all;
+    enum lb_status status = all ? LB_OK : lb_err_memory(err, "what ranks report", bytes);
+    status = lb_ranks_agree(r, status, err);
+    if (status == LB_OK)
+        status = lb_world_gather(r->world, &mine, sizeof mine, r->rank == 0 ? all : NULL, err);
+    if (status == LB_OK)
+        status = lb_world_bcast(r->world, all, bytes, err);
+    for (int i = 0; i < r->size && status == LB_OK; i++) {
+        bool counts = all[i] != mine && strcmp(lb_world_host(r->world, i), r->world->host) == 0;
+        for (int k = 0; k < i && counts; k++)
+            counts = all[k] != all[i] || strcmp(lb_world_host(r->world, k), r->world->host) != 0;
+        r->host_nodes += counts;
+    }
+    lb_mem_free(all);
+    return status;
+}
+
 enum lb_status lb_ranks_form(struct lb_ranks *r, int tp, const struct lb_plan_spec *plan, struct lb_err *err)
 {
+    struct lb_plan_spec here = *plan;
+    LB_TRY(count_nodes(r, err));
+    here.host_nodes = r->host_nodes;
     if (tp == 0 && r->size == 1)
         tp = 1; /* whether it fits is the plan's to say */
     if (tp == 0) {
-        LB_TRY(lb_ranks_agree(r, lb_plan_tp(plan, r->size, &tp, err), err));
+        LB_TRY(lb_ranks_agree(r, lb_plan_tp(&here, r->size, &tp, err), err));
         int64_t least = -tp;
         LB_TRY(lb_ranks_least(r, &least, err));
         tp = (int)-least;

@@ -17,6 +17,7 @@ struct lb_ranks {
     struct lb_comm *comm; /* this rank's group; NULL until lb_ranks_form */
     int rank, size;
     int tp, dp;
+    int host_nodes;       /* NUMA nodes of this host that ranks stay in; set by lb_ranks_form */
     struct lb_err agreed; /* once it is a failure it stays: all ranks know it, and go to their ends */
     struct lb_cpus cpus;
 };

@@ -195,10 +195,10 @@ struct lk_latent {
     float eps;
 };
 
-/* One piece of attention work: tokens tok .. tok+n_tok-1 (consecutive positions of one sequence) and the query heads
- * of one KV head. n_tok is at most lk_cpu.attn_tokens(n_head / n_kv_head). */
+/* One piece of attention work: tokens tok .. tok + n_tok - 1 (consecutive positions of one sequence) and query heads
+ * head .. head + n_head - 1 of one KV head: all of its heads where n_tok > 1. At most lk_cpu.attn_rows times. */
 struct lk_attn_item {
-    int32_t seq, tok, n_tok, kv_head;
+    int32_t seq, tok, n_tok, head, n_head;
 };
 
 /* out[t, h, :] = softmax(scale * q[t, h] . K[b..pos[t]]) V, causal, K and V from the cache; b is 0, or with a window

@@ -93,6 +93,17 @@ def ranks_and_compressed_files(tmp):
 
 
 @case
+def ranks_that_share_beginnings_and_are_short_of_memory(tmp):
+    """Pages are shared and rows evicted on each rank as it comes; no row shows it."""
+    begin = [3 + 5 * i % 90 for i in range(100)]
+    rows = [{'prompt_token_ids': begin[:40 * (i % 3)] + [5 + i, 6, 7], 'max_tokens': 90 if i % 2 else 300, 'ignore_eos': i % 2 == 1,
+             'temperature': i % 4 // 2} for i in range(36)]
+    path = write(os.path.join(tmp, 'in.jsonl'), lines(rows))
+    stats = compare(tmp, ['-m', TINY, '-i', path, '--kv-memory', '700K', '--batch-tokens', '32'], [(2, 1), (3, 1), (2, 2)])
+    check(stats['tokens']['prefix_hit'] > 0, stats['tokens'])
+
+
+@case
 def every_rank_gets_rows(tmp):
     needs_mpi()
     path = write(os.path.join(tmp, 'in.jsonl'), lines([{'prompt_token_ids': [5 + i % 50, 7, 9], 'max_tokens': 60,

@@ -76,8 +76,8 @@ struct lb_cpu {
     int64_t q_head, q_head_dim; /* what q was sized for */
     float *cos, *sin;           /* [limit.n_tok, n_rot / 2] */
     int64_t n_rot;              /* what cos and sin were sized for */
-    struct lk_attn_item *item;  /* [limit.n_tok, max kv heads] */
-    int64_t item_heads;         /* kv heads that item was sized for */
+    struct lk_attn_item *item;  /* [item_room] */
+    int64_t item_room;
 
     /* the step in progress */
     const struct lb_step *step;
@@ -107,6 +107,9 @@ void *lb_cpu_take(struct lb_cpu *c, size_t n, size_t size, const char *what, str
 
 /* Items a claim: about `per_thread` claims for each thread. */
 int64_t lb_cpu_grain(const struct lb_cpu *c, int64_t n_item, int64_t per_thread);
+
+/* Attention items into which the query heads of a KV head are cut for each of n_piece pieces of sequences. */
+int64_t lb_cpu_attn_parts(const struct lb_cpu *c, int64_t group, int64_t n_piece);
 
 /* Monotonic clock. */
 double lb_cpu_now(void);

@@ -18,7 +18,6 @@ struct lb_cpu_index {
     int32_t *pos;                    /* [n_tok] topk - 1: as the gathered pages count */
     int32_t *page, *page_start;      /* [most * n_page], [most] of the gathered pages */
     struct lk_attn_item *item;       /* [n_tok] tokens of the step that choose */
-    struct lk_attn_item *here;       /* [most] the same, sequence i being the i-th of those gathered */
     int64_t n_item;
 };
 
@@ -54,8 +53,7 @@ enum lb_status lb_cpu_index_new(struct lb_cpu *c, struct lb_kv_mem *kv, struct l
         (x->pos = lb_cpu_take(c, n_tok, sizeof *x->pos, "chosen positions", err)) == NULL ||
         (x->page = lb_cpu_take(c, n_page, sizeof *x->page, "chosen pages", err)) == NULL ||
         (x->page_start = lb_cpu_take(c, most, sizeof *x->page_start, "chosen pages", err)) == NULL ||
-        (x->item = lb_cpu_take(c, n_tok, sizeof *x->item, "attention items", err)) == NULL ||
-        (x->here = lb_cpu_take(c, most, sizeof *x->here, "attention items", err)) == NULL)
+        (x->item = lb_cpu_take(c, n_tok, sizeof *x->item, "attention items", err)) == NULL)
         return LB_E_DEVICE;
     for (size_t t = 0; t < n_tok; t++)
         x->pos[t] = (int32_t)(s->topk - 1);
@@ -72,7 +70,7 @@ void lb_cpu_index_begin(struct lb_cpu_index *x, const struct lb_step *s)
     for (int32_t is = 0; is < s->n_seq; is++)
         for (int32_t t = s->seq_start[is]; t < s->seq_start[is + 1]; t++)
             if (s->pos[t] >= x->shape.topk)
-                x->item[x->n_item++] = (struct lk_attn_item){is, t, 1, 0};
+                x->item[x->n_item++] = (struct lk_attn_item){.seq = is, .tok = t, .n_tok = 1};
 }
 
 #define RUN_ITEMS(op, args_struct)                              \
@@ -89,7 +87,6 @@ void lb_cpu_index_begin(struct lb_cpu_index *x, const struct lb_step *s)
 RUN_ITEMS(index_key, lk_index_key)
 RUN_ITEMS(index_select, lk_index_select)
 RUN_ITEMS(gather, lk_gather)
-RUN_ITEMS(attend, lk_attend)
 
 void lb_cpu_index(struct lb_backend *be, const struct lb_index_args *a)
 {
@@ -135,6 +132,28 @@ void lb_cpu_index(struct lb_backend *be, const struct lb_index_args *a)
     c->base.counts.attend_s += lb_cpu_now() - begin;
 }
 
+/* Items are parts of the heads of the tokens whose positions lie gathered. */
+struct chosen_job {
+    const struct lk_cpu *lk;
+    struct lk_attend args;
+    const struct lk_attn_item *item;
+    int64_t n_part;
+};
+
+static void attend_parts(void *ctx, int64_t begin, int64_t end)
+{
+    const struct chosen_job *job = ctx;
+    for (int64_t i = begin; i < end; i++) {
+        int64_t here = i / job->n_part, part = i % job->n_part, n_head = job->args.n_head;
+        int64_t from = n_head * part / job->n_part, to = n_head * (part + 1) / job->n_part;
+        struct lk_attn_item item = {(int32_t)here, job->item[here].tok, 1, (int32_t)from, (int32_t)(to - from)};
+        struct lk_attend args = job->args;
+        args.item = &item;
+        args.n_item = 1;
+        job->lk->attend(&args, 0, 1);
+    }
+}
+
 void lb_cpu_attend_chosen(struct lb_cpu *c, struct lb_cpu_index *x, const struct lk_attend *all)
 {
     for (int64_t from = 0; from < x->n_item; from += x->most) {
@@ -149,16 +168,12 @@ void lb_cpu_attend_chosen(struct lb_cpu *c, struct lb_cpu_index *x, const struct
                                      .topk = x->shape.topk,
                                      .n_page = x->n_page}};
         lb_team_run(c->team, run_gather, &gather, n * x->n_page, lb_cpu_grain(c, n * x->n_page, 4));
-        for (int64_t i = 0; i < n; i++)
-            x->here[i] = (struct lk_attn_item){(int32_t)i, x->item[from + i].tok, 1, 0};
-        struct attend_job attend = {&c->lk, *all};
+        struct chosen_job attend = {&c->lk, *all, x->item + from, lb_cpu_attn_parts(c, all->n_head, n)};
         attend.args.kv = x->gathered;
-        attend.args.item = x->here;
-        attend.args.n_item = n;
         attend.args.pos = x->pos;
         attend.args.page_start = x->page_start;
         attend.args.page = x->page;
         attend.args.probs = NULL; /* those of the chosen positions would stand in the wrong places */
-        lb_team_run(c->team, run_attend, &attend, n, 1);
+        lb_team_run(c->team, attend_parts, &attend, n * attend.n_part, 1);
     }
 }

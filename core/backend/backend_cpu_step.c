@@ -66,6 +66,20 @@ static enum lb_status resolve_tokens(struct lb_cpu *c, const struct lb_step *s, 
     return LB_OK;
 }
 
+/* Up to here attention items are so few that threads wait for the last one. */
+static int64_t few_items(const struct lb_cpu *c)
+{
+    return c->base.n_thread > 1 ? 2 * c->base.n_thread : 0;
+}
+
+/* No more than rows demand, unless items are few. */
+int64_t lb_cpu_attn_parts(const struct lb_cpu *c, int64_t group, int64_t n_piece)
+{
+    int64_t rows = c->lk.attn_rows(c->kv->spec.v_dim), n = (group + rows - 1) / rows,
+            few = few_items(c) / (n_piece > 0 ? n_piece : 1);
+    return few <= n ? n : few < group ? few : group;
+}
+
 /* Sizes what depends on the model's heads, at the first step. */
 static enum lb_status first_step(struct lb_cpu *c, const struct lb_rope_args *rope, int64_t n_head, struct lb_err *err)
 {
@@ -84,10 +98,11 @@ static enum lb_status first_step(struct lb_cpu *c, const struct lb_rope_args *ro
             return LB_E_DEVICE;
         c->n_rot = rope->n_rot;
     }
-    if (c->item_heads < n_kv_head) {
-        if ((c->item = lb_cpu_take(c, n_tok * (size_t)n_kv_head, sizeof *c->item, "attention items", err)) == NULL)
+    int64_t room = c->limit.n_tok * n_kv_head * lb_cpu_attn_parts(c, n_head / n_kv_head, INT32_MAX) + few_items(c);
+    if (c->item_room < room) {
+        if ((c->item = lb_cpu_take(c, (size_t)room, sizeof *c->item, "attention items", err)) == NULL)
             return LB_E_DEVICE;
-        c->item_heads = n_kv_head;
+        c->item_room = room;
     }
     return LB_OK;
 }
@@ -119,9 +134,12 @@ static int32_t cost_bucket(uint64_t cost)
 static void make_items(struct lb_cpu *c, int64_t n_head)
 {
     const struct lb_step *s = c->step;
-    int64_t n_kv_head = c->kv->spec.n_kv_head;
-    int64_t most = c->lk.attn_tokens(n_head / n_kv_head);
-    int32_t n_piece = 0, count[LB_CPU_BUCKETS] = {0}, at[LB_CPU_BUCKETS];
+    int32_t n_kv_head = (int32_t)c->kv->spec.n_kv_head, group = (int32_t)(n_head / n_kv_head);
+    int64_t rows = c->lk.attn_rows(c->kv->spec.v_dim), fair = (int64_t)s->n_tok * n_kv_head / c->base.n_thread;
+    int64_t most = group < rows ? rows / group : 1; /* tokens of an item */
+    if (fair < most)
+        most = fair > 1 ? fair : 1;
+    int32_t n_piece = 0, n_many = 0, count[LB_CPU_BUCKETS] = {0}, at[LB_CPU_BUCKETS];
     for (int32_t is = 0; is < s->n_seq; is++) {
         int32_t t = s->seq_start[is], end = s->seq_start[is + 1];
         if (c->kv->index && (int64_t)s->pos[t] + end - t > c->kv->spec.index.topk) /* those behind choose positions */
@@ -131,6 +149,7 @@ static void make_items(struct lb_cpu *c, int64_t n_head)
             int32_t bucket = cost_bucket((uint64_t)n * ((uint64_t)s->pos[t + n - 1] + 1));
             c->piece[n_piece++] = (struct lb_cpu_piece){is, t, n, bucket};
             count[bucket]++;
+            n_many += n > 1;
             t += n;
         }
     }
@@ -138,13 +157,17 @@ static void make_items(struct lb_cpu *c, int64_t n_head)
         at[b] = sum;
         sum += count[b];
     }
+    /* pieces of several tokens take all heads: where there are any, heads are cut for none */
+    int32_t n_part = n_many > 0 ? 1 : (int32_t)lb_cpu_attn_parts(c, group, (int64_t)n_piece * n_kv_head);
     for (int32_t i = 0; i < n_piece; i++) {
         const struct lb_cpu_piece *p = &c->piece[i];
-        struct lk_attn_item *item = c->item + (int64_t)at[p->bucket]++ * n_kv_head;
-        for (int32_t ih = 0; ih < (int32_t)n_kv_head; ih++)
-            item[ih] = (struct lk_attn_item){p->seq, p->tok, p->n_tok, ih};
+        struct lk_attn_item *item = c->item + (int64_t)at[p->bucket]++ * n_kv_head * n_part;
+        for (int32_t ip = 0; ip < n_kv_head * n_part; ip++) {
+            int32_t from = ip % n_part * group / n_part, to = (ip % n_part + 1) * group / n_part;
+            item[ip] = (struct lk_attn_item){p->seq, p->tok, p->n_tok, ip / n_part * group + from, to - from};
+        }
     }
-    c->n_item = n_piece * n_kv_head;
+    c->n_item = (int64_t)n_piece * n_kv_head * n_part;
 }
 
 struct rope_job {

@@ -1,19 +1,78 @@
 #define _GNU_SOURCE
 #include "core/base/mem.h"
 
+#include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 static _Thread_local uint64_t n_allocated;
+static _Thread_local bool failed;
+
+static void *noted(void *p)
+{
+    failed = failed || !p;
+    return p;
+}
+
+/* Pieces are taken one behind another; when all are back it is whole again. */
+static struct {
+    pthread_mutex_t mutex;
+    size_t used, n_out;
+    _Alignas(16) unsigned char data[(size_t)1 << 18];
+} reserve = {.mutex = PTHREAD_MUTEX_INITIALIZER};
+
+static void *take_reserve(size_t n)
+{
+    void *p = NULL;
+    pthread_mutex_lock(&reserve.mutex);
+    if (n <= sizeof reserve.data - reserve.used) {
+        p = reserve.data + reserve.used;
+        n = (n + 15) & ~(size_t)15;
+        reserve.used = n < sizeof reserve.data - reserve.used ? reserve.used + n : sizeof reserve.data;
+        reserve.n_out++;
+    }
+    pthread_mutex_unlock(&reserve.mutex);
+    return p;
+}
+
+void *lb_mem_get(size_t n)
+{
+    void *p = noted(malloc(n));
+    return p ? p : take_reserve(n);
+}
+
+void lb_mem_give_back(void *p)
+{
+    uintptr_t at = (uintptr_t)p, begin = (uintptr_t)reserve.data;
+    if (at < begin || at >= begin + sizeof reserve.data) {
+        free(p);
+        return;
+    }
+    pthread_mutex_lock(&reserve.mutex);
+    if (--reserve.n_out == 0)
+        reserve.used = 0;
+    pthread_mutex_unlock(&reserve.mutex);
+}
+
+enum lb_status lb_mem_blame(enum lb_status status, const char *what, struct lb_err *err)
+{
+    bool memory = failed;
+    failed = false;
+    if (!memory || status == LB_E_DEVICE)
+        return status;
+    err->status = LB_OK;
+    return lb_err_set(err, LB_E_DEVICE, "out of memory (%s)", what);
+}
 
 void *lb_mem_new(size_t n, size_t size)
 {
     n_allocated++;
     if (size && n > SIZE_MAX / size) /* sanitizers end the program where calloc itself finds this */
         return NULL;
-    return calloc(n ? n : 1, size ? size : 1);
+    return noted(calloc(n ? n : 1, size ? size : 1));
 }
 
 enum lb_status lb_mem_grow(void **data, size_t *cap, size_t need, size_t size, const char *what, struct lb_err *err)
@@ -28,7 +87,7 @@ enum lb_status lb_mem_grow(void **data, size_t *cap, size_t need, size_t size, c
     }
     if (want > SIZE_MAX / size)
         return lb_err_memory(err, what, want);
-    void *p = realloc(*data, want * size);
+    void *p = noted(realloc(*data, want * size));
     if (!p)
         return lb_err_memory(err, what, want * size);
     n_allocated++;

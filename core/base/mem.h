@@ -21,6 +21,16 @@ char *lb_mem_strdup(const char *text); /* NULL without memory */
 char *lb_mem_strndup(const char *text, size_t n);
 void lb_mem_free(void *p);
 
+/* malloc and free for libraries that take an allocator. jansson writes behind its buffers when one cannot grow (2.14,
+ * lex_save ignores it): what malloc refuses comes from a reserve, and lb_mem_blame ends the work soon after. */
+void *lb_mem_get(size_t n);
+void lb_mem_give_back(void *p);
+
+/* Libraries, jansson above all, do not always tell want of memory from bad data, or say nothing at all. So a piece of
+ * work that must not be half done ends with this: when an allocation of the calling thread failed since the last call,
+ * through this module, the result is "out of memory (WHAT)", whatever status was made of it; else it is `status`. */
+enum lb_status lb_mem_blame(enum lb_status status, const char *what, struct lb_err *err);
+
 /* Allocations made by the calling thread through this module. */
 uint64_t lb_mem_count(void);
 

@@ -198,11 +198,11 @@ enum lb_status lb_world_share_out(struct lb_world_impl *v, const void *mine, siz
 
 static int gravity(enum lb_status status)
 {
-    static const enum lb_status order[] = {LB_OK, LB_E_INTERRUPTED, LB_E_USAGE, LB_E_INPUT, LB_E_DEVICE};
-    for (int i = 0; i < 5; i++)
+    static const enum lb_status order[] = {LB_OK, LB_E_INTERRUPTED, LB_E_STOPPED, LB_E_USAGE, LB_E_INPUT, LB_E_DEVICE};
+    for (int i = 0; i < 6; i++)
         if (order[i] == status)
             return i;
-    return 5; /* a status that this list does not know must not be lost */
+    return 6; /* a status that this list does not know must not be lost */
 }
 
 struct verdict {

@@ -66,9 +66,9 @@ bool lb_world_tells(const struct lb_world *w);
 /* Host of any rank. */
 const char *lb_world_host(const struct lb_world *w, int rank);
 
-/* The gravest status of all ranks (device, input, usage, interrupted, in this order), on every rank; err gets the text
- * of the first rank that has it, as "rank 3 on host b: TEXT" where there are several ranks. err holds this rank's
- * failure when status is one. Collective. */
+/* The gravest status of all ranks (device, input, usage, stopped, interrupted, in this order), on every rank; err gets
+ * the text of the first rank that has it, as "rank 3 on host b: TEXT" where there are several ranks. err holds this
+ * rank's failure when status is one. Collective. */
 enum lb_status lb_world_agree(struct lb_world *w, enum lb_status status, struct lb_err *err);
 
 /* data[bytes] of rank 0 to all. Collective. */

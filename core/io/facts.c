@@ -22,6 +22,11 @@ enum lb_status lb_json_try(json_t **out, const char *text, size_t n, size_t flag
     return lb_err_memory(err, "a JSON text", n);
 }
 
+void lb_json_use_memory(void)
+{
+    json_set_alloc_funcs(lb_mem_get, lb_mem_give_back);
+}
+
 static void put_value(struct lb_str *out, const json_t *v)
 {
     char shown[LB_SHOW_BYTES];
@@ -37,7 +42,7 @@ static void put_value(struct lb_str *out, const json_t *v)
     size_t n = strlen(text);
     lb_str_puts(out, lb_wfile_show(shown, text, n < SHOWN ? n : SHOWN));
     lb_str_puts(out, n < SHOWN ? "" : "...");
-    free(text);
+    lb_mem_give_back(text);
 }
 
 /* words: what stands behind the two values */
@@ -127,7 +132,7 @@ static enum lb_status read_stats(struct lb_earlier *e, const json_t *root, struc
         return LB_OK;
     char *text = json_dumps(print, JSON_COMPACT), *end = NULL;
     e->fingerprint = text ? lb_mem_strdup(text) : NULL;
-    free(text);
+    lb_mem_give_back(text);
     e->exit_code = json_integer_value(code);
     e->rows = json_integer_value(rows);
     if (hash && strlen(hash) == 16)
@@ -139,17 +144,18 @@ static enum lb_status read_stats(struct lb_earlier *e, const json_t *root, struc
 enum lb_status lb_earlier_read(struct lb_earlier *e, const char *path, struct lb_err *err)
 {
     struct lb_str text = {0};
-    struct lb_err why = LB_ERR_INIT;
-    *e = (struct lb_earlier){0};
     json_t *root = NULL;
-    enum lb_status status = lb_file_exists(path) ? lb_file_read(path, MAX_STATS_BYTES, &text, &why) : LB_E_INPUT;
+    *e = (struct lb_earlier){0};
+    if (!lb_file_exists(path))
+        return LB_OK;
+    enum lb_status status = lb_file_read(path, MAX_STATS_BYTES, &text, err);
     if (status == LB_OK)
-        status = lb_json_try(&root, text.data ? text.data : "", text.len, 0, &why);
+        status = lb_json_try(&root, text.data ? text.data : "", text.len, 0, err);
     if (status == LB_OK)
-        status = read_stats(e, root, &why);
+        status = read_stats(e, root, err);
     json_decref(root);
     lb_str_release(&text);
-    return status == LB_E_DEVICE ? lb_err_set(err, status, "%s", why.text) : LB_OK;
+    return status;
 }
 
 void lb_earlier_release(struct lb_earlier *e)

@@ -23,6 +23,10 @@ enum lb_status lb_facts_differ_as(const char *const words[2], const char *then, 
 /* A member that is a text, copied with its final zero; false: there is none, or it does not fit. */
 bool lb_facts_text(const char *facts, const char *name, char *out, size_t n);
 
+/* jansson takes its memory from core/base/mem.h from now on, so that lb_mem_blame knows of it. Before any other thread
+ * uses it. */
+void lb_json_use_memory(void);
+
 /* What the statistics of an earlier run say, as far as a new one wants to know. */
 struct lb_earlier {
     char *fingerprint; /* JSON object, owned; NULL: none */
@@ -31,7 +35,7 @@ struct lb_earlier {
     bool has_input_hash;
 };
 
-/* Reads a statistics file. One that is not there, or is not ours, has no fingerprint. Memory alone fails. */
+/* Reads a statistics file. One that is not there, or is not ours, has no fingerprint. LB_E_INPUT: it cannot be read. */
 enum lb_status lb_earlier_read(struct lb_earlier *e, const char *path, struct lb_err *err);
 void lb_earlier_release(struct lb_earlier *e);
 

@@ -189,7 +189,9 @@ enum lb_status lb_journal_forget(const struct lb_journal_found *found, struct lb
     char *partial = lb_target_beside(found->path, ".partial");
     if (!partial)
         return lb_err_memory(err, "a path", strlen(found->path));
-    enum lb_status status = unlink(partial) == 0 || errno == ENOENT ? LB_OK : cannot(err, "remove", partial);
+    enum lb_status status = lb_target_sync_dir(partial, err); /* OUT's name first */
+    if (status == LB_OK)
+        status = unlink(partial) == 0 || errno == ENOENT ? LB_OK : cannot(err, "remove", partial);
     lb_mem_free(partial);
     return status;
 }
@@ -549,7 +551,7 @@ static enum lb_status write_tmp(struct lb_journal *j, struct lb_err *err)
 
 /* OUT.partial goes last, so that at any moment either it or a whole OUT is on the disk. */
 static enum lb_status make_out(struct lb_journal *j, enum lb_status (*before_rename)(void *ctx, struct lb_err *err),
-                               void *ctx, struct lb_err *err)
+                               void *ctx, bool *renamed, struct lb_err *err)
 {
     const char *out = j->target.path;
     struct stat st;
@@ -567,6 +569,7 @@ static enum lb_status make_out(struct lb_journal *j, enum lb_status (*before_ren
         (void)unlink(j->tmp);
         return status;
     }
+    *renamed = true;
     LB_TRY(lb_target_sync_dir(out, err));
     return unlink(j->partial) == 0 ? LB_OK : cannot(err, "remove", j->partial);
 }
@@ -593,19 +596,21 @@ static enum lb_status keep_partial(struct lb_journal *j, struct lb_err *err)
 }
 
 enum lb_status lb_journal_finish(struct lb_journal *j, bool complete,
-                                 enum lb_status (*before_rename)(void *ctx, struct lb_err *err), void *ctx,
+                                 enum lb_status (*before_rename)(void *ctx, struct lb_err *err), void *ctx, bool *made,
                                  struct lb_err *err)
 {
     enum lb_status status;
-    bool making = j->target.regular && complete;
+    bool making = j->target.regular && complete, renamed = false;
     if (making)
-        status = make_out(j, before_rename, ctx, err);
+        status = make_out(j, before_rename, ctx, &renamed, err);
     else if (j->target.regular)
         status = keep_partial(j, err);
     else
         status = finish_stream(j, err);
     if (status == LB_OK && !making && before_rename)
         status = before_rename(ctx, err);
+    if (made)
+        *made = renamed;
     journal_free(j);
     return status;
 }

@@ -83,9 +83,9 @@ enum lb_status lb_journal_put(struct lb_journal *j, int64_t index, uint64_t line
  * stream rows held back are written, gaps allowed. `before_rename` (may be NULL; the stats) is called once when that
  * has succeeded, just before OUT is renamed where it is; if it fails, OUT.partial is kept. A reader of a stream that
  * has gone is no failure. Any other is LB_E_DEVICE, or LB_E_USAGE when somebody else made OUT meanwhile, and keeps
- * OUT.partial. Frees always. */
+ * OUT.partial; *made (may be NULL) tells whether OUT has been renamed all the same. Frees always. */
 enum lb_status lb_journal_finish(struct lb_journal *j, bool complete,
-                                 enum lb_status (*before_rename)(void *ctx, struct lb_err *err), void *ctx,
+                                 enum lb_status (*before_rename)(void *ctx, struct lb_err *err), void *ctx, bool *made,
                                  struct lb_err *err);
 
 /* Writes a small file as PATH.tmp, syncs and renames it: stats. What is not a regular file is written as it is. */

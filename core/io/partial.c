@@ -77,7 +77,7 @@ static enum lb_status parse_head(const char *line, size_t n, const char *path, s
         status = lb_err_memory(err, "a fingerprint", n);
     if (text)
         lb_str_puts(fingerprint, text);
-    free(text);
+    lb_mem_give_back(text);
     json_decref(root);
     if (status == LB_OK && fingerprint->failed)
         status = lb_err_memory(err, "a fingerprint", n);

@@ -441,7 +441,9 @@ enum lb_status lb_model_reserve(struct lb_model *m, struct lb_step_limits limit,
         LB_TRY(lb_gather_init(&m->gather, m->comm, m->be, m->vocab, max_out, err));
     LB_TRY(op->reserve(m->be, limit, max_out, c->n_vocab, err));
     LB_TRY(op->buf_new(m->be, c->dim, &m->x, err));
-    if (lb_family_is(c->family, LB_FAM_SANDWICH) || m->comm->size > 1)
+    /* other ranks read parts where they lie, if they lie there */
+    m->y = (struct lb_buf){m->comm->ops->buffer(m->comm, limit.n_tok * c->dim), c->dim};
+    if (!m->y.data && (lb_family_is(c->family, LB_FAM_SANDWICH) || m->comm->size > 1))
         LB_TRY(op->buf_new(m->be, c->dim, &m->y, err));
     int64_t qkv = (s->n_head + s->n_kv_head) * c->head_dim + s->n_kv_head * c->v_dim;
     LB_TRY(op->buf_new(m->be, qkv, &m->qkv, err));

@@ -244,7 +244,7 @@ void *lb_run_tokenizer(void *run)
     enum lb_status status = lb_prompt_ctx_new(&e.ctx, &r->spec->prompter, &err);
     bool going = status == LB_OK;
     while (going && lb_queue_pop(&r->raw, -1, &w) == LB_POP_ROW) {
-        status = tokenize(&e, w, &err);
+        status = lb_mem_blame(tokenize(&e, w, &err), "a prompt", &err);
         bool done = w->row.code != LB_ROW_OK || r->spec->mode != LB_RUN_MODEL;
         if (status == LB_OK && !done)
             atomic_fetch_add(&r->work_known, lb_run_work_of(w));

@@ -111,7 +111,8 @@ static enum lb_status watch_id(struct reader *rd, const struct lb_row *row, cons
 static enum lb_status note_form(struct reader *rd, const struct lb_line *line, struct lb_err *err)
 {
     struct lb_row row;
-    LB_TRY(lb_row_parse(&row, &rd->spec, line->index, line->data, line->len, err));
+    enum lb_status status = lb_row_parse(&row, &rd->spec, line->index, line->data, line->len, err);
+    LB_TRY(lb_mem_blame(status, "a row", err));
     if (!row.unread || rd->spec.format != LB_FORMAT_AUTO)
         settle(rd, row.api == LB_API_NATIVE ? LB_API_NATIVE : LB_API_OPENAI);
     else if (++rd->n_held == MAX_HELD)
@@ -167,6 +168,7 @@ static enum lb_status hand_row(struct reader *rd, const struct lb_line *line, st
     if (!w)
         return lb_err_memory(err, "a row", sizeof *w);
     enum lb_status status = lb_row_parse(&w->row, &rd->spec, line->index, line->data, line->len, err);
+    status = lb_mem_blame(status, "a row", err);
     w->time.read = lb_now();
     r->input_hash = lb_row_chain(r->input_hash, w->row.line_hash);
     atomic_fetch_add(&r->bytes_read, (long long)line->len + 1);

@@ -73,11 +73,11 @@ static double ranks_of(const struct lb_plan_spec *spec)
     return spec->host_ranks > 1 ? spec->host_ranks : 1;
 }
 
-/* Weights on the host: each slice that its ranks need once. */
+/* Weights on the host: each slice that its ranks need, once a NUMA node. */
 static double host_weight_bytes(const struct lb_plan_spec *spec, int tp)
 {
-    double n_slice = ranks_of(spec) < tp ? ranks_of(spec) : tp;
-    return (tp > 1 ? n_slice : 1) * lb_plan_weight_bytes(spec, tp);
+    double n_copy = (double)tp * (spec->host_nodes > 1 ? spec->host_nodes : 1);
+    return (ranks_of(spec) < n_copy ? ranks_of(spec) : n_copy) * lb_plan_weight_bytes(spec, tp);
 }
 
 double lb_plan_moe_bytes(const struct lb_config *c, int64_t n_tok)

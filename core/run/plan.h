@@ -21,7 +21,8 @@ struct lb_plan_spec {
     int64_t batch_tokens, max_seqs, kv_memory, max_model_len;
     size_t free_bytes; /* memory that can be had on this host */
     int tp;            /* ranks that hold one copy of the weights */
-    int host_ranks;    /* ranks that share the host's memory, and one copy of what several of them need */
+    int host_ranks;    /* ranks that share the host's memory */
+    int host_nodes;    /* its NUMA nodes, in each of which they share one copy of what several of them need */
     const struct lb_log *log;
 };
 

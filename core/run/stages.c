@@ -77,7 +77,8 @@ enum lb_status lb_run_tokenize(struct lb_run *r, struct lb_err *err)
     return LB_OK;
 }
 
-/* Whether a row may be expected to end before the deadline: after as many new tokens as others had so far. */
+/* Whether a row may be expected to end before the deadline: after as many new tokens as others had so far, in steps as
+ * long as the mean or, if those were shorter, the last ones. A row that is left out does not come back. */
 static bool in_time(const struct lb_run *r, const struct lb_work *w)
 {
     const struct lb_settings *set = &w->set;
@@ -88,7 +89,8 @@ static bool in_time(const struct lb_run *r, const struct lb_work *w)
     n = n > mean ? n : mean;
     n = n < (double)set->max_tokens ? n : (double)set->max_tokens;
     n += (double)w->n_prompt / (double)r->spec->plan->batch_tokens;
-    return lb_now() + n * r->step_s < r->spec->deadline;
+    double mean_s = r->stats->mine.steps ? r->stats->mine.forward_s / (double)r->stats->mine.steps : 0;
+    return lb_now() + n * (mean_s < r->step_s ? mean_s : r->step_s) < r->spec->deadline;
 }
 
 static void take_next(struct lb_run *r)

@@ -85,7 +85,7 @@ static void put(struct lb_journal *j, int64_t index, const char *line)
 static void end(struct lb_journal *j, bool complete)
 {
     struct lb_err err = LB_ERR_INIT;
-    if (lb_journal_finish(j, complete, NULL, NULL, &err) != LB_OK)
+    if (lb_journal_finish(j, complete, NULL, NULL, NULL, &err) != LB_OK)
         fail_msg("%s", err.text);
 }
 
@@ -153,7 +153,7 @@ static void test_order(void **state)
     expect_file(partial, LINE1 "2\t000000000000ab02\ttwo\n0\t000000000000ab00\tzero\n");
     put(j, 1, "one");
     assert_false(lb_file_exists(out));
-    assert_int_equal(lb_journal_finish(j, true, look_before_rename, &calls, &err), LB_OK);
+    assert_int_equal(lb_journal_finish(j, true, look_before_rename, &calls, NULL, &err), LB_OK);
     assert_int_equal(calls, 1);
     expect_file(out, "zero\none\ntwo\n");
     assert_false(lb_file_exists(partial));
@@ -424,7 +424,7 @@ static void test_closed_pipe(void **state)
     close(ends[0]);
     assert_int_equal(lb_journal_put(j, 1, 1, "one", 3, &closed, &err), LB_OK);
     assert_true(closed);
-    assert_int_equal(lb_journal_finish(j, false, NULL, NULL, &err), LB_OK);
+    assert_int_equal(lb_journal_finish(j, false, NULL, NULL, NULL, &err), LB_OK);
     close(ends[1]);
 }
 
@@ -482,7 +482,7 @@ static void test_devices(void **state)
     assert_string_equal(err.text, "cannot write '/dev/full': No space left on device");
     assert_false(closed);
     err = (struct lb_err)LB_ERR_INIT;
-    assert_int_equal(lb_journal_finish(j, false, NULL, NULL, &err), LB_E_DEVICE);
+    assert_int_equal(lb_journal_finish(j, false, NULL, NULL, NULL, &err), LB_E_DEVICE);
 }
 
 static void test_fifo(void **state)
@@ -537,7 +537,7 @@ static void test_full_disk(void **state)
     assert_memory_equal(err.text, says, strlen(says));
     expect_file(partial, want.data); /* the rows before, and nothing of the torn one */
     err = (struct lb_err)LB_ERR_INIT;
-    assert_int_equal(lb_journal_finish(j, false, NULL, NULL, &err), LB_OK);
+    assert_int_equal(lb_journal_finish(j, false, NULL, NULL, NULL, &err), LB_OK);
     limit_files(RLIM_INFINITY);
     expect_file(partial, want.data);
     lb_str_release(&want);
@@ -553,7 +553,7 @@ static void test_full_at_end(void **state)
     put(j, 0, "zero");
     put(j, 1, "one");
     limit_files(6);
-    assert_int_equal(lb_journal_finish(j, true, NULL, NULL, &err), LB_E_DEVICE);
+    assert_int_equal(lb_journal_finish(j, true, NULL, NULL, NULL, &err), LB_E_DEVICE);
     limit_files(RLIM_INFINITY);
     assert_non_null(strstr(err.text, "cannot write"));
     expect_file(partial, LINE1 "0\t000000000000ab00\tzero\n1\t000000000000ab01\tone\n");
@@ -581,7 +581,7 @@ static void test_not_finished(void **state)
     struct lb_err err = LB_ERR_INIT;
     struct lb_journal *j = start(&(struct lb_journal_spec){.path = out});
     put(j, 0, "zero");
-    assert_int_equal(lb_journal_finish(j, true, refuse, NULL, &err), LB_E_DEVICE);
+    assert_int_equal(lb_journal_finish(j, true, refuse, NULL, NULL, &err), LB_E_DEVICE);
     assert_string_equal(err.text, "no stats");
     assert_false(lb_file_exists(out));
     assert_false(lb_file_exists(tmp));
@@ -590,7 +590,7 @@ static void test_not_finished(void **state)
     err = (struct lb_err)LB_ERR_INIT;
     j = start(&(struct lb_journal_spec){.path = out, .restart = true});
     put(j, 1, "one"); /* row 0 is missing: nothing that looks whole may come out */
-    assert_int_equal(lb_journal_finish(j, true, NULL, NULL, &err), LB_E_DEVICE);
+    assert_int_equal(lb_journal_finish(j, true, NULL, NULL, NULL, &err), LB_E_DEVICE);
     assert_non_null(strstr(err.text, "row 0"));
     assert_false(lb_file_exists(out));
     assert_true(lb_file_exists(partial));
@@ -598,7 +598,7 @@ static void test_not_finished(void **state)
     err = (struct lb_err)LB_ERR_INIT;
     j = start(&(struct lb_journal_spec){.path = out, .restart = true});
     put(j, 0, "mine");
-    assert_int_equal(lb_journal_finish(j, true, make_out, NULL, &err), LB_E_USAGE);
+    assert_int_equal(lb_journal_finish(j, true, make_out, NULL, NULL, &err), LB_E_USAGE);
     expect_file(out, "somebody else's\n");
     expect_file(partial, LINE1 "0\t000000000000ab00\tmine\n");
 }

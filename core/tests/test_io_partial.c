@@ -102,7 +102,7 @@ static void put(struct lb_journal *j, int64_t index, const char *line)
 static void end(struct lb_journal *j, bool complete)
 {
     struct lb_err err = LB_ERR_INIT;
-    if (lb_journal_finish(j, complete, NULL, NULL, &err) != LB_OK)
+    if (lb_journal_finish(j, complete, NULL, NULL, NULL, &err) != LB_OK)
         fail_msg("%s", err.text);
 }
 

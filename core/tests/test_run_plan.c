@@ -153,22 +153,23 @@ static void test_tp(void **state)
 {
     (void)state;
     static const struct {
-        int host_ranks, n_rank;
+        int host_ranks, host_nodes, n_rank;
         size_t free_bytes;
         int64_t kv_memory;
         int tp; /* 0: nothing fits */
     } cases[] = {
-        {1, 8, 4000000, 0, 1},       /* a copy each */
-        {1, 8, 2100000, 0, 2},       /* it would fit, but leave the cache little */
-        {1, 8, 700000, 0, 4},        /* a quarter of them */
-        {1, 2, 1100000, 0, 2},       /* there are no more ranks to spread them over: they just fit */
-        {1, 2, 900000, 0, 0},        /* they do not */
-        {1, 6, 900000, 0, 0},        /* 3 and 6 do not divide 8 segments */
-        {8, 8, 4000000, 0, 1},       /* one host has them once whatever tp is */
-        {8, 8, 1900000, 0, 0},       /* and so no tp helps */
-        {4, 8, 1900000, 0, 8},       /* two hosts: half of them each */
-        {1, 8, 4000000, 2000000, 1}, /* both fit to the byte */
-        {1, 8, 4000000, 2000001, 2},
+        {1, 1, 8, 4000000, 0, 1},       /* a copy each */
+        {1, 1, 8, 2100000, 0, 2},       /* it would fit, but leave the cache little */
+        {1, 1, 8, 700000, 0, 4},        /* a quarter of them */
+        {1, 1, 2, 1100000, 0, 2},       /* there are no more ranks to spread them over: they just fit */
+        {1, 1, 2, 900000, 0, 0},        /* they do not */
+        {1, 1, 6, 900000, 0, 0},        /* 3 and 6 do not divide 8 segments */
+        {8, 1, 8, 4000000, 0, 1},       /* one host has them once whatever tp is */
+        {8, 1, 8, 1900000, 0, 0},       /* and so no tp helps */
+        {4, 1, 8, 1900000, 0, 8},       /* two hosts: half of them each */
+        {1, 1, 8, 4000000, 2000000, 1}, /* both fit to the byte */
+        {1, 1, 8, 4000000, 2000001, 2},
+        {8, 2, 8, 4000000, 0, 8}, /* a copy in each of two nodes leaves no quarter, unless it goes over both */
     };
     struct lb_layer_kind layer[3] = {{0}};
     struct lb_config c = config_of_ranks(layer);
@@ -177,6 +178,7 @@ static void test_tp(void **state)
         struct lb_err err = LB_ERR_INIT;
         int tp = -1;
         spec.host_ranks = cases[i].host_ranks;
+        spec.host_nodes = cases[i].host_nodes;
         spec.free_bytes = cases[i].free_bytes;
         spec.kv_memory = cases[i].kv_memory;
         assert_int_equal(lb_plan_tp(&spec, cases[i].n_rank, &tp, &err), cases[i].tp ? LB_OK : LB_E_DEVICE);
@@ -274,15 +276,15 @@ static void test_stats_values(void **state)
     (void)state;
     struct lb_stats s = {
         .rows = 3, .ok = 2, .error = 1, .total_s = 3, .load_s = 1, .forward_s = 1.23456789, .steps = 4};
-    struct lb_rank_stats rank = {0};
-    s.rank = &rank;
-    s.n_rank = 1;
     s.by_code[LB_ROW_TOO_LONG] = 1;
     s.prompt_tokens = 10;
     s.completion_tokens = 6;
     s.setting[0] = (struct lb_setting){"seed", "7", "command line"};
     s.n_setting = 1;
     s.exit_code = 1;
+    struct lb_rank_stats rank[2] = {{.host = "a", .busy_s = 1}, {.rank = 1, .host = "b", .collective_s = 0.5}};
+    s.rank = rank;
+    s.n_rank = 2;
     json_t *j = stats_json(&s, "llmbatch"), *codes = json_object_get(json_object_get(j, "rows"), "errors_by_code");
     assert_int_equal(json_object_size(codes), 1);
     assert_int_equal(json_integer_value(json_object_get(codes, "too_long")), 1);
@@ -292,7 +294,10 @@ static void test_stats_values(void **state)
     json_t *seed = json_object_get(json_object_get(j, "sampling"), "seed");
     assert_int_equal(json_integer_value(json_object_get(seed, "value")), 7);
     assert_string_equal(json_string_value(json_object_get(seed, "origin")), "command line");
-    assert_int_equal(json_array_size(json_object_get(j, "ranks")), 1);
+    const json_t *ranks = json_object_get(j, "ranks"), *second = json_array_get(ranks, 1);
+    assert_int_equal(json_array_size(ranks), 2);
+    assert_string_equal(json_string_value(json_object_get(second, "host")), "b");
+    assert_true(json_number_value(json_object_get(second, "collective_s")) == 0.5);
     assert_int_equal(json_integer_value(json_object_get(j, "exit_code")), 1);
     json_decref(j);
 }

@@ -23,7 +23,7 @@ struct lk_cpu {
     size_t (*q_bytes)(int64_t n_tok, int64_t n_head, int64_t head_dim);
     size_t (*k_page_bytes)(int64_t head_dim);
     size_t (*v_page_bytes)(int64_t v_dim);
-    int64_t (*attn_tokens)(int64_t group); /* tokens in an attention item; group = query heads a KV head, >= 1 */
+    int64_t (*attn_rows)(int64_t v_dim); /* tokens times query heads of an attention item at most */
 
     void (*pack)(const struct lk_pack *a);
     /* Row `row` of packed activations as f32 over the source columns: out[cols->n_col]. For tests and hooks. */

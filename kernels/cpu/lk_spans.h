@@ -4,9 +4,10 @@
 #define KERNELS_CPU_LK_SPANS_H
 
 #include "kernels/args.h"
-#include "kernels/cpu/lk_cols.h"
+#include "kernels/cpu/lk_panels.h"
 
-#define LK_SPAN_ROWS 32
+#define LK_SPAN_ROWS 64
+#define LK_WIDE_DIMS 256
 
 /* Row i sees positions from[i] .. pos[i]; both ascend with the row, pos by at most one. */
 struct lk_spans {
@@ -30,6 +31,20 @@ struct lk_page_rows {
 struct lk_seen {
     int64_t from, to;
 };
+
+/* Rows of an item: as many as products take at once, unless V is wide. Then pages leave the first cache as they are
+ * read, and come from the second one to more rows. */
+static inline int64_t lk_item_rows(int64_t v_dim, int64_t at_once)
+{
+    return v_dim > LK_WIDE_DIMS ? LK_SPAN_ROWS : at_once;
+}
+
+/* Part i of the rows of a page, which products take at once. */
+static inline struct lk_page_rows lk_page_part(const struct lk_page_rows *p, const struct lk_panels *parts, int64_t i)
+{
+    int first = p->first + (int)lk_panel_begin(parts, i);
+    return (struct lk_page_rows){p->ip, first, first + lk_panel_rows(parts, i)};
+}
 
 /* `group` rows for each of n_tok tokens. */
 static inline void lk_spans_init(struct lk_spans *s, const struct lk_attend *a, int64_t tok, int64_t n_tok,

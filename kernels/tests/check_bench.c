@@ -179,10 +179,11 @@ static void bench_attend(const struct lk_cpu *t, int n)
                              .page_start = page_start,
                              .page = page,
                              .scale = 0.125f};
-    int step = (int)t->attn_tokens(N_HEAD / N_KV);
+    int step = (int)t->attn_rows(HEAD_DIM) / (N_HEAD / N_KV);
     for (int tok = 0; tok < n; tok += step)
         for (int h = 0; h < N_KV; h++)
-            item[args.n_item++] = (struct lk_attn_item){0, tok, (int32_t)lk_min(step, n - tok), h};
+            item[args.n_item++] =
+                (struct lk_attn_item){0, tok, (int32_t)lk_min(step, n - tok), h * (N_HEAD / N_KV), N_HEAD / N_KV};
     for (double stop = now() + 0.3; now() < stop;) {
         double begin = now();
         t->rope_kv(&rope, 0, n);
@@ -201,6 +202,49 @@ static void bench_attend(const struct lk_cpu *t, int n)
     free(args.out.data);
 }
 
+/* The choice of one token of GLM-5 at some position: 2,048 of those before it by 32 heads of 128. */
+static void bench_index(const struct lk_cpu *t, int pos)
+{
+    enum { INDEX_HEADS = 32, INDEX_DIM = 128, TOPK = 2048, MAX = 8192 };
+    static float q[INDEX_HEADS * INDEX_DIM], w[INDEX_HEADS], score[TOPK];
+    static int32_t page[MAX / LK_PAGE_TOKENS], chosen[TOPK];
+    int32_t at = pos - 1, start = 0;
+    struct lk_attn_item item = {.n_tok = 1, .n_head = 1};
+    struct lk_index_select args = {.q = q,
+                                   .w = w,
+                                   .plane = {NULL, (t->type == LK_F32 ? 4 : 2) * INDEX_DIM * LK_PAGE_TOKENS, INDEX_DIM},
+                                   .item = &item,
+                                   .pos = &at,
+                                   .page_start = &start,
+                                   .page = page,
+                                   .n_head = INDEX_HEADS,
+                                   .topk = TOPK,
+                                   .scale = 0.09f,
+                                   .chosen = chosen,
+                                   .score = score};
+    int64_t n_key = (int64_t)pos * INDEX_DIM;
+    args.plane.key = check_new((size_t)n_key, sizeof(float));
+    check_fill(q, INDEX_HEADS * INDEX_DIM, -1, 1);
+    check_fill(w, INDEX_HEADS, -1, 1);
+    for (int i = 0; i < MAX / LK_PAGE_TOKENS; i++)
+        page[i] = i;
+    for (int64_t i = 0; i < n_key; i++) {
+        float x = check_uniform(-1, 1);
+        if (t->type == LK_F32)
+            ((float *)(void *)args.plane.key)[i] = x;
+        else
+            ((uint16_t *)(void *)args.plane.key)[i] = lk_round(x);
+    }
+    double fastest = 1e9;
+    for (double stop = now() + 0.3; now() < stop;) {
+        double begin = now();
+        t->index_select(&args, 0, 1);
+        fastest = fmin(fastest, now() - begin);
+    }
+    show("index, position", pos, 2.0 * INDEX_HEADS * INDEX_DIM * pos, fastest);
+    free(args.plane.key);
+}
+
 static void bench_set(const struct lk_cpu *t, const char *only)
 {
     printf("-- %s %s\n", t->name, t->type == LK_F32 ? "f32" : "bf16");
@@ -214,6 +258,8 @@ static void bench_set(const struct lk_cpu *t, const char *only)
         bench_norm(t);
     for (int len = !only || strcmp(only, "attend") == 0 ? 100 : 9999; len <= 1000; len += len == 100 ? 100 : 400)
         bench_attend(t, len);
+    for (int pos = !only || strcmp(only, "index") == 0 ? 2560 : 9999; pos <= 8192; pos += pos == 2560 ? 1536 : 4096)
+        bench_index(t, pos);
 }
 
 void check_bench(const char *only, const char *set)

@@ -56,7 +56,7 @@ static void choose(struct sparse *s, float *q, int tok, int n)
     int n_item = 0;
     for (int i = 0; i < n; i++)
         if (s->pos[tok + i] >= TOPK)
-            item[n_item++] = (struct lk_attn_item){0, i, 1, 0};
+            item[n_item++] = (struct lk_attn_item){0, i, 1, 0, 1};
     struct lk_index_select select = {.q = q,
                                      .w = s->kw + tok * LD + DIM,
                                      .w_ld = LD,
@@ -136,8 +136,51 @@ static void check_choice(const struct sparse *s, int tok)
     check_that(worst >= best - slack, s->t, "index_select", "position %d: chose one of %g, not %g", tok, worst, best);
 }
 
+/* The choice and its scores, to the bit, are the reference's: for numbers of heads and dimensions that fill register
+ * tiles and that do not. */
+static void check_same(const struct lk_cpu *t, int64_t n_head, int64_t dim)
+{
+    enum { MAX_HEAD = 33, MAX_KEY = 128, LAST = 150, N_BEST = 40, PAGES = LAST / LK_PAGE_TOKENS + 1 };
+    struct lk_cpu ref;
+    lk_cpu_init(&ref, t->type, LK_ISA_REF);
+    int64_t n_key = PAGES * dim * LK_PAGE_TOKENS;
+    float q[MAX_HEAD * MAX_KEY], w[MAX_HEAD], *key = check_new((size_t)n_key, sizeof *key);
+    int32_t page[PAGES] = {3, 0, 4, 1, 2}, start = 0, pos = LAST, chosen[2][N_BEST];
+    float score[2][N_BEST];
+    check_fill(q, n_head * dim, -1, 1);
+    check_fill(w, n_head, -0.5f, 1);
+    check_fill(key, n_key, -1, 1);
+    key[7] = NAN;
+    if (t->type == LK_BF16)
+        for (int64_t i = 0; i < n_key; i++)
+            ((uint16_t *)(void *)key)[i] = lk_round(key[i]);
+    struct lk_attn_item item = {0, 0, 1, 0, 1};
+    struct lk_index_select a = {.q = q,
+                                .w = w,
+                                .plane = {(uint8_t *)key, dim * LK_PAGE_TOKENS * (t->type == LK_F32 ? 4 : 2), dim},
+                                .item = &item,
+                                .pos = &pos,
+                                .page_start = &start,
+                                .page = page,
+                                .n_head = n_head,
+                                .topk = N_BEST,
+                                .scale = 0.25f};
+    for (int i = 0; i < 2; i++) {
+        a.chosen = chosen[i];
+        a.score = score[i];
+        (i ? t : &ref)->index_select(&a, 0, 1);
+    }
+    check_that(memcmp(chosen[0], chosen[1], sizeof chosen[0]) == 0 && memcmp(score[0], score[1], sizeof score[0]) == 0,
+               t, "index_select", "%lld heads of %lld: other bits than the reference", (long long)n_head,
+               (long long)dim);
+    free(key);
+}
+
 void check_sparse(const struct lk_cpu *t)
 {
+    for (int64_t n_head = 1; n_head <= 33; n_head += n_head < 14 ? 1 : 9)
+        for (int64_t dim = 5; dim <= 128; dim += 41)
+            check_same(t, n_head, dim);
     static struct sparse s;
     static float q[N_TOK * N_HEAD * DIM];
     int32_t all[N_TOK * TOPK];

@@ -134,7 +134,8 @@ int main(int argc, char **argv)
     for (int tp = 1; tp <= w->size; tp++) {
         if (w->size % tp)
             continue;
-        for (int path = LB_PATH_AUTO; path <= LB_PATH_GATHER; path++) {
+        int last = tp == w->size ? LB_PATH_GATHER : LB_PATH_AUTO; /* several groups: once is enough */
+        for (int path = LB_PATH_AUTO; path <= last; path++) {
             w->impl->spec.path = (enum lb_path)path;
             check_group(w, tp);
         }

@@ -1,14 +1,16 @@
-/* Causal attention over the paged cache: the walk and the softmax of avx512_softmax.h, products by tiles. Up to 32 rows
- * (query heads of one KV head, of one or several tokens) go through the pages together, as two panels of a tile's
- * height; what happens to a row depends on that row alone. Rotation and the write into the cache are AVX-512's. */
+/* Causal attention over the paged cache: the walk and the softmax of avx512_softmax.h, products by tiles. An item's
+ * rows (query heads of one KV head, of one or several tokens) go through the pages together, up to 32 at once as two
+ * panels of a tile's height; what happens to a row depends on that row alone. Rotation and the write into the cache are
+ * AVX-512's. */
 #include "kernels/cpu/amx/amx_product.h"
 #include "kernels/cpu/avx512/avx512_softmax.h"
 
 #define PAGE LK_PAGE_TOKENS
+#define ROWS (2 * LK_AMX_ROWS)
 
-static int64_t attn_tokens(int64_t group)
+static int64_t attn_rows(int64_t v_dim)
 {
-    return group < LK_ATTN_ROWS ? LK_ATTN_ROWS / group : 1;
+    return lk_item_rows(v_dim, ROWS);
 }
 
 static size_t q_bytes(int64_t n_tok, int64_t n_head, int64_t head_dim)
@@ -94,8 +96,8 @@ static void values(const struct lk_rows *r, const struct lk_page_rows *rows, con
 
 static void take_page(const struct lk_rows *r, const struct lk_page_rows *rows, struct lk_sums *o)
 {
-    _Alignas(64) float score[LK_ATTN_ROWS * PAGE];
-    _Alignas(64) uint32_t p[LK_ATTN_ROWS * PAGE / 2]; /* probabilities as pairs of bf16 */
+    _Alignas(64) float score[ROWS * PAGE];
+    _Alignas(64) uint32_t p[ROWS * PAGE / 2]; /* probabilities as pairs of bf16 */
     const int first = rows->first, n = rows->end - first;
     lk_amx_configure(r->own, n < LK_AMX_ROWS ? n : LK_AMX_ROWS, n > LK_AMX_ROWS ? n - LK_AMX_ROWS : 0);
     scores(r, rows, score);
@@ -121,7 +123,7 @@ static void put_head(const struct lk_act *out, int64_t row, int64_t col, const f
 static void attend(const struct lk_attend *a, int64_t begin, int64_t end)
 {
     struct lk_amx_shape shape = {0, 0};
-    struct lk_attend_set set = {LK_ATTN_ROWS, LK_AMX_DIMS(a->kv.head_dim) / 2, take_page, put_head, &shape};
+    struct lk_attend_set set = {ROWS, LK_AMX_DIMS(a->kv.head_dim) / 2, take_page, put_head, &shape};
     lk_attend_items(&set, a, begin, end);
     _tile_release(); /* else each context switch of the thread would carry eight tiles */
 }
@@ -131,6 +133,6 @@ void lk_amx_attend_init(struct lk_cpu *t)
     t->q_bytes = q_bytes;
     t->k_page_bytes = k_page_bytes;
     t->rope_kv = rope_kv;
-    t->attn_tokens = attn_tokens;
+    t->attn_rows = attn_rows;
     t->attend = attend;
 }

@@ -194,5 +194,6 @@ void lk_avx2_init(struct lk_cpu *t, enum lk_type type)
     lk_avx2_linear_init(t, type);
     lk_avx2_rope_init(t, type);
     lk_avx2_attend_init(t, type);
+    lk_avx2_index_init(t, type);
     lk_avx2_top_init(t);
 }

@@ -1,32 +1,28 @@
-/* Causal attention over the paged cache: one online softmax a split of 512 positions (Dao et al. 2022). Up to 12 rows
- * (query heads of one KV head, of one or several tokens) go through the pages together, in register tiles of up to 6;
- * what happens to a row depends on that row alone. */
+/* Causal attention over the paged cache: one online softmax a split of 512 positions (Dao et al. 2022). An item's
+ * rows (query heads of one KV head, of one or several tokens) go through the pages together, up to 12 at once, in
+ * register tiles of up to 6; what happens to a row depends on that row alone. */
 #include <math.h>
 
 #include "kernels/cpu/avx2/lk_avx2.h"
 #include "kernels/cpu/lk_gather.h"
 #include "kernels/cpu/lk_spans.h"
 
-#define ROWS 12
+#define ROWS 12 /* that products take at once */
 #define TILE LK_AVX2_ROWS
 #define PAGE LK_PAGE_TOKENS
-#define DIMS 256  /* dimensions of V that one pass sums: 12 rows of them stay in the first cache */
+#define DIMS 512  /* dimensions of V that one pass sums; more take a pass each, which scores anew */
 #define SLACK 8.f /* sums are rescaled when a score is 2^8 times above the maximum they were begun with */
-
-static int64_t attn_tokens(int64_t group)
-{
-    return group < ROWS ? ROWS / group : 1;
-}
 
 /* Sums of one split, or of all: 2^(score - max) in all, and times V. */
 struct soft {
-    float max[ROWS];   /* in powers of two: scaled by log2(e) too */
-    float limit[ROWS]; /* a score above it, not yet scaled, makes the sums begin anew */
-    float sum[ROWS];
-    _Alignas(32) float out[ROWS * DIMS]; /* row i at out + i * n_dim */
+    float max[LK_SPAN_ROWS];   /* in powers of two: scaled by log2(e) too */
+    float limit[LK_SPAN_ROWS]; /* a score above it, not yet scaled, makes the sums begin anew */
+    float sum[LK_SPAN_ROWS];
+    _Alignas(32) float lane_sum[LK_SPAN_ROWS * 8]; /* of the rounded probabilities, by position % 8 */
+    _Alignas(32) float out[LK_SPAN_ROWS * DIMS];   /* row i at out + i * n_dim */
 };
 
-/* Rows of one pass: `group` query heads from `head` on, of tokens tok .. tok + n_tok - 1. */
+/* An item's rows: `group` query heads from `head` on, of tokens tok .. tok + n_tok - 1. */
 struct rows {
     const struct lk_attend *a;
     const float *q; /* row i at q + i * q_dims */
@@ -37,12 +33,6 @@ struct rows {
     float scale;         /* of the scores, log2(e) in it */
     struct lk_spans see;
     int64_t dim, n_dim; /* dimensions of V of this pass, n_dim padded to 8 */
-};
-
-/* What a block needs beside its rows. */
-struct block {
-    _Alignas(32) float p[ROWS * PAGE];     /* scores, then probabilities, rounded where the type is bf16 */
-    _Alignas(32) float lane_sum[ROWS * 8]; /* of the rounded probabilities, by position % 8 */
 };
 
 /* The right-hand side of a block's product, [2 n_pair, n_col], and the left-hand rows. */
@@ -164,11 +154,11 @@ LK_INLINE void in_tiles(void (*const of[TILE + 1])(const struct operand *, int64
 }
 
 /* The row's sums are begun anew at a higher maximum; `top` is the score behind it, not yet scaled. */
-static void rescale(const struct rows *r, struct soft *o, struct block *b, int i, float top)
+static void rescale(const struct rows *r, struct soft *o, int i, float top)
 {
     float max = top * r->scale;
     __m256 shrink = lk_exp2(_mm256_set1_ps(o->max[i] - max));
-    float *sum = b->lane_sum + 8 * i;
+    float *sum = o->lane_sum + 8 * i;
     _mm256_store_ps(sum, _mm256_mul_ps(_mm256_load_ps(sum), shrink));
     for (float *x = o->out + i * r->n_dim; x < o->out + (i + 1) * r->n_dim; x += 8)
         _mm256_storeu_ps(x, _mm256_mul_ps(_mm256_loadu_ps(x), shrink));
@@ -176,11 +166,11 @@ static void rescale(const struct rows *r, struct soft *o, struct block *b, int i
     o->limit[i] = top + SLACK / r->scale;
 }
 
-/* Probabilities of row i from its scores; 0 where it does not see. */
-LK_INLINE void probabilities(const struct rows *r, struct soft *o, struct block *b, int i, const struct lk_seen seen,
+/* p: the scores of row i, then its probabilities, 0 where it does not see. */
+LK_INLINE void probabilities(const struct rows *r, struct soft *o, float *p, int i, const struct lk_seen seen,
                              const enum lk_type type)
 {
-    float *p = b->p + i * PAGE, *sum = b->lane_sum + 8 * i;
+    float *sum = o->lane_sum + 8 * i;
     const __m256 none = _mm256_set1_ps(-INFINITY), least = _mm256_set1_ps(-200.0f);
     const bool whole = seen.from <= 0 && seen.to >= PAGE;
     __m256 s[4], keep[4] = {none, none, none, none}, most = none;
@@ -195,7 +185,7 @@ LK_INLINE void probabilities(const struct rows *r, struct soft *o, struct block 
         most = _mm256_max_ps(s[j], most);
     }
     if (_mm256_movemask_ps(_mm256_cmp_ps(most, _mm256_set1_ps(o->limit[i]), _CMP_GT_OQ)))
-        rescale(r, o, b, i, lk_max8(most));
+        rescale(r, o, i, lk_max8(most));
     __m256 max = _mm256_set1_ps(o->max[i]), scale = _mm256_set1_ps(r->scale), all = _mm256_load_ps(sum);
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
@@ -220,12 +210,12 @@ static int64_t page_at(const struct rows *r, int64_t ip)
     return r->page[ip] * r->a->kv.n_kv_head + r->kv_head;
 }
 
-/* Takes one page into the sums of its rows. A decoding row reads pages faster than the processor's own
+/* Takes one page into the sums of some of its rows. A decoding row reads pages faster than the processor's own
  * prefetching follows: they lie apart, and one is soon read. So the next page is asked for while this one is worked on.
  */
-LK_INLINE void take_page(const struct rows *r, const struct lk_page_rows *p, struct soft *o, struct block *b,
-                         const enum lk_type type)
+LK_INLINE void take_page(const struct rows *r, const struct lk_page_rows *p, struct soft *o, const enum lk_type type)
 {
+    _Alignas(32) float prob[ROWS * PAGE];
     const int64_t ip = p->ip;
     const int first = p->first, n = p->end - first;
     const struct lk_kv *kv = &r->a->kv;
@@ -239,17 +229,17 @@ LK_INLINE void take_page(const struct rows *r, const struct lk_page_rows *p, str
                              .right = (const char *)kv->k + at * kv->k_page_bytes,
                              .ahead = (const char *)kv->k + next * kv->k_page_bytes,
                              .pair_bytes = 2 * PAGE * elem,
-                             .out = b->p + first * PAGE,
+                             .out = prob,
                              .out_ld = PAGE};
     in_tiles(score_of[type], scores, n, most <= PAGE / 2 ? PAGE / 2 : PAGE);
     for (int i = first; i < p->end; i++) {
         if (whole)
-            probabilities(r, o, b, i, (struct lk_seen){0, PAGE}, type);
+            probabilities(r, o, prob + (i - first) * PAGE, i, (struct lk_seen){0, PAGE}, type);
         else
-            probabilities(r, o, b, i, lk_seen_of(&r->see, ip, i), type);
+            probabilities(r, o, prob + (i - first) * PAGE, i, lk_seen_of(&r->see, ip, i), type);
     }
     int64_t skip = r->dim * 4; /* as a column of a pair in tiles() */
-    struct operand values = {.left = b->p + first * PAGE,
+    struct operand values = {.left = prob,
                              .ld = PAGE,
                              .n_pair = (most + 1) / 2,
                              .right = (const char *)kv->v + at * kv->v_page_bytes + skip,
@@ -263,16 +253,20 @@ LK_INLINE void take_page(const struct rows *r, const struct lk_page_rows *p, str
 /* The positions of a split, for the rows that see some of them. */
 LK_INLINE void take_split(const struct rows *r, const struct lk_split_rows *s, struct soft *o, const enum lk_type type)
 {
-    struct block b;
     for (int i = s->first; i < s->end; i++) {
         o->max[i] = o->limit[i] = -INFINITY;
-        _mm256_store_ps(b.lane_sum + 8 * i, _mm256_setzero_ps());
+        _mm256_store_ps(o->lane_sum + 8 * i, _mm256_setzero_ps());
     }
     memset(o->out + s->first * r->n_dim, 0, (size_t)((s->end - s->first) * r->n_dim) * sizeof(float));
-    for (struct lk_page_rows p = lk_page_start(&r->see, s); lk_page_next(&r->see, s, &p);)
-        take_page(r, &p, o, &b, type);
+    for (struct lk_page_rows p = lk_page_start(&r->see, s); lk_page_next(&r->see, s, &p);) {
+        struct lk_panels parts = lk_panels_of(p.end - p.first, ROWS);
+        for (int64_t i = 0; i < parts.n; i++) {
+            struct lk_page_rows part = lk_page_part(&p, &parts, i);
+            take_page(r, &part, o, type);
+        }
+    }
     for (int i = s->first; i < s->end; i++)
-        o->sum[i] = lk_sum8(_mm256_load_ps(b.lane_sum + 8 * i));
+        o->sum[i] = lk_sum8(_mm256_load_ps(o->lane_sum + 8 * i));
 }
 
 /* all = all merged with one split; for the rows that begin in it, the split. */
@@ -342,34 +336,36 @@ LK_INLINE void attend_rows(struct rows *r, const enum lk_type type)
 LK_INLINE void attend(const struct lk_attend *a, int64_t begin, int64_t end, const enum lk_type type)
 {
     int64_t group = a->n_head / a->kv.n_kv_head, q_dims = LK_DIMS8(a->kv.head_dim);
-    int64_t n_part = lk_ceil_div(group, ROWS);
     for (int64_t i = begin; i < end; i++) {
         const struct lk_attn_item *item = &a->item[i], *next = i + 1 < end ? item + 1 : item;
-        for (int64_t part = 0; part < n_part; part++) {
-            int64_t from = group * part / n_part, to = group * (part + 1) / n_part;
-            struct rows r = {
-                .a = a,
-                .q = (const float *)a->q + ((item->kv_head * a->n_tok + item->tok) * group + from) * q_dims,
-                .q_dims = q_dims,
-                .tok = item->tok,
-                .n_tok = item->n_tok,
-                .head = item->kv_head * group + from,
-                .group = to - from,
-                .kv_head = item->kv_head,
-                .page = a->page + a->page_start[item->seq],
-                .after = lk_first_page(a, next) * a->kv.n_kv_head + next->kv_head,
-                .scale = a->scale * 1.44269504f,
-            };
-            attend_rows(&r, type);
-        }
+        int64_t kv_head = item->head / group;
+        struct rows r = {
+            .a = a,
+            .q = (const float *)a->q + ((kv_head * a->n_tok + item->tok) * group + item->head % group) * q_dims,
+            .q_dims = q_dims,
+            .tok = item->tok,
+            .n_tok = item->n_tok,
+            .head = item->head,
+            .group = item->n_head,
+            .kv_head = kv_head,
+            .page = a->page + a->page_start[item->seq],
+            .after = lk_first_page(a, next) * a->kv.n_kv_head + next->head / group,
+            .scale = a->scale * 1.44269504f,
+        };
+        attend_rows(&r, type);
     }
 }
 
 LK_BOTH_TYPES(attend, lk_attend)
 
+static int64_t attn_rows(int64_t v_dim)
+{
+    return lk_item_rows(v_dim, ROWS);
+}
+
 void lk_avx2_attend_init(struct lk_cpu *t, enum lk_type type)
 {
-    t->attn_tokens = attn_tokens;
+    t->attn_rows = attn_rows;
     t->attend = type == LK_F32 ? attend_f32 : attend_bf16;
     if (type == LK_BF16)
         t->gather = lk_gather_pairs;

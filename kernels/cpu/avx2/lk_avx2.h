@@ -180,6 +180,7 @@ void lk_avx2_act_init(struct lk_cpu *t, enum lk_type type);
 void lk_avx2_linear_init(struct lk_cpu *t, enum lk_type type);
 void lk_avx2_rope_init(struct lk_cpu *t, enum lk_type type);
 void lk_avx2_attend_init(struct lk_cpu *t, enum lk_type type);
+void lk_avx2_index_init(struct lk_cpu *t, enum lk_type type);
 void lk_avx2_top_init(struct lk_cpu *t);
 
 #endif

@@ -1,15 +1,15 @@
-/* Causal attention over the paged cache: one online softmax a split of 512 positions (Dao et al. 2022). Up to 12 rows
- * (query heads of one KV head, of one or several tokens) go through the pages together; what happens to a row depends
- * on that row alone. */
+/* Causal attention over the paged cache: one online softmax a split of 512 positions (Dao et al. 2022). An item's
+ * rows (query heads of one KV head, of one or several tokens) go through the pages together, up to 12 at once; what
+ * happens to a row depends on that row alone. */
 #include "kernels/cpu/avx512/avx512_softmax.h"
 #include "kernels/cpu/lk_gather.h"
 
 #define ROWS LK_AVX512_ROWS
 #define PAGE LK_PAGE_TOKENS
 
-static int64_t attn_tokens(int64_t group)
+static int64_t attn_rows(int64_t v_dim)
 {
-    return group < ROWS ? ROWS / group : 1;
+    return lk_item_rows(v_dim, ROWS);
 }
 
 /* Rows of Q. */
@@ -251,7 +251,7 @@ static void attend_bf16(const struct lk_attend *a, int64_t begin, int64_t end)
 
 void lk_avx512_attend_init(struct lk_cpu *t, enum lk_type type)
 {
-    t->attn_tokens = attn_tokens;
+    t->attn_rows = attn_rows;
     t->attend = type == LK_F32 ? attend_f32 : attend_bf16;
     if (type == LK_BF16)
         t->gather = lk_gather_pairs;

@@ -9,8 +9,8 @@
 #include "kernels/cpu/avx512/lk_avx512.h"
 #include "kernels/cpu/lk_spans.h"
 
-#define LK_ATTN_ROWS LK_SPAN_ROWS /* rows that go through the pages together, in any set */
-#define LK_ATTN_DIMS 256          /* dimensions of V that one pass sums: 12 rows of them stay in the first cache */
+#define LK_ATTN_ROWS LK_SPAN_ROWS /* of an item, in any set */
+#define LK_ATTN_DIMS 512          /* dimensions of V that one pass sums; more take a pass each, which scores anew */
 #define LK_ATTN_SLACK 8.f /* sums are rescaled when a score is 2^8 times above the maximum they were begun with */
 
 /* A row's running softmax: 2^(score - max) summed. */
@@ -27,7 +27,7 @@ struct lk_sums {
     _Alignas(64) float out[LK_ATTN_ROWS * LK_ATTN_DIMS]; /* times V: row i at out + i * n_dim */
 };
 
-/* Rows of one pass: `group` query heads from `head` on, of tokens tok .. tok + n_tok - 1. */
+/* An item's rows: `group` query heads from `head` on, of tokens tok .. tok + n_tok - 1. */
 struct lk_rows {
     const struct lk_attend *a;
     const uint32_t *q; /* row i at q + i * n_word */
@@ -42,9 +42,9 @@ struct lk_rows {
 };
 
 struct lk_attend_set {
-    int64_t rows;   /* of a pass at most */
+    int64_t rows;   /* that take_page takes at most */
     int64_t n_word; /* 32-bit words of a row of Q */
-    /* Takes a page of the sequence into the sums of its rows. */
+    /* Takes a page of the sequence into the sums of some of its rows. */
     void (*take_page)(const struct lk_rows *r, const struct lk_page_rows *p, struct lk_sums *o);
     /* Source columns col .. col + n - 1 of one row, all of one head; with a segment's last its zero columns too. */
     void (*put)(const struct lk_act *out, int64_t row, int64_t col, const float *v, int64_t n);
@@ -127,8 +127,13 @@ LK_INLINE void lk_take_split(const struct lk_attend_set *set, const struct lk_ro
         for (int64_t d = 0; d < r->n_dim; d += 16)
             _mm512_storeu_ps(o->out + i * r->n_dim + d, _mm512_setzero_ps());
     }
-    for (struct lk_page_rows p = lk_page_start(&r->see, s); lk_page_next(&r->see, s, &p);)
-        set->take_page(r, &p, o);
+    for (struct lk_page_rows p = lk_page_start(&r->see, s); lk_page_next(&r->see, s, &p);) {
+        struct lk_panels parts = lk_panels_of(p.end - p.first, set->rows);
+        for (int64_t i = 0; i < parts.n; i++) {
+            struct lk_page_rows part = lk_page_part(&p, &parts, i);
+            set->take_page(r, &part, o);
+        }
+    }
     for (int i = s->first; i < s->end; i++)
         o->soft[i].sum = _mm512_reduce_add_ps(_mm512_loadu_ps(o->soft[i].lane_sum));
 }
@@ -187,30 +192,28 @@ LK_INLINE void lk_attend_rows(const struct lk_attend_set *set, struct lk_rows *r
     }
 }
 
-/* Items begin .. end - 1. A group of more query heads than a pass takes is cut evenly. */
+/* Items begin .. end - 1. */
 LK_INLINE void lk_attend_items(const struct lk_attend_set *set, const struct lk_attend *a, int64_t begin, int64_t end)
 {
-    int64_t group = a->n_head / a->kv.n_kv_head, n_part = lk_ceil_div(group, set->rows);
+    int64_t group = a->n_head / a->kv.n_kv_head;
     for (int64_t i = begin; i < end; i++) {
         const struct lk_attn_item *item = &a->item[i], *next = i + 1 < end ? item + 1 : item;
-        for (int64_t part = 0; part < n_part; part++) {
-            int64_t from = group * part / n_part, to = group * (part + 1) / n_part;
-            struct lk_rows r = {
-                .a = a,
-                .q = (const uint32_t *)a->q + ((item->kv_head * a->n_tok + item->tok) * group + from) * set->n_word,
-                .n_word = set->n_word,
-                .tok = item->tok,
-                .n_tok = item->n_tok,
-                .head = item->kv_head * group + from,
-                .group = to - from,
-                .kv_head = item->kv_head,
-                .page = a->page + a->page_start[item->seq],
-                .after = lk_first_page(a, next) * a->kv.n_kv_head + next->kv_head,
-                .scale = a->scale * 1.44269504f,
-                .own = set->own,
-            };
-            lk_attend_rows(set, &r);
-        }
+        int64_t kv_head = item->head / group, row = (kv_head * a->n_tok + item->tok) * group + item->head % group;
+        struct lk_rows r = {
+            .a = a,
+            .q = (const uint32_t *)a->q + row * set->n_word,
+            .n_word = set->n_word,
+            .tok = item->tok,
+            .n_tok = item->n_tok,
+            .head = item->head,
+            .group = item->n_head,
+            .kv_head = kv_head,
+            .page = a->page + a->page_start[item->seq],
+            .after = lk_first_page(a, next) * a->kv.n_kv_head + next->head / group,
+            .scale = a->scale * 1.44269504f,
+            .own = set->own,
+        };
+        lk_attend_rows(set, &r);
     }
 }
 

@@ -3,13 +3,8 @@
 
 #include "kernels/cpu/ref/lk_ref.h"
 
-#define DIMS 256 /* dimensions of V that one pass sums */
+#define DIMS 512 /* dimensions of V that one pass sums */
 #define PAGE LK_PAGE_TOKENS
-
-static int64_t attn_tokens(int64_t group)
-{
-    return group < 12 ? 12 / group : 1;
-}
 
 /* One query head of one token. */
 struct query {
@@ -127,11 +122,11 @@ static inline void attend(const struct lk_attend *a, int64_t begin, int64_t end,
     for (int64_t i = begin; i < end; i++) {
         const struct lk_attn_item *item = &a->item[i];
         for (int64_t tok = item->tok; tok < item->tok + item->n_tok; tok++)
-            for (int64_t ih = item->kv_head * group; ih < (item->kv_head + 1) * group; ih++) {
+            for (int64_t ih = item->head; ih < item->head + item->n_head; ih++) {
                 struct query q = {.a = a,
                                   .tok = tok,
                                   .head = ih,
-                                  .kv_head = item->kv_head,
+                                  .kv_head = ih / group,
                                   .page = a->page + a->page_start[item->seq],
                                   .q_at = (tok * a->n_head + ih) * a->kv.head_dim,
                                   .first = lk_window_begin(a->window, a->pos[tok]),
@@ -139,6 +134,12 @@ static inline void attend(const struct lk_attend *a, int64_t begin, int64_t end,
                 attend_head(&q, type);
             }
     }
+}
+
+static int64_t attn_rows(int64_t v_dim)
+{
+    (void)v_dim;
+    return 12;
 }
 
 static void attend_f32(const struct lk_attend *a, int64_t begin, int64_t end)
@@ -153,6 +154,6 @@ static void attend_bf16(const struct lk_attend *a, int64_t begin, int64_t end)
 
 void lk_ref_attend_init(struct lk_cpu *t, enum lk_type type)
 {
-    t->attn_tokens = attn_tokens;
+    t->attn_rows = attn_rows;
     t->attend = type == LK_F32 ? attend_f32 : attend_bf16;
 }

@@ -1,8 +1,9 @@
-/* The indexer of sparse attention. Its numbers are laid out the same in every set, so every set has it from here. */
+/* The indexer of sparse attention. Its numbers are laid out the same in every set: a set has from here what it does not
+ * make faster. */
 #include <math.h>
 
 #include "kernels/cpu/lk_gather.h"
-#include "kernels/cpu/lk_heap.h"
+#include "kernels/cpu/lk_index.h"
 #include "kernels/cpu/ref/lk_ref.h"
 
 #define PAGE LK_PAGE_TOKENS
@@ -87,45 +88,26 @@ static inline void score_page(const struct lk_index_select *a, const float *q, c
     }
 }
 
-/* Shell's sort, by thirds: a few thousand numbers at most, and nothing to allocate. */
-static void sort_ascending(int32_t *x, int64_t n)
+static void score_page_f32(const struct lk_index_select *a, const float *q, const float *w, const void *page,
+                           float out[PAGE])
 {
-    for (int64_t gap = n / 3 + 1; gap > 0; gap = gap == 1 ? 0 : gap / 3 + 1) {
-        for (int64_t i = gap; i < n; i++) {
-            int32_t v = x[i];
-            int64_t at = i;
-            for (; at >= gap && x[at - gap] > v; at -= gap)
-                x[at] = x[at - gap];
-            x[at] = v;
-        }
-    }
+    score_page(a, q, w, page, out, LK_F32);
 }
 
-static inline void index_select(const struct lk_index_select *a, int64_t begin, int64_t end, enum lk_type type)
+static void score_page_bf16(const struct lk_index_select *a, const float *q, const float *w, const void *page,
+                            float out[PAGE])
 {
-    for (int64_t i = begin; i < end; i++) {
-        int64_t t = a->item[i].tok, last = a->pos[t];
-        const int32_t *pages = a->page + a->page_start[a->item[i].seq];
-        struct lk_heap best = {0, a->chosen + t * a->topk, a->score + t * a->topk};
-        for (int64_t ip = 0; ip * PAGE <= last; ip++) {
-            float s[PAGE];
-            score_page(a, a->q + t * a->n_head * a->plane.dim, a->w + t * a->w_ld,
-                       a->plane.key + pages[ip] * a->plane.page_bytes, s, type);
-            for (int64_t j = 0; j < PAGE && ip * PAGE + j <= last; j++)
-                lk_heap_take(&best, (int)a->topk, s[j] == s[j] ? s[j] : -INFINITY, (int32_t)(ip * PAGE + j));
-        }
-        sort_ascending(best.id, best.n);
-    }
+    score_page(a, q, w, page, out, LK_BF16);
 }
 
 static void index_select_f32(const struct lk_index_select *a, int64_t begin, int64_t end)
 {
-    index_select(a, begin, end, LK_F32);
+    lk_index_choose(a, begin, end, score_page_f32);
 }
 
 static void index_select_bf16(const struct lk_index_select *a, int64_t begin, int64_t end)
 {
-    index_select(a, begin, end, LK_BF16);
+    lk_index_choose(a, begin, end, score_page_bf16);
 }
 
 void lk_ref_index_init(struct lk_cpu *t, enum lk_type type)
