@@ -14,8 +14,8 @@ mount --bind "$2/hosts" /etc/hosts
 mkdir -p "$2/own.$1" "$2/own"
 mount --bind "$2/own.$1" "$2/own"
 hostname "$1"
-# a connection whose peer is gone is given up after seconds, not a quarter of an hour: mpirun waits for that
-echo 3 >/proc/sys/net/ipv4/tcp_retries2
+# a connection whose peer is gone is given up after 13 s, not a quarter of an hour: mpirun waits for that
+echo 5 >/proc/sys/net/ipv4/tcp_retries2
 ip link set lo up
 echo $$
 exec sleep infinity'''

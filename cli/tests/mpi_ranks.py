@@ -205,3 +205,35 @@ def a_time_limit_on_ranks(tmp):
         equal(r.end(60), 130, f'exit code ({r.err})')
     check(time.monotonic() - begin < 20, 'it took', time.monotonic() - begin)
     check(len(re.findall(r'^llmbatch[^\n]*time limit', r.err, flags=re.M)) == 1, r.err)
+
+
+@case
+def shards_on_ranks_and_their_merging(tmp):
+    needs_mpi()
+    path = write(os.path.join(tmp, 'in.jsonl'), every_kind(24, 8))
+    args = ['-m', TINY, '--audit', 'off', '-i', path]
+    want = alone(args, tmp)
+    for i in range(2):
+        with Run(local(2), [*args, '--shard', f'{i}/2', '-o', os.path.join(tmp, 'part-%s.jsonl')]) as r:
+            check(r.end() in (0, 1), r.err)
+    with Run(local(2), ['--merge', '-o', os.path.join(tmp, 'out.jsonl'),
+                        *(os.path.join(tmp, f'part-{i}-of-2.jsonl') for i in range(2))]) as r:
+        equal(r.end(), 0, r.err)
+    check(read(os.path.join(tmp, 'out.jsonl')) == want, 'shards on ranks do not make the whole')
+
+
+@case
+def errors_on_ranks(tmp):
+    needs_mpi()
+    rows = [{'prompt': 'Once', 'max_tokens': 3} if i % 3 else b'{bad' for i in range(300)]
+    path, out = write(os.path.join(tmp, 'in.jsonl'), lines(rows)), os.path.join(tmp, 'out.jsonl')
+    args = ['-m', TINY, '--audit', 'off', '-i', path, '-o', out]
+    with Run(local(2), [*args, '--max-errors', '20']) as r:
+        equal(r.end(), 5, r.err)
+    equal([text for _, _, text in r.said()], ['stopped: 21 rows have failed, more than --max-errors 20 allows'], 'said')
+    with Run(local(2), args) as r:
+        equal(r.end(), 1, r.err)
+    want = read(out)
+    with Run(local(3), [*args, '--retry-errors']) as r:  # they fail again
+        equal(r.end(), 1, r.err)
+    check(read(out) == want, 'OUT differs after --retry-errors')

@@ -70,7 +70,7 @@ enum lb_status lb_gather_step(struct lb_gather *g, const struct lb_step *step, b
         bytes[i] = message_bytes(g, i, n_out, n_asked);
     struct message *mine = (struct message *)(void *)g->arena.base;
     bool leader = g->comm->rank == 0;
-    mine->status = err->status;
+    mine->status = (int32_t)err->status;
     mine->flags = g->flags;
     memcpy(mine->text, err->text, sizeof mine->text);
     *cand = NULL;

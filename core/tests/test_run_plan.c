@@ -276,9 +276,6 @@ static void test_stats_values(void **state)
     (void)state;
     struct lb_stats s = {
         .rows = 3, .ok = 2, .error = 1, .total_s = 3, .load_s = 1, .forward_s = 1.23456789, .steps = 4};
-    struct lb_rank_stats rank = {0};
-    s.rank = &rank;
-    s.n_rank = 1;
     s.by_code[LB_ROW_TOO_LONG] = 1;
     s.prompt_tokens = 10;
     s.completion_tokens = 6;
