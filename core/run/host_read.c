@@ -112,7 +112,11 @@ static enum lb_status note_form(struct reader *rd, const struct lb_line *line, s
 {
     struct lb_row row;
     enum lb_status status = lb_row_parse(&row, &rd->spec, line->index, line->data, line->len, err);
-    LB_TRY(lb_mem_blame(status, "a row", err));
+    status = lb_mem_blame(status, "a row", err);
+    if (status != LB_OK) {
+        lb_row_release(&row);
+        return status;
+    }
     if (!row.unread || rd->spec.format != LB_FORMAT_AUTO)
         settle(rd, row.api == LB_API_NATIVE ? LB_API_NATIVE : LB_API_OPENAI);
     else if (++rd->n_held == MAX_HELD)
