@@ -45,33 +45,30 @@ static int by_group(const void *x, const void *y)
     return by_index(a, b);
 }
 
-/* Rows in the order of their tokens: what two neighbors have in common is the most that either has with any row. */
-static void find_shared(struct lb_work **rows, size_t n)
+static void make_group(struct lb_work **rows, size_t n)
 {
+    int64_t longest = 0;
     for (size_t i = 0; i < n; i++)
-        rows[i]->n_shared = 0;
-    for (size_t i = 1; i < n; i++) {
-        int64_t same = n_alike(rows[i - 1], rows[i]);
-        if (same > rows[i - 1]->n_shared)
-            rows[i - 1]->n_shared = same;
-        rows[i]->n_shared = same;
+        longest = rows[i]->n_prompt > longest ? rows[i]->n_prompt : longest;
+    for (size_t i = 0; i < n; i++) {
+        rows[i]->group = rows[0]->row.index;
+        rows[i]->group_len = longest;
     }
 }
 
-static void find_groups(struct lb_work **rows, size_t n)
+/* Rows in the order of their tokens: what two neighbors have in common is the most that either has with any row. */
+static void compare_neighbors(struct lb_work **rows, size_t n)
 {
     size_t first = 0;
-    for (size_t i = 1; i <= n; i++) {
-        if (i < n && n_alike(rows[i - 1], rows[i]) >= LK_PAGE_TOKENS)
-            continue;
-        int64_t longest = 0;
-        for (size_t k = first; k < i; k++)
-            longest = rows[k]->n_prompt > longest ? rows[k]->n_prompt : longest;
-        for (size_t k = first; k < i; k++) {
-            rows[k]->group = rows[first]->row.index;
-            rows[k]->group_len = longest;
+    int64_t before = 0; /* what row i has in common with the one in front of it */
+    for (size_t i = 0; i < n; i++) {
+        int64_t after = i + 1 < n ? n_alike(rows[i], rows[i + 1]) : 0;
+        rows[i]->n_shared = before > after ? before : after;
+        if (after < LK_PAGE_TOKENS) {
+            make_group(rows + first, i + 1 - first);
+            first = i + 1;
         }
-        first = i;
+        before = after;
     }
 }
 
@@ -89,8 +86,7 @@ static void share_parts(struct lb_work *lead)
 void lb_order_rows(struct lb_work **rows, size_t n)
 {
     qsort(rows, n, sizeof *rows, by_tokens);
-    find_shared(rows, n);
-    find_groups(rows, n);
+    compare_neighbors(rows, n);
     for (size_t i = 0; i < n; i++)
         share_parts(rows[i]);
     qsort(rows, n, sizeof *rows, by_group);

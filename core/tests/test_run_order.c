@@ -1,0 +1,114 @@
+/* The order of rows against what its header says, found by comparing every row with every other. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "core/base/mem.h"
+#include "core/run/order.h"
+#include "kernels/types.h"
+
+enum { N_ROW = 300, N_BEGINNING = 9, LONGEST = 130 };
+
+static uint32_t next_random(uint32_t *state)
+{
+    *state = *state * 1664525u + 1013904223u;
+    return *state >> 8;
+}
+
+static struct lb_work *new_row(int64_t index, int64_t n)
+{
+    struct lb_work *w = lb_work_new();
+    w->row.index = index;
+    w->n_prompt = n;
+    w->prompt = lb_mem_new((size_t)n, sizeof *w->prompt);
+    return w;
+}
+
+/* Few beginnings of all lengths, some with another in front, then tokens of few kinds. */
+static struct lb_work *random_row(int64_t index, uint32_t *random)
+{
+    int64_t n = 1 + next_random(random) % LONGEST, same = next_random(random) % (LONGEST + 1);
+    int32_t kind = (int32_t)(next_random(random) % N_BEGINNING);
+    struct lb_work *w = new_row(index, n);
+    for (int64_t i = 0; i < n; i++)
+        w->prompt[i] = i < same ? 100 + (i < 40 ? kind / 3 : kind) : (int32_t)(next_random(random) % 3);
+    return w;
+}
+
+static int64_t alike(const struct lb_work *a, const struct lb_work *b)
+{
+    int64_t n = 0;
+    while (n < a->n_prompt && n < b->n_prompt && a->prompt[n] == b->prompt[n])
+        n++;
+    return n;
+}
+
+static int64_t longest_of_group(struct lb_work *const *rows, const struct lb_work *w)
+{
+    int64_t longest = w->n_prompt;
+    for (int i = 0; i < N_ROW; i++)
+        if (alike(rows[i], w) >= LK_PAGE_TOKENS && rows[i]->n_prompt > longest)
+            longest = rows[i]->n_prompt;
+    return longest;
+}
+
+static void test_random(void **state)
+{
+    (void)state;
+    uint32_t random = 11;
+    struct lb_work *rows[N_ROW];
+    bool seen[N_ROW] = {false};
+    for (int i = 0; i < N_ROW; i++)
+        rows[i] = random_row(i, &random);
+    lb_order_rows(rows, N_ROW);
+    for (int i = 0; i < N_ROW; i++) {
+        assert_false(seen[rows[i]->row.index]);
+        seen[rows[i]->row.index] = true;
+        int64_t most = 0;
+        for (int k = 0; k < N_ROW; k++)
+            if (k != i && alike(rows[i], rows[k]) > most)
+                most = alike(rows[i], rows[k]);
+        assert_int_equal(rows[i]->n_shared, most);
+    }
+    for (int i = 1; i < N_ROW; i++) {
+        const struct lb_work *a = rows[i - 1], *b = rows[i];
+        if (alike(a, b) >= LK_PAGE_TOKENS) { /* one group */
+            assert_true(a->n_prompt > b->n_prompt || (a->n_prompt == b->n_prompt && a->row.index < b->row.index));
+            continue;
+        }
+        assert_true(longest_of_group(rows, a) >= longest_of_group(rows, b));
+        for (int k = i; k < N_ROW; k++) /* a group stands together */
+            assert_true(alike(a, rows[k]) < LK_PAGE_TOKENS);
+    }
+    for (int i = 0; i < N_ROW; i++)
+        lb_work_free(rows[i]);
+}
+
+/* Samples of a prompt share all of it, a further prompt of the row is left to itself. */
+static void test_samples(void **state)
+{
+    (void)state;
+    struct lb_work *w = new_row(0, 50);
+    w->part = lb_mem_new(3, sizeof(struct lb_work *));
+    w->part[0] = w;
+    w->part[1] = lb_work_new();
+    *w->part[1] = (struct lb_work){.lead = w, .prompt = w->prompt, .n_prompt = 50, .prompt_lent = true};
+    w->part[2] = new_row(0, 60);
+    w->part[2]->lead = w;
+    w->n_part = w->n_left = 3;
+    lb_order_rows(&w, 1);
+    assert_int_equal(w->n_shared, 50);
+    assert_int_equal(w->part[1]->n_shared, 50);
+    assert_int_equal(w->part[2]->n_shared, 0);
+    lb_work_free(w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_random), cmocka_unit_test(test_samples)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
