@@ -20,10 +20,11 @@ static inline void lk_sort_ascending(int32_t *x, int64_t n)
     }
 }
 
-/* Items begin .. end - 1. `score` writes the sums of a page's positions for one token; w are its heads' weights. */
-LK_INLINE void lk_index_choose(const struct lk_index_select *a, int64_t begin, int64_t end,
+/* Items begin .. end - 1. `score` writes the sums of a page's positions for one token; w are its heads' weights, `type`
+ * is that of the keys. */
+LK_INLINE void lk_index_choose(const struct lk_index_select *a, int64_t begin, int64_t end, enum lk_type type,
                                void (*score)(const struct lk_index_select *a, const float *q, const float *w,
-                                             const void *page, float out[LK_PAGE_TOKENS]))
+                                             const void *page, float out[LK_PAGE_TOKENS], enum lk_type type))
 {
     for (int64_t i = begin; i < end; i++) {
         int64_t t = a->item[i].tok, last = a->pos[t];
@@ -32,7 +33,7 @@ LK_INLINE void lk_index_choose(const struct lk_index_select *a, int64_t begin, i
         for (int64_t ip = 0; ip * LK_PAGE_TOKENS <= last; ip++) {
             _Alignas(32) float s[LK_PAGE_TOKENS];
             score(a, a->q + t * a->n_head * a->plane.dim, a->w + t * a->w_ld,
-                  a->plane.key + pages[ip] * a->plane.page_bytes, s);
+                  a->plane.key + pages[ip] * a->plane.page_bytes, s, type);
             int64_t n = lk_min(LK_PAGE_TOKENS, last + 1 - ip * LK_PAGE_TOKENS);
             for (int64_t j = 0; j < n; j++)
                 lk_heap_take(&best, (int)a->topk, s[j] == s[j] ? s[j] : -INFINITY, (int32_t)(ip * LK_PAGE_TOKENS + j));

@@ -64,7 +64,7 @@ static void (*const tile_of[2][LK_AVX2_ROWS + 1])(const struct heads *, __m256 *
     [LK_F32] = {NULL, EACH_ROWS(NAME, LK_F32, f32)}, [LK_BF16] = {NULL, EACH_ROWS(NAME, LK_BF16, bf16)}};
 
 LK_INLINE void score_page(const struct lk_index_select *a, const float *q, const float *w, const void *page,
-                          float to[PAGE], const enum lk_type type)
+                          float to[PAGE], enum lk_type type)
 {
     const int64_t elem = type == LK_F32 ? 4 : 2;
     struct lk_panels p = lk_panels_of(a->n_head, LK_AVX2_ROWS);
@@ -82,26 +82,14 @@ LK_INLINE void score_page(const struct lk_index_select *a, const float *q, const
     }
 }
 
-static void score_page_f32(const struct lk_index_select *a, const float *q, const float *w, const void *page,
-                           float out[PAGE])
-{
-    score_page(a, q, w, page, out, LK_F32);
-}
-
-static void score_page_bf16(const struct lk_index_select *a, const float *q, const float *w, const void *page,
-                            float out[PAGE])
-{
-    score_page(a, q, w, page, out, LK_BF16);
-}
-
 static void index_select_f32(const struct lk_index_select *a, int64_t begin, int64_t end)
 {
-    lk_index_choose(a, begin, end, score_page_f32);
+    lk_index_choose(a, begin, end, LK_F32, score_page);
 }
 
 static void index_select_bf16(const struct lk_index_select *a, int64_t begin, int64_t end)
 {
-    lk_index_choose(a, begin, end, score_page_bf16);
+    lk_index_choose(a, begin, end, LK_BF16, score_page);
 }
 
 void lk_avx2_index_init(struct lk_cpu *t, enum lk_type type)

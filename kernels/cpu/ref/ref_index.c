@@ -88,26 +88,14 @@ static inline void score_page(const struct lk_index_select *a, const float *q, c
     }
 }
 
-static void score_page_f32(const struct lk_index_select *a, const float *q, const float *w, const void *page,
-                           float out[PAGE])
-{
-    score_page(a, q, w, page, out, LK_F32);
-}
-
-static void score_page_bf16(const struct lk_index_select *a, const float *q, const float *w, const void *page,
-                            float out[PAGE])
-{
-    score_page(a, q, w, page, out, LK_BF16);
-}
-
 static void index_select_f32(const struct lk_index_select *a, int64_t begin, int64_t end)
 {
-    lk_index_choose(a, begin, end, score_page_f32);
+    lk_index_choose(a, begin, end, LK_F32, score_page);
 }
 
 static void index_select_bf16(const struct lk_index_select *a, int64_t begin, int64_t end)
 {
-    lk_index_choose(a, begin, end, score_page_bf16);
+    lk_index_choose(a, begin, end, LK_BF16, score_page);
 }
 
 void lk_ref_index_init(struct lk_cpu *t, enum lk_type type)
