@@ -20,6 +20,7 @@
 #include "core/base/file.h"
 #include "core/base/str.h"
 #include "core/io/journal.h"
+#include "core/tests/expectfile.h"
 
 static char dir[64], out[96], partial[128], tmp[128];
 
@@ -51,17 +52,6 @@ static void write_file(const char *path, const char *text)
     assert_non_null(f);
     fputs(text, f);
     fclose(f);
-}
-
-static void expect_file(const char *path, const char *want)
-{
-    struct lb_str s = {0};
-    struct lb_err err = LB_ERR_INIT;
-    lb_str_puts(&s, "");
-    if (lb_file_read(path, 1 << 24, &s, &err) != LB_OK)
-        fail_msg("%s", err.text);
-    assert_string_equal(s.data, want);
-    lb_str_release(&s);
 }
 
 static struct lb_journal *start(const struct lb_journal_spec *spec)

@@ -16,6 +16,7 @@
 #include "core/base/str.h"
 #include "core/io/facts.h"
 #include "core/io/journal.h"
+#include "core/tests/expectfile.h"
 
 #define PRINT "{\"max_tokens\":16,\"dtype\":\"f32\"}"
 #define LINE1 "{\"llmbatch_partial\":1,\"fingerprint\":" PRINT "}\n"
@@ -64,17 +65,6 @@ static void write_bytes(const char *path, const char *data, size_t n)
     assert_non_null(f);
     assert_int_equal(fwrite(data, 1, n, f), n);
     fclose(f);
-}
-
-static void expect_file(const char *path, const char *want)
-{
-    struct lb_str s = {0};
-    struct lb_err err = LB_ERR_INIT;
-    lb_str_puts(&s, "");
-    if (lb_file_read(path, 1 << 24, &s, &err) != LB_OK)
-        fail_msg("%s", err.text);
-    assert_string_equal(s.data, want);
-    lb_str_release(&s);
 }
 
 static struct lb_journal *start(struct lb_journal_spec spec, const char *bytes, size_t n)
