@@ -27,6 +27,7 @@ struct lb_llm {
     struct lb_lines *lines; /* NULL with o.prompt */
     bool stream;
     int64_t input_bytes;
+    struct lb_expect expect;
 
     struct lb_gguf gguf;
     struct lb_wfile safetensors;

@@ -45,6 +45,7 @@ struct lb_stats {
     int64_t n_param;
     int n_thread, segments;
     int64_t batch_tokens, max_seqs, kv_pages;
+    const char *why_batch, *why_seqs, *why_kv; /* why they were chosen, lent; NULL: they were not */
     struct lb_setting setting[LB_MAX_SETTING];
     int n_setting;
     /* rows */
