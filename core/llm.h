@@ -38,7 +38,7 @@ struct lb_llm {
     struct lb_chat *chat;
     struct lb_audit audit;
     struct lb_survey survey;
-    struct lb_str plan_text;
+    struct lb_str plan_text, plan_json;
     struct lb_backend *backend;
     struct lb_model *model;
     struct lb_plan plan;

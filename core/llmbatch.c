@@ -11,6 +11,8 @@
 #include "core/base/mem.h"
 #include "core/llm.h"
 #include "core/opening.h"
+#include "core/outlook.h"
+#include "core/run/probe.h"
 #include "core/run/settings.h"
 
 static const char *const stdin_input[] = {"-"};
@@ -275,6 +277,8 @@ static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
     lb_plan_derive(&llm->plan);
     enum lb_status status = lb_model_reserve(llm->model, llm->plan.limit, llm->plan.max_out, llm->plan.kv_pages, err);
     LB_TRY(lb_llm_agree(llm, status, err));
+    struct lb_probe probe = {llm->model, llm->backend, llm->ranks.comm, &llm->config, &llm->plan};
+    LB_TRY(lb_llm_agree(llm, lb_probe_choose_batch(&probe, llm->ranks.world, &llm->plan, err), err));
     lb_model_set_hook(llm->model, o->hook);
     return LB_OK;
 }
@@ -386,6 +390,8 @@ static enum lb_status open_texts(struct lb_llm *llm, struct lb_err *err)
         LB_TRY(lb_plan_length(&llm->plan, &want, err));
     else
         llm->plan.max_model_len = llm->o.max_model_len;
+    if (llm->o.plan)
+        LB_TRY(lb_outlook_open(llm, err));
     return open_chat(llm, &job, err);
 }
 
@@ -508,6 +514,7 @@ void lb_close(struct lb_llm *llm)
     lb_audit_release(&llm->audit);
     lb_survey_release(&llm->survey);
     lb_str_release(&llm->plan_text);
+    lb_str_release(&llm->plan_json);
     lb_config_release(&llm->config);
     if (llm->safetensors_open)
         lb_wfile_close(&llm->safetensors);

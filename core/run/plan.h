@@ -88,7 +88,8 @@ double lb_plan_moe_bytes(const struct lb_config *c, int64_t n_tok);
 /* Bytes of a page over all layers on one of tp ranks as the configuration gives it; a kernel set may need more. */
 size_t lb_plan_page_bytes(const struct lb_config *c, enum lb_dtype dtype, int tp);
 
-/* Bytes of the weights that one of tp ranks holds, likewise. */
+/* Bytes of the weights that one of tp ranks holds, likewise; of a layer, in the mean. */
 double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp);
+double lb_plan_layer_bytes(const struct lb_plan_spec *spec);
 
 #endif

@@ -41,20 +41,34 @@ static double replicated(const struct lb_config *c, int64_t il)
     return c->layer[il].moe ? n + dim * (double)c->moe.n_expert : n;
 }
 
+static double elements(const struct lb_wtensor *t)
+{
+    double n = 1;
+    for (int d = 0; d < t->n_dim; d++)
+        n *= (double)t->dim[d];
+    return n;
+}
+
+double lb_plan_layer_bytes(const struct lb_plan_spec *spec)
+{
+    const struct lb_config *c = spec->config;
+    double sum = 0;
+    for (size_t i = 0; i < spec->weights->n_tensor; i++) {
+        int64_t il = lb_family_layer_of(c->family, c->gguf, spec->weights->tensor[i].name);
+        sum += il >= 0 && il < c->n_layer ? elements(&spec->weights->tensor[i]) : 0;
+    }
+    return sum * (double)elem_bytes(spec->dtype) / (double)c->n_layer;
+}
+
 /* Layers behind the model's own (multi-token prediction) are never read. */
 double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp)
 {
     const struct lb_wfile *w = spec->weights;
     const struct lb_config *c = spec->config;
     double sum = 0, whole = 0, kv = 0;
-    for (size_t i = 0; i < w->n_tensor; i++) {
-        double n = 1;
-        if (lb_family_layer_of(c->family, c->gguf, w->tensor[i].name) >= c->n_layer)
-            continue;
-        for (int d = 0; d < w->tensor[i].n_dim; d++)
-            n *= (double)w->tensor[i].dim[d];
-        sum += n;
-    }
+    for (size_t i = 0; i < w->n_tensor; i++)
+        if (lb_family_layer_of(c->family, c->gguf, w->tensor[i].name) < c->n_layer)
+            sum += elements(&w->tensor[i]);
     if (tp > 1) {
         for (int64_t il = 0; il < c->n_layer; il++)
             whole += replicated(c, il);

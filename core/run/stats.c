@@ -252,6 +252,10 @@ void lb_stats_put_json(const struct lb_stats *s, const char *command, struct lb_
     put_times(out, s);
     if (!s->no_model)
         put_run(out, s);
+    if (s->plan) {
+        name(out, "plan");
+        lb_str_puts(out, s->plan);
+    }
     if (s->audit) {
         name(out, "audit");
         lb_audit_put_json(s->audit, out);

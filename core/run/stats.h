@@ -40,6 +40,7 @@ struct lb_stats {
     const char *fingerprint;      /* JSON object; NULL: none */
     bool no_model;                /* --render, --plan: what a model would have done is absent */
     const struct lb_audit *audit; /* NULL: none */
+    const char *plan;             /* JSON object: what --plan found; NULL: none */
     /* model, engine */
     const char *model_path, *architecture, *dtype, *device, *isa;
     int64_t n_param;
