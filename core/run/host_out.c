@@ -298,7 +298,7 @@ void *lb_run_writer(void *run)
     while (status == LB_OK && !closed && lb_queue_pop(&r->done, -1, &w) == LB_POP_ROW) {
         status = write_row(&f, w, &closed, &err);
         watch_errors(r);
-        lb_work_free(w);
+        lb_verify_take(&r->verify, w, w->row.index / r->spec->n_shard);
         atomic_fetch_add(&r->rows_done, 1);
     }
     if (status != LB_OK)

@@ -54,6 +54,7 @@ struct lb_run_spec {
     const struct lb_gen *gen;
     bool token_ids, timing;
     bool no_prefix_cache;
+    int64_t verify;             /* finished rows that are run again */
     bool crowd;                 /* tests: see struct lb_sched_spec */
     int64_t created;            /* of OpenAI responses */
     struct lb_journal *journal; /* not for LB_RUN_SURVEY */
