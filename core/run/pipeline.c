@@ -114,6 +114,7 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
                                   .dynamic_above = rope->type == LB_ROPE_DYNAMIC ? rope->max_position : 0,
                                   .batch_tokens = p->batch_tokens,
                                   .max_seqs = p->max_seqs,
+                                  .out_flag = spec->ranks.tp > 1 ? LB_OUT_TOP : LB_OUT_LOGITS,
                                   .crowd = spec->crowd};
     LB_TRY(lb_sched_init(&r->sched, &sched, err));
     LB_TRY(lb_step_init(&r->step, p->limit, err));
@@ -135,7 +136,7 @@ static void run_release(struct lb_run *r)
     lb_prefix_release(&r->prefix);
     lb_kv_release(&r->kv);
     lb_step_release(&r->step);
-    lb_mem_free(r->packed);
+    lb_follow_release(r);
     lb_mem_free(r->drawn);
     lb_mem_free(r->tally.latency);
     lb_queue_release(&r->raw);
