@@ -96,6 +96,8 @@ struct lb_asker {
     struct lb_asked **asked; /* the leader's */
     size_t *at;              /* where the own answer to each lies among the answers */
     int64_t n;
+    int64_t n_put[LB_ASK_ROW + 1]; /* the leader's, by kind, since the beginning */
+    uint64_t put_bytes;            /* questions, and answers of the other ranks */
 };
 
 /* For a group with several ranks. The model has reserved its memory. */

@@ -129,8 +129,10 @@ static void take_round(struct lb_asker *k, const size_t counts[static LB_COMM_MA
         answer[p] = at;
         at += counts[p];
     }
+    k->put_bytes += (uint64_t)(at - answer[1]);
     for (int64_t i = 0; i < k->n; i++) {
         const struct lb_ask a = k->ask[i];
+        k->n_put[a.q.kind]++;
         if (a.q.kind == LB_ASK_ROW)
             k->asked[i]->row = lb_model_logits(k->model, a.q.output);
         lb_asked_take(k->asked[i], k->begin, k->comm->size, answer);
@@ -151,6 +153,7 @@ enum lb_status lb_asker_put(struct lb_asker *k, struct lb_asked *asked, int64_t 
             k->comm->ops->bcast(k->comm, &head, sizeof head);
             k->comm->ops->bcast(k->comm, k->questions.base, bytes);
             LB_TRY(answer_round(k, counts, err));
+            k->put_bytes += sizeof head + bytes;
             take_round(k, counts);
         }
         asked += done;

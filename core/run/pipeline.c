@@ -249,6 +249,13 @@ static void count_forward(struct lb_run *r)
     lb_log_put(r->spec->log, LB_LOG_DEBUG,
                "forward: layer products %.6g s, attention and cache %.6g s, norms %.6g s, head %.6g s", c->linear_s,
                c->attend_s, c->norm_s, c->head_s);
+    const int64_t *n = r->asker.n_put;
+    if (r->asked)
+        lb_log_put(r->spec->log, LB_LOG_DEBUG,
+                   "sampling: the group's ranks were asked for %lld lists of logits, %lld masses, %lld ids, %lld ranks "
+                   "and %lld rows, %.6g MB in all",
+                   (long long)n[LB_ASK_VALUES], (long long)n[LB_ASK_MASS], (long long)n[LB_ASK_FIND],
+                   (long long)n[LB_ASK_COUNT], (long long)n[LB_ASK_ROW], 1e-6 * (double)r->asker.put_bytes);
     struct lb_model_size size = lb_model_size_of(r->spec->model);
     m->leads = 1;
     m->padding = c->product_rows - c->token_rows;
