@@ -10,6 +10,8 @@
 #ifndef KERNELS_CUDA_LK_CUDA_H
 #define KERNELS_CUDA_LK_CUDA_H
 
+#include <stddef.h>
+
 #include "kernels/args_sparse.h"
 
 #ifdef __cplusplus
@@ -43,6 +45,71 @@ struct lk_tree {
     bool add;
 };
 int lk_cuda_tree(const struct lk_tree *a, void *stream);
+
+/* ---- positions and the cache ---- */
+
+int lk_cuda_rope_table(const struct lk_rope_table *a, void *stream);
+int lk_cuda_rope_kv(const struct lk_rope_kv *a, enum lk_type type, void *stream);
+int lk_cuda_latent(const struct lk_latent *a, void *stream);
+
+/* ---- attention ---- */
+
+/* A row of attention work, all heads of a token; its state in split s is in slot + s. */
+struct lk_attn_row {
+    int32_t tok, slot;
+};
+
+enum lk_attn_kind {
+    LK_ATTN_WHOLE, /* the pages are all that the rows see: results go out */
+    LK_ATTN_STATE, /* pages of one split: the rows' states are kept */
+    LK_ATTN_RESUME /* the same, from the states that an item of the first launch kept */
+};
+
+/* Rows row .. row + n_row - 1 against pages page_begin .. page_end - 1 of sequence seq, whose first pages they share.
+ */
+struct lk_attn_work {
+    int32_t row, n_row, seq, page_begin, page_end;
+    enum lk_attn_kind kind;
+};
+
+/* What a step's attention does, made by lk_attn_plan_step on the host and copied to the device: items in tiles of many
+ * rows, then (second launch) of few, then rows whose states are merged. The same for all layers of a window. */
+struct lk_attn_plan {
+    const struct lk_attn_work *item; /* [n_many + n_few] */
+    int64_t n_many, n_few;
+    const struct lk_attn_row *row; /* [n_row], from merge_row on those to merge */
+    int64_t n_row, merge_row, n_merge;
+    int64_t n_slot;
+    float *state;        /* scratch of lk_attn_state_bytes */
+    size_t shared_bytes; /* that a block of this device may have */
+};
+
+/* A sequence of the step: tokens tok .. tok + n_tok - 1 at positions pos ...; page is the host's list of its pages. */
+struct lk_attn_seq {
+    int32_t tok, n_tok, pos;
+    const int32_t *page;
+};
+
+/* Most items and rows that a step can need; what the states take. */
+int64_t lk_attn_plan_items(const struct lk_attn_seq *seq, int64_t n_seq);
+int64_t lk_attn_plan_rows(const struct lk_attn_seq *seq, int64_t n_seq);
+size_t lk_attn_state_bytes(int64_t n_slot, int64_t n_head, int64_t v_dim);
+
+/* Shape that a plan is made for. */
+struct lk_attn_shape {
+    int64_t n_head, n_kv_head, v_dim, window;
+};
+
+/* Fills item and row, and the counts of *plan. Neighboring sequences of one token that begin with the same pages read
+ * these once, as many as fit into a tile. */
+void lk_attn_plan_step(const struct lk_attn_seq *seq, int64_t n_seq, const struct lk_attn_shape *shape,
+                       struct lk_attn_work *item, struct lk_attn_row *row, struct lk_attn_plan *plan);
+
+/* Rows (tokens times heads of a KV head) that an item has at most. */
+int lk_cuda_attn_rows(int64_t v_dim);
+
+/* bf16; a->item is not used. */
+int lk_cuda_attend(const struct lk_attend *a, const struct lk_attn_plan *plan, void *stream);
 
 #ifdef __cplusplus
 }

@@ -10,6 +10,8 @@ static const struct {
     void (*run)(void);
 } ops[] = {
     {"rows", check_rows},
+    {"rope", check_rope},
+    {"attention", check_attention},
 };
 
 void check(bool ok, const char *op, const char *format, ...)

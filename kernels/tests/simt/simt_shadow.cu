@@ -4,8 +4,8 @@
 #include <stdlib.h>
 
 #define MAX_BUFFERS 512
-#define MAX_COPIES 4096 /* of a block, under way */
-#define CELL 2          /* bytes */
+#define MAX_COPIES 32768 /* of a block, under way */
+#define CELL 2           /* bytes */
 #define VECTOR 16
 
 struct buffer {
@@ -31,7 +31,12 @@ struct copy {
     uint8_t *to;
     const uint8_t *from;
     int bytes, from_bytes;
-    int thread, group;
+    int group, next; /* the thread's next one, or of the free ones */
+};
+
+/* What a thread has under way, oldest first. */
+struct queue {
+    int first, last, group;
 };
 
 static buffer buffers[MAX_BUFFERS];
@@ -39,7 +44,8 @@ static int n_buffer, last_buffer;
 static cell cells[SIMT_MAX_SHARED / CELL];
 alignas(VECTOR) static uint8_t shared[SIMT_MAX_SHARED];
 static copy copies[MAX_COPIES];
-static int n_copy, group_of[SIMT_MAX_THREADS];
+static queue queues[SIMT_MAX_THREADS];
+static int n_copy, free_copy; /* used so far in this block; -1: none came back yet */
 
 void simt_add(const void *begin, size_t bytes, bool writable)
 {
@@ -205,22 +211,40 @@ unsigned long long simt_atomic_add64(unsigned long long *to, unsigned long long 
 void simt_memory_begin(void)
 {
     n_copy = 0;
-    memset(group_of, 0, sizeof group_of);
+    free_copy = -1;
+    for (int i = 0; i < simt_the_block.n_thread; i++)
+        queues[i] = {-1, -1, 0};
+}
+
+static int new_copy(void)
+{
+    int i = free_copy;
+    if (i >= 0) {
+        free_copy = copies[i].next;
+        return i;
+    }
+    if (n_copy == MAX_COPIES)
+        simt_fail(SIMT_LAUNCH, "more than %d copies under way", MAX_COPIES);
+    return n_copy++;
 }
 
 void simt_cp_async(void *to, const void *from, int bytes, int from_bytes)
 {
-    int thread = simt_current()->id;
+    queue *q = &queues[simt_current()->id];
     check_vector(to, bytes);
     check_vector(from, bytes);
-    if (n_copy == MAX_COPIES)
-        simt_fail(SIMT_LAUNCH, "more than %d copies under way", MAX_COPIES);
     if (from_bytes > 0)
         simt_access(from, (size_t)from_bytes, false, false);
     simt_access(to, (size_t)bytes, true, false);
-    copies[n_copy++] = {(uint8_t *)to, (const uint8_t *)from, bytes, from_bytes, thread, group_of[thread]};
-    for (int i = 0; i < bytes; i += CELL) {
-        cell *c = &cells[((uint8_t *)to - shared + i) / CELL];
+    int i = new_copy();
+    copies[i] = {(uint8_t *)to, (const uint8_t *)from, bytes, from_bytes, q->group, -1};
+    if (q->first < 0)
+        q->first = i;
+    else
+        copies[q->last].next = i;
+    q->last = i;
+    for (int at = 0; at < bytes; at += CELL) {
+        cell *c = &cells[((uint8_t *)to - shared + at) / CELL];
         c->copies = c->copied_in == simt_the_block.number ? c->copies + 1 : 1;
         c->copied_in = simt_the_block.number;
     }
@@ -228,7 +252,7 @@ void simt_cp_async(void *to, const void *from, int bytes, int from_bytes)
 
 void simt_cp_commit(void)
 {
-    group_of[simt_current()->id]++;
+    queues[simt_current()->id].group++;
 }
 
 static void arrive(const copy *c)
@@ -242,14 +266,14 @@ static void arrive(const copy *c)
 
 void simt_cp_wait(int open)
 {
-    int thread = simt_current()->id, kept = 0, last = group_of[thread] - open;
-    for (int i = 0; i < n_copy; i++) {
-        if (copies[i].thread == thread && copies[i].group < last)
-            arrive(&copies[i]);
-        else
-            copies[kept++] = copies[i];
+    queue *q = &queues[simt_current()->id];
+    while (q->first >= 0 && copies[q->first].group < q->group - open) {
+        int i = q->first;
+        arrive(&copies[i]);
+        q->first = copies[i].next;
+        copies[i].next = free_copy;
+        free_copy = i;
     }
-    n_copy = kept;
 }
 
 /* ---- what the compiler calls at loads and stores (-fsanitize=thread) ---- */
