@@ -66,6 +66,18 @@ void lb_html_real(struct lb_str *out, double value)
     lb_str_puts(out, text);
 }
 
+void lb_html_seconds(struct lb_str *out, double value)
+{
+    if (fabs(value) < 1 && value != 0)
+        lb_str_putf(out, "%.3g ms", 1e3 * value);
+    else if (fabs(value) < 1000)
+        lb_str_putf(out, fabs(value) < 100 ? "%.2f s" : "%.1f s", value);
+    else {
+        lb_html_real(out, value);
+        lb_str_puts(out, " s");
+    }
+}
+
 /* ---- numbers that the stats file has, under their names there ---- */
 
 static void put_int(struct lb_str *out, const char *key, int64_t value, const char *unit)
@@ -85,6 +97,17 @@ static void put_real(struct lb_str *out, const char *key, double value, const ch
     lb_str_putf(out, "<data data-key=\"%s\" value=\"%.6g\">", key, value);
     lb_html_real(out, value);
     lb_str_putf(out, "%s</data>", unit);
+}
+
+static void put_seconds(struct lb_str *out, const char *key, double value)
+{
+    if (!isfinite(value)) {
+        lb_str_puts(out, "not measured");
+        return;
+    }
+    lb_str_putf(out, "<data data-key=\"%s\" value=\"%.6g\">", key, value);
+    lb_html_seconds(out, value);
+    lb_str_puts(out, "</data>");
 }
 
 static void put_percent(struct lb_str *out, const char *key, double value)
@@ -178,19 +201,19 @@ static void put_tiles(struct lb_str *out, const struct lb_stats *s)
     put_int(out, "rows.error", s->error, "");
     lb_str_puts(out, "</b><span>rows failed</span></div>");
     open_tile(out);
-    put_real(out, "time_s.total", s->total_s, " s");
+    put_seconds(out, "time_s.total", s->total_s);
     lb_str_puts(out, "</b><span>in all, ");
-    put_real(out, "time_s.load", s->load_s, " s to load");
-    lb_str_puts(out, "</span></div>");
+    put_seconds(out, "time_s.load", s->load_s);
+    lb_str_puts(out, " of it to load</span></div>");
     open_tile(out);
     put_real(out, "throughput.total_tok_s", rates.total, "");
     lb_str_puts(out, "</b><span>tokens a second</span></div>");
     open_tile(out);
     put_real(out, "throughput.completion_tok_s", rates.completion, "");
-    lb_str_puts(out, "</b><span>of them new</span></div>");
+    lb_str_puts(out, "</b><span>new tokens a second</span></div>");
     open_tile(out);
-    put_real(out, "latency_s.p50", s->n_latency ? s->latency_p50 : NAN, " s");
-    lb_str_puts(out, "</b><span>a row, half of them</span></div></div>");
+    put_seconds(out, "latency_s.p50", s->n_latency ? s->latency_p50 : NAN);
+    lb_str_puts(out, "</b><span>median time of a row</span></div></div>");
 }
 
 /* ---- time by stage ---- */
@@ -213,8 +236,8 @@ static void put_stages(struct lb_str *out, const struct lb_stats *s)
         {"time_s.write", "Writing, beside the rest", "beside", s->write_s},
     };
     lb_str_puts(out, "<section><h2>Time by stage</h2><div class=\"soft\">Of ");
-    lb_html_real(out, s->total_s);
-    lb_str_puts(out, " s in all.");
+    lb_html_seconds(out, s->total_s);
+    lb_str_puts(out, " in all.");
     if (s->dp > 1)
         lb_str_puts(out, " Where groups of ranks run side by side, their mean.");
     lb_str_puts(out, "</div><table class=\"bars\"><tbody>");
@@ -228,7 +251,7 @@ static void put_stages(struct lb_str *out, const struct lb_stats *s)
             "<tr class=\"%s\"><th scope=\"row\">%s</th><td><div class=\"meter\" style=\"width:%.2f%%\"></div></td>",
             t->style, t->label, 100 * share);
         lb_str_puts(out, "<td class=\"n\">");
-        put_real(out, t->key, t->seconds, " s");
+        put_seconds(out, t->key, t->seconds);
         lb_str_puts(out, "</td></tr>");
     }
     lb_str_puts(out, "</tbody></table></section>");
@@ -244,7 +267,7 @@ static void put_errors(struct lb_str *out, const struct lb_stats *s)
         lb_str_puts(out, "<div class=\"soft\">None.</div></section>");
         return;
     }
-    lb_str_puts(out, "<table class=\"bars bad\"><tbody>");
+    lb_str_puts(out, "<table class=\"bars fail\"><tbody>");
     for (int code = LB_ROW_OK + 1; code < LB_N_ROW_CODE; code++) {
         const char *name = lb_row_code_name((enum lb_row_code)code);
         if (!s->by_code[code])
@@ -259,11 +282,11 @@ static void put_errors(struct lb_str *out, const struct lb_stats *s)
     lb_str_puts(out, "</tbody></table></section>");
 }
 
-static void put_cell(struct lb_str *out, double value, const char *unit)
+static void put_cell(struct lb_str *out, double seconds)
 {
     lb_str_puts(out, "<td class=\"n\">");
-    lb_html_real(out, value);
-    lb_str_putf(out, "%s</td>", unit);
+    lb_html_seconds(out, seconds);
+    lb_str_puts(out, "</td>");
 }
 
 static void put_slow(struct lb_str *out, const struct lb_view *v)
@@ -272,10 +295,10 @@ static void put_slow(struct lb_str *out, const struct lb_view *v)
     bool ranks = v->stats->n_rank > 1;
     if (!w->n_slow)
         return;
-    lb_str_puts(
-        out, "<section><h2>Slowest rows</h2><div class=\"soft\">From the first step of a row to its last "
-             "token.</div><div class=\"scroll\"><table><thead><tr><th class=\"n\">Row</th><th>Id</th><th class=\"n\">"
-             "Prompt</th><th class=\"n\">New</th><th class=\"n\">Waited</th><th class=\"n\">Took</th>");
+    lb_str_puts(out, "<section><h2>Slowest rows</h2><div class=\"soft\">From the first step of a row to its last "
+                     "token.</div><div class=\"scroll\"><table class=\"fit\"><thead><tr><th "
+                     "class=\"n\">Row</th><th>Id</th><th class=\"n\">"
+                     "Prompt</th><th class=\"n\">New</th><th class=\"n\">Waited</th><th class=\"n\">Took</th>");
     lb_str_puts(out, ranks ? "<th class=\"n\">Rank</th></tr></thead><tbody>" : "</tr></thead><tbody>");
     for (int i = 0; i < w->n_slow; i++) {
         const struct lb_slow_row *r = &w->slow[i];
@@ -288,8 +311,8 @@ static void put_slow(struct lb_str *out, const struct lb_view *v)
         lb_str_puts(out, "</td><td class=\"n\">");
         lb_html_int(out, (long long)r->n_new);
         lb_str_puts(out, "</td>");
-        put_cell(out, r->wait_s, " s");
-        put_cell(out, r->latency_s, " s");
+        put_cell(out, r->wait_s);
+        put_cell(out, r->latency_s);
         if (ranks)
             lb_str_putf(out, "<td class=\"n\">%d</td>", r->rank);
         lb_str_puts(out, "</tr>");
@@ -300,9 +323,9 @@ static void put_slow(struct lb_str *out, const struct lb_view *v)
 static void put_ranks(struct lb_str *out, const struct lb_stats *s)
 {
     char key[48];
-    lb_str_puts(out,
-                "<section><h2>Ranks</h2><div class=\"scroll\"><table><thead><tr><th class=\"n\">Rank</th><th>Host</th>"
-                "<th class=\"n\">Busy</th><th class=\"n\">Idle</th>");
+    lb_str_puts(out, "<section><h2>Ranks</h2><div class=\"scroll\"><table class=\"fit\"><thead><tr><th "
+                     "class=\"n\">Rank</th><th>Host</th>"
+                     "<th class=\"n\">Busy</th><th class=\"n\">Idle</th>");
     lb_str_puts(out, s->n_rank > 1 ? "<th class=\"n\">For other ranks</th>" : "");
     lb_str_puts(out, "<th class=\"n\">Memory, at most</th></tr></thead><tbody>");
     for (int i = 0; i < s->n_rank; i++) {
@@ -314,14 +337,14 @@ static void put_ranks(struct lb_str *out, const struct lb_stats *s)
         lb_html_text(out, k->host);
         lb_str_puts(out, "</td><td class=\"n\">");
         snprintf(key, sizeof key, "ranks.%d.busy_s", i);
-        put_real(out, key, k->busy_s, " s");
+        put_seconds(out, key, k->busy_s);
         lb_str_puts(out, "</td><td class=\"n\">");
         snprintf(key, sizeof key, "ranks.%d.idle_s", i);
-        put_real(out, key, k->idle_s, " s");
+        put_seconds(out, key, k->idle_s);
         if (s->n_rank > 1) {
             lb_str_puts(out, "</td><td class=\"n\">");
             snprintf(key, sizeof key, "ranks.%d.collective_s", i);
-            put_real(out, key, k->collective_s, " s");
+            put_seconds(out, key, k->collective_s);
         }
         lb_str_puts(out, "</td><td class=\"n\">");
         snprintf(key, sizeof key, "ranks.%d.peak_rss_bytes", i);
@@ -333,60 +356,75 @@ static void put_ranks(struct lb_str *out, const struct lb_stats *s)
 
 /* ---- numbers ---- */
 
-static void label(struct lb_str *out, const char *text)
+/* One table of a name and a number a line. */
+static void open_numbers(struct lb_str *out, const char *title)
 {
-    lb_str_putf(out, "</td></tr><tr><th scope=\"row\">%s</th><td class=\"n\">", text);
-}
-
-static void open_numbers(struct lb_str *out, const char *text)
-{
-    lb_str_putf(out, "<table><tbody><tr><th scope=\"row\">%s</th><td class=\"n\">", text);
+    lb_str_putf(out, "<div class=\"group\"><h3>%s</h3><table><tbody>", title);
 }
 
 static void close_numbers(struct lb_str *out)
 {
-    lb_str_puts(out, "</td></tr></tbody></table>");
+    lb_str_puts(out, "</td></tr></tbody></table></div>");
+}
+
+static void label(struct lb_str *out, const char *text)
+{
+    if (out->len < 7 || memcmp(out->data + out->len - 7, "<tbody>", 7) != 0)
+        lb_str_puts(out, "</td></tr>");
+    lb_str_putf(out, "<tr><th scope=\"row\">%s</th><td class=\"n\">", text);
 }
 
 static void put_counts(struct lb_str *out, const struct lb_stats *s)
 {
-    open_numbers(out, "Rows that ended at a stop");
+    open_numbers(out, "Rows");
+    label(out, "Ended at a stop");
     put_int(out, "rows.stop", s->stop, "");
-    label(out, "Rows that ended at their limit of tokens");
+    label(out, "Ended at their limit of tokens");
     put_int(out, "rows.length", s->length, "");
-    label(out, "Rows of an earlier run");
+    label(out, "Finished by an earlier run");
     put_int(out, "rows.resumed", s->resumed, "");
-    label(out, "Prompt tokens");
+    close_numbers(out);
+    open_numbers(out, "Tokens of this run");
+    label(out, "Of prompts");
     put_int(out, "tokens.prompt", s->prompt_tokens, "");
-    label(out, "computed");
+    label(out, "Of prompts, computed");
     put_int(out, "tokens.prompt_computed", s->prompt_computed, "");
-    label(out, "found in pages of other rows");
+    label(out, "Of prompts, found in pages of other rows");
     put_int(out, "tokens.prefix_hit", s->prefix_hit, "");
-    label(out, "New tokens");
+    label(out, "New");
     put_int(out, "tokens.completion", s->completion_tokens, "");
-    label(out, "Tokens computed again after an eviction");
+    label(out, "Computed again after an eviction");
     put_int(out, "tokens.recomputed", s->recomputed, "");
     label(out, "Padding");
     put_int(out, "tokens.padding", s->padding, "");
     close_numbers(out);
 }
 
+static void put_latency(struct lb_str *out, const struct lb_stats *s)
+{
+    if (!s->n_latency)
+        return;
+    open_numbers(out, "Time of a row, first step to last token");
+    label(out, "90 of 100 rows are faster than");
+    put_seconds(out, "latency_s.p90", s->latency_p90);
+    label(out, "99 of 100 rows are faster than");
+    put_seconds(out, "latency_s.p99", s->latency_p99);
+    label(out, "Slowest row");
+    put_seconds(out, "latency_s.max", s->latency_max);
+    close_numbers(out);
+}
+
 static void put_speeds(struct lb_str *out, const struct lb_stats *s)
 {
-    open_numbers(out, "Prompt tokens a second");
+    open_numbers(out, "Rates");
+    label(out, "Prompt tokens a second");
     put_real(out, "throughput.prompt_tok_s", lb_stats_rates(s).prompt, "");
     if (s->forward_s > 0) {
         label(out, "Products of weights");
         put_real(out, "throughput.model_tflops", s->model_tflops, " TFLOP/s");
     }
-    if (s->n_latency) {
-        label(out, "A row, 90 of 100 are faster");
-        put_real(out, "latency_s.p90", s->latency_p90, " s");
-        label(out, "A row, 99 of 100 are faster");
-        put_real(out, "latency_s.p99", s->latency_p99, " s");
-        label(out, "The slowest row");
-        put_real(out, "latency_s.max", s->latency_max, " s");
-    }
+    close_numbers(out);
+    open_numbers(out, "Steps and cache");
     label(out, "Steps");
     put_int(out, "steps.count", s->steps, "");
     if (s->steps) {
@@ -396,22 +434,22 @@ static void put_speeds(struct lb_str *out, const struct lb_stats *s)
         put_real(out, "steps.seqs_mean", s->seqs_mean, "");
         label(out, "Share of the token budget used");
         put_percent(out, "steps.fill", s->fill);
-    }
-    label(out, "KV cache: pages at most");
-    put_int(out, "kv.peak_pages", s->peak_pages, "");
-    if (s->steps) {
-        label(out, "KV cache: empty slots a row");
+        label(out, "Empty cache slots a row");
         put_real(out, "kv.waste", s->waste, "");
     }
+    label(out, "Cache pages in use, at most");
+    put_int(out, "kv.peak_pages", s->peak_pages, "");
     close_numbers(out);
 }
 
 static void put_numbers(struct lb_str *out, const struct lb_stats *s)
 {
-    lb_str_puts(out, "<section><h2>Numbers</h2><div class=\"two\">");
+    lb_str_puts(out, "<section><h2>Numbers</h2><div class=\"two\"><div>");
     put_counts(out, s);
+    lb_str_puts(out, "</div><div>");
+    put_latency(out, s);
     put_speeds(out, s);
-    lb_str_puts(out, "</div></section>");
+    lb_str_puts(out, "</div></div></section>");
 }
 
 /* ---- settings and audit ---- */
@@ -419,7 +457,8 @@ static void put_numbers(struct lb_str *out, const struct lb_stats *s)
 static void put_settings(struct lb_str *out, const struct lb_view *v)
 {
     const struct lb_stats *s = v->stats;
-    lb_str_puts(out, "<section><h2>Settings</h2><div class=\"two\"><table><tbody>");
+    lb_str_puts(out, "<section><h2>Settings</h2><div class=\"two\"><div class=\"group\"><h3>Generation</h3>"
+                     "<table><tbody>");
     for (int i = 0; i < s->n_setting; i++) {
         const struct lb_setting *t = &s->setting[i];
         lb_str_putf(out, "<tr><th scope=\"row\">%s</th><td class=\"n\"><data data-key=\"sampling.%s.value\" value=\"",
@@ -429,8 +468,9 @@ static void put_settings(struct lb_str *out, const struct lb_view *v)
         lb_html_text(out, t->value);
         lb_str_putf(out, "</data></td><td class=\"origin\">%s</td></tr>", t->origin);
     }
-    lb_str_puts(out, "</tbody></table>");
-    open_numbers(out, "Tokens a step, at most");
+    lb_str_puts(out, "</tbody></table></div>");
+    open_numbers(out, "Engine");
+    label(out, "Tokens a step, at most");
     put_int(out, "engine.batch_tokens", s->batch_tokens, "");
     label(out, "Rows at a time, at most");
     put_int(out, "engine.max_seqs", s->max_seqs, "");
@@ -441,7 +481,7 @@ static void put_settings(struct lb_str *out, const struct lb_view *v)
     close_numbers(out);
     lb_str_puts(out, "</div>");
     if (v->command) {
-        lb_str_puts(out, "<h2 style=\"margin-top:24px\">Command</h2><pre>");
+        lb_str_puts(out, "<div class=\"group\"><h3>Command</h3></div><pre>");
         lb_html_text(out, v->command);
         lb_str_puts(out, "</pre>");
     }

@@ -20,6 +20,9 @@ void lb_html_text(struct lb_str *out, const char *text);
 void lb_html_int(struct lb_str *out, long long value);
 void lb_html_real(struct lb_str *out, double value);
 
+/* A time with its unit: seconds, below one milliseconds. */
+void lb_html_seconds(struct lb_str *out, double value);
+
 /* The run over time, and the lengths of prompts and answers: charts. */
 void lb_html_charts(struct lb_str *out, const struct lb_view *v);
 void lb_html_lengths(struct lb_str *out, const struct lb_view *v);

@@ -280,15 +280,10 @@ static void put_bars(struct lb_str *out, const struct lb_lengths *l, const char 
         lb_str_puts(out, "</title></rect>");
     }
     lb_str_puts(out, "</svg><div class=\"x\">");
-    for (int i = 0; i <= 4; i++) {
-        int at = b.n * i / 4;
-        if (i > 0 && at == b.n * (i - 1) / 4)
-            continue;
+    int step = (int)round_count((b.n + 4) / 5);
+    for (int at = 0; at <= b.n; at += step) {
         lb_str_putf(out, "<span style=\"left:%.2f%%\">", 100.0 * at / b.n);
-        if (b.more && at == b.n) /* the last edge is none */
-            lb_str_puts(out, "longer");
-        else
-            lb_html_int(out, (long long)(at * width));
+        lb_html_int(out, (long long)(at * width));
         lb_str_puts(out, "</span>");
     }
     lb_str_puts(out, "</div></div></figure>");

@@ -74,10 +74,10 @@ def check_numbers(page, stats):
             equal((value, text), (json.dumps(want),) * 2, key)
             continue
         equal(float(value), float(want), key)
-        shown = re.match(r'(-?[\d,]+(?:\.\d+)?(?:e-?\d+)?)( %| MiB)?', text)
+        shown = re.match(r'(-?[\d,]+(?:\.\d+)?(?:e-?\d+)?)( %| MiB| ms)?', text)
         check(shown, key, text)
-        number = float(shown[1].replace(',', '')) * {' %': 0.01, ' MiB': 2 ** 20}.get(shown[2], 1)
-        check(abs(number - want) <= 1e-3 * abs(want) + (5e-4 if shown[2] == ' %' else 2 ** 19 if shown[2] else 0), key, text, want)
+        number = float(shown[1].replace(',', '')) * {' %': 0.01, ' ms': 0.001, ' MiB': 2 ** 20}.get(shown[2], 1)
+        check(abs(number - want) <= 5e-3 * abs(want) + {' %': 5e-4, ' MiB': 2 ** 19}.get(shown[2], 0), key, text, want)
     missing = set(leaves(stats)) - {key for key, _, _ in page.data} - NOT_SHOWN
     equal(sorted(k for k in missing if not k.startswith('fingerprint')), [], 'numbers that the page lacks')
 
