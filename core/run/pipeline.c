@@ -314,6 +314,8 @@ enum lb_status lb_run_rows(const struct lb_run_spec *spec, struct lb_stats *stat
     if (spec->mode == LB_RUN_MODEL)
         status = lb_follow_agree(spec, status, &why);
     bool ready = status == LB_OK;
+    lb_watch_begin(spec->watch);
+    lb_timeline_begin(spec->timeline, spec->ranks.world->host, spec->plan->batch_tokens, stats->load_s);
     if (status == LB_OK)
         status = start(r, &why);
     if (status == LB_OK)
@@ -327,6 +329,7 @@ enum lb_status lb_run_rows(const struct lb_run_spec *spec, struct lb_stats *stat
                    (unsigned long long)(lb_mem_count() - r->first_allocs));
     if (ready)
         stop(r, status != LB_OK || r->over);
+    lb_timeline_end(spec->timeline);
     if (status == LB_OK)
         lb_run_progress(r, true);
     r->timed_out = r->timed_out || atomic_load(&r->left_out);

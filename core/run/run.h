@@ -9,6 +9,7 @@
 #include "core/run/ask.h"
 #include "core/run/pipeline.h"
 #include "core/run/sched.h"
+#include "core/run/timeline.h"
 
 enum { LB_T_READER, LB_T_TOKENIZER, LB_T_WINDOW, LB_T_DEAL, LB_T_WRITER, LB_N_THREAD };
 
@@ -40,6 +41,7 @@ struct lb_run {
     struct lb_work *waiting;            /* next row to be admitted ... */
     int32_t next_part;                  /* ... from this sequence on */
     struct lb_work *finished;           /* rows of this step that ended */
+    struct lb_step_note note;           /* of this step */
     bool input_done, interrupted, over; /* over: end after this round */
     bool timed_out;                     /* the deadline came, or was too near for rows that were then left out */
     double step_s;                      /* of late, for what can be done before the deadline */
