@@ -20,6 +20,7 @@ struct lb_model {
     struct lb_gather gather;
     struct lb_step_limits limit;
     int32_t max_out;
+    int first_layer, end_layer; /* of a pass */
     struct lb_rope_args rope;
     struct lb_kv_mem *kv;
     const struct lb_hook *hook;
@@ -306,7 +307,7 @@ enum lb_status lb_model_forward(struct lb_model *m, const struct lb_step *step, 
 
     embed(&p);
     hook_embedding(&p);
-    for (int il = 0; il < (int)m->config->n_layer; il++) {
+    for (int il = m->first_layer; il < m->end_layer; il++) {
         m->comm->ops->beat(m->comm, "layer", il);
         layer_forward(&p, &m->weights.layer[il], il);
         hook_layer(&p, il);
@@ -359,6 +360,7 @@ enum lb_status lb_model_open(struct lb_model **out, const struct lb_model_spec *
     m->config = spec->config;
     m->be = spec->backend;
     m->comm = spec->comm ? spec->comm : lb_comm_self();
+    m->end_layer = (int)spec->config->n_layer;
     rope_init(m);
     enum lb_status status = slice_init(m, err);
     struct lb_weights_spec weights = {spec->config, spec->weights, spec->backend, &m->cols, spec->log, NULL};
@@ -483,6 +485,12 @@ void lb_model_tell(struct lb_model *m, uint32_t flags)
 uint32_t lb_model_told(const struct lb_model *m)
 {
     return m->gather.flags_of_all;
+}
+
+void lb_model_set_layers(struct lb_model *m, int first, int end)
+{
+    m->first_layer = first;
+    m->end_layer = end;
 }
 
 void lb_model_set_hook(struct lb_model *m, const struct lb_hook *hook)

@@ -76,6 +76,10 @@ const int64_t *lb_model_parts(const struct lb_model *m);
 void lb_model_tell(struct lb_model *m, uint32_t flags);
 uint32_t lb_model_told(const struct lb_model *m);
 
+/* The next passes take layers first .. end - 1 alone: to time a part of the model. Their candidates mean nothing. The
+ * first one must not share the positions that an earlier one chose. */
+void lb_model_set_layers(struct lb_model *m, int first, int end);
+
 /* Tests look into the running pass: each function may be NULL. Numbers are f32 rows in host memory, lent for the call.
  * Hooks cost time and memory. In a group heads are those of the rank. */
 struct lb_hook {
