@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/complete.h"
+
 enum lb_opt_kind {
     LB_OPT_FLAG,
     LB_OPT_TEXT,
@@ -48,6 +50,9 @@ static const struct lb_choice lb_log_levels[] = {{"error", "error", LB_LOG_ERROR
                                                  {"info", "info", LB_LOG_INFO},
                                                  {"debug", "debug", LB_LOG_DEBUG},
                                                  {0}};
+
+static const struct lb_choice lb_shells[] = {
+    {"bash", "bash", LB_SHELL_BASH}, {"zsh", "zsh", LB_SHELL_ZSH}, {"fish", "fish", LB_SHELL_FISH}, {0}};
 
 enum lb_opt_group { FILES, PLACE, BATCH, PROMPT, GENERATE, ROWS, RUN };
 
@@ -570,7 +575,9 @@ enum lb_status lb_cli_parse(struct lb_cli *c, int argc, char **argv, struct lb_e
     LB_TRY(read_shard(c, err));
     LB_TRY(name_shard(c, &c->run.output, &c->output_text, err));
     LB_TRY(name_shard(c, &c->run.stats, &c->stats_text, err));
-    if (c->help || c->version)
+    LB_TRY(name_shard(c, &c->run.report, &c->report_text, err));
+    LB_TRY(name_shard(c, &c->run.trace, &c->trace_text, err));
+    if (c->help || c->version || c->completions)
         return LB_OK;
     return check_together(c, err);
 }
@@ -583,6 +590,8 @@ void lb_cli_release(struct lb_cli *c)
     free(c->keep_text);
     free(c->output_text);
     free(c->stats_text);
+    free(c->report_text);
+    free(c->trace_text);
     free(c->stop_ids.item);
     lb_str_release(&c->command);
     memset(c, 0, sizeof *c);

@@ -67,6 +67,9 @@ static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
         return lb_err_set(err, LB_E_USAGE, "--shard divides input rows, and --prompt is one row");
     if (o->render && o->plan)
         return lb_err_set(err, LB_E_USAGE, "--render and --plan exclude each other");
+    if ((o->render || o->plan) && (o->report || o->trace))
+        return lb_err_set(err, LB_E_USAGE, "%s runs no model, so that there is nothing for %s to tell",
+                          o->plan ? "--plan" : "--render", o->report ? "--report" : "--trace");
     if (o->threads < 0 || o->threads > INT_MAX)
         return lb_err_set(err, LB_E_USAGE, "--threads must be 0 to %d, not %lld", INT_MAX, (long long)o->threads);
     if (o->system && lb_utf8_valid_prefix(o->system, strlen(o->system)) != strlen(o->system))
@@ -446,15 +449,33 @@ static void fill_stats(struct lb_llm *llm)
                s->dtype, s->device, s->isa, s->n_thread, (long long)s->kv_pages, LK_PAGE_TOKENS, s->load_s);
 }
 
+/* The files beside OUT: `stats` is where the statistics go, whether they were asked for or not. */
+static enum lb_status check_sides(const struct lb_llm *llm, const char *stats, struct lb_err *err)
+{
+    const struct lb_options *o = &llm->o;
+    const struct lb_side_file side[] = {{"--stats", stats}, {"--report", o->report}, {"--trace", o->trace}};
+    return lb_check_side_files(side, sizeof side / sizeof *side, o->output, llm->inputs, llm->n_input, err);
+}
+
 /* Options, and the files around the run: nothing is touched. */
 static enum lb_status check_first(struct lb_llm *llm, struct lb_err *err)
 {
+    const struct lb_options *o = &llm->o;
+    struct lb_str stats = {0};
     LB_TRY(check_settings(llm, err));
     if (!lb_is_first(llm))
         return LB_OK;
-    LB_TRY(lb_check_stats_path(llm->o.stats, llm->o.output, llm->inputs, llm->n_input, err));
+    LB_TRY(check_sides(llm, o->stats, err));
     struct lb_journal_spec journal = lb_llm_journal(llm);
-    return llm->o.plan ? LB_OK : lb_resume_look(&llm->resume, &journal, &llm->o, err);
+    if (o->plan)
+        return LB_OK;
+    LB_TRY(lb_resume_look(&llm->resume, &journal, &llm->o, err));
+    if (o->stats || !llm->resume.found.path)
+        return LB_OK;
+    lb_str_putf(&stats, "%s.stats.json", llm->resume.found.path);
+    enum lb_status status = stats.failed ? lb_err_memory(err, "a path", stats.len) : check_sides(llm, stats.data, err);
+    lb_str_release(&stats);
+    return status;
 }
 
 static enum lb_status open_all(struct lb_llm *llm, struct lb_err *err)
@@ -526,5 +547,11 @@ void lb_close(struct lb_llm *llm)
     lb_str_release(&llm->input_sizes);
     lb_ranks_release(&llm->ranks);
     lb_mem_free(llm->rank_stats);
+    lb_mem_free(llm->watch);
+    if (llm->timeline)
+        lb_timeline_release(llm->timeline);
+    lb_mem_free(llm->timeline);
+    struct lb_err late = LB_ERR_INIT;
+    (void)lb_trace_finish(llm->trace, false, &late);
     lb_mem_free(llm);
 }

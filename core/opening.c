@@ -20,27 +20,39 @@ static bool same_file(const char *a, const char *b)
     return stat(a, &x) == 0 && stat(b, &y) == 0 && S_ISREG(x.st_mode) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
-enum lb_status lb_check_stats_path(const char *path, const char *output, const char *const *inputs, size_t n_input,
-                                   struct lb_err *err)
+static enum lb_status check_folder(const struct lb_side_file *f, struct lb_err *err)
 {
-    if (!path)
-        return LB_OK;
-    for (size_t i = 0; i < n_input; i++)
-        if (same_file(path, inputs[i]))
-            return lb_err_set(err, LB_E_USAGE, "--stats '%s' is an input", path);
-    if (output && same_file(path, output))
-        return lb_err_set(err, LB_E_USAGE, "--stats '%s' is the output", path);
-    if (lb_file_is_dir(path))
-        return lb_err_set(err, LB_E_USAGE, "--stats '%s' is a directory", path);
-    const char *slash = strrchr(path, '/');
-    char *folder = slash ? lb_mem_strndup(path, slash == path ? 1 : (size_t)(slash - path)) : lb_mem_strdup(".");
+    const char *slash = strrchr(f->path, '/');
+    char *folder =
+        slash ? lb_mem_strndup(f->path, slash == f->path ? 1 : (size_t)(slash - f->path)) : lb_mem_strdup(".");
     if (!folder)
-        return lb_err_memory(err, "a path", strlen(path));
+        return lb_err_memory(err, "a path", strlen(f->path));
     enum lb_status status = LB_OK;
     if (access(folder, W_OK) != 0)
-        status = lb_err_set(err, LB_E_USAGE, "cannot write --stats '%s': %s", path, strerror(errno));
+        status = lb_err_set(err, LB_E_USAGE, "cannot write %s '%s': %s", f->option, f->path, strerror(errno));
     lb_mem_free(folder);
     return status;
+}
+
+enum lb_status lb_check_side_files(const struct lb_side_file *file, size_t n, const char *output,
+                                   const char *const *inputs, size_t n_input, struct lb_err *err)
+{
+    for (const struct lb_side_file *f = file; f < file + n; f++) {
+        if (!f->path)
+            continue;
+        for (size_t i = 0; i < n_input; i++)
+            if (same_file(f->path, inputs[i]))
+                return lb_err_set(err, LB_E_USAGE, "%s '%s' is an input", f->option, f->path);
+        if (output && same_file(f->path, output))
+            return lb_err_set(err, LB_E_USAGE, "%s '%s' is the output", f->option, f->path);
+        for (const struct lb_side_file *g = file; g < f; g++)
+            if (g->path && same_file(f->path, g->path))
+                return lb_err_set(err, LB_E_USAGE, "%s '%s' is also that of %s", f->option, f->path, g->option);
+        if (lb_file_is_dir(f->path))
+            return lb_err_set(err, LB_E_USAGE, "%s '%s' is a directory", f->option, f->path);
+        LB_TRY(check_folder(f, err));
+    }
+    return LB_OK;
 }
 
 int64_t lb_plain_bytes(const char *path, bool *stream)

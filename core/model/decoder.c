@@ -441,7 +441,7 @@ enum lb_status lb_model_reserve(struct lb_model *m, struct lb_step_limits limit,
     m->max_out = max_out;
     if (m->comm->size > 1)
         LB_TRY(lb_gather_init(&m->gather, m->comm, m->be, m->vocab, max_out, err));
-    LB_TRY(op->reserve(m->be, limit, max_out, c->n_vocab, err));
+    LB_TRY(op->reserve(m->be, limit, max_out, &m->cols.vocab, err));
     LB_TRY(op->buf_new(m->be, c->dim, &m->x, err));
     /* other ranks read parts where they lie, if they lie there */
     m->y = (struct lb_buf){m->comm->ops->buffer(m->comm, limit.n_tok * c->dim), c->dim};
@@ -463,6 +463,16 @@ enum lb_status lb_model_reserve(struct lb_model *m, struct lb_step_limits limit,
 int32_t *lb_model_slots(struct lb_model *m)
 {
     return m->be->ops->slots(m->be);
+}
+
+float *lb_model_logits(struct lb_model *m, int64_t j)
+{
+    return m->be->ops->part_logits(m->be, j);
+}
+
+const int64_t *lb_model_parts(const struct lb_model *m)
+{
+    return m->vocab;
 }
 
 void lb_model_tell(struct lb_model *m, uint32_t flags)

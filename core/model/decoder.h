@@ -66,6 +66,11 @@ enum lb_status lb_model_forward(struct lb_model *m, const struct lb_step *step, 
 /* Where the next step's `~j` tokens are read: [max_out], written by the caller after lb_model_forward. */
 int32_t *lb_model_slots(struct lb_model *m);
 
+/* In a group, on each rank after a pass that succeeded: the rank's part of the logits of output j, the same pointer as
+ * a backend's part_logits, and where the parts of all ranks begin, [ranks + 1] ids. */
+float *lb_model_logits(struct lb_model *m, int64_t j);
+const int64_t *lb_model_parts(const struct lb_model *m);
+
 /* Flags that a rank tells its leader at the end of each step from now on, and, on the leader, those that any rank told
  * at the end of the last one. What they mean is the caller's. */
 void lb_model_tell(struct lb_model *m, uint32_t flags);

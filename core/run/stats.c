@@ -67,6 +67,15 @@ static void put_rows(struct lb_str *out, const struct lb_stats *s)
     lb_str_putc(out, '}');
 }
 
+struct lb_rates lb_stats_rates(const struct lb_stats *s)
+{
+    double t = s->total_s - s->load_s - s->verify_s;
+    if (!(t > 0) || s->no_model)
+        return (struct lb_rates){NAN, NAN, NAN};
+    return (struct lb_rates){(double)s->prompt_tokens / t, (double)s->completion_tokens / t,
+                             (double)(s->prompt_tokens + s->completion_tokens) / t};
+}
+
 static void put_times(struct lb_str *out, const struct lb_stats *s)
 {
     open_object(out, "time_s");
@@ -89,13 +98,11 @@ static void put_times(struct lb_str *out, const struct lb_stats *s)
         put_real(out, "verify", s->verify_s);
     lb_str_putc(out, '}');
 
-    double t = s->total_s - s->load_s - s->verify_s;
+    struct lb_rates rates = lb_stats_rates(s);
     open_object(out, "throughput");
-    if (t > 0) {
-        put_real(out, "prompt_tok_s", (double)s->prompt_tokens / t);
-        put_real(out, "completion_tok_s", (double)s->completion_tokens / t);
-        put_real(out, "total_tok_s", (double)(s->prompt_tokens + s->completion_tokens) / t);
-    }
+    put_real(out, "prompt_tok_s", rates.prompt);
+    put_real(out, "completion_tok_s", rates.completion);
+    put_real(out, "total_tok_s", rates.total);
     if (s->forward_s > 0)
         put_real(out, "model_tflops", s->model_tflops);
     lb_str_putc(out, '}');

@@ -167,6 +167,7 @@ enum lb_status lb_verify_rows(struct lb_run *r, struct lb_err *err)
     double began = lb_now();
     enum lb_status status = begin(r, &kv, &sched, err);
     r->sched = sched;
+    r->verify.running = true;
     int64_t n = lb_verify_choose(&r->verify);
     for (int64_t i = 0; i < n && done && status == LB_OK; i++)
         status = verify_row(r, r->verify.kept[i], &done, err);
@@ -175,6 +176,7 @@ enum lb_status lb_verify_rows(struct lb_run *r, struct lb_err *err)
                    (long long)r->stats->verified, (long long)n);
     lb_sched_release(&r->sched);
     r->sched = was;
+    r->verify.running = false;
     lb_kv_release(&kv);
     r->stats->mine = mine;
     r->interrupted = interrupted;

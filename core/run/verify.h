@@ -13,6 +13,7 @@ struct lb_verify {
     int64_t stride;        /* rows whose place is a multiple of it are kept */
     struct lb_work **kept; /* [2 n + 1] n_kept leads, owned */
     int64_t n_kept;
+    bool running; /* rows are run again: watchers of the run are not told of steps */
 };
 
 enum lb_status lb_verify_init(struct lb_verify *v, int64_t n, struct lb_err *err); /* n 0: keeps nothing */
