@@ -15,7 +15,7 @@
 /* ---- simulation ---- */
 
 struct seen {
-    int64_t n_step, n_tok, n_out, most_seq;
+    int64_t n_step, n_tok, n_out, most_seq, n_full, to_last_full; /* steps; tokens until the last full one */
     bool fails;
 };
 
@@ -26,6 +26,10 @@ static enum lb_status see(void *ctx, const struct lb_sched *s, const struct lb_s
     k->n_step++;
     k->n_tok += step->n_tok;
     k->n_out += step->n_out;
+    if (step->n_tok == step->limit.n_tok) {
+        k->n_full = k->n_step;
+        k->to_last_full = k->n_tok;
+    }
     k->most_seq = step->n_seq > k->most_seq ? step->n_seq : k->most_seq;
     return k->fails ? lb_err_set(err, LB_E_DEVICE, "a failure") : LB_OK;
 }
@@ -87,6 +91,9 @@ static void test_many_rows(void **state)
     assert_int_equal(k.most_seq, 20);
     assert_true(k.n_step >= n_tok / 64 && k.n_step >= n_out / 20);
     assert_true(peak <= 20 * 10);
+    /* with as many rows as a step has tokens steps are full until there are no more */
+    k = simulate(row, 300, plan_of(64, 64, 5000), &peak);
+    assert_true(k.n_full > k.n_step / 2 && k.to_last_full == 64 * k.n_full);
     /* a small cache: rows are evicted and fed again, and those that could never fit are left out */
     k = simulate(row, 300, plan_of(64, 20, 12), &peak);
     assert_int_equal(k.n_out, n_out);
