@@ -39,7 +39,7 @@ struct lb_options {
     bool overwrite;               /* an existing OUT is replaced; without, only one that is complete is let be */
     bool restart;                 /* what an earlier run left in OUT.partial is discarded, not taken over */
 
-    const char *device;     /* "cpu" */
+    const char *device;     /* "cpu", "null": made-up logits, no weights are read */
     const char *dtype;      /* "auto" (bf16), "f32", "bf16" */
     const char *isa;        /* NULL: what the processor has */
     int64_t threads;        /* 0: the affinity mask */

@@ -48,6 +48,8 @@ double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp)
     const struct lb_wfile *w = spec->weights;
     const struct lb_config *c = spec->config;
     double sum = 0, whole = 0, kv = 0;
+    if (!w)
+        return 0;
     for (size_t i = 0; i < w->n_tensor; i++) {
         double n = 1;
         if (lb_family_layer_of(c->family, c->gguf, w->tensor[i].name) >= c->n_layer)

@@ -94,7 +94,7 @@ static void put_times(struct lb_str *out, const struct lb_stats *s)
         put_real(out, "completion_tok_s", (double)s->completion_tokens / t);
         put_real(out, "total_tok_s", (double)(s->prompt_tokens + s->completion_tokens) / t);
     }
-    if (s->forward_s > 0)
+    if (s->forward_s > 0 && s->n_param)
         put_real(out, "model_tflops", s->model_tflops);
     lb_str_putc(out, '}');
 
@@ -117,7 +117,8 @@ static void put_engine(struct lb_str *out, const struct lb_stats *s)
         lb_str_putc(out, '}');
         return;
     }
-    put_int(out, "parameters", s->n_param);
+    if (s->n_param)
+        put_int(out, "parameters", s->n_param);
     put_text(out, "dtype", s->dtype);
     lb_str_putc(out, '}');
     open_object(out, "engine");
