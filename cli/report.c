@@ -132,6 +132,8 @@ static void put_rows(struct lb_str *s, const struct lb_stats *st)
     lb_str_puts(s, st->error ? ")" : "");
     if (st->resumed)
         lb_str_putf(s, "; %lld of an earlier run", (long long)st->resumed);
+    if (st->folded)
+        lb_str_putf(s, "; %lld the same as others", (long long)st->folded);
     lb_str_putc(s, '\n');
 }
 

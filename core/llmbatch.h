@@ -50,6 +50,7 @@ struct lb_options {
     int64_t max_model_len; /* 0: the model's */
     enum lb_order order;
     bool no_prefix_cache;
+    bool no_fold; /* rows that would give the same are all run */
 
     bool render;                      /* rows as the model would see them, without a model */
     bool plan;                        /* nothing is run or written but the stats file: see lb_plan_text */

@@ -64,6 +64,8 @@ static void put_rows(struct lb_str *out, const struct lb_stats *s)
             put_int(out, lb_row_code_name((enum lb_row_code)code), s->by_code[code]);
     lb_str_putc(out, '}');
     put_int(out, "resumed", s->resumed);
+    if (!s->no_model)
+        put_int(out, "folded", s->folded);
     lb_str_putc(out, '}');
 }
 
