@@ -52,6 +52,37 @@ int lk_cuda_rope_table(const struct lk_rope_table *a, void *stream);
 int lk_cuda_rope_kv(const struct lk_rope_kv *a, enum lk_type type, void *stream);
 int lk_cuda_latent(const struct lk_latent *a, void *stream);
 
+/* ---- products ---- */
+
+enum lk_weight_format { LK_W_BF16, LK_W_INT8, LK_W_INT4, LK_W_FP8 };
+
+/* A weight matrix [n_out, packed columns]: bf16; int8; two 4-bit numbers a byte, the lower one first; E4M3. Packed
+ * formats are rounded to bf16 on their way into the product, from (q - zero) * scale + least in f32, each of these an
+ * array [n_out, packed columns / 32] f32 or NULL (1, 0, 0). */
+struct lk_weight {
+    const void *data;
+    enum lk_weight_format format;
+    const float *scale, *zero, *least;
+};
+
+/* bf16 activations; a->w is not used, `best` neither: a head's logits are LK_EP_STORE. scratch: what is said. */
+size_t lk_cuda_linear_scratch(const struct lk_linear *a);
+int lk_cuda_linear(const struct lk_linear *a, const struct lk_weight *w, float *scratch, void *stream);
+
+/* Rows of an expert in a tile of a grouped product. */
+#define LK_GROUP_TILE 32
+
+/* y[i, :] = W[e] a[row_of[i], :] for i in row_begin[e] .. row_begin[e + 1] - 1; tiles from lk_cuda_group. */
+struct lk_grouped {
+    const void *a;         /* [*, k] bf16, k packed columns of one segment */
+    const void *w;         /* [n_expert, n_out, k] bf16 */
+    float *y;              /* [n_row, n_out] */
+    const int32_t *row_of; /* [n_row] or NULL: i */
+    const int32_t *row_begin, *tile_group, *tile_row;
+    int64_t n_row, n_out, k, n_tile;
+};
+int lk_cuda_grouped(const struct lk_grouped *a, void *stream);
+
 /* ---- attention ---- */
 
 /* A row of attention work, all heads of a token; its state in split s is in slot + s. */

@@ -11,6 +11,7 @@ static const struct {
 } ops[] = {
     {"rows", check_rows},
     {"rope", check_rope},
+    {"linear", check_linear},
     {"attention", check_attention},
 };
 
