@@ -60,9 +60,9 @@ static __device__ __forceinline__ void load_weights(uint32_t b[N][2], const uint
                                                     const lk_block_scale *scale)
 {
     int lane = lk_lane();
-    if (F == LK_W_BF16 && N == 1) {
+    if constexpr (F == LK_W_BF16 && N == 1) {
         lk_ldmatrix2(b[0], tile + lk_swizzle(n * 8 + lane % 8, step * 2 + lane / 8 % 2));
-    } else if (F == LK_W_BF16) {
+    } else if constexpr (F == LK_W_BF16) {
 #pragma unroll
         for (int t = 0; t + 1 < N; t += 2) {
             uint32_t r[4];
@@ -86,12 +86,12 @@ static __device__ __forceinline__ void load_weights(uint32_t b[N][2], const uint
 template <lk_weight_format F, int N>
 static __device__ __forceinline__ void load_scales(lk_block_scale s[N], const linear_args &a, int64_t row, int64_t k)
 {
-    if (F == LK_W_BF16)
-        return;
+    if constexpr (F != LK_W_BF16) {
 #pragma unroll
-    for (int t = 0; t < N; t++) {
-        int64_t r = lk_least(row + t * 8 + lk_lane() / 4, a.n_out - 1), at = (r * a.k + k) / LK_K_TILE;
-        s[t] = {a.scale ? a.scale[at] : 1, a.zero ? a.zero[at] : 0, a.least ? a.least[at] : 0};
+        for (int t = 0; t < N; t++) {
+            int64_t r = lk_least(row + t * 8 + lk_lane() / 4, a.n_out - 1), at = (r * a.k + k) / LK_K_TILE;
+            s[t] = {a.scale ? a.scale[at] : 1, a.zero ? a.zero[at] : 0, a.least ? a.least[at] : 0};
+        }
     }
 }
 

@@ -12,6 +12,8 @@ static const struct {
     {"rows", check_rows},
     {"rope", check_rope},
     {"linear", check_linear},
+    {"experts", check_experts},
+    {"candidates", check_candidates},
     {"attention", check_attention},
 };
 
