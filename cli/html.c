@@ -110,6 +110,13 @@ static void put_seconds(struct lb_str *out, const char *key, double value)
     lb_str_puts(out, "</data>");
 }
 
+static void put_flops(struct lb_str *out, const char *key, double value)
+{
+    lb_str_putf(out, "<data data-key=\"%s\" value=\"%.6g\">", key, value);
+    lb_html_real(out, value < 1 ? 1e3 * value : value);
+    lb_str_puts(out, value < 1 ? " GFLOP/s</data>" : " TFLOP/s</data>");
+}
+
 static void put_percent(struct lb_str *out, const char *key, double value)
 {
     lb_str_putf(out, "<data data-key=\"%s\" value=\"%.6g\">%.1f %%</data>", key, value, 100 * value);
@@ -421,7 +428,7 @@ static void put_speeds(struct lb_str *out, const struct lb_stats *s)
     put_real(out, "throughput.prompt_tok_s", lb_stats_rates(s).prompt, "");
     if (s->forward_s > 0) {
         label(out, "Products of weights");
-        put_real(out, "throughput.model_tflops", s->model_tflops, " TFLOP/s");
+        put_flops(out, "throughput.model_tflops", s->model_tflops);
     }
     close_numbers(out);
     open_numbers(out, "Steps and cache");
