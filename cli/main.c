@@ -219,8 +219,12 @@ static enum lb_status run(struct lb_cli *cli, struct place *p, int *code, struct
         status = lb_run(llm, err);
         if (speaks(p))
             report(p->report, cli, llm);
-        if (speaks(p) && status == LB_OK && cli->run.plan)
-            status = print_plan(llm, err);
+        if (speaks(p) && cli->run.plan) {
+            struct lb_err of_print = LB_ERR_INIT;
+            enum lb_status printed = print_plan(llm, &of_print);
+            if (status == LB_OK && printed != LB_OK)
+                status = lb_err_set(err, printed, "%s", of_print.text);
+        }
     }
     *code = lb_exit_code(llm, status);
     lb_close(llm);

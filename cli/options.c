@@ -248,9 +248,13 @@ static enum lb_status take_int(const struct lb_opt *o, const char *value, int64_
     return LB_OK;
 }
 
+/* Bytes, or `auto` where that is said, which is 0. */
 static enum lb_status take_size(const struct lb_opt *o, const char *value, int64_t *out, struct lb_err *err)
 {
     size_t bytes;
+    *out = 0;
+    if (strcmp(value, "auto") == 0 && strstr(o->metavar, "auto"))
+        return LB_OK;
     if (value[strspn(value, "0123456789.KMGkmg")] || !lb_parse_size(value, &bytes) || bytes == 0 || bytes > INT64_MAX)
         return lb_err_set(err, LB_E_USAGE,
                           "option --%s: '%s' is not allowed; it takes bytes above 0, with K, M or G for 1024, 1024^2 "

@@ -28,6 +28,7 @@ struct lb_llm {
     struct lb_lines *lines; /* NULL with o.prompt */
     bool stream;
     int64_t input_bytes;
+    struct lb_expect expect;
 
     struct lb_gguf gguf;
     struct lb_wfile safetensors;
@@ -38,7 +39,7 @@ struct lb_llm {
     struct lb_chat *chat;
     struct lb_audit audit;
     struct lb_survey survey;
-    struct lb_str plan_text;
+    struct lb_str plan_text, plan_json;
     struct lb_backend *backend;
     struct lb_model *model;
     struct lb_plan plan;

@@ -3,7 +3,7 @@
 
 #include "core/base/hash.h"
 #include "core/base/mem.h"
-#include "core/llm.h"
+#include "core/outlook.h"
 
 /* What is known of a run when its files are closed. */
 struct ending {
@@ -225,16 +225,22 @@ static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
     };
 }
 
+/* A plan that does not fit is told in full, and fails. */
 static enum lb_status make_plan_text(struct lb_llm *llm, struct lb_err *err)
 {
+    struct lb_str outlook = {0};
+    enum lb_status status = lb_outlook_make(llm, &outlook, err);
     struct lb_survey_view view = {.model = llm->o.model,
                                   .config = llm->config_known ? &llm->config : NULL,
                                   .tok = llm->tok,
                                   .chat = llm->chat,
                                   .audit = &llm->audit,
                                   .stats = &llm->stats,
-                                  .max_model_len = llm->plan.max_model_len};
+                                  .max_model_len = llm->plan.max_model_len,
+                                  .outlook = &outlook};
     lb_survey_put(&llm->survey, &view, &llm->plan_text);
+    lb_str_release(&outlook);
+    LB_TRY(status);
     return llm->plan_text.failed ? lb_err_memory(err, "the plan", llm->plan_text.len) : LB_OK;
 }
 

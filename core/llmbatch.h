@@ -52,15 +52,15 @@ struct lb_options {
     bool overwrite; /* an existing OUT is replaced; without, only one that is complete is let be */
     bool restart;   /* what an earlier run left in OUT.partial is discarded, not taken over */
 
-    const char *device;     /* "cpu" */
-    const char *dtype;      /* "auto" (bf16), "f32", "bf16" */
-    const char *isa;        /* NULL: what the processor has */
-    int64_t threads;        /* 0: the affinity mask */
-    struct lb_world *world; /* from lb_join; NULL: one process alone */
-    int64_t tp;             /* ranks that share one copy of the weights; 0: chosen */
-    int64_t batch_tokens, max_seqs;
-    int64_t kv_memory;     /* bytes; 0: a quarter of free memory */
-    int64_t max_model_len; /* 0: the model's */
+    const char *device;             /* "cpu" */
+    const char *dtype;              /* "auto" (bf16), "f32", "bf16" */
+    const char *isa;                /* NULL: what the processor has */
+    int64_t threads;                /* 0: the affinity mask */
+    struct lb_world *world;         /* from lb_join; NULL: one process alone */
+    int64_t tp;                     /* ranks that share one copy of the weights; 0: chosen */
+    int64_t batch_tokens, max_seqs; /* 0: chosen */
+    int64_t kv_memory;              /* bytes; 0: chosen */
+    int64_t max_model_len;          /* 0: the model's */
     enum lb_order order;
     bool no_prefix_cache;
 

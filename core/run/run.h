@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "core/run/ask.h"
 #include "core/run/pipeline.h"
 #include "core/run/sched.h"
 #include "core/run/timeline.h"
@@ -55,8 +56,10 @@ struct lb_run {
     int64_t told_tokens;
 
     /* forward thread of a group with several ranks */
-    int32_t *packed; /* [lb_step_pack_max] */
-    int32_t n_slot;  /* samples of the step before */
+    int32_t *packed;        /* [lb_step_pack_max] */
+    int32_t n_slot;         /* samples of the step before */
+    struct lb_asker asker;  /* what samples ask of the group's ranks */
+    struct lb_asked *asked; /* [max_out] of the leader; NULL: rows are whole */
 
     /* shared */
     pthread_mutex_t mutex;

@@ -139,6 +139,13 @@ static void put_engine(struct lb_str *out, const struct lb_stats *s)
     put_int(out, "kv_pages", s->kv_pages);
     put_int(out, "page_tokens", LK_PAGE_TOKENS);
     put_int(out, "segments", s->segments);
+    if (s->why_batch || s->why_seqs || s->why_kv) {
+        open_object(out, "auto");
+        put_text(out, "batch_tokens", s->why_batch);
+        put_text(out, "max_seqs", s->why_seqs);
+        put_text(out, "kv_pages", s->why_kv);
+        lb_str_putc(out, '}');
+    }
     lb_str_putc(out, '}');
     open_object(out, "sampling");
     for (int i = 0; i < s->n_setting; i++) {
@@ -252,6 +259,10 @@ void lb_stats_put_json(const struct lb_stats *s, const char *command, struct lb_
     put_times(out, s);
     if (!s->no_model)
         put_run(out, s);
+    if (s->plan) {
+        name(out, "plan");
+        lb_str_puts(out, s->plan);
+    }
     if (s->audit) {
         name(out, "audit");
         lb_audit_put_json(s->audit, out);

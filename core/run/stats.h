@@ -45,11 +45,13 @@ struct lb_stats {
     const char *fingerprint;      /* JSON object; NULL: none */
     bool no_model;                /* --render, --plan: what a model would have done is absent */
     const struct lb_audit *audit; /* NULL: none */
+    const char *plan;             /* JSON object: what --plan found; NULL: none */
     /* model, engine */
     const char *model_path, *architecture, *dtype, *device, *isa;
     int64_t n_param;
     int n_thread, segments;
     int64_t batch_tokens, max_seqs, kv_pages;
+    const char *why_batch, *why_seqs, *why_kv; /* why they were chosen, lent; NULL: they were not */
     struct lb_setting setting[LB_MAX_SETTING];
     int n_setting;
     /* rows */
