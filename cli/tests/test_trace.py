@@ -61,6 +61,7 @@ def files_beside_out_are_refused_and_kept(tmp):
         refused(program([*base, option, os.path.join(tmp, 'x'), '--stats', os.path.join(tmp, 'x')]), 2, 'also that of')
         for other in ('--plan', '--render'):
             refused(program([*base, option, os.path.join(tmp, 'x'), other]), 2, f'{other} runs no model')
+        refused(program(['--merge', '-o', out, rows, option, os.path.join(tmp, 'x')]), 2, f'--merge [^:]*: it excludes {option}')
     refused(program([*base, '--report', os.path.join(tmp, 'x'), '--trace', os.path.join(tmp, 'x')]), 2, 'also that of --report')
     given = write(os.path.join(tmp, 'out.jsonl.stats.json'), read(rows))
     refused(program(['-m', TINY, '-i', given, '-o', out]), 2, "--stats '[^']*' is an input")
