@@ -176,6 +176,19 @@ static enum lb_status open_outputs(struct lb_llm *llm, struct lb_journal **j, st
     return open_watch(llm, err);
 }
 
+/* Whether rows may run in an order of all of them: they can be read again where they lie, and what is finished early
+ * need not be held back. */
+static bool orders_all(const struct lb_llm *llm, const struct lb_journal *j)
+{
+    const struct lb_options *o = &llm->o;
+    if (!j || o->render || !llm->lines || llm->stream || llm->input_bytes < 0)
+        return false;
+    for (size_t i = 0; i < llm->n_input; i++)
+        if (strcmp(llm->inputs[i], "-") == 0)
+            return false;
+    return lb_journal_regular(j) || o->order == LB_ORDER_COMPLETION;
+}
+
 static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
 {
     static const enum lb_tok_add add[] = {
@@ -195,6 +208,8 @@ static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
         .audit = &llm->audit,
         .survey = &llm->survey,
         .lines = llm->lines,
+        .order = orders_all(llm, j) ? llm->inputs : NULL,
+        .n_order = llm->n_input,
         .prompt = o->prompt,
         .shard_index = o->shard_index,
         .n_shard = o->n_shard,
@@ -209,6 +224,7 @@ static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
         .input_bytes = llm->input_bytes,
         .gen = &llm->gen,
         .no_prefix_cache = o->no_prefix_cache,
+        .no_fold = o->no_fold,
         .crowd = o->crowd_pages > 0,
         .token_ids = o->token_ids,
         .timing = o->timing,

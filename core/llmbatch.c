@@ -50,6 +50,23 @@ static enum lb_status read_dtype(const char *name, enum lb_dtype *out, struct lb
     return LB_OK;
 }
 
+static bool makes_up(const struct lb_options *o)
+{
+    return o->device && strcmp(o->device, "null") == 0;
+}
+
+/* What speaks of weights has no meaning where there are none. */
+static enum lb_status check_device(const struct lb_options *o, struct lb_err *err)
+{
+    if (!makes_up(o))
+        return LB_OK;
+    if (o->tp > 1)
+        return lb_err_set(err, LB_E_USAGE, "--tp %lld divides weights, and the null device has none", (long long)o->tp);
+    if (o->isa)
+        return lb_err_set(err, LB_E_USAGE, "--isa chooses kernels, and the null device has none");
+    return LB_OK;
+}
+
 static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
 {
     const struct lb_options *o = &llm->o;
@@ -74,6 +91,7 @@ static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
         return lb_err_set(err, LB_E_USAGE, "--threads must be 0 to %d, not %lld", INT_MAX, (long long)o->threads);
     if (o->system && lb_utf8_valid_prefix(o->system, strlen(o->system)) != strlen(o->system))
         return lb_err_set(err, LB_E_USAGE, "--system is not valid UTF-8");
+    LB_TRY(check_device(o, err));
     LB_TRY(read_dtype(o->dtype, &llm->dtype, err));
     if (lb_gen_check(&o->gen, message, sizeof message) != LB_ROW_OK)
         return lb_err_set(err, LB_E_USAGE, "%s", message);
@@ -227,14 +245,17 @@ static enum lb_status open_chat(struct lb_llm *llm, const struct lb_tok_job *job
     return lb_audit_model(&llm->audit, &audit, err);
 }
 
+/* NULL: the device makes its logits up. */
 static const struct lb_wfile *weights_of(const struct lb_llm *llm)
 {
+    if (makes_up(&llm->o))
+        return NULL;
     return llm->gguf_open ? &llm->gguf.w : &llm->safetensors;
 }
 
 static enum lb_status open_headers(struct lb_llm *llm, struct lb_err *err)
 {
-    if (llm->gguf_open)
+    if (llm->gguf_open || makes_up(&llm->o))
         return LB_OK;
     LB_TRY(lb_safetensors_open(&llm->safetensors, llm->o.model, err));
     llm->safetensors_open = true;
@@ -445,7 +466,8 @@ static void fill_stats(struct lb_llm *llm)
         lb_log_put(&llm->o.log, LB_LOG_INFO, "%s %s (%s)", s->setting[i].name, s->setting[i].value,
                    s->setting[i].origin);
     lb_log_put(&llm->o.log, LB_LOG_INFO, "%s on %s, kernels %s, %d threads; %lld KV pages of %d positions; load %.3g s",
-               s->dtype, s->device, s->isa, s->n_thread, (long long)s->kv_pages, LK_PAGE_TOKENS, s->load_s);
+               s->dtype, s->device, s->isa ? s->isa : "none", s->n_thread, (long long)s->kv_pages, LK_PAGE_TOKENS,
+               s->load_s);
 }
 
 /* The files beside OUT: `stats` is where the statistics go, whether they were asked for or not. */

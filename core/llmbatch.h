@@ -52,7 +52,7 @@ struct lb_options {
     bool overwrite; /* an existing OUT is replaced; without, only one that is complete is let be */
     bool restart;   /* what an earlier run left in OUT.partial is discarded, not taken over */
 
-    const char *device;             /* "cpu" */
+    const char *device;             /* "cpu", "null": made-up logits, no weights are read */
     const char *dtype;              /* "auto" (bf16), "f32", "bf16" */
     const char *isa;                /* NULL: what the processor has */
     int64_t threads;                /* 0: the affinity mask */
@@ -63,6 +63,7 @@ struct lb_options {
     int64_t max_model_len;          /* 0: the model's */
     enum lb_order order;
     bool no_prefix_cache;
+    bool no_fold; /* rows that would give the same are all run */
 
     bool render;                      /* rows as the model would see them, without a model */
     bool plan;                        /* nothing is run or written but the stats file: see lb_plan_text */

@@ -21,6 +21,11 @@ void lb_work_free(struct lb_work *w)
 {
     if (!w)
         return;
+    for (struct lb_work *twin = w->twin, *next; twin; twin = next) {
+        next = twin->twin;
+        twin->twin = NULL;
+        lb_work_free(twin);
+    }
     for (int32_t i = 1; w->part && i < w->n_part; i++)
         lb_work_free(w->part[i]);
     lb_mem_free(w->part);
@@ -82,10 +87,15 @@ void lb_queue_release(struct lb_queue *q)
     *q = (struct lb_queue){0};
 }
 
+static bool full(const struct lb_queue *q)
+{
+    return q->n == q->cap || (q->max_weight > 0 && q->weight >= q->max_weight);
+}
+
 bool lb_queue_push(struct lb_queue *q, struct lb_work *w)
 {
     pthread_mutex_lock(&q->mutex);
-    while (q->n == q->cap && !q->aborted)
+    while (full(q) && !q->aborted)
         pthread_cond_wait(&q->drained, &q->mutex);
     bool taken = !q->aborted;
     if (taken) {

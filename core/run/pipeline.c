@@ -13,10 +13,11 @@
 #include "core/run/run.h"
 #include "core/run/stages.h"
 
-#define RAW_ROWS 256   /* rows read ahead of the tokenizer */
-#define READY_ROWS 256 /* rows whose output buffers are made ahead */
-#define DONE_ROWS 4096 /* finished rows ahead of the writer */
-#define IDLE_SHARE 4   /* of all pages as many hold shared beginnings that no row uses: memory stays untouched */
+#define RAW_ROWS 256                  /* rows read ahead of the tokenizer, ... */
+#define RAW_BYTES ((int64_t)16 << 20) /* ... fewer of long lines */
+#define READY_ROWS 256                /* rows whose output buffers are made ahead */
+#define DONE_ROWS 4096                /* finished rows ahead of the writer */
+#define IDLE_SHARE 4 /* of all pages as many hold shared beginnings that no row uses: memory stays untouched */
 
 static enum lb_status loop(struct lb_run *r, struct lb_err *err)
 {
@@ -97,6 +98,8 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
             (long long)r->taken->error, (long long)spec->max_errors);
     LB_TRY(lb_queue_init(&r->raw, RAW_ROWS, err));
     LB_TRY(lb_queue_init(&r->tokens, LB_WINDOW_ROWS, err));
+    r->raw.max_weight = RAW_BYTES;
+    r->tokens.max_weight = LB_WINDOW_BYTES;
     LB_TRY(lb_queue_init(&r->ready, READY_ROWS, err));
     LB_TRY(lb_queue_init(&r->done, DONE_ROWS, err));
     if (spec->mode != LB_RUN_MODEL)
@@ -290,6 +293,7 @@ static void count_run(struct lb_run *r)
     s->stop = t->stop;
     s->length = t->length;
     s->error = t->error;
+    s->folded = t->folded;
     memcpy(s->by_code, t->by_code, sizeof s->by_code);
     if (r->taken)
         add_taken(s, r->taken);

@@ -15,7 +15,7 @@ enum { LB_T_READER, LB_T_TOKENIZER, LB_T_WINDOW, LB_T_DEAL, LB_T_WRITER, LB_N_TH
 
 /* Written by the writer thread, read by others after it is joined. */
 struct lb_tally {
-    int64_t rows, ok, stop, length, error, by_code[LB_N_ROW_CODE];
+    int64_t rows, ok, stop, length, error, by_code[LB_N_ROW_CODE], folded;
     int64_t prompt_tokens, completion_tokens;
     double write_s;
     double *latency; /* [n_latency] seconds */
@@ -66,7 +66,8 @@ struct lb_run {
     struct lb_err err;    /* first failure, under the mutex */
     atomic_bool halt;     /* a thread failed: end at once */
     atomic_bool closed;   /* the reader of the output went away: end at once, quietly */
-    atomic_bool read_all; /* rows_read is final */
+    atomic_bool read_all; /* no more rows come from the reader */
+    atomic_bool counted;  /* rows_read is final */
     atomic_llong rows_read, rows_done, bytes_read, work_known;
     atomic_bool warned_name;
     atomic_bool stop_told;   /* a signal came to another rank */

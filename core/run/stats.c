@@ -64,6 +64,8 @@ static void put_rows(struct lb_str *out, const struct lb_stats *s)
             put_int(out, lb_row_code_name((enum lb_row_code)code), s->by_code[code]);
     lb_str_putc(out, '}');
     put_int(out, "resumed", s->resumed);
+    if (!s->no_model)
+        put_int(out, "folded", s->folded);
     lb_str_putc(out, '}');
 }
 
@@ -101,7 +103,7 @@ static void put_times(struct lb_str *out, const struct lb_stats *s)
     put_real(out, "prompt_tok_s", rates.prompt);
     put_real(out, "completion_tok_s", rates.completion);
     put_real(out, "total_tok_s", rates.total);
-    if (s->forward_s > 0)
+    if (s->forward_s > 0 && s->n_param)
         put_real(out, "model_tflops", s->model_tflops);
     lb_str_putc(out, '}');
 
@@ -124,7 +126,8 @@ static void put_engine(struct lb_str *out, const struct lb_stats *s)
         lb_str_putc(out, '}');
         return;
     }
-    put_int(out, "parameters", s->n_param);
+    if (s->n_param)
+        put_int(out, "parameters", s->n_param);
     put_text(out, "dtype", s->dtype);
     lb_str_putc(out, '}');
     open_object(out, "engine");

@@ -57,6 +57,7 @@ struct lb_stats {
     /* rows */
     int64_t rows, ok, stop, length, error, by_code[LB_N_ROW_CODE]; /* those of an earlier run among them */
     int64_t resumed;                                               /* rows of an earlier run */
+    int64_t folded;                                                /* rows that were the same as one that ran */
     bool input_known; /* all rows were read, and input_hash is theirs (lb_row_chain) */
     uint64_t input_hash;
     /* tokens: of this run, as all that follows */
