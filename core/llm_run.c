@@ -224,6 +224,7 @@ static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
         .input_bytes = llm->input_bytes,
         .gen = &llm->gen,
         .no_prefix_cache = o->no_prefix_cache,
+        .verify = o->verify,
         .no_fold = o->no_fold,
         .crowd = o->crowd_pages > 0,
         .token_ids = o->token_ids,
@@ -360,6 +361,8 @@ int lb_exit_code(const struct lb_llm *llm, enum lb_status status)
         return (int)llm->resume.done.exit_code;
     if (!lb_is_first(llm))
         return llm->exit_code;
+    if (llm->stats.verify_differ > 0)
+        return LB_E_STOPPED;
     return llm->stats.error > 0 && !llm->closed ? 1 : 0;
 }
 

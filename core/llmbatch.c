@@ -445,6 +445,7 @@ static void fill_chosen(struct lb_llm *llm)
 static void fill_stats(struct lb_llm *llm)
 {
     struct lb_stats *s = &llm->stats;
+    s->verifies = llm->o.verify > 0 && !lb_text_only(llm);
     static const struct lb_gen_defaults none;
     s->model_path = llm->o.model;
     s->architecture = llm->config_known ? llm->config.architecture : NULL;

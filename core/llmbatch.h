@@ -71,6 +71,7 @@ struct lb_options {
     const char *chat_template_kwargs; /* text of a JSON object, or NULL */
     bool retry_errors;                /* failed rows of OUT.partial, or else of OUT, are run again */
     int64_t time_limit_s;             /* since lb_open; 0: none */
+    int64_t verify;                   /* finished rows that are run again, alone; 0: none */
     int64_t max_errors;               /* failed rows that do not stop the run; -1: any number */
     struct tm now;                    /* strftime_now of templates */
     enum lb_audit_mode audit;

@@ -97,7 +97,7 @@ struct lb_work {
     int64_t steps;
     /* of a lead in a run with ranks */
     int rank;        /* where it ran */
-    uint64_t ticket; /* while it runs away from home */
+    uint64_t ticket; /* while it runs away from home; when it was written its place, where it is kept (verify.h) */
     int64_t weight;  /* what it adds to a queue's: bytes on the way to the window, behind it tokens */
 };
 

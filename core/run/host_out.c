@@ -316,7 +316,7 @@ void *lb_run_writer(void *run)
     bool closed = false;
     while (status == LB_OK && !closed && lb_queue_pop(&r->done, -1, &w) == LB_POP_ROW) {
         status = write_all(&f, w, &closed, &err);
-        lb_work_free(w);
+        lb_verify_take(&r->verify, w, w->row.index / r->spec->n_shard);
     }
     if (status != LB_OK)
         lb_run_fail(r, &err, true);

@@ -59,6 +59,7 @@ struct lb_run_spec {
     const struct lb_gen *gen;
     bool token_ids, timing;
     bool no_prefix_cache;
+    int64_t verify;             /* finished rows that are run again */
     bool no_fold;               /* rows that would give the same are all run */
     bool crowd;                 /* tests: see struct lb_sched_spec */
     int64_t created;            /* of OpenAI responses */

@@ -10,6 +10,7 @@
 #include "core/run/pipeline.h"
 #include "core/run/sched.h"
 #include "core/run/timeline.h"
+#include "core/run/verify.h"
 
 enum { LB_T_READER, LB_T_TOKENIZER, LB_T_WINDOW, LB_T_DEAL, LB_T_WRITER, LB_N_THREAD };
 
@@ -79,8 +80,9 @@ struct lb_run {
     const struct lb_taken *taken;        /* rows that an earlier run finished; NULL: no journal */
     uint64_t input_hash;                 /* of all rows read; the reader's until it is joined */
     struct lb_tally tally;
-    bool stopped; /* too many rows failed; the writer's */
-    size_t room;  /* bytes of text that one id gives at most */
+    struct lb_verify verify; /* the writer's until it is joined */
+    bool stopped;            /* too many rows failed; the writer's */
+    size_t room;             /* bytes of text that one id gives at most */
 };
 
 /* Records a failure (the first wins). at_once: nothing goes on; else the run ends after the rows that were read. */

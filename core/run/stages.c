@@ -278,6 +278,8 @@ enum lb_status lb_run_sample(struct lb_run *r, struct lb_err *err)
 static void tell_step(struct lb_run *r)
 {
     struct lb_step_note *s = &r->note;
+    if (r->verify.running)
+        return;
     s->end = lb_now();
     s->number = r->step.number;
     s->n_tok = r->step.n_tok;

@@ -71,7 +71,7 @@ static void put_rows(struct lb_str *out, const struct lb_stats *s)
 
 struct lb_rates lb_stats_rates(const struct lb_stats *s)
 {
-    double t = s->total_s - s->load_s;
+    double t = s->total_s - s->load_s - s->verify_s;
     if (!(t > 0) || s->no_model)
         return (struct lb_rates){NAN, NAN, NAN};
     return (struct lb_rates){(double)s->prompt_tokens / t, (double)s->completion_tokens / t,
@@ -96,6 +96,8 @@ static void put_times(struct lb_str *out, const struct lb_stats *s)
         put_real(out, "collective", s->collective_s);
     put_real(out, "host_wait", s->host_wait_s);
     put_real(out, "write", s->write_s);
+    if (s->verifies)
+        put_real(out, "verify", s->verify_s);
     lb_str_putc(out, '}');
 
     struct lb_rates rates = lb_stats_rates(s);
@@ -262,6 +264,12 @@ void lb_stats_put_json(const struct lb_stats *s, const char *command, struct lb_
     put_times(out, s);
     if (!s->no_model)
         put_run(out, s);
+    if (s->verifies) {
+        open_object(out, "verify");
+        put_int(out, "rows", s->verified);
+        put_int(out, "differ", s->verify_differ);
+        lb_str_putc(out, '}');
+    }
     if (s->plan) {
         name(out, "plan");
         lb_str_puts(out, s->plan);

@@ -72,8 +72,11 @@ struct lb_stats {
     double tokens_mean, seqs_mean, fill; /* fill: tokens over budget */
     /* kv */
     int64_t peak_pages;
-    double waste;           /* mean over steps of allocated and empty slots a running row */
-    int64_t peak_rss_bytes; /* of the rank that has most */
+    double waste;                    /* mean over steps of allocated and empty slots a running row */
+    int64_t peak_rss_bytes;          /* of the rank that has most */
+    int64_t verified, verify_differ; /* rows that were run again, and those of them that came out otherwise */
+    double verify_s;
+    bool verifies; /* it was asked for */
     int exit_code;
 };
 
