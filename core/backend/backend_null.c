@@ -43,10 +43,11 @@ static void null_close(struct lb_backend *be)
     lb_mem_free(be);
 }
 
-static enum lb_status null_reserve(struct lb_backend *be, struct lb_step_limits limit, int32_t max_out, int64_t n_vocab,
-                                   struct lb_err *err)
+static enum lb_status null_reserve(struct lb_backend *be, struct lb_step_limits limit, int32_t max_out,
+                                   const struct lk_cols *vocab, struct lb_err *err)
 {
     struct lb_null *d = null_of(be);
+    int64_t n_vocab = vocab->n_col;
     if (limit.n_tok < 1 || max_out < 1 || n_vocab < 1 || n_vocab > INT32_MAX)
         return lb_err_set(err, LB_E_USAGE, "a step of %d tokens, %d outputs cannot be reserved", limit.n_tok, max_out);
     size_t n = (size_t)max_out;
@@ -167,7 +168,7 @@ static void null_head(struct lb_backend *be, const struct lb_actbuf *a, const st
         }
         choose(d, tok < 0 ? d->slot[~tok] : tok, s->pos[t], m->id);
         d->cand[j] = (struct lb_cand){.best = m->id[0], .best_logit = BEST, .finite = true};
-        if (s->out_flags[j] & LB_OUT_LOGITS)
+        if (s->out_flags[j])
             fill_logits(d, j, &d->cand[j]);
     }
 }

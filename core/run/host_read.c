@@ -169,12 +169,14 @@ static enum lb_status end_rows(const struct reader *rd, struct lb_err *err)
 
 static enum lb_status parse_row(struct reader *rd, const struct lb_line *line, struct lb_work **out, struct lb_err *err)
 {
+    double begin = lb_now();
     struct lb_work *w = *out = lb_work_new();
     if (!w)
         return lb_err_memory(err, "a row", sizeof *w);
     enum lb_status status = lb_row_parse(&w->row, &rd->spec, line->index, line->data, line->len, err);
     status = lb_mem_blame(status, "a row", err);
     w->time.read = lb_now();
+    lb_timeline_work(rd->r->spec->timeline, LB_TL_READER, begin, w->time.read, 1);
     w->weight = (int64_t)line->len;
     atomic_fetch_add(&rd->r->bytes_read, (long long)line->len + 1);
     return status;

@@ -134,7 +134,7 @@ static void put(struct lb_sched *s, struct lb_step *step, int64_t index, int64_t
     if (end == w->n_prompt + w->n_out) {
         s->out_seq[step->n_out] = (int32_t)index;
         step->out_tok[step->n_out] = step->n_tok - 1;
-        step->out_flags[step->n_out] = lb_work_needs_logits(w) ? LB_OUT_LOGITS : 0;
+        step->out_flags[step->n_out] = lb_work_needs_logits(w) ? s->spec.out_flag : 0;
         step->n_out++;
     }
     count(s, w, begin, end);

@@ -35,7 +35,8 @@ struct lb_sched_spec {
     struct lb_prefix *prefix; /* lent; NULL: prompts share nothing */
     int64_t dynamic_above;    /* prompts beyond this length have a rotary base of their own; 0: none has */
     int64_t batch_tokens, max_seqs;
-    bool crowd; /* tests: admission expects no row to go on, so that rows are evicted */
+    int32_t out_flag; /* of rows whose id the LM head alone does not give */
+    bool crowd;       /* tests: admission expects no row to go on, so that rows are evicted */
 };
 
 struct lb_sched {
