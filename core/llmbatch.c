@@ -50,15 +50,10 @@ static enum lb_status read_dtype(const char *name, enum lb_dtype *out, struct lb
     return LB_OK;
 }
 
-static bool makes_up(const struct lb_options *o)
-{
-    return o->device && strcmp(o->device, "null") == 0;
-}
-
 /* What speaks of weights has no meaning where there are none. */
 static enum lb_status check_device(const struct lb_options *o, struct lb_err *err)
 {
-    if (!makes_up(o))
+    if (!lb_makes_up(o))
         return LB_OK;
     if (o->tp > 1)
         return lb_err_set(err, LB_E_USAGE, "--tp %lld divides weights, and the null device has none", (long long)o->tp);
@@ -248,14 +243,14 @@ static enum lb_status open_chat(struct lb_llm *llm, const struct lb_tok_job *job
 /* NULL: the device makes its logits up. */
 static const struct lb_wfile *weights_of(const struct lb_llm *llm)
 {
-    if (makes_up(&llm->o))
+    if (lb_makes_up(&llm->o))
         return NULL;
     return llm->gguf_open ? &llm->gguf.w : &llm->safetensors;
 }
 
 static enum lb_status open_headers(struct lb_llm *llm, struct lb_err *err)
 {
-    if (llm->gguf_open || makes_up(&llm->o))
+    if (llm->gguf_open || lb_makes_up(&llm->o))
         return LB_OK;
     LB_TRY(lb_safetensors_open(&llm->safetensors, llm->o.model, err));
     llm->safetensors_open = true;
@@ -302,7 +297,8 @@ static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
     enum lb_status status = lb_model_reserve(llm->model, llm->plan.limit, llm->plan.max_out, llm->plan.kv_pages, err);
     LB_TRY(lb_llm_agree(llm, status, err));
     struct lb_probe probe = {llm->model, llm->backend, llm->ranks.comm, &llm->config, &llm->plan};
-    LB_TRY(lb_llm_agree(llm, lb_probe_choose_batch(&probe, llm->ranks.world, &llm->plan, err), err));
+    if (!lb_makes_up(o))
+        LB_TRY(lb_llm_agree(llm, lb_probe_choose_batch(&probe, llm->ranks.world, &llm->plan, err), err));
     lb_model_set_hook(llm->model, o->hook);
     return LB_OK;
 }

@@ -19,6 +19,8 @@ enum lb_status lb_outlook_open(struct lb_llm *llm, struct lb_err *err)
                                    .n_thread = o->threads ? (int)o->threads : llm->ranks.cpus.n_thread,
                                    .log = &o->log};
     struct lb_err why = LB_ERR_INIT;
+    if (lb_makes_up(o)) /* neither memory nor time to speak of */
+        return LB_OK;
     LB_TRY(lb_backend_open(&llm->backend, &spec, err));
     if (llm->gguf_open || makes_up(llm))
         return LB_OK;
@@ -64,7 +66,11 @@ enum lb_status lb_outlook_make(struct lb_llm *llm, struct lb_str *text, struct l
 {
     struct lb_plan plan;
     struct lb_forecast f;
+<<<<<<< HEAD
     if (!llm->gguf_open && !llm->safetensors_open && !makes_up(llm))
+=======
+    if (!llm->backend || (!llm->gguf_open && !llm->safetensors_open))
+>>>>>>> order
         return LB_OK;
     struct lb_plan_spec want = spec_of(llm);
     lb_sim_sort(&llm->survey.lengths);

@@ -340,8 +340,9 @@ void *lb_run_window(void *run)
     struct lb_queue *to = r->deals ? &r->sorted : &r->ready;
     bool end = false, over = false;
     while (status == LB_OK && !end && !over) {
-        size_t n = fold(r, &f, rows, gather(r, rows, &end));
+        size_t n = gather(r, rows, &end);
         double begin = lb_now();
+        n = fold(r, &f, rows, n);
         lb_order_rows(rows, n);
         lb_timeline_work(r->spec->timeline, LB_TL_WINDOW, begin, lb_now(), n);
         for (size_t i = 0; i < n; i++) {
