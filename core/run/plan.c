@@ -92,6 +92,31 @@ double lb_plan_moe_bytes(const struct lb_config *c, int64_t n_tok)
     return (double)n_tok * token * sizeof(float);
 }
 
+static int32_t score_tokens(int64_t batch_tokens)
+{
+    return (int32_t)(batch_tokens < LB_SCORE_TOKENS ? batch_tokens : LB_SCORE_TOKENS);
+}
+
+/* A row asks for its next token, and rows that are scored for tokens of their prompts. */
+static int32_t max_out(int64_t batch_tokens, int64_t max_seqs)
+{
+    int64_t n = max_seqs + score_tokens(batch_tokens);
+    return (int32_t)(n < batch_tokens ? n : batch_tokens);
+}
+
+double lb_plan_logit_bytes(const struct lb_config *c, int64_t batch_tokens, int64_t max_seqs)
+{
+    return (double)max_out(batch_tokens, max_seqs) * (double)c->n_vocab * sizeof(float);
+}
+
+/* What depends on the length of a step, on one rank. */
+static double step_bytes(const struct lb_plan_spec *spec)
+{
+    int64_t batch = spec->batch_tokens ? spec->batch_tokens : LB_DEFAULT_BATCH_TOKENS;
+    int64_t seqs = spec->max_seqs ? spec->max_seqs : LB_DEFAULT_MAX_SEQS;
+    return lb_plan_moe_bytes(spec->config, batch) + lb_plan_logit_bytes(spec->config, batch, seqs);
+}
+
 enum lb_status lb_plan_length(struct lb_plan *p, const struct lb_plan_spec *spec, struct lb_err *err)
 {
     const struct lb_rope *rope = &spec->config->rope;
@@ -132,17 +157,17 @@ enum lb_status lb_plan_make(struct lb_plan *p, const struct lb_plan_spec *spec, 
 
     int tp = spec->tp > 1 ? spec->tp : 1;
     double weights = host_weight_bytes(spec, tp), room = (double)spec->free_bytes, n_rank = ranks_of(spec);
-    double experts = n_rank * lb_plan_moe_bytes(spec->config, p->batch_tokens);
-    if (weights <= room && weights + experts > room)
+    double step = n_rank * step_bytes(spec);
+    if (weights <= room && weights + step > room)
         return lb_err_set(
             err, LB_E_DEVICE,
-            "weights of %.1f GiB and %.1f GiB for the experts' rows of %lld tokens need more than the %.1f GiB "
-            "that are free: fewer --batch-tokens need less",
-            weights / GIB, experts / GIB, (long long)p->batch_tokens, room / GIB);
+            "weights of %.1f GiB and %.1f GiB for the logits and the experts' rows of %lld tokens need more than the "
+            "%.1f GiB that are free: fewer --batch-tokens need less",
+            weights / GIB, step / GIB, (long long)p->batch_tokens, room / GIB);
     if (weights > room)
         return lb_err_set(err, LB_E_DEVICE, "the weights need %.1f GiB of memory, %.1f GiB are free", weights / GIB,
                           room / GIB);
-    room -= experts;
+    room -= step;
     double cache = room / 4 < room - weights ? room / 4 : room - weights;
     p->kv_memory = spec->kv_memory ? spec->kv_memory : (int64_t)(cache / n_rank);
     if (spec->kv_memory && n_rank * (double)spec->kv_memory > room - weights)
@@ -157,8 +182,7 @@ enum lb_status lb_plan_tp(const struct lb_plan_spec *spec, int n_rank, int *tp, 
 {
     double room = (double)spec->free_bytes, least = 0, asked = ranks_of(spec) * (double)spec->kv_memory;
     int fits = 0;
-    int64_t batch = spec->batch_tokens ? spec->batch_tokens : LB_DEFAULT_BATCH_TOKENS;
-    room -= ranks_of(spec) * lb_plan_moe_bytes(spec->config, batch);
+    room -= ranks_of(spec) * step_bytes(spec);
     for (*tp = 1; *tp <= n_rank; (*tp)++) {
         if (n_rank % *tp != 0 || spec->config->n_seg % *tp != 0)
             continue;
@@ -193,6 +217,7 @@ enum lb_status lb_plan_pages(struct lb_plan *p, size_t page_bytes, struct lb_err
     p->limit = (struct lb_step_limits){.n_tok = (int32_t)p->batch_tokens,
                                        .n_seq = (int32_t)n_seq,
                                        .n_page = (int32_t)(entries < INT32_MAX ? entries : INT32_MAX)};
-    p->max_out = (int32_t)n_seq;
+    p->score_tokens = score_tokens(p->batch_tokens);
+    p->max_out = max_out(p->batch_tokens, p->max_seqs);
     return LB_OK;
 }

@@ -12,6 +12,7 @@
 
 #define LB_DEFAULT_BATCH_TOKENS 512
 #define LB_DEFAULT_MAX_SEQS 256
+#define LB_SCORE_TOKENS 256 /* at most: products over as many are nearly as fast as over more */
 
 /* What was asked for; 0 is the default. */
 struct lb_plan_spec {
@@ -32,6 +33,7 @@ struct lb_plan {
     int64_t kv_pages;
     struct lb_step_limits limit;
     int32_t max_out;
+    int32_t score_tokens; /* of prompts, whose logits a step can ask for */
 };
 
 /* tp for `auto` on this host, among the divisors of n_rank and of the model's segments: the smallest with which weights
@@ -55,6 +57,9 @@ enum lb_status lb_plan_pages(struct lb_plan *p, size_t page_bytes, struct lb_err
 
 /* Bytes that a step of n_tok tokens takes for its mixtures of experts, at most: a kernel set may store fewer. */
 double lb_plan_moe_bytes(const struct lb_config *c, int64_t n_tok);
+
+/* Bytes that a step's logits take, where all that can be asked for are. */
+double lb_plan_logit_bytes(const struct lb_config *c, int64_t batch_tokens, int64_t max_seqs);
 
 /* Bytes of a page over all layers on one of tp ranks as the configuration gives it; a kernel set may need more. */
 size_t lb_plan_page_bytes(const struct lb_config *c, enum lb_dtype dtype, int tp);

@@ -7,7 +7,11 @@
  * A row is admitted when the pages that the running rows are expected to need leave room for those that it is expected
  * to need itself: at first its longest course, later as much of it as rows have come to use. Where that was too little,
  * the youngest row is evicted: its pages go, its ids stay, and it is fed again, ids and all, when there is room. The
- * oldest row is never evicted, so that there is an end. A row's result depends on none of this. */
+ * oldest row is never evicted, so that there is an end. A row's result depends on none of this.
+ *
+ * A row whose prompt is scored asks for the logits of its prompt's tokens, of so many in a step as there is memory for.
+ * It starts on pages of its own, since all its positions must be computed, and what was scored before an eviction is
+ * not scored again. */
 #ifndef CORE_RUN_SCHED_H
 #define CORE_RUN_SCHED_H
 
@@ -35,7 +39,8 @@ struct lb_sched_spec {
     struct lb_prefix *prefix; /* lent; NULL: prompts share nothing */
     int64_t dynamic_above;    /* prompts beyond this length have a rotary base of their own; 0: none has */
     int64_t batch_tokens, max_seqs;
-    bool crowd; /* tests: admission expects no row to go on, so that rows are evicted */
+    int64_t score_tokens; /* of prompts, whose logits a step can ask for beside one token of each row */
+    bool crowd;           /* tests: admission expects no row to go on, so that rows are evicted */
 };
 
 struct lb_sched {
@@ -45,7 +50,10 @@ struct lb_sched {
     struct lb_work **evicted; /* [max_seqs] n_evicted of them, the oldest last */
     int64_t n_evicted;
     bool crowded;                /* a row was evicted in this step: none comes */
+    bool held;                   /* a row has to wait for a part of its prompt: none comes after it */
     int32_t *out_seq;            /* [step->n_out] index into seq */
+    int32_t *out_scored;         /* [step->n_out] position of the prompt's token that is scored; 0: a new token */
+    int64_t n_scored;            /* of the step */
     int64_t n_prefill, n_decode; /* tokens of the step: of prompts, and generated */
     int64_t n_again;             /* tokens of the step that had been fed before an eviction, in neither of them */
     int64_t n_hit;               /* prompt tokens that the step did not have to take: they were in shared pages */
@@ -57,7 +65,7 @@ struct lb_sched {
 /* Pages of the longest course of a row: the last generated id is never fed. */
 static inline int64_t lb_sched_peak_pages(int64_t n_prompt, int64_t max_tokens)
 {
-    return lb_kv_pages_of(n_prompt + max_tokens - 1);
+    return lb_kv_pages_of(n_prompt + (max_tokens > 1 ? max_tokens - 1 : 0));
 }
 
 enum lb_status lb_sched_init(struct lb_sched *s, const struct lb_sched_spec *spec, struct lb_err *err);

@@ -160,15 +160,27 @@ enum lb_status lb_run_forward(struct lb_run *r, struct lb_err *err)
     return LB_OK;
 }
 
-/* The id of output j, and what its row wants to know of it. Any thread of the team. */
+/* What a row wants to know of its prompt's token at a position, of which c is the distribution. */
+static void score(const struct lb_run *r, struct lb_work *w, const struct lb_cand *c, int64_t pos)
+{
+    int64_t i = pos - lb_score_first(&w->set), k = w->set.prompt_logprobs;
+    struct lb_logprob_top *top = w->scored_top ? w->scored_top + i * k : NULL;
+    lb_sample_logprob(c, r->spec->config->n_vocab, w->prompt[pos], (size_t)k, top, &w->scored[i]);
+}
+
+/* The id of output j, and what its row wants to know of it; 0 where no id is wanted. Any thread of the team. */
 static int32_t draw(struct lb_run *r, int64_t j)
 {
     const struct lb_cand *c = &r->cand[j];
     struct lb_work *w = r->sched.seq[r->sched.out_seq[j]].work;
     const struct lb_settings *set = &w->set;
-    int64_t n_vocab = r->spec->config->n_vocab;
+    int64_t n_vocab = r->spec->config->n_vocab, scored = r->sched.out_scored[j];
     if (!c->finite || c->best < 0)
         return -1;
+    if (scored > 0)
+        score(r, w, c, scored);
+    if (scored > 0 || set->max_tokens == 0)
+        return 0;
     int32_t id = c->best;
     double u = set->sampling.greedy ? 0 : lb_philox_u(set->seed, w->lead->row.key, w->sample, (uint32_t)w->n_out);
     if (w->adjust) {
@@ -216,6 +228,39 @@ enum lb_status lb_run_sample(struct lb_run *r, struct lb_err *err)
     return LB_OK;
 }
 
+/* What output j is for its row. True when the row has ended. */
+static bool take_output(struct lb_run *r, int32_t j, struct lb_work *w, double now)
+{
+    if (r->drawn[j] < 0) {
+        w->fail = LB_ROW_NOT_FINITE;
+        return true;
+    }
+    if (r->sched.out_scored[j] > 0)
+        return false;
+    if (w->n_out == 0)
+        w->time.first = now;
+    if (w->set.max_tokens == 0) {
+        w->finish = LB_FINISH_LENGTH;
+        return true;
+    }
+    lb_sched_advance(&r->sched, &r->step, j, r->drawn[j]);
+    return lb_stop_check(w, r->spec->config);
+}
+
+static void end_row(struct lb_run *r, int32_t j, struct lb_work *w, double now)
+{
+    w->time.last = now;
+    r->n_ended++;
+    r->n_ended_tok += w->n_out;
+    r->work_done += (double)(w->n_prompt + w->set.max_tokens);
+    lb_sched_finish(&r->sched, j);
+    atomic_fetch_add(&r->n_gone, 1);
+    if (!lb_work_end(w->lead, 1))
+        return;
+    w->lead->next = r->finished;
+    r->finished = w->lead;
+}
+
 enum lb_status lb_run_detokenize(struct lb_run *r, struct lb_err *err)
 {
     (void)err;
@@ -224,27 +269,8 @@ enum lb_status lb_run_detokenize(struct lb_run *r, struct lb_err *err)
     double now = lb_now();
     for (int32_t j = 0; j < r->step.n_out; j++) {
         struct lb_work *w = r->sched.seq[r->sched.out_seq[j]].work;
-        bool ended = r->drawn[j] < 0;
-        if (ended) {
-            w->fail = LB_ROW_NOT_FINITE;
-        } else {
-            lb_sched_advance(&r->sched, &r->step, j, r->drawn[j]);
-            if (w->n_out == 1)
-                w->time.first = now;
-            ended = lb_stop_check(w, r->spec->config);
-        }
-        if (!ended)
-            continue;
-        w->time.last = now;
-        r->n_ended++;
-        r->n_ended_tok += w->n_out;
-        r->work_done += (double)(w->n_prompt + w->set.max_tokens);
-        lb_sched_finish(&r->sched, j);
-        atomic_fetch_add(&r->n_gone, 1);
-        if (!lb_work_end(w->lead, 1))
-            continue;
-        w->lead->next = r->finished;
-        r->finished = w->lead;
+        if (w && take_output(r, j, w, now)) /* else it has failed before, in the same step */
+            end_row(r, j, w, now);
     }
     return LB_OK;
 }

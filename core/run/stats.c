@@ -67,6 +67,18 @@ static void put_rows(struct lb_str *out, const struct lb_stats *s)
     lb_str_putc(out, '}');
 }
 
+static void put_scoring(struct lb_str *out, const struct lb_stats *s)
+{
+    if (s->scored_tokens == 0)
+        return;
+    open_object(out, "scoring");
+    put_int(out, "tokens", s->scored_tokens);
+    name(out, "nll");
+    lb_str_putf(out, "%.10g", s->scored_nll); /* a sum of millions, whose mean is told to several places */
+    put_real(out, "perplexity", exp(s->scored_nll / (double)s->scored_tokens));
+    lb_str_putc(out, '}');
+}
+
 static void put_times(struct lb_str *out, const struct lb_stats *s)
 {
     open_object(out, "time_s");
@@ -242,6 +254,7 @@ void lb_stats_put_json(const struct lb_stats *s, const char *command, struct lb_
         put_int(out, "padding", s->padding);
     }
     lb_str_putc(out, '}');
+    put_scoring(out, s);
     put_times(out, s);
     if (!s->no_model)
         put_run(out, s);
