@@ -74,7 +74,10 @@ struct lb_work {
     uint32_t sample;       /* number among the samples of the row, prompt by prompt: keys the random numbers */
     int32_t *prompt;       /* [n_prompt] owned, unless prompt_lent */
     int64_t n_prompt;
-    bool prompt_lent; /* from the prompt's first sample */
+    bool prompt_lent;        /* from the prompt's first sample */
+    struct lb_work **follow; /* [n_follow] samples of its prompt that begin when the first id of each can be drawn, lent
+                              * from the lead's list */
+    int32_t n_follow;
     int64_t n_shared; /* tokens that other rows near it in the order begin with too: worth keeping in the cache */
     int64_t group, group_len; /* rows that begin alike, and the longest prompt among them (order.h) */
     int64_t n_before;         /* positions that were fed before the row was evicted; 0: it was not */

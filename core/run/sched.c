@@ -11,7 +11,8 @@ enum lb_status lb_sched_init(struct lb_sched *s, const struct lb_sched_spec *spe
     *s = (struct lb_sched){.spec = *spec, .caution = CAUTION};
     size_t n = (size_t)spec->max_seqs;
     s->seq = lb_mem_new(n, sizeof *s->seq);
-    s->evicted = lb_mem_new(n, sizeof *s->evicted);
+    s->evicted = lb_mem_new(n + LB_MAX_N, sizeof *s->evicted);
+    s->most_seq = spec->max_seqs < spec->batch_tokens ? spec->max_seqs : spec->batch_tokens;
     int64_t n_out = spec->max_seqs + spec->score_tokens;
     size_t out = (size_t)(n_out < spec->batch_tokens ? n_out : spec->batch_tokens);
     s->out_seq = lb_mem_new(out, sizeof *s->out_seq);
@@ -25,7 +26,7 @@ enum lb_status lb_sched_init(struct lb_sched *s, const struct lb_sched_spec *spe
 
 static void drop_work(struct lb_work *w)
 {
-    if (w && lb_work_end(w->lead, 1))
+    if (w && lb_work_end(w->lead, 1 + w->n_follow))
         lb_work_free(w->lead);
 }
 
@@ -58,16 +59,24 @@ static int64_t expected_len(const struct lb_sched *s, const struct lb_work *w)
     return w->n_prompt + (n > 1 ? n - 1 : 0);
 }
 
-/* Pages that the running rows are expected to ask for yet. */
-static int64_t expected_pages(const struct lb_sched *s)
+/* Pages that the samples which follow a row are expected to need beside those of the prompt. */
+static int64_t pages_behind(const struct lb_sched *s, const struct lb_work *w)
+{
+    return w->n_follow * (lb_kv_pages_of(expected_len(s, w)) - w->n_prompt / LK_PAGE_TOKENS);
+}
+
+/* What the running rows are expected to ask for yet: pages, and how many samples follow them. */
+static int64_t expected_pages(const struct lb_sched *s, int64_t *n_follow)
 {
     int64_t sum = 0;
+    *n_follow = 0;
     for (int64_t i = 0; i < s->n_seq; i++) {
         const struct lb_seq *q = &s->seq[i];
         if (!q->work)
             continue;
         int64_t more = lb_kv_pages_of(expected_len(s, q->work)) - s->spec.kv->seq[q->kv_seq].n_page;
-        sum += more > 0 ? more : 0;
+        sum += (more > 0 ? more : 0) + pages_behind(s, q->work);
+        *n_follow += q->work->n_follow;
     }
     return sum;
 }
@@ -152,6 +161,7 @@ static void put(struct lb_sched *s, struct lb_step *step, int64_t index, int64_t
         want(s, step, index, 0);
     count(s, w, begin, end);
     q->n_fed = end;
+    q->step = step->number;
     s->n_stored += n;
     w->steps++;
     struct lb_prefix_text text = shared_text(s, w, w->n_prompt);
@@ -195,13 +205,12 @@ static void leave(struct lb_sched *s, struct lb_seq *q)
 
 /* ---- eviction ---- */
 
-/* Evicts the youngest row behind `index` that has no tokens in this step: rows are put in order, and a row behind one
- * whose prompt is not done has none either. */
+/* Evicts the youngest row behind `index` that has no tokens in this step. */
 static bool evict_behind(struct lb_sched *s, int64_t index)
 {
     for (int64_t i = s->n_seq; i-- > index + 1;) {
         struct lb_work *w = s->seq[i].work;
-        if (!w)
+        if (!w || s->seq[i].step == s->step)
             continue;
         if (w->n_before < s->seq[i].n_fed)
             w->n_before = s->seq[i].n_fed;
@@ -240,16 +249,17 @@ static bool admit(struct lb_sched *s, struct lb_step *step, struct lb_work *w)
     struct lb_prefix_text text = shared_text(s, w, w->n_prompt - 1);
     if (text.n_tok >= LK_PAGE_TOKENS && !w->scored)
         n_hit = lb_prefix_look(s->spec.prefix, &text, &n_idle);
-    int64_t need = lb_kv_pages_of(expected_len(s, w)) - n_hit + n_idle;
+    int64_t need = lb_kv_pages_of(expected_len(s, w)) - n_hit + n_idle + pages_behind(s, w), n_follow;
     bool alone = s->n_seq == 0; /* then it has all pages, and they are enough for its longest course */
-    if (!alone && expected_pages(s) + need > kv->n_free)
+    if (!alone &&
+        (expected_pages(s, &n_follow) + need > kv->n_free || s->n_seq + n_follow + 1 + w->n_follow > s->most_seq))
         return false;
     int32_t kv_seq = lb_kv_open(kv);
     if (kv_seq < 0)
         return false;
     int64_t index = s->n_seq++;
     struct lb_seq *q = &s->seq[index];
-    *q = (struct lb_seq){.work = w, .kv_seq = kv_seq, .slot_step = -2};
+    *q = (struct lb_seq){.work = w, .kv_seq = kv_seq, .slot_step = -2, .step = -1};
     if (n_hit > 0)
         q->n_fed = (int64_t)lb_prefix_match(s->spec.prefix, &q->known, kv_seq, &text) * LK_PAGE_TOKENS;
     s->n_stored += q->n_fed;
@@ -265,6 +275,7 @@ void lb_sched_begin(struct lb_sched *s, struct lb_step *step)
 {
     sweep(s);
     lb_step_clear(step);
+    s->step = step->number;
     s->n_prefill = s->n_decode = s->n_again = s->n_hit = 0;
     s->n_scored = 0;
     s->crowded = s->held = false;
@@ -294,6 +305,7 @@ void lb_sched_end(struct lb_sched *s, struct lb_step *step)
 {
     step->seq_start[step->n_seq] = step->n_tok;
     step->page_start[step->n_seq] = step->n_page;
+    step->n_copy = lb_kv_take_copies(s->spec.kv, step->copy_from, step->copy_to, step->limit.n_seq);
     step->n_new = lb_kv_take_new(s->spec.kv, step->new_page, step->limit.n_page);
 }
 
@@ -304,6 +316,19 @@ struct lb_work *lb_sched_advance(struct lb_sched *s, const struct lb_step *step,
     q->slot = j;
     q->slot_step = step->number;
     return q->work;
+}
+
+void lb_sched_fork(struct lb_sched *s, int32_t j, struct lb_work *w)
+{
+    const struct lb_seq *q = &s->seq[s->out_seq[j]];
+    int32_t kv_seq = s->n_seq < s->most_seq ? lb_kv_fork(s->spec.kv, q->kv_seq) : -1;
+    if (kv_seq < 0) { /* it runs by itself when there is room */
+        s->evicted[s->n_evicted++] = w;
+        return;
+    }
+    s->seq[s->n_seq++] =
+        (struct lb_seq){.work = w, .kv_seq = kv_seq, .n_fed = q->n_fed, .slot_step = -2, .step = -1, .known = q->known};
+    s->n_stored += q->n_fed;
 }
 
 void lb_sched_finish(struct lb_sched *s, int32_t j)

@@ -11,7 +11,10 @@
  *
  * A row whose prompt is scored asks for the logits of its prompt's tokens, of so many in a step as there is memory for.
  * It starts on pages of its own, since all its positions must be computed, and what was scored before an eviction is
- * not scored again. */
+ * not scored again.
+ *
+ * Samples of a prompt run it once: the first one is admitted for all of them, and the others begin when it is done, on
+ * its full pages and on copies of the last one. */
 #ifndef CORE_RUN_SCHED_H
 #define CORE_RUN_SCHED_H
 
@@ -31,6 +34,7 @@ struct lb_seq {
     int64_t n_fed;     /* positions in the cache, with those of the step being built */
     int64_t slot_step; /* step whose sample slot holds the newest id */
     int32_t slot;
+    int64_t step;                 /* the last step that has tokens of it */
     struct lb_prefix_place known; /* pages that others can take */
 };
 
@@ -47,8 +51,10 @@ struct lb_sched {
     struct lb_sched_spec spec;
     struct lb_seq *seq;       /* [max_seqs], n_seq of them, in order of admission */
     int64_t n_seq, n_stored;  /* n_stored: sum of n_fed */
-    struct lb_work **evicted; /* [max_seqs] n_evicted of them, the oldest last */
+    struct lb_work **evicted; /* [max_seqs + LB_MAX_N] n_evicted of them, the oldest last */
     int64_t n_evicted;
+    int64_t most_seq;            /* at a time: so many can decode in one step */
+    int64_t step;                /* the number of the step that is being filled */
     bool crowded;                /* a row was evicted in this step: none comes */
     bool held;                   /* a row has to wait for a part of its prompt: none comes after it */
     int32_t *out_seq;            /* [step->n_out] index into seq */
@@ -74,8 +80,8 @@ void lb_sched_release(struct lb_sched *s); /* frees the rows that still run, unl
 /* Starts a step: tokens of the running rows, and of evicted ones where there is room again. */
 void lb_sched_begin(struct lb_sched *s, struct lb_step *step);
 
-/* Takes a sequence of a row (which belongs to the scheduler then) and its first tokens into the step. false: no room
- * now. */
+/* Takes a sequence of a row (which belongs to the scheduler then, as those that follow it do) and its first tokens into
+ * the step. false: no room now. */
 bool lb_sched_admit(struct lb_sched *s, struct lb_step *step, struct lb_work *w);
 
 /* Closes the step: its tables are complete. */
@@ -83,6 +89,10 @@ void lb_sched_end(struct lb_sched *s, struct lb_step *step);
 
 /* Adds the id of output j to its row and returns the row. */
 struct lb_work *lb_sched_advance(struct lb_sched *s, const struct lb_step *step, int32_t j, int32_t id);
+
+/* A sample of the prompt that output j's row has just run, with its first id (w->out[0]): it begins where that stands.
+ * Called for each of those that follow the row and have not ended with that id, before the row itself may end. */
+void lb_sched_fork(struct lb_sched *s, int32_t j, struct lb_work *w);
 
 /* The row of output j has ended: gives back its pages and its place. The row is the caller's. */
 void lb_sched_finish(struct lb_sched *s, int32_t j);

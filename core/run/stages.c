@@ -101,12 +101,22 @@ static void take_next(struct lb_run *r)
         r->input_done = lb_queue_pop(&r->ready, 0, &r->waiting) == LB_POP_END;
 }
 
+/* The further samples of the prompt of a row's i-th sequence stand behind it. */
+static void gather_samples(struct lb_work *lead, int32_t i, struct lb_work *w)
+{
+    w->n_follow = 0;
+    w->follow = lead->part ? lead->part + i + 1 : NULL;
+    while (i + 1 + w->n_follow < lead->n_part && w->follow[w->n_follow]->prompt_lent && w->n_follow < LB_MAX_N - 1)
+        w->n_follow++;
+}
+
 enum lb_status lb_run_pack(struct lb_run *r, struct lb_err *err)
 {
     (void)err;
     lb_sched_begin(&r->sched, &r->step);
     while (!r->over && r->waiting) {
         struct lb_work *w = lb_work_part(r->waiting, r->next_part);
+        gather_samples(r->waiting, r->next_part, w);
         if (r->next_part == 0 && !in_time(r, w)) {
             r->timed_out = true;
             atomic_fetch_add(&r->n_gone, w->n_part);
@@ -117,7 +127,8 @@ enum lb_status lb_run_pack(struct lb_run *r, struct lb_err *err)
         if (!lb_sched_admit(&r->sched, &r->step, w))
             break;
         w->time.admitted = lb_now();
-        if (++r->next_part == r->waiting->n_part)
+        r->next_part += 1 + w->n_follow;
+        if (r->next_part == r->waiting->n_part)
             take_next(r);
     }
     lb_sched_end(&r->sched, &r->step);
@@ -168,19 +179,11 @@ static void score(const struct lb_run *r, struct lb_work *w, const struct lb_can
     lb_sample_logprob(c, r->spec->config->n_vocab, w->prompt[pos], (size_t)k, top, &w->scored[i]);
 }
 
-/* The id of output j, and what its row wants to know of it; 0 where no id is wanted. Any thread of the team. */
-static int32_t draw(struct lb_run *r, int64_t j)
+/* A sequence's next id from the distribution c, and what the sequence wants to know of it. */
+static int32_t draw(const struct lb_run *r, struct lb_work *w, const struct lb_cand *c)
 {
-    const struct lb_cand *c = &r->cand[j];
-    struct lb_work *w = r->sched.seq[r->sched.out_seq[j]].work;
     const struct lb_settings *set = &w->set;
-    int64_t n_vocab = r->spec->config->n_vocab, scored = r->sched.out_scored[j];
-    if (!c->finite || c->best < 0)
-        return -1;
-    if (scored > 0)
-        score(r, w, c, scored);
-    if (scored > 0 || set->max_tokens == 0)
-        return 0;
+    int64_t n_vocab = r->spec->config->n_vocab;
     int32_t id = c->best;
     double u = set->sampling.greedy ? 0 : lb_philox_u(set->seed, w->lead->row.key, w->sample, (uint32_t)w->n_out);
     if (w->adjust) {
@@ -199,11 +202,29 @@ static int32_t draw(struct lb_run *r, int64_t j)
     return id;
 }
 
+/* The id of output j, 0 where none is wanted. A prompt that is done gives the first id of each of its samples. Any
+ * thread of the team. */
+static int32_t take_logits(struct lb_run *r, int64_t j)
+{
+    const struct lb_cand *c = &r->cand[j];
+    struct lb_work *w = r->sched.seq[r->sched.out_seq[j]].work;
+    int64_t scored = r->sched.out_scored[j];
+    if (!c->finite || c->best < 0)
+        return -1;
+    if (scored > 0)
+        score(r, w, c, scored);
+    if (scored > 0 || w->set.max_tokens == 0)
+        return 0;
+    for (int32_t i = 0; i < w->n_follow; i++)
+        w->follow[i]->out[0] = draw(r, w->follow[i], c);
+    return draw(r, w, c);
+}
+
 static void draw_range(void *ctx, int64_t begin, int64_t end)
 {
     struct lb_run *r = ctx;
     for (int64_t j = begin; j < end; j++)
-        r->drawn[j] = draw(r, j);
+        r->drawn[j] = take_logits(r, j);
 }
 
 enum lb_status lb_run_sample(struct lb_run *r, struct lb_err *err)
@@ -228,6 +249,37 @@ enum lb_status lb_run_sample(struct lb_run *r, struct lb_err *err)
     return LB_OK;
 }
 
+/* n sequences of a row have ended, w the last of them. */
+static void end_sequences(struct lb_run *r, struct lb_work *w, int32_t n)
+{
+    r->n_ended += n;
+    r->n_ended_tok += w->n_out;
+    r->work_done += (double)(n * (w->n_prompt + w->set.max_tokens));
+    atomic_fetch_add(&r->n_gone, n);
+    if (!lb_work_end(w->lead, n))
+        return;
+    w->lead->next = r->finished;
+    r->finished = w->lead;
+}
+
+/* The samples that follow output j's row begin, each with the id that was drawn for it. */
+static void begin_samples(struct lb_run *r, int32_t j, struct lb_work *w, double now)
+{
+    for (int32_t i = 0; i < w->n_follow; i++) {
+        struct lb_work *f = w->follow[i];
+        f->time.admitted = w->time.admitted;
+        f->time.first = f->time.last = now;
+        f->steps = w->steps;
+        f->fail = f->out[0] < 0 ? LB_ROW_NOT_FINITE : LB_ROW_OK;
+        f->n_out = f->fail == LB_ROW_OK;
+        if (f->n_out && !lb_stop_check(f, r->spec->config))
+            lb_sched_fork(&r->sched, j, f);
+        else
+            end_sequences(r, f, 1);
+    }
+    w->n_follow = 0;
+}
+
 /* What output j is for its row. True when the row has ended. */
 static bool take_output(struct lb_run *r, int32_t j, struct lb_work *w, double now)
 {
@@ -244,21 +296,22 @@ static bool take_output(struct lb_run *r, int32_t j, struct lb_work *w, double n
         return true;
     }
     lb_sched_advance(&r->sched, &r->step, j, r->drawn[j]);
+    begin_samples(r, j, w, now);
     return lb_stop_check(w, r->spec->config);
 }
 
+/* Samples that were to follow it end as it did. */
 static void end_row(struct lb_run *r, int32_t j, struct lb_work *w, double now)
 {
     w->time.last = now;
-    r->n_ended++;
-    r->n_ended_tok += w->n_out;
-    r->work_done += (double)(w->n_prompt + w->set.max_tokens);
+    for (int32_t i = 0; i < w->n_follow; i++) {
+        w->follow[i]->finish = w->finish;
+        w->follow[i]->time = w->time;
+    }
+    int32_t n = 1 + w->n_follow;
+    w->n_follow = 0;
     lb_sched_finish(&r->sched, j);
-    atomic_fetch_add(&r->n_gone, 1);
-    if (!lb_work_end(w->lead, 1))
-        return;
-    w->lead->next = r->finished;
-    r->finished = w->lead;
+    end_sequences(r, w, n);
 }
 
 enum lb_status lb_run_detokenize(struct lb_run *r, struct lb_err *err)

@@ -323,6 +323,8 @@ static json_t *contract_rows(const json_t *golden)
                     json_object_set_new(row, "top_p", json_real(0.8));
                 if (i % 2)
                     json_object_set_new(row, "top_k", json_integer(40));
+                if (i % 4 == 0)
+                    json_object_set_new(row, "n", json_integer(3)); /* on copies of the prompt's last page */
             }
             if (i % 4 == (sampled ? 2 : 3))
                 add_penalties(row, i);
