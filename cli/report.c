@@ -159,11 +159,10 @@ static void put_rates(struct lb_str *s, const struct lb_stats *st)
         put_value(s, "other ranks", st->collective_s, 3);
     put_value(s, "write", st->write_s, 3);
     lb_str_puts(s, " s\n");
-    double run_s = st->total_s - st->load_s;
-    if (run_s > 0 && st->steps > 0)
-        lb_str_putf(s, "throughput  prompt %.1f, completion %.1f, together %.1f tok/s\n",
-                    (double)st->prompt_tokens / run_s, (double)st->completion_tokens / run_s,
-                    (double)(st->prompt_tokens + st->completion_tokens) / run_s);
+    struct lb_rates rates = lb_stats_rates(st);
+    if (isfinite(rates.total) && st->steps > 0)
+        lb_str_putf(s, "throughput  prompt %.1f, completion %.1f, together %.1f tok/s\n", rates.prompt,
+                    rates.completion, rates.total);
     if (st->n_latency > 0) {
         lb_str_puts(s, "latency     ");
         put_value(s, "p50", st->latency_p50, 3);

@@ -232,7 +232,8 @@ CHANGES = {
 }
 # Options that change no byte of a row.
 NEUTRAL = {
-    'output': None, 'stats': None, 'overwrite': None, 'restart': None, 'device': ['cpu'], 'threads': ['1'],
+    'output': None, 'stats': None, 'report': ['/dev/null'], 'trace': ['/dev/null'], 'completions': None, 'overwrite': None,
+    'restart': None, 'device': ['cpu'], 'threads': ['1'],
     'batch-tokens': ['17'], 'max-seqs': ['2'], 'no-prefix-cache': [], 'kv-memory': ['64M'], 'order': ['completion'],
     'audit': ['warn'], 'plan': None, 'progress': ['on'], 'log-level': ['debug'], 'retry-errors': [], 'tp': None,
     'no-mpi': [], 'rank-timeout': ['1h'], 'merge': None,

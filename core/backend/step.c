@@ -50,6 +50,18 @@ size_t lb_step_pack_max(const struct lb_step *s)
     return s->block_bytes / sizeof(int32_t) + (size_t)s->limit.n_tok;
 }
 
+struct lb_out_counts lb_step_outputs(const struct lb_step *s)
+{
+    struct lb_out_counts n = {.n_out = s->n_out};
+    for (int32_t j = 0; j < s->n_out; j++) {
+        if (s->out_flags[j] & LB_OUT_LOGITS)
+            n.n_row++;
+        else if (s->out_flags[j] & LB_OUT_TOP)
+            n.n_top++;
+    }
+    return n;
+}
+
 enum { N_TABLE = 13 };
 
 /* Samples, then the tables in the order of struct lb_step, with the numbers of each that are in use. */

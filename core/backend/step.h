@@ -15,7 +15,12 @@ struct lb_step_limits {
     int32_t n_tok, n_seq, n_page; /* n_page: entries of all page tables together */
 };
 
-enum { LB_OUT_LOGITS = 1 }; /* out_flags: full logits, log-sum-exp and top candidates of this row */
+/* out_flags. What a rank of a group says of its part of the vocabulary costs messages: LB_OUT_TOP leaves the logits
+ * with the ranks, where they can be asked about (core/run/ask.h). One rank alone gives the same for both. */
+enum {
+    LB_OUT_LOGITS = 1, /* full logits, log-sum-exp and top candidates of this row */
+    LB_OUT_TOP = 2     /* log-sum-exp and top candidates */
+};
 
 struct lb_step {
     uint8_t *block; /* owned */
@@ -44,6 +49,12 @@ enum lb_status lb_step_init(struct lb_step *s, struct lb_step_limits limit, stru
 void lb_step_release(struct lb_step *s);
 void lb_step_clear(struct lb_step *s); /* all counts 0, number + 1 */
 
+/* Wanted tokens, and those of them whose flags ask for candidates without logits, and for logits. */
+struct lb_out_counts {
+    int64_t n_out, n_top, n_row;
+};
+struct lb_out_counts lb_step_outputs(const struct lb_step *s);
+
 /* A step on its way to the other ranks of a group: a head of fixed size, then n_int numbers: the samples of the step
  * before, which its `~j` tokens mean, and the used part of each table. Ranks run the same build, so that numbers travel
  * as they lie in memory. */
@@ -52,7 +63,8 @@ struct lb_step_head {
     int64_t n_int;
     int32_t n_tok, n_seq, n_page, n_out, n_new, n_slot;
     int32_t n_copy;
-    int32_t over; /* not 0: no step, the run has ended */
+    int32_t over;  /* not 0: no step, the run has ended */
+    int32_t n_ask; /* not 0: no step, so many questions about the last one (core/run/ask.h), n_int numbers in all */
 };
 
 /* Numbers behind the head at most, of steps within the limit. */

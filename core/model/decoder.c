@@ -20,6 +20,7 @@ struct lb_model {
     struct lb_gather gather;
     struct lb_step_limits limit;
     int32_t max_out;
+    int first_layer, end_layer; /* of a pass */
     struct lb_rope_args rope;
     struct lb_kv_mem *kv;
     const struct lb_hook *hook;
@@ -306,7 +307,7 @@ enum lb_status lb_model_forward(struct lb_model *m, const struct lb_step *step, 
 
     embed(&p);
     hook_embedding(&p);
-    for (int il = 0; il < (int)m->config->n_layer; il++) {
+    for (int il = m->first_layer; il < m->end_layer; il++) {
         m->comm->ops->beat(m->comm, "layer", il);
         layer_forward(&p, &m->weights.layer[il], il);
         hook_layer(&p, il);
@@ -359,6 +360,7 @@ enum lb_status lb_model_open(struct lb_model **out, const struct lb_model_spec *
     m->config = spec->config;
     m->be = spec->backend;
     m->comm = spec->comm ? spec->comm : lb_comm_self();
+    m->end_layer = (int)spec->config->n_layer;
     rope_init(m);
     enum lb_status status = slice_init(m, err);
     struct lb_weights_spec weights = {spec->config, spec->weights, spec->backend, &m->cols, spec->log, NULL};
@@ -439,7 +441,7 @@ enum lb_status lb_model_reserve(struct lb_model *m, struct lb_step_limits limit,
     m->max_out = max_out;
     if (m->comm->size > 1)
         LB_TRY(lb_gather_init(&m->gather, m->comm, m->be, m->vocab, max_out, err));
-    LB_TRY(op->reserve(m->be, limit, max_out, c->n_vocab, err));
+    LB_TRY(op->reserve(m->be, limit, max_out, &m->cols.vocab, err));
     LB_TRY(op->buf_new(m->be, c->dim, &m->x, err));
     /* other ranks read parts where they lie, if they lie there */
     m->y = (struct lb_buf){m->comm->ops->buffer(m->comm, limit.n_tok * c->dim), c->dim};
@@ -463,6 +465,16 @@ int32_t *lb_model_slots(struct lb_model *m)
     return m->be->ops->slots(m->be);
 }
 
+float *lb_model_logits(struct lb_model *m, int64_t j)
+{
+    return m->be->ops->part_logits(m->be, j);
+}
+
+const int64_t *lb_model_parts(const struct lb_model *m)
+{
+    return m->vocab;
+}
+
 void lb_model_tell(struct lb_model *m, uint32_t flags)
 {
     m->gather.flags = flags;
@@ -473,6 +485,12 @@ void lb_model_tell(struct lb_model *m, uint32_t flags)
 uint32_t lb_model_told(const struct lb_model *m)
 {
     return m->gather.flags_of_all;
+}
+
+void lb_model_set_layers(struct lb_model *m, int first, int end)
+{
+    m->first_layer = first;
+    m->end_layer = end;
 }
 
 void lb_model_set_hook(struct lb_model *m, const struct lb_hook *hook)

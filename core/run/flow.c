@@ -38,6 +38,18 @@ void lb_work_free(struct lb_work *w)
     lb_mem_free(w);
 }
 
+struct lb_times lb_work_times(struct lb_work *lead)
+{
+    struct lb_times t = lead->time;
+    for (int32_t i = 1; i < lead->n_part; i++) {
+        const struct lb_times *p = &lb_work_part(lead, i)->time;
+        t.admitted = p->admitted < t.admitted ? p->admitted : t.admitted;
+        t.first = p->first < t.first ? p->first : t.first;
+        t.last = p->last > t.last ? p->last : t.last;
+    }
+    return t;
+}
+
 double lb_now(void)
 {
     struct timespec t;

@@ -135,6 +135,9 @@ static inline struct lb_work *lb_work_part(struct lb_work *lead, int32_t i)
     return lead->part ? lead->part[i] : lead;
 }
 
+/* Times of a row: from its first sequence that began to its last that ended. */
+struct lb_times lb_work_times(struct lb_work *lead);
+
 /* n sequences of a row have ended: true when they were the last. */
 static inline bool lb_work_end(struct lb_work *lead, int32_t n)
 {

@@ -245,7 +245,9 @@ void *lb_run_tokenizer(void *run)
     enum lb_status status = lb_prompt_ctx_new(&e.ctx, &r->spec->prompter, &err);
     bool going = status == LB_OK;
     while (going && lb_queue_pop(&r->raw, -1, &w) == LB_POP_ROW) {
+        double begin = lb_now();
         status = lb_mem_blame(tokenize(&e, w, &err), "a prompt", &err);
+        lb_timeline_work(r->spec->timeline, LB_TL_TOKENIZER, begin, lb_now(), 1);
         bool done = w->row.code != LB_ROW_OK || r->spec->mode != LB_RUN_MODEL;
         if (status == LB_OK && !done)
             atomic_fetch_add(&r->work_known, lb_run_work_of(w));
@@ -323,7 +325,9 @@ void *lb_run_window(void *run)
     bool end = false, over = false;
     while (status == LB_OK && !end && !over) {
         size_t n = gather(r, rows, &end);
+        double begin = lb_now();
         lb_order_rows(rows, n);
+        lb_timeline_work(r->spec->timeline, LB_TL_WINDOW, begin, lb_now(), n);
         for (size_t i = 0; i < n; i++) {
             for (int32_t k = 0; k < rows[i]->n_part && status == LB_OK && !over; k++)
                 status = lb_run_make_room(r, lb_work_part(rows[i], k), &err);

@@ -85,18 +85,12 @@ static int64_t put_echo(struct formatter *f, const struct lb_work *w, int64_t *o
     return n_char;
 }
 
-/* Times of a row: from its first sequence that began to its last that ended. */
 static struct lb_timing make_timing(struct lb_work *w)
 {
-    struct lb_times t = w->time;
+    struct lb_times t = lb_work_times(w);
     int64_t steps = w->steps;
-    for (int32_t i = 1; i < w->n_part; i++) {
-        const struct lb_work *p = w->part[i];
-        t.admitted = p->time.admitted < t.admitted ? p->time.admitted : t.admitted;
-        t.first = p->time.first < t.first ? p->time.first : t.first;
-        t.last = p->time.last > t.last ? p->time.last : t.last;
-        steps = p->steps > steps ? p->steps : steps;
-    }
+    for (int32_t i = 1; i < w->n_part; i++)
+        steps = w->part[i]->steps > steps ? w->part[i]->steps : steps;
     return (struct lb_timing){.queue_s = t.admitted - t.read,
                               .prefill_s = t.first - t.admitted,
                               .decode_s = t.last - t.first,
@@ -334,9 +328,14 @@ static enum lb_status write_row(struct formatter *f, struct lb_work *w, bool *cl
         return lb_err_memory(err, "an output row", f->line.len);
     enum lb_status status = lb_journal_put(spec->journal, w->row.index / spec->n_shard, w->row.line_hash, f->line.data,
                                            f->line.len, closed, err);
-    if (status == LB_OK && !*closed)
+    if (status == LB_OK && !*closed) {
         status = count_row(f->r, w, err);
-    f->r->tally.write_s += lb_now() - begin;
+        lb_watch_row(spec->watch, w);
+        lb_timeline_row(spec->timeline, w);
+    }
+    double end = lb_now();
+    lb_timeline_work(spec->timeline, LB_TL_WRITER, begin, end, 1);
+    f->r->tally.write_s += end - begin;
     return status;
 }
 

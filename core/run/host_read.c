@@ -168,12 +168,14 @@ static enum lb_status hand_row(struct reader *rd, const struct lb_line *line, st
     LB_TRY(pass_over(rd, line, &passed, err));
     if (passed)
         return LB_OK;
+    double begin = lb_now();
     struct lb_work *w = lb_work_new();
     if (!w)
         return lb_err_memory(err, "a row", sizeof *w);
     enum lb_status status = lb_row_parse(&w->row, &rd->spec, line->index, line->data, line->len, err);
     status = lb_mem_blame(status, "a row", err);
     w->time.read = lb_now();
+    lb_timeline_work(r->spec->timeline, LB_TL_READER, begin, w->time.read, 1);
     r->input_hash = lb_row_chain(r->input_hash, w->row.line_hash);
     atomic_fetch_add(&r->bytes_read, (long long)line->len + 1);
     atomic_fetch_add(&r->rows_read, 1);

@@ -115,6 +115,7 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
                                   .batch_tokens = p->batch_tokens,
                                   .max_seqs = p->max_seqs,
                                   .score_tokens = p->score_tokens,
+                                  .out_flag = spec->ranks.tp > 1 ? LB_OUT_TOP : LB_OUT_LOGITS,
                                   .crowd = spec->crowd};
     LB_TRY(lb_sched_init(&r->sched, &sched, err));
     LB_TRY(lb_step_init(&r->step, p->limit, err));
@@ -136,7 +137,7 @@ static void run_release(struct lb_run *r)
     lb_prefix_release(&r->prefix);
     lb_kv_release(&r->kv);
     lb_step_release(&r->step);
-    lb_mem_free(r->packed);
+    lb_follow_release(r);
     lb_mem_free(r->drawn);
     lb_mem_free(r->tally.latency);
     lb_queue_release(&r->raw);
@@ -249,6 +250,13 @@ static void count_forward(struct lb_run *r)
     lb_log_put(r->spec->log, LB_LOG_DEBUG,
                "forward: layer products %.6g s, attention and cache %.6g s, norms %.6g s, head %.6g s", c->linear_s,
                c->attend_s, c->norm_s, c->head_s);
+    const int64_t *n = r->asker.n_put;
+    if (r->asked)
+        lb_log_put(r->spec->log, LB_LOG_DEBUG,
+                   "sampling: the group's ranks were asked for %lld lists of logits, %lld masses, %lld ids, %lld ranks "
+                   "and %lld rows, %.6g MB in all",
+                   (long long)n[LB_ASK_VALUES], (long long)n[LB_ASK_MASS], (long long)n[LB_ASK_FIND],
+                   (long long)n[LB_ASK_COUNT], (long long)n[LB_ASK_ROW], 1e-6 * (double)r->asker.put_bytes);
     struct lb_model_size size = lb_model_size_of(r->spec->model);
     m->leads = 1;
     m->padding = c->product_rows - c->token_rows;
@@ -309,6 +317,8 @@ enum lb_status lb_run_rows(const struct lb_run_spec *spec, struct lb_stats *stat
     if (spec->mode == LB_RUN_MODEL)
         status = lb_follow_agree(spec, status, &why);
     bool ready = status == LB_OK;
+    lb_watch_begin(spec->watch);
+    lb_timeline_begin(spec->timeline, spec->ranks.world->host, spec->plan->batch_tokens, stats->load_s);
     if (status == LB_OK)
         status = start(r, &why);
     if (status == LB_OK)
@@ -322,6 +332,7 @@ enum lb_status lb_run_rows(const struct lb_run_spec *spec, struct lb_stats *stat
                    (unsigned long long)(lb_mem_count() - r->first_allocs));
     if (ready)
         stop(r, status != LB_OK || r->over);
+    lb_timeline_end(spec->timeline);
     if (status == LB_OK)
         lb_run_progress(r, true);
     r->timed_out = r->timed_out || atomic_load(&r->left_out);

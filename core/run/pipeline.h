@@ -18,6 +18,8 @@
 #include "core/run/flow.h"
 #include "core/run/plan.h"
 #include "core/run/stats.h"
+#include "core/run/timeline.h"
+#include "core/run/watch.h"
 #include "core/text/tok.h"
 
 struct lb_survey; /* core/run/survey.h */
@@ -63,6 +65,8 @@ struct lb_run_spec {
     const volatile sig_atomic_t *stop; /* NULL: never */
     double deadline;                   /* on the clock of lb_now: the run ends in order; 0: none */
     int64_t max_errors;                /* the run ends when more rows have failed; negative: any number */
+    struct lb_watch *watch;            /* NULL: no report is made */
+    struct lb_timeline *timeline;      /* NULL: no trace is made */
 };
 
 /* How a run ended beside its status. */

@@ -6,8 +6,10 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "core/run/ask.h"
 #include "core/run/pipeline.h"
 #include "core/run/sched.h"
+#include "core/run/timeline.h"
 
 enum { LB_T_READER, LB_T_TOKENIZER, LB_T_WINDOW, LB_T_DEAL, LB_T_WRITER, LB_N_THREAD };
 
@@ -39,6 +41,7 @@ struct lb_run {
     struct lb_work *waiting;            /* next row to be admitted ... */
     int32_t next_part;                  /* ... from this sequence on */
     struct lb_work *finished;           /* rows of this step that ended */
+    struct lb_step_note note;           /* of this step */
     bool input_done, interrupted, over; /* over: end after this round */
     bool timed_out;                     /* the deadline came, or was too near for rows that were then left out */
     double step_s;                      /* of late, for what can be done before the deadline */
@@ -53,8 +56,10 @@ struct lb_run {
     int64_t told_tokens;
 
     /* forward thread of a group with several ranks */
-    int32_t *packed; /* [lb_step_pack_max] */
-    int32_t n_slot;  /* samples of the step before */
+    int32_t *packed;        /* [lb_step_pack_max] */
+    int32_t n_slot;         /* samples of the step before */
+    struct lb_asker asker;  /* what samples ask of the group's ranks */
+    struct lb_asked *asked; /* [max_out] of the leader; NULL: rows are whole */
 
     /* shared */
     pthread_mutex_t mutex;

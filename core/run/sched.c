@@ -128,10 +128,11 @@ static void want(struct lb_sched *s, struct lb_step *step, int64_t index, int64_
 {
     const struct lb_work *w = s->seq[index].work;
     bool logits = scored > 0 || (w->set.max_tokens > 0 && lb_work_needs_logits(w));
+    bool many = scored == 0 && w->n_follow > 0; /* draws from the same logits */
     s->out_seq[step->n_out] = (int32_t)index;
     s->out_scored[step->n_out] = (int32_t)scored;
     step->out_tok[step->n_out] = step->n_tok - 1;
-    step->out_flags[step->n_out] = logits ? LB_OUT_LOGITS : 0;
+    step->out_flags[step->n_out] = !logits ? 0 : many ? LB_OUT_LOGITS : s->spec.out_flag;
     step->n_out++;
     s->n_scored += scored > 0;
 }

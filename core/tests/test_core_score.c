@@ -147,7 +147,7 @@ static void write_many(void)
         fprintf(f, "{\"id\":%d,\"prompt_token_ids\":[%d", i, 5 + i % 3);
         for (int k = 0; k < i * 31 % 150; k++)
             fprintf(f, ",%d", 3 + (k * 7 + i % 3) % 600);
-        fprintf(f, "],\"max_tokens\":%d", i % 4 ? 9 + i * 5 : 0);
+        fprintf(f, "],\"ignore_eos\":true,\"max_tokens\":%d", i % 4 ? 9 + i * 5 : 0);
         if (i % 3)
             fprintf(f, ",\"prompt_logprobs\":%d", i % 3 - 1);
         if (i % 6 == 2)

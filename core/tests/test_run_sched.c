@@ -77,7 +77,7 @@ static void world_init(struct world *t, int64_t batch_tokens, int64_t max_seqs, 
     assert_int_equal(lb_kv_init(&t->kv, n_page, (int32_t)max_seqs, 4096, &err), LB_OK);
     assert_int_equal(lb_prefix_init(&t->prefix, &t->kv, &err), LB_OK);
     struct lb_sched_spec spec = {
-        .kv = &t->kv, .prefix = &t->prefix, .batch_tokens = batch_tokens, .max_seqs = max_seqs};
+        .kv = &t->kv, .prefix = &t->prefix, .batch_tokens = batch_tokens, .max_seqs = max_seqs, .out_flag = LB_OUT_TOP};
     t->content = malloc((size_t)n_page * LK_PAGE_TOKENS * sizeof *t->content);
     assert_int_equal(lb_sched_init(&t->sched, &spec, &err), LB_OK);
     int64_t n_seq = max_seqs < batch_tokens ? max_seqs : batch_tokens;
@@ -156,7 +156,9 @@ static void check_sequence(struct world *t, int32_t is, int32_t *n_out)
         assert_int_equal(s->tok_page[i], s->page[s->page_start[is] + pos / LK_PAGE_TOKENS]);
         if (pos + 1 == w->n_prompt + w->n_out) { /* the last known token */
             assert_int_equal(s->out_tok[*n_out], i);
-            assert_int_equal(s->out_flags[*n_out], w->set.sampling.greedy ? 0 : LB_OUT_LOGITS);
+            assert_int_equal(s->out_flags[*n_out], w->set.sampling.greedy ? 0
+                                                   : w->n_follow > 0      ? LB_OUT_LOGITS
+                                                                          : LB_OUT_TOP);
             ++*n_out;
         }
     }

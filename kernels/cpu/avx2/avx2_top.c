@@ -43,9 +43,28 @@ LK_INLINE __m256d exp4(__m256d x)
     return _mm256_mul_pd(_mm256_mul_pd(p, power4(half)), power4(_mm_sub_epi32(whole, half)));
 }
 
-static double log_sum(const float *x, int64_t n, float max)
+/* The largest number. */
+static float maximum(const float *x, int64_t n)
 {
+    __m256 best = _mm256_set1_ps(-INFINITY); /* the second operand, which stays where the first is no number */
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        best = _mm256_max_ps(_mm256_loadu_ps(x + i), best);
+    float lane[8], max = -INFINITY;
+    _mm256_storeu_ps(lane, best);
+    for (int k = 0; k < 8; k++)
+        max = lane[k] > max ? lane[k] : max;
+    for (; i < n; i++)
+        max = x[i] > max ? x[i] : max;
+    return max;
+}
+
+static double log_sum(const float *x, int64_t n)
+{
+    float max = maximum(x, n);
     double sum = 0;
+    if (!(max > -INFINITY))
+        return -INFINITY;
     const __m256d top = _mm256_set1_pd((double)max);
     for (int64_t begin = 0; begin < n; begin += LK_HEAD_BLOCK) {
         __m256d part = _mm256_setzero_pd();
@@ -71,7 +90,8 @@ static void top(const struct lk_top *a, int64_t begin, int64_t end)
         struct lk_heap h = {0, a->id + row * LK_TOP, a->value + row * LK_TOP};
         largest(&h, x, a->n_vocab);
         lk_heap_finish(&h);
-        a->lse[row] = log_sum(x, a->n_vocab, h.n > 0 ? h.value[0] : 0);
+        for (int s = 0; s < a->n_seg; s++)
+            a->lse[row * a->n_seg + s] = log_sum(x + a->seg[s], a->seg[s + 1] - a->seg[s]);
     }
 }
 

@@ -36,9 +36,25 @@ LK_INLINE __m512d exp8(__m512d x)
     return _mm512_scalef_pd(p, n);
 }
 
-static double log_sum(const float *x, int64_t n, float max)
+/* The largest number. */
+static float maximum(const float *x, int64_t n)
 {
+    __m512 best = _mm512_set1_ps(-INFINITY); /* the second operand, which stays where the first is no number */
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        best = _mm512_max_ps(_mm512_loadu_ps(x + i), best);
+    float max = _mm512_reduce_max_ps(best);
+    for (; i < n; i++)
+        max = x[i] > max ? x[i] : max;
+    return max;
+}
+
+static double log_sum(const float *x, int64_t n)
+{
+    float max = maximum(x, n);
     double sum = 0;
+    if (!(max > -INFINITY))
+        return -INFINITY;
     const __m512d top = _mm512_set1_pd((double)max);
     for (int64_t begin = 0; begin < n; begin += LK_HEAD_BLOCK) {
         __m512d part = _mm512_setzero_pd();
@@ -61,7 +77,8 @@ static void top(const struct lk_top *a, int64_t begin, int64_t end)
         struct lk_heap h = {0, a->id + row * LK_TOP, a->value + row * LK_TOP};
         largest(&h, x, a->n_vocab);
         lk_heap_finish(&h);
-        a->lse[row] = log_sum(x, a->n_vocab, h.n > 0 ? h.value[0] : 0);
+        for (int s = 0; s < a->n_seg; s++)
+            a->lse[row * a->n_seg + s] = log_sum(x + a->seg[s], a->seg[s + 1] - a->seg[s]);
     }
 }
 

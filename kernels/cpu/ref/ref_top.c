@@ -4,9 +4,14 @@
 #include "kernels/cpu/lk_heap.h"
 #include "kernels/cpu/ref/lk_ref.h"
 
-static double log_sum(const float *x, int64_t n, float max)
+static double log_sum(const float *x, int64_t n)
 {
+    float max = -INFINITY;
     double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        max = x[i] > max ? x[i] : max;
+    if (!(max > -INFINITY))
+        return -INFINITY;
     for (int64_t begin = 0; begin < n; begin += LK_HEAD_BLOCK) {
         double block = 0;
         for (int64_t i = begin; i < lk_min(n, begin + LK_HEAD_BLOCK); i++)
@@ -27,7 +32,8 @@ static void top(const struct lk_top *a, int64_t begin, int64_t end)
             if (x[i] == x[i])
                 lk_heap_offer(&h, x[i], (int32_t)i);
         lk_heap_finish(&h);
-        a->lse[row] = log_sum(x, a->n_vocab, h.n > 0 ? h.value[0] : 0);
+        for (int s = 0; s < a->n_seg; s++)
+            a->lse[row * a->n_seg + s] = log_sum(x + a->seg[s], a->seg[s + 1] - a->seg[s]);
     }
 }
 
