@@ -66,11 +66,7 @@ enum lb_status lb_outlook_make(struct lb_llm *llm, struct lb_str *text, struct l
 {
     struct lb_plan plan;
     struct lb_forecast f;
-<<<<<<< HEAD
-    if (!llm->gguf_open && !llm->safetensors_open && !makes_up(llm))
-=======
-    if (!llm->backend || (!llm->gguf_open && !llm->safetensors_open))
->>>>>>> order
+    if (!llm->backend || (!llm->gguf_open && !llm->safetensors_open && !makes_up(llm)))
         return LB_OK;
     struct lb_plan_spec want = spec_of(llm);
     lb_sim_sort(&llm->survey.lengths);
