@@ -200,9 +200,12 @@ struct lk_latent {
 };
 
 /* One piece of attention work: tokens tok .. tok + n_tok - 1 (consecutive positions of one sequence) and query heads
- * head .. head + n_head - 1 of one KV head: all of its heads where n_tok > 1. At most lk_cpu.attn_rows times. */
+ * head .. head + n_head - 1 of one KV head: all of its heads where n_tok > 1. At most lk_cpu.attn_rows times.
+ *
+ * With n_shared > 0 the tokens are one of each of the sequences seq .. seq + n_tok - 1, which have their first n_shared
+ * pages in common and lie behind them: those pages are read once for all, at most LK_SHARED_ROWS tokens times heads. */
 struct lk_attn_item {
-    int32_t seq, tok, n_tok, head, n_head;
+    int32_t seq, tok, n_tok, head, n_head, n_shared;
 };
 
 /* out[t, h, :] = softmax(scale * q[t, h] . K[b..pos[t]]) V, causal, K and V from the cache; b is 0, or with a window

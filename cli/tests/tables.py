@@ -149,7 +149,7 @@ BAD_OPTIONS = [
     (['--max-model-len', '0'], '--max-model-len'),
     (['--kv-memory', '0'], '--kv-memory'),
     (['--kv-memory', '4T'], '4T'),
-    (['--kv-memory', 'auto'], 'auto'),
+    (['--kv-memory', 'Auto'], 'Auto'),
     (['-m', 'MODEL', '-', '-i', '-'], 'twice|2 times'),
     (['-m', 'MODEL', '-p', 'a', 'in.jsonl'], '--prompt'),
     (['-m', 'MODEL', '-p', 'a', '--isa', 'sse9'], 'sse9'),

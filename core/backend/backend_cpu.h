@@ -37,9 +37,9 @@ struct lb_cpu_chunk {
     struct lb_cpu_chunk *next;
 };
 
-/* Tokens of one sequence that an attention item covers. */
+/* Tokens that an attention item covers: of one sequence, or with n_shared > 0 one each of sequences from seq on. */
 struct lb_cpu_piece {
-    int32_t seq, tok, n_tok, bucket;
+    int32_t seq, tok, n_tok, bucket, n_shared;
 };
 
 #define LB_CPU_BUCKETS 256

@@ -146,7 +146,7 @@ static void attend_parts(void *ctx, int64_t begin, int64_t end)
     for (int64_t i = begin; i < end; i++) {
         int64_t here = i / job->n_part, part = i % job->n_part, n_head = job->args.n_head;
         int64_t from = n_head * part / job->n_part, to = n_head * (part + 1) / job->n_part;
-        struct lk_attn_item item = {(int32_t)here, job->item[here].tok, 1, (int32_t)from, (int32_t)(to - from)};
+        struct lk_attn_item item = {(int32_t)here, job->item[here].tok, 1, (int32_t)from, (int32_t)(to - from), 0};
         struct lk_attend args = job->args;
         args.item = &item;
         args.n_item = 1;

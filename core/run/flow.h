@@ -19,8 +19,9 @@
 #include "core/io/jsonl_write.h"
 #include "core/io/row.h"
 
-#define LB_WINDOW_ROWS 8192  /* rows that are sorted together */
-#define LB_WINDOW_WAIT_S 1.0 /* a window of a stream is closed after this time without a row */
+#define LB_WINDOW_ROWS 8192                 /* rows that are sorted together, ... */
+#define LB_WINDOW_BYTES ((int64_t)64 << 20) /* ... fewer of long prompts: no more than take so much memory */
+#define LB_WINDOW_WAIT_S 1.0                /* a window of a stream is closed after this time without a row */
 
 struct lb_sampling {
     bool greedy;
@@ -66,6 +67,7 @@ struct lb_work {
     struct lb_row row;    /* of a lead */
     struct lb_settings set;
     struct lb_work *lead;  /* itself, unless this is a further sequence of a row */
+    struct lb_work *twin;  /* of a lead: a row that ends as this one does and is not run (fold.h), and so on; owned */
     struct lb_work **part; /* [n_part] of a lead with several sequences, owned: itself, then the others; else NULL */
     int32_t n_part;        /* of a lead: sequences */
     int32_t n_left;        /* of a lead: sequences that have not ended */
@@ -95,8 +97,8 @@ struct lb_work {
     int64_t steps;
     /* of a lead in a run with ranks */
     int rank;        /* where it ran */
-    uint64_t ticket; /* while it runs away from home */
-    int64_t weight;  /* what it adds to a queue's */
+    uint64_t ticket; /* while it runs away from home; when it was written its place, where it is kept (verify.h) */
+    int64_t weight;  /* what it adds to a queue's: bytes on the way to the window, behind it tokens */
 };
 
 /* LB_E_DEVICE without memory is NULL. */
@@ -108,6 +110,9 @@ static inline struct lb_work *lb_work_part(struct lb_work *lead, int32_t i)
 {
     return lead->part ? lead->part[i] : lead;
 }
+
+/* Times of a row: from its first sequence that began to its last that ended. */
+struct lb_times lb_work_times(struct lb_work *lead);
 
 /* n sequences of a row have ended: true when they were the last. */
 static inline bool lb_work_end(struct lb_work *lead, int32_t n)
@@ -131,7 +136,8 @@ struct lb_queue {
     pthread_cond_t filled, drained;
     struct lb_work *head, *tail;
     size_t n, cap;
-    int64_t weight; /* sum of the rows' */
+    int64_t weight;     /* sum of the rows' */
+    int64_t max_weight; /* from which on it is full; 0: its length alone counts. Set after lb_queue_init */
     bool closed, aborted;
 };
 

@@ -113,7 +113,18 @@ static enum lb_status follow(struct lb_run *r, struct lb_err *err)
         double begin = lb_now();
         enum lb_status pass = lb_model_forward(r->spec->model, &r->step, &none, err);
         status = status == LB_OK ? pass : status;
-        r->stats->mine.busy_s += lb_now() - begin;
+        double end = lb_now();
+        r->stats->mine.busy_s += end - begin;
+        r->note = (struct lb_step_note){.begin = begin,
+                                        .packed = begin,
+                                        .computed = end,
+                                        .sampled = end,
+                                        .end = end,
+                                        .number = r->step.number,
+                                        .n_tok = r->step.n_tok,
+                                        .n_out = r->step.n_out,
+                                        .n_seq = r->step.n_seq};
+        lb_timeline_step(r->spec->timeline, &r->note);
     }
     return status;
 }
@@ -132,6 +143,7 @@ enum lb_status lb_run_follow(const struct lb_run_spec *spec, struct lb_stats *st
             status = lb_follow_init(r, err);
     }
     status = lb_follow_agree(spec, status, err);
+    lb_timeline_begin(spec->timeline, spec->ranks.world->host, spec->plan->batch_tokens, stats->load_s);
     if (status == LB_OK) {
         watched = pthread_create(&r->thread[LB_T_DEAL], NULL, lb_deal_follower, r) == 0;
         if (!watched)

@@ -1,5 +1,6 @@
 #include "core/base/mem.h"
 #include "core/io/openai_write.h"
+#include "core/run/fold.h"
 #include "core/run/run.h"
 #include "core/run/survey.h"
 
@@ -68,18 +69,12 @@ static void put_echo(struct formatter *f, const struct lb_work *w)
     lb_detok_flush(&f->detok, &f->text);
 }
 
-/* Times of a row: from its first sequence that began to its last that ended. */
 static struct lb_timing make_timing(struct lb_work *w)
 {
-    struct lb_times t = w->time;
+    struct lb_times t = lb_work_times(w);
     int64_t steps = w->steps;
-    for (int32_t i = 1; i < w->n_part; i++) {
-        const struct lb_work *p = w->part[i];
-        t.admitted = p->time.admitted < t.admitted ? p->time.admitted : t.admitted;
-        t.first = p->time.first < t.first ? p->time.first : t.first;
-        t.last = p->time.last > t.last ? p->time.last : t.last;
-        steps = p->steps > steps ? p->steps : steps;
-    }
+    for (int32_t i = 1; i < w->n_part; i++)
+        steps = w->part[i]->steps > steps ? w->part[i]->steps : steps;
     return (struct lb_timing){.queue_s = t.admitted - t.read,
                               .prefill_s = t.first - t.admitted,
                               .decode_s = t.last - t.first,
@@ -280,10 +275,34 @@ static enum lb_status write_row(struct formatter *f, struct lb_work *w, bool *cl
         return lb_err_memory(err, "an output row", f->line.len);
     enum lb_status status = lb_journal_put(spec->journal, w->row.index / spec->n_shard, w->row.line_hash, f->line.data,
                                            f->line.len, closed, err);
-    if (status == LB_OK && !*closed)
+    if (status == LB_OK && !*closed) {
         status = count_row(&f->r->tally, w, err);
-    f->r->tally.write_s += lb_now() - begin;
+        lb_watch_row(spec->watch, w);
+        lb_timeline_row(spec->timeline, w);
+    }
+    double end = lb_now();
+    lb_timeline_work(spec->timeline, LB_TL_WRITER, begin, end, 1);
+    f->r->tally.write_s += end - begin;
     return status;
+}
+
+/* The row, and those that end as it did. */
+static enum lb_status write_all(struct formatter *f, struct lb_work *w, bool *closed, struct lb_err *err)
+{
+    LB_TRY(write_row(f, w, closed, err));
+    watch_errors(f->r);
+    atomic_fetch_add(&f->r->rows_done, 1);
+    for (struct lb_work *twin = w->twin; twin && !*closed; twin = twin->twin) {
+        lb_fold_lend(twin, w);
+        enum lb_status status = write_row(f, twin, closed, err);
+        lb_fold_take_back(twin);
+        if (status != LB_OK)
+            return status;
+        f->r->tally.folded += !*closed;
+        watch_errors(f->r);
+        atomic_fetch_add(&f->r->rows_done, 1);
+    }
+    return LB_OK;
 }
 
 void *lb_run_writer(void *run)
@@ -296,10 +315,8 @@ void *lb_run_writer(void *run)
     enum lb_status status = LB_OK;
     bool closed = false;
     while (status == LB_OK && !closed && lb_queue_pop(&r->done, -1, &w) == LB_POP_ROW) {
-        status = write_row(&f, w, &closed, &err);
-        watch_errors(r);
-        lb_work_free(w);
-        atomic_fetch_add(&r->rows_done, 1);
+        status = write_all(&f, w, &closed, &err);
+        lb_verify_take(&r->verify, w, w->row.index / r->spec->n_shard);
     }
     if (status != LB_OK)
         lb_run_fail(r, &err, true);

@@ -37,7 +37,7 @@ void lb_run_progress(struct lb_run *r, bool now)
     int64_t tokens = r->n_fed + (int64_t)atomic_load(&r->tokens_away);
     struct lb_progress p = {.rows_done = atomic_load(&r->rows_done),
                             .rows_read = atomic_load(&r->rows_read),
-                            .rows_final = atomic_load(&r->read_all),
+                            .rows_final = atomic_load(&r->counted),
                             .fraction = fraction_of(r),
                             .elapsed_s = r->first_step > 0 ? t - r->first_step : 0,
                             .tok_s = t > r->told_at ? (double)(tokens - r->told_tokens) / (t - r->told_at) : 0};
@@ -104,6 +104,7 @@ static void take_next(struct lb_run *r)
 enum lb_status lb_run_pack(struct lb_run *r, struct lb_err *err)
 {
     (void)err;
+    r->note.begin = lb_now();
     lb_sched_begin(&r->sched, &r->step);
     while (!r->over && r->waiting) {
         struct lb_work *w = lb_work_part(r->waiting, r->next_part);
@@ -156,7 +157,11 @@ enum lb_status lb_run_forward(struct lb_run *r, struct lb_err *err)
     lb_world_beat(r->spec->ranks.world, "step", r->step.number);
     lb_follow_send(r);
     LB_TRY(lb_model_forward(r->spec->model, &r->step, &r->cand, err));
-    count_step(r, lb_now() - begin);
+    double end = lb_now();
+    count_step(r, end - begin);
+    r->note.packed = begin;
+    r->note.computed = end;
+    r->note.pages = lb_kv_used(&r->kv);
     return LB_OK;
 }
 
@@ -264,8 +269,25 @@ enum lb_status lb_run_sample(struct lb_run *r, struct lb_err *err)
     for (int32_t j = 0; j < r->step.n_out; j++)
         slot[j] = r->drawn[j] < 0 ? 0 : r->drawn[j];
     r->n_slot = r->step.n_out;
-    r->stats->mine.sample_s += lb_now() - begin;
+    r->note.sampled = lb_now();
+    r->stats->mine.sample_s += r->note.sampled - begin;
     return LB_OK;
+}
+
+/* Tells of the step, which has ended. */
+static void tell_step(struct lb_run *r)
+{
+    struct lb_step_note *s = &r->note;
+    if (r->verify.running)
+        return;
+    s->end = lb_now();
+    s->number = r->step.number;
+    s->n_tok = r->step.n_tok;
+    s->n_prompt = (int32_t)r->sched.n_prefill;
+    s->n_out = r->step.n_out;
+    s->n_seq = r->step.n_seq;
+    lb_watch_step(r->spec->watch, s, r->spec->plan->batch_tokens);
+    lb_timeline_step(r->spec->timeline, s);
 }
 
 enum lb_status lb_run_detokenize(struct lb_run *r, struct lb_err *err)
@@ -298,6 +320,7 @@ enum lb_status lb_run_detokenize(struct lb_run *r, struct lb_err *err)
         w->lead->next = r->finished;
         r->finished = w->lead;
     }
+    tell_step(r);
     return LB_OK;
 }
 
