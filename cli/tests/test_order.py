@@ -69,6 +69,7 @@ def null_device(tmp):
     equal([stats['engine'].get(k) for k in ('device', 'isa')], ['null', None], 'engine')
     equal(stats['model'].get('parameters'), None, 'parameters')
     equal(stats['fingerprint']['device'], 'null', 'fingerprint')
+    check(re.search(rb'^time +none', good([*args, '--plan', '-i', path]).out, re.M), 'the plan has a time')
     refused(program(['-m', model, '-p', 'a']), 3, 'safetensors')
     refused(program([*args, '-p', 'a', '--tp', '2']), 2, '--tp')
     refused(program([*args, '-p', 'a', '--isa', 'ref']), 2, '--isa')

@@ -7,6 +7,7 @@
 
 /* A new setting changes it: same_settings is to compare it, and lb_fold_lend to lend what it adds to a result. */
 #define SETTINGS_BYTES 160
+_Static_assert(sizeof(struct lb_settings) == SETTINGS_BYTES, "a setting that same_settings does not know");
 
 enum lb_status lb_fold_init(struct lb_fold *f, size_t n_row, struct lb_err *err)
 {
@@ -52,8 +53,6 @@ static bool same_penalty(const struct lb_penalty *a, const struct lb_penalty *b)
 }
 
 /* All that reaches beyond the choice of the largest logit; what only a draw asks for (seed, temperature) does not. */
-_Static_assert(sizeof(struct lb_settings) == SETTINGS_BYTES, "a setting that same_settings does not know");
-
 static bool same_settings(const struct lb_settings *a, const struct lb_settings *b)
 {
     return a->max_tokens == b->max_tokens && a->min_tokens == b->min_tokens && a->ignore_eos == b->ignore_eos &&
