@@ -220,6 +220,7 @@ static void put_gen(const struct lb_gen *g, struct lb_str *out)
         {LB_GEN_TOP_K, "top_k", g->top_k},
         {LB_GEN_SEED, "seed", g->seed},
         {LB_GEN_LOGPROBS, "logprobs", g->logprobs},
+        {LB_GEN_PROMPT_LOGPROBS, "prompt_logprobs", g->prompt_logprobs},
         {LB_GEN_N, "n", g->n},
         {LB_GEN_IGNORE_EOS, "ignore_eos", g->ignore_eos},
         {LB_GEN_INCLUDE_STOP, "include_stop", g->include_stop},

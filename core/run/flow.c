@@ -41,6 +41,8 @@ void lb_work_free(struct lb_work *w)
     lb_mem_free(w->out);
     lb_mem_free(w->logprob);
     lb_mem_free(w->top);
+    lb_mem_free(w->scored);
+    lb_mem_free(w->scored_top);
     lb_stop_text_free(w->stop_at);
     lb_adjust_free(w->adjust);
     lb_mem_free(w);

@@ -69,9 +69,9 @@ static void check_length(const struct lb_run_spec *spec, struct lb_work *w)
     int64_t limit = spec->plan->max_model_len, room = limit - w->n_prompt;
     if (limit == 0) /* not known */
         return;
-    if (room < 1)
-        lb_row_fail(row, LB_ROW_TOO_LONG, "the prompt has %lld tokens; with at least one new token the limit is %lld",
-                    (long long)w->n_prompt, (long long)limit);
+    if (room < (w->set.max_tokens > 0 ? 1 : 0))
+        lb_row_fail(row, LB_ROW_TOO_LONG, "the prompt has %lld tokens; %sthe limit is %lld", (long long)w->n_prompt,
+                    w->set.max_tokens > 0 ? "with at least one new token " : "", (long long)limit);
     else if (w->set.max_tokens > room && w->set.max_given)
         lb_row_fail(row, LB_ROW_TOO_LONG,
                     "prompt (%lld tokens) and max_tokens (%lld) together exceed the limit of %lld tokens",
@@ -136,10 +136,8 @@ static void check_settings(const struct lb_run_spec *spec, struct lb_work *w)
     if (set->n_stop && lb_tok_missing(spec->tok))
         lb_row_fail(&w->row, LB_ROW_UNSUPPORTED, "\"stop\" needs the model's tokenizer (%s), which is not built in",
                     lb_tok_missing(spec->tok));
-    else if (w->row.echo && set->logprobs >= 0)
-        lb_row_fail(&w->row, LB_ROW_UNSUPPORTED, "echo with logprobs is not supported by this version");
-    else if (set->max_tokens < 1)
-        lb_row_fail(&w->row, LB_ROW_UNSUPPORTED, "max_tokens must be at least 1");
+    else if (set->prompt_from > 0 && set->prompt_logprobs < 0)
+        lb_row_fail(&w->row, LB_ROW_BAD_PARAM, "prompt_logprobs_from says nothing without prompt_logprobs");
     else if (set->min_tokens > set->max_tokens)
         lb_row_fail(&w->row, LB_ROW_BAD_PARAM, "min_tokens (%lld) is above max_tokens (%lld)",
                     (long long)set->min_tokens, (long long)set->max_tokens);
@@ -206,6 +204,9 @@ static enum lb_status tokenize(struct encoder *e, struct lb_work *w, struct lb_e
     lb_settings_resolve(&w->set, spec->config ? &spec->config->gen : &none, spec->gen, &w->row.gen);
     if (w->row.api == LB_API_CHAT && !w->set.max_given && spec->plan->max_model_len > 0)
         w->set.max_tokens = spec->plan->max_model_len; /* shortened to what the prompt leaves */
+    /* the API's echo has log-probabilities of all that it writes */
+    if (w->row.echo && w->set.logprobs > w->set.prompt_logprobs)
+        w->set.prompt_logprobs = w->set.logprobs;
     if (w->row.code == LB_ROW_OK)
         check_settings(spec, w);
     if (w->row.code != LB_ROW_OK)
@@ -284,6 +285,16 @@ void lb_run_drop_helpers(struct lb_work *w)
     w->adjust = NULL;
 }
 
+static bool make_score_room(struct lb_work *w)
+{
+    size_t n = (size_t)lb_work_n_scored(w), k = (size_t)w->set.prompt_logprobs;
+    w->next_scored = lb_score_first(&w->set);
+    w->scored = lb_mem_new(n, sizeof *w->scored);
+    if (k)
+        w->scored_top = lb_mem_new(n * k, sizeof *w->scored_top);
+    return w->scored && (!k || w->scored_top);
+}
+
 enum lb_status lb_run_make_room(const struct lb_run *r, struct lb_work *w, struct lb_err *err)
 {
     size_t n = (size_t)w->set.max_tokens, k = w->set.logprobs > 0 ? (size_t)w->set.logprobs : 0;
@@ -292,6 +303,8 @@ enum lb_status lb_run_make_room(const struct lb_run *r, struct lb_work *w, struc
         ok = (w->logprob = lb_mem_new(n, sizeof *w->logprob)) != NULL;
     if (ok && k)
         ok = (w->top = lb_mem_new(n * k, sizeof *w->top)) != NULL;
+    if (ok && lb_work_scores(w))
+        ok = make_score_room(w);
     if (ok && w->set.n_stop)
         ok = (w->stop_at = lb_stop_text_new(r->spec->tok, &w->set, r->room)) != NULL;
     if (ok && lb_adjust_wanted(&w->set))

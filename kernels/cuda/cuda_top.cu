@@ -38,7 +38,7 @@ static __global__ void __launch_bounds__(BEST_WARPS *LK_WARP) best_kernel(const 
     to->finite = all == 0xffffffffu;
 }
 
-/* ---- the best of a row and the sum of its exponentials ---- */
+/* ---- the best of a row and the sums of its segments' exponentials ---- */
 
 /* Shared memory of a block. */
 struct top_room {
@@ -144,6 +144,25 @@ static __device__ double log_sum(const float *x, int64_t n, float max, double *r
     return (double)max + log(sum);
 }
 
+/* The largest number, -infinity where there is none. */
+static __device__ float largest(const float *x, int64_t n, uint64_t *room)
+{
+    uint64_t best = 0;
+    for (int64_t i = threadIdx.x; i < n; i += THREADS) {
+        uint32_t key = lk_key(x[i], 0);
+        uint64_t ranked = key ? lk_ranked(key, (uint32_t)i) : 0;
+        best = best > ranked ? best : ranked;
+    }
+    best = lk_warp_best(best);
+    __syncthreads();
+    if (lk_lane() == 0)
+        room[lk_warp()] = best;
+    __syncthreads();
+    for (int i = 0; i < WARPS; i++)
+        best = best > room[i] ? best : room[i];
+    return best ? x[lk_index_of(best)] : -INFINITY;
+}
+
 static __global__ void __launch_bounds__(THREADS) top_kernel(const __grid_constant__ lk_top a)
 {
     top_room *r = (top_room *)lk_smem();
@@ -170,9 +189,14 @@ static __global__ void __launch_bounds__(THREADS) top_kernel(const __grid_consta
         a.id[row * LK_TOP + i] = id;
         a.value[row * LK_TOP + i] = id < 0 ? -INFINITY : x[id];
     }
-    double lse = log_sum(x, n, r->sorted[0] ? x[lk_index_of(r->sorted[0])] : 0, r->sum);
-    if (threadIdx.x == 0)
-        a.lse[row] = lse;
+    for (int s = 0; s < a.n_seg; s++) {
+        const float *part = x + a.seg[s];
+        int64_t n_part = a.seg[s + 1] - a.seg[s];
+        float max = largest(part, n_part, r->warp);
+        double lse = max > -INFINITY ? log_sum(part, n_part, max, r->sum) : -INFINITY;
+        if (threadIdx.x == 0)
+            a.lse[row * a.n_seg + s] = lse;
+    }
 }
 
 /* ---- log-probabilities ---- */
