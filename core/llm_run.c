@@ -208,6 +208,7 @@ static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
         .stream = llm->stream,
         .input_bytes = llm->input_bytes,
         .gen = &llm->gen,
+        .overflow = o->overflow,
         .no_prefix_cache = o->no_prefix_cache,
         .crowd = o->crowd_pages > 0,
         .token_ids = o->token_ids,
