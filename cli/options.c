@@ -30,7 +30,7 @@ struct lb_choice {
     int value;
 };
 
-static const struct lb_choice lb_devices[] = {{"auto", "cpu", 0}, {"cpu", "cpu", 0}, {0}};
+static const struct lb_choice lb_devices[] = {{"auto", "cpu", 0}, {"cpu", "cpu", 0}, {"null", "null", 0}, {0}};
 static const struct lb_choice lb_dtypes[] = {{"auto", "auto", 0},   {"f32", "f32", 0},       {"bf16", "bf16", 0},
                                              {"float32", "f32", 0}, {"bfloat16", "bf16", 0}, {0}};
 static const struct lb_choice lb_orders[] = {
@@ -513,12 +513,15 @@ static enum lb_status name_shard(const struct lb_cli *c, const char **path, char
 
 static enum lb_status check_merge(const struct lb_cli *c, struct lb_err *err)
 {
-    if (c->run.prompt || c->shard || c->run.plan || c->run.render)
-        return lb_err_set(err, LB_E_USAGE, "--merge puts finished files together: it excludes %s",
-                          c->run.prompt ? "--prompt"
-                          : c->shard    ? "--shard"
-                          : c->run.plan ? "--plan"
-                                        : "--render");
+    const char *other = c->run.prompt   ? "--prompt"
+                        : c->shard      ? "--shard"
+                        : c->run.plan   ? "--plan"
+                        : c->run.render ? "--render"
+                        : c->run.report ? "--report"
+                        : c->run.trace  ? "--trace"
+                                        : NULL;
+    if (other)
+        return lb_err_set(err, LB_E_USAGE, "--merge puts finished files together: it excludes %s", other);
     if (!c->inputs.n)
         return lb_err_set(err, LB_E_USAGE, "--merge takes the outputs of all shards, in the order of their numbers");
     return LB_OK;

@@ -132,6 +132,8 @@ static void put_rows(struct lb_str *s, const struct lb_stats *st)
     lb_str_puts(s, st->error ? ")" : "");
     if (st->resumed)
         lb_str_putf(s, "; %lld of an earlier run", (long long)st->resumed);
+    if (st->folded)
+        lb_str_putf(s, "; %lld the same as others", (long long)st->folded);
     lb_str_putc(s, '\n');
 }
 
@@ -221,12 +223,12 @@ void lb_report_summary(struct lb_report *r, const struct lb_stats *st)
         put_value(&s, "empty slots a row", st->waste, 1);
     lb_str_putc(&s, '\n');
     lb_str_putf(&s, "padding     %lld tokens\n", (long long)st->padding);
-    if (st->architecture && st->dtype)
+    if (st->architecture && st->dtype && st->n_param)
         lb_str_putf(&s, "model       %s, %.1f million parameters, %s\n", st->architecture, (double)st->n_param / 1e6,
                     st->dtype);
-    if (st->device && st->isa)
-        lb_str_putf(&s, "engine      %s, %s, threads %d, memory %.0f MiB\n", st->device, st->isa, st->n_thread,
-                    (double)st->peak_rss_bytes / (1 << 20));
+    if (st->device)
+        lb_str_putf(&s, "engine      %s, %s%sthreads %d, memory %.0f MiB\n", st->device, st->isa ? st->isa : "",
+                    st->isa ? ", " : "", st->n_thread, (double)st->peak_rss_bytes / (1 << 20));
     if (st->n_rank > 1)
         lb_str_putf(&s, "ranks       %d: %d groups of %d\n", st->n_rank, st->dp, st->tp);
     if (st->completion_tokens > 0 && (double)st->length > 0.05 * (double)st->ok)

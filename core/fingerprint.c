@@ -138,14 +138,15 @@ static enum lb_status put_model(const struct lb_fingerprint_spec *spec, struct l
     static const char *const templates[] = {"chat_template.jinja", "additional_chat_templates/tool_use.jinja", NULL};
     uint64_t sum = 0;
     bool found;
-    if (spec->weights) {
+    if (spec->device) {
         put_text(out, "device", spec->device);
         put_text(out, "dtype", spec->dtype);
         put_text(out, "isa", spec->isa);
-        put_weights(out, spec->weights);
-    } else if (spec->gguf) {
-        put_weights(out, &spec->gguf->w);
     }
+    if (spec->weights)
+        put_weights(out, spec->weights);
+    else if (spec->gguf)
+        put_weights(out, &spec->gguf->w);
     if (spec->dir) {
         LB_TRY(put_files(out, "config", spec->dir, config, err));
         LB_TRY(put_files(out, "generation_config", spec->dir, generation, err));

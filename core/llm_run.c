@@ -134,6 +134,19 @@ static enum lb_status open_journal(struct lb_llm *llm, struct lb_journal **out, 
     return status;
 }
 
+/* Whether rows may run in an order of all of them: they can be read again where they lie, and what is finished early
+ * need not be held back. */
+static bool orders_all(const struct lb_llm *llm, const struct lb_journal *j)
+{
+    const struct lb_options *o = &llm->o;
+    if (!j || o->render || !llm->lines || llm->stream || llm->input_bytes < 0)
+        return false;
+    for (size_t i = 0; i < llm->n_input; i++)
+        if (strcmp(llm->inputs[i], "-") == 0)
+            return false;
+    return lb_journal_regular(j) || o->order == LB_ORDER_COMPLETION;
+}
+
 /* What a report and a trace are made of; every rank has it. */
 static enum lb_status open_watch(struct lb_llm *llm, struct lb_err *err)
 {
@@ -195,6 +208,8 @@ static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
         .audit = &llm->audit,
         .survey = &llm->survey,
         .lines = llm->lines,
+        .order = orders_all(llm, j) ? llm->inputs : NULL,
+        .n_order = llm->n_input,
         .prompt = o->prompt,
         .shard_index = o->shard_index,
         .n_shard = o->n_shard,
@@ -210,6 +225,8 @@ static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
         .gen = &llm->gen,
         .overflow = o->overflow,
         .no_prefix_cache = o->no_prefix_cache,
+        .verify = o->verify,
+        .no_fold = o->no_fold,
         .crowd = o->crowd_pages > 0,
         .token_ids = o->token_ids,
         .timing = o->timing,
@@ -345,6 +362,8 @@ int lb_exit_code(const struct lb_llm *llm, enum lb_status status)
         return (int)llm->resume.done.exit_code;
     if (!lb_is_first(llm))
         return llm->exit_code;
+    if (llm->stats.verify_differ > 0)
+        return LB_E_STOPPED;
     return llm->stats.error > 0 && !llm->closed ? 1 : 0;
 }
 

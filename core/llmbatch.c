@@ -70,6 +70,18 @@ static enum lb_status check_kv_dtype(const struct lb_llm *llm, struct lb_err *er
                       "and bf16 work, and --dtype f32 has both in float32");
 }
 
+/* What speaks of weights has no meaning where there are none. */
+static enum lb_status check_device(const struct lb_options *o, struct lb_err *err)
+{
+    if (!lb_makes_up(o))
+        return LB_OK;
+    if (o->tp > 1)
+        return lb_err_set(err, LB_E_USAGE, "--tp %lld divides weights, and the null device has none", (long long)o->tp);
+    if (o->isa)
+        return lb_err_set(err, LB_E_USAGE, "--isa chooses kernels, and the null device has none");
+    return LB_OK;
+}
+
 static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
 {
     const struct lb_options *o = &llm->o;
@@ -94,6 +106,7 @@ static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
         return lb_err_set(err, LB_E_USAGE, "--threads must be 0 to %d, not %lld", INT_MAX, (long long)o->threads);
     if (o->system && lb_utf8_valid_prefix(o->system, strlen(o->system)) != strlen(o->system))
         return lb_err_set(err, LB_E_USAGE, "--system is not valid UTF-8");
+    LB_TRY(check_device(o, err));
     LB_TRY(read_dtype("dtype", o->dtype, &llm->dtype, err));
     LB_TRY(check_kv_dtype(llm, err));
     if (lb_gen_check(&o->gen, message, sizeof message) != LB_ROW_OK)
@@ -248,14 +261,17 @@ static enum lb_status open_chat(struct lb_llm *llm, const struct lb_tok_job *job
     return lb_audit_model(&llm->audit, &audit, err);
 }
 
+/* NULL: the device makes its logits up. */
 static const struct lb_wfile *weights_of(const struct lb_llm *llm)
 {
+    if (lb_makes_up(&llm->o))
+        return NULL;
     return llm->gguf_open ? &llm->gguf.w : &llm->safetensors;
 }
 
 static enum lb_status open_headers(struct lb_llm *llm, struct lb_err *err)
 {
-    if (llm->gguf_open)
+    if (llm->gguf_open || lb_makes_up(&llm->o))
         return LB_OK;
     LB_TRY(lb_safetensors_open(&llm->safetensors, llm->o.model, err));
     llm->safetensors_open = true;
@@ -302,7 +318,8 @@ static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
     enum lb_status status = lb_model_reserve(llm->model, llm->plan.limit, llm->plan.max_out, llm->plan.kv_pages, err);
     LB_TRY(lb_llm_agree(llm, status, err));
     struct lb_probe probe = {llm->model, llm->backend, llm->ranks.comm, &llm->config, &llm->plan};
-    LB_TRY(lb_llm_agree(llm, lb_probe_choose_batch(&probe, llm->ranks.world, &llm->plan, err), err));
+    if (!lb_makes_up(o))
+        LB_TRY(lb_llm_agree(llm, lb_probe_choose_batch(&probe, llm->ranks.world, &llm->plan, err), err));
     lb_model_set_hook(llm->model, o->hook);
     return LB_OK;
 }
@@ -445,6 +462,7 @@ static void fill_chosen(struct lb_llm *llm)
 static void fill_stats(struct lb_llm *llm)
 {
     struct lb_stats *s = &llm->stats;
+    s->verifies = llm->o.verify > 0 && !lb_text_only(llm);
     static const struct lb_gen_defaults none;
     s->model_path = llm->o.model;
     s->architecture = llm->config_known ? llm->config.architecture : NULL;
@@ -466,7 +484,8 @@ static void fill_stats(struct lb_llm *llm)
         lb_log_put(&llm->o.log, LB_LOG_INFO, "%s %s (%s)", s->setting[i].name, s->setting[i].value,
                    s->setting[i].origin);
     lb_log_put(&llm->o.log, LB_LOG_INFO, "%s on %s, kernels %s, %d threads; %lld KV pages of %d positions; load %.3g s",
-               s->dtype, s->device, s->isa, s->n_thread, (long long)s->kv_pages, LK_PAGE_TOKENS, s->load_s);
+               s->dtype, s->device, s->isa ? s->isa : "none", s->n_thread, (long long)s->kv_pages, LK_PAGE_TOKENS,
+               s->load_s);
 }
 
 /* The files beside OUT: `stats` is where the statistics go, whether they were asked for or not. */

@@ -53,7 +53,7 @@ struct lb_options {
     bool overwrite; /* an existing OUT is replaced; without, only one that is complete is let be */
     bool restart;   /* what an earlier run left in OUT.partial is discarded, not taken over */
 
-    const char *device;             /* "cpu" */
+    const char *device;             /* "cpu", "null": made-up logits, no weights are read */
     const char *dtype;              /* "auto" (bf16), "f32", "bf16" */
     const char *kv_dtype;           /* "auto" (that of the weights), "f32", "bf16": no other than dtype */
     const char *isa;                /* NULL: what the processor has */
@@ -65,6 +65,7 @@ struct lb_options {
     int64_t max_model_len;          /* 0: the model's */
     enum lb_order order;
     bool no_prefix_cache;
+    bool no_fold; /* rows that would give the same are all run */
 
     bool render;                      /* rows as the model would see them, without a model */
     bool plan;                        /* nothing is run or written but the stats file: see lb_plan_text */
@@ -72,6 +73,7 @@ struct lb_options {
     const char *chat_template_kwargs; /* text of a JSON object, or NULL */
     bool retry_errors;                /* failed rows of OUT.partial, or else of OUT, are run again */
     int64_t time_limit_s;             /* since lb_open; 0: none */
+    int64_t verify;                   /* finished rows that are run again, alone; 0: none */
     int64_t max_errors;               /* failed rows that do not stop the run; -1: any number */
     struct tm now;                    /* strftime_now of templates */
     enum lb_audit_mode audit;

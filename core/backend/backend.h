@@ -109,14 +109,14 @@ struct lb_backend_ops {
 struct lb_backend {
     const struct lb_backend_ops *ops;
     enum lb_dtype dtype;
-    const char *device; /* "cpu" */
-    const char *isa;    /* kernel set in use: "ref", "avx512bf16" */
+    const char *device; /* "cpu", "null" */
+    const char *isa;    /* kernel set in use: "ref", "avx512bf16"; NULL: the device has none */
     int n_thread;
     struct lb_backend_counts counts;
 };
 
 struct lb_backend_spec {
-    const char *device; /* "auto", "cpu" */
+    const char *device; /* "auto", "cpu", "null" */
     enum lb_dtype dtype;
     const char *isa; /* list of sets that may be used, or NULL for what the processor has; unknown or missing on
                       * this processor: LB_E_USAGE naming it */

@@ -166,6 +166,11 @@ struct lb_row_spec {
 enum lb_status lb_row_parse(struct lb_row *row, const struct lb_row_spec *spec, int64_t index, const char *line,
                             size_t n, struct lb_err *err);
 
+/* What keys a row's random numbers, of an id's text with a tag of its type, so that 1 and "1" differ: 's', 'i', or 'r'
+ * for the row's number. n at most LB_SHORT_KEY. */
+#define LB_SHORT_KEY 126
+uint64_t lb_row_key(char tag, const char *data, size_t n);
+
 /* The hash of all rows up to one, given that of those before it (0 for none) and the line's. */
 uint64_t lb_row_chain(uint64_t before, uint64_t line_hash);
 

@@ -277,7 +277,7 @@ static void hook_layer(struct lb_pass *p, int il)
 static void hook_begin(struct lb_pass *p)
 {
     const struct lb_hook *hook = p->m->hook;
-    if (!hook || !hook->probs || strcmp(p->be->isa, "ref") != 0)
+    if (!hook || !hook->probs || !p->be->isa || strcmp(p->be->isa, "ref") != 0)
         return;
     for (int32_t t = 0; t < p->step->n_tok; t++)
         if (p->probs_ld <= p->step->pos[t])
@@ -298,6 +298,19 @@ static void embed(struct lb_pass *p)
         reduce(p, &p->m->x);
 }
 
+static void layers_forward(struct lb_pass *p)
+{
+    struct lb_model *m = p->m;
+    embed(p);
+    hook_embedding(p);
+    for (int il = m->first_layer; il < m->end_layer; il++) {
+        m->comm->ops->beat(m->comm, "layer", il);
+        layer_forward(p, &m->weights.layer[il], il);
+        hook_layer(p, il);
+    }
+    p->op->norm(p->be, &m->h, &m->x, m->weights.norm, m->config->norm_eps, true);
+}
+
 enum lb_status lb_model_forward(struct lb_model *m, const struct lb_step *step, const struct lb_cand **cand,
                                 struct lb_err *err)
 {
@@ -305,14 +318,8 @@ enum lb_status lb_model_forward(struct lb_model *m, const struct lb_step *step, 
     p.op->step_begin(p.be, step, m->kv, &m->rope, m->cols.slice.n_head);
     hook_begin(&p);
 
-    embed(&p);
-    hook_embedding(&p);
-    for (int il = m->first_layer; il < m->end_layer; il++) {
-        m->comm->ops->beat(m->comm, "layer", il);
-        layer_forward(&p, &m->weights.layer[il], il);
-        hook_layer(&p, il);
-    }
-    p.op->norm(p.be, &m->h, &m->x, m->weights.norm, m->config->norm_eps, true);
+    if (m->weights.layer)
+        layers_forward(&p);
     if (shared(&p))
         p.op->head_part(p.be, &m->h, m->weights.head, m->cols.vocab_begin, lb_gather_part(&m->gather));
     else
@@ -365,7 +372,7 @@ enum lb_status lb_model_open(struct lb_model **out, const struct lb_model_spec *
     enum lb_status status = slice_init(m, err);
     struct lb_weights_spec weights = {spec->config, spec->weights, spec->backend, &m->cols, spec->log, NULL};
     bool alone = !spec->world || spec->world->size == 1;
-    if (status == LB_OK)
+    if (status == LB_OK && spec->weights)
         status = alone ? lb_weights_load(&m->weights, &weights, err)
                        : lb_weights_share(&m->weights, &weights, spec->world, &m->shared, err);
     if (status != LB_OK) {
@@ -442,6 +449,8 @@ enum lb_status lb_model_reserve(struct lb_model *m, struct lb_step_limits limit,
     if (m->comm->size > 1)
         LB_TRY(lb_gather_init(&m->gather, m->comm, m->be, m->vocab, max_out, err));
     LB_TRY(op->reserve(m->be, limit, max_out, &m->cols.vocab, err));
+    if (!m->weights.layer) /* nothing stands between a token and its logits */
+        return LB_OK;
     LB_TRY(op->buf_new(m->be, c->dim, &m->x, err));
     /* other ranks read parts where they lie, if they lie there */
     m->y = (struct lb_buf){m->comm->ops->buffer(m->comm, limit.n_tok * c->dim), c->dim};

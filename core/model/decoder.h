@@ -28,7 +28,7 @@ struct lb_model;
  * of the backend's own type is read from it. */
 struct lb_model_spec {
     const struct lb_config *config;
-    const struct lb_wfile *weights;
+    const struct lb_wfile *weights; /* NULL: the device makes up what the head would say of each token */
     struct lb_backend *backend;
     const struct lb_log *log; /* NULL: silent */
     struct lb_comm *comm;     /* the group whose ranks hold a slice each; NULL: one rank that holds all */

@@ -19,8 +19,9 @@
 #include "core/io/jsonl_write.h"
 #include "core/io/row.h"
 
-#define LB_WINDOW_ROWS 8192  /* rows that are sorted together */
-#define LB_WINDOW_WAIT_S 1.0 /* a window of a stream is closed after this time without a row */
+#define LB_WINDOW_ROWS 8192                 /* rows that are sorted together, ... */
+#define LB_WINDOW_BYTES ((int64_t)64 << 20) /* ... fewer of long prompts: no more than take so much memory */
+#define LB_WINDOW_WAIT_S 1.0                /* a window of a stream is closed after this time without a row */
 
 struct lb_sampling {
     bool greedy;
@@ -67,6 +68,7 @@ struct lb_work {
     struct lb_row row;    /* of a lead */
     struct lb_settings set;
     struct lb_work *lead;  /* itself, unless this is a further sequence of a row */
+    struct lb_work *twin;  /* of a lead: a row that ends as this one does and is not run (fold.h), and so on; owned */
     struct lb_work **part; /* [n_part] of a lead with several sequences, owned: itself, then the others; else NULL */
     int32_t n_part;        /* of a lead: sequences */
     int32_t n_left;        /* of a lead: sequences that have not ended */
@@ -104,8 +106,8 @@ struct lb_work {
     int64_t steps;
     /* of a lead in a run with ranks */
     int rank;        /* where it ran */
-    uint64_t ticket; /* while it runs away from home */
-    int64_t weight;  /* what it adds to a queue's */
+    uint64_t ticket; /* while it runs away from home; when it was written its place, where it is kept (verify.h) */
+    int64_t weight;  /* what it adds to a queue's: bytes on the way to the window, behind it tokens */
 };
 
 /* LB_E_DEVICE without memory is NULL. */
@@ -162,7 +164,8 @@ struct lb_queue {
     pthread_cond_t filled, drained;
     struct lb_work *head, *tail;
     size_t n, cap;
-    int64_t weight; /* sum of the rows' */
+    int64_t weight;     /* sum of the rows' */
+    int64_t max_weight; /* from which on it is full; 0: its length alone counts. Set after lb_queue_init */
     bool closed, aborted;
 };
 

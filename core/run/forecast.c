@@ -239,8 +239,10 @@ enum lb_status lb_forecast_make(struct lb_forecast *f, const struct lb_forecast_
     lb_standin_cut(&c.model, spec->config, spec->layer_bytes);
     double bytes = (double)c.model.config.n_layer * spec->layer_bytes, room = (double)lb_mem_available() / 2;
     enum lb_status status = LB_OK;
-    bool fits = bytes < room;
-    if (!fits)
+    bool fits = bytes < room && spec->header;
+    if (!spec->header)
+        snprintf(f->no_time, sizeof f->no_time, "none: this device computes nothing");
+    else if (!fits)
         snprintf(f->no_time, sizeof f->no_time, "not measured: some layers need %.1f GiB, half of what is free is %.1f",
                  bytes / 1073741824, room / 1073741824);
     if (fits)

@@ -13,7 +13,7 @@
 /* All lent. */
 struct lb_forecast_spec {
     const struct lb_config *config;
-    const struct lb_wfile *header; /* of the weights, which are not read */
+    const struct lb_wfile *header; /* of the weights, which are not read; NULL: there are none */
     struct lb_backend *backend;
     struct lb_world *world;   /* of one rank */
     struct lb_sim_rows *rows; /* sorted as a run sorts them */

@@ -7,6 +7,7 @@
 
 #include "core/base/mem.h"
 #include "core/run/adjust.h"
+#include "core/run/fold.h"
 #include "core/run/order.h"
 #include "core/run/overflow.h"
 #include "core/run/run.h"
@@ -228,6 +229,17 @@ static enum lb_status tokenize(struct encoder *e, struct lb_work *w, struct lb_e
     return LB_OK;
 }
 
+/* Memory that a tokenized row takes while it waits, nearly. */
+static int64_t bytes_of(const struct lb_work *w)
+{
+    size_t n = sizeof *w * (size_t)w->n_part + w->n_echo;
+    for (int32_t i = 0; i < w->n_part; i++) {
+        const struct lb_work *p = w->part ? w->part[i] : w;
+        n += p->prompt_lent ? 0 : (size_t)p->n_prompt * sizeof *p->prompt;
+    }
+    return (int64_t)n;
+}
+
 int64_t lb_run_work_of(const struct lb_work *w)
 {
     int64_t n = 0;
@@ -252,6 +264,7 @@ void *lb_run_tokenizer(void *run)
         status = lb_mem_blame(tokenize(&e, w, &err), "a prompt", &err);
         lb_timeline_work(r->spec->timeline, LB_TL_TOKENIZER, begin, lb_now(), 1);
         bool done = w->row.code != LB_ROW_OK || r->spec->mode != LB_RUN_MODEL;
+        w->weight = bytes_of(w);
         if (status == LB_OK && !done)
             atomic_fetch_add(&r->work_known, lb_run_work_of(w));
         going = status == LB_OK && lb_queue_push(done ? &r->done : &r->tokens, w);
@@ -306,14 +319,27 @@ enum lb_status lb_run_make_room(const struct lb_run *r, struct lb_work *w, struc
 static size_t gather(struct lb_run *r, struct lb_work **rows, bool *end)
 {
     size_t n = 0;
-    while (n < LB_WINDOW_ROWS) {
+    int64_t bytes = 0;
+    while (n < LB_WINDOW_ROWS && bytes < LB_WINDOW_BYTES) {
         double wait = n > 0 && r->spec->stream ? LB_WINDOW_WAIT_S : -1;
         enum lb_pop got = lb_queue_pop(&r->tokens, wait, &rows[n]);
         *end = got == LB_POP_END;
         if (got != LB_POP_ROW)
             break;
-        n++;
+        bytes += rows[n++]->weight;
     }
+    return n;
+}
+
+/* Of rows that are the same one is left. */
+static size_t fold(struct lb_run *r, struct lb_fold *f, struct lb_work **rows, size_t n)
+{
+    if (r->spec->no_fold)
+        return n;
+    n = lb_fold_rows(f, rows, n);
+    for (size_t i = 0; i < n; i++)
+        for (const struct lb_work *twin = rows[i]->twin; twin; twin = twin->twin)
+            atomic_fetch_sub(&r->work_known, lb_run_work_of(twin));
     return n;
 }
 
@@ -321,14 +347,18 @@ void *lb_run_window(void *run)
 {
     struct lb_run *r = run;
     struct lb_err err = LB_ERR_INIT;
+    struct lb_fold f = {0};
     lb_run_be_nice();
     struct lb_work **rows = lb_mem_new(LB_WINDOW_ROWS, sizeof *rows);
     enum lb_status status = rows ? LB_OK : lb_err_memory(&err, "a window of rows", LB_WINDOW_ROWS * sizeof *rows);
+    if (status == LB_OK)
+        status = lb_fold_init(&f, LB_WINDOW_ROWS, &err);
     struct lb_queue *to = r->deals ? &r->sorted : &r->ready;
     bool end = false, over = false;
     while (status == LB_OK && !end && !over) {
         size_t n = gather(r, rows, &end);
         double begin = lb_now();
+        n = fold(r, &f, rows, n);
         lb_order_rows(rows, n);
         lb_timeline_work(r->spec->timeline, LB_TL_WINDOW, begin, lb_now(), n);
         for (size_t i = 0; i < n; i++) {
@@ -342,6 +372,7 @@ void *lb_run_window(void *run)
     if (status != LB_OK)
         lb_run_fail(r, &err, true);
     lb_mem_free(rows);
+    lb_fold_release(&f);
     lb_queue_close(to);
     return NULL;
 }

@@ -1,5 +1,6 @@
 #include "core/base/mem.h"
 #include "core/io/openai_write.h"
+#include "core/run/fold.h"
 #include "core/run/run.h"
 #include "core/run/survey.h"
 
@@ -342,6 +343,25 @@ static enum lb_status write_row(struct formatter *f, struct lb_work *w, bool *cl
     return status;
 }
 
+/* The row, and those that end as it did. */
+static enum lb_status write_all(struct formatter *f, struct lb_work *w, bool *closed, struct lb_err *err)
+{
+    LB_TRY(write_row(f, w, closed, err));
+    watch_errors(f->r);
+    atomic_fetch_add(&f->r->rows_done, 1);
+    for (struct lb_work *twin = w->twin; twin && !*closed; twin = twin->twin) {
+        lb_fold_lend(twin, w);
+        enum lb_status status = write_row(f, twin, closed, err);
+        lb_fold_take_back(twin);
+        if (status != LB_OK)
+            return status;
+        f->r->tally.folded += !*closed;
+        watch_errors(f->r);
+        atomic_fetch_add(&f->r->rows_done, 1);
+    }
+    return LB_OK;
+}
+
 void *lb_run_writer(void *run)
 {
     struct lb_run *r = run;
@@ -352,10 +372,8 @@ void *lb_run_writer(void *run)
     enum lb_status status = LB_OK;
     bool closed = false;
     while (status == LB_OK && !closed && lb_queue_pop(&r->done, -1, &w) == LB_POP_ROW) {
-        status = write_row(&f, w, &closed, &err);
-        watch_errors(r);
-        lb_work_free(w);
-        atomic_fetch_add(&r->rows_done, 1);
+        status = write_all(&f, w, &closed, &err);
+        lb_verify_take(&r->verify, w, w->row.index / r->spec->n_shard);
     }
     if (status != LB_OK)
         lb_run_fail(r, &err, true);

@@ -49,6 +49,9 @@ struct lb_run_spec {
     struct lb_audit *audit;
     struct lb_survey *survey; /* LB_RUN_SURVEY */
     struct lb_lines *lines;   /* NULL: `prompt` is the one row */
+    const char *const *order; /* [n_order] paths of the lines' inputs, all plain files: rows are read twice and run in
+                               * the order of row_index.h; NULL: as they come, window by window */
+    size_t n_order;
     const char *prompt;
     int64_t shard_index, n_shard; /* rows that are run: every n_shard-th. The journal counts them without gaps */
     struct lb_row_spec rows;      /* close_name and ctx are set by the run */
@@ -58,6 +61,8 @@ struct lb_run_spec {
     enum lb_overflow overflow;
     bool token_ids, timing;
     bool no_prefix_cache;
+    int64_t verify;             /* finished rows that are run again */
+    bool no_fold;               /* rows that would give the same are all run */
     bool crowd;                 /* tests: see struct lb_sched_spec */
     int64_t created;            /* of OpenAI responses */
     struct lb_journal *journal; /* not for LB_RUN_SURVEY */

@@ -29,7 +29,7 @@ struct lb_need {
 /* What was asked for; 0 is `auto`, or the default. */
 struct lb_plan_spec {
     const struct lb_config *config;
-    const struct lb_wfile *weights;
+    const struct lb_wfile *weights; /* NULL: none are read */
     enum lb_dtype dtype;
     int64_t batch_tokens, max_seqs, kv_memory, max_model_len;
     size_t free_bytes; /* memory that can be had on this host */

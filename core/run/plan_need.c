@@ -53,6 +53,8 @@ double lb_plan_layer_bytes(const struct lb_plan_spec *spec)
 {
     const struct lb_config *c = spec->config;
     double sum = 0;
+    if (!spec->weights)
+        return 0;
     for (size_t i = 0; i < spec->weights->n_tensor; i++) {
         int64_t il = lb_family_layer_of(c->family, c->gguf, spec->weights->tensor[i].name);
         sum += il >= 0 && il < c->n_layer ? elements(&spec->weights->tensor[i]) : 0;
@@ -66,6 +68,8 @@ double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp)
     const struct lb_wfile *w = spec->weights;
     const struct lb_config *c = spec->config;
     double sum = 0, whole = 0, kv = 0;
+    if (!w)
+        return 0;
     for (size_t i = 0; i < w->n_tensor; i++)
         if (lb_family_layer_of(c->family, c->gguf, w->tensor[i].name) < c->n_layer)
             sum += elements(&w->tensor[i]);

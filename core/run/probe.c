@@ -143,6 +143,8 @@ static void set_course(struct chooser *c, double token_s)
     double tokens = 0;
     struct course *k = &c->course;
     *k = (struct course){0};
+    if (!(token_s > 0)) /* a device that computes nothing */
+        return;
     for (int64_t n = LEAST_TOKENS; n <= plan->batch_most && k->n_size < MAX_SIZE; n *= 2) {
         bool fits = n / SEQ_TOKENS <= plan->limit.n_seq && lb_kv_pages_of(n) <= plan->kv_pages;
         if (!fits || LEAST_ROUND * (tokens + (double)n) * token_s > allowed)

@@ -10,12 +10,13 @@
 #include "core/run/pipeline.h"
 #include "core/run/sched.h"
 #include "core/run/timeline.h"
+#include "core/run/verify.h"
 
 enum { LB_T_READER, LB_T_TOKENIZER, LB_T_WINDOW, LB_T_DEAL, LB_T_WRITER, LB_N_THREAD };
 
 /* Written by the writer thread, read by others after it is joined. */
 struct lb_tally {
-    int64_t rows, ok, stop, length, error, by_code[LB_N_ROW_CODE];
+    int64_t rows, ok, stop, length, error, by_code[LB_N_ROW_CODE], folded;
     int64_t prompt_tokens, completion_tokens, scored_tokens;
     double scored_nll, write_s;
     double *latency; /* [n_latency] seconds */
@@ -66,7 +67,8 @@ struct lb_run {
     struct lb_err err;    /* first failure, under the mutex */
     atomic_bool halt;     /* a thread failed: end at once */
     atomic_bool closed;   /* the reader of the output went away: end at once, quietly */
-    atomic_bool read_all; /* rows_read is final */
+    atomic_bool read_all; /* no more rows come from the reader */
+    atomic_bool counted;  /* rows_read is final */
     atomic_llong rows_read, rows_done, bytes_read, work_known;
     atomic_bool warned_name;
     atomic_bool stop_told;   /* a signal came to another rank */
@@ -78,8 +80,9 @@ struct lb_run {
     const struct lb_taken *taken;        /* rows that an earlier run finished; NULL: no journal */
     uint64_t input_hash;                 /* of all rows read; the reader's until it is joined */
     struct lb_tally tally;
-    bool stopped; /* too many rows failed; the writer's */
-    size_t room;  /* bytes of text that one id gives at most */
+    struct lb_verify verify; /* the writer's until it is joined */
+    bool stopped;            /* too many rows failed; the writer's */
+    size_t room;             /* bytes of text that one id gives at most */
 };
 
 /* Records a failure (the first wins). at_once: nothing goes on; else the run ends after the rows that were read. */

@@ -37,7 +37,7 @@ void lb_run_progress(struct lb_run *r, bool now)
     int64_t tokens = r->n_fed + (int64_t)atomic_load(&r->tokens_away);
     struct lb_progress p = {.rows_done = atomic_load(&r->rows_done),
                             .rows_read = atomic_load(&r->rows_read),
-                            .rows_final = atomic_load(&r->read_all),
+                            .rows_final = atomic_load(&r->counted),
                             .fraction = fraction_of(r),
                             .elapsed_s = r->first_step > 0 ? t - r->first_step : 0,
                             .tok_s = t > r->told_at ? (double)(tokens - r->told_tokens) / (t - r->told_at) : 0};
@@ -399,6 +399,8 @@ static void end_row(struct lb_run *r, int32_t j, struct lb_work *w, double now)
 static void tell_step(struct lb_run *r)
 {
     struct lb_step_note *s = &r->note;
+    if (r->verify.running)
+        return;
     s->end = lb_now();
     s->number = r->step.number;
     s->n_tok = r->step.n_tok;

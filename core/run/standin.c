@@ -5,7 +5,7 @@
 #include "core/base/mem.h"
 
 #define COLD_BYTES (96.0 * 1048576)   /* weights of this size are in no cache when their turn comes again */
-#define MOST_BYTES (2048.0 * 1048576) /* of layers in front of a kind that is timed by itself */
+#define MOST_BYTES (2048.0 * 1048576) /* of layers in front of one that differs in its window alone */
 #define MOST_VOCAB 32768
 
 static bool same_kind(const struct lb_config *c, int64_t a, int64_t b)
@@ -33,7 +33,8 @@ void lb_standin_cut(struct lb_standin *s, const struct lb_config *config, double
         double of_kind = 0;
         for (int64_t k = 0; k < n; k++)
             of_kind += same_kind(config, il, k);
-        if (s->n_kind > 0 && (double)il * layer_bytes > MOST_BYTES) { /* the first kind stands for it */
+        bool alike = s->n_kind > 0 && config->layer[il].moe == config->layer[s->kind[0].first].moe;
+        if (alike && (double)il * layer_bytes > MOST_BYTES) { /* the first kind stands for it */
             s->kind[0].share += of_kind / (double)(s->kind[0].end - s->kind[0].first);
             continue;
         }

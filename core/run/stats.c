@@ -64,6 +64,8 @@ static void put_rows(struct lb_str *out, const struct lb_stats *s)
             put_int(out, lb_row_code_name((enum lb_row_code)code), s->by_code[code]);
     lb_str_putc(out, '}');
     put_int(out, "resumed", s->resumed);
+    if (!s->no_model)
+        put_int(out, "folded", s->folded);
     lb_str_putc(out, '}');
 }
 
@@ -81,7 +83,7 @@ static void put_scoring(struct lb_str *out, const struct lb_stats *s)
 
 struct lb_rates lb_stats_rates(const struct lb_stats *s)
 {
-    double t = s->total_s - s->load_s;
+    double t = s->total_s - s->load_s - s->verify_s;
     if (!(t > 0) || s->no_model)
         return (struct lb_rates){NAN, NAN, NAN};
     return (struct lb_rates){(double)s->prompt_tokens / t, (double)s->completion_tokens / t,
@@ -106,6 +108,8 @@ static void put_times(struct lb_str *out, const struct lb_stats *s)
         put_real(out, "collective", s->collective_s);
     put_real(out, "host_wait", s->host_wait_s);
     put_real(out, "write", s->write_s);
+    if (s->verifies)
+        put_real(out, "verify", s->verify_s);
     lb_str_putc(out, '}');
 
     struct lb_rates rates = lb_stats_rates(s);
@@ -113,7 +117,7 @@ static void put_times(struct lb_str *out, const struct lb_stats *s)
     put_real(out, "prompt_tok_s", rates.prompt);
     put_real(out, "completion_tok_s", rates.completion);
     put_real(out, "total_tok_s", rates.total);
-    if (s->forward_s > 0)
+    if (s->forward_s > 0 && s->n_param)
         put_real(out, "model_tflops", s->model_tflops);
     lb_str_putc(out, '}');
 
@@ -136,7 +140,8 @@ static void put_engine(struct lb_str *out, const struct lb_stats *s)
         lb_str_putc(out, '}');
         return;
     }
-    put_int(out, "parameters", s->n_param);
+    if (s->n_param)
+        put_int(out, "parameters", s->n_param);
     put_text(out, "dtype", s->dtype);
     lb_str_putc(out, '}');
     open_object(out, "engine");
@@ -272,6 +277,12 @@ void lb_stats_put_json(const struct lb_stats *s, const char *command, struct lb_
     put_times(out, s);
     if (!s->no_model)
         put_run(out, s);
+    if (s->verifies) {
+        open_object(out, "verify");
+        put_int(out, "rows", s->verified);
+        put_int(out, "differ", s->verify_differ);
+        lb_str_putc(out, '}');
+    }
     if (s->plan) {
         name(out, "plan");
         lb_str_puts(out, s->plan);

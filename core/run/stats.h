@@ -57,6 +57,7 @@ struct lb_stats {
     /* rows */
     int64_t rows, ok, stop, length, error, by_code[LB_N_ROW_CODE]; /* those of an earlier run among them */
     int64_t resumed;                                               /* rows of an earlier run */
+    int64_t folded;                                                /* rows that were the same as one that ran */
     bool input_known; /* all rows were read, and input_hash is theirs (lb_row_chain) */
     uint64_t input_hash;
     /* tokens: of this run, as all that follows */
@@ -73,8 +74,11 @@ struct lb_stats {
     double tokens_mean, seqs_mean, fill; /* fill: tokens over budget */
     /* kv */
     int64_t peak_pages;
-    double waste;           /* mean over steps of allocated and empty slots a running row */
-    int64_t peak_rss_bytes; /* of the rank that has most */
+    double waste;                    /* mean over steps of allocated and empty slots a running row */
+    int64_t peak_rss_bytes;          /* of the rank that has most */
+    int64_t verified, verify_differ; /* rows that were run again, and those of them that came out otherwise */
+    double verify_s;
+    bool verifies; /* it was asked for */
     int exit_code;
 };
 
