@@ -110,6 +110,13 @@ static void put_seconds(struct lb_str *out, const char *key, double value)
     lb_str_puts(out, "</data>");
 }
 
+static void put_flops(struct lb_str *out, const char *key, double value)
+{
+    lb_str_putf(out, "<data data-key=\"%s\" value=\"%.6g\">", key, value);
+    lb_html_real(out, value < 1 ? 1e3 * value : value);
+    lb_str_puts(out, value < 1 ? " GFLOP/s</data>" : " TFLOP/s</data>");
+}
+
 static void put_percent(struct lb_str *out, const char *key, double value)
 {
     lb_str_putf(out, "<data data-key=\"%s\" value=\"%.6g\">%.1f %%</data>", key, value, 100 * value);
@@ -421,7 +428,7 @@ static void put_speeds(struct lb_str *out, const struct lb_stats *s)
     put_real(out, "throughput.prompt_tok_s", lb_stats_rates(s).prompt, "");
     if (s->forward_s > 0) {
         label(out, "Products of weights");
-        put_real(out, "throughput.model_tflops", s->model_tflops, " TFLOP/s");
+        put_flops(out, "throughput.model_tflops", s->model_tflops);
     }
     close_numbers(out);
     open_numbers(out, "Steps and cache");
@@ -454,6 +461,18 @@ static void put_numbers(struct lb_str *out, const struct lb_stats *s)
 
 /* ---- settings and audit ---- */
 
+/* why: how it was chosen, NULL where the command line says it. */
+static void put_size(struct lb_str *out, const char *key, const char *label_text, int64_t value, const char *why)
+{
+    char name[48];
+    snprintf(name, sizeof name, "engine.%s", key);
+    lb_str_putf(out, "<tr><th scope=\"row\">%s</th><td class=\"n\">", label_text);
+    put_int(out, name, value, "");
+    lb_str_puts(out, "</td><td class=\"origin\">");
+    lb_html_text(out, why ? why : "command line");
+    lb_str_puts(out, "</td></tr>");
+}
+
 static void put_settings(struct lb_str *out, const struct lb_view *v)
 {
     const struct lb_stats *s = v->stats;
@@ -468,18 +487,12 @@ static void put_settings(struct lb_str *out, const struct lb_view *v)
         lb_html_text(out, t->value);
         lb_str_putf(out, "</data></td><td class=\"origin\">%s</td></tr>", t->origin);
     }
-    lb_str_puts(out, "</tbody></table></div>");
-    open_numbers(out, "Engine");
-    label(out, "Tokens a step, at most");
-    put_int(out, "engine.batch_tokens", s->batch_tokens, "");
-    label(out, "Rows at a time, at most");
-    put_int(out, "engine.max_seqs", s->max_seqs, "");
-    label(out, "Pages of the KV cache");
-    put_int(out, "engine.kv_pages", s->kv_pages, "");
-    label(out, "Segments of sums");
-    put_int(out, "engine.segments", s->segments, "");
-    close_numbers(out);
-    lb_str_puts(out, "</div>");
+    lb_str_puts(out, "</tbody></table></div><div class=\"group\"><h3>Engine</h3><table><tbody>");
+    put_size(out, "batch_tokens", "Tokens a step, at most", s->batch_tokens, s->why_batch);
+    put_size(out, "max_seqs", "Rows at a time, at most", s->max_seqs, s->why_seqs);
+    put_size(out, "kv_pages", "Pages of the KV cache", s->kv_pages, s->why_kv);
+    put_size(out, "segments", "Segments of sums", s->segments, "model");
+    lb_str_puts(out, "</tbody></table></div></div>");
     if (v->command) {
         lb_str_puts(out, "<div class=\"group\"><h3>Command</h3></div><pre>");
         lb_html_text(out, v->command);

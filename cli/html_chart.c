@@ -57,6 +57,19 @@ static double round_up(double x)
     return unit * (part <= 1 ? 1 : part <= 2 ? 2 : part <= 2.5 ? 2.5 : part <= 5 ? 5 : 10);
 }
 
+/* The top of an axis of values: a little more than the largest, and half of it is a short number too. */
+static double top_of(double x)
+{
+    static const double tops[] = {1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10};
+    if (!(x > 0))
+        return 1;
+    double unit = pow(10, floor(log10(x)));
+    size_t i = 0;
+    while (i + 1 < sizeof tops / sizeof *tops && tops[i] * unit < x)
+        i++;
+    return tops[i] * unit;
+}
+
 struct curve {
     const char *name, *style; /* style: a class */
     size_t at;                /* of its value in struct point */
@@ -166,7 +179,7 @@ static void put_chart(struct lb_str *out, const struct chart *c, const struct po
         for (int i = 0; i < n; i++)
             for (int k = 0; k < c->n_curve; k++)
                 top = fmax(top, value_of(&p[i], &c->curve[k]));
-        top = round_up(top);
+        top = top_of(top);
     }
     lb_str_putf(out, "<figure class=\"chart\"><figcaption><h3>%s</h3><span class=\"legend\">", c->title);
     for (int k = 0; k < c->n_curve && c->n_curve > 1; k++)
@@ -260,7 +273,7 @@ static void put_bars(struct lb_str *out, const struct lb_lengths *l, const char 
     double top = 0;
     for (int i = 0; i < b.n; i++)
         top = fmax(top, (double)b.count[i]);
-    top = top < 4 ? 4 : round_up(top);
+    top = top < 4 ? 4 : top_of(top);
     lb_str_putf(out, "<figure class=\"chart\"><figcaption><h3>%s</h3></figcaption><div class=\"plot\">", title);
     put_y(out, top, "");
     open_plane(out);
@@ -293,7 +306,7 @@ void lb_html_lengths(struct lb_str *out, const struct lb_view *v)
 {
     if (v->watch->answer.n == 0)
         return;
-    lb_str_puts(out, "<section><h2>Lengths in tokens</h2><div class=\"two\">");
+    lb_str_puts(out, "<section><h2>Lengths in tokens</h2><div class=\"two cards\">");
     put_bars(out, &v->watch->prompt, "Prompts", "c2");
     put_bars(out, &v->watch->answer, "Completions", "c1");
     lb_str_puts(out, "</div></section>");

@@ -30,7 +30,7 @@ const char *const lb_html_style[] = {
     ".tile span{display:block;font-size:13px;color:var(--soft)}\n",
     /* charts and tables */
     ".two,.three{display:grid;gap:16px;align-items:start}\n"
-    ".two{grid-template-columns:repeat(2,minmax(0,1fr))}\n"
+    ".two{grid-template-columns:repeat(2,minmax(0,1fr));column-gap:40px}.cards{column-gap:16px}\n"
     ".three{grid-template-columns:repeat(3,minmax(0,1fr));margin-top:16px}\n"
     ".chart{margin:0;padding:14px 16px 12px}\n"
     "figcaption{display:flex;flex-wrap:wrap;gap:4px 16px;justify-content:space-between;margin-bottom:14px}\n"
@@ -55,7 +55,7 @@ const char *const lb_html_style[] = {
     "var(--rule);font-weight:400}\n"
     "thead th{color:var(--soft);font-size:13px}\n"
     "td.n,th.n{text-align:right;white-space:nowrap}\n"
-    ".fit .n{width:1%;padding-left:12px}\n"
+    ".fit{max-width:760px}.fit .n{width:1%;padding-left:12px}\n"
     ".group{margin-bottom:20px}.group h3{margin-bottom:4px}\n"
     "td:last-child,th:last-child{padding-right:0}\n"
     "tr:last-child>*{border-bottom:0}\n"

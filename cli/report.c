@@ -211,6 +211,9 @@ void lb_report_summary(struct lb_report *r, const struct lb_stats *st)
         lb_str_putf(&s, " (%lld from shared beginnings)", (long long)st->prefix_hit);
     lb_str_putf(&s, ", completion %lld, recomputed %lld\n", (long long)st->completion_tokens,
                 (long long)st->recomputed);
+    if (st->scored_tokens > 0)
+        lb_str_putf(&s, "scoring     %lld prompt tokens, nll %.6g, perplexity %.6g\n", (long long)st->scored_tokens,
+                    st->scored_nll, exp(st->scored_nll / (double)st->scored_tokens));
     put_rates(&s, st);
     if (st->steps > 0)
         lb_str_putf(&s, "steps       %lld: %.1f tokens and %.1f rows each, %.0f %% of the budget\n",
@@ -228,7 +231,7 @@ void lb_report_summary(struct lb_report *r, const struct lb_stats *st)
                     st->isa ? ", " : "", st->n_thread, (double)st->peak_rss_bytes / (1 << 20));
     if (st->n_rank > 1)
         lb_str_putf(&s, "ranks       %d: %d groups of %d\n", st->n_rank, st->dp, st->tp);
-    if (st->ok > 0 && (double)st->length > 0.05 * (double)st->ok)
+    if (st->completion_tokens > 0 && (double)st->length > 0.05 * (double)st->ok)
         lb_str_putf(&s, "note        %.0f %% of the rows ended at their token limit (--max-tokens)\n",
                     100.0 * (double)st->length / (double)st->ok);
     put_locked(r, &s);

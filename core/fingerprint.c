@@ -192,6 +192,7 @@ static void put_options(const struct lb_options *o, struct lb_str *out)
     put_text(out, "chat_template_kwargs", o->chat_template_kwargs);
     put_text(out, "input_key", o->input_key ? o->input_key : "prompt");
     put_text(out, "add_bos", bos[o->add_bos]);
+    put_text(out, "overflow", lb_overflow_name(o->overflow));
     put_text(out, "format", formats[o->format]);
     if (o->max_model_len)
         put_int(out, "max_model_len", o->max_model_len);
@@ -220,6 +221,7 @@ static void put_gen(const struct lb_gen *g, struct lb_str *out)
         {LB_GEN_TOP_K, "top_k", g->top_k},
         {LB_GEN_SEED, "seed", g->seed},
         {LB_GEN_LOGPROBS, "logprobs", g->logprobs},
+        {LB_GEN_PROMPT_LOGPROBS, "prompt_logprobs", g->prompt_logprobs},
         {LB_GEN_N, "n", g->n},
         {LB_GEN_IGNORE_EOS, "ignore_eos", g->ignore_eos},
         {LB_GEN_INCLUDE_STOP, "include_stop", g->include_stop},

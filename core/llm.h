@@ -2,6 +2,8 @@
 #ifndef CORE_LLM_H
 #define CORE_LLM_H
 
+#include <string.h>
+
 #include "core/backend/backend.h"
 #include "core/io/gguf.h"
 #include "core/io/journal.h"
@@ -58,6 +60,12 @@ struct lb_llm {
 static inline bool lb_text_only(const struct lb_llm *llm)
 {
     return llm->o.render || llm->o.plan;
+}
+
+/* The device makes its logits up: no weights are read. */
+static inline bool lb_makes_up(const struct lb_options *o)
+{
+    return o->device && strcmp(o->device, "null") == 0;
 }
 
 /* Rank 0 alone reads and writes. */

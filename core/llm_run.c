@@ -134,6 +134,19 @@ static enum lb_status open_journal(struct lb_llm *llm, struct lb_journal **out, 
     return status;
 }
 
+/* Whether rows may run in an order of all of them: they can be read again where they lie, and what is finished early
+ * need not be held back. */
+static bool orders_all(const struct lb_llm *llm, const struct lb_journal *j)
+{
+    const struct lb_options *o = &llm->o;
+    if (!j || o->render || !llm->lines || llm->stream || llm->input_bytes < 0)
+        return false;
+    for (size_t i = 0; i < llm->n_input; i++)
+        if (strcmp(llm->inputs[i], "-") == 0)
+            return false;
+    return lb_journal_regular(j) || o->order == LB_ORDER_COMPLETION;
+}
+
 /* What a report and a trace are made of; every rank has it. */
 static enum lb_status open_watch(struct lb_llm *llm, struct lb_err *err)
 {
@@ -176,19 +189,6 @@ static enum lb_status open_outputs(struct lb_llm *llm, struct lb_journal **j, st
     return open_watch(llm, err);
 }
 
-/* Whether rows may run in an order of all of them: they can be read again where they lie, and what is finished early
- * need not be held back. */
-static bool orders_all(const struct lb_llm *llm, const struct lb_journal *j)
-{
-    const struct lb_options *o = &llm->o;
-    if (!j || o->render || !llm->lines || llm->stream || llm->input_bytes < 0)
-        return false;
-    for (size_t i = 0; i < llm->n_input; i++)
-        if (strcmp(llm->inputs[i], "-") == 0)
-            return false;
-    return lb_journal_regular(j) || o->order == LB_ORDER_COMPLETION;
-}
-
 static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
 {
     static const enum lb_tok_add add[] = {
@@ -223,6 +223,7 @@ static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
         .stream = llm->stream,
         .input_bytes = llm->input_bytes,
         .gen = &llm->gen,
+        .overflow = o->overflow,
         .no_prefix_cache = o->no_prefix_cache,
         .verify = o->verify,
         .no_fold = o->no_fold,

@@ -29,7 +29,8 @@ def every_kind(n=70, seed=11):
                     {'n': 2}, {'temperature': 0.7, 'top_k': 7, 'top_p': 0.8, 'min_p': 0.01, 'seed': i},
                     {'repetition_penalty': 1.2, 'frequency_penalty': 0.4, 'presence_penalty': -0.2},
                     {'logit_bias': {'7': 5, '9': -100}, 'temperature': 0.5}, {'stop_token_ids': [30, 31, 32]},
-                    {'ignore_eos': True}, {'skip_special_tokens': False}][i % 13])
+                    {'ignore_eos': True}, {'skip_special_tokens': False}, {'prompt_logprobs': 2, 'max_tokens': 0},
+                    {'prompt_logprobs': 0, 'prompt_logprobs_from': 4, 'n': 2, 'temperature': 1}][i % 15])
         if i % 17 == 4:
             row = draw.choice([b'{bad', b'{}', {'prompt': 'a', 'max_tokens': -1}, {'prompt_token_ids': [5, 99999]}])
         elif i % 11 == 6:

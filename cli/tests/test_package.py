@@ -15,6 +15,10 @@ def do(*args, **more):
     return p.stdout
 
 
+def tree(root):
+    return sorted(os.path.relpath(os.path.join(d, f), root) for d, _, names in os.walk(root) for f in names)
+
+
 @case
 def debian_package(tmp):
     for tool in ('dpkg-deb', 'dpkg-shlibdeps', 'cpack'):
@@ -36,7 +40,9 @@ def debian_package(tmp):
     mpi = 'libmpi.so' in do('ldd', PROGRAM)
     equal('openmpi' in field['Depends'], mpi, 'MPI')
     do('dpkg-deb', '-x', deb, root)
-    files = sorted(os.path.relpath(os.path.join(d, f), root) for d, _, names in os.walk(root) for f in names)
+    files = tree(root)
+    do('cmake', '--install', BUILD, '--prefix', os.path.join(tmp, 'installed', 'usr'))
+    equal(tree(os.path.join(tmp, 'installed')), files, 'cmake --install')
     for name in ('usr/bin/llmbatch', 'usr/share/man/man1/llmbatch.1', 'usr/share/man/man5/llmbatch-jsonl.5',
                  'usr/share/man/man7/llmbatch-mpi.7', 'usr/share/doc/llmbatch/copyright', 'usr/share/doc/llmbatch/README.md',
                  'usr/share/bash-completion/completions/llmbatch', 'usr/share/zsh/vendor-completions/_llmbatch',

@@ -141,6 +141,8 @@ enum lb_status lb_cpu_vector_new(struct lb_backend *be, const float *host, int64
 size_t lb_cpu_index_page_bytes(const struct lb_cpu *c, const struct lb_kv_spec *spec);
 /* kv's arena has room for the keys. */
 enum lb_status lb_cpu_index_new(struct lb_cpu *c, struct lb_kv_mem *kv, struct lb_err *err);
+/* The keys' part of the step's copies of pages. */
+void lb_cpu_index_copy(struct lb_cpu_index *x, const struct lb_step *s);
 /* Lists the step's tokens that see more than topk positions. */
 void lb_cpu_index_begin(struct lb_cpu_index *x, const struct lb_step *s);
 void lb_cpu_index(struct lb_backend *be, const struct lb_index_args *args);

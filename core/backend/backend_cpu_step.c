@@ -42,6 +42,13 @@ static enum lb_status check_step(const struct lb_cpu *c, const struct lb_step *s
     for (int32_t j = 0; j < s->n_out; j++)
         if (s->out_tok[j] < 0 || s->out_tok[j] >= s->n_tok || (j > 0 && s->out_tok[j] <= s->out_tok[j - 1]))
             FAIL("step %lld: output %d asks for token %d of %d", (long long)s->number, j, s->out_tok[j], s->n_tok);
+    if (s->n_copy < 0 || s->n_copy > c->limit.n_seq)
+        FAIL("step %lld: %d copies are beyond %d", (long long)s->number, s->n_copy, c->limit.n_seq);
+    for (int32_t i = 0; i < s->n_copy; i++)
+        if (s->copy_from[i] < 0 || s->copy_from[i] >= n_page || s->copy_to[i] < 0 || s->copy_to[i] >= n_page ||
+            s->copy_from[i] == s->copy_to[i])
+            FAIL("step %lld: page %d of %lld is to be a copy of %d", (long long)s->number, s->copy_to[i],
+                 (long long)n_page, s->copy_from[i]);
     for (int32_t i = 0; i < s->n_new; i++)
         if (s->new_page[i] < 0 || s->new_page[i] >= n_page)
             FAIL("step %lld: new page %d of %lld", (long long)s->number, s->new_page[i], (long long)n_page);
@@ -105,6 +112,22 @@ static enum lb_status first_step(struct lb_cpu *c, const struct lb_rope_args *ro
         c->item_room = room;
     }
     return LB_OK;
+}
+
+/* Items are layers: copies of a layer are made one after another, as a page may be copied that is itself a copy. */
+static void copy_pages(void *ctx, int64_t begin, int64_t end)
+{
+    const struct lb_cpu *c = ctx;
+    const struct lb_kv_mem *kv = c->kv;
+    int64_t k_bytes = kv->k_page_bytes * kv->spec.n_kv_head, v_bytes = kv->v_page_bytes * kv->spec.n_kv_head;
+    for (int64_t il = begin; il < end; il++) {
+        for (int32_t i = 0; i < c->step->n_copy; i++) {
+            int64_t from = il * kv->spec.n_page + c->step->copy_from[i];
+            int64_t to = il * kv->spec.n_page + c->step->copy_to[i];
+            memcpy(kv->k + to * k_bytes, kv->k + from * k_bytes, (size_t)k_bytes);
+            memcpy(kv->v + to * v_bytes, kv->v + from * v_bytes, (size_t)v_bytes);
+        }
+    }
 }
 
 /* Items are (layer, new page). */
@@ -262,6 +285,11 @@ void lb_cpu_step_begin(struct lb_backend *be, const struct lb_step *step, struct
     if (check_step(c, step, kv->spec.n_page, &c->err) != LB_OK || resolve_tokens(c, step, &c->err) != LB_OK ||
         first_step(c, rope, n_head, &c->err) != LB_OK)
         return;
+    if (step->n_copy > 0) {
+        lb_team_run(c->team, copy_pages, c, kv->spec.n_layer, 1);
+        if (kv->index)
+            lb_cpu_index_copy(kv->index, step);
+    }
     lb_team_run(c->team, zero_pages, c, (int64_t)step->n_new * kv->spec.n_layer, 4);
     make_items(c, n_head);
     if (kv->index)

@@ -168,7 +168,7 @@ static void null_head(struct lb_backend *be, const struct lb_actbuf *a, const st
         }
         choose(d, tok < 0 ? d->slot[~tok] : tok, s->pos[t], m->id);
         d->cand[j] = (struct lb_cand){.best = m->id[0], .best_logit = BEST, .finite = true};
-        if (s->out_flags[j] & LB_OUT_LOGITS)
+        if (s->out_flags[j])
             fill_logits(d, j, &d->cand[j]);
     }
 }

@@ -47,6 +47,8 @@ enum lb_gen_bit {
     LB_GEN_FREQUENCY = 1 << 15,
     LB_GEN_BIAS = 1 << 16,
     LB_GEN_INCLUDE_STOP = 1 << 17,
+    LB_GEN_PROMPT_LOGPROBS = 1 << 18,
+    LB_GEN_PROMPT_FROM = 1 << 19,
 };
 
 /* A token's bias: what is added to its logit. */
@@ -56,16 +58,17 @@ struct lb_bias {
 };
 
 struct lb_gen {
-    uint32_t set; /* enum lb_gen_bit */
-    int64_t max_tokens, min_tokens;
+    uint32_t set;                   /* enum lb_gen_bit */
+    int64_t max_tokens, min_tokens; /* max_tokens 0: the prompt is scored, nothing is generated */
     double temperature, top_p, min_p;
     double repetition, presence, frequency; /* penalties; off: 1, 0, 0 */
     int64_t top_k;                          /* 0 or -1: off */
     int64_t seed;
     bool ignore_eos, skip_special, include_stop;
-    int64_t logprobs; /* K, 0..LB_MAX_LOGPROBS */
-    int64_t n;        /* samples, 1..LB_MAX_N */
-    char **stop;      /* [n_stop] owned, valid UTF-8, not empty */
+    int64_t logprobs, prompt_logprobs; /* K, 0..LB_MAX_LOGPROBS */
+    int64_t prompt_from;               /* position of the first prompt token that has them */
+    int64_t n;                         /* samples, 1..LB_MAX_N */
+    char **stop;                       /* [n_stop] owned, valid UTF-8, not empty */
     size_t n_stop;
     int32_t *stop_ids; /* [n_stop_ids] owned */
     size_t n_stop_ids;

@@ -117,6 +117,7 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
                                   .dynamic_above = rope->type == LB_ROPE_DYNAMIC ? rope->max_position : 0,
                                   .batch_tokens = p->batch_tokens,
                                   .max_seqs = p->max_seqs,
+                                  .score_tokens = p->score_tokens,
                                   .out_flag = spec->ranks.tp > 1 ? LB_OUT_TOP : LB_OUT_LOGITS,
                                   .crowd = spec->crowd};
     LB_TRY(lb_sched_init(&r->sched, &sched, err));
@@ -315,6 +316,8 @@ static void count_run(struct lb_run *r)
         add_taken(s, r->taken);
     s->prompt_tokens = t->prompt_tokens;
     s->completion_tokens = t->completion_tokens;
+    s->scored_tokens = t->scored_tokens;
+    s->scored_nll = t->scored_nll;
     s->write_s = t->write_s;
     count_latency(r);
     if (r->spec->mode == LB_RUN_MODEL)

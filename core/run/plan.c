@@ -33,10 +33,11 @@ static double host_weight_bytes(const struct lb_plan_spec *spec, int tp)
     return (ranks_of(spec) < n_copy ? ranks_of(spec) : n_copy) * lb_plan_weight_bytes(spec, tp);
 }
 
-/* Buffers of steps on the host. Each running row may have a token whose logits are wanted. */
+/* Buffers of steps on the host. Each running row may have a token whose logits are wanted,
+ * and those whose prompts are scored more. */
 static double host_step_bytes(const struct lb_plan_spec *spec, int tp, int64_t n_tok)
 {
-    int64_t n_out = spec->max_seqs ? least(spec->max_seqs, n_tok) : n_tok;
+    int64_t n_out = spec->max_seqs ? least(spec->max_seqs + LB_SCORE_TOKENS, n_tok) : n_tok;
     return ranks_of(spec) * lb_plan_step_bytes(spec->config, spec->dtype, tp, n_tok, n_out);
 }
 
@@ -188,7 +189,8 @@ void lb_plan_derive(struct lb_plan *p)
     int64_t entries = least(of_row, p->kv_pages) * p->max_seqs, n_seq = least(p->max_seqs, p->batch_most);
     p->limit = (struct lb_step_limits){
         .n_tok = (int32_t)p->batch_most, .n_seq = (int32_t)n_seq, .n_page = (int32_t)least(entries, INT32_MAX)};
-    p->max_out = (int32_t)n_seq;
+    p->score_tokens = (int32_t)least(LB_SCORE_TOKENS, p->batch_most);
+    p->max_out = (int32_t)least(p->max_seqs + p->score_tokens, p->batch_most);
 }
 
 void lb_plan_take_batch(struct lb_plan *p, int64_t batch_tokens)

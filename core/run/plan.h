@@ -12,6 +12,7 @@
 
 #define LB_DEFAULT_BATCH_TOKENS 512
 #define LB_MOST_BATCH_TOKENS 4096 /* that is ever chosen */
+#define LB_SCORE_TOKENS 256       /* products over as many are nearly as fast as over more */
 
 /* What is known of a run's rows before they are read; 0: not known. */
 struct lb_expect {
@@ -51,6 +52,7 @@ struct lb_plan {
     char why_batch[128], why_seqs[64], why_kv[64]; /* what was chosen, for people */
     struct lb_step_limits limit;
     int32_t max_out;
+    int32_t score_tokens; /* of prompts, whose logits a step can ask for */
 };
 
 /* tp for `auto` on this host, among the divisors of n_rank and of the model's segments: the smallest with which weights

@@ -17,8 +17,8 @@ enum { LB_T_READER, LB_T_TOKENIZER, LB_T_WINDOW, LB_T_DEAL, LB_T_WRITER, LB_N_TH
 /* Written by the writer thread, read by others after it is joined. */
 struct lb_tally {
     int64_t rows, ok, stop, length, error, by_code[LB_N_ROW_CODE], folded;
-    int64_t prompt_tokens, completion_tokens;
-    double write_s;
+    int64_t prompt_tokens, completion_tokens, scored_tokens;
+    double scored_nll, write_s;
     double *latency; /* [n_latency] seconds */
     size_t n_latency, cap_latency;
 };

@@ -69,6 +69,18 @@ static void put_rows(struct lb_str *out, const struct lb_stats *s)
     lb_str_putc(out, '}');
 }
 
+static void put_scoring(struct lb_str *out, const struct lb_stats *s)
+{
+    if (s->scored_tokens == 0)
+        return;
+    open_object(out, "scoring");
+    put_int(out, "tokens", s->scored_tokens);
+    name(out, "nll");
+    lb_str_putf(out, "%.10g", s->scored_nll); /* a sum of millions, whose mean is told to several places */
+    put_real(out, "perplexity", exp(s->scored_nll / (double)s->scored_tokens));
+    lb_str_putc(out, '}');
+}
+
 struct lb_rates lb_stats_rates(const struct lb_stats *s)
 {
     double t = s->total_s - s->load_s - s->verify_s;
@@ -261,6 +273,7 @@ void lb_stats_put_json(const struct lb_stats *s, const char *command, struct lb_
         put_int(out, "padding", s->padding);
     }
     lb_str_putc(out, '}');
+    put_scoring(out, s);
     put_times(out, s);
     if (!s->no_model)
         put_run(out, s);

@@ -14,7 +14,7 @@ struct lb_setting { /* one effective sampling value */
     const char *origin; /* "model", "command line", "default" */
 };
 
-#define LB_MAX_SETTING 16
+#define LB_MAX_SETTING 20
 
 struct lb_note { /* what the audit found and said */
     const char *code, *severity, *message;
@@ -62,6 +62,8 @@ struct lb_stats {
     uint64_t input_hash;
     /* tokens: of this run, as all that follows */
     int64_t prompt_tokens, prompt_computed, prefix_hit, completion_tokens, recomputed, padding;
+    int64_t scored_tokens; /* of prompts, with a log-probability; those of an earlier run among them, as scored_nll's */
+    double scored_nll;
     /* time: of forward threads the mean over the groups */
     double total_s, load_s, forward_s, prefill_s, decode_s, sample_s, host_wait_s, collective_s, write_s;
     double model_tflops;                                       /* products of weights only, over forward_s */

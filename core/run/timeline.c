@@ -161,8 +161,10 @@ static enum lb_status gather_pieces(struct lb_timeline *t, struct lb_world *worl
     LB_TRY(lb_world_gather(world, mine, sizeof *mine, all, err));
     for (int r = 1; all && r < world->size; r++) {
         *left = all[r].n_left > *left ? all[r].n_left : *left;
+        bool here = strcmp(lb_world_host(world, r), world->host) == 0; /* its clock is this one */
+        double offset = here ? t->origin : all[r].begin - (t->begin - t->origin);
         for (int i = 0; i < CHUNK && i < all[r].n_left; i++)
-            put_step(t, r, &all[r].note[i], all[r].begin - (t->begin - t->origin));
+            put_step(t, r, &all[r].note[i], offset);
     }
     return lb_world_bcast(world, left, sizeof *left, err);
 }

@@ -4,7 +4,7 @@
  * them to rank 0 at the end, so that no rank's memory grows with the run. Nothing here allocates after
  * lb_timeline_init.
  *
- * Clocks of hosts differ: each rank counts from the moment at which all agreed to begin. */
+ * Clocks of hosts differ: what another host tells counts from the moment at which all agreed to begin. */
 #ifndef CORE_RUN_TIMELINE_H
 #define CORE_RUN_TIMELINE_H
 

@@ -87,7 +87,7 @@ static void test_share(void **state)
     struct lb_plan p;
     spec.batch_tokens = 100;
     spec.max_seqs = 40;
-    const double steps = lb_plan_step_bytes(&c, LB_BF16, 1, 100, 40), host = 200.0 * (1 << 20);
+    const double steps = lb_plan_step_bytes(&c, LB_BF16, 1, 100, 100), host = 200.0 * (1 << 20);
     assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
     assert_true(fabs((double)p.kv_memory - 0.75 * ((1 << 30) - 2e6 - steps - host)) <= 1);
     assert_int_equal(p.kv_pages, p.kv_memory / PAGE);
@@ -140,7 +140,7 @@ static void test_expected_rows(void **state)
         }
         lb_plan_take_batch(&p, 256);
         assert_int_equal(p.limit.n_tok, 256);
-        assert_true(p.max_seqs <= 256 && p.limit.n_seq == p.max_seqs && p.max_out == p.max_seqs);
+        assert_true(p.max_seqs <= 256 && p.limit.n_seq == p.max_seqs && p.max_out == 256);
     }
 }
 

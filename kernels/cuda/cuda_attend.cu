@@ -92,7 +92,7 @@ static __device__ __forceinline__ void score_tiles(float s[N][4], const uint16_t
     for (int step = 0; step < n_step; step++) {
         uint32_t fq[4], fk[4];
         lk_ldmatrix4(fq, q + step * 16);
-        if (N == 1) {
+        if constexpr (N == 1) {
             lk_ldmatrix2(fk, k + step * 16);
             lk_mma(s[0], fq, fk);
         } else {
@@ -113,7 +113,7 @@ static __device__ __forceinline__ void score_page(const attend_args &a, const ro
 {
     int n_step = ((int)a.kv.head_dim + 15) / 16, lane = lk_lane();
     const uint16_t *q = m.q + group * 16 * a.q_ld;
-    if (C == 1) {
+    if constexpr (C == 1) {
         score_tiles<4>(s->x, q, k, a.q_ld, n_step);
         return;
     }

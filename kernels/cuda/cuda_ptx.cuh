@@ -19,6 +19,16 @@ static __device__ __forceinline__ float lk_as_float(uint32_t u)
     return __uint_as_float(u);
 }
 
+static __device__ __forceinline__ uint64_t lk_as_bits64(double x)
+{
+    return (uint64_t)__double_as_longlong(x);
+}
+
+static __device__ __forceinline__ double lk_as_double(uint64_t u)
+{
+    return __longlong_as_double((long long)u);
+}
+
 /* Nearest even, every NaN becomes 0x7fff. */
 static __device__ __forceinline__ uint16_t lk_bf16(float x)
 {

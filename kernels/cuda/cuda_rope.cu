@@ -16,6 +16,26 @@ static __device__ float ntk_base(const lk_rope_table &a, int32_t len)
     return (float)a.base * (float)pow((double)ratio, (double)(float)power);
 }
 
+/* cos and sin of an angle far below 2^31, in f64, good to 1e-11: the library's functions, in either width, keep a table
+ * of bits of pi in local memory for angles that nobody has. Reduced to |r| <= pi / 4 around multiples of pi / 2. */
+static __device__ double2 turn_of(double angle)
+{
+    double k = rint(angle * 0.63661977236758134308);
+    double r = angle - k * 1.57079632679489655800 - k * 6.12323399573676603587e-17, s = r * r;
+    double sine = r * (1 + s * (-1.0 / 6 + s * (1.0 / 120 + s * (-1.0 / 5040 + s * (1.0 / 362880 - s / 39916800)))));
+    double cosine =
+        1 + s * (-0.5 + s * (1.0 / 24 + s * (-1.0 / 720 + s * (1.0 / 40320 + s * (-1.0 / 3628800 + s / 479001600)))));
+    switch ((int64_t)k & 3) {
+    case 0:
+        return {cosine, sine};
+    case 1:
+        return {-sine, cosine};
+    case 2:
+        return {-cosine, -sine};
+    }
+    return {sine, -cosine};
+}
+
 static __global__ void __launch_bounds__(THREADS) rope_table_kernel(const __grid_constant__ lk_rope_table a)
 {
     int64_t t = blockIdx.x, n = a.n_rot / 2;
@@ -24,10 +44,9 @@ static __global__ void __launch_bounds__(THREADS) rope_table_kernel(const __grid
         float freq = a.inv_freq[i];
         if (base != 0)
             freq = 1.0f / (float)pow((double)base, (double)((float)(2 * i) / (float)a.n_rot));
-        /* in f64: the device's f32 functions need local memory for large angles, and this is exact for every angle */
-        double angle = (double)(freq * (float)a.pos[t]);
-        a.cos[t * n + i] = (float)cos(angle) * a.scale;
-        a.sin[t * n + i] = (float)sin(angle) * a.scale;
+        double2 turn = turn_of((double)(freq * (float)a.pos[t]));
+        a.cos[t * n + i] = (float)turn.x * a.scale;
+        a.sin[t * n + i] = (float)turn.y * a.scale;
     }
 }
 

@@ -22,6 +22,20 @@ static inline float lk_as_float(uint32_t u)
     return x;
 }
 
+static inline uint64_t lk_as_bits64(double x)
+{
+    uint64_t u;
+    memcpy(&u, &x, sizeof u);
+    return u;
+}
+
+static inline double lk_as_double(uint64_t u)
+{
+    double x;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
+
 /* cvt.rn.bf16.f32: nearest even, every NaN becomes the same one. */
 static inline uint16_t lk_bf16(float x)
 {

@@ -62,7 +62,7 @@ static __device__ __forceinline__ float lk_warp_max(float x)
     return x;
 }
 
-static inline int64_t lk_blocks(int64_t n, int64_t per)
+static __host__ __device__ __forceinline__ int64_t lk_blocks(int64_t n, int64_t per)
 {
     return (n + per - 1) / per;
 }

@@ -52,6 +52,103 @@ int lk_cuda_rope_table(const struct lk_rope_table *a, void *stream);
 int lk_cuda_rope_kv(const struct lk_rope_kv *a, enum lk_type type, void *stream);
 int lk_cuda_latent(const struct lk_latent *a, void *stream);
 
+/* ---- products ---- */
+
+enum lk_weight_format { LK_W_BF16, LK_W_INT8, LK_W_INT4, LK_W_FP8 };
+
+/* A weight matrix [n_out, packed columns]: bf16; int8; two 4-bit numbers a byte, the lower one first; E4M3. Packed
+ * formats are rounded to bf16 on their way into the product, from (q - zero) * scale + least in f32, each of these an
+ * array [n_out, packed columns / 32] f32 or NULL (1, 0, 0). */
+struct lk_weight {
+    const void *data;
+    enum lk_weight_format format;
+    const float *scale, *zero, *least;
+};
+
+/* bf16 activations; a->w is not used, `best` neither: a head's logits are LK_EP_STORE. scratch: what is said. */
+size_t lk_cuda_linear_scratch(const struct lk_linear *a);
+int lk_cuda_linear(const struct lk_linear *a, const struct lk_weight *w, float *scratch, void *stream);
+
+/* Rows of an expert in a tile of a grouped product. */
+#define LK_GROUP_TILE 32
+
+/* y[i, :] = W[e] a[row_of[i], :] for i in row_begin[e] .. row_begin[e + 1] - 1; tiles from lk_cuda_group. */
+struct lk_grouped {
+    const void *a;         /* [*, k] bf16, k packed columns of one segment */
+    const void *w;         /* [n_expert, n_out, k] bf16 */
+    float *y;              /* [n_row, n_out] */
+    const int32_t *row_of; /* [n_row] or NULL: i */
+    const int32_t *row_begin, *tile_group, *tile_row;
+    int64_t n_row, n_out, k, n_tile;
+};
+int lk_cuda_grouped(const struct lk_grouped *a, void *stream);
+
+/* ---- experts ---- */
+
+int lk_cuda_route(const struct lk_route *a, void *stream);
+/* a->shared is the host's array of the device's pointers. */
+int lk_cuda_combine(const struct lk_combine *a, void *stream);
+
+/* Orders the choices of all tokens by expert, then token: choice i of token t becomes row[t * n_used + i] of the
+ * grouped product, whose row r takes token row_of[r]. Experts outside [first, first + n_expert) are another rank's: row
+ * -1. */
+struct lk_group {
+    const int32_t *id;              /* [n_tok, n_used] */
+    int32_t *count;                 /* scratch: [n_expert] */
+    int32_t *row_begin;             /* out: [n_expert + 1] */
+    int32_t *row_of;                /* out: [n_tok * n_used], filled up to row_begin[n_expert] */
+    int32_t *row;                   /* out: [n_tok, n_used] */
+    int32_t *tile_group, *tile_row; /* out: [n_tile]; group -1: no tile */
+    int64_t n_tok, n_used, first, n_expert, n_tile;
+};
+/* Tiles that a step can need: n_tile. */
+int64_t lk_cuda_group_tiles(int64_t n_choice, int64_t n_expert);
+int lk_cuda_group(const struct lk_group *a, void *stream);
+
+/* ---- the vocabulary ---- */
+
+/* The best of each block of LK_HEAD_BLOCK columns (struct lk_best): best[n_row, ceil(n_vocab / LK_HEAD_BLOCK)]. */
+struct lk_blocks_best {
+    const float *logits; /* [n_row, n_vocab], rows ld apart */
+    int64_t ld, n_row, n_vocab;
+    struct lk_best *best;
+};
+int lk_cuda_best(const struct lk_blocks_best *a, void *stream);
+
+int lk_cuda_top(const struct lk_top *a, void *stream);
+
+/* out[i, j] = logits[i, j] - lse[i] in f64, rounded; of id[i] its logprob and its rank: how many logits are not below.
+ */
+struct lk_logprobs {
+    const float *logits; /* [n_row, n_vocab], rows ld apart */
+    int64_t ld, n_row, n_vocab;
+    const double *lse; /* [n_row] */
+    float *out;        /* [n_row, n_vocab] or NULL */
+    const int32_t *id; /* [n_row] or NULL */
+    float *logprob;    /* [n_row], with id */
+    int64_t *rank;     /* [n_row], with id */
+};
+int lk_cuda_logprobs(const struct lk_logprobs *a, void *stream);
+
+/* Settings of a row's draw, as core/run/sample.h describes it; off: 1, 1, 0, 0. */
+struct lk_sampling {
+    double temperature, top_p, min_p;
+    int64_t top_k;
+    uint64_t seed, row_key;
+    uint32_t sample, position;
+};
+
+/* One id a row: the first survivor in id order whose cumulative probability exceeds u, u by Philox-4x32-10. Logits are
+ * finite or -infinity, the best of a row finite. */
+struct lk_sample {
+    const float *logits; /* [n_row, n_vocab], rows ld apart */
+    int64_t ld, n_row, n_vocab;
+    const struct lk_sampling *set; /* [n_row] */
+    double *block_sum;             /* scratch: [n_row, ceil(n_vocab / LK_HEAD_BLOCK)] */
+    int32_t *id;                   /* out: [n_row] */
+};
+int lk_cuda_sample(const struct lk_sample *a, void *stream);
+
 /* ---- attention ---- */
 
 /* A row of attention work, all heads of a token; its state in split s is in slot + s. */

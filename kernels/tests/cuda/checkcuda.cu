@@ -11,6 +11,9 @@ static const struct {
 } ops[] = {
     {"rows", check_rows},
     {"rope", check_rope},
+    {"linear", check_linear},
+    {"experts", check_experts},
+    {"candidates", check_candidates},
     {"attention", check_attention},
 };
 

@@ -176,11 +176,16 @@ static int64_t row_elems(const world &w)
     return out_elems(w, 1);
 }
 
-static bool same_row(const world &w, const host<uint16_t> &a, int64_t n_a, int64_t ta, const host<uint16_t> &b,
-                     int64_t n_b, int64_t tb)
+/* A token of a step's output. */
+struct place {
+    const host<uint16_t> &out;
+    int64_t n_tok, tok;
+};
+
+static bool same_row(const world &w, const place &a, const place &b)
 {
     for (int64_t i = 0; i < row_elems(w); i++)
-        if (element(w, a, n_a, ta, i) != element(w, b, n_b, tb, i))
+        if (element(w, a.out, a.n_tok, a.tok, i) != element(w, b.out, b.n_tok, b.tok, i))
             return false;
     return true;
 }
@@ -220,20 +225,20 @@ static void check_cuts(const world &w, const host<uint16_t> &whole, const char *
         int32_t t = w.len[(size_t)i] - 1;
         last.pieces.push_back({i, t, 1});
         host<uint16_t> alone = run_step({&w, {{i, t, 1}}}, 99 * 1024);
-        check(same_row(w, whole, w.n_tok, w.start[(size_t)i] + t, alone, 1, 0), "attend",
+        check(same_row(w, {whole, w.n_tok, w.start[(size_t)i] + t}, {alone, 1, 0}), "attend",
               "%s: sequence %d decoded alone", name, i);
     }
     host<uint16_t> together = run_step(last, 227 * 1024);
     for (int32_t i = 0; i < (int32_t)w.len.size(); i++)
-        check(
-            same_row(w, whole, w.n_tok, w.start[(size_t)i] + w.len[(size_t)i] - 1, together, (int64_t)w.len.size(), i),
-            "attend", "%s: sequence %d decoded with others", name, i);
+        check(same_row(w, {whole, w.n_tok, w.start[(size_t)i] + w.len[(size_t)i] - 1},
+                       {together, (int64_t)w.len.size(), i}),
+              "attend", "%s: sequence %d decoded with others", name, i);
     int32_t n = w.len[0], cut = n / 3 + 1;
     step chunks = {&w, {{0, cut, n - cut}, {(int32_t)w.len.size() - 1, 0, 1}, {0, 0, cut}}};
     host<uint16_t> parts = run_step(chunks, 99 * 1024);
     bool same = true;
     for (int32_t t = 0; t < n; t++)
-        same = same && same_row(w, whole, w.n_tok, t, parts, n + 1, t < cut ? n - cut + 1 + t : t - cut);
+        same = same && same_row(w, {whole, w.n_tok, t}, {parts, n + 1, t < cut ? n - cut + 1 + t : t - cut});
     check(same, "attend", "%s: a prompt in two chunks", name);
 }
 

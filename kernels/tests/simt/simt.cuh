@@ -48,6 +48,10 @@ struct alignas(8) float2 {
     float x, y;
 };
 
+struct alignas(16) double2 {
+    double x, y;
+};
+
 enum simt_fault {
     SIMT_OK,
     SIMT_BOUNDS,    /* outside every known buffer, or behind the block's shared memory */
