@@ -16,8 +16,10 @@ enum lb_status lb_sim_add(struct lb_sim_rows *rows, const int32_t *prompt, int64
     status = lb_mem_grow(&page, &rows->cap_page, rows->n_page + n_page, sizeof *rows->page, "beginnings of rows", err);
     rows->page = page;
     LB_TRY(status);
-    rows->row[rows->n++] = (struct lb_sim_row){
-        .n_prompt = (int32_t)n_prompt, .n_new = (int32_t)n_new, .page = rows->n_page, .n_page = (int32_t)n_page};
+    rows->row[rows->n++] = (struct lb_sim_row){.n_prompt = (int32_t)n_prompt,
+                                               .n_new = (int32_t)(n_new > 0 ? n_new : 1),
+                                               .page = rows->n_page,
+                                               .n_page = (int32_t)n_page};
     uint64_t key = 0;
     for (size_t i = 0; i < n_page; i++) {
         key = lb_hash64(prompt + i * LK_PAGE_TOKENS, LK_PAGE_TOKENS * sizeof *prompt, key);
@@ -175,7 +177,7 @@ static enum lb_status prepare(struct simulation *m, const struct lb_sim_row *row
     *w = (struct lb_work){.prompt = m->ids, .out = m->ids, .n_prompt = row->n_prompt};
     w->set.max_tokens = row->n_new;
     w->set.sampling.greedy = true;
-    w->set.logprobs = -1;
+    w->set.logprobs = w->set.prompt_logprobs = -1;
     m->next = w;
     if (row->n_shared == 0 || !m->sched.spec.prefix)
         return LB_OK;
@@ -206,7 +208,7 @@ static enum lb_status fill(struct simulation *m, size_t *at, struct lb_err *err)
 {
     for (; *at < m->rows->n && (m->next || m->n_free > 0); (*at)++) {
         const struct lb_sim_row *row = &m->rows->row[*at];
-        if (lb_sched_peak_pages(row->n_prompt, row->n_new) > m->kv.n_page || row->n_new < 1)
+        if (lb_sched_peak_pages(row->n_prompt, row->n_new) > m->kv.n_page)
             continue;
         if (!m->next)
             LB_TRY(prepare(m, row, err));
