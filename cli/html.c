@@ -240,6 +240,7 @@ static void put_stages(struct lb_str *out, const struct lb_stats *s)
         {"time_s.collective", "waiting for other ranks", "sub", s->n_rank > 1 ? s->collective_s : NAN},
         {"time_s.sample", "Sampling", "", s->sample_s},
         {"time_s.host_wait", "Waiting for rows", "", s->host_wait_s},
+        {"time_s.verify", "Running rows again, --verify", "", s->verifies ? s->verify_s : NAN},
         {"time_s.write", "Writing, beside the rest", "beside", s->write_s},
     };
     lb_str_puts(out, "<section><h2>Time by stage</h2><div class=\"soft\">Of ");
@@ -390,6 +391,14 @@ static void put_counts(struct lb_str *out, const struct lb_stats *s)
     put_int(out, "rows.length", s->length, "");
     label(out, "Finished by an earlier run");
     put_int(out, "rows.resumed", s->resumed, "");
+    label(out, "Written with the result of another row");
+    put_int(out, "rows.folded", s->folded, "");
+    if (s->verifies) {
+        label(out, "Run again for --verify");
+        put_int(out, "verify.rows", s->verified, "");
+        label(out, "Came out otherwise");
+        put_int(out, "verify.differ", s->verify_differ, "");
+    }
     close_numbers(out);
     open_numbers(out, "Tokens of this run");
     label(out, "Of prompts");
@@ -418,6 +427,22 @@ static void put_latency(struct lb_str *out, const struct lb_stats *s)
     put_seconds(out, "latency_s.p99", s->latency_p99);
     label(out, "Slowest row");
     put_seconds(out, "latency_s.max", s->latency_max);
+    close_numbers(out);
+}
+
+static void put_scoring(struct lb_str *out, const struct lb_stats *s)
+{
+    if (s->scored_tokens == 0)
+        return;
+    open_numbers(out, "Prompts by the model");
+    label(out, "Tokens with a log-probability");
+    put_int(out, "scoring.tokens", s->scored_tokens, "");
+    label(out, "Sum of their negative log-probabilities");
+    lb_str_putf(out, "<data data-key=\"scoring.nll\" value=\"%.10g\">", s->scored_nll);
+    lb_html_real(out, s->scored_nll);
+    lb_str_puts(out, "</data>");
+    label(out, "Perplexity");
+    put_real(out, "scoring.perplexity", exp(s->scored_nll / (double)s->scored_tokens), "");
     close_numbers(out);
 }
 
@@ -453,6 +478,7 @@ static void put_numbers(struct lb_str *out, const struct lb_stats *s)
 {
     lb_str_puts(out, "<section><h2>Numbers</h2><div class=\"two\"><div>");
     put_counts(out, s);
+    put_scoring(out, s);
     lb_str_puts(out, "</div><div>");
     put_latency(out, s);
     put_speeds(out, s);

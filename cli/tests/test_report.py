@@ -80,3 +80,11 @@ def report_of_nothing(tmp):
         equal(r.code, code, r.err)
         check_numbers(page, stats)
         check('svg' not in page.tags, 'a chart of nothing')
+
+
+@case
+def report_of_what_was_asked_for(tmp):
+    rows = [{'prompt': 'Once upon a time', 'max_tokens': 5, 'prompt_logprobs': 1}, {'prompt': 'a b', 'max_tokens': 2}] * 3
+    r, page, stats, _ = run(tmp, rows, '--verify', '2')
+    equal((r.code, stats['rows']['folded']), (0, 4), r.err)
+    check_numbers(page, stats)
