@@ -4,12 +4,6 @@
 
 #include "core/run/forecast.h"
 
-/* The null device reads no weights. */
-static bool makes_up(const struct lb_llm *llm)
-{
-    return llm->o.device && strcmp(llm->o.device, "null") == 0;
-}
-
 enum lb_status lb_outlook_open(struct lb_llm *llm, struct lb_err *err)
 {
     const struct lb_options *o = &llm->o;
@@ -19,10 +13,8 @@ enum lb_status lb_outlook_open(struct lb_llm *llm, struct lb_err *err)
                                    .n_thread = o->threads ? (int)o->threads : llm->ranks.cpus.n_thread,
                                    .log = &o->log};
     struct lb_err why = LB_ERR_INIT;
-    if (lb_makes_up(o)) /* neither memory nor time to speak of */
-        return LB_OK;
     LB_TRY(lb_backend_open(&llm->backend, &spec, err));
-    if (llm->gguf_open || makes_up(llm))
+    if (llm->gguf_open || lb_makes_up(&llm->o))
         return LB_OK;
     llm->safetensors_open = lb_safetensors_open(&llm->safetensors, o->model, &why) == LB_OK;
     if (!llm->safetensors_open)
@@ -47,9 +39,9 @@ static struct lb_plan_spec spec_of(const struct lb_llm *llm)
     int tp = (int)o->tp;
     static const struct lb_log silent = {0};
     return (struct lb_plan_spec){.config = &llm->config,
-                                 .weights = makes_up(llm)    ? NULL
-                                            : llm->gguf_open ? &llm->gguf.w
-                                                             : &llm->safetensors,
+                                 .weights = lb_makes_up(&llm->o) ? NULL
+                                            : llm->gguf_open     ? &llm->gguf.w
+                                                                 : &llm->safetensors,
                                  .dtype = llm->dtype,
                                  .batch_tokens = o->batch_tokens,
                                  .max_seqs = o->max_seqs,
@@ -66,7 +58,7 @@ enum lb_status lb_outlook_make(struct lb_llm *llm, struct lb_str *text, struct l
 {
     struct lb_plan plan;
     struct lb_forecast f;
-    if (!llm->backend || (!llm->gguf_open && !llm->safetensors_open && !makes_up(llm)))
+    if (!llm->gguf_open && !llm->safetensors_open && !lb_makes_up(&llm->o))
         return LB_OK;
     struct lb_plan_spec want = spec_of(llm);
     lb_sim_sort(&llm->survey.lengths);

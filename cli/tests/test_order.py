@@ -69,6 +69,7 @@ def null_device(tmp):
     equal([stats['engine'].get(k) for k in ('device', 'isa')], ['null', None], 'engine')
     equal(stats['model'].get('parameters'), None, 'parameters')
     equal(stats['fingerprint']['device'], 'null', 'fingerprint')
+    check(re.search(rb'^time +none', good([*args, '--plan', '-i', path]).out, re.M), 'the plan has a time')
     refused(program(['-m', model, '-p', 'a']), 3, 'safetensors')
     refused(program([*args, '-p', 'a', '--tp', '2']), 2, '--tp')
     refused(program([*args, '-p', 'a', '--isa', 'ref']), 2, '--isa')
@@ -226,7 +227,8 @@ def rows_that_are_the_same_run_once(tmp):
             {**same, 'stop': ['e']}, {**same, 'min_tokens': 3, 'stop_token_ids': [300]}, {**same, 'logit_bias': {'40': 3}},
             {**same, 'presence_penalty': 0.5}, {**same, 'frequency_penalty': 0.5}, {**same, 'repetition_penalty': 1.1},
             {**same, 'ignore_eos': True}, {**same, 'skip_special_tokens': False}, {**same, 'n': 2}, {**same, 'prompt': 'Once upon a'},
-            {**same, 'stop': ['e'], 'include_stop_str_in_output': True}, {**same, 'max_tokens': 5000}]
+            {**same, 'stop': ['e'], 'include_stop_str_in_output': True}, {**same, 'max_tokens': 5000},
+            {**same, 'prompt_logprobs': 1}, {**same, 'prompt_logprobs': 1, 'prompt_logprobs_from': 2}, {**same, 'max_tokens': 0, 'prompt_logprobs': 0}]
     path = write(os.path.join(tmp, 'in.jsonl'), lines(rows + rows[5:]))
     for device in ('cpu', 'null'):
         args = ['-m', TINY, '--device', device, '--audit', 'off', '--token-ids', '--keep', 'note', '-i', path, '-o']
@@ -236,7 +238,7 @@ def rows_that_are_the_same_run_once(tmp):
         check(read(out) == read(out + '-all'), f'{device}: bytes differ')
         stats, every = stats_of(out), stats_of(out + '-all')
         n_drawn, n_failed = 4, 2
-        equal([s['rows']['folded'] for s in (stats, every)], [4 + 16 - n_drawn // 2 - n_failed // 2, 0], 'folded')
+        equal([s['rows']['folded'] for s in (stats, every)], [4 + 19 - n_drawn // 2 - n_failed // 2, 0], 'folded')
         for part in ('total', 'ok', 'stop', 'length', 'error'):
             equal(stats['rows'][part], every['rows'][part], part)
         equal(stats['tokens']['completion'], every['tokens']['completion'], 'new tokens')

@@ -5,6 +5,10 @@
 #include "core/base/hash.h"
 #include "core/base/mem.h"
 
+/* A new setting changes it: same_settings is to compare it, and lb_fold_lend to lend what it adds to a result. */
+#define SETTINGS_BYTES 176
+_Static_assert(sizeof(struct lb_settings) == SETTINGS_BYTES, "a setting that same_settings does not know");
+
 enum lb_status lb_fold_init(struct lb_fold *f, size_t n_row, struct lb_err *err)
 {
     size_t n = 16;
@@ -53,7 +57,8 @@ static bool same_settings(const struct lb_settings *a, const struct lb_settings 
 {
     return a->max_tokens == b->max_tokens && a->min_tokens == b->min_tokens && a->ignore_eos == b->ignore_eos &&
            a->skip_special == b->skip_special && a->include_stop == b->include_stop && a->logprobs == b->logprobs &&
-           a->n == b->n && same_penalty(&a->penalty, &b->penalty) && same_stops(a, b);
+           a->prompt_logprobs == b->prompt_logprobs && a->prompt_from == b->prompt_from && a->n == b->n &&
+           same_penalty(&a->penalty, &b->penalty) && same_stops(a, b);
 }
 
 static bool same(const struct lb_work *a, const struct lb_work *b)
@@ -104,6 +109,8 @@ void lb_fold_lend(struct lb_work *twin, const struct lb_work *ran)
     twin->n_out = ran->n_out;
     twin->logprob = ran->logprob;
     twin->top = ran->top;
+    twin->scored = ran->scored;
+    twin->scored_top = ran->scored_top;
     twin->fail = ran->fail;
     twin->finish = ran->finish;
     twin->ended_by_id = ran->ended_by_id;
@@ -120,4 +127,6 @@ void lb_fold_take_back(struct lb_work *twin)
     twin->out = NULL;
     twin->logprob = NULL;
     twin->top = NULL;
+    twin->scored = NULL;
+    twin->scored_top = NULL;
 }
