@@ -55,10 +55,10 @@ static void put_steps(struct lb_watch *w, int n, double scale, struct lb_span *w
                                     .n_tok = 1 + rand() % BUDGET,
                                     .n_seq = 1 + rand() % 64};
         note.n_prompt = rand() % (note.n_tok + 1);
-        note.n_out = note.n_seq;
+        note.n_new = note.n_seq;
         lb_watch_step(w, &note, BUDGET);
         want->n_prompt += note.n_prompt;
-        want->n_new += note.n_out;
+        want->n_new += note.n_new;
         want->n_tok += note.n_tok;
         want->room += BUDGET;
         want->seq_s += length * note.n_seq;
