@@ -175,9 +175,13 @@ static void put_head(struct lb_str *out, const struct lb_stats *s)
     lb_str_puts(out, "</bdi></h1><div class=\"soft\">");
     if (s->architecture) {
         lb_html_text(out, s->architecture);
-        lb_str_putf(out, ", %.4g million parameters, ", (double)s->n_param / 1e6);
+        if (s->n_param)
+            lb_str_putf(out, ", %.4g million parameters", (double)s->n_param / 1e6);
+        lb_str_puts(out, ", ");
     }
-    lb_str_putf(out, "%s on %s (%s), ", s->dtype, s->device, s->isa);
+    lb_str_putf(out, "%s on %s, ", s->dtype, s->device);
+    if (s->isa)
+        lb_str_putf(out, "kernels %s, ", s->isa);
     put_int(out, "engine.threads", s->n_thread, s->n_thread == 1 ? " thread" : " threads");
     if (s->tp * s->dp > 1) {
         lb_str_puts(out, ", ");
@@ -451,7 +455,7 @@ static void put_speeds(struct lb_str *out, const struct lb_stats *s)
     open_numbers(out, "Rates");
     label(out, "Prompt tokens a second");
     put_real(out, "throughput.prompt_tok_s", lb_stats_rates(s).prompt, "");
-    if (s->forward_s > 0) {
+    if (s->forward_s > 0 && s->n_param) {
         label(out, "Products of weights");
         put_flops(out, "throughput.model_tflops", s->model_tflops);
     }

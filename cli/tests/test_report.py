@@ -90,3 +90,11 @@ def report_of_what_was_asked_for(tmp):
     r, page, stats, _ = run(tmp, rows, '--verify', '2')
     equal((r.code, stats['rows']['folded']), (0, 4), r.err)
     check_numbers(page, stats)
+
+
+@case
+def report_without_weights(tmp):
+    r, page, stats, _ = run(tmp, [{'prompt': 'Once upon a time', 'max_tokens': 5}] * 3, '--device', 'null')
+    equal((r.code, stats['engine']['device']), (0, 'null'), r.err)
+    check_numbers(page, stats)
+    check('null' in page.text and '(null)' not in page.text, page.text[:300])
