@@ -204,7 +204,7 @@ static void bench_vocab(int64_t n_row, int64_t n_vocab)
     lk_top top = {n_row,
                   n_vocab,
                   copied(rows),
-                  copied(host<int64_t>{0, n_vocab}),
+                  copied(std::vector<int64_t>{0, n_vocab}),
                   1,
                   room<double>(n_row),
                   room<int32_t>(n_row * LK_TOP),
