@@ -75,7 +75,8 @@ def stats_sums(tmp):
     choices = [c for row in good for c in row.get('choices', [row])]
     equal(tokens['prompt'], sum(row['prompt_tokens'] for row in good), 'prompt tokens')
     equal(tokens['completion'], sum(c['completion_tokens'] for c in choices), 'new tokens')
-    # what a step took: of each prompt what no other row had computed, of each sequence every new token but the last
+    # what a step took: of each prompt, whatever its samples, what no other row had computed; of each sequence every new
+    # token but the last
     equal(tokens['prompt_computed'] + tokens['prefix_hit'], tokens['prompt'], 'prompts are computed or found')
     fed = tokens['prompt_computed'] + tokens['recomputed'] + tokens['completion'] - len(choices)
     close(stats['steps']['tokens_mean'] * stats['steps']['count'], fed, 'tokens of all steps')
