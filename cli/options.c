@@ -37,6 +37,11 @@ static const struct lb_choice lb_orders[] = {
     {"input", "input", LB_ORDER_INPUT}, {"completion", "completion", LB_ORDER_COMPLETION}, {0}};
 static const struct lb_choice lb_add_bos_values[] = {
     {"auto", "auto", LB_BOS_AUTO}, {"yes", "yes", LB_BOS_YES}, {"no", "no", LB_BOS_NO}, {0}};
+static const struct lb_choice lb_overflows[] = {{"error", "error", LB_OVERFLOW_ERROR},
+                                                {"cut-left", "cut-left", LB_OVERFLOW_CUT_LEFT},
+                                                {"cut-middle", "cut-middle", LB_OVERFLOW_CUT_MIDDLE},
+                                                {"shorten", "shorten", LB_OVERFLOW_SHORTEN},
+                                                {0}};
 static const struct lb_choice lb_audit_values[] = {
     {"warn", "warn", LB_AUDIT_WARN}, {"error", "error", LB_AUDIT_ERROR}, {"off", "off", LB_AUDIT_OFF}, {0}};
 static const struct lb_choice lb_formats[] = {{"auto", "auto", LB_FORMAT_AUTO},
@@ -549,6 +554,7 @@ enum lb_status lb_cli_parse(struct lb_cli *c, int argc, char **argv, struct lb_e
     lb_options_init(&c->run);
     c->order = (int)c->run.order;
     c->add_bos = (int)c->run.add_bos;
+    c->overflow = (int)c->run.overflow;
     c->format = (int)c->run.format;
     c->log_level = LB_LOG_WARN;
     c->rank_timeout_s = LB_RANK_TIMEOUT_S;
@@ -565,6 +571,7 @@ enum lb_status lb_cli_parse(struct lb_cli *c, int argc, char **argv, struct lb_e
     c->run.command = c->command.data;
     c->run.order = (enum lb_order)c->order;
     c->run.add_bos = (enum lb_add_bos)c->add_bos;
+    c->run.overflow = (enum lb_overflow)c->overflow;
     c->run.audit = (enum lb_audit_mode)c->audit;
     c->run.format = (enum lb_row_format)c->format;
     c->run.inputs = (const char *const *)c->inputs.item;

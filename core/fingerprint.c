@@ -192,6 +192,7 @@ static void put_options(const struct lb_options *o, struct lb_str *out)
     put_text(out, "chat_template_kwargs", o->chat_template_kwargs);
     put_text(out, "input_key", o->input_key ? o->input_key : "prompt");
     put_text(out, "add_bos", bos[o->add_bos]);
+    put_text(out, "overflow", lb_overflow_name(o->overflow));
     put_text(out, "format", formats[o->format]);
     if (o->max_model_len)
         put_int(out, "max_model_len", o->max_model_len);

@@ -32,6 +32,7 @@ void lb_options_init(struct lb_options *o)
     *o = (struct lb_options){.device = "cpu",
                              .n_shard = 1,
                              .dtype = "auto",
+                             .kv_dtype = "auto",
                              .max_errors = -1,
                              .now = {.tm_mday = 1, .tm_year = 70, .tm_wday = 4},
                              .log = {.level = LB_LOG_WARN}};
@@ -39,15 +40,34 @@ void lb_options_init(struct lb_options *o)
 
 /* ---- settings ---- */
 
-static enum lb_status read_dtype(const char *name, enum lb_dtype *out, struct lb_err *err)
+static enum lb_status read_dtype(const char *option, const char *name, enum lb_dtype *out, struct lb_err *err)
 {
     if (!name || strcmp(name, "auto") == 0 || strcmp(name, "bf16") == 0 || strcmp(name, "bfloat16") == 0)
         *out = LB_BF16;
     else if (strcmp(name, "f32") == 0 || strcmp(name, "float32") == 0)
         *out = LB_F32;
     else
-        return lb_err_set(err, LB_E_USAGE, "--dtype must be auto, f32 or bf16, not '%s'", name);
+        return lb_err_set(err, LB_E_USAGE, "--%s must be auto, f32 or bf16, not '%s'", option, name);
     return LB_OK;
+}
+
+/* The cache has the type of the weights. */
+static enum lb_status check_kv_dtype(const struct lb_llm *llm, struct lb_err *err)
+{
+    const char *name = llm->o.kv_dtype;
+    enum lb_dtype kv;
+    if (!name || strcmp(name, "auto") == 0)
+        return LB_OK;
+    LB_TRY(read_dtype("kv-dtype", name, &kv, err));
+    if (kv == llm->dtype)
+        return LB_OK;
+    if (llm->dtype == LB_F32)
+        return lb_err_set(err, LB_E_USAGE,
+                          "--kv-dtype bf16 and --dtype f32 exclude each other: f32 keeps everything "
+                          "in float32, the cache too");
+    return lb_err_set(err, LB_E_USAGE,
+                      "a cache in float32 beside weights in bfloat16 is not built in: --kv-dtype auto "
+                      "and bf16 work, and --dtype f32 has both in float32");
 }
 
 /* What speaks of weights has no meaning where there are none. */
@@ -87,7 +107,8 @@ static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
     if (o->system && lb_utf8_valid_prefix(o->system, strlen(o->system)) != strlen(o->system))
         return lb_err_set(err, LB_E_USAGE, "--system is not valid UTF-8");
     LB_TRY(check_device(o, err));
-    LB_TRY(read_dtype(o->dtype, &llm->dtype, err));
+    LB_TRY(read_dtype("dtype", o->dtype, &llm->dtype, err));
+    LB_TRY(check_kv_dtype(llm, err));
     if (lb_gen_check(&o->gen, message, sizeof message) != LB_ROW_OK)
         return lb_err_set(err, LB_E_USAGE, "%s", message);
     LB_TRY(lb_gen_merge(&llm->gen, &o->gen, err));

@@ -19,6 +19,7 @@
 #include "core/base/log.h"
 #include "core/base/str.h"
 #include "core/io/row.h"
+#include "core/run/overflow.h"
 #include "core/run/stats.h"
 #include "core/run/watch.h"
 
@@ -54,6 +55,7 @@ struct lb_options {
 
     const char *device;             /* "cpu", "null": made-up logits, no weights are read */
     const char *dtype;              /* "auto" (bf16), "f32", "bf16" */
+    const char *kv_dtype;           /* "auto" (that of the weights), "f32", "bf16": no other than dtype */
     const char *isa;                /* NULL: what the processor has */
     int64_t threads;                /* 0: the affinity mask */
     struct lb_world *world;         /* from lb_join; NULL: one process alone */
@@ -76,9 +78,10 @@ struct lb_options {
     struct tm now;                    /* strftime_now of templates */
     enum lb_audit_mode audit;
     enum lb_add_bos add_bos;
-    const char *input_key; /* NULL: "prompt" */
-    bool chat;             /* a prompt of text becomes one user message */
-    const char *system;    /* first message of conversations that have no system message; NULL: none */
+    enum lb_overflow overflow; /* where prompt and max_tokens exceed the limit */
+    const char *input_key;     /* NULL: "prompt" */
+    bool chat;                 /* a prompt of text becomes one user message */
+    const char *system;        /* first message of conversations that have no system message; NULL: none */
     enum lb_row_format format;
     int64_t created;   /* what OpenAI responses say, seconds of the epoch */
     char *const *keep; /* [n_keep] */

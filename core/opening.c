@@ -77,7 +77,7 @@ int64_t lb_plain_bytes(const char *path, bool *stream)
 }
 
 #define LOOK_BYTES ((size_t)1 << 20)
-#define TEXT_BYTES 4.5 /* of a token's text, or of an id with its comma */
+#define TEXT_BYTES 5.0 /* of a token's text, or of an id with its comma */
 #define NEW_SHARE 0.5  /* of max_tokens that a row uses */
 
 static double new_tokens(const struct lb_gen *gen, double most)

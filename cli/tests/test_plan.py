@@ -93,3 +93,24 @@ def sizes_are_chosen_and_say_why(tmp):
     r = program(['-m', TINY, '--kv-memory', 'auto', '--max-seqs', 'auto', '--batch-tokens', 'auto', '--log-level', 'info', '-p', 'a'])
     for says in ('kv-memory', 'max-seqs', 'batch-tokens'):
         check(f'info: {says} ' in r.err, r.err)
+
+
+@case
+def a_plan_without_a_device(tmp):
+    text, s = planned(tmp, TINY, ragged(9), '--device', 'null')
+    check('computes nothing' in text and 'time_s' not in s['plan'] and s['plan']['steps']['count'] > 0, text, s)
+    _, s = ran(tmp, TINY, ragged(400), '--device', 'null', '--max-tokens', '1000')
+    equal(s['engine']['batch_tokens'], 512, 'nothing to measure')
+
+
+@case
+def rows_are_verified(tmp):
+    rows = [{**r, 'temperature': i % 2, 'n': 1 + i % 3} for i, r in enumerate(ragged(30))]
+    plain, s = ran(tmp, TINY, rows)
+    check('verify' not in s, s)
+    same, s = ran(tmp, TINY, rows, '--verify', '8')
+    equal((same == plain, s['verify'], s['exit_code']), (True, {'rows': 8, 'differ': 0}, 0), 'verify')
+    _, s = ran(tmp, TINY, rows, '--verify', '1000', '--kv-memory', '96K')
+    equal(s['verify'], {'rows': 30, 'differ': 0}, 'all rows')
+    r = program(['-m', TINY, '--verify', '0'], rows)
+    refused(r, 2, '--verify')

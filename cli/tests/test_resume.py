@@ -238,7 +238,7 @@ NEUTRAL = {
     'batch-tokens': ['17'], 'max-seqs': ['2'], 'no-prefix-cache': [], 'no-fold': [], 'kv-memory': ['64M'], 'order': ['completion'],
     'audit': ['warn'], 'plan': None, 'progress': ['on'], 'log-level': ['debug'], 'retry-errors': [], 'tp': None,
     'no-mpi': [], 'rank-timeout': ['1h'], 'merge': None,
-    'time-limit': ['1h'], 'max-errors': ['5'], 'version': None, 'help': None,
+    'time-limit': ['1h'], 'max-errors': ['5'], 'verify': ['2'], 'version': None, 'help': None,
 }
 
 

@@ -79,6 +79,8 @@ static void put_timing(struct lb_str *out, const struct lb_timing *t)
 
 void lb_jsonl_put_extras(struct lb_str *out, const struct lb_result *r)
 {
+    if (r->cut_policy)
+        lb_str_putf(out, ",\"cut\":{\"policy\":\"%s\",\"tokens\":%lld}", r->cut_policy, (long long)r->cut_tokens);
     if (r->timing)
         put_timing(out, r->timing);
     if (r->kept_json) {

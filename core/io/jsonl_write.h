@@ -50,6 +50,8 @@ struct lb_result {
     const struct lb_logprob *prompt_logprobs;
     int64_t prompt_first;
     const int32_t *echo_ids; /* [prompt_tokens] whose text goes before the new text; with logprobs alone, else NULL */
+    const char *cut_policy;  /* how prompt or max_tokens were made shorter, by cut_tokens; NULL: absent */
+    int64_t cut_tokens;
     const struct lb_timing *timing; /* NULL: absent */
     const char *kept_json;          /* NULL: absent */
     /* Several samples: what each of them gave, where text, finish, stop_*, completion_tokens, ids and logprobs of the
@@ -67,7 +69,7 @@ void lb_jsonl_put_result(struct lb_str *out, const struct lb_result *r);
 /* Sum of -logprob of the prompt's tokens that have one. */
 double lb_result_nll(const struct lb_result *r);
 
-/* The members "timing" and "kept" of a row, as far as it has them, each with a comma before it. */
+/* The members "cut", "timing" and "kept" of a row, as far as it has them, each with a comma before it. */
 void lb_jsonl_put_extras(struct lb_str *out, const struct lb_result *r);
 
 #endif

@@ -76,6 +76,8 @@ struct lb_work {
     uint32_t sample;       /* number among the samples of the row, prompt by prompt: keys the random numbers */
     int32_t *prompt;       /* [n_prompt] owned, unless prompt_lent */
     int64_t n_prompt;
+    int64_t n_begin;         /* of its tokens that begin a text: BOS, [gMASK]<sop> */
+    int64_t n_cut;           /* tokens that --overflow took from it, or from max_tokens */
     bool prompt_lent;        /* from the prompt's first sample */
     struct lb_work **follow; /* [n_follow] samples of its prompt that begin when the first id of each can be drawn, lent
                               * from the lead's list */

@@ -9,6 +9,7 @@
 #include "core/run/adjust.h"
 #include "core/run/fold.h"
 #include "core/run/order.h"
+#include "core/run/overflow.h"
 #include "core/run/run.h"
 #include "core/run/settings.h"
 #include "core/run/stop.h"
@@ -48,6 +49,7 @@ static enum lb_status encode(struct encoder *e, struct lb_work *w, struct lb_err
         w->n_echo = made.n_text;
     }
     w->n_prompt = (int64_t)made.n;
+    w->n_begin = (int64_t)made.n_begin;
     if (row->form == LB_FORM_IDS) {
         w->prompt = row->ids;
         row->ids = NULL;
@@ -63,25 +65,17 @@ static enum lb_status encode(struct encoder *e, struct lb_work *w, struct lb_err
     return LB_OK;
 }
 
+/* Makes a prompt and its new tokens fit. The text of a prompt that was cut is what its ids write. */
 static void check_length(const struct lb_run_spec *spec, struct lb_work *w)
 {
-    struct lb_row *row = &w->lead->row;
-    int64_t limit = spec->plan->max_model_len, room = limit - w->n_prompt;
-    if (limit == 0) /* not known */
+    if (spec->plan->max_model_len == 0) /* not known */
         return;
-    if (room < (w->set.max_tokens > 0 ? 1 : 0))
-        lb_row_fail(row, LB_ROW_TOO_LONG, "the prompt has %lld tokens; %sthe limit is %lld", (long long)w->n_prompt,
-                    w->set.max_tokens > 0 ? "with at least one new token " : "", (long long)limit);
-    else if (w->set.max_tokens > room && w->set.max_given)
-        lb_row_fail(row, LB_ROW_TOO_LONG,
-                    "prompt (%lld tokens) and max_tokens (%lld) together exceed the limit of %lld tokens",
-                    (long long)w->n_prompt, (long long)w->set.max_tokens, (long long)limit);
-    else if (w->set.min_tokens > room)
-        lb_row_fail(row, LB_ROW_TOO_LONG,
-                    "prompt (%lld tokens) and min_tokens (%lld) together exceed the limit of %lld tokens",
-                    (long long)w->n_prompt, (long long)w->set.min_tokens, (long long)limit);
-    else if (w->set.max_tokens > room)
-        w->set.max_tokens = room;
+    lb_overflow_fit(w, spec->overflow, spec->plan->max_model_len);
+    if (w->n_cut == 0 || spec->overflow == LB_OVERFLOW_SHORTEN)
+        return;
+    lb_mem_free(w->echo);
+    w->echo = NULL;
+    w->n_echo = 0;
 }
 
 /* What can only be known with the model at hand, of one prompt. */
@@ -159,10 +153,12 @@ static enum lb_status encode_more(struct encoder *e, struct lb_work *lead, size_
     enum lb_status status = encode(e, lead, err);
     w->prompt = lead->prompt;
     w->n_prompt = lead->n_prompt;
+    w->n_begin = lead->n_begin;
     w->echo = lead->echo;
     w->n_echo = lead->n_echo;
     lead->prompt = own.prompt;
     lead->n_prompt = own.n_prompt;
+    lead->n_begin = own.n_begin;
     lead->echo = own.echo;
     lead->n_echo = own.n_echo;
     return status;
@@ -189,12 +185,19 @@ static enum lb_status add_parts(struct encoder *e, struct lb_work *w, int64_t ea
             LB_TRY(encode_more(e, w, i / (size_t)each - 1, p, err));
             continue;
         }
-        p->prompt = w->part[i - 1]->prompt;
-        p->n_prompt = w->part[i - 1]->n_prompt;
         p->prompt_lent = true;
     }
     w->n_left = w->n_part;
     return LB_OK;
+}
+
+/* Another sample of a prompt has it as the first one was made to fit. */
+static void lend_prompt(const struct lb_work *before, struct lb_work *w)
+{
+    w->prompt = before->prompt;
+    w->n_prompt = before->n_prompt;
+    w->set.max_tokens = before->set.max_tokens;
+    w->set.prompt_from = before->set.prompt_from;
 }
 
 static enum lb_status tokenize(struct encoder *e, struct lb_work *w, struct lb_err *err)
@@ -221,7 +224,7 @@ static enum lb_status tokenize(struct encoder *e, struct lb_work *w, struct lb_e
         if (i % each == 0)
             check_prompt(spec, p);
         else
-            p->set.max_tokens = w->part[i - 1]->set.max_tokens;
+            lend_prompt(w->part[i - 1], p);
     }
     return LB_OK;
 }

@@ -201,6 +201,9 @@ static enum lb_status make_done(struct formatter *f, struct lb_work *w, struct l
 {
     fill(f, w, out);
     out->kept_json = w->row.kept_json;
+    for (int32_t i = 0; i < w->n_part; i++)
+        out->cut_tokens += lb_work_part(w, i)->n_cut;
+    out->cut_policy = out->cut_tokens ? lb_overflow_name(f->r->spec->overflow) : NULL;
     if (w->row.api != LB_API_NATIVE || w->set.n > 1)
         return make_choices(f, w, out, err);
     if (lb_tok_missing(f->r->spec->tok))

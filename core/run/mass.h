@@ -33,15 +33,15 @@ static inline bool lb_above_floor(const struct lb_scale *s, float logit)
 /* An id's, without the rest. */
 static inline uint64_t lb_mass_whole(const struct lb_scale *s, float logit)
 {
-    return (uint64_t)(exp(lb_scaled(s, logit)) * LB_MASS_ONE);
+    return (uint64_t)(int64_t)(exp(lb_scaled(s, logit)) * LB_MASS_ONE); /* signed: one instruction */
 }
 
 static inline void lb_mass_add_id(struct lb_mass *m, const struct lb_scale *s, float logit)
 {
     double w = exp(lb_scaled(s, logit)) * LB_MASS_ONE;
-    uint64_t hi = (uint64_t)w;
-    m->hi += hi;
-    m->lo += (uint64_t)((w - (double)hi) * LB_MASS_ONE);
+    int64_t hi = (int64_t)w;
+    m->hi += (uint64_t)hi;
+    m->lo += (uint64_t)(int64_t)((w - (double)hi) * LB_MASS_ONE);
 }
 
 static inline void lb_mass_add(struct lb_mass *m, const struct lb_mass *more)

@@ -16,6 +16,7 @@
 #include "core/model/decoder.h"
 #include "core/run/audit.h"
 #include "core/run/flow.h"
+#include "core/run/overflow.h"
 #include "core/run/plan.h"
 #include "core/run/stats.h"
 #include "core/run/timeline.h"
@@ -57,6 +58,7 @@ struct lb_run_spec {
     bool stream;                  /* the input may pause: windows are closed after a second */
     int64_t input_bytes;          /* of all inputs; 0 when not known (a stream, compressed files) */
     const struct lb_gen *gen;
+    enum lb_overflow overflow;
     bool token_ids, timing;
     bool no_prefix_cache;
     int64_t verify;             /* finished rows that are run again */

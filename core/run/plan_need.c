@@ -62,6 +62,18 @@ double lb_plan_layer_bytes(const struct lb_plan_spec *spec)
     return sum * (double)elem_bytes(spec->dtype) / (double)c->n_layer;
 }
 
+/* A tied matrix is packed for the head; as the table it is read where the file lies if it is of the right type, else
+ * copied. */
+static double tied_copy(const struct lb_plan_spec *spec)
+{
+    const struct lb_config *c = spec->config;
+    const struct lb_wtensor *embed =
+        lb_wfile_find(spec->weights, lb_family_tensor(c->family, c->gguf, LB_R_EMBED, 0, ".weight").text);
+    const char *head = lb_family_tensor(c->family, c->gguf, LB_R_HEAD, 0, ".weight").text;
+    bool lends = embed && embed->type == (spec->dtype == LB_F32 ? LB_W_F32 : LB_W_BF16);
+    return embed && !lends && !lb_wfile_find(spec->weights, head) ? elements(embed) : 0;
+}
+
 /* Layers behind the model's own (multi-token prediction) are never read. */
 double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp)
 {
@@ -73,6 +85,7 @@ double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp)
     for (size_t i = 0; i < w->n_tensor; i++)
         if (lb_family_layer_of(c->family, c->gguf, w->tensor[i].name) < c->n_layer)
             sum += elements(&w->tensor[i]);
+    sum += tied_copy(spec);
     if (tp > 1) {
         for (int64_t il = 0; il < c->n_layer; il++)
             whole += replicated(c, il);

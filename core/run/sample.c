@@ -149,8 +149,9 @@ static bool survives(const struct dist *d, const struct cut *cut, int64_t i)
 static struct lb_mass mass_of(const struct dist *d, const struct cut *cut, int64_t begin, int64_t end)
 {
     struct lb_mass sum = {0};
+    bool all = cut->key == 0 && d->scale.floor == -INFINITY;
     for (int64_t i = begin; i < end; i++)
-        if (survives(d, cut, i))
+        if (all || survives(d, cut, i))
             lb_mass_add_id(&sum, &d->scale, d->logits[i]);
     return sum;
 }

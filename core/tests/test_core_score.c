@@ -201,12 +201,21 @@ static void test_no_hits(void **state)
         snprintf(rows + strlen(rows), sizeof rows - strlen(rows), "{\"prompt_token_ids\":[%s],\"max_tokens\":2%s}\n",
                  ids, i < 2 ? ",\"prompt_logprobs\":0" : "");
     write_rows(rows);
+    o.no_fold = true;
     json_t *got = run(&o, &stats);
     assert_int_equal(stats.prompt_tokens, 303);
     assert_int_equal(stats.prefix_hit, 96);
     assert_int_equal(stats.prompt_computed, 303 - 96);
     assert_int_equal(stats.scored_tokens, 200);
     assert_true(json_equal(at(row_at(got, 0), "prompt_logprobs"), at(row_at(got, 1), "prompt_logprobs")));
+
+    /* of the same rows one runs, and all have what it found; the row that is not scored is another */
+    o.no_fold = false;
+    json_t *folded = run(&o, &stats);
+    assert_true(json_equal(folded, got));
+    assert_int_equal(stats.folded, 1);
+    assert_int_equal(stats.scored_tokens, 200);
+    json_decref(folded);
     json_decref(got);
 }
 

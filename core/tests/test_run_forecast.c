@@ -11,6 +11,7 @@
 #include "core/run/probe.h"
 #include "core/run/simulate.h"
 #include "core/run/standin.h"
+#include "core/tests/mademodel.h"
 
 /* ---- simulation ---- */
 
@@ -224,11 +225,65 @@ static void test_standin(void **state)
     }
 }
 
+/* ---- memory ---- */
+
+#define LAYERS "\"num_hidden_layers\":2,\"max_position_embeddings\":128,\"eos_token_id\":1,\"hidden_act\":\"silu\","
+#define LLAMA(more)                                                                                                    \
+    "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\"," LAYERS "\"num_attention_heads\":8,"          \
+    "\"num_key_value_heads\":4,\"head_dim\":32,\"hidden_size\":256,\"intermediate_size\":512,\"vocab_size\":2048" more \
+    "}"
+#define MIXTURE                                                                                                    \
+    "{\"architectures\":[\"Glm4MoeForCausalLM\"],\"model_type\":\"glm4_moe\"," LAYERS "\"num_attention_heads\":8," \
+    "\"num_key_value_heads\":2,\"head_dim\":32,\"hidden_size\":128,\"intermediate_size\":256,\"vocab_size\":640,"  \
+    "\"n_routed_experts\":8,\"num_experts_per_tok\":2,\"moe_intermediate_size\":64,\"n_shared_experts\":1,"        \
+    "\"first_k_dense_replace\":1,\"n_group\":1,\"topk_group\":1}"
+
+/* What the plan says of weights, from names and shapes alone, is what a backend packs when it reads them. */
+static void test_weights(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *config;
+        enum lb_wtype type;
+        enum lb_dtype dtype;
+    } cases[] = {
+        {LLAMA(""), LB_W_F32, LB_BF16},
+        {LLAMA(""), LB_W_Q8_0, LB_F32},
+        {LLAMA(",\"tie_word_embeddings\":true"), LB_W_F32, LB_BF16},
+        {LLAMA(",\"tie_word_embeddings\":true"), LB_W_BF16, LB_BF16},
+        {LLAMA(",\"tie_word_embeddings\":true"), LB_W_F32, LB_F32},
+        {MIXTURE, LB_W_F32, LB_BF16},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct lb_err err = LB_ERR_INIT;
+        struct made made;
+        struct lb_backend *be;
+        struct lb_model *m;
+        made_open(&made, cases[i].config, cases[i].type, 7);
+        struct lb_backend_spec spec = {.device = "cpu", .dtype = cases[i].dtype, .isa = "ref", .n_thread = 1};
+        assert_int_equal(lb_backend_open(&be, &spec, &err), LB_OK);
+        struct lb_model_spec open = {.config = &made.config, .weights = &made.file, .backend = be};
+        assert_int_equal(lb_model_open(&m, &open, &err), LB_OK);
+        struct lb_plan_spec plan = {.config = &made.config, .weights = &made.file, .dtype = cases[i].dtype};
+        double said = lb_plan_weight_bytes(&plan, 1), packed = (double)be->counts.weight_bytes;
+        if (said < 0.97 * packed || said > 1.03 * packed)
+            fail_msg("case %zu: %.0f bytes, but %.0f are packed", i, said, packed);
+        lb_model_free(m);
+        be->ops->close(be);
+        made_close(&made);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_one_row), cmocka_unit_test(test_many_rows),      cmocka_unit_test(test_watch_that_fails),
-        cmocka_unit_test(test_fill),    cmocka_unit_test(test_layers_in_turn), cmocka_unit_test(test_standin),
+        cmocka_unit_test(test_one_row),
+        cmocka_unit_test(test_many_rows),
+        cmocka_unit_test(test_watch_that_fails),
+        cmocka_unit_test(test_fill),
+        cmocka_unit_test(test_layers_in_turn),
+        cmocka_unit_test(test_standin),
+        cmocka_unit_test_teardown(test_weights, scratch_empty),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
 }
