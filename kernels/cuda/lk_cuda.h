@@ -51,6 +51,7 @@ int lk_cuda_tree(const struct lk_tree *a, void *stream);
 int lk_cuda_rope_table(const struct lk_rope_table *a, void *stream);
 int lk_cuda_rope_kv(const struct lk_rope_kv *a, enum lk_type type, void *stream);
 int lk_cuda_latent(const struct lk_latent *a, void *stream);
+int lk_cuda_gather(const struct lk_gather *a, int64_t n_item, void *stream);
 
 /* ---- products ---- */
 
