@@ -82,11 +82,11 @@ show_rows() {
 # run_rows MODEL OUT [cat] <ROWS: what comes out and, with cat, the numbers of the run.
 run_rows() {
     code=0
-    $program -m "$1" -o "$2" --overwrite --restart --keep messages,prompt 2>build/demo/summary.txt || code=$?
+    $program -m "$1" -o "$2" --overwrite --restart --keep messages,prompt --report "${2%.jsonl}.html" 2>build/demo/summary.txt || code=$?
     [ ! -f "$2" ] || [ $code -gt 1 ] || show_rows "$2"
     printf '\n'
     [ $code -eq 0 ] && [ $# -lt 3 ] || cat build/demo/summary.txt
-    [ $code -gt 1 ] || say "rows: $2, numbers: $2.stats.json"
+    [ $code -gt 1 ] || say "rows: $2, numbers: $2.stats.json, page: ${2%.jsonl}.html"
     return $code
 }
 

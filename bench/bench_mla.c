@@ -55,9 +55,11 @@ static void reserve(struct bench *b)
         .n_layer = N_COPY, .n_kv_head = 1, .head_dim = HEAD_DIM, .v_dim = KV_RANK, .n_page = N_PAGE};
     struct lb_step_limits limit = {MAX_TOK, MAX_SEQ, N_PAGE};
     struct lb_backend *be = b->r.be;
+    struct lk_cols vocab;
     for (int i = 0; i < ROT / 2; i++)
         inv_freq[i] = 1.0f / (float)(1 + i);
-    must(be->ops->reserve(be, limit, 1, 64, &err));
+    lb_cols_init(&vocab, 1, (int64_t[]){0, 64});
+    must(be->ops->reserve(be, limit, 1, &vocab, &err));
     roof_reserve(&b->r);
     must(be->ops->buf_new(be, Q_RANK, &b->q_a, &err));
     must(be->ops->buf_new(be, N_HEAD * QK_DIM, &b->q, &err));

@@ -43,11 +43,12 @@ static void reserve(struct bench *b)
         .n_layer = 1, .n_kv_head = 1, .head_dim = 32, .v_dim = 32, .n_page = MAX_TOK / LK_PAGE_TOKENS};
     struct lb_step_limits limit = {MAX_TOK, 1, MAX_TOK / LK_PAGE_TOKENS};
     int64_t begin[N_SEG + 1];
-    struct lk_cols cols;
+    struct lk_cols cols, vocab;
     struct lb_backend *be = b->r.be;
     for (int s = 0; s <= N_SEG; s++)
         begin[s] = FFN / N_SEG * s;
-    must(be->ops->reserve(be, limit, 1, 64, &err));
+    lb_cols_init(&vocab, 1, (int64_t[]){0, 64});
+    must(be->ops->reserve(be, limit, 1, &vocab, &err));
     roof_reserve(&b->r);
     lb_cols_init(&cols, N_SEG, begin);
     must(be->ops->moe_reserve(be, &shape, &(struct lb_moe_leaves){&cols, 0, N_SEG}, DIM, &err));

@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cli/complete.h"
+#include "cli/html.h"
 #include "cli/launch.h"
 #include "cli/options.h"
 #include "cli/report.h"
@@ -199,6 +201,7 @@ static enum lb_status run(struct lb_cli *cli, struct place *p, int *code, struct
     cli->run.world = p->world;
     cli->run.progress = cli->progress == LB_PROGRESS_OFF || !speaks(p) ? NULL : lb_report_progress;
     cli->run.progress_ctx = p->report;
+    cli->run.page = lb_html_page;
     cli->run.stop = &lb_stop;
     enum lb_status status = check(cli, p, err);
     if (p->world)
@@ -216,19 +219,32 @@ static enum lb_status run(struct lb_cli *cli, struct place *p, int *code, struct
         status = lb_run(llm, err);
         if (speaks(p))
             report(p->report, cli, llm);
-        if (speaks(p) && status == LB_OK && cli->run.plan)
-            status = print_plan(llm, err);
+        if (speaks(p) && cli->run.plan) {
+            struct lb_err of_print = LB_ERR_INIT;
+            enum lb_status printed = print_plan(llm, &of_print);
+            if (status == LB_OK && printed != LB_OK)
+                status = lb_err_set(err, printed, "%s", of_print.text);
+        }
     }
     *code = lb_exit_code(llm, status);
     lb_close(llm);
     return status;
 }
 
-/* Not for the other ranks: --help and --version. */
+static enum lb_status print_completions(enum lb_shell shell, struct lb_err *err)
+{
+    struct lb_str text = {0};
+    lb_complete_script(shell, &text);
+    return print(&text, err);
+}
+
+/* Not for the other ranks: --help, --version and --completions. */
 static enum lb_status print_about(const struct lb_cli *cli, const struct place *p, struct lb_err *err)
 {
     if (!speaks(p))
         return LB_OK;
+    if (cli->completions)
+        return print_completions((enum lb_shell)cli->completions, err);
     return cli->help ? print_help(err) : print_version(err);
 }
 
@@ -241,7 +257,7 @@ int main(int argc, char **argv)
     fill_standard_streams();
     catch_signals();
     enum lb_status status = lb_cli_parse(&cli, argc, argv, &err);
-    bool about = status == LB_OK && (cli.help || cli.version);
+    bool about = status == LB_OK && (cli.help || cli.version || cli.completions);
     if (!cli.no_mpi)
         p.by = lb_launched();
     lb_report_init(&rep, cli.progress);

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cli/complete.h"
+
 enum lb_opt_kind {
     LB_OPT_FLAG,
     LB_OPT_TEXT,
@@ -28,13 +30,18 @@ struct lb_choice {
     int value;
 };
 
-static const struct lb_choice lb_devices[] = {{"auto", "cpu", 0}, {"cpu", "cpu", 0}, {0}};
+static const struct lb_choice lb_devices[] = {{"auto", "cpu", 0}, {"cpu", "cpu", 0}, {"null", "null", 0}, {0}};
 static const struct lb_choice lb_dtypes[] = {{"auto", "auto", 0},   {"f32", "f32", 0},       {"bf16", "bf16", 0},
                                              {"float32", "f32", 0}, {"bfloat16", "bf16", 0}, {0}};
 static const struct lb_choice lb_orders[] = {
     {"input", "input", LB_ORDER_INPUT}, {"completion", "completion", LB_ORDER_COMPLETION}, {0}};
 static const struct lb_choice lb_add_bos_values[] = {
     {"auto", "auto", LB_BOS_AUTO}, {"yes", "yes", LB_BOS_YES}, {"no", "no", LB_BOS_NO}, {0}};
+static const struct lb_choice lb_overflows[] = {{"error", "error", LB_OVERFLOW_ERROR},
+                                                {"cut-left", "cut-left", LB_OVERFLOW_CUT_LEFT},
+                                                {"cut-middle", "cut-middle", LB_OVERFLOW_CUT_MIDDLE},
+                                                {"shorten", "shorten", LB_OVERFLOW_SHORTEN},
+                                                {0}};
 static const struct lb_choice lb_audit_values[] = {
     {"warn", "warn", LB_AUDIT_WARN}, {"error", "error", LB_AUDIT_ERROR}, {"off", "off", LB_AUDIT_OFF}, {0}};
 static const struct lb_choice lb_formats[] = {{"auto", "auto", LB_FORMAT_AUTO},
@@ -48,6 +55,9 @@ static const struct lb_choice lb_log_levels[] = {{"error", "error", LB_LOG_ERROR
                                                  {"info", "info", LB_LOG_INFO},
                                                  {"debug", "debug", LB_LOG_DEBUG},
                                                  {0}};
+
+static const struct lb_choice lb_shells[] = {
+    {"bash", "bash", LB_SHELL_BASH}, {"zsh", "zsh", LB_SHELL_ZSH}, {"fish", "fish", LB_SHELL_FISH}, {0}};
 
 enum lb_opt_group { FILES, PLACE, BATCH, PROMPT, GENERATE, ROWS, RUN };
 
@@ -243,9 +253,13 @@ static enum lb_status take_int(const struct lb_opt *o, const char *value, int64_
     return LB_OK;
 }
 
+/* Bytes, or `auto` where that is said, which is 0. */
 static enum lb_status take_size(const struct lb_opt *o, const char *value, int64_t *out, struct lb_err *err)
 {
     size_t bytes;
+    *out = 0;
+    if (strcmp(value, "auto") == 0 && strstr(o->metavar, "auto"))
+        return LB_OK;
     if (value[strspn(value, "0123456789.KMGkmg")] || !lb_parse_size(value, &bytes) || bytes == 0 || bytes > INT64_MAX)
         return lb_err_set(err, LB_E_USAGE,
                           "option --%s: '%s' is not allowed; it takes bytes above 0, with K, M or G for 1024, 1024^2 "
@@ -499,12 +513,15 @@ static enum lb_status name_shard(const struct lb_cli *c, const char **path, char
 
 static enum lb_status check_merge(const struct lb_cli *c, struct lb_err *err)
 {
-    if (c->run.prompt || c->shard || c->run.plan || c->run.render)
-        return lb_err_set(err, LB_E_USAGE, "--merge puts finished files together: it excludes %s",
-                          c->run.prompt ? "--prompt"
-                          : c->shard    ? "--shard"
-                          : c->run.plan ? "--plan"
-                                        : "--render");
+    const char *other = c->run.prompt   ? "--prompt"
+                        : c->shard      ? "--shard"
+                        : c->run.plan   ? "--plan"
+                        : c->run.render ? "--render"
+                        : c->run.report ? "--report"
+                        : c->run.trace  ? "--trace"
+                                        : NULL;
+    if (other)
+        return lb_err_set(err, LB_E_USAGE, "--merge puts finished files together: it excludes %s", other);
     if (!c->inputs.n)
         return lb_err_set(err, LB_E_USAGE, "--merge takes the outputs of all shards, in the order of their numbers");
     return LB_OK;
@@ -537,6 +554,7 @@ enum lb_status lb_cli_parse(struct lb_cli *c, int argc, char **argv, struct lb_e
     lb_options_init(&c->run);
     c->order = (int)c->run.order;
     c->add_bos = (int)c->run.add_bos;
+    c->overflow = (int)c->run.overflow;
     c->format = (int)c->run.format;
     c->log_level = LB_LOG_WARN;
     c->rank_timeout_s = LB_RANK_TIMEOUT_S;
@@ -553,6 +571,7 @@ enum lb_status lb_cli_parse(struct lb_cli *c, int argc, char **argv, struct lb_e
     c->run.command = c->command.data;
     c->run.order = (enum lb_order)c->order;
     c->run.add_bos = (enum lb_add_bos)c->add_bos;
+    c->run.overflow = (enum lb_overflow)c->overflow;
     c->run.audit = (enum lb_audit_mode)c->audit;
     c->run.format = (enum lb_row_format)c->format;
     c->run.inputs = (const char *const *)c->inputs.item;
@@ -566,7 +585,9 @@ enum lb_status lb_cli_parse(struct lb_cli *c, int argc, char **argv, struct lb_e
     LB_TRY(read_shard(c, err));
     LB_TRY(name_shard(c, &c->run.output, &c->output_text, err));
     LB_TRY(name_shard(c, &c->run.stats, &c->stats_text, err));
-    if (c->help || c->version)
+    LB_TRY(name_shard(c, &c->run.report, &c->report_text, err));
+    LB_TRY(name_shard(c, &c->run.trace, &c->trace_text, err));
+    if (c->help || c->version || c->completions)
         return LB_OK;
     return check_together(c, err);
 }
@@ -579,6 +600,8 @@ void lb_cli_release(struct lb_cli *c)
     free(c->keep_text);
     free(c->output_text);
     free(c->stats_text);
+    free(c->report_text);
+    free(c->trace_text);
     free(c->stop_ids.item);
     lb_str_release(&c->command);
     memset(c, 0, sizeof *c);

@@ -28,10 +28,10 @@ struct lb_cli {
     char *keep_text;
     struct lb_ids stop_ids;
     struct lb_str command;
-    int order, add_bos, audit, format, progress, log_level;
+    int order, add_bos, overflow, audit, format, progress, log_level, completions;
     int64_t rank_timeout_s;
     const char *shard;
-    char *output_text, *stats_text; /* with %s filled in, owned */
+    char *output_text, *stats_text, *report_text, *trace_text; /* with %s filled in, owned */
     bool version, help, no_mpi, merge;
 };
 

@@ -132,6 +132,8 @@ static void put_rows(struct lb_str *s, const struct lb_stats *st)
     lb_str_puts(s, st->error ? ")" : "");
     if (st->resumed)
         lb_str_putf(s, "; %lld of an earlier run", (long long)st->resumed);
+    if (st->folded)
+        lb_str_putf(s, "; %lld the same as others", (long long)st->folded);
     lb_str_putc(s, '\n');
 }
 
@@ -159,11 +161,10 @@ static void put_rates(struct lb_str *s, const struct lb_stats *st)
         put_value(s, "other ranks", st->collective_s, 3);
     put_value(s, "write", st->write_s, 3);
     lb_str_puts(s, " s\n");
-    double run_s = st->total_s - st->load_s;
-    if (run_s > 0 && st->steps > 0)
-        lb_str_putf(s, "throughput  prompt %.1f, completion %.1f, together %.1f tok/s\n",
-                    (double)st->prompt_tokens / run_s, (double)st->completion_tokens / run_s,
-                    (double)(st->prompt_tokens + st->completion_tokens) / run_s);
+    struct lb_rates rates = lb_stats_rates(st);
+    if (isfinite(rates.total) && st->steps > 0)
+        lb_str_putf(s, "throughput  prompt %.1f, completion %.1f, together %.1f tok/s\n", rates.prompt,
+                    rates.completion, rates.total);
     if (st->n_latency > 0) {
         lb_str_puts(s, "latency     ");
         put_value(s, "p50", st->latency_p50, 3);
@@ -210,6 +211,9 @@ void lb_report_summary(struct lb_report *r, const struct lb_stats *st)
         lb_str_putf(&s, " (%lld from shared beginnings)", (long long)st->prefix_hit);
     lb_str_putf(&s, ", completion %lld, recomputed %lld\n", (long long)st->completion_tokens,
                 (long long)st->recomputed);
+    if (st->scored_tokens > 0)
+        lb_str_putf(&s, "scoring     %lld prompt tokens, nll %.6g, perplexity %.6g\n", (long long)st->scored_tokens,
+                    st->scored_nll, exp(st->scored_nll / (double)st->scored_tokens));
     put_rates(&s, st);
     if (st->steps > 0)
         lb_str_putf(&s, "steps       %lld: %.1f tokens and %.1f rows each, %.0f %% of the budget\n",
@@ -219,15 +223,15 @@ void lb_report_summary(struct lb_report *r, const struct lb_stats *st)
         put_value(&s, "empty slots a row", st->waste, 1);
     lb_str_putc(&s, '\n');
     lb_str_putf(&s, "padding     %lld tokens\n", (long long)st->padding);
-    if (st->architecture && st->dtype)
+    if (st->architecture && st->dtype && st->n_param)
         lb_str_putf(&s, "model       %s, %.1f million parameters, %s\n", st->architecture, (double)st->n_param / 1e6,
                     st->dtype);
-    if (st->device && st->isa)
-        lb_str_putf(&s, "engine      %s, %s, threads %d, memory %.0f MiB\n", st->device, st->isa, st->n_thread,
-                    (double)st->peak_rss_bytes / (1 << 20));
+    if (st->device)
+        lb_str_putf(&s, "engine      %s, %s%sthreads %d, memory %.0f MiB\n", st->device, st->isa ? st->isa : "",
+                    st->isa ? ", " : "", st->n_thread, (double)st->peak_rss_bytes / (1 << 20));
     if (st->n_rank > 1)
         lb_str_putf(&s, "ranks       %d: %d groups of %d\n", st->n_rank, st->dp, st->tp);
-    if (st->ok > 0 && (double)st->length > 0.05 * (double)st->ok)
+    if (st->completion_tokens > 0 && (double)st->length > 0.05 * (double)st->ok)
         lb_str_putf(&s, "note        %.0f %% of the rows ended at their token limit (--max-tokens)\n",
                     100.0 * (double)st->length / (double)st->ok);
     put_locked(r, &s);

@@ -138,14 +138,15 @@ static enum lb_status put_model(const struct lb_fingerprint_spec *spec, struct l
     static const char *const templates[] = {"chat_template.jinja", "additional_chat_templates/tool_use.jinja", NULL};
     uint64_t sum = 0;
     bool found;
-    if (spec->weights) {
+    if (spec->device) {
         put_text(out, "device", spec->device);
         put_text(out, "dtype", spec->dtype);
         put_text(out, "isa", spec->isa);
-        put_weights(out, spec->weights);
-    } else if (spec->gguf) {
-        put_weights(out, &spec->gguf->w);
     }
+    if (spec->weights)
+        put_weights(out, spec->weights);
+    else if (spec->gguf)
+        put_weights(out, &spec->gguf->w);
     if (spec->dir) {
         LB_TRY(put_files(out, "config", spec->dir, config, err));
         LB_TRY(put_files(out, "generation_config", spec->dir, generation, err));
@@ -191,6 +192,7 @@ static void put_options(const struct lb_options *o, struct lb_str *out)
     put_text(out, "chat_template_kwargs", o->chat_template_kwargs);
     put_text(out, "input_key", o->input_key ? o->input_key : "prompt");
     put_text(out, "add_bos", bos[o->add_bos]);
+    put_text(out, "overflow", lb_overflow_name(o->overflow));
     put_text(out, "format", formats[o->format]);
     if (o->max_model_len)
         put_int(out, "max_model_len", o->max_model_len);
@@ -219,6 +221,7 @@ static void put_gen(const struct lb_gen *g, struct lb_str *out)
         {LB_GEN_TOP_K, "top_k", g->top_k},
         {LB_GEN_SEED, "seed", g->seed},
         {LB_GEN_LOGPROBS, "logprobs", g->logprobs},
+        {LB_GEN_PROMPT_LOGPROBS, "prompt_logprobs", g->prompt_logprobs},
         {LB_GEN_N, "n", g->n},
         {LB_GEN_IGNORE_EOS, "ignore_eos", g->ignore_eos},
         {LB_GEN_INCLUDE_STOP, "include_stop", g->include_stop},

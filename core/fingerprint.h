@@ -14,10 +14,10 @@ struct lb_fingerprint_spec {
     const struct lb_gen *gen; /* what the command line sets */
     const char *const *inputs;
     size_t n_input;
-    const char *dir;                /* the model's folder, or NULL */
-    const struct lb_gguf *gguf;     /* or its file */
-    const struct lb_wfile *weights; /* NULL: no model runs, and the next three do not count */
-    const char *device, *dtype, *isa;
+    const char *dir;                  /* the model's folder, or NULL */
+    const struct lb_gguf *gguf;       /* or its file */
+    const struct lb_wfile *weights;   /* NULL: none are read */
+    const char *device, *dtype, *isa; /* device NULL: no model runs; isa NULL: the device has none */
 };
 
 /* Appends the object. LB_E_INPUT: a file of the model cannot be read. */

@@ -2,10 +2,13 @@
 #ifndef CORE_LLM_H
 #define CORE_LLM_H
 
+#include <string.h>
+
 #include "core/backend/backend.h"
 #include "core/io/gguf.h"
 #include "core/io/journal.h"
 #include "core/io/jsonl_read.h"
+#include "core/io/trace.h"
 #include "core/llmbatch.h"
 #include "core/model/config.h"
 #include "core/model/decoder.h"
@@ -27,6 +30,7 @@ struct lb_llm {
     struct lb_lines *lines; /* NULL with o.prompt */
     bool stream;
     int64_t input_bytes;
+    struct lb_expect expect;
 
     struct lb_gguf gguf;
     struct lb_wfile safetensors;
@@ -37,7 +41,7 @@ struct lb_llm {
     struct lb_chat *chat;
     struct lb_audit audit;
     struct lb_survey survey;
-    struct lb_str plan_text;
+    struct lb_str plan_text, plan_json;
     struct lb_backend *backend;
     struct lb_model *model;
     struct lb_plan plan;
@@ -45,14 +49,23 @@ struct lb_llm {
     struct lb_resume resume;
     struct lb_str input_sizes; /* when the run began */
     struct lb_stats stats;
-    bool closed;   /* the reader of the output went away */
-    int exit_code; /* of rank 0, once all have run */
+    struct lb_watch *watch;       /* NULL without o.report */
+    struct lb_timeline *timeline; /* NULL without o.trace */
+    struct lb_trace *trace;       /* of rank 0, until it is finished */
+    bool closed;                  /* the reader of the output went away */
+    int exit_code;                /* of rank 0, once all have run */
 };
 
 /* No model is needed. */
 static inline bool lb_text_only(const struct lb_llm *llm)
 {
     return llm->o.render || llm->o.plan;
+}
+
+/* The device makes its logits up: no weights are read. */
+static inline bool lb_makes_up(const struct lb_options *o)
+{
+    return o->device && strcmp(o->device, "null") == 0;
 }
 
 /* Rank 0 alone reads and writes. */

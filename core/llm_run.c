@@ -3,47 +3,73 @@
 
 #include "core/base/hash.h"
 #include "core/base/mem.h"
-#include "core/llm.h"
+#include "core/outlook.h"
 
 /* What is known of a run when its files are closed. */
 struct ending {
     struct lb_llm *llm;
     enum lb_status status;
     const char *stats_path; /* NULL: none */
-    bool stats_written;
+    bool written;
 };
 
-static enum lb_status write_stats(void *ctx, struct lb_err *err)
+static enum lb_status write_stats(const struct ending *e, struct lb_err *err)
 {
-    struct ending *e = ctx;
-    struct lb_stats *s = &e->llm->stats;
-    s->total_s = lb_now() - e->llm->begin;
-    s->exit_code = lb_exit_code(e->llm, e->status);
+    struct lb_str text = {0};
     if (!e->stats_path)
         return LB_OK;
-    struct lb_str text = {0};
-    lb_stats_put_json(s, e->llm->o.command, &text);
+    lb_stats_put_json(&e->llm->stats, e->llm->o.command, &text);
     enum lb_status status = text.failed ? lb_err_memory(err, "the statistics", text.len)
                                         : lb_file_replace(e->stats_path, text.data, text.len, err);
     lb_str_release(&text);
-    e->stats_written = status == LB_OK;
     return status;
 }
 
-/* Closes the journal and writes the statistics: before OUT is renamed, and whatever happened. A failure on the way
- * changes the exit code that they hold. */
+static enum lb_status write_report(const struct lb_llm *llm, struct lb_err *err)
+{
+    const struct lb_options *o = &llm->o;
+    struct lb_note note[LB_MAX_FINDING];
+    struct lb_view view = {.stats = &llm->stats, .command = o->command, .watch = llm->watch, .note = note};
+    struct lb_str text = {0};
+    if (!o->report || !o->page)
+        return LB_OK;
+    view.n_note = llm->stats.audit ? lb_audit_notes(&llm->audit, note) : 0;
+    o->page(&view, &text);
+    enum lb_status status =
+        text.failed ? lb_err_memory(err, "the report", text.len) : lb_file_replace(o->report, text.data, text.len, err);
+    lb_str_release(&text);
+    return status;
+}
+
+/* The files beside OUT. One that cannot be written does not keep the others from being there. */
+static enum lb_status write_files(void *ctx, struct lb_err *err)
+{
+    struct ending *e = ctx;
+    struct lb_llm *llm = e->llm;
+    llm->stats.total_s = lb_now() - llm->begin;
+    llm->stats.exit_code = lb_exit_code(llm, e->status);
+    enum lb_status of_stats = write_stats(e, err), of_report = write_report(llm, err),
+                   of_trace = lb_trace_finish(llm->trace, true, err);
+    llm->trace = NULL;
+    enum lb_status status = of_stats != LB_OK ? of_stats : of_report != LB_OK ? of_report : of_trace;
+    e->written = status == LB_OK;
+    return status;
+}
+
+/* Closes the journal and writes the files beside OUT: before that is renamed, and whatever happened. A failure on the
+ * way changes the exit code that they hold. */
 static enum lb_status finish(struct ending *e, struct lb_journal *j, bool complete, struct lb_err *err)
 {
     struct lb_err late = LB_ERR_INIT;
     bool made = false;
-    enum lb_status status = j ? lb_journal_finish(j, complete, write_stats, e, &made, &late) : LB_OK;
+    enum lb_status status = j ? lb_journal_finish(j, complete, write_files, e, &made, &late) : LB_OK;
     if (e->status == LB_OK && status != LB_OK) {
         e->status = lb_err_set(err, status, "%s", late.text);
-        e->stats_written = made; /* by the statistics the next start knows a complete OUT */
+        e->written = made; /* by the statistics the next start knows a complete OUT */
     }
-    if (!e->stats_written) {
+    if (!e->written) {
         struct lb_err again = LB_ERR_INIT;
-        status = write_stats(e, &again);
+        status = write_files(e, &again);
         if (e->status == LB_OK && status != LB_OK)
             e->status = lb_err_set(err, status, "%s", again.text);
     }
@@ -103,8 +129,64 @@ static enum lb_status open_journal(struct lb_llm *llm, struct lb_journal **out, 
     if (status != LB_OK && *out) {
         struct lb_err later = LB_ERR_INIT;
         (void)lb_journal_finish(*out, false, NULL, NULL, NULL, &later); /* what the run failed of is said */
+        *out = NULL;
     }
     return status;
+}
+
+/* Whether rows may run in an order of all of them: they can be read again where they lie, and what is finished early
+ * need not be held back. */
+static bool orders_all(const struct lb_llm *llm, const struct lb_journal *j)
+{
+    const struct lb_options *o = &llm->o;
+    if (!j || o->render || !llm->lines || llm->stream || llm->input_bytes < 0)
+        return false;
+    for (size_t i = 0; i < llm->n_input; i++)
+        if (strcmp(llm->inputs[i], "-") == 0)
+            return false;
+    return lb_journal_regular(j) || o->order == LB_ORDER_COMPLETION;
+}
+
+/* What a report and a trace are made of; every rank has it. */
+static enum lb_status open_watch(struct lb_llm *llm, struct lb_err *err)
+{
+    const struct lb_options *o = &llm->o;
+    if (o->report && !(llm->watch = lb_mem_new(1, sizeof *llm->watch)))
+        return lb_err_memory(err, "a report", sizeof *llm->watch);
+    if (llm->watch)
+        lb_watch_init(llm->watch);
+    if (o->trace && lb_is_first(llm))
+        LB_TRY(lb_trace_open(&llm->trace, o->trace, err));
+    if (o->trace && !(llm->timeline = lb_mem_new(1, sizeof *llm->timeline)))
+        return lb_err_memory(err, "a trace", sizeof *llm->timeline);
+    return o->trace ? lb_timeline_init(llm->timeline, llm->trace, llm->ranks.rank, llm->begin, err) : LB_OK;
+}
+
+/* The steps of all groups, on rank 0. */
+static enum lb_status gather_watch(struct lb_llm *llm, struct lb_err *err)
+{
+    struct lb_world *world = llm->ranks.world;
+    LB_TRY(lb_timeline_gather(llm->timeline, world, err));
+    if (!llm->watch || world->size == 1)
+        return LB_OK;
+    struct lb_series *all = lb_is_first(llm) ? lb_mem_new((size_t)world->size, sizeof *all) : NULL;
+    bool ok = all || !lb_is_first(llm);
+    enum lb_status status = ok ? LB_OK : lb_err_memory(err, "the report", (size_t)world->size * sizeof *all);
+    status = lb_world_agree(world, status, err);
+    if (status == LB_OK)
+        status = lb_world_gather(world, &llm->watch->series, sizeof *all, all, err);
+    for (int i = 1; all && status == LB_OK && i < world->size; i++)
+        lb_series_join(&llm->watch->series, &all[i]);
+    lb_mem_free(all);
+    return status;
+}
+
+static enum lb_status open_outputs(struct lb_llm *llm, struct lb_journal **j, struct lb_err *err)
+{
+    if (llm->o.plan)
+        return LB_OK;
+    LB_TRY(open_journal(llm, j, err));
+    return open_watch(llm, err);
 }
 
 static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
@@ -126,6 +208,8 @@ static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
         .audit = &llm->audit,
         .survey = &llm->survey,
         .lines = llm->lines,
+        .order = orders_all(llm, j) ? llm->inputs : NULL,
+        .n_order = llm->n_input,
         .prompt = o->prompt,
         .shard_index = o->shard_index,
         .n_shard = o->n_shard,
@@ -139,7 +223,10 @@ static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
         .stream = llm->stream,
         .input_bytes = llm->input_bytes,
         .gen = &llm->gen,
+        .overflow = o->overflow,
         .no_prefix_cache = o->no_prefix_cache,
+        .verify = o->verify,
+        .no_fold = o->no_fold,
         .crowd = o->crowd_pages > 0,
         .token_ids = o->token_ids,
         .timing = o->timing,
@@ -151,19 +238,27 @@ static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
         .stop = o->stop,
         .deadline = o->time_limit_s ? llm->begin + (double)o->time_limit_s : 0,
         .max_errors = o->max_errors,
+        .watch = llm->watch,
+        .timeline = llm->timeline,
     };
 }
 
+/* A plan that does not fit is told in full, and fails. */
 static enum lb_status make_plan_text(struct lb_llm *llm, struct lb_err *err)
 {
+    struct lb_str outlook = {0};
+    enum lb_status status = lb_outlook_make(llm, &outlook, err);
     struct lb_survey_view view = {.model = llm->o.model,
                                   .config = llm->config_known ? &llm->config : NULL,
                                   .tok = llm->tok,
                                   .chat = llm->chat,
                                   .audit = &llm->audit,
                                   .stats = &llm->stats,
-                                  .max_model_len = llm->plan.max_model_len};
+                                  .max_model_len = llm->plan.max_model_len,
+                                  .outlook = &outlook};
     lb_survey_put(&llm->survey, &view, &llm->plan_text);
+    lb_str_release(&outlook);
+    LB_TRY(status);
     return llm->plan_text.failed ? lb_err_memory(err, "the plan", llm->plan_text.len) : LB_OK;
 }
 
@@ -200,6 +295,8 @@ static enum lb_status run_all(struct lb_llm *llm, struct lb_journal *j, struct l
     end->complete = end->complete && status == LB_OK;
     struct lb_err late = LB_ERR_INIT;
     enum lb_status of_stats = gather_stats(llm, &late);
+    if (of_stats == LB_OK)
+        of_stats = gather_watch(llm, &late);
     return status == LB_OK && of_stats != LB_OK ? lb_err_set(err, of_stats, "%s", late.text) : status;
 }
 
@@ -207,7 +304,7 @@ static enum lb_status run_all(struct lb_llm *llm, struct lb_journal *j, struct l
 static enum lb_status run_beside(struct lb_llm *llm, struct lb_err *err)
 {
     struct lb_run_end end = {0};
-    LB_TRY(lb_llm_agree(llm, LB_OK, err)); /* the journal is open */
+    LB_TRY(lb_llm_agree(llm, open_watch(llm, err), err)); /* the journal is open */
     enum lb_status status = run_all(llm, NULL, &end, err);
     status = lb_llm_agree(llm, status, err);
     return status == LB_OK ? lb_ranks_same(&llm->ranks, &llm->exit_code, sizeof llm->exit_code, err) : status;
@@ -216,14 +313,20 @@ static enum lb_status run_beside(struct lb_llm *llm, struct lb_err *err)
 static enum lb_status run_first(struct lb_llm *llm, struct lb_err *err)
 {
     struct lb_journal *j = NULL;
-    LB_TRY(lb_llm_agree(llm, llm->o.plan ? LB_OK : open_journal(llm, &j, err), err));
+    enum lb_status status = lb_llm_agree(llm, open_outputs(llm, &j, err), err);
+    if (status != LB_OK) {
+        struct lb_err later = LB_ERR_INIT;
+        if (j)
+            (void)lb_journal_finish(j, false, NULL, NULL, NULL, &later);
+        return status;
+    }
     struct lb_str path = {0};
     if (llm->o.stats)
         lb_str_puts(&path, llm->o.stats);
     else if (j && lb_journal_regular(j))
         lb_str_putf(&path, "%s.stats.json", lb_journal_path(j));
     struct lb_run_end end = {0};
-    enum lb_status status = run_all(llm, j, &end, err);
+    status = run_all(llm, j, &end, err);
     if (status == LB_OK && path.failed)
         status = lb_err_memory(err, "a path", path.len);
     llm->closed = end.closed;
@@ -259,6 +362,8 @@ int lb_exit_code(const struct lb_llm *llm, enum lb_status status)
         return (int)llm->resume.done.exit_code;
     if (!lb_is_first(llm))
         return llm->exit_code;
+    if (llm->stats.verify_differ > 0)
+        return LB_E_STOPPED;
     return llm->stats.error > 0 && !llm->closed ? 1 : 0;
 }
 

@@ -11,6 +11,8 @@
 #include "core/base/mem.h"
 #include "core/llm.h"
 #include "core/opening.h"
+#include "core/outlook.h"
+#include "core/run/probe.h"
 #include "core/run/settings.h"
 
 static const char *const stdin_input[] = {"-"};
@@ -30,8 +32,7 @@ void lb_options_init(struct lb_options *o)
     *o = (struct lb_options){.device = "cpu",
                              .n_shard = 1,
                              .dtype = "auto",
-                             .batch_tokens = LB_DEFAULT_BATCH_TOKENS,
-                             .max_seqs = LB_DEFAULT_MAX_SEQS,
+                             .kv_dtype = "auto",
                              .max_errors = -1,
                              .now = {.tm_mday = 1, .tm_year = 70, .tm_wday = 4},
                              .log = {.level = LB_LOG_WARN}};
@@ -39,14 +40,45 @@ void lb_options_init(struct lb_options *o)
 
 /* ---- settings ---- */
 
-static enum lb_status read_dtype(const char *name, enum lb_dtype *out, struct lb_err *err)
+static enum lb_status read_dtype(const char *option, const char *name, enum lb_dtype *out, struct lb_err *err)
 {
     if (!name || strcmp(name, "auto") == 0 || strcmp(name, "bf16") == 0 || strcmp(name, "bfloat16") == 0)
         *out = LB_BF16;
     else if (strcmp(name, "f32") == 0 || strcmp(name, "float32") == 0)
         *out = LB_F32;
     else
-        return lb_err_set(err, LB_E_USAGE, "--dtype must be auto, f32 or bf16, not '%s'", name);
+        return lb_err_set(err, LB_E_USAGE, "--%s must be auto, f32 or bf16, not '%s'", option, name);
+    return LB_OK;
+}
+
+/* The cache has the type of the weights. */
+static enum lb_status check_kv_dtype(const struct lb_llm *llm, struct lb_err *err)
+{
+    const char *name = llm->o.kv_dtype;
+    enum lb_dtype kv;
+    if (!name || strcmp(name, "auto") == 0)
+        return LB_OK;
+    LB_TRY(read_dtype("kv-dtype", name, &kv, err));
+    if (kv == llm->dtype)
+        return LB_OK;
+    if (llm->dtype == LB_F32)
+        return lb_err_set(err, LB_E_USAGE,
+                          "--kv-dtype bf16 and --dtype f32 exclude each other: f32 keeps everything "
+                          "in float32, the cache too");
+    return lb_err_set(err, LB_E_USAGE,
+                      "a cache in float32 beside weights in bfloat16 is not built in: --kv-dtype auto "
+                      "and bf16 work, and --dtype f32 has both in float32");
+}
+
+/* What speaks of weights has no meaning where there are none. */
+static enum lb_status check_device(const struct lb_options *o, struct lb_err *err)
+{
+    if (!lb_makes_up(o))
+        return LB_OK;
+    if (o->tp > 1)
+        return lb_err_set(err, LB_E_USAGE, "--tp %lld divides weights, and the null device has none", (long long)o->tp);
+    if (o->isa)
+        return lb_err_set(err, LB_E_USAGE, "--isa chooses kernels, and the null device has none");
     return LB_OK;
 }
 
@@ -67,11 +99,16 @@ static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
         return lb_err_set(err, LB_E_USAGE, "--shard divides input rows, and --prompt is one row");
     if (o->render && o->plan)
         return lb_err_set(err, LB_E_USAGE, "--render and --plan exclude each other");
+    if ((o->render || o->plan) && (o->report || o->trace))
+        return lb_err_set(err, LB_E_USAGE, "%s runs no model, so that there is nothing for %s to tell",
+                          o->plan ? "--plan" : "--render", o->report ? "--report" : "--trace");
     if (o->threads < 0 || o->threads > INT_MAX)
         return lb_err_set(err, LB_E_USAGE, "--threads must be 0 to %d, not %lld", INT_MAX, (long long)o->threads);
     if (o->system && lb_utf8_valid_prefix(o->system, strlen(o->system)) != strlen(o->system))
         return lb_err_set(err, LB_E_USAGE, "--system is not valid UTF-8");
-    LB_TRY(read_dtype(o->dtype, &llm->dtype, err));
+    LB_TRY(check_device(o, err));
+    LB_TRY(read_dtype("dtype", o->dtype, &llm->dtype, err));
+    LB_TRY(check_kv_dtype(llm, err));
     if (lb_gen_check(&o->gen, message, sizeof message) != LB_ROW_OK)
         return lb_err_set(err, LB_E_USAGE, "%s", message);
     LB_TRY(lb_gen_merge(&llm->gen, &o->gen, err));
@@ -141,12 +178,15 @@ struct lb_journal_spec lb_llm_journal(const struct lb_llm *llm)
 
 static enum lb_status open_inputs(struct lb_llm *llm, struct lb_err *err)
 {
-    if (llm->o.prompt)
+    if (llm->o.prompt) {
+        llm->expect = lb_expect_of_prompt(llm->o.prompt, &llm->gen);
         return LB_OK;
+    }
     for (size_t i = 0; i < llm->n_input; i++) {
         int64_t bytes = lb_plain_bytes(llm->inputs[i], &llm->stream);
         llm->input_bytes = bytes < 0 || llm->input_bytes < 0 ? -1 : llm->input_bytes + bytes;
     }
+    llm->expect = lb_expect_of_inputs(llm->inputs, llm->n_input, llm->input_bytes, &llm->gen);
     return lb_lines_open(&llm->lines, llm->inputs, llm->n_input, err);
 }
 
@@ -221,14 +261,17 @@ static enum lb_status open_chat(struct lb_llm *llm, const struct lb_tok_job *job
     return lb_audit_model(&llm->audit, &audit, err);
 }
 
+/* NULL: the device makes its logits up. */
 static const struct lb_wfile *weights_of(const struct lb_llm *llm)
 {
+    if (lb_makes_up(&llm->o))
+        return NULL;
     return llm->gguf_open ? &llm->gguf.w : &llm->safetensors;
 }
 
 static enum lb_status open_headers(struct lb_llm *llm, struct lb_err *err)
 {
-    if (llm->gguf_open)
+    if (llm->gguf_open || lb_makes_up(&llm->o))
         return LB_OK;
     LB_TRY(lb_safetensors_open(&llm->safetensors, llm->o.model, err));
     llm->safetensors_open = true;
@@ -248,6 +291,7 @@ static struct lb_plan_spec plan_spec(const struct lb_llm *llm)
                                  .free_bytes = lb_mem_available(),
                                  .tp = llm->ranks.tp,
                                  .host_ranks = llm->ranks.world->host_size,
+                                 .expect = llm->expect,
                                  .log = &o->log};
 }
 
@@ -256,6 +300,8 @@ static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
     const struct lb_options *o = &llm->o;
     struct lb_plan_spec want = plan_spec(llm);
     LB_TRY(lb_llm_agree(llm, lb_plan_make(&llm->plan, &want, err), err));
+    LB_TRY(lb_ranks_least(&llm->ranks, &llm->plan.batch_most, err));
+    LB_TRY(lb_ranks_least(&llm->ranks, &llm->plan.batch_tokens, err));
     struct lb_model_spec spec = {.config = &llm->config,
                                  .weights = weights_of(llm),
                                  .backend = llm->backend,
@@ -268,8 +314,12 @@ static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
         llm->plan.kv_pages = o->crowd_pages;
     /* a row that fits must fit wherever it is dealt to */
     LB_TRY(lb_ranks_least(&llm->ranks, &llm->plan.kv_pages, err));
+    lb_plan_derive(&llm->plan);
     enum lb_status status = lb_model_reserve(llm->model, llm->plan.limit, llm->plan.max_out, llm->plan.kv_pages, err);
     LB_TRY(lb_llm_agree(llm, status, err));
+    struct lb_probe probe = {llm->model, llm->backend, llm->ranks.comm, &llm->config, &llm->plan};
+    if (!lb_makes_up(o))
+        LB_TRY(lb_llm_agree(llm, lb_probe_choose_batch(&probe, llm->ranks.world, &llm->plan, err), err));
     lb_model_set_hook(llm->model, o->hook);
     return LB_OK;
 }
@@ -381,12 +431,38 @@ static enum lb_status open_texts(struct lb_llm *llm, struct lb_err *err)
         LB_TRY(lb_plan_length(&llm->plan, &want, err));
     else
         llm->plan.max_model_len = llm->o.max_model_len;
+    if (llm->o.plan)
+        LB_TRY(lb_outlook_open(llm, err));
     return open_chat(llm, &job, err);
+}
+
+/* What was chosen, and why. */
+static void fill_chosen(struct lb_llm *llm)
+{
+    const struct lb_plan *p = &llm->plan;
+    struct lb_stats *s = &llm->stats;
+    const struct lb_log *log = &llm->o.log;
+    s->batch_tokens = p->batch_tokens;
+    s->max_seqs = p->max_seqs;
+    s->kv_pages = p->kv_pages;
+    if (p->auto_batch) {
+        s->why_batch = p->why_batch;
+        lb_log_put(log, LB_LOG_INFO, "batch-tokens %lld: %s", (long long)p->batch_tokens, p->why_batch);
+    }
+    if (p->auto_seqs) {
+        s->why_seqs = p->why_seqs;
+        lb_log_put(log, LB_LOG_INFO, "max-seqs %lld: %s", (long long)p->max_seqs, p->why_seqs);
+    }
+    if (p->auto_kv) {
+        s->why_kv = p->why_kv;
+        lb_log_put(log, LB_LOG_INFO, "kv-memory %.0f MiB: %s", p->need.kv / 1048576, p->why_kv);
+    }
 }
 
 static void fill_stats(struct lb_llm *llm)
 {
     struct lb_stats *s = &llm->stats;
+    s->verifies = llm->o.verify > 0 && !lb_text_only(llm);
     static const struct lb_gen_defaults none;
     s->model_path = llm->o.model;
     s->architecture = llm->config_known ? llm->config.architecture : NULL;
@@ -401,27 +477,44 @@ static void fill_stats(struct lb_llm *llm)
     s->n_thread = llm->backend->n_thread;
     s->n_param = lb_model_size_of(llm->model).n_param;
     s->segments = llm->config.n_seg;
-    s->batch_tokens = llm->plan.batch_tokens;
-    s->max_seqs = llm->plan.max_seqs;
-    s->kv_pages = llm->plan.kv_pages;
+    fill_chosen(llm);
     s->tp = llm->ranks.tp;
     s->dp = llm->ranks.dp;
     for (int i = 0; i < s->n_setting; i++)
         lb_log_put(&llm->o.log, LB_LOG_INFO, "%s %s (%s)", s->setting[i].name, s->setting[i].value,
                    s->setting[i].origin);
     lb_log_put(&llm->o.log, LB_LOG_INFO, "%s on %s, kernels %s, %d threads; %lld KV pages of %d positions; load %.3g s",
-               s->dtype, s->device, s->isa, s->n_thread, (long long)s->kv_pages, LK_PAGE_TOKENS, s->load_s);
+               s->dtype, s->device, s->isa ? s->isa : "none", s->n_thread, (long long)s->kv_pages, LK_PAGE_TOKENS,
+               s->load_s);
+}
+
+/* The files beside OUT: `stats` is where the statistics go, whether they were asked for or not. */
+static enum lb_status check_sides(const struct lb_llm *llm, const char *stats, struct lb_err *err)
+{
+    const struct lb_options *o = &llm->o;
+    const struct lb_side_file side[] = {{"--stats", stats}, {"--report", o->report}, {"--trace", o->trace}};
+    return lb_check_side_files(side, sizeof side / sizeof *side, o->output, llm->inputs, llm->n_input, err);
 }
 
 /* Options, and the files around the run: nothing is touched. */
 static enum lb_status check_first(struct lb_llm *llm, struct lb_err *err)
 {
+    const struct lb_options *o = &llm->o;
+    struct lb_str stats = {0};
     LB_TRY(check_settings(llm, err));
     if (!lb_is_first(llm))
         return LB_OK;
-    LB_TRY(lb_check_stats_path(llm->o.stats, llm->o.output, llm->inputs, llm->n_input, err));
+    LB_TRY(check_sides(llm, o->stats, err));
     struct lb_journal_spec journal = lb_llm_journal(llm);
-    return llm->o.plan ? LB_OK : lb_resume_look(&llm->resume, &journal, &llm->o, err);
+    if (o->plan)
+        return LB_OK;
+    LB_TRY(lb_resume_look(&llm->resume, &journal, &llm->o, err));
+    if (o->stats || !llm->resume.found.path)
+        return LB_OK;
+    lb_str_putf(&stats, "%s.stats.json", llm->resume.found.path);
+    enum lb_status status = stats.failed ? lb_err_memory(err, "a path", stats.len) : check_sides(llm, stats.data, err);
+    lb_str_release(&stats);
+    return status;
 }
 
 static enum lb_status open_all(struct lb_llm *llm, struct lb_err *err)
@@ -434,6 +527,8 @@ static enum lb_status open_all(struct lb_llm *llm, struct lb_err *err)
     LB_TRY(share_settings(llm, err));
     LB_TRY(open_backend(llm, err));
     LB_TRY(lb_llm_agree(llm, lb_is_first(llm) ? open_inputs(llm, err) : LB_OK, err));
+    llm->expect.work_tokens /= (double)o->n_shard;
+    LB_TRY(lb_ranks_same(&llm->ranks, &llm->expect, sizeof llm->expect, err));
     double load = lb_now();
     if (!lb_text_only(llm))
         LB_TRY(open_model(llm, err));
@@ -480,6 +575,7 @@ void lb_close(struct lb_llm *llm)
     lb_audit_release(&llm->audit);
     lb_survey_release(&llm->survey);
     lb_str_release(&llm->plan_text);
+    lb_str_release(&llm->plan_json);
     lb_config_release(&llm->config);
     if (llm->safetensors_open)
         lb_wfile_close(&llm->safetensors);
@@ -490,5 +586,11 @@ void lb_close(struct lb_llm *llm)
     lb_str_release(&llm->input_sizes);
     lb_ranks_release(&llm->ranks);
     lb_mem_free(llm->rank_stats);
+    lb_mem_free(llm->watch);
+    if (llm->timeline)
+        lb_timeline_release(llm->timeline);
+    lb_mem_free(llm->timeline);
+    struct lb_err late = LB_ERR_INIT;
+    (void)lb_trace_finish(llm->trace, false, &late);
     lb_mem_free(llm);
 }

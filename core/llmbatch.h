@@ -19,13 +19,24 @@
 #include "core/base/log.h"
 #include "core/base/str.h"
 #include "core/io/row.h"
+#include "core/run/overflow.h"
 #include "core/run/stats.h"
+#include "core/run/watch.h"
 
 struct lb_world; /* core/dist/world.h: ranks that a launcher started */
 struct lb_hook;  /* core/model/decoder.h: tests look into a running engine */
 
 enum lb_order { LB_ORDER_INPUT, LB_ORDER_COMPLETION };
 enum lb_add_bos { LB_BOS_AUTO, LB_BOS_YES, LB_BOS_NO };
+
+/* What a report is made of, lent for the call that makes it. */
+struct lb_view {
+    const struct lb_stats *stats; /* as the stats file has them */
+    const char *command;          /* NULL: not known */
+    const struct lb_watch *watch;
+    const struct lb_note *note; /* [n_note] of the audit */
+    int n_note;
+};
 
 /* Everything is lent until lb_close, apart from gen, which lb_open copies. lb_options_init sets the defaults. */
 struct lb_options {
@@ -36,20 +47,25 @@ struct lb_options {
     int64_t shard_index, n_shard; /* only rows whose number is shard_index modulo n_shard */
     const char *output;           /* NULL or "-": stdout */
     const char *stats;            /* NULL: OUT.stats.json when OUT is a regular file */
-    bool overwrite;               /* an existing OUT is replaced; without, only one that is complete is let be */
-    bool restart;                 /* what an earlier run left in OUT.partial is discarded, not taken over */
+    const char *trace;            /* file of events by time; NULL: none */
+    const char *report;           /* file of the text that `page` makes when the run has ended; NULL: none */
+    void (*page)(const struct lb_view *v, struct lb_str *out); /* memory failures stick in out */
+    bool overwrite; /* an existing OUT is replaced; without, only one that is complete is let be */
+    bool restart;   /* what an earlier run left in OUT.partial is discarded, not taken over */
 
-    const char *device;     /* "cpu" */
-    const char *dtype;      /* "auto" (bf16), "f32", "bf16" */
-    const char *isa;        /* NULL: what the processor has */
-    int64_t threads;        /* 0: the affinity mask */
-    struct lb_world *world; /* from lb_join; NULL: one process alone */
-    int64_t tp;             /* ranks that share one copy of the weights; 0: chosen */
-    int64_t batch_tokens, max_seqs;
-    int64_t kv_memory;     /* bytes; 0: a quarter of free memory */
-    int64_t max_model_len; /* 0: the model's */
+    const char *device;             /* "cpu", "null": made-up logits, no weights are read */
+    const char *dtype;              /* "auto" (bf16), "f32", "bf16" */
+    const char *kv_dtype;           /* "auto" (that of the weights), "f32", "bf16": no other than dtype */
+    const char *isa;                /* NULL: what the processor has */
+    int64_t threads;                /* 0: the affinity mask */
+    struct lb_world *world;         /* from lb_join; NULL: one process alone */
+    int64_t tp;                     /* ranks that share one copy of the weights; 0: chosen */
+    int64_t batch_tokens, max_seqs; /* 0: chosen */
+    int64_t kv_memory;              /* bytes; 0: chosen */
+    int64_t max_model_len;          /* 0: the model's */
     enum lb_order order;
     bool no_prefix_cache;
+    bool no_fold; /* rows that would give the same are all run */
 
     bool render;                      /* rows as the model would see them, without a model */
     bool plan;                        /* nothing is run or written but the stats file: see lb_plan_text */
@@ -57,13 +73,15 @@ struct lb_options {
     const char *chat_template_kwargs; /* text of a JSON object, or NULL */
     bool retry_errors;                /* failed rows of OUT.partial, or else of OUT, are run again */
     int64_t time_limit_s;             /* since lb_open; 0: none */
+    int64_t verify;                   /* finished rows that are run again, alone; 0: none */
     int64_t max_errors;               /* failed rows that do not stop the run; -1: any number */
     struct tm now;                    /* strftime_now of templates */
     enum lb_audit_mode audit;
     enum lb_add_bos add_bos;
-    const char *input_key; /* NULL: "prompt" */
-    bool chat;             /* a prompt of text becomes one user message */
-    const char *system;    /* first message of conversations that have no system message; NULL: none */
+    enum lb_overflow overflow; /* where prompt and max_tokens exceed the limit */
+    const char *input_key;     /* NULL: "prompt" */
+    bool chat;                 /* a prompt of text becomes one user message */
+    const char *system;        /* first message of conversations that have no system message; NULL: none */
     enum lb_row_format format;
     int64_t created;   /* what OpenAI responses say, seconds of the epoch */
     char *const *keep; /* [n_keep] */

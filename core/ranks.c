@@ -144,8 +144,9 @@ enum lb_status lb_ranks_compare_options(struct lb_ranks *r, const struct lb_opti
     struct lb_str facts = {0};
     lb_str_putf(&facts, "{\"version\":\"%s\",\"render\":%d,\"plan\":%d,\"tp\":%lld,\"dtype\":\"%s\",", LB_VERSION,
                 o->render, o->plan, (long long)o->tp, o->dtype ? o->dtype : "auto");
-    lb_str_putf(&facts, "\"batch_tokens\":%lld,\"max_seqs\":%lld,\"max_model_len\":%lld}", (long long)o->batch_tokens,
+    lb_str_putf(&facts, "\"batch_tokens\":%lld,\"max_seqs\":%lld,\"max_model_len\":%lld,", (long long)o->batch_tokens,
                 (long long)o->max_seqs, (long long)o->max_model_len);
+    lb_str_putf(&facts, "\"report\":%d,\"trace\":%d}", o->report != NULL, o->trace != NULL);
     enum lb_status status = lb_ranks_agree(r, facts.failed ? lb_err_memory(err, "the options", 256) : LB_OK, err);
     if (status == LB_OK)
         status = lb_ranks_compare(r, "options", facts.data, none, err);

@@ -124,14 +124,18 @@ struct lk_combine {
     int n_seg, first, n_leaf;
 };
 
-/* For each row with logits: the natural log of the sum of exponentials and the LK_TOP largest logits, by value, ties
- * by lower id. items: n_row. The sum runs in f64 over blocks of LK_HEAD_BLOCK columns in ascending order. */
+/* For each row with logits: the natural log of each segment's sum of exponentials, and the LK_TOP largest logits of the
+ * row, by value, ties by lower id. items: n_row. A sum is relative to the segment's own largest number and runs in f64
+ * over blocks of LK_HEAD_BLOCK columns in ascending order from the segment's first one, so that it is the same whoever
+ * holds the segment. A segment without a number above -infinity has -infinity. */
 struct lk_top {
     int64_t n_row, n_vocab;
     const float *const *logits; /* [n_row] each [n_vocab] or NULL (row is skipped) */
-    double *lse;                /* [n_row] */
-    int32_t *id;                /* [n_row, LK_TOP]; -1 beyond the vocabulary */
-    float *value;               /* [n_row, LK_TOP] */
+    const int64_t *seg;         /* [n_seg + 1] columns where the segments begin: 0 ... n_vocab */
+    int n_seg;
+    double *lse;  /* [n_row, n_seg] */
+    int32_t *id;  /* [n_row, LK_TOP]; -1 beyond the vocabulary */
+    float *value; /* [n_row, LK_TOP] */
 };
 
 /* Rotary angles: cos(a) * scale, sin(a) * scale with a = inv_freq[i] * (float)pos[t], in float32 (RoFormer, Su et al.
@@ -196,9 +200,12 @@ struct lk_latent {
 };
 
 /* One piece of attention work: tokens tok .. tok + n_tok - 1 (consecutive positions of one sequence) and query heads
- * head .. head + n_head - 1 of one KV head: all of its heads where n_tok > 1. At most lk_cpu.attn_rows times. */
+ * head .. head + n_head - 1 of one KV head: all of its heads where n_tok > 1. At most lk_cpu.attn_rows times.
+ *
+ * With n_shared > 0 the tokens are one of each of the sequences seq .. seq + n_tok - 1, which have their first n_shared
+ * pages in common and lie behind them: those pages are read once for all, at most LK_SHARED_ROWS tokens times heads. */
 struct lk_attn_item {
-    int32_t seq, tok, n_tok, head, n_head;
+    int32_t seq, tok, n_tok, head, n_head, n_shared;
 };
 
 /* out[t, h, :] = softmax(scale * q[t, h] . K[b..pos[t]]) V, causal, K and V from the cache; b is 0, or with a window

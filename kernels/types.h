@@ -13,6 +13,7 @@ enum lk_type { LK_F32, LK_BF16 };
 #define LK_SEG_ALIGN 32     /* a segment's columns are zero-filled to a multiple of this when packed */
 #define LK_PAGE_TOKENS 32   /* positions in a page of the KV cache */
 #define LK_SPLIT_TOKENS 512 /* positions that one online softmax covers */
+#define LK_SHARED_ROWS 60   /* query rows that go through a shared page together */
 #define LK_HEAD_BLOCK 256   /* vocabulary columns per block of the LM head's running best */
 #define LK_TOP 256          /* candidates kept for a row whose logits are asked for */
 

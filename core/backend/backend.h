@@ -37,9 +37,10 @@ struct lb_backend_ops {
     enum lb_status (*vector_new)(struct lb_backend *be, const float *host, int64_t n, const float **out,
                                  struct lb_err *err);
 
-    /* memory of the step; max_row is fixed by reserve, called once after loading */
-    enum lb_status (*reserve)(struct lb_backend *be, struct lb_step_limits limit, int32_t max_out, int64_t n_vocab,
-                              struct lb_err *err);
+    /* memory of the step; max_row is fixed by reserve, called once after loading. vocab: the whole vocabulary, cut into
+     * the contract's segments */
+    enum lb_status (*reserve)(struct lb_backend *be, struct lb_step_limits limit, int32_t max_out,
+                              const struct lk_cols *vocab, struct lb_err *err);
     enum lb_status (*buf_new)(struct lb_backend *be, int64_t width, struct lb_buf *out, struct lb_err *err);
     enum lb_status (*act_new)(struct lb_backend *be, const struct lk_cols *cols, struct lb_actbuf *out,
                               struct lb_err *err);
@@ -76,8 +77,8 @@ struct lb_backend_ops {
     void (*moe)(struct lb_backend *be, const struct lb_moe_args *args);
     /* the product behind the last norm: candidates for each wanted token */
     void (*head)(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w);
-    /* the same with a head that holds w's rows of the vocabulary from `first` on: out takes lb_head_part_bytes, and is
-     * written when step_end is back */
+    /* the same with a head that holds w's rows of the vocabulary from `first` on, whole segments: out takes
+     * lb_head_part_bytes, and is written when step_end is back */
     void (*head_part)(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w, int64_t first,
                       void *out);
     /* waits for the pass; *cand is [step->n_out], lent until the next step_begin */
@@ -86,6 +87,11 @@ struct lb_backend_ops {
      */
     const struct lb_cand *(*head_merge)(struct lb_backend *be, const struct lb_step *step,
                                         const struct lb_head_part *part, int n_part);
+
+    /* After head_part and step_end: the logits of output j that are here, in host memory, the caller may change them;
+     * where `first` is 0 the row has room for the others behind them. NULL where none were asked for. Valid until the
+     * next step_begin. */
+    float *(*part_logits)(struct lb_backend *be, int64_t j);
 
     /* Samples of the step just ended: slot j is what `~j` in the next step's tok means. [n_out], host-writable. */
     int32_t *(*slots)(struct lb_backend *be);
@@ -103,14 +109,14 @@ struct lb_backend_ops {
 struct lb_backend {
     const struct lb_backend_ops *ops;
     enum lb_dtype dtype;
-    const char *device; /* "cpu" */
-    const char *isa;    /* kernel set in use: "ref", "avx512bf16" */
+    const char *device; /* "cpu", "null" */
+    const char *isa;    /* kernel set in use: "ref", "avx512bf16"; NULL: the device has none */
     int n_thread;
     struct lb_backend_counts counts;
 };
 
 struct lb_backend_spec {
-    const char *device; /* "auto", "cpu" */
+    const char *device; /* "auto", "cpu", "null" */
     enum lb_dtype dtype;
     const char *isa; /* list of sets that may be used, or NULL for what the processor has; unknown or missing on
                       * this processor: LB_E_USAGE naming it */

@@ -60,16 +60,18 @@ static void cpu_weight_mem(struct lb_backend *be, struct lb_weight_mem *mem)
     lb_cpu_of(be)->weight_mem = mem;
 }
 
-static enum lb_status cpu_reserve(struct lb_backend *be, struct lb_step_limits limit, int32_t max_out, int64_t n_vocab,
-                                  struct lb_err *err)
+static enum lb_status cpu_reserve(struct lb_backend *be, struct lb_step_limits limit, int32_t max_out,
+                                  const struct lk_cols *vocab, struct lb_err *err)
 {
     struct lb_cpu *c = lb_cpu_of(be);
+    int64_t n_vocab = vocab->n_col;
     if (limit.n_tok < 1 || limit.n_seq < 1 || limit.n_page < 1 || max_out < 1 || n_vocab < 1 || n_vocab > INT32_MAX)
         return lb_err_set(err, LB_E_USAGE, "a step of %d tokens, %d sequences, %d outputs cannot be reserved",
                           limit.n_tok, limit.n_seq, max_out);
     c->limit = limit;
     c->max_out = max_out;
     c->n_vocab = n_vocab;
+    c->vocab = *vocab;
     c->n_block = (n_vocab + LK_HEAD_BLOCK - 1) / LK_HEAD_BLOCK;
     c->ld_logits = (n_vocab + 15) / 16 * 16;
     size_t n_tok = (size_t)limit.n_tok, n_out = (size_t)max_out, n_top = n_out * LK_TOP;
@@ -78,7 +80,8 @@ static enum lb_status cpu_reserve(struct lb_backend *be, struct lb_step_limits l
         (c->piece = lb_cpu_take(c, n_tok, sizeof *c->piece, "attention pieces", err)) == NULL ||
         (c->best = lb_cpu_take(c, n_out * (size_t)c->n_block, sizeof *c->best, "best logits", err)) == NULL ||
         (c->logits_of = lb_cpu_take(c, n_out, sizeof *c->logits_of, "logits", err)) == NULL ||
-        (c->lse = lb_cpu_take(c, n_out, sizeof *c->lse, "log sums", err)) == NULL ||
+        (c->top_of = lb_cpu_take(c, n_out, sizeof *c->top_of, "logits", err)) == NULL ||
+        (c->lse = lb_cpu_take(c, n_out * (size_t)vocab->n_seg, sizeof *c->lse, "log sums", err)) == NULL ||
         (c->top_id = lb_cpu_take(c, n_top, sizeof *c->top_id, "candidates", err)) == NULL ||
         (c->top_value = lb_cpu_take(c, n_top, sizeof *c->top_value, "candidates", err)) == NULL ||
         (c->cand = lb_cpu_take(c, n_out, sizeof *c->cand, "candidates", err)) == NULL)
@@ -217,6 +220,7 @@ static const struct lb_backend_ops cpu_ops = {
     .head_part = lb_cpu_head_part,
     .step_end = cpu_step_end,
     .head_merge = lb_cpu_head_merge,
+    .part_logits = lb_cpu_part_logits,
     .slots = cpu_slots,
     .read_rows = cpu_read_rows,
     .read_act = cpu_read_act,

@@ -37,9 +37,9 @@ struct lb_cpu_chunk {
     struct lb_cpu_chunk *next;
 };
 
-/* Tokens of one sequence that an attention item covers. */
+/* Tokens that an attention item covers: of one sequence, or with n_shared > 0 one each of sequences from seq on. */
 struct lb_cpu_piece {
-    int32_t seq, tok, n_tok, bucket;
+    int32_t seq, tok, n_tok, bucket, n_shared;
 };
 
 #define LB_CPU_BUCKETS 256
@@ -59,12 +59,14 @@ struct lb_cpu {
     bool reserved;
     struct lb_step_limits limit;
     int64_t max_out, n_vocab, n_block, ld_logits;
+    struct lk_cols vocab;       /* the segments of the vocabulary */
     int32_t *id;                /* [limit.n_tok] token ids with slots resolved */
     int32_t *slot;              /* [max_out] */
     struct lb_cpu_piece *piece; /* [limit.n_tok] */
     struct lk_best *best;       /* [max_out, n_block] */
-    float **logits_of;          /* [max_out] */
-    double *lse;                /* [max_out] */
+    float **logits_of;          /* [max_out] of rows that ask for anything */
+    const float **top_of;       /* [max_out] those whose candidates are looked for */
+    double *lse;                /* [max_out, segments] */
     int32_t *top_id;            /* [max_out, LK_TOP] */
     float *top_value;           /* [max_out, LK_TOP] */
     struct lb_cand *cand;       /* [max_out] */
@@ -139,6 +141,8 @@ enum lb_status lb_cpu_vector_new(struct lb_backend *be, const float *host, int64
 size_t lb_cpu_index_page_bytes(const struct lb_cpu *c, const struct lb_kv_spec *spec);
 /* kv's arena has room for the keys. */
 enum lb_status lb_cpu_index_new(struct lb_cpu *c, struct lb_kv_mem *kv, struct lb_err *err);
+/* The keys' part of the step's copies of pages. */
+void lb_cpu_index_copy(struct lb_cpu_index *x, const struct lb_step *s);
 /* Lists the step's tokens that see more than topk positions. */
 void lb_cpu_index_begin(struct lb_cpu_index *x, const struct lb_step *s);
 void lb_cpu_index(struct lb_backend *be, const struct lb_index_args *args);
@@ -170,6 +174,7 @@ void lb_cpu_head_part(struct lb_backend *be, const struct lb_actbuf *a, const st
                       void *out);
 const struct lb_cand *lb_cpu_head_merge(struct lb_backend *be, const struct lb_step *step,
                                         const struct lb_head_part *part, int n_part);
+float *lb_cpu_part_logits(struct lb_backend *be, int64_t j);
 
 /* backend_cpu_moe.c */
 enum lb_status lb_cpu_moe_reserve(struct lb_backend *be, const struct lb_moe_shape *shape,

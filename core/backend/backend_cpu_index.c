@@ -1,6 +1,7 @@
 /* The CPU backend's sparse attention: tokens that see more positions than the indexer keeps. Their chosen positions' K
  * and V are gathered into pages, a few tokens at a time, and attention goes over those. */
 #include <math.h>
+#include <string.h>
 
 #include "core/backend/backend_cpu.h"
 
@@ -62,6 +63,15 @@ enum lb_status lb_cpu_index_new(struct lb_cpu *c, struct lb_kv_mem *kv, struct l
     for (size_t i = 0; i < most; i++)
         x->page_start[i] = (int32_t)((int64_t)i * x->n_page);
     return LB_OK;
+}
+
+void lb_cpu_index_copy(struct lb_cpu_index *x, const struct lb_step *s)
+{
+    for (int64_t plane = 0; plane < x->shape.n_plane; plane++) {
+        uint8_t *key = x->key + plane * x->plane_bytes;
+        for (int32_t i = 0; i < s->n_copy; i++)
+            memcpy(key + s->copy_to[i] * x->page_bytes, key + s->copy_from[i] * x->page_bytes, (size_t)x->page_bytes);
+    }
 }
 
 void lb_cpu_index_begin(struct lb_cpu_index *x, const struct lb_step *s)
@@ -146,7 +156,7 @@ static void attend_parts(void *ctx, int64_t begin, int64_t end)
     for (int64_t i = begin; i < end; i++) {
         int64_t here = i / job->n_part, part = i % job->n_part, n_head = job->args.n_head;
         int64_t from = n_head * part / job->n_part, to = n_head * (part + 1) / job->n_part;
-        struct lk_attn_item item = {(int32_t)here, job->item[here].tok, 1, (int32_t)from, (int32_t)(to - from)};
+        struct lk_attn_item item = {(int32_t)here, job->item[here].tok, 1, (int32_t)from, (int32_t)(to - from), 0};
         struct lk_attend args = job->args;
         args.item = &item;
         args.n_item = 1;

@@ -42,6 +42,13 @@ static enum lb_status check_step(const struct lb_cpu *c, const struct lb_step *s
     for (int32_t j = 0; j < s->n_out; j++)
         if (s->out_tok[j] < 0 || s->out_tok[j] >= s->n_tok || (j > 0 && s->out_tok[j] <= s->out_tok[j - 1]))
             FAIL("step %lld: output %d asks for token %d of %d", (long long)s->number, j, s->out_tok[j], s->n_tok);
+    if (s->n_copy < 0 || s->n_copy > c->limit.n_seq)
+        FAIL("step %lld: %d copies are beyond %d", (long long)s->number, s->n_copy, c->limit.n_seq);
+    for (int32_t i = 0; i < s->n_copy; i++)
+        if (s->copy_from[i] < 0 || s->copy_from[i] >= n_page || s->copy_to[i] < 0 || s->copy_to[i] >= n_page ||
+            s->copy_from[i] == s->copy_to[i])
+            FAIL("step %lld: page %d of %lld is to be a copy of %d", (long long)s->number, s->copy_to[i],
+                 (long long)n_page, s->copy_from[i]);
     for (int32_t i = 0; i < s->n_new; i++)
         if (s->new_page[i] < 0 || s->new_page[i] >= n_page)
             FAIL("step %lld: new page %d of %lld", (long long)s->number, s->new_page[i], (long long)n_page);
@@ -107,6 +114,22 @@ static enum lb_status first_step(struct lb_cpu *c, const struct lb_rope_args *ro
     return LB_OK;
 }
 
+/* Items are layers: copies of a layer are made one after another, as a page may be copied that is itself a copy. */
+static void copy_pages(void *ctx, int64_t begin, int64_t end)
+{
+    const struct lb_cpu *c = ctx;
+    const struct lb_kv_mem *kv = c->kv;
+    int64_t k_bytes = kv->k_page_bytes * kv->spec.n_kv_head, v_bytes = kv->v_page_bytes * kv->spec.n_kv_head;
+    for (int64_t il = begin; il < end; il++) {
+        for (int32_t i = 0; i < c->step->n_copy; i++) {
+            int64_t from = il * kv->spec.n_page + c->step->copy_from[i];
+            int64_t to = il * kv->spec.n_page + c->step->copy_to[i];
+            memcpy(kv->k + to * k_bytes, kv->k + from * k_bytes, (size_t)k_bytes);
+            memcpy(kv->v + to * v_bytes, kv->v + from * v_bytes, (size_t)v_bytes);
+        }
+    }
+}
+
 /* Items are (layer, new page). */
 static void zero_pages(void *ctx, int64_t begin, int64_t end)
 {
@@ -129,45 +152,111 @@ static int32_t cost_bucket(uint64_t cost)
     return (int32_t)(4 * (log2 - 1) + (int)(cost >> (log2 - 2) & 3));
 }
 
+/* Tokens of a sequence that attend to all that they see; the indexer's tokens behind them choose positions. */
+static int32_t n_dense(const struct lb_cpu *c, int32_t is)
+{
+    const struct lb_step *s = c->step;
+    int32_t t = s->seq_start[is], n = s->seq_start[is + 1] - t;
+    int64_t topk = c->kv->spec.index.topk;
+    if (!c->kv->index || (int64_t)s->pos[t] + n <= topk)
+        return n;
+    return s->pos[t] < topk ? (int32_t)(topk - s->pos[t]) : 0;
+}
+
+static bool decodes(const struct lb_cpu *c, int32_t is)
+{
+    return c->step->seq_start[is + 1] - c->step->seq_start[is] == 1 && n_dense(c, is) == 1;
+}
+
+/* Pages that two sequences have in common, from the first on, and that end before the tokens of both. */
+static int32_t n_common(const struct lb_step *s, int32_t is, int32_t other)
+{
+    const int32_t *a = s->page + s->page_start[is], *b = s->page + s->page_start[other];
+    int32_t pos = s->pos[s->seq_start[is]], pos_other = s->pos[s->seq_start[other]], n = 0;
+    for (int32_t most = (pos < pos_other ? pos : pos_other) / LK_PAGE_TOKENS; n < most && a[n] == b[n];)
+        n++;
+    return n;
+}
+
+/* How many sequences from `is` on, at most `most`, decode with the same pages at their beginning. One that has half as
+ * many of them in common begins a run of its own. */
+static int32_t shared_run(const struct lb_cpu *c, int32_t is, int64_t most, int32_t *n_shared)
+{
+    int32_t n = 1;
+    *n_shared = 0;
+    if (!decodes(c, is))
+        return 1;
+    for (; n < most && is + n < c->step->n_seq && decodes(c, is + n); n++) {
+        int32_t common = n_common(c->step, is, is + n);
+        if (common == 0 || common < *n_shared / 2)
+            break;
+        *n_shared = n == 1 || common < *n_shared ? common : *n_shared;
+    }
+    return n;
+}
+
+static void put_piece(struct lb_cpu *c, int32_t *n_piece, struct lb_cpu_piece p)
+{
+    uint64_t cost = 0;
+    for (int32_t t = p.tok; t < p.tok + p.n_tok; t++)
+        cost += (uint64_t)c->step->pos[t] + 1;
+    p.bucket = cost_bucket(cost);
+    c->piece[(*n_piece)++] = p;
+}
+
+/* Cuts the step into pieces that take all heads or part of them; returns their number. */
+static int32_t cut_pieces(struct lb_cpu *c, int32_t group)
+{
+    const struct lb_step *s = c->step;
+    int64_t rows = c->lk.attn_rows(c->kv->spec.v_dim);
+    int64_t fair = (int64_t)s->n_tok * c->kv->spec.n_kv_head / c->base.n_thread, share = fair / 3;
+    int64_t most = group < rows ? rows / group : 1; /* tokens of one sequence */
+    int64_t together = LK_SHARED_ROWS / group;      /* sequences that share pages */
+    most = most < fair ? most : fair > 1 ? fair : 1;
+    together = together < share ? together : share;
+    int32_t n_piece = 0, n_shared;
+    for (int32_t is = 0, n_seq; is < s->n_seq; is += n_seq) {
+        n_seq = shared_run(c, is, together, &n_shared);
+        int32_t t = s->seq_start[is], end = t + n_dense(c, is);
+        if (n_seq > 1) {
+            put_piece(c, &n_piece, (struct lb_cpu_piece){.seq = is, .tok = t, .n_tok = n_seq, .n_shared = n_shared});
+            continue;
+        }
+        for (int32_t n; t < end; t += n) {
+            n = end - t < most ? end - t : (int32_t)most;
+            put_piece(c, &n_piece, (struct lb_cpu_piece){.seq = is, .tok = t, .n_tok = n});
+        }
+    }
+    return n_piece;
+}
+
 /* Cuts the step into attention items, most work first, so that threads finish together: tokens times the positions
  * that they read. A counting sort over buckets keeps it linear and free of allocation. */
 static void make_items(struct lb_cpu *c, int64_t n_head)
 {
-    const struct lb_step *s = c->step;
     int32_t n_kv_head = (int32_t)c->kv->spec.n_kv_head, group = (int32_t)(n_head / n_kv_head);
-    int64_t rows = c->lk.attn_rows(c->kv->spec.v_dim), fair = (int64_t)s->n_tok * n_kv_head / c->base.n_thread;
-    int64_t most = group < rows ? rows / group : 1; /* tokens of an item */
-    if (fair < most)
-        most = fair > 1 ? fair : 1;
-    int32_t n_piece = 0, n_many = 0, count[LB_CPU_BUCKETS] = {0}, at[LB_CPU_BUCKETS];
-    for (int32_t is = 0; is < s->n_seq; is++) {
-        int32_t t = s->seq_start[is], end = s->seq_start[is + 1];
-        if (c->kv->index && (int64_t)s->pos[t] + end - t > c->kv->spec.index.topk) /* those behind choose positions */
-            end = s->pos[t] < c->kv->spec.index.topk ? t + (int32_t)(c->kv->spec.index.topk - s->pos[t]) : t;
-        while (t < end) {
-            int32_t n = end - t < most ? end - t : (int32_t)most;
-            int32_t bucket = cost_bucket((uint64_t)n * ((uint64_t)s->pos[t + n - 1] + 1));
-            c->piece[n_piece++] = (struct lb_cpu_piece){is, t, n, bucket};
-            count[bucket]++;
-            n_many += n > 1;
-            t += n;
-        }
-    }
+    int32_t n_piece = cut_pieces(c, group), n_many = 0, count[LB_CPU_BUCKETS] = {0}, at[LB_CPU_BUCKETS];
+    for (int32_t i = 0; i < n_piece; i++)
+        n_many += c->piece[i].n_tok > 1;
+    /* pieces of several tokens take all heads: where there are any, heads are cut no further than rows demand */
+    int32_t n_part = (int32_t)lb_cpu_attn_parts(c, group, n_many > 0 ? INT32_MAX : (int64_t)n_piece * n_kv_head);
+    for (int32_t i = 0; i < n_piece; i++)
+        count[c->piece[i].bucket] += n_kv_head * (c->piece[i].n_tok > 1 ? 1 : n_part);
     for (int32_t b = LB_CPU_BUCKETS - 1, sum = 0; b >= 0; b--) {
         at[b] = sum;
         sum += count[b];
     }
-    /* pieces of several tokens take all heads: where there are any, heads are cut for none */
-    int32_t n_part = n_many > 0 ? 1 : (int32_t)lb_cpu_attn_parts(c, group, (int64_t)n_piece * n_kv_head);
+    c->n_item = 0;
     for (int32_t i = 0; i < n_piece; i++) {
         const struct lb_cpu_piece *p = &c->piece[i];
-        struct lk_attn_item *item = c->item + (int64_t)at[p->bucket]++ * n_kv_head * n_part;
-        for (int32_t ip = 0; ip < n_kv_head * n_part; ip++) {
-            int32_t from = ip % n_part * group / n_part, to = (ip % n_part + 1) * group / n_part;
-            item[ip] = (struct lk_attn_item){p->seq, p->tok, p->n_tok, ip / n_part * group + from, to - from};
+        int32_t n = p->n_tok > 1 ? 1 : n_part;
+        for (int32_t ip = 0; ip < n_kv_head * n; ip++) {
+            int32_t from = ip % n * group / n, to = (ip % n + 1) * group / n;
+            c->item[at[p->bucket]++] =
+                (struct lk_attn_item){p->seq, p->tok, p->n_tok, ip / n * group + from, to - from, p->n_shared};
         }
+        c->n_item += n_kv_head * n;
     }
-    c->n_item = (int64_t)n_piece * n_kv_head * n_part;
 }
 
 struct rope_job {
@@ -196,6 +285,11 @@ void lb_cpu_step_begin(struct lb_backend *be, const struct lb_step *step, struct
     if (check_step(c, step, kv->spec.n_page, &c->err) != LB_OK || resolve_tokens(c, step, &c->err) != LB_OK ||
         first_step(c, rope, n_head, &c->err) != LB_OK)
         return;
+    if (step->n_copy > 0) {
+        lb_team_run(c->team, copy_pages, c, kv->spec.n_layer, 1);
+        if (kv->index)
+            lb_cpu_index_copy(kv->index, step);
+    }
     lb_team_run(c->team, zero_pages, c, (int64_t)step->n_new * kv->spec.n_layer, 4);
     make_items(c, n_head);
     if (kv->index)

@@ -3,6 +3,7 @@
 #ifndef CORE_BACKEND_OP_ARGS_H
 #define CORE_BACKEND_OP_ARGS_H
 
+#include "core/backend/step.h"
 #include "core/backend/tensor.h"
 
 /* Where packed matrices and tables are put while it is given to a backend (weight_mem). `used` counts up from 0, the
@@ -138,23 +139,30 @@ struct lb_moe_args {
     const struct lb_moe_weights *w;
 };
 
-/* What the LM head says of one wanted token. Without LB_OUT_LOGITS only best and finite are set. */
+/* What the LM head says of one wanted token. Without out_flags only best and finite are set. */
 struct lb_cand {
     int32_t best; /* id of the largest logit, ties to the lower id; -1 when none is a number */
     float best_logit;
     bool finite;            /* every logit is a finite number */
     float *logits;          /* [n_vocab] or NULL; the caller may change them; valid until the next step_begin */
     double lse;             /* log of the sum of exp(logits) */
-    const int32_t *top_id;  /* [LK_TOP] best first, -1 beyond the vocabulary; NULL without logits */
+    const int32_t *top_id;  /* [LK_TOP] best first, -1 beyond the vocabulary; NULL where nothing was asked for */
     const float *top_logit; /* [LK_TOP] */
 };
 
-/* What one rank's part of the vocabulary says of a step's wanted tokens, in host memory: struct lb_head_best [n_out],
- * then the logits [n] of each token that asks for them. */
+/* What one rank's part of the vocabulary says of a step's wanted tokens, in host memory: struct lb_head_best [n_out];
+ * at the next multiple of 8 bytes struct lb_head_top of each token that asks for candidates alone; then the logits [n]
+ * of each that asks for them. */
 struct lb_head_best {
     float value;
     int32_t id;     /* of the whole vocabulary; -1 when none is a number */
     int32_t finite; /* every logit of the part is a finite number */
+};
+
+struct lb_head_top {
+    double lse[LK_MAX_SEG]; /* of the segments that are here, -infinity behind them */
+    int32_t id[LK_TOP];     /* of the whole vocabulary, best first, -1 behind the last */
+    float value[LK_TOP];
 };
 
 struct lb_head_part {
@@ -162,9 +170,19 @@ struct lb_head_part {
     int64_t begin, n; /* vocabulary ids begin .. begin + n - 1 */
 };
 
-static inline size_t lb_head_part_bytes(int64_t n_out, int64_t n_asked, int64_t n)
+static inline size_t lb_head_top_at(int64_t n_out)
 {
-    return (size_t)n_out * sizeof(struct lb_head_best) + (size_t)(n_asked * n) * sizeof(float);
+    return ((size_t)n_out * sizeof(struct lb_head_best) + 7) / 8 * 8;
+}
+
+static inline size_t lb_head_row_at(const struct lb_out_counts *c)
+{
+    return lb_head_top_at(c->n_out) + (size_t)c->n_top * sizeof(struct lb_head_top);
+}
+
+static inline size_t lb_head_part_bytes(const struct lb_out_counts *c, int64_t n)
+{
+    return lb_head_row_at(c) + (size_t)(c->n_row * n) * sizeof(float);
 }
 
 #endif

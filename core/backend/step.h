@@ -15,14 +15,19 @@ struct lb_step_limits {
     int32_t n_tok, n_seq, n_page; /* n_page: entries of all page tables together */
 };
 
-enum { LB_OUT_LOGITS = 1 }; /* out_flags: full logits, log-sum-exp and top candidates of this row */
+/* out_flags. What a rank of a group says of its part of the vocabulary costs messages: LB_OUT_TOP leaves the logits
+ * with the ranks, where they can be asked about (core/run/ask.h). One rank alone gives the same for both. */
+enum {
+    LB_OUT_LOGITS = 1, /* full logits, log-sum-exp and top candidates of this row */
+    LB_OUT_TOP = 2     /* log-sum-exp and top candidates */
+};
 
 struct lb_step {
     uint8_t *block; /* owned */
     size_t block_bytes;
     struct lb_step_limits limit;
     int64_t number; /* counts up from 0 */
-    int32_t n_tok, n_seq, n_page, n_out, n_new;
+    int32_t n_tok, n_seq, n_page, n_out, n_new, n_copy;
 
     int32_t *tok;        /* [n_tok] token id, or ~j: the sample of slot j of the previous step */
     int32_t *pos;        /* [n_tok] position in its sequence */
@@ -31,16 +36,24 @@ struct lb_step {
     int32_t *seq_start;  /* [n_seq + 1] first token of each sequence */
     int32_t *page_start; /* [n_seq + 1] first entry of each sequence's page table in `page` */
     int32_t *page;       /* [n_page] pages in order of position, enough for the sequence's last token here */
-    int32_t *new_page;   /* [n_new] pages handed out since the last step: zeroed before use */
+    int32_t *copy_from;  /* [n_copy] pages whose content, over all layers, is copied before anything else is done ... */
+    int32_t *copy_to;    /* [n_copy] ... to these, one copy after the other */
+    int32_t *new_page;   /* [n_new] pages handed out since the last step: zeroed before use, and after the copies */
     int32_t *out_tok;    /* [n_out] token whose logits are wanted, ascending; output j becomes sample slot j */
     int32_t *out_flags;  /* [n_out] */
 };
 
-/* Takes the block: room for limit.n_tok tokens and outputs, limit.n_seq sequences, limit.n_page page table entries and
- * as many new pages. number is -1 until the first lb_step_clear. LB_E_DEVICE without memory. */
+/* Takes the block: room for limit.n_tok tokens and outputs, limit.n_seq sequences and copies, limit.n_page page table
+ * entries and as many new pages. number is -1 until the first lb_step_clear. LB_E_DEVICE without memory. */
 enum lb_status lb_step_init(struct lb_step *s, struct lb_step_limits limit, struct lb_err *err);
 void lb_step_release(struct lb_step *s);
 void lb_step_clear(struct lb_step *s); /* all counts 0, number + 1 */
+
+/* Wanted tokens, and those of them whose flags ask for candidates without logits, and for logits. */
+struct lb_out_counts {
+    int64_t n_out, n_top, n_row;
+};
+struct lb_out_counts lb_step_outputs(const struct lb_step *s);
 
 /* A step on its way to the other ranks of a group: a head of fixed size, then n_int numbers: the samples of the step
  * before, which its `~j` tokens mean, and the used part of each table. Ranks run the same build, so that numbers travel
@@ -49,8 +62,9 @@ struct lb_step_head {
     int64_t number;
     int64_t n_int;
     int32_t n_tok, n_seq, n_page, n_out, n_new, n_slot;
-    int32_t over; /* not 0: no step, the run has ended */
-    int32_t pad;
+    int32_t n_copy;
+    int32_t over;  /* not 0: no step, the run has ended */
+    int32_t n_ask; /* not 0: no step, so many questions about the last one (core/run/ask.h), n_int numbers in all */
 };
 
 /* Numbers behind the head at most, of steps within the limit. */

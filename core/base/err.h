@@ -14,7 +14,7 @@ enum lb_status {
     LB_E_USAGE = 2,         /* usage, or settings that contradict the files */
     LB_E_INPUT = 3,         /* input or model cannot be read or is not valid */
     LB_E_DEVICE = 4,        /* device, memory or disk failed */
-    LB_E_STOPPED = 5,       /* more rows failed than are allowed */
+    LB_E_STOPPED = 5,       /* more rows failed than are allowed, or a row is not what it was */
     LB_E_INTERRUPTED = 130, /* a signal asked to stop */
 };
 

@@ -3,7 +3,6 @@
 
 #include <pthread.h>
 #include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -151,38 +150,4 @@ void *lb_arena_take(struct lb_arena *a, size_t bytes)
         return NULL;
     a->used_bytes = at + bytes;
     return a->base + at;
-}
-
-/* First number after `key` in a small text file, in units of `unit` bytes; SIZE_MAX when there is none. */
-static size_t read_number(const char *path, const char *key, size_t unit)
-{
-    FILE *f = fopen(path, "re");
-    if (!f)
-        return SIZE_MAX;
-    char line[256];
-    size_t found = SIZE_MAX;
-    while (found == SIZE_MAX && fgets(line, sizeof line, f)) {
-        if (strncmp(line, key, strlen(key)) != 0)
-            continue;
-        char *end;
-        const char *at = line + strlen(key);
-        unsigned long long v = strtoull(at, &end, 10);
-        if (end != at)
-            found = v > SIZE_MAX / unit ? SIZE_MAX : (size_t)v * unit;
-    }
-    fclose(f);
-    return found;
-}
-
-size_t lb_mem_available(void)
-{
-    size_t free_bytes = read_number("/proc/meminfo", "MemAvailable:", 1024);
-    size_t limit = read_number("/sys/fs/cgroup/memory.max", "", 1);
-    size_t used = read_number("/sys/fs/cgroup/memory.current", "", 1);
-    if (limit != SIZE_MAX && used != SIZE_MAX) {
-        size_t left = limit > used ? limit - used : 0;
-        if (left < free_bytes)
-            free_bytes = left;
-    }
-    return free_bytes == SIZE_MAX ? (size_t)1 << 30 : free_bytes;
 }

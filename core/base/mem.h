@@ -45,7 +45,10 @@ enum lb_status lb_arena_init(struct lb_arena *a, size_t bytes, struct lb_err *er
 void lb_arena_release(struct lb_arena *a);
 void *lb_arena_take(struct lb_arena *a, size_t bytes); /* 64-byte aligned; NULL when it does not fit */
 
-/* Bytes of memory that can be had without swapping: the smaller of MemAvailable and what the cgroup leaves. */
+/* Bytes of memory that can be had without swapping: the least of MemAvailable and of what the limits of this process's
+ * control group, and of those above it, leave when file caches are given back (versions 1 and 2). Below `root` stand
+ * the kernel's files: tests make their own. */
 size_t lb_mem_available(void);
+size_t lb_mem_available_in(const char *root);
 
 #endif

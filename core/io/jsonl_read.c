@@ -24,6 +24,7 @@ struct lb_lines {
     bool fresh; /* nothing of the current file was looked at: a BOM may come */
     bool eof;   /* of the current file */
     int64_t index, number;
+    int64_t got;                   /* bytes of the current file that are or were in buf */
     int64_t first, step;           /* lines that are handed out */
     char *buf;                     /* [cap] */
     size_t cap, at, end, searched; /* unread part; bytes behind `at` known to hold no LF */
@@ -109,7 +110,7 @@ static enum lb_status open_next(struct lb_lines *r, struct lb_err *err)
     LB_TRY(lb_source_open_until(&r->source, fd, r->file, r->wake, err));
     r->fresh = true;
     r->eof = false;
-    r->number = 0;
+    r->number = r->got = 0;
     r->at = r->end = r->searched = 0;
     return LB_OK;
 }
@@ -132,6 +133,7 @@ static enum lb_status more(struct lb_lines *r, struct lb_err *err)
         return lb_err_set(err, status, "%s", why.text);
     r->eof = got == 0;
     r->end += got;
+    r->got += (int64_t)got;
     return LB_OK;
 }
 
@@ -168,6 +170,7 @@ static enum lb_status raw_line(struct lb_lines *r, struct lb_line *out, bool *fo
                 continue;
             }
         }
+        out->offset = r->got - (int64_t)have;
         if (lf || (r->eof && have > 0)) {
             out->len = lf ? (size_t)(lf - from) : have;
             out->data = from;
@@ -228,6 +231,7 @@ static enum lb_status next_line(struct lb_lines *r, struct lb_line *out, struct 
         if (blank(out->data, out->len))
             continue;
         out->file = r->file;
+        out->input = r->next_path - 1;
         out->number = r->number;
         out->index = r->index++;
         if (out->index % r->step == r->first)

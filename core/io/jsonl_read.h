@@ -18,7 +18,9 @@ struct lb_line {
     size_t len;       /* without line ending */
     int64_t index;    /* counts non-blank lines over all inputs, from 0 */
     const char *file; /* "stdin" for "-" */
+    size_t input;     /* which of the paths */
     int64_t number;   /* line in its file, from 1 */
+    int64_t offset;   /* of data, in the bytes of the file once it is unpacked */
     bool too_long;    /* data holds LB_LINE_MAX_BYTES + 1 bytes, which lb_row_parse refuses; the rest was skipped */
 };
 

@@ -11,21 +11,53 @@ static void put_ids(struct lb_str *out, const char *name, const int32_t *ids, in
     lb_str_putc(out, ']');
 }
 
+static void put_logprob(struct lb_str *out, const struct lb_logprob *lp)
+{
+    lb_str_putf(out, "{\"id\":%d,\"logprob\":", lp->id);
+    lb_str_put_f32(out, lp->logprob);
+    lb_str_putf(out, ",\"rank\":%lld", (long long)lp->rank);
+    for (size_t k = 0; k < lp->n_top; k++) {
+        lb_str_putf(out, k ? ",[%d," : ",\"top\":[[%d,", lp->top[k].id);
+        lb_str_put_f32(out, lp->top[k].logprob);
+        lb_str_putc(out, ']');
+    }
+    lb_str_puts(out, lp->n_top ? "]}" : "}");
+}
+
 static void put_logprobs(struct lb_str *out, const struct lb_logprob *lp, int64_t n)
 {
     lb_str_puts(out, ",\"logprobs\":[");
     for (int64_t i = 0; i < n; i++) {
-        lb_str_putf(out, i ? ",{\"id\":%d,\"logprob\":" : "{\"id\":%d,\"logprob\":", lp[i].id);
-        lb_str_put_f32(out, lp[i].logprob);
-        lb_str_putf(out, ",\"rank\":%lld", (long long)lp[i].rank);
-        for (size_t k = 0; k < lp[i].n_top; k++) {
-            lb_str_putf(out, k ? ",[%d," : ",\"top\":[[%d,", lp[i].top[k].id);
-            lb_str_put_f32(out, lp[i].top[k].logprob);
-            lb_str_putc(out, ']');
-        }
-        lb_str_puts(out, lp[i].n_top ? "]}" : "}");
+        if (i)
+            lb_str_putc(out, ',');
+        put_logprob(out, &lp[i]);
     }
     lb_str_putc(out, ']');
+}
+
+double lb_result_nll(const struct lb_result *r)
+{
+    double sum = 0;
+    for (int64_t i = 0; r->prompt_logprobs && i < r->prompt_tokens - r->prompt_first; i++)
+        sum -= (double)r->prompt_logprobs[i].logprob;
+    return sum;
+}
+
+static void put_prompt_logprobs(struct lb_str *out, const struct lb_result *r)
+{
+    if (!r->prompt_logprobs)
+        return;
+    lb_str_puts(out, ",\"prompt_logprobs\":[");
+    for (int64_t i = 0; i < r->prompt_tokens; i++) {
+        if (i)
+            lb_str_putc(out, ',');
+        if (i < r->prompt_first)
+            lb_str_puts(out, "null");
+        else
+            put_logprob(out, &r->prompt_logprobs[i - r->prompt_first]);
+    }
+    lb_str_puts(out, "],\"prompt_nll\":");
+    lb_str_put_f32(out, (float)lb_result_nll(r));
 }
 
 static void put_timing(struct lb_str *out, const struct lb_timing *t)
@@ -47,6 +79,8 @@ static void put_timing(struct lb_str *out, const struct lb_timing *t)
 
 void lb_jsonl_put_extras(struct lb_str *out, const struct lb_result *r)
 {
+    if (r->cut_policy)
+        lb_str_putf(out, ",\"cut\":{\"policy\":\"%s\",\"tokens\":%lld}", r->cut_policy, (long long)r->cut_tokens);
     if (r->timing)
         put_timing(out, r->timing);
     if (r->kept_json) {
@@ -111,6 +145,7 @@ static void put_done(struct lb_str *out, const struct lb_result *r)
         put_ids(out, "prompt_token_ids", r->prompt_ids, r->prompt_tokens);
     if (!r->choice)
         put_tokens(out, r);
+    put_prompt_logprobs(out, r);
     lb_jsonl_put_extras(out, r);
 }
 

@@ -45,8 +45,15 @@ struct lb_result {
     const int32_t *prompt_ids;         /* NULL: absent */
     const int32_t *ids;                /* NULL: absent */
     const struct lb_logprob *logprobs; /* [completion_tokens] or NULL: absent */
-    const struct lb_timing *timing;    /* NULL: absent */
-    const char *kept_json;             /* NULL: absent */
+    /* Of the prompt's tokens from position prompt_first (1 or more) on, [prompt_tokens - prompt_first] where that is
+     * above 0; NULL: absent. */
+    const struct lb_logprob *prompt_logprobs;
+    int64_t prompt_first;
+    const int32_t *echo_ids; /* [prompt_tokens] whose text goes before the new text; with logprobs alone, else NULL */
+    const char *cut_policy;  /* how prompt or max_tokens were made shorter, by cut_tokens; NULL: absent */
+    int64_t cut_tokens;
+    const struct lb_timing *timing; /* NULL: absent */
+    const char *kept_json;          /* NULL: absent */
     /* Several samples: what each of them gave, where text, finish, stop_*, completion_tokens, ids and logprobs of the
      * row itself do not count (finish tells a failed row all the same). NULL: the row is its one sample. */
     const struct lb_result *choice; /* [n_choice] */
@@ -59,7 +66,10 @@ struct lb_result {
  * finish_reason and error alone; "top" is absent where n_top is 0; a time that is not finite is absent. */
 void lb_jsonl_put_result(struct lb_str *out, const struct lb_result *r);
 
-/* The members "timing" and "kept" of a row, as far as it has them, each with a comma before it. */
+/* Sum of -logprob of the prompt's tokens that have one. */
+double lb_result_nll(const struct lb_result *r);
+
+/* The members "cut", "timing" and "kept" of a row, as far as it has them, each with a comma before it. */
 void lb_jsonl_put_extras(struct lb_str *out, const struct lb_result *r);
 
 #endif

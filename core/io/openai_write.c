@@ -105,32 +105,85 @@ static void put_alternatives(struct lb_str *out, const struct lb_openai *o, cons
     lb_str_putc(out, '}');
 }
 
+/* What is known of the i-th token of a completion whose prompt's tokens stand first, if they do: NULL where the prompt
+ * was not looked at. */
+static const struct lb_logprob *logprob_at(const struct lb_result *c, int64_t i)
+{
+    int64_t n_echo = c->echo_ids ? c->prompt_tokens : 0;
+    if (i >= n_echo)
+        return &c->logprobs[i - n_echo];
+    return c->prompt_logprobs && i >= c->prompt_first ? &c->prompt_logprobs[i - c->prompt_first] : NULL;
+}
+
 static void put_text_logprobs(struct lb_str *out, const struct lb_openai *o, const struct lb_result *c,
                               const int64_t *offset)
 {
-    int64_t n = c->completion_tokens;
+    int64_t n_echo = c->echo_ids ? c->prompt_tokens : 0, n = n_echo + c->completion_tokens;
     lb_str_puts(out, "{\"tokens\":[");
     for (int64_t i = 0; i < n; i++) {
         if (i)
             lb_str_putc(out, ',');
-        put_piece(out, o, c->logprobs[i].id);
+        put_piece(out, o, i < n_echo ? c->echo_ids[i] : c->logprobs[i - n_echo].id);
     }
     lb_str_puts(out, "],\"token_logprobs\":[");
     for (int64_t i = 0; i < n; i++) {
+        const struct lb_logprob *lp = logprob_at(c, i);
         if (i)
             lb_str_putc(out, ',');
-        put_float(out, c->logprobs[i].logprob);
+        if (lp)
+            put_float(out, lp->logprob);
+        else
+            lb_str_puts(out, "null");
     }
     lb_str_puts(out, "],\"top_logprobs\":[");
     for (int64_t i = 0; i < n; i++) {
+        const struct lb_logprob *lp = logprob_at(c, i);
         if (i)
             lb_str_putc(out, ',');
-        put_alternatives(out, o, &c->logprobs[i]);
+        if (lp)
+            put_alternatives(out, o, lp);
+        else
+            lb_str_puts(out, "null");
     }
     lb_str_puts(out, "],\"text_offset\":[");
     for (int64_t i = 0; i < n; i++)
         lb_str_putf(out, i ? ",%lld" : "%lld", (long long)offset[i]);
     lb_str_puts(out, "]}");
+}
+
+/* One token of vLLM's prompt_logprobs: "id":{"logprob","rank","decoded_token"}. */
+static void put_by_id(struct lb_str *out, const struct lb_openai *o, struct lb_logprob_top it, long long rank)
+{
+    lb_str_putf(out, "\"%d\":{\"logprob\":", it.id);
+    put_float(out, it.logprob);
+    lb_str_putf(out, ",\"rank\":%lld,\"decoded_token\":", rank);
+    put_piece(out, o, it.id);
+    lb_str_putc(out, '}');
+}
+
+/* As vLLM has it: an object a token of the prompt, the token itself and then the best ones, by their ids. */
+static void put_prompt_logprobs(struct lb_str *out, const struct lb_openai *o, const struct lb_result *c)
+{
+    lb_str_puts(out, ",\"prompt_logprobs\":[");
+    for (int64_t i = 0; i < c->prompt_tokens; i++) {
+        if (i)
+            lb_str_putc(out, ',');
+        if (i < c->prompt_first) {
+            lb_str_puts(out, "null");
+            continue;
+        }
+        const struct lb_logprob *lp = &c->prompt_logprobs[i - c->prompt_first];
+        lb_str_putc(out, '{');
+        put_by_id(out, o, (struct lb_logprob_top){lp->id, lp->logprob}, (long long)lp->rank);
+        for (size_t k = 0; k < lp->n_top; k++) {
+            if (lp->top[k].id == lp->id)
+                continue;
+            lb_str_putc(out, ',');
+            put_by_id(out, o, lp->top[k], (long long)k + 1);
+        }
+        lb_str_putc(out, '}');
+    }
+    lb_str_putc(out, ']');
 }
 
 /* ---- bodies ---- */
@@ -155,6 +208,8 @@ static void put_choice(struct lb_str *out, const struct lb_openai *o, const stru
         lb_str_put_json(out, c->stop_string, strlen(c->stop_string));
     else
         lb_str_puts(out, "null");
+    if (c->prompt_logprobs && o->prompt_logprobs && !chat)
+        put_prompt_logprobs(out, o, c);
     if (c->prompt_ids && !chat)
         put_ids(out, "prompt_token_ids", c->prompt_ids, c->prompt_tokens);
     if (c->ids)
@@ -177,6 +232,8 @@ static void put_body(struct lb_str *out, const struct lb_openai *o, const struct
     }
     lb_str_putf(out, "],\"usage\":{\"prompt_tokens\":%lld,\"completion_tokens\":%lld,\"total_tokens\":%lld}",
                 (long long)r->prompt_tokens, completion, (long long)r->prompt_tokens + completion);
+    if (chat && r->n_choice && r->choice[0].prompt_logprobs && o->prompt_logprobs)
+        put_prompt_logprobs(out, o, &r->choice[0]);
     if (chat && r->n_choice && r->choice[0].prompt_ids)
         put_ids(out, "prompt_token_ids", r->choice[0].prompt_ids, r->choice[0].prompt_tokens);
     lb_str_putc(out, '}');

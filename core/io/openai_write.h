@@ -15,8 +15,9 @@ struct lb_openai {
     /* Bytes of a token, for log-probabilities. */
     struct lb_bytes (*piece)(const void *ctx, int32_t id);
     const void *ctx;
-    /* [n_choice][completion_tokens] characters of the choice's text before each token; of a text_completion with
-     * log-probabilities, else NULL. */
+    bool prompt_logprobs; /* those of results are written as vLLM has them */
+    /* [n_choice][completion_tokens] characters of the choice's text before each token, those of echo_ids first; of a
+     * text_completion with log-probabilities, else NULL. */
     int64_t *const *text_offset;
 };
 

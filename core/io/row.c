@@ -112,10 +112,20 @@ static enum lb_status set_id(struct lb_row *row, const char *json, size_t n, str
     return LB_OK;
 }
 
-/* The random numbers' key: the id with a tag of its type, so that 1 and "1" differ. */
+uint64_t lb_row_key(char tag, const char *data, size_t n)
+{
+    char text[LB_SHORT_KEY + 2] = {tag, ':'};
+    memcpy(text + 2, data, n);
+    return lb_hash64(text, n + 2, 0);
+}
+
 static enum lb_status set_key(struct lb_row *row, char tag, const char *data, size_t n, struct lb_err *err)
 {
     struct lb_str s = {0};
+    if (n <= LB_SHORT_KEY) {
+        row->key = lb_row_key(tag, data, n);
+        return LB_OK;
+    }
     lb_str_putf(&s, "%c:", tag);
     lb_str_put(&s, data, n);
     if (!s.failed)

@@ -47,6 +47,8 @@ enum lb_gen_bit {
     LB_GEN_FREQUENCY = 1 << 15,
     LB_GEN_BIAS = 1 << 16,
     LB_GEN_INCLUDE_STOP = 1 << 17,
+    LB_GEN_PROMPT_LOGPROBS = 1 << 18,
+    LB_GEN_PROMPT_FROM = 1 << 19,
 };
 
 /* A token's bias: what is added to its logit. */
@@ -56,16 +58,17 @@ struct lb_bias {
 };
 
 struct lb_gen {
-    uint32_t set; /* enum lb_gen_bit */
-    int64_t max_tokens, min_tokens;
+    uint32_t set;                   /* enum lb_gen_bit */
+    int64_t max_tokens, min_tokens; /* max_tokens 0: the prompt is scored, nothing is generated */
     double temperature, top_p, min_p;
     double repetition, presence, frequency; /* penalties; off: 1, 0, 0 */
     int64_t top_k;                          /* 0 or -1: off */
     int64_t seed;
     bool ignore_eos, skip_special, include_stop;
-    int64_t logprobs; /* K, 0..LB_MAX_LOGPROBS */
-    int64_t n;        /* samples, 1..LB_MAX_N */
-    char **stop;      /* [n_stop] owned, valid UTF-8, not empty */
+    int64_t logprobs, prompt_logprobs; /* K, 0..LB_MAX_LOGPROBS */
+    int64_t prompt_from;               /* position of the first prompt token that has them */
+    int64_t n;                         /* samples, 1..LB_MAX_N */
+    char **stop;                       /* [n_stop] owned, valid UTF-8, not empty */
     size_t n_stop;
     int32_t *stop_ids; /* [n_stop_ids] owned */
     size_t n_stop_ids;
@@ -162,6 +165,11 @@ struct lb_row_spec {
  * members that are merely kept become reals, as in jq; a row with null members is read as if they were not there. */
 enum lb_status lb_row_parse(struct lb_row *row, const struct lb_row_spec *spec, int64_t index, const char *line,
                             size_t n, struct lb_err *err);
+
+/* What keys a row's random numbers, of an id's text with a tag of its type, so that 1 and "1" differ: 's', 'i', or 'r'
+ * for the row's number. n at most LB_SHORT_KEY. */
+#define LB_SHORT_KEY 126
+uint64_t lb_row_key(char tag, const char *data, size_t n);
 
 /* The hash of all rows up to one, given that of those before it (0 for none) and the line's. */
 uint64_t lb_row_chain(uint64_t before, uint64_t line_hash);

@@ -30,6 +30,8 @@ static const struct name {
     {"frequency_penalty", LB_GEN_FREQUENCY},
     {"logit_bias", LB_GEN_BIAS},
     {"include_stop_str_in_output", LB_GEN_INCLUDE_STOP},
+    {"prompt_logprobs", LB_GEN_PROMPT_LOGPROBS},
+    {"prompt_logprobs_from", LB_GEN_PROMPT_FROM},
 };
 
 #define N_NAME (sizeof names / sizeof *names)
@@ -77,9 +79,13 @@ static bool check_one(const struct lb_gen *g, uint32_t bit, const char *name, ch
 {
     switch (bit) {
     case LB_GEN_MAX_TOKENS:
-        return int_within(name, g->max_tokens, 1, INT32_MAX, message, n);
+        return int_within(name, g->max_tokens, 0, INT32_MAX, message, n);
     case LB_GEN_LOGPROBS:
         return int_within(name, g->logprobs, 0, LB_MAX_LOGPROBS, message, n);
+    case LB_GEN_PROMPT_LOGPROBS:
+        return int_within(name, g->prompt_logprobs, 0, LB_MAX_LOGPROBS, message, n);
+    case LB_GEN_PROMPT_FROM:
+        return int_within(name, g->prompt_from, 0, INT32_MAX, message, n);
     case LB_GEN_N:
         return int_within(name, g->n, 1, LB_MAX_N, message, n);
     case LB_GEN_TOP_K:
@@ -255,6 +261,10 @@ enum lb_status lb_gen_merge(struct lb_gen *dst, const struct lb_gen *over, struc
         dst->ignore_eos = over->ignore_eos;
     if (set & LB_GEN_LOGPROBS)
         dst->logprobs = over->logprobs;
+    if (set & LB_GEN_PROMPT_LOGPROBS)
+        dst->prompt_logprobs = over->prompt_logprobs;
+    if (set & LB_GEN_PROMPT_FROM)
+        dst->prompt_from = over->prompt_from;
     if (set & LB_GEN_SKIP_SPECIAL)
         dst->skip_special = over->skip_special;
     if (set & LB_GEN_INCLUDE_STOP)
@@ -301,10 +311,6 @@ static enum lb_row_code read_max_tokens(struct lb_gen *g, const char *name, cons
     enum lb_row_code code = read_int(&x, name, v, message);
     if (code != LB_ROW_OK)
         return code;
-    if (x == 0) {
-        snprintf(message, LB_ROW_MESSAGE_BYTES, "%s 0 (scoring alone) is not supported by this version", name);
-        return LB_ROW_UNSUPPORTED;
-    }
     if ((g->set & LB_GEN_MAX_TOKENS) && g->max_tokens != x) {
         snprintf(message, LB_ROW_MESSAGE_BYTES, "%s is %lld, but another name for max_tokens in this row says %lld",
                  name, (long long)x, (long long)g->max_tokens);
@@ -413,6 +419,11 @@ static enum lb_row_code read_value(struct lb_gen *g, uint32_t bit, const char *n
     case LB_GEN_LOGPROBS:
         g->logprobs = 0;
         return json_is_true(v) ? LB_ROW_OK : read_int(&g->logprobs, name, v, message);
+    case LB_GEN_PROMPT_LOGPROBS:
+        g->prompt_logprobs = 0;
+        return json_is_true(v) ? LB_ROW_OK : read_int(&g->prompt_logprobs, name, v, message);
+    case LB_GEN_PROMPT_FROM:
+        return read_int(&g->prompt_from, name, v, message);
     case LB_GEN_MIN_TOKENS:
         return read_int(&g->min_tokens, name, v, message);
     case LB_GEN_REPETITION:
@@ -441,7 +452,7 @@ enum lb_row_code lb_gen_read(struct lb_gen *g, const char *name, const json_t *v
         if (strcmp(name, names[i].name) == 0)
             bit = names[i].bit;
     *known = bit != 0;
-    if (!bit || (bit == LB_GEN_LOGPROBS && json_is_false(v)))
+    if (!bit || ((bit & (LB_GEN_LOGPROBS | LB_GEN_PROMPT_LOGPROBS)) && json_is_false(v)))
         return LB_ROW_OK;
     enum lb_row_code code = read_value(g, bit, name, v, message);
     if (code != LB_ROW_OK)

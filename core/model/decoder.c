@@ -20,6 +20,7 @@ struct lb_model {
     struct lb_gather gather;
     struct lb_step_limits limit;
     int32_t max_out;
+    int first_layer, end_layer; /* of a pass */
     struct lb_rope_args rope;
     struct lb_kv_mem *kv;
     const struct lb_hook *hook;
@@ -276,7 +277,7 @@ static void hook_layer(struct lb_pass *p, int il)
 static void hook_begin(struct lb_pass *p)
 {
     const struct lb_hook *hook = p->m->hook;
-    if (!hook || !hook->probs || strcmp(p->be->isa, "ref") != 0)
+    if (!hook || !hook->probs || !p->be->isa || strcmp(p->be->isa, "ref") != 0)
         return;
     for (int32_t t = 0; t < p->step->n_tok; t++)
         if (p->probs_ld <= p->step->pos[t])
@@ -297,6 +298,19 @@ static void embed(struct lb_pass *p)
         reduce(p, &p->m->x);
 }
 
+static void layers_forward(struct lb_pass *p)
+{
+    struct lb_model *m = p->m;
+    embed(p);
+    hook_embedding(p);
+    for (int il = m->first_layer; il < m->end_layer; il++) {
+        m->comm->ops->beat(m->comm, "layer", il);
+        layer_forward(p, &m->weights.layer[il], il);
+        hook_layer(p, il);
+    }
+    p->op->norm(p->be, &m->h, &m->x, m->weights.norm, m->config->norm_eps, true);
+}
+
 enum lb_status lb_model_forward(struct lb_model *m, const struct lb_step *step, const struct lb_cand **cand,
                                 struct lb_err *err)
 {
@@ -304,14 +318,8 @@ enum lb_status lb_model_forward(struct lb_model *m, const struct lb_step *step, 
     p.op->step_begin(p.be, step, m->kv, &m->rope, m->cols.slice.n_head);
     hook_begin(&p);
 
-    embed(&p);
-    hook_embedding(&p);
-    for (int il = 0; il < (int)m->config->n_layer; il++) {
-        m->comm->ops->beat(m->comm, "layer", il);
-        layer_forward(&p, &m->weights.layer[il], il);
-        hook_layer(&p, il);
-    }
-    p.op->norm(p.be, &m->h, &m->x, m->weights.norm, m->config->norm_eps, true);
+    if (m->weights.layer)
+        layers_forward(&p);
     if (shared(&p))
         p.op->head_part(p.be, &m->h, m->weights.head, m->cols.vocab_begin, lb_gather_part(&m->gather));
     else
@@ -359,11 +367,12 @@ enum lb_status lb_model_open(struct lb_model **out, const struct lb_model_spec *
     m->config = spec->config;
     m->be = spec->backend;
     m->comm = spec->comm ? spec->comm : lb_comm_self();
+    m->end_layer = (int)spec->config->n_layer;
     rope_init(m);
     enum lb_status status = slice_init(m, err);
     struct lb_weights_spec weights = {spec->config, spec->weights, spec->backend, &m->cols, spec->log, NULL};
     bool alone = !spec->world || spec->world->size == 1;
-    if (status == LB_OK)
+    if (status == LB_OK && spec->weights)
         status = alone ? lb_weights_load(&m->weights, &weights, err)
                        : lb_weights_share(&m->weights, &weights, spec->world, &m->shared, err);
     if (status != LB_OK) {
@@ -439,7 +448,9 @@ enum lb_status lb_model_reserve(struct lb_model *m, struct lb_step_limits limit,
     m->max_out = max_out;
     if (m->comm->size > 1)
         LB_TRY(lb_gather_init(&m->gather, m->comm, m->be, m->vocab, max_out, err));
-    LB_TRY(op->reserve(m->be, limit, max_out, c->n_vocab, err));
+    LB_TRY(op->reserve(m->be, limit, max_out, &m->cols.vocab, err));
+    if (!m->weights.layer) /* nothing stands between a token and its logits */
+        return LB_OK;
     LB_TRY(op->buf_new(m->be, c->dim, &m->x, err));
     /* other ranks read parts where they lie, if they lie there */
     m->y = (struct lb_buf){m->comm->ops->buffer(m->comm, limit.n_tok * c->dim), c->dim};
@@ -463,6 +474,16 @@ int32_t *lb_model_slots(struct lb_model *m)
     return m->be->ops->slots(m->be);
 }
 
+float *lb_model_logits(struct lb_model *m, int64_t j)
+{
+    return m->be->ops->part_logits(m->be, j);
+}
+
+const int64_t *lb_model_parts(const struct lb_model *m)
+{
+    return m->vocab;
+}
+
 void lb_model_tell(struct lb_model *m, uint32_t flags)
 {
     m->gather.flags = flags;
@@ -473,6 +494,12 @@ void lb_model_tell(struct lb_model *m, uint32_t flags)
 uint32_t lb_model_told(const struct lb_model *m)
 {
     return m->gather.flags_of_all;
+}
+
+void lb_model_set_layers(struct lb_model *m, int first, int end)
+{
+    m->first_layer = first;
+    m->end_layer = end;
 }
 
 void lb_model_set_hook(struct lb_model *m, const struct lb_hook *hook)

@@ -28,7 +28,7 @@ struct lb_model;
  * of the backend's own type is read from it. */
 struct lb_model_spec {
     const struct lb_config *config;
-    const struct lb_wfile *weights;
+    const struct lb_wfile *weights; /* NULL: the device makes up what the head would say of each token */
     struct lb_backend *backend;
     const struct lb_log *log; /* NULL: silent */
     struct lb_comm *comm;     /* the group whose ranks hold a slice each; NULL: one rank that holds all */
@@ -66,10 +66,19 @@ enum lb_status lb_model_forward(struct lb_model *m, const struct lb_step *step, 
 /* Where the next step's `~j` tokens are read: [max_out], written by the caller after lb_model_forward. */
 int32_t *lb_model_slots(struct lb_model *m);
 
+/* In a group, on each rank after a pass that succeeded: the rank's part of the logits of output j, the same pointer as
+ * a backend's part_logits, and where the parts of all ranks begin, [ranks + 1] ids. */
+float *lb_model_logits(struct lb_model *m, int64_t j);
+const int64_t *lb_model_parts(const struct lb_model *m);
+
 /* Flags that a rank tells its leader at the end of each step from now on, and, on the leader, those that any rank told
  * at the end of the last one. What they mean is the caller's. */
 void lb_model_tell(struct lb_model *m, uint32_t flags);
 uint32_t lb_model_told(const struct lb_model *m);
+
+/* The next passes take layers first .. end - 1 alone: to time a part of the model. Their candidates mean nothing. The
+ * first one must not share the positions that an earlier one chose. */
+void lb_model_set_layers(struct lb_model *m, int first, int end);
 
 /* Tests look into the running pass: each function may be NULL. Numbers are f32 rows in host memory, lent for the call.
  * Hooks cost time and memory. In a group heads are those of the rank. */

@@ -4,14 +4,14 @@
 
 /* What stands before the part of the vocabulary. */
 struct message {
-    int32_t status; /* enum lb_status */
+    _Alignas(8) int32_t status; /* enum lb_status */
     uint32_t flags;
     char text[LB_ERR_TEXT_BYTES];
 };
 
-static size_t message_bytes(const struct lb_gather *g, int rank, int64_t n_out, int64_t n_asked)
+static size_t message_bytes(const struct lb_gather *g, int rank, const struct lb_out_counts *count)
 {
-    size_t part = lb_head_part_bytes(n_out, n_asked, g->vocab[rank + 1] - g->vocab[rank]);
+    size_t part = lb_head_part_bytes(count, g->vocab[rank + 1] - g->vocab[rank]);
     return (sizeof(struct message) + part + 63) / 64 * 64;
 }
 
@@ -19,10 +19,12 @@ enum lb_status lb_gather_init(struct lb_gather *g, struct lb_comm *comm, struct 
                               int32_t max_out, struct lb_err *err)
 {
     *g = (struct lb_gather){.comm = comm, .be = be, .vocab = vocab};
+    /* more than any mixture of both kinds can take */
+    const struct lb_out_counts most = {max_out, max_out, max_out};
     size_t bytes = 0;
     for (int i = 0; i < comm->size; i++)
         if (comm->rank == 0 || comm->rank == i)
-            bytes += message_bytes(g, i, max_out, max_out);
+            bytes += message_bytes(g, i, &most);
     return lb_arena_init(&g->arena, bytes, err);
 }
 
@@ -63,11 +65,11 @@ enum lb_status lb_gather_step(struct lb_gather *g, const struct lb_step *step, b
                               struct lb_err *err)
 {
     size_t bytes[LB_COMM_MAX_RANKS];
-    int64_t n_out = fits && step->n_tok > 0 ? step->n_out : 0, n_asked = 0;
-    for (int64_t j = 0; j < n_out; j++)
-        n_asked += (step->out_flags[j] & LB_OUT_LOGITS) != 0;
+    struct lb_out_counts count = {0};
+    if (fits && step->n_tok > 0)
+        count = lb_step_outputs(step);
     for (int i = 0; i < g->comm->size; i++)
-        bytes[i] = message_bytes(g, i, n_out, n_asked);
+        bytes[i] = message_bytes(g, i, &count);
     struct message *mine = (struct message *)(void *)g->arena.base;
     bool leader = g->comm->rank == 0;
     mine->status = (int32_t)err->status;
@@ -76,5 +78,5 @@ enum lb_status lb_gather_step(struct lb_gather *g, const struct lb_step *step, b
     *cand = NULL;
     g->comm->ops->gather(g->comm, mine, leader ? mine : NULL, bytes);
     LB_TRY(g->comm->ops->status(g->comm, err));
-    return leader ? read_messages(g, step, bytes, n_out > 0, cand, err) : err->status;
+    return leader ? read_messages(g, step, bytes, count.n_out > 0, cand, err) : err->status;
 }

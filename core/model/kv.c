@@ -15,11 +15,13 @@ enum lb_status lb_kv_init(struct lb_kv *kv, int64_t n_page, int32_t max_seq, int
     if (max_page > n_page)
         max_page = n_page;
     size_t pages = (size_t)n_page, seqs = (size_t)max_seq, table = seqs * (size_t)max_page;
-    size_t bytes = seqs * (sizeof *kv->seq + sizeof *kv->seq_free) + table * sizeof(int32_t) +
-                   pages * (5 * sizeof(int32_t) + 2) + 11 * 64;
+    size_t bytes = seqs * (sizeof *kv->seq + 3 * sizeof(int32_t)) + table * sizeof(int32_t) +
+                   pages * (5 * sizeof(int32_t) + 2) + 13 * 64;
     LB_TRY(lb_arena_init(&kv->arena, bytes, err));
     kv->seq = lb_arena_take(&kv->arena, seqs * sizeof *kv->seq);
     kv->seq_free = lb_arena_take(&kv->arena, seqs * sizeof *kv->seq_free);
+    kv->copy_from = lb_arena_take(&kv->arena, seqs * sizeof *kv->copy_from);
+    kv->copy_to = lb_arena_take(&kv->arena, seqs * sizeof *kv->copy_to);
     kv->free_page = lb_arena_take(&kv->arena, pages * sizeof *kv->free_page);
     kv->refs = lb_arena_take(&kv->arena, pages * sizeof *kv->refs);
     kv->fresh = lb_arena_take(&kv->arena, pages * sizeof *kv->fresh);
@@ -109,6 +111,14 @@ static void count_used(struct lb_kv *kv)
         kv->peak_used = lb_kv_used(kv);
 }
 
+/* There is a page without references. */
+static int32_t take_free(struct lb_kv *kv)
+{
+    if (kv->n_free == kv->n_idle)
+        give_up(kv);
+    return kv->free_page[--kv->n_free - kv->n_idle];
+}
+
 bool lb_kv_extend(struct lb_kv *kv, int32_t seq, int64_t n_tok)
 {
     struct lb_kv_seq *s = &kv->seq[seq];
@@ -116,9 +126,7 @@ bool lb_kv_extend(struct lb_kv *kv, int32_t seq, int64_t n_tok)
     if (want > kv->max_page || want - s->n_page > kv->n_free)
         return false;
     while (s->n_page < want) {
-        if (kv->n_free == kv->n_idle)
-            give_up(kv);
-        int32_t page = kv->free_page[--kv->n_free - kv->n_idle];
+        int32_t page = take_free(kv);
         append(kv, s, page);
         if (!kv->is_fresh[page]) {
             kv->is_fresh[page] = 1;
@@ -144,6 +152,54 @@ bool lb_kv_share(struct lb_kv *kv, int32_t seq, int32_t page)
     s->n_tok = (int64_t)s->n_page * LK_PAGE_TOKENS;
     count_used(kv);
     return true;
+}
+
+/* A page that is written over as a whole is not to be zeroed behind that. */
+static void not_fresh(struct lb_kv *kv, int32_t page)
+{
+    if (!kv->is_fresh[page])
+        return;
+    kv->is_fresh[page] = 0;
+    int32_t n = 0;
+    for (int32_t i = 0; i < kv->n_new; i++)
+        if (kv->fresh[i] != page)
+            kv->fresh[n++] = kv->fresh[i];
+    kv->n_new = n;
+}
+
+int32_t lb_kv_fork(struct lb_kv *kv, int32_t seq)
+{
+    const struct lb_kv_seq *from = &kv->seq[seq];
+    bool part = from->n_tok % LK_PAGE_TOKENS != 0;
+    if (part && (kv->n_free == 0 || kv->n_copy == kv->max_seq))
+        return -1;
+    int32_t fork = lb_kv_open(kv);
+    if (fork < 0)
+        return -1;
+    struct lb_kv_seq *to = &kv->seq[fork];
+    for (int32_t i = 0; i < from->n_page - (part ? 1 : 0); i++)
+        append(kv, to, from->page[i]);
+    if (part) {
+        int32_t page = take_free(kv);
+        append(kv, to, page);
+        not_fresh(kv, page);
+        kv->copy_from[kv->n_copy] = from->page[from->n_page - 1];
+        kv->copy_to[kv->n_copy++] = page;
+    }
+    to->n_tok = from->n_tok;
+    count_used(kv);
+    return fork;
+}
+
+int32_t lb_kv_take_copies(struct lb_kv *kv, int32_t *from, int32_t *to, int32_t cap)
+{
+    int32_t n = kv->n_copy < cap ? kv->n_copy : cap;
+    for (int32_t i = 0; i < n; i++) {
+        from[i] = kv->copy_from[i];
+        to[i] = kv->copy_to[i];
+    }
+    kv->n_copy = 0;
+    return n;
 }
 
 void lb_kv_keep(struct lb_kv *kv, int32_t page)

@@ -39,6 +39,8 @@ struct lb_kv {
     int32_t oldest, newest;
     void (*forget)(void *ctx, int32_t page); /* an idle page is given up; NULL while no page is kept */
     void *forget_ctx;
+    int32_t *copy_from, *copy_to; /* [max_seq] pages whose content goes to others, n_copy of them, in this order */
+    int32_t n_copy;
     int32_t *fresh;    /* [n_page] pages handed out since the last lb_kv_take_new, n_new entries */
     uint8_t *is_fresh; /* [n_page] the page is in `fresh` */
 };
@@ -62,6 +64,11 @@ bool lb_kv_extend(struct lb_kv *kv, int32_t seq, int64_t n_tok);
  * longest. */
 bool lb_kv_share(struct lb_kv *kv, int32_t seq, int32_t page);
 
+/* A new sequence that begins with the n_tok positions of another: its full pages are shared; of the last one, where
+ * that has room, the new sequence has a copy, which lb_kv_take_copies asks for. The number of the sequence; -1, with
+ * nothing changed: no sequence, no page, or no room for another copy is left. */
+int32_t lb_kv_fork(struct lb_kv *kv, int32_t seq);
+
 /* The page, which a sequence refers to, is kept from now on. */
 void lb_kv_keep(struct lb_kv *kv, int32_t page);
 
@@ -72,6 +79,10 @@ void lb_kv_close(struct lb_kv *kv, int32_t seq);
  * Each page appears once. cap is the room in out; pages beyond it stay for the next call, so a caller gives room for
  * all pages in use (lb_kv_used). */
 int32_t lb_kv_take_new(struct lb_kv *kv, int32_t *out, int32_t cap);
+
+/* Moves the copies that forks ask for to from and to (struct lb_step): they are made in their order, and before new
+ * pages are zeroed, since pages may have changed hands meanwhile. cap is the room, kv->n_copy at least. */
+int32_t lb_kv_take_copies(struct lb_kv *kv, int32_t *from, int32_t *to, int32_t cap);
 
 static inline int64_t lb_kv_used(const struct lb_kv *kv)
 {

@@ -31,6 +31,7 @@ enum lb_status lb_model_cols_init(struct lb_model_cols *cols, const struct lb_co
     lb_segments_units(c->moe.shared_dim, c->n_seg, begin);
     own_cols(cols, begin, &cols->shared, &cols->shared_col);
     lb_segments_units(c->n_vocab, c->n_seg, begin);
+    lb_cols_init(&cols->vocab, c->n_seg, begin);
     cols->vocab_begin = begin[cols->slice.seg_begin];
     cols->n_vocab = begin[cols->slice.seg_end] - cols->vocab_begin;
     if (c->mla.kv_rank == 0)

@@ -68,7 +68,8 @@ struct lb_model_cols {
     struct lk_cols shared;                /* the shared expert's columns, likewise; without one empty segments */
     struct lk_cols q_rank, kv_rank, nope; /* latent attention: one segment each */
     int64_t heads_col, ffn_col, shared_col;
-    int64_t vocab_begin, n_vocab; /* rows of embedding and head, units of 32 */
+    struct lk_cols vocab;         /* the model's whole vocabulary, units of 32 */
+    int64_t vocab_begin, n_vocab; /* rows of embedding and head that are here */
 };
 
 /* The slice of rank `rank` of tp. LB_E_USAGE where tp does not divide the segments. */

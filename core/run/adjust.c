@@ -7,15 +7,15 @@
 #include "core/run/sample.h"
 
 struct entry {
-    int32_t id;
     int32_t count; /* among the new ids */
     float bias;
-    float raw; /* the logit, while it is changed */
     bool in_prompt, end;
 };
 
 struct lb_adjust {
     struct entry *entry; /* [most], n of them */
+    int32_t *id;         /* [most] whose */
+    float *raw, *now;    /* [most] their logits, and what they are changed into */
     int32_t *slot;       /* [1 << bits] number of an entry + 1, 0: free */
     int64_t n, most, n_vocab, n_new;
     int bits; /* slots are at least twice as many as entries */
@@ -36,7 +36,7 @@ bool lb_adjust_wanted(const struct lb_settings *set)
 static int32_t *find(const struct lb_adjust *a, int32_t id)
 {
     uint32_t mask = ((uint32_t)1 << a->bits) - 1, at = ((uint32_t)id * 2654435769u) >> (32 - a->bits);
-    while (a->slot[at] && a->entry[a->slot[at] - 1].id != id)
+    while (a->slot[at] && a->id[a->slot[at] - 1] != id)
         at = (at + 1) & mask;
     return &a->slot[at];
 }
@@ -45,7 +45,7 @@ static struct entry *entry_of(struct lb_adjust *a, int32_t id)
 {
     int32_t *slot = find(a, id);
     if (!*slot) {
-        a->entry[a->n] = (struct entry){.id = id};
+        a->id[a->n] = id;
         *slot = (int32_t)++a->n;
     }
     return &a->entry[*slot - 1];
@@ -88,8 +88,11 @@ struct lb_adjust *lb_adjust_new(const struct lb_settings *set, const int32_t *pr
     for (a->bits = 4; (int64_t)1 << a->bits < 2 * most;)
         a->bits++;
     a->entry = lb_mem_new((size_t)most + 1, sizeof *a->entry);
+    a->id = lb_mem_new((size_t)most + 1, sizeof *a->id);
+    a->raw = lb_mem_new((size_t)most + 1, sizeof *a->raw);
+    a->now = lb_mem_new((size_t)most + 1, sizeof *a->now);
     a->slot = lb_mem_new((size_t)1 << a->bits, sizeof *a->slot);
-    if (!a->entry || !a->slot) {
+    if (!a->entry || !a->id || !a->raw || !a->now || !a->slot) {
         lb_adjust_free(a);
         return NULL;
     }
@@ -102,6 +105,9 @@ void lb_adjust_free(struct lb_adjust *a)
     if (!a)
         return;
     lb_mem_free(a->entry);
+    lb_mem_free(a->id);
+    lb_mem_free(a->raw);
+    lb_mem_free(a->now);
     lb_mem_free(a->slot);
     lb_mem_free(a);
 }
@@ -119,9 +125,8 @@ static float held(float x)
     return x > FLT_MAX ? FLT_MAX : x < -FLT_MAX ? -FLT_MAX : x;
 }
 
-static float changed(const struct entry *e, const struct lb_penalty *p, bool too_few)
+static float changed(const struct entry *e, float x, const struct lb_penalty *p, bool too_few)
 {
-    float x = e->raw;
     if (e->end && too_few)
         return -INFINITY;
     x = held(x + e->bias);
@@ -139,28 +144,32 @@ static bool before(float x, int32_t i, float y, int32_t j)
     return x > y || (x == y && i < j);
 }
 
-/* Where the largest of the changed logits lies. The candidates hold the largest that nobody changed, as a rule. */
-static int32_t best_of(const struct lb_adjust *a, const struct lb_cand *c)
+struct best {
+    int32_t id; /* -1: there is none */
+    float logit;
+};
+
+/* The largest of the changed logits. The candidates hold the largest that nobody changed, as a rule; *known is false
+ * where they do not, and the row, in which logits lie changed already, is not here. */
+static struct best best_of(const struct lb_adjust *a, const struct lb_cand *c, bool *known)
 {
     int64_t n_top = a->n_vocab < LK_TOP ? a->n_vocab : LK_TOP, i = 0;
-    int32_t best = -1;
-    float x = -INFINITY;
+    struct best best = {-1, -INFINITY};
+    *known = true;
     while (i < n_top && *find(a, c->top_id[i]))
         i++;
     if (i < n_top) {
-        best = c->top_id[i];
-        x = c->logits[best];
+        best = (struct best){c->top_id[i], c->top_logit[i]};
     } else if (n_top < a->n_vocab) {
-        for (int64_t id = 0; id < a->n_vocab; id++)
-            if (c->logits[id] > x)
-                x = c->logits[best = (int32_t)id];
+        *known = c->logits != NULL;
+        for (int64_t id = 0; *known && id < a->n_vocab; id++)
+            if (c->logits[id] > best.logit)
+                best = (struct best){(int32_t)id, c->logits[id]};
         return best;
     }
-    for (int64_t k = 0; k < a->n; k++) {
-        int32_t id = a->entry[k].id;
-        if (before(c->logits[id], id, x, best) && c->logits[id] > -INFINITY)
-            x = c->logits[best = id];
-    }
+    for (int64_t k = 0; k < a->n; k++)
+        if (before(a->now[k], a->id[k], best.logit, best.id) && a->now[k] > -INFINITY)
+            best = (struct best){a->id[k], a->now[k]};
     return best;
 }
 
@@ -194,39 +203,63 @@ static void rank(struct ranking *r, const struct lb_adjust *a, const struct lb_c
     for (int i = 0; i < n_top; i++)
         if (!*find(a, c->top_id[i]))
             insert(r, c->top_id[i], c->top_logit[i]);
-    for (int64_t k = 0; k < a->n; k++) {
-        int32_t id = a->entry[k].id;
-        float x = c->logits[id];
-        if (x > -INFINITY && before(x, id, last, last_id))
-            insert(r, id, x);
-    }
+    for (int64_t k = 0; k < a->n; k++)
+        if (a->now[k] > -INFINITY && before(a->now[k], a->id[k], last, last_id))
+            insert(r, a->id[k], a->now[k]);
 }
 
-static int32_t draw(const struct lb_adjust *a, const struct lb_settings *set, const struct lb_cand *c, double u)
+static int32_t draw(const struct lb_adjust *a, const struct lb_settings *set, const struct lb_cand *c, double u,
+                    struct lb_asked *q)
 {
-    int32_t best = best_of(a, c);
-    if (best < 0 || set->sampling.greedy)
-        return best;
+    bool known;
+    struct best best = best_of(a, c, &known);
+    if (!known) {
+        lb_asked_row(q);
+        return LB_SAMPLE_ASKS;
+    }
+    if (best.id < 0 || set->sampling.greedy)
+        return best.id;
     struct ranking r;
     rank(&r, a, c);
     struct lb_cand mine = *c;
-    mine.best = best;
-    mine.best_logit = c->logits[best];
+    mine.best = best.id;
+    mine.best_logit = best.logit;
     mine.top_id = r.id;
     mine.top_logit = r.logit;
-    return lb_sample_draw_top(&set->sampling, &mine, a->n_vocab, r.n, u);
+    int32_t id = lb_sample_draw_top(&set->sampling, &mine, a->n_vocab, r.n, u, q);
+    if (id == LB_SAMPLE_ASKS && (q->next.q.kind == LB_ASK_MASS || q->next.q.kind == LB_ASK_FIND)) {
+        q->next.q.n_id = (int32_t)a->n;
+        q->next.id = a->id;
+        q->next.value = a->now;
+    }
+    return id;
 }
 
-int32_t lb_adjust_draw(struct lb_adjust *a, const struct lb_settings *set, const struct lb_cand *c, double u)
+int32_t lb_adjust_draw(struct lb_adjust *a, const struct lb_settings *set, const struct lb_cand *c, double u,
+                       struct lb_asked *q)
 {
     bool too_few = a->n_new < set->min_tokens;
-    for (int64_t k = 0; k < a->n; k++) {
-        struct entry *e = &a->entry[k];
-        e->raw = c->logits[e->id];
-        c->logits[e->id] = changed(e, &set->penalty, too_few);
+    if (!c->logits && a->n > 0 && !q->has_values) {
+        lb_asked_values(q, a->id, a->raw, a->n);
+        return LB_SAMPLE_ASKS;
     }
-    int32_t id = draw(a, set, c, u);
-    for (int64_t k = 0; k < a->n; k++)
-        c->logits[a->entry[k].id] = a->entry[k].raw;
+    for (int64_t k = 0; k < a->n; k++) {
+        if (c->logits)
+            a->raw[k] = c->logits[a->id[k]];
+        a->now[k] = changed(&a->entry[k], a->raw[k], &set->penalty, too_few);
+    }
+    for (int64_t k = 0; c->logits && k < a->n; k++)
+        c->logits[a->id[k]] = a->now[k];
+    int32_t id = draw(a, set, c, u, q);
+    for (int64_t k = 0; c->logits && k < a->n; k++)
+        c->logits[a->id[k]] = a->raw[k];
     return id;
+}
+
+bool lb_adjust_raw(const struct lb_adjust *a, int32_t id, float *logit)
+{
+    int32_t slot = *find(a, id);
+    if (slot)
+        *logit = a->raw[slot - 1];
+    return slot != 0;
 }

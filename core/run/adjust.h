@@ -13,6 +13,7 @@
 
 #include "core/backend/backend.h"
 #include "core/model/config.h"
+#include "core/run/ask.h"
 #include "core/run/flow.h"
 
 /* Whether anything can change. */
@@ -24,9 +25,13 @@ struct lb_adjust *lb_adjust_new(const struct lb_settings *set, const int32_t *pr
                                 const struct lb_config *config);
 void lb_adjust_free(struct lb_adjust *a); /* NULL is allowed */
 
-/* Chooses an id as `set` says, ties to the lower one. c has logits, all finite; they are changed and put back. u in
- * (0, 1) for a draw. -1: no id is left. */
-int32_t lb_adjust_draw(struct lb_adjust *a, const struct lb_settings *set, const struct lb_cand *c, double u);
+/* Chooses an id as `set` says, ties to the lower one. Logits are all finite; where c has them they are changed and put
+ * back, else q is asked as in lb_sample_draw_top. u in (0, 1) for a draw. -1: no id is left. */
+int32_t lb_adjust_draw(struct lb_adjust *a, const struct lb_settings *set, const struct lb_cand *c, double u,
+                       struct lb_asked *q);
+
+/* Whether id is one that can change; then what its logit was in the last draw. */
+bool lb_adjust_raw(const struct lb_adjust *a, int32_t id, float *logit);
 
 /* id is the sequence's next new one. */
 void lb_adjust_count(struct lb_adjust *a, int32_t id);

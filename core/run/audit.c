@@ -391,6 +391,17 @@ enum lb_status lb_audit_prompt(struct lb_audit *a, const struct lb_prompter *p, 
     return (made->notes & LB_NOTE_CHAT ? audit_chat : audit_raw)(a, p, index, made, buf, err);
 }
 
+int lb_audit_notes(const struct lb_audit *a, struct lb_note *out)
+{
+    int n = 0;
+    for (int i = 0; i < a->n; i++) {
+        const struct lb_finding *f = &a->item[i];
+        if (lb_audit_said(a, f))
+            out[n++] = (struct lb_note){f->code, lb_severity_name(f->severity), f->message, f->count};
+    }
+    return n;
+}
+
 void lb_audit_put_json(const struct lb_audit *a, struct lb_str *out)
 {
     lb_str_putc(out, '[');

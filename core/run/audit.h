@@ -68,6 +68,9 @@ enum lb_status lb_audit_prompt(struct lb_audit *a, const struct lb_prompter *p, 
 /* A finding that was said. */
 bool lb_audit_said(const struct lb_audit *a, const struct lb_finding *f);
 
+/* What was said into out[LB_MAX_FINDING], lent by the audit; returns how many. */
+int lb_audit_notes(const struct lb_audit *a, struct lb_note *out);
+
 /* "[{"code":...},...]" of what was said */
 void lb_audit_put_json(const struct lb_audit *a, struct lb_str *out);
 

@@ -7,6 +7,11 @@
 #include "core/run/adjust.h"
 #include "core/run/stop.h"
 
+/* Where rows come one by one to a thread that is faster than they come, waking it for each costs more than the row
+ * does: once woken it lets some more come. */
+#define NAP_NS 200000
+#define NAP_ROWS 32
+
 struct lb_work *lb_work_new(void)
 {
     struct lb_work *w = lb_mem_new(1, sizeof *w);
@@ -21,6 +26,11 @@ void lb_work_free(struct lb_work *w)
 {
     if (!w)
         return;
+    for (struct lb_work *twin = w->twin, *next; twin; twin = next) {
+        next = twin->twin;
+        twin->twin = NULL;
+        lb_work_free(twin);
+    }
     for (int32_t i = 1; w->part && i < w->n_part; i++)
         lb_work_free(w->part[i]);
     lb_mem_free(w->part);
@@ -31,9 +41,23 @@ void lb_work_free(struct lb_work *w)
     lb_mem_free(w->out);
     lb_mem_free(w->logprob);
     lb_mem_free(w->top);
+    lb_mem_free(w->scored);
+    lb_mem_free(w->scored_top);
     lb_stop_text_free(w->stop_at);
     lb_adjust_free(w->adjust);
     lb_mem_free(w);
+}
+
+struct lb_times lb_work_times(struct lb_work *lead)
+{
+    struct lb_times t = lead->time;
+    for (int32_t i = 1; i < lead->n_part; i++) {
+        const struct lb_times *p = &lb_work_part(lead, i)->time;
+        t.admitted = p->admitted < t.admitted ? p->admitted : t.admitted;
+        t.first = p->first < t.first ? p->first : t.first;
+        t.last = p->last > t.last ? p->last : t.last;
+    }
+    return t;
 }
 
 double lb_now(void)
@@ -70,11 +94,23 @@ void lb_queue_release(struct lb_queue *q)
     *q = (struct lb_queue){0};
 }
 
+static bool full(const struct lb_queue *q)
+{
+    return q->n == q->cap || (q->max_weight > 0 && q->weight >= q->max_weight);
+}
+
+/* A queue that was full takes rows again when half of it is gone, for the same reason. */
+static bool half_full(const struct lb_queue *q)
+{
+    return q->n > q->cap / 2 || (q->max_weight > 0 && q->weight > q->max_weight / 2);
+}
+
 bool lb_queue_push(struct lb_queue *q, struct lb_work *w)
 {
     pthread_mutex_lock(&q->mutex);
-    while (q->n == q->cap && !q->aborted)
-        pthread_cond_wait(&q->drained, &q->mutex);
+    if (full(q))
+        while (half_full(q) && !q->aborted)
+            pthread_cond_wait(&q->drained, &q->mutex);
     bool taken = !q->aborted;
     if (taken) {
         w->next = NULL;
@@ -101,6 +137,13 @@ static struct timespec after(double wait_s)
     return t;
 }
 
+static void nap(struct lb_queue *q)
+{
+    pthread_mutex_unlock(&q->mutex);
+    nanosleep(&(struct timespec){.tv_nsec = NAP_NS}, NULL);
+    pthread_mutex_lock(&q->mutex);
+}
+
 enum lb_pop lb_queue_pop(struct lb_queue *q, double wait_s, struct lb_work **w)
 {
     enum lb_pop found = LB_POP_ROW;
@@ -112,6 +155,8 @@ enum lb_pop lb_queue_pop(struct lb_queue *q, double wait_s, struct lb_work **w)
         while (rc != ETIMEDOUT && !q->head && !q->closed && !q->aborted)
             rc = wait_s > 0 ? pthread_cond_timedwait(&q->filled, &q->mutex, &until)
                             : pthread_cond_wait(&q->filled, &q->mutex);
+        if (q->head && q->n < NAP_ROWS && !q->closed && !q->aborted)
+            nap(q);
     }
     if (q->aborted) {
         found = LB_POP_END;
@@ -123,7 +168,8 @@ enum lb_pop lb_queue_pop(struct lb_queue *q, double wait_s, struct lb_work **w)
         (*w)->next = NULL;
         q->n--;
         q->weight -= (*w)->weight;
-        pthread_cond_signal(&q->drained);
+        if (!half_full(q))
+            pthread_cond_signal(&q->drained);
     } else {
         found = q->closed ? LB_POP_END : LB_POP_EMPTY;
     }

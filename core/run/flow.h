@@ -19,8 +19,9 @@
 #include "core/io/jsonl_write.h"
 #include "core/io/row.h"
 
-#define LB_WINDOW_ROWS 8192  /* rows that are sorted together */
-#define LB_WINDOW_WAIT_S 1.0 /* a window of a stream is closed after this time without a row */
+#define LB_WINDOW_ROWS 8192                 /* rows that are sorted together, ... */
+#define LB_WINDOW_BYTES ((int64_t)64 << 20) /* ... fewer of long prompts: no more than take so much memory */
+#define LB_WINDOW_WAIT_S 1.0                /* a window of a stream is closed after this time without a row */
 
 struct lb_sampling {
     bool greedy;
@@ -43,9 +44,10 @@ struct lb_settings {
     bool max_given; /* somebody set max_tokens: it is never shortened */
     uint64_t seed;
     bool ignore_eos, skip_special, include_stop;
-    int64_t logprobs;  /* K, or -1: not asked for */
-    int64_t n;         /* samples */
-    char *const *stop; /* [n_stop] */
+    int64_t logprobs;                     /* K, or -1: not asked for */
+    int64_t prompt_logprobs, prompt_from; /* the same of the prompt's tokens, from this position on */
+    int64_t n;                            /* samples */
+    char *const *stop;                    /* [n_stop] */
     size_t n_stop;
     const int32_t *stop_ids; /* [n_stop_ids] */
     size_t n_stop_ids;
@@ -66,6 +68,7 @@ struct lb_work {
     struct lb_row row;    /* of a lead */
     struct lb_settings set;
     struct lb_work *lead;  /* itself, unless this is a further sequence of a row */
+    struct lb_work *twin;  /* of a lead: a row that ends as this one does and is not run (fold.h), and so on; owned */
     struct lb_work **part; /* [n_part] of a lead with several sequences, owned: itself, then the others; else NULL */
     int32_t n_part;        /* of a lead: sequences */
     int32_t n_left;        /* of a lead: sequences that have not ended */
@@ -73,7 +76,12 @@ struct lb_work {
     uint32_t sample;       /* number among the samples of the row, prompt by prompt: keys the random numbers */
     int32_t *prompt;       /* [n_prompt] owned, unless prompt_lent */
     int64_t n_prompt;
-    bool prompt_lent; /* from the prompt's first sample */
+    int64_t n_begin;         /* of its tokens that begin a text: BOS, [gMASK]<sop> */
+    int64_t n_cut;           /* tokens that --overflow took from it, or from max_tokens */
+    bool prompt_lent;        /* from the prompt's first sample */
+    struct lb_work **follow; /* [n_follow] samples of its prompt that begin when the first id of each can be drawn, lent
+                              * from the lead's list */
+    int32_t n_follow;
     int64_t n_shared; /* tokens that other rows near it in the order begin with too: worth keeping in the cache */
     int64_t group, group_len; /* rows that begin alike, and the longest prompt among them (order.h) */
     int64_t n_before;         /* positions that were fed before the row was evicted; 0: it was not */
@@ -81,10 +89,13 @@ struct lb_work {
     size_t n_echo;
     int32_t *out; /* [set.max_tokens] owned, n_out of them generated */
     int64_t n_out;
-    struct lb_logprob *logprob;   /* [set.max_tokens] owned, NULL when not asked for */
-    struct lb_logprob_top *top;   /* [set.max_tokens, K] owned */
-    struct lb_stop_text *stop_at; /* owned, NULL without stop strings */
-    struct lb_adjust *adjust;     /* owned, NULL where nothing changes the logits */
+    struct lb_logprob *logprob; /* [set.max_tokens] owned, NULL when not asked for */
+    struct lb_logprob_top *top; /* [set.max_tokens, K] owned */
+    struct lb_logprob *scored;  /* [n_prompt - lb_score_first] of the prompt's tokens, owned, NULL when not asked for */
+    struct lb_logprob_top *scored_top; /* [n_prompt - lb_score_first, K] owned */
+    int64_t next_scored;               /* the next position of the prompt to be scored */
+    struct lb_stop_text *stop_at;      /* owned, NULL without stop strings */
+    struct lb_adjust *adjust;          /* owned, NULL where nothing changes the logits */
     /* how it ended; a failed row has row.code or `fail` */
     enum lb_row_code fail; /* found by the forward thread, which makes no message */
     enum lb_finish finish;
@@ -95,19 +106,41 @@ struct lb_work {
     int64_t steps;
     /* of a lead in a run with ranks */
     int rank;        /* where it ran */
-    uint64_t ticket; /* while it runs away from home */
-    int64_t weight;  /* what it adds to a queue's */
+    uint64_t ticket; /* while it runs away from home; when it was written its place, where it is kept (verify.h) */
+    int64_t weight;  /* what it adds to a queue's: bytes on the way to the window, behind it tokens */
 };
 
 /* LB_E_DEVICE without memory is NULL. */
 struct lb_work *lb_work_new(void);
 void lb_work_free(struct lb_work *w); /* a lead, with its other sequences; NULL is allowed */
 
+/* The first position of a prompt that is scored: nothing stands before position 0. */
+static inline int64_t lb_score_first(const struct lb_settings *set)
+{
+    return set->prompt_from > 1 ? set->prompt_from : 1;
+}
+
+/* Whether the log-probabilities of a sequence's prompt are asked for; samples of one prompt have those of the first. */
+static inline bool lb_work_scores(const struct lb_work *w)
+{
+    return w->set.prompt_logprobs >= 0 && !w->prompt_lent;
+}
+
+/* How many of its tokens get one. */
+static inline int64_t lb_work_n_scored(const struct lb_work *w)
+{
+    int64_t n = w->n_prompt - lb_score_first(&w->set);
+    return n > 0 ? n : 0;
+}
+
 /* The lead's i-th sequence. */
 static inline struct lb_work *lb_work_part(struct lb_work *lead, int32_t i)
 {
     return lead->part ? lead->part[i] : lead;
 }
+
+/* Times of a row: from its first sequence that began to its last that ended. */
+struct lb_times lb_work_times(struct lb_work *lead);
 
 /* n sequences of a row have ended: true when they were the last. */
 static inline bool lb_work_end(struct lb_work *lead, int32_t n)
@@ -131,7 +164,8 @@ struct lb_queue {
     pthread_cond_t filled, drained;
     struct lb_work *head, *tail;
     size_t n, cap;
-    int64_t weight; /* sum of the rows' */
+    int64_t weight;     /* sum of the rows' */
+    int64_t max_weight; /* from which on it is full; 0: its length alone counts. Set after lb_queue_init */
     bool closed, aborted;
 };
 

@@ -14,7 +14,22 @@ enum lb_status lb_follow_init(struct lb_run *r, struct lb_err *err)
         return LB_OK;
     size_t n = lb_step_pack_max(&r->step);
     r->packed = lb_mem_new(n, sizeof *r->packed);
-    return r->packed ? LB_OK : lb_err_memory(err, "a step", n * sizeof *r->packed);
+    if (!r->packed)
+        return lb_err_memory(err, "a step", n * sizeof *r->packed);
+    const struct lb_run_spec *spec = r->spec;
+    size_t n_out = (size_t)spec->plan->max_out;
+    LB_TRY(lb_asker_init(&r->asker, spec->ranks.comm, spec->backend, spec->model, spec->plan->max_out, err));
+    if (spec->ranks.comm->rank != 0)
+        return LB_OK;
+    r->asked = lb_mem_new(n_out, sizeof *r->asked);
+    return r->asked ? LB_OK : lb_err_memory(err, "samples", n_out * sizeof *r->asked);
+}
+
+void lb_follow_release(struct lb_run *r)
+{
+    lb_mem_free(r->packed);
+    lb_mem_free(r->asked);
+    lb_asker_release(&r->asker);
 }
 
 enum lb_status lb_follow_agree(const struct lb_run_spec *spec, enum lb_status status, struct lb_err *err)
@@ -54,15 +69,27 @@ void lb_follow_count(const struct lb_run_spec *spec, struct lb_rank_stats *mine)
 
 /* ---- ranks that lead no group ---- */
 
+/* What the leader sends next: a step, the end, or questions about the last step. */
+static enum lb_status take_head(struct lb_run *r, struct lb_step_head *head, struct lb_err *err)
+{
+    struct lb_comm *c = r->spec->ranks.comm;
+    lb_world_idle(r->spec->ranks.world);
+    double begin = lb_now();
+    c->ops->bcast(c, head, sizeof *head);
+    r->stats->mine.idle_s += lb_now() - begin;
+    return c->ops->status(c, err);
+}
+
 static enum lb_status take_step(struct lb_run *r, bool *over, struct lb_err *err)
 {
     struct lb_comm *c = r->spec->ranks.comm;
     struct lb_step_head head = {0};
-    lb_world_idle(r->spec->ranks.world);
-    double begin = lb_now();
-    c->ops->bcast(c, &head, sizeof head);
-    r->stats->mine.idle_s += lb_now() - begin;
-    LB_TRY(c->ops->status(c, err));
+    LB_TRY(take_head(r, &head, err));
+    while (head.n_ask > 0) {
+        lb_world_beat(r->spec->ranks.world, "question", head.n_ask);
+        LB_TRY(lb_asker_answer(&r->asker, &head, err));
+        LB_TRY(take_head(r, &head, err));
+    }
     *over = head.over != 0;
     if (*over)
         return LB_OK;
@@ -86,7 +113,18 @@ static enum lb_status follow(struct lb_run *r, struct lb_err *err)
         double begin = lb_now();
         enum lb_status pass = lb_model_forward(r->spec->model, &r->step, &none, err);
         status = status == LB_OK ? pass : status;
-        r->stats->mine.busy_s += lb_now() - begin;
+        double end = lb_now();
+        r->stats->mine.busy_s += end - begin;
+        r->note = (struct lb_step_note){.begin = begin,
+                                        .packed = begin,
+                                        .computed = end,
+                                        .sampled = end,
+                                        .end = end,
+                                        .number = r->step.number,
+                                        .n_tok = r->step.n_tok,
+                                        .n_out = r->step.n_out,
+                                        .n_seq = r->step.n_seq};
+        lb_timeline_step(r->spec->timeline, &r->note);
     }
     return status;
 }
@@ -105,6 +143,7 @@ enum lb_status lb_run_follow(const struct lb_run_spec *spec, struct lb_stats *st
             status = lb_follow_init(r, err);
     }
     status = lb_follow_agree(spec, status, err);
+    lb_timeline_begin(spec->timeline, spec->ranks.world->host, spec->plan->batch_tokens, stats->load_s);
     if (status == LB_OK) {
         watched = pthread_create(&r->thread[LB_T_DEAL], NULL, lb_deal_follower, r) == 0;
         if (!watched)
@@ -117,7 +156,7 @@ enum lb_status lb_run_follow(const struct lb_run_spec *spec, struct lb_stats *st
     }
     lb_follow_count(spec, &stats->mine);
     if (r) {
-        lb_mem_free(r->packed);
+        lb_follow_release(r);
         lb_step_release(&r->step);
         pthread_mutex_destroy(&r->mutex);
         lb_mem_free(r);

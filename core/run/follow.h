@@ -5,8 +5,10 @@
 
 #include "core/run/run.h"
 
-/* Memory for packed steps, where the group has several ranks. */
+/* Memory for packed steps and questions, where the group has several ranks. */
 enum lb_status lb_follow_init(struct lb_run *r, struct lb_err *err);
+
+void lb_follow_release(struct lb_run *r);
 
 /* Whether all ranks are ready to run: each calls it once, before its first step. */
 enum lb_status lb_follow_agree(const struct lb_run_spec *spec, enum lb_status status, struct lb_err *err);

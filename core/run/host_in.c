@@ -7,7 +7,9 @@
 
 #include "core/base/mem.h"
 #include "core/run/adjust.h"
+#include "core/run/fold.h"
 #include "core/run/order.h"
+#include "core/run/overflow.h"
 #include "core/run/run.h"
 #include "core/run/settings.h"
 #include "core/run/stop.h"
@@ -47,6 +49,7 @@ static enum lb_status encode(struct encoder *e, struct lb_work *w, struct lb_err
         w->n_echo = made.n_text;
     }
     w->n_prompt = (int64_t)made.n;
+    w->n_begin = (int64_t)made.n_begin;
     if (row->form == LB_FORM_IDS) {
         w->prompt = row->ids;
         row->ids = NULL;
@@ -62,25 +65,17 @@ static enum lb_status encode(struct encoder *e, struct lb_work *w, struct lb_err
     return LB_OK;
 }
 
+/* Makes a prompt and its new tokens fit. The text of a prompt that was cut is what its ids write. */
 static void check_length(const struct lb_run_spec *spec, struct lb_work *w)
 {
-    struct lb_row *row = &w->lead->row;
-    int64_t limit = spec->plan->max_model_len, room = limit - w->n_prompt;
-    if (limit == 0) /* not known */
+    if (spec->plan->max_model_len == 0) /* not known */
         return;
-    if (room < 1)
-        lb_row_fail(row, LB_ROW_TOO_LONG, "the prompt has %lld tokens; with at least one new token the limit is %lld",
-                    (long long)w->n_prompt, (long long)limit);
-    else if (w->set.max_tokens > room && w->set.max_given)
-        lb_row_fail(row, LB_ROW_TOO_LONG,
-                    "prompt (%lld tokens) and max_tokens (%lld) together exceed the limit of %lld tokens",
-                    (long long)w->n_prompt, (long long)w->set.max_tokens, (long long)limit);
-    else if (w->set.min_tokens > room)
-        lb_row_fail(row, LB_ROW_TOO_LONG,
-                    "prompt (%lld tokens) and min_tokens (%lld) together exceed the limit of %lld tokens",
-                    (long long)w->n_prompt, (long long)w->set.min_tokens, (long long)limit);
-    else if (w->set.max_tokens > room)
-        w->set.max_tokens = room;
+    lb_overflow_fit(w, spec->overflow, spec->plan->max_model_len);
+    if (w->n_cut == 0 || spec->overflow == LB_OVERFLOW_SHORTEN)
+        return;
+    lb_mem_free(w->echo);
+    w->echo = NULL;
+    w->n_echo = 0;
 }
 
 /* What can only be known with the model at hand, of one prompt. */
@@ -135,10 +130,8 @@ static void check_settings(const struct lb_run_spec *spec, struct lb_work *w)
     if (set->n_stop && lb_tok_missing(spec->tok))
         lb_row_fail(&w->row, LB_ROW_UNSUPPORTED, "\"stop\" needs the model's tokenizer (%s), which is not built in",
                     lb_tok_missing(spec->tok));
-    else if (w->row.echo && set->logprobs >= 0)
-        lb_row_fail(&w->row, LB_ROW_UNSUPPORTED, "echo with logprobs is not supported by this version");
-    else if (set->max_tokens < 1)
-        lb_row_fail(&w->row, LB_ROW_UNSUPPORTED, "max_tokens must be at least 1");
+    else if (set->prompt_from > 0 && set->prompt_logprobs < 0)
+        lb_row_fail(&w->row, LB_ROW_BAD_PARAM, "prompt_logprobs_from says nothing without prompt_logprobs");
     else if (set->min_tokens > set->max_tokens)
         lb_row_fail(&w->row, LB_ROW_BAD_PARAM, "min_tokens (%lld) is above max_tokens (%lld)",
                     (long long)set->min_tokens, (long long)set->max_tokens);
@@ -160,10 +153,12 @@ static enum lb_status encode_more(struct encoder *e, struct lb_work *lead, size_
     enum lb_status status = encode(e, lead, err);
     w->prompt = lead->prompt;
     w->n_prompt = lead->n_prompt;
+    w->n_begin = lead->n_begin;
     w->echo = lead->echo;
     w->n_echo = lead->n_echo;
     lead->prompt = own.prompt;
     lead->n_prompt = own.n_prompt;
+    lead->n_begin = own.n_begin;
     lead->echo = own.echo;
     lead->n_echo = own.n_echo;
     return status;
@@ -190,12 +185,19 @@ static enum lb_status add_parts(struct encoder *e, struct lb_work *w, int64_t ea
             LB_TRY(encode_more(e, w, i / (size_t)each - 1, p, err));
             continue;
         }
-        p->prompt = w->part[i - 1]->prompt;
-        p->n_prompt = w->part[i - 1]->n_prompt;
         p->prompt_lent = true;
     }
     w->n_left = w->n_part;
     return LB_OK;
+}
+
+/* Another sample of a prompt has it as the first one was made to fit. */
+static void lend_prompt(const struct lb_work *before, struct lb_work *w)
+{
+    w->prompt = before->prompt;
+    w->n_prompt = before->n_prompt;
+    w->set.max_tokens = before->set.max_tokens;
+    w->set.prompt_from = before->set.prompt_from;
 }
 
 static enum lb_status tokenize(struct encoder *e, struct lb_work *w, struct lb_err *err)
@@ -205,6 +207,9 @@ static enum lb_status tokenize(struct encoder *e, struct lb_work *w, struct lb_e
     lb_settings_resolve(&w->set, spec->config ? &spec->config->gen : &none, spec->gen, &w->row.gen);
     if (w->row.api == LB_API_CHAT && !w->set.max_given && spec->plan->max_model_len > 0)
         w->set.max_tokens = spec->plan->max_model_len; /* shortened to what the prompt leaves */
+    /* the API's echo has log-probabilities of all that it writes */
+    if (w->row.echo && w->set.logprobs > w->set.prompt_logprobs)
+        w->set.prompt_logprobs = w->set.logprobs;
     if (w->row.code == LB_ROW_OK)
         check_settings(spec, w);
     if (w->row.code != LB_ROW_OK)
@@ -219,9 +224,20 @@ static enum lb_status tokenize(struct encoder *e, struct lb_work *w, struct lb_e
         if (i % each == 0)
             check_prompt(spec, p);
         else
-            p->set.max_tokens = w->part[i - 1]->set.max_tokens;
+            lend_prompt(w->part[i - 1], p);
     }
     return LB_OK;
+}
+
+/* Memory that a tokenized row takes while it waits, nearly. */
+static int64_t bytes_of(const struct lb_work *w)
+{
+    size_t n = sizeof *w * (size_t)w->n_part + w->n_echo;
+    for (int32_t i = 0; i < w->n_part; i++) {
+        const struct lb_work *p = w->part ? w->part[i] : w;
+        n += p->prompt_lent ? 0 : (size_t)p->n_prompt * sizeof *p->prompt;
+    }
+    return (int64_t)n;
 }
 
 int64_t lb_run_work_of(const struct lb_work *w)
@@ -244,8 +260,11 @@ void *lb_run_tokenizer(void *run)
     enum lb_status status = lb_prompt_ctx_new(&e.ctx, &r->spec->prompter, &err);
     bool going = status == LB_OK;
     while (going && lb_queue_pop(&r->raw, -1, &w) == LB_POP_ROW) {
+        double begin = lb_now();
         status = lb_mem_blame(tokenize(&e, w, &err), "a prompt", &err);
+        lb_timeline_work(r->spec->timeline, LB_TL_TOKENIZER, begin, lb_now(), 1);
         bool done = w->row.code != LB_ROW_OK || r->spec->mode != LB_RUN_MODEL;
+        w->weight = bytes_of(w);
         if (status == LB_OK && !done)
             atomic_fetch_add(&r->work_known, lb_run_work_of(w));
         going = status == LB_OK && lb_queue_push(done ? &r->done : &r->tokens, w);
@@ -269,6 +288,16 @@ void lb_run_drop_helpers(struct lb_work *w)
     w->adjust = NULL;
 }
 
+static bool make_score_room(struct lb_work *w)
+{
+    size_t n = (size_t)lb_work_n_scored(w), k = (size_t)w->set.prompt_logprobs;
+    w->next_scored = lb_score_first(&w->set);
+    w->scored = lb_mem_new(n, sizeof *w->scored);
+    if (k)
+        w->scored_top = lb_mem_new(n * k, sizeof *w->scored_top);
+    return w->scored && (!k || w->scored_top);
+}
+
 enum lb_status lb_run_make_room(const struct lb_run *r, struct lb_work *w, struct lb_err *err)
 {
     size_t n = (size_t)w->set.max_tokens, k = w->set.logprobs > 0 ? (size_t)w->set.logprobs : 0;
@@ -277,6 +306,8 @@ enum lb_status lb_run_make_room(const struct lb_run *r, struct lb_work *w, struc
         ok = (w->logprob = lb_mem_new(n, sizeof *w->logprob)) != NULL;
     if (ok && k)
         ok = (w->top = lb_mem_new(n * k, sizeof *w->top)) != NULL;
+    if (ok && lb_work_scores(w))
+        ok = make_score_room(w);
     if (ok && w->set.n_stop)
         ok = (w->stop_at = lb_stop_text_new(r->spec->tok, &w->set, r->room)) != NULL;
     if (ok && lb_adjust_wanted(&w->set))
@@ -288,14 +319,27 @@ enum lb_status lb_run_make_room(const struct lb_run *r, struct lb_work *w, struc
 static size_t gather(struct lb_run *r, struct lb_work **rows, bool *end)
 {
     size_t n = 0;
-    while (n < LB_WINDOW_ROWS) {
+    int64_t bytes = 0;
+    while (n < LB_WINDOW_ROWS && bytes < LB_WINDOW_BYTES) {
         double wait = n > 0 && r->spec->stream ? LB_WINDOW_WAIT_S : -1;
         enum lb_pop got = lb_queue_pop(&r->tokens, wait, &rows[n]);
         *end = got == LB_POP_END;
         if (got != LB_POP_ROW)
             break;
-        n++;
+        bytes += rows[n++]->weight;
     }
+    return n;
+}
+
+/* Of rows that are the same one is left. */
+static size_t fold(struct lb_run *r, struct lb_fold *f, struct lb_work **rows, size_t n)
+{
+    if (r->spec->no_fold)
+        return n;
+    n = lb_fold_rows(f, rows, n);
+    for (size_t i = 0; i < n; i++)
+        for (const struct lb_work *twin = rows[i]->twin; twin; twin = twin->twin)
+            atomic_fetch_sub(&r->work_known, lb_run_work_of(twin));
     return n;
 }
 
@@ -303,14 +347,20 @@ void *lb_run_window(void *run)
 {
     struct lb_run *r = run;
     struct lb_err err = LB_ERR_INIT;
+    struct lb_fold f = {0};
     lb_run_be_nice();
     struct lb_work **rows = lb_mem_new(LB_WINDOW_ROWS, sizeof *rows);
     enum lb_status status = rows ? LB_OK : lb_err_memory(&err, "a window of rows", LB_WINDOW_ROWS * sizeof *rows);
+    if (status == LB_OK)
+        status = lb_fold_init(&f, LB_WINDOW_ROWS, &err);
     struct lb_queue *to = r->deals ? &r->sorted : &r->ready;
     bool end = false, over = false;
     while (status == LB_OK && !end && !over) {
         size_t n = gather(r, rows, &end);
+        double begin = lb_now();
+        n = fold(r, &f, rows, n);
         lb_order_rows(rows, n);
+        lb_timeline_work(r->spec->timeline, LB_TL_WINDOW, begin, lb_now(), n);
         for (size_t i = 0; i < n; i++) {
             for (int32_t k = 0; k < rows[i]->n_part && status == LB_OK && !over; k++)
                 status = lb_run_make_room(r, lb_work_part(rows[i], k), &err);
@@ -322,6 +372,7 @@ void *lb_run_window(void *run)
     if (status != LB_OK)
         lb_run_fail(r, &err, true);
     lb_mem_free(rows);
+    lb_fold_release(&f);
     lb_queue_close(to);
     return NULL;
 }

@@ -2,6 +2,7 @@
 
 #include "core/base/hash.h"
 #include "core/base/mem.h"
+#include "core/io/row_index.h"
 #include "core/run/idset.h"
 #include "core/run/run.h"
 
@@ -28,6 +29,7 @@ struct reader {
     int n_held;
     /* ids */
     struct lb_id_set ids;
+    uint32_t pause;    /* lines until it is asked whether the run is over */
     bool told;         /* of an id that came again: once */
     const char **file; /* [n_file] names, lent by the line reader */
     size_t n_file, cap_file;
@@ -86,6 +88,16 @@ static enum lb_status place_of(struct reader *rd, const struct lb_line *line, st
     return LB_OK;
 }
 
+static enum lb_status tell_id(struct reader *rd, const struct lb_row *row, const struct lb_line *line,
+                              struct lb_id_place first, struct lb_err *err)
+{
+    rd->told = true;
+    lb_id_set_release(&rd->ids);
+    return lb_audit_row(rd->r->spec->audit, "duplicate_id", LB_CHANGES, err,
+                        "%s:%lld: the id %.80s is that of %s:%lld too: what is drawn for one is drawn for the other",
+                        line->file, (long long)line->number, row->id_json, rd->file[first.file], (long long)first.line);
+}
+
 /* Warns of an id that two rows have. */
 static enum lb_status watch_id(struct reader *rd, const struct lb_row *row, const struct lb_line *line,
                                struct lb_err *err)
@@ -96,13 +108,7 @@ static enum lb_status watch_id(struct reader *rd, const struct lb_row *row, cons
         return LB_OK;
     LB_TRY(place_of(rd, line, &at, err));
     LB_TRY(lb_id_set_add(&rd->ids, row->key, at, &again, &first, err));
-    if (!again)
-        return LB_OK;
-    rd->told = true;
-    lb_id_set_release(&rd->ids);
-    return lb_audit_row(rd->r->spec->audit, "duplicate_id", LB_CHANGES, err,
-                        "%s:%lld: the id %.80s is that of %s:%lld too: what is drawn for one is drawn for the other",
-                        line->file, (long long)line->number, row->id_json, rd->file[first.file], (long long)first.line);
+    return again ? tell_id(rd, row, line, first, err) : LB_OK;
 }
 
 /* A row that is not run, of another shard or finished by an earlier run, still says, if it is the first readable one,
@@ -161,22 +167,37 @@ static enum lb_status end_rows(const struct reader *rd, struct lb_err *err)
         (long long)n, (long long)t->n - 1);
 }
 
-static enum lb_status hand_row(struct reader *rd, const struct lb_line *line, struct lb_err *err)
+static enum lb_status parse_row(struct reader *rd, const struct lb_line *line, struct lb_work **out, struct lb_err *err)
 {
-    struct lb_run *r = rd->r;
-    bool passed;
-    LB_TRY(pass_over(rd, line, &passed, err));
-    if (passed)
-        return LB_OK;
-    struct lb_work *w = lb_work_new();
+    double begin = lb_now();
+    struct lb_work *w = *out = lb_work_new();
     if (!w)
         return lb_err_memory(err, "a row", sizeof *w);
     enum lb_status status = lb_row_parse(&w->row, &rd->spec, line->index, line->data, line->len, err);
     status = lb_mem_blame(status, "a row", err);
     w->time.read = lb_now();
-    r->input_hash = lb_row_chain(r->input_hash, w->row.line_hash);
-    atomic_fetch_add(&r->bytes_read, (long long)line->len + 1);
+    lb_timeline_work(rd->r->spec->timeline, LB_TL_READER, begin, w->time.read, 1);
+    w->weight = (int64_t)line->len;
+    atomic_fetch_add(&rd->r->bytes_read, (long long)line->len + 1);
+    return status;
+}
+
+static void count_row(struct lb_run *r, uint64_t line_hash)
+{
+    r->input_hash = lb_row_chain(r->input_hash, line_hash);
     atomic_fetch_add(&r->rows_read, 1);
+}
+
+static enum lb_status hand_row(struct reader *rd, const struct lb_line *line, struct lb_err *err)
+{
+    struct lb_work *w;
+    bool passed;
+    LB_TRY(pass_over(rd, line, &passed, err));
+    if (passed)
+        return LB_OK;
+    enum lb_status status = parse_row(rd, line, &w, err);
+    if (status == LB_OK)
+        count_row(rd->r, w->row.line_hash);
     if (status == LB_OK && line->file)
         status = watch_id(rd, &w->row, line, err);
     if (status == LB_OK)
@@ -224,6 +245,117 @@ static enum lb_status read_lines(struct reader *rd, struct lb_err *err)
     return LB_OK;
 }
 
+/* ---- rows in the order of an index ---- */
+
+/* watch_id for a row that is not parsed: only one whose id does not tell at sight, or came before, is. */
+static enum lb_status watch_look(struct reader *rd, const struct lb_row_look *look, const struct lb_line *line,
+                                 struct lb_err *err)
+{
+    struct lb_id_place at, first;
+    struct lb_row row;
+    bool again = false;
+    if (rd->told || !look->has_id)
+        return LB_OK;
+    if (look->plain_id) {
+        LB_TRY(place_of(rd, line, &at, err));
+        LB_TRY(lb_id_set_add(&rd->ids, look->key, at, &again, &first, err));
+        if (!again)
+            return LB_OK;
+    }
+    enum lb_status status = lb_row_parse(&row, &rd->spec, line->index, line->data, line->len, err);
+    status = lb_mem_blame(status, "a row", err);
+    if (status == LB_OK && !again)
+        status = watch_id(rd, &row, line, err);
+    else if (status == LB_OK && row.has_id && row.key == look->key)
+        status = tell_id(rd, &row, line, first, err);
+    lb_row_release(&row);
+    return status;
+}
+
+/* Notes where a row lies that is to be run; *line is looked at, not read. */
+static enum lb_status index_row(struct reader *rd, struct lb_row_index *ix, const struct lb_line *line,
+                                struct lb_err *err)
+{
+    struct lb_row_look look;
+    bool passed;
+    LB_TRY(pass_over(rd, line, &passed, err));
+    if (passed)
+        return LB_OK;
+    uint64_t hash = lb_hash64(line->data, line->len, 0);
+    count_row(rd->r, hash);
+    if (!rd->settled)
+        LB_TRY(note_form(rd, line, err));
+    lb_row_scan(&look, &rd->spec, line->data, line->len);
+    LB_TRY(watch_look(rd, &look, line, err));
+    return lb_row_index_add(ix, line, &look, hash, err);
+}
+
+/* Whether the run has come to its end before the reader: asked now and then. */
+static bool is_over(struct reader *rd)
+{
+    if (rd->pause-- > 0)
+        return rd->over;
+    rd->pause = 256;
+    rd->over = rd->over || atomic_load(&rd->r->halt) || atomic_load(&rd->r->leaving);
+    return rd->over;
+}
+
+static enum lb_status index_lines(struct reader *rd, struct lb_row_index *ix, struct lb_err *err)
+{
+    while (!is_over(rd)) {
+        struct lb_line line;
+        LB_TRY(lb_lines_next(rd->r->spec->lines, &line, err));
+        if (!line.data)
+            return end_rows(rd, err);
+        if (line.index % rd->r->spec->n_shard == rd->r->spec->shard_index)
+            LB_TRY(index_row(rd, ix, &line, err));
+        else
+            LB_TRY(skip_row(rd, &line, err));
+    }
+    return LB_OK;
+}
+
+static enum lb_status hand_indexed(struct reader *rd, struct lb_row_index *ix, struct lb_err *err)
+{
+    while (!rd->over) {
+        struct lb_line line;
+        struct lb_work *w;
+        LB_TRY(lb_row_index_next(ix, &line, err));
+        if (!line.data)
+            return LB_OK;
+        enum lb_status status = parse_row(rd, &line, &w, err);
+        if (status != LB_OK) {
+            lb_work_free(w);
+            return status;
+        }
+        hand_on(rd, w);
+    }
+    return LB_OK;
+}
+
+/* An input that breaks off is found out first, and told when the rows before that have been handed on. */
+static enum lb_status read_ordered(struct reader *rd, struct lb_err *err)
+{
+    const struct lb_run_spec *spec = rd->r->spec;
+    struct lb_row_index *ix;
+    struct lb_err broken = LB_ERR_INIT;
+    LB_TRY(lb_row_index_new(&ix, spec->order, spec->n_order, err));
+    enum lb_status end = index_lines(rd, ix, &broken), status = LB_OK;
+    if (!rd->settled)
+        settle(rd, LB_API_NATIVE);
+    atomic_store(&rd->r->counted, true);
+    lb_id_set_release(&rd->ids);
+    if (end == LB_OK || end == LB_E_INPUT) {
+        status = lb_row_index_sort(ix, err);
+        if (status == LB_OK)
+            status = hand_indexed(rd, ix, err);
+    }
+    lb_row_index_free(ix);
+    if (status != LB_OK || end == LB_OK)
+        return status;
+    return lb_err_set(err, end, "%s", broken.text);
+}
+
 void *lb_run_reader(void *run)
 {
     struct lb_run *r = run;
@@ -233,12 +365,15 @@ void *lb_run_reader(void *run)
     rd.spec.ctx = r;
     rd.held_end = &rd.held;
     lb_run_be_nice();
-    enum lb_status status = r->spec->lines ? read_lines(&rd, &err) : read_prompt(&rd, &err);
+    enum lb_status status = r->spec->order   ? read_ordered(&rd, &err)
+                            : r->spec->lines ? read_lines(&rd, &err)
+                                             : read_prompt(&rd, &err);
     if (!rd.settled)
         settle(&rd, LB_API_NATIVE);
     if (status != LB_OK && status != LB_E_INTERRUPTED)
         lb_run_fail(r, &err, status != LB_E_INPUT);
     atomic_store(&r->read_all, true);
+    atomic_store(&r->counted, true);
     lb_queue_close(&r->raw);
     lb_id_set_release(&rd.ids);
     lb_mem_free(rd.file);

@@ -13,10 +13,11 @@
 #include "core/run/run.h"
 #include "core/run/stages.h"
 
-#define RAW_ROWS 256   /* rows read ahead of the tokenizer */
-#define READY_ROWS 256 /* rows whose output buffers are made ahead */
-#define DONE_ROWS 4096 /* finished rows ahead of the writer */
-#define IDLE_SHARE 4   /* of all pages as many hold shared beginnings that no row uses: memory stays untouched */
+#define RAW_ROWS 256                  /* rows read ahead of the tokenizer, ... */
+#define RAW_BYTES ((int64_t)16 << 20) /* ... fewer of long lines */
+#define READY_ROWS 256                /* rows whose output buffers are made ahead */
+#define DONE_ROWS 4096                /* finished rows ahead of the writer */
+#define IDLE_SHARE 4 /* of all pages as many hold shared beginnings that no row uses: memory stays untouched */
 
 static enum lb_status loop(struct lb_run *r, struct lb_err *err)
 {
@@ -97,8 +98,11 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
             (long long)r->taken->error, (long long)spec->max_errors);
     LB_TRY(lb_queue_init(&r->raw, RAW_ROWS, err));
     LB_TRY(lb_queue_init(&r->tokens, LB_WINDOW_ROWS, err));
+    r->raw.max_weight = RAW_BYTES;
+    r->tokens.max_weight = LB_WINDOW_BYTES;
     LB_TRY(lb_queue_init(&r->ready, READY_ROWS, err));
     LB_TRY(lb_queue_init(&r->done, DONE_ROWS, err));
+    LB_TRY(lb_verify_init(&r->verify, spec->mode == LB_RUN_MODEL ? spec->verify : 0, err));
     if (spec->mode != LB_RUN_MODEL)
         return LB_OK;
     r->deals = spec->ranks.world->rank == 0 && spec->ranks.world->size > spec->ranks.tp;
@@ -114,6 +118,8 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
                                   .dynamic_above = rope->type == LB_ROPE_DYNAMIC ? rope->max_position : 0,
                                   .batch_tokens = p->batch_tokens,
                                   .max_seqs = p->max_seqs,
+                                  .score_tokens = p->score_tokens,
+                                  .out_flag = spec->ranks.tp > 1 ? LB_OUT_TOP : LB_OUT_LOGITS,
                                   .crowd = spec->crowd};
     LB_TRY(lb_sched_init(&r->sched, &sched, err));
     LB_TRY(lb_step_init(&r->step, p->limit, err));
@@ -131,11 +137,12 @@ static void run_release(struct lb_run *r)
         r->finished = w->next;
         lb_work_free(w);
     }
+    lb_verify_release(&r->verify);
     lb_sched_release(&r->sched);
     lb_prefix_release(&r->prefix);
     lb_kv_release(&r->kv);
     lb_step_release(&r->step);
-    lb_mem_free(r->packed);
+    lb_follow_release(r);
     lb_mem_free(r->drawn);
     lb_mem_free(r->tally.latency);
     lb_queue_release(&r->raw);
@@ -214,6 +221,21 @@ static void stop(struct lb_run *r, bool at_once)
     join(r, LB_T_WRITER);
 }
 
+/* Whether rows are to be verified: all were run, and this is where they were written. */
+static bool verifies(const struct lb_run *r, enum lb_status status)
+{
+    return r->verify.n > 0 && r->spec->ranks.world->rank == 0 && status == LB_OK && !r->over;
+}
+
+/* Before the group is told of the end, so that it takes part; after the last row of any group is written. */
+static enum lb_status verify(struct lb_run *r, struct lb_err *err)
+{
+    stop(r, false);
+    if (lb_run_failed(r) || atomic_load(&r->closed) || atomic_load(&r->peer_failed) || atomic_load(&r->left_out))
+        return LB_OK;
+    return lb_verify_rows(r, err);
+}
+
 static int by_value(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -248,6 +270,13 @@ static void count_forward(struct lb_run *r)
     lb_log_put(r->spec->log, LB_LOG_DEBUG,
                "forward: layer products %.6g s, attention and cache %.6g s, norms %.6g s, head %.6g s", c->linear_s,
                c->attend_s, c->norm_s, c->head_s);
+    const int64_t *n = r->asker.n_put;
+    if (r->asked)
+        lb_log_put(r->spec->log, LB_LOG_DEBUG,
+                   "sampling: the group's ranks were asked for %lld lists of logits, %lld masses, %lld ids, %lld ranks "
+                   "and %lld rows, %.6g MB in all",
+                   (long long)n[LB_ASK_VALUES], (long long)n[LB_ASK_MASS], (long long)n[LB_ASK_FIND],
+                   (long long)n[LB_ASK_COUNT], (long long)n[LB_ASK_ROW], 1e-6 * (double)r->asker.put_bytes);
     struct lb_model_size size = lb_model_size_of(r->spec->model);
     m->leads = 1;
     m->padding = c->product_rows - c->token_rows;
@@ -282,11 +311,14 @@ static void count_run(struct lb_run *r)
     s->stop = t->stop;
     s->length = t->length;
     s->error = t->error;
+    s->folded = t->folded;
     memcpy(s->by_code, t->by_code, sizeof s->by_code);
     if (r->taken)
         add_taken(s, r->taken);
     s->prompt_tokens = t->prompt_tokens;
     s->completion_tokens = t->completion_tokens;
+    s->scored_tokens = t->scored_tokens;
+    s->scored_nll = t->scored_nll;
     s->write_s = t->write_s;
     count_latency(r);
     if (r->spec->mode == LB_RUN_MODEL)
@@ -305,20 +337,27 @@ enum lb_status lb_run_rows(const struct lb_run_spec *spec, struct lb_stats *stat
     enum lb_status status = run_init(r, spec, stats, &why);
     if (spec->mode == LB_RUN_MODEL)
         status = lb_follow_agree(spec, status, &why);
-    bool ready = status == LB_OK;
+    bool ready = status == LB_OK, stopped = false;
+    lb_watch_begin(spec->watch);
+    lb_timeline_begin(spec->timeline, spec->ranks.world->host, spec->plan->batch_tokens, stats->load_s);
     if (status == LB_OK)
         status = start(r, &why);
     if (status == LB_OK)
         status = spec->mode == LB_RUN_MODEL ? loop(r, &why) : lb_run_wait(r, &why);
+    if (stats->mine.steps)
+        lb_log_put(spec->log, LB_LOG_DEBUG, "allocations of the forward thread after the first step: %llu",
+                   (unsigned long long)(lb_mem_count() - r->first_allocs));
+    if (verifies(r, status)) {
+        stopped = true;
+        status = verify(r, &why);
+    }
     if (status != LB_OK)
         lb_run_fail(r, &why, ready);
     if (ready && spec->mode == LB_RUN_MODEL)
         lb_follow_end(r);
-    if (stats->mine.steps)
-        lb_log_put(spec->log, LB_LOG_DEBUG, "allocations of the forward thread after the first step: %llu",
-                   (unsigned long long)(lb_mem_count() - r->first_allocs));
-    if (ready)
+    if (ready && !stopped)
         stop(r, status != LB_OK || r->over);
+    lb_timeline_end(spec->timeline);
     if (status == LB_OK)
         lb_run_progress(r, true);
     r->timed_out = r->timed_out || atomic_load(&r->left_out);

@@ -16,8 +16,11 @@
 #include "core/model/decoder.h"
 #include "core/run/audit.h"
 #include "core/run/flow.h"
+#include "core/run/overflow.h"
 #include "core/run/plan.h"
 #include "core/run/stats.h"
+#include "core/run/timeline.h"
+#include "core/run/watch.h"
 #include "core/text/tok.h"
 
 struct lb_survey; /* core/run/survey.h */
@@ -46,14 +49,20 @@ struct lb_run_spec {
     struct lb_audit *audit;
     struct lb_survey *survey; /* LB_RUN_SURVEY */
     struct lb_lines *lines;   /* NULL: `prompt` is the one row */
+    const char *const *order; /* [n_order] paths of the lines' inputs, all plain files: rows are read twice and run in
+                               * the order of row_index.h; NULL: as they come, window by window */
+    size_t n_order;
     const char *prompt;
     int64_t shard_index, n_shard; /* rows that are run: every n_shard-th. The journal counts them without gaps */
     struct lb_row_spec rows;      /* close_name and ctx are set by the run */
     bool stream;                  /* the input may pause: windows are closed after a second */
     int64_t input_bytes;          /* of all inputs; 0 when not known (a stream, compressed files) */
     const struct lb_gen *gen;
+    enum lb_overflow overflow;
     bool token_ids, timing;
     bool no_prefix_cache;
+    int64_t verify;             /* finished rows that are run again */
+    bool no_fold;               /* rows that would give the same are all run */
     bool crowd;                 /* tests: see struct lb_sched_spec */
     int64_t created;            /* of OpenAI responses */
     struct lb_journal *journal; /* not for LB_RUN_SURVEY */
@@ -63,6 +72,8 @@ struct lb_run_spec {
     const volatile sig_atomic_t *stop; /* NULL: never */
     double deadline;                   /* on the clock of lb_now: the run ends in order; 0: none */
     int64_t max_errors;                /* the run ends when more rows have failed; negative: any number */
+    struct lb_watch *watch;            /* NULL: no report is made */
+    struct lb_timeline *timeline;      /* NULL: no trace is made */
 };
 
 /* How a run ended beside its status. */

@@ -1,70 +1,23 @@
 #include "core/run/plan.h"
 
-#include "core/dist/shard.h"
+#include <stdio.h>
+
 #include "core/model/kv.h"
 
 #define MAX_BATCH_TOKENS (1 << 20)
 #define MAX_SEQS (1 << 20)
 #define GIB 1073741824.0
+#define MIB 1048576.0
+#define HOST_BYTES (200.0 * MIB) /* rows in flight, tokenizer, tables: what engine.md 4 allows them */
+#define CACHE_SHARE 0.75         /* of what is left when all else has its memory: others may want some */
+#define STEP_SHARE 0.125         /* of free memory that steps of a chosen size may take */
+#define LEAST_BATCH 64
+#define STEPS_MOST 16 /* a run of fewer steps has no use for larger ones */
+#define SLACK 4       /* rows at a time beyond those that the cache is expected to hold: admission looks closer */
 
-static size_t elem_bytes(enum lb_dtype dtype)
+static int64_t least(int64_t a, int64_t b)
 {
-    return dtype == LB_F32 ? 4 : 2;
-}
-
-/* KV heads on a rank: some are on more than one where query heads of a KV head are. */
-static int64_t kv_heads(const struct lb_config *c, int tp)
-{
-    const struct lb_shard_shape shape = {c->n_seg, c->n_head, c->n_kv_head, 0};
-    struct lb_slice slice;
-    struct lb_err err = LB_ERR_INIT;
-    if (tp <= 1 || lb_slice_init(&slice, &shape, 0, tp, &err) != LB_OK)
-        return c->n_kv_head;
-    return slice.n_kv_head;
-}
-
-size_t lb_plan_page_bytes(const struct lb_config *c, enum lb_dtype dtype, int tp)
-{
-    int64_t kv = c->n_layer * kv_heads(c, tp) * (c->head_dim + c->v_dim);
-    return (size_t)((kv + lb_config_index_layers(c) * c->index.head_dim) * LK_PAGE_TOKENS) * elem_bytes(dtype);
-}
-
-/* What every rank holds whole in a layer: latents, routers, what an indexer needs. */
-static double replicated(const struct lb_config *c, int64_t il)
-{
-    const struct lb_mla *m = &c->mla;
-    const struct lb_index *x = &c->index;
-    double dim = (double)c->dim, n = 0;
-    if (m->kv_rank > 0)
-        n += dim * (double)(m->q_rank + m->kv_rank + m->rope_dim);
-    if (x->topk > 0 && !c->layer[il].index_shared)
-        n += (double)(m->q_rank * x->n_head * x->head_dim) + dim * (double)(x->head_dim + x->n_head);
-    return c->layer[il].moe ? n + dim * (double)c->moe.n_expert : n;
-}
-
-/* Layers behind the model's own (multi-token prediction) are never read. */
-double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp)
-{
-    const struct lb_wfile *w = spec->weights;
-    const struct lb_config *c = spec->config;
-    double sum = 0, whole = 0, kv = 0;
-    for (size_t i = 0; i < w->n_tensor; i++) {
-        double n = 1;
-        if (lb_family_layer_of(c->family, c->gguf, w->tensor[i].name) >= c->n_layer)
-            continue;
-        for (int d = 0; d < w->tensor[i].n_dim; d++)
-            n *= (double)w->tensor[i].dim[d];
-        sum += n;
-    }
-    if (tp > 1) {
-        for (int64_t il = 0; il < c->n_layer; il++)
-            whole += replicated(c, il);
-        if (c->mla.kv_rank == 0)
-            kv = (double)(c->n_layer * 2 * c->head_dim) * (double)c->dim;
-        double cut = sum - whole - kv * (double)c->n_kv_head;
-        sum = (cut > 0 ? cut / tp : 0) + whole + kv * (double)kv_heads(c, tp);
-    }
-    return sum * (double)elem_bytes(spec->dtype);
+    return a < b ? a : b;
 }
 
 /* Ranks of the host that are there, as numbers that are at least 1. */
@@ -80,16 +33,12 @@ static double host_weight_bytes(const struct lb_plan_spec *spec, int tp)
     return (ranks_of(spec) < n_copy ? ranks_of(spec) : n_copy) * lb_plan_weight_bytes(spec, tp);
 }
 
-double lb_plan_moe_bytes(const struct lb_config *c, int64_t n_tok)
+/* Buffers of steps on the host. Each running row may have a token whose logits are wanted,
+ * and those whose prompts are scored more. */
+static double host_step_bytes(const struct lb_plan_spec *spec, int tp, int64_t n_tok)
 {
-    const struct lb_moe_shape *m = &c->moe;
-    if (m->n_expert == 0)
-        return 0;
-    /* of each choice its input, what is gated, its output; the router's input and logits; the shared expert's segments
-     */
-    double choice = 2 * (double)c->dim + (double)m->ffn_dim, shared = (double)c->n_seg * (double)c->dim;
-    double token = (double)m->n_used * choice + (double)c->dim + (double)m->n_expert + (double)m->shared_dim + shared;
-    return (double)n_tok * token * sizeof(float);
+    int64_t n_out = spec->max_seqs ? least(spec->max_seqs + LB_SCORE_TOKENS, n_tok) : n_tok;
+    return ranks_of(spec) * lb_plan_step_bytes(spec->config, spec->dtype, tp, n_tok, n_out);
 }
 
 enum lb_status lb_plan_length(struct lb_plan *p, const struct lb_plan_spec *spec, struct lb_err *err)
@@ -117,48 +66,94 @@ enum lb_status lb_plan_length(struct lb_plan *p, const struct lb_plan_spec *spec
     return LB_OK;
 }
 
-enum lb_status lb_plan_make(struct lb_plan *p, const struct lb_plan_spec *spec, struct lb_err *err)
+/* The largest steps that may be chosen, and those that are taken unless they are measured. */
+static void choose_batch(struct lb_plan *p, const struct lb_plan_spec *spec, int tp, double room)
 {
-    *p = (struct lb_plan){.batch_tokens = spec->batch_tokens ? spec->batch_tokens : LB_DEFAULT_BATCH_TOKENS,
-                          .max_seqs = spec->max_seqs ? spec->max_seqs : LB_DEFAULT_MAX_SEQS};
-    if (p->batch_tokens < 1 || p->batch_tokens > MAX_BATCH_TOKENS)
-        return lb_err_set(err, LB_E_USAGE, "--batch-tokens must be 1 to %d, not %lld", MAX_BATCH_TOKENS,
-                          (long long)p->batch_tokens);
-    if (p->max_seqs < 1 || p->max_seqs > MAX_SEQS)
-        return lb_err_set(err, LB_E_USAGE, "--max-seqs must be 1 to %d, not %lld", MAX_SEQS, (long long)p->max_seqs);
-    if (spec->kv_memory < 0 || spec->max_model_len < 0)
-        return lb_err_set(err, LB_E_USAGE, "--kv-memory and --max-model-len must not be negative");
-    LB_TRY(lb_plan_length(p, spec, err));
+    double share = STEP_SHARE * room;
+    p->batch_tokens = LB_DEFAULT_BATCH_TOKENS;
+    while (p->batch_tokens > LEAST_BATCH && host_step_bytes(spec, tp, p->batch_tokens) > share)
+        p->batch_tokens /= 2;
+    p->batch_most = p->batch_tokens;
+    while (p->batch_most < LB_MOST_BATCH_TOKENS && p->batch_tokens == LB_DEFAULT_BATCH_TOKENS &&
+           host_step_bytes(spec, tp, 2 * p->batch_most) <= share &&
+           (double)(2 * p->batch_most) * STEPS_MOST <= spec->expect.work_tokens)
+        p->batch_most *= 2;
+    const char *why = p->batch_most > p->batch_tokens             ? "not measured"
+                      : p->batch_tokens < LB_DEFAULT_BATCH_TOKENS ? "as memory allows"
+                      : spec->expect.work_tokens > 0              ? "the run is short"
+                                                                  : "the run's length is not known";
+    snprintf(p->why_batch, sizeof p->why_batch, "%s", why);
+}
 
-    int tp = spec->tp > 1 ? spec->tp : 1;
-    double weights = host_weight_bytes(spec, tp), room = (double)spec->free_bytes, n_rank = ranks_of(spec);
-    double experts = n_rank * lb_plan_moe_bytes(spec->config, p->batch_tokens);
-    if (weights <= room && weights + experts > room)
-        return lb_err_set(
-            err, LB_E_DEVICE,
-            "weights of %.1f GiB and %.1f GiB for the experts' rows of %lld tokens need more than the %.1f GiB "
-            "that are free: fewer --batch-tokens need less",
-            weights / GIB, experts / GIB, (long long)p->batch_tokens, room / GIB);
+/* Weights and steps must fit; what could be done is said. */
+static enum lb_status check_room(const struct lb_plan *p, const struct lb_plan_spec *spec, int tp, struct lb_err *err)
+{
+    double weights = host_weight_bytes(spec, tp), room = (double)spec->free_bytes;
+    double steps = host_step_bytes(spec, tp, p->batch_most);
+    int64_t fit = p->batch_most;
     if (weights > room)
         return lb_err_set(err, LB_E_DEVICE, "the weights need %.1f GiB of memory, %.1f GiB are free", weights / GIB,
                           room / GIB);
-    room -= experts;
-    double cache = room / 4 < room - weights ? room / 4 : room - weights;
-    p->kv_memory = spec->kv_memory ? spec->kv_memory : (int64_t)(cache / n_rank);
-    if (spec->kv_memory && n_rank * (double)spec->kv_memory > room - weights)
-        return lb_err_set(err, LB_E_DEVICE,
-                          "--kv-memory of %.1f GiB%s and weights of %.1f GiB need more than the %.1f GiB that are free",
-                          (double)spec->kv_memory / GIB, n_rank > 1 ? " for each rank of the host" : "", weights / GIB,
-                          room / GIB);
+    if (weights + steps <= room)
+        return LB_OK;
+    while (fit > 1 && weights + host_step_bytes(spec, tp, fit) > room)
+        fit /= 2;
+    return lb_err_set(err, LB_E_DEVICE,
+                      "weights of %.1f GiB and %.1f GiB for steps of %lld tokens need more than the %.1f GiB that are "
+                      "free: --batch-tokens %lld would fit",
+                      weights / GIB, steps / GIB, (long long)p->batch_most, room / GIB, (long long)fit);
+}
+
+static enum lb_status choose_cache(struct lb_plan *p, const struct lb_plan_spec *spec, int tp, struct lb_err *err)
+{
+    double n_rank = ranks_of(spec), weights = host_weight_bytes(spec, tp);
+    double room = (double)spec->free_bytes - weights - host_step_bytes(spec, tp, p->batch_most);
+    double beside = HOST_BYTES < room / 4 ? HOST_BYTES : room / 4;
+    p->kv_memory = spec->kv_memory ? spec->kv_memory : (int64_t)(CACHE_SHARE * (room - beside) / n_rank);
+    p->need = (struct lb_need){.weights = weights,
+                               .steps = host_step_bytes(spec, tp, p->batch_most),
+                               .host = beside,
+                               .room = (double)spec->free_bytes};
+    if (!spec->kv_memory || n_rank * (double)spec->kv_memory <= room)
+        return LB_OK;
+    return lb_err_set(err, LB_E_DEVICE,
+                      "--kv-memory of %.1f GiB%s and weights of %.1f GiB need more than the %.1f GiB that are free: "
+                      "%.0f MiB would fit",
+                      (double)spec->kv_memory / GIB, n_rank > 1 ? " for each rank of the host" : "", weights / GIB,
+                      (double)spec->free_bytes / GIB, room / n_rank / MIB - 1 > 0 ? room / n_rank / MIB - 1 : 0);
+}
+
+enum lb_status lb_plan_make(struct lb_plan *p, const struct lb_plan_spec *spec, struct lb_err *err)
+{
+    int tp = spec->tp > 1 ? spec->tp : 1;
+    *p = (struct lb_plan){.batch_tokens = spec->batch_tokens,
+                          .batch_most = spec->batch_tokens,
+                          .max_seqs = spec->max_seqs,
+                          .auto_batch = spec->batch_tokens == 0,
+                          .auto_seqs = spec->max_seqs == 0,
+                          .auto_kv = spec->kv_memory == 0,
+                          .expect = spec->expect};
+    if (spec->batch_tokens < 0 || spec->batch_tokens > MAX_BATCH_TOKENS)
+        return lb_err_set(err, LB_E_USAGE, "--batch-tokens must be 1 to %d, not %lld", MAX_BATCH_TOKENS,
+                          (long long)spec->batch_tokens);
+    if (spec->max_seqs < 0 || spec->max_seqs > MAX_SEQS)
+        return lb_err_set(err, LB_E_USAGE, "--max-seqs must be 1 to %d, not %lld", MAX_SEQS, (long long)spec->max_seqs);
+    if (spec->kv_memory < 0 || spec->max_model_len < 0)
+        return lb_err_set(err, LB_E_USAGE, "--kv-memory and --max-model-len must not be negative");
+    LB_TRY(lb_plan_length(p, spec, err));
+    if (p->auto_batch)
+        choose_batch(p, spec, tp, (double)spec->free_bytes - host_weight_bytes(spec, tp));
+    LB_TRY(check_room(p, spec, tp, err));
+    LB_TRY(choose_cache(p, spec, tp, err));
     return lb_plan_pages(p, lb_plan_page_bytes(spec->config, spec->dtype, tp), err);
 }
 
 enum lb_status lb_plan_tp(const struct lb_plan_spec *spec, int n_rank, int *tp, struct lb_err *err)
 {
-    double room = (double)spec->free_bytes, least = 0, asked = ranks_of(spec) * (double)spec->kv_memory;
+    double room = (double)spec->free_bytes, fewest = 0, asked = ranks_of(spec) * (double)spec->kv_memory;
     int fits = 0;
-    int64_t batch = spec->batch_tokens ? spec->batch_tokens : LB_DEFAULT_BATCH_TOKENS;
-    room -= ranks_of(spec) * lb_plan_moe_bytes(spec->config, batch);
+    int64_t batch = spec->batch_tokens ? spec->batch_tokens : LEAST_BATCH;
+    room -= host_step_bytes(spec, 1, batch);
     for (*tp = 1; *tp <= n_rank; (*tp)++) {
         if (n_rank % *tp != 0 || spec->config->n_seg % *tp != 0)
             continue;
@@ -167,7 +162,7 @@ enum lb_status lb_plan_tp(const struct lb_plan_spec *spec, int n_rank, int *tp, 
             return LB_OK;
         if (fits == 0 && weights < room)
             fits = *tp;
-        least = least == 0 || weights < least ? weights : least;
+        fewest = fewest == 0 || weights < fewest ? weights : fewest;
     }
     *tp = fits;
     if (fits > 0)
@@ -175,24 +170,52 @@ enum lb_status lb_plan_tp(const struct lb_plan_spec *spec, int n_rank, int *tp, 
     return lb_err_set(
         err, LB_E_DEVICE,
         "the weights need %.1f GiB of this host's memory however its %d ranks share them, %.1f GiB are free",
-        least / GIB, n_rank, (double)spec->free_bytes / GIB);
+        fewest / GIB, n_rank, (double)spec->free_bytes / GIB);
+}
+
+/* What follows from pages and steps. As many rows as a step has tokens keep it full. */
+void lb_plan_derive(struct lb_plan *p)
+{
+    int64_t of_row = lb_kv_pages_of(p->max_model_len);
+    p->need.kv = (double)p->kv_pages * (double)p->page_bytes;
+    if (p->auto_seqs) {
+        int64_t row = lb_kv_pages_of(least((int64_t)p->expect.row_tokens, p->max_model_len));
+        int64_t hold = SLACK * p->kv_pages / (row > 0 ? row : 1);
+        p->max_seqs = hold < 1 ? 1 : least(hold, p->batch_most);
+        snprintf(p->why_seqs, sizeof p->why_seqs, "%s",
+                 p->max_seqs == p->batch_most ? "as many as a step has tokens" : "as many as the KV cache may hold");
+    }
+    /* shared pages stand in several tables */
+    int64_t entries = least(of_row, p->kv_pages) * p->max_seqs, n_seq = least(p->max_seqs, p->batch_most);
+    p->limit = (struct lb_step_limits){
+        .n_tok = (int32_t)p->batch_most, .n_seq = (int32_t)n_seq, .n_page = (int32_t)least(entries, INT32_MAX)};
+    p->score_tokens = (int32_t)least(LB_SCORE_TOKENS, p->batch_most);
+    p->max_out = (int32_t)least(p->max_seqs + p->score_tokens, p->batch_most);
+}
+
+void lb_plan_take_batch(struct lb_plan *p, int64_t batch_tokens)
+{
+    p->batch_tokens = p->batch_most = batch_tokens;
+    lb_plan_derive(p);
 }
 
 enum lb_status lb_plan_pages(struct lb_plan *p, size_t page_bytes, struct lb_err *err)
 {
     int64_t fit = page_bytes ? p->kv_memory / (int64_t)page_bytes : 0;
-    int64_t of_row = lb_kv_pages_of(p->max_model_len);
-    int64_t most = of_row > INT32_MAX / p->max_seqs ? INT32_MAX : of_row * p->max_seqs;
+    int64_t of_row = lb_kv_pages_of(p->max_model_len), n = p->auto_seqs ? p->batch_most : p->max_seqs;
+    bool few = p->expect.n_row > 0 && p->expect.n_row < n;
+    n = few ? p->expect.n_row : n;
+    int64_t most = of_row > INT32_MAX / n ? INT32_MAX : of_row * n;
     if (fit < 1)
         return lb_err_set(err, LB_E_USAGE, "KV memory of %lld bytes holds not one page of %d positions, %zu bytes",
                           (long long)p->kv_memory, LK_PAGE_TOKENS, page_bytes);
     p->kv_pages = fit < most ? fit : most;
-    /* shared pages stand in several tables */
-    int64_t entries = (of_row < p->kv_pages ? of_row : p->kv_pages) * p->max_seqs;
-    int64_t n_seq = p->max_seqs < p->batch_tokens ? p->max_seqs : p->batch_tokens;
-    p->limit = (struct lb_step_limits){.n_tok = (int32_t)p->batch_tokens,
-                                       .n_seq = (int32_t)n_seq,
-                                       .n_page = (int32_t)(entries < INT32_MAX ? entries : INT32_MAX)};
-    p->max_out = (int32_t)n_seq;
+    p->page_bytes = page_bytes;
+    snprintf(p->why_kv, sizeof p->why_kv, "%s",
+             !p->auto_kv  ? "given"
+             : fit < most ? "as memory allows"
+             : few        ? "as the rows can use"
+                          : "as so many rows of full length can use");
+    lb_plan_derive(p);
     return LB_OK;
 }

@@ -11,27 +11,48 @@
 #include "core/model/config.h"
 
 #define LB_DEFAULT_BATCH_TOKENS 512
-#define LB_DEFAULT_MAX_SEQS 256
+#define LB_MOST_BATCH_TOKENS 4096 /* that is ever chosen */
+#define LB_SCORE_TOKENS 256       /* products over as many are nearly as fast as over more */
 
-/* What was asked for; 0 is the default. */
+/* What is known of a run's rows before they are read; 0: not known. */
+struct lb_expect {
+    int64_t n_row;                  /* sequences at most */
+    double row_tokens, work_tokens; /* of a row, and of all: about so many, prompts and new ones */
+};
+
+/* Bytes on this host, of all its ranks together; kv: of one rank. */
+struct lb_need {
+    double weights, steps, kv, host; /* host: rows in flight, tokenizer */
+    double room;                     /* what is free */
+};
+
+/* What was asked for; 0 is `auto`, or the default. */
 struct lb_plan_spec {
     const struct lb_config *config;
-    const struct lb_wfile *weights;
+    const struct lb_wfile *weights; /* NULL: none are read */
     enum lb_dtype dtype;
     int64_t batch_tokens, max_seqs, kv_memory, max_model_len;
     size_t free_bytes; /* memory that can be had on this host */
     int tp;            /* ranks that hold one copy of the weights */
     int host_ranks;    /* ranks that share the host's memory */
     int host_nodes;    /* its NUMA nodes, in each of which they share one copy of what several of them need */
+    struct lb_expect expect;
     const struct lb_log *log;
 };
 
 struct lb_plan {
     int64_t batch_tokens, max_seqs, max_model_len;
-    int64_t kv_memory; /* bytes for the cache of one rank */
+    int64_t batch_most; /* memory is made for so many; above batch_tokens: what is best is to be measured */
+    int64_t kv_memory;  /* bytes for the cache of one rank */
     int64_t kv_pages;
+    size_t page_bytes;
+    struct lb_need need;
+    struct lb_expect expect;
+    bool auto_batch, auto_seqs, auto_kv;
+    char why_batch[128], why_seqs[64], why_kv[64]; /* what was chosen, for people */
     struct lb_step_limits limit;
     int32_t max_out;
+    int32_t score_tokens; /* of prompts, whose logits a step can ask for */
 };
 
 /* tp for `auto` on this host, among the divisors of n_rank and of the model's segments: the smallest with which weights
@@ -39,19 +60,29 @@ struct lb_plan {
  * all. A run takes the largest of its ranks' answers. LB_E_DEVICE: none does. spec->tp is not read. */
 enum lb_status lb_plan_tp(const struct lb_plan_spec *spec, int n_rank, int *tp, struct lb_err *err);
 
-/* All but the pages, whose size the model knows best. A batch or length out of range, or a length beyond the model's,
- * is LB_E_USAGE; weights that cannot fit free memory are LB_E_DEVICE with both numbers. Dynamic RoPE grows its base
- * with the text, so such a model has no end of its own: its default length is factor times max_position_embeddings, at
- * least LB_DYNAMIC_LEN, and a longer one draws a warning. */
+/* All of it; the size of pages the model knows better (lb_plan_pages). A batch or length out of range, or a length
+ * beyond the model's, is LB_E_USAGE; what cannot fit free memory is LB_E_DEVICE with the numbers, and with what would
+ * fit. The cache takes most of what weights, steps and the host's threads leave, but no more than rows can use. Dynamic
+ * RoPE grows its base with the text, so such a model has no end of its own: its default length is factor times
+ * max_position_embeddings, at least LB_DYNAMIC_LEN, and a longer one draws a warning. */
 #define LB_DYNAMIC_LEN 2048
 enum lb_status lb_plan_make(struct lb_plan *p, const struct lb_plan_spec *spec, struct lb_err *err);
 
 /* max_model_len alone, which needs no weights. */
 enum lb_status lb_plan_length(struct lb_plan *p, const struct lb_plan_spec *spec, struct lb_err *err);
 
-/* Pages of page_bytes each: as kv_memory allows, no more than max_seqs rows of full length can use. LB_E_USAGE when
- * not one page fits. */
+/* Pages of page_bytes each: as kv_memory allows, no more than max_seqs rows of full length can use, or those that there
+ * are. LB_E_USAGE when not one page fits. */
 enum lb_status lb_plan_pages(struct lb_plan *p, size_t page_bytes, struct lb_err *err);
+
+/* Rows at a time, and the limits of steps, when batch_most or kv_pages were changed. */
+void lb_plan_derive(struct lb_plan *p);
+
+/* Steps of so many tokens, no more than batch_most, are what the run takes. */
+void lb_plan_take_batch(struct lb_plan *p, int64_t batch_tokens);
+
+/* Bytes that one rank's buffers of a step take: n_tok tokens, of n_out of them the logits. */
+double lb_plan_step_bytes(const struct lb_config *c, enum lb_dtype dtype, int tp, int64_t n_tok, int64_t n_out);
 
 /* Bytes that a step of n_tok tokens takes for its mixtures of experts, at most: a kernel set may store fewer. */
 double lb_plan_moe_bytes(const struct lb_config *c, int64_t n_tok);
@@ -59,7 +90,8 @@ double lb_plan_moe_bytes(const struct lb_config *c, int64_t n_tok);
 /* Bytes of a page over all layers on one of tp ranks as the configuration gives it; a kernel set may need more. */
 size_t lb_plan_page_bytes(const struct lb_config *c, enum lb_dtype dtype, int tp);
 
-/* Bytes of the weights that one of tp ranks holds, likewise. */
+/* Bytes of the weights that one of tp ranks holds, likewise; of a layer, in the mean. */
 double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp);
+double lb_plan_layer_bytes(const struct lb_plan_spec *spec);
 
 #endif

@@ -201,7 +201,8 @@ enum lb_status lb_prompt_make(struct lb_prompt_ctx *c, struct lb_row *row, struc
         return LB_OK;
     out->id = row->form == LB_FORM_IDS ? row->ids : c->ids.id;
     out->n = row->form == LB_FORM_IDS ? row->n_ids : c->ids.n;
-    if (begins(c, out->id, out->n) && begins(c, out->id + c->n_begin, out->n - c->n_begin))
+    out->n_begin = begins(c, out->id, out->n) ? c->n_begin : 0;
+    if (out->n_begin && begins(c, out->id + c->n_begin, out->n - c->n_begin))
         out->notes |= LB_NOTE_TWICE;
     return LB_OK;
 }

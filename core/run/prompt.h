@@ -41,6 +41,7 @@ struct lb_prompt {
     size_t n;
     const char *text; /* [n_text] the rendered chat or the raw text; NULL for ids */
     size_t n_text;
+    size_t n_begin; /* of the first ids are the beginning; 0: it is not there */
     uint32_t notes; /* enum lb_prompt_note */
 };
 

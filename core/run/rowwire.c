@@ -112,6 +112,8 @@ static void put_settings(struct lb_str *out, const struct lb_settings *s)
     put_i64(out, s->skip_special);
     put_i64(out, s->include_stop);
     put_i64(out, s->logprobs);
+    put_i64(out, s->prompt_logprobs);
+    put_i64(out, s->prompt_from);
     put_i64(out, s->n);
     put_i64(out, (int64_t)s->n_stop);
     for (size_t i = 0; i < s->n_stop; i++)
@@ -155,7 +157,7 @@ static void take_settings(struct cursor *c, struct lb_settings *s, struct lb_gen
     s->penalty.presence = (float)take_f64(c);
     s->penalty.frequency = (float)take_f64(c);
     own->bias = take_array(c, &own->n_bias, sizeof *own->bias);
-    s->max_tokens = take_within(c, 1, INT32_MAX);
+    s->max_tokens = take_within(c, 0, INT32_MAX);
     s->min_tokens = take_within(c, 0, INT32_MAX);
     s->max_given = take_within(c, 0, 1);
     s->seed = (uint64_t)take_i64(c);
@@ -163,6 +165,8 @@ static void take_settings(struct cursor *c, struct lb_settings *s, struct lb_gen
     s->skip_special = take_within(c, 0, 1);
     s->include_stop = take_within(c, 0, 1);
     s->logprobs = take_within(c, -1, LB_MAX_LOGPROBS);
+    s->prompt_logprobs = take_within(c, -1, LB_MAX_LOGPROBS);
+    s->prompt_from = take_within(c, 0, INT32_MAX);
     s->n = take_within(c, 1, LB_MAX_N);
     take_stops(c, own);
     own->stop_ids = take_array(c, &own->n_stop_ids, sizeof *own->stop_ids);
@@ -196,7 +200,7 @@ void lb_rowwire_put_row(struct lb_str *out, uint64_t ticket, const struct lb_wor
 static void take_part(struct cursor *c, struct lb_work *p, const struct lb_work *before)
 {
     p->sample = (uint32_t)take_within(c, 0, UINT32_MAX);
-    p->set.max_tokens = take_within(c, 1, INT32_MAX);
+    p->set.max_tokens = take_within(c, 0, INT32_MAX);
     p->n_shared = take_within(c, 0, INT32_MAX);
     p->prompt_lent = take_within(c, 0, 1);
     if (p->prompt_lent && !before) {
@@ -271,6 +275,17 @@ static int64_t stop_number(const struct lb_work *w)
     return -1;
 }
 
+static void put_logprobs(struct lb_str *out, const struct lb_logprob *list, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const struct lb_logprob *l = &list[i];
+        put_i64(out, l->id);
+        lb_str_put(out, &l->logprob, sizeof l->logprob);
+        put_i64(out, l->rank);
+        put_array(out, l->top, l->n_top, sizeof *l->top);
+    }
+}
+
 static void put_part(struct lb_str *out, const struct lb_work *w, double now)
 {
     const struct lb_times *t = &w->time;
@@ -281,16 +296,13 @@ static void put_part(struct lb_str *out, const struct lb_work *w, double now)
     put_i64(out, (int64_t)w->text_bytes);
     put_i64(out, w->steps);
     put_f64(out, now - t->admitted);
-    put_f64(out, w->n_out ? now - t->first : 0);
+    put_f64(out, t->first > 0 ? now - t->first : 0);
     put_f64(out, now - t->last);
     put_array(out, w->out, (size_t)w->n_out, sizeof *w->out);
-    for (int64_t i = 0; w->logprob && i < w->n_out; i++) {
-        const struct lb_logprob *l = &w->logprob[i];
-        put_i64(out, l->id);
-        lb_str_put(out, &l->logprob, sizeof l->logprob);
-        put_i64(out, l->rank);
-        put_array(out, l->top, l->n_top, sizeof *l->top);
-    }
+    if (w->logprob)
+        put_logprobs(out, w->logprob, w->n_out);
+    if (w->scored && w->fail == LB_ROW_OK)
+        put_logprobs(out, w->scored, lb_work_n_scored(w));
 }
 
 void lb_rowwire_put_result(struct lb_str *out, uint64_t ticket, const struct lb_work *lead, double now)
@@ -308,19 +320,19 @@ enum lb_status lb_rowwire_ticket(const void *data, size_t n, uint64_t *ticket, s
     return c.bad ? end_of(&c, "result", err) : LB_OK;
 }
 
-static void take_logprobs(struct cursor *c, struct lb_work *w)
+/* n of them with k best each at most, which go to `top` [n, k]. */
+static void take_logprobs(struct cursor *c, struct lb_logprob *list, int64_t n, struct lb_logprob_top *top, int64_t k)
 {
-    size_t k = w->set.logprobs > 0 ? (size_t)w->set.logprobs : 0;
-    for (int64_t i = 0; w->logprob && i < w->n_out && !c->bad; i++) {
-        struct lb_logprob *l = &w->logprob[i];
+    for (int64_t i = 0; i < n && !c->bad; i++) {
+        struct lb_logprob *l = &list[i];
         *l = (struct lb_logprob){.id = (int32_t)take_within(c, 0, INT32_MAX)};
         take(c, &l->logprob, sizeof l->logprob);
         l->rank = take_i64(c);
-        l->n_top = (size_t)take_within(c, 0, w->top ? (int64_t)k : 0);
+        l->n_top = (size_t)take_within(c, 0, top ? k : 0);
         if (l->n_top == 0)
             continue;
-        l->top = w->top + (size_t)i * k;
-        take(c, w->top + (size_t)i * k, l->n_top * sizeof *l->top);
+        l->top = top + i * k;
+        take(c, top + i * k, l->n_top * sizeof *l->top);
     }
 }
 
@@ -345,7 +357,10 @@ static void take_result(struct cursor *c, struct lb_work *w, double read, double
     w->time.last = take_time(c, read, now);
     w->n_out = take_within(c, 0, w->set.max_tokens);
     take(c, w->out, (size_t)w->n_out * sizeof *w->out);
-    take_logprobs(c, w);
+    if (w->logprob)
+        take_logprobs(c, w->logprob, w->n_out, w->top, w->set.logprobs);
+    if (w->scored && w->fail == LB_ROW_OK)
+        take_logprobs(c, w->scored, lb_work_n_scored(w), w->scored_top, w->set.prompt_logprobs);
     c->bad = c->bad || (w->ended_by_id && w->n_out == 0);
 }
 

@@ -6,16 +6,19 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "core/run/ask.h"
 #include "core/run/pipeline.h"
 #include "core/run/sched.h"
+#include "core/run/timeline.h"
+#include "core/run/verify.h"
 
 enum { LB_T_READER, LB_T_TOKENIZER, LB_T_WINDOW, LB_T_DEAL, LB_T_WRITER, LB_N_THREAD };
 
 /* Written by the writer thread, read by others after it is joined. */
 struct lb_tally {
-    int64_t rows, ok, stop, length, error, by_code[LB_N_ROW_CODE];
-    int64_t prompt_tokens, completion_tokens;
-    double write_s;
+    int64_t rows, ok, stop, length, error, by_code[LB_N_ROW_CODE], folded;
+    int64_t prompt_tokens, completion_tokens, scored_tokens;
+    double scored_nll, write_s;
     double *latency; /* [n_latency] seconds */
     size_t n_latency, cap_latency;
 };
@@ -39,6 +42,7 @@ struct lb_run {
     struct lb_work *waiting;            /* next row to be admitted ... */
     int32_t next_part;                  /* ... from this sequence on */
     struct lb_work *finished;           /* rows of this step that ended */
+    struct lb_step_note note;           /* of this step */
     bool input_done, interrupted, over; /* over: end after this round */
     bool timed_out;                     /* the deadline came, or was too near for rows that were then left out */
     double step_s;                      /* of late, for what can be done before the deadline */
@@ -53,15 +57,18 @@ struct lb_run {
     int64_t told_tokens;
 
     /* forward thread of a group with several ranks */
-    int32_t *packed; /* [lb_step_pack_max] */
-    int32_t n_slot;  /* samples of the step before */
+    int32_t *packed;        /* [lb_step_pack_max] */
+    int32_t n_slot;         /* samples of the step before */
+    struct lb_asker asker;  /* what samples ask of the group's ranks */
+    struct lb_asked *asked; /* [max_out] of the leader; NULL: rows are whole */
 
     /* shared */
     pthread_mutex_t mutex;
     struct lb_err err;    /* first failure, under the mutex */
     atomic_bool halt;     /* a thread failed: end at once */
     atomic_bool closed;   /* the reader of the output went away: end at once, quietly */
-    atomic_bool read_all; /* rows_read is final */
+    atomic_bool read_all; /* no more rows come from the reader */
+    atomic_bool counted;  /* rows_read is final */
     atomic_llong rows_read, rows_done, bytes_read, work_known;
     atomic_bool warned_name;
     atomic_bool stop_told;   /* a signal came to another rank */
@@ -73,8 +80,9 @@ struct lb_run {
     const struct lb_taken *taken;        /* rows that an earlier run finished; NULL: no journal */
     uint64_t input_hash;                 /* of all rows read; the reader's until it is joined */
     struct lb_tally tally;
-    bool stopped; /* too many rows failed; the writer's */
-    size_t room;  /* bytes of text that one id gives at most */
+    struct lb_verify verify; /* the writer's until it is joined */
+    bool stopped;            /* too many rows failed; the writer's */
+    size_t room;             /* bytes of text that one id gives at most */
 };
 
 /* Records a failure (the first wins). at_once: nothing goes on; else the run ends after the rows that were read. */

@@ -4,8 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MASS_ONE 1099511627776.0 /* 2^40: integer weight of the best id; 2^23 ids sum below 2^63 */
-
 #define KEPT_BLOCKS 2048 /* block sums that are remembered; those beyond are summed again */
 
 /* A beginning of the order (logit descending, id ascending): everything up to and including this element. */
@@ -16,9 +14,9 @@ struct cut {
 
 struct dist {
     const struct lb_sampling *s;
-    const float *logits;
+    const float *logits; /* NULL: with the ranks */
     int64_t n_vocab;
-    double best, floor; /* largest logit; lowest scaled logit that min_p keeps */
+    struct lb_scale scale; /* the floor is what min_p keeps */
 };
 
 /* Order-preserving bits of a finite float; -0 equals 0. */
@@ -30,27 +28,6 @@ static uint32_t key_of(float x)
     return b & 0x80000000u ? ~b : b | 0x80000000u;
 }
 
-/* Logit relative to the best, over the temperature: 0 for the best, falling with the logit. */
-static double scaled(const struct dist *d, float logit)
-{
-    return ((double)logit - d->best) / d->s->temperature;
-}
-
-static double weight(const struct dist *d, float logit)
-{
-    return exp(scaled(d, logit));
-}
-
-static uint64_t mass(const struct dist *d, float logit)
-{
-    return (uint64_t)(weight(d, logit) * MASS_ONE);
-}
-
-static bool above_floor(const struct dist *d, float logit)
-{
-    return scaled(d, logit) >= d->floor;
-}
-
 static bool inside(const struct cut *c, uint32_t key, int32_t id)
 {
     return key > c->key || (key == c->key && id <= c->id);
@@ -58,10 +35,11 @@ static bool inside(const struct cut *c, uint32_t key, int32_t id)
 
 static void dist_init(struct dist *d, const struct lb_sampling *s, const struct lb_cand *c, int64_t n_vocab)
 {
-    *d = (struct dist){.s = s, .logits = c->logits, .n_vocab = n_vocab, .best = (double)c->best_logit};
-    d->floor = s->min_p > 0 ? log(s->min_p) : -INFINITY;
-    if (d->floor > 0)
-        d->floor = 0;
+    double floor = s->min_p > 0 ? log(s->min_p) : -INFINITY;
+    *d = (struct dist){.s = s,
+                       .logits = c->logits,
+                       .n_vocab = n_vocab,
+                       .scale = {(double)c->best_logit, s->temperature, floor > 0 ? 0 : floor}};
 }
 
 /* Mass that top_p asks for; the best id always stays. */
@@ -86,23 +64,14 @@ static int by_id(const void *a, const void *b)
 
 static int32_t draw_chosen(const struct dist *d, struct chosen *e, int n, double u)
 {
-    double w[LK_TOP], total = 0;
+    struct lb_mass total = {0}, sum = {0};
     qsort(e, (size_t)n, sizeof *e, by_id);
-    for (int i = 0; i < n;) {
-        int64_t block = e[i].id / LK_HEAD_BLOCK;
-        double sum = 0;
-        for (; i < n && e[i].id / LK_HEAD_BLOCK == block; i++)
-            sum += w[i] = weight(d, e[i].logit);
-        total += sum;
-    }
-    double target = u * total, before = 0, sum = 0;
+    for (int i = 0; i < n; i++)
+        lb_mass_add_id(&total, &d->scale, e[i].logit);
+    double target = u * lb_mass_value(&total);
     for (int i = 0; i < n; i++) {
-        if (i > 0 && e[i].id / LK_HEAD_BLOCK != e[i - 1].id / LK_HEAD_BLOCK) {
-            before += sum;
-            sum = 0;
-        }
-        sum += w[i];
-        if (before + sum > target)
+        lb_mass_add_id(&sum, &d->scale, e[i].logit);
+        if (lb_mass_value(&sum) > target)
             return e[i].id;
     }
     return e[n - 1].id;
@@ -114,8 +83,8 @@ static uint64_t whole_mass(const struct dist *d)
 {
     uint64_t m = 0;
     for (int64_t i = 0; i < d->n_vocab; i++)
-        if (above_floor(d, d->logits[i]))
-            m += mass(d, d->logits[i]);
+        if (lb_above_floor(&d->scale, d->logits[i]))
+            m += lb_mass_whole(&d->scale, d->logits[i]);
     return m;
 }
 
@@ -130,7 +99,7 @@ struct seek {
 
 static uint64_t unit(const struct seek *q, float logit)
 {
-    return q->by_mass ? mass(q->d, logit) : 1;
+    return q->by_mass ? lb_mass_whole(&q->d->scale, logit) : 1;
 }
 
 static bool reached(const struct seek *q, uint64_t sum)
@@ -147,7 +116,8 @@ static bool seek_end(const struct seek *q, struct cut *end)
         uint64_t bin[256] = {0};
         for (int64_t i = 0; i < q->d->n_vocab; i++) {
             uint32_t key = key_of(q->d->logits[i]);
-            if ((key & mask) == prefix && above_floor(q->d, q->d->logits[i]) && inside(q->limit, key, (int32_t)i))
+            if ((key & mask) == prefix && lb_above_floor(&q->d->scale, q->d->logits[i]) &&
+                inside(q->limit, key, (int32_t)i))
                 bin[key >> shift & 255] += unit(q, q->d->logits[i]);
         }
         int b = 255;
@@ -172,58 +142,54 @@ static bool seek_end(const struct seek *q, struct cut *end)
 
 static bool survives(const struct dist *d, const struct cut *cut, int64_t i)
 {
-    return above_floor(d, d->logits[i]) && inside(cut, key_of(d->logits[i]), (int32_t)i);
+    return lb_above_floor(&d->scale, d->logits[i]) && inside(cut, key_of(d->logits[i]), (int32_t)i);
 }
 
-static double block_mass(const struct dist *d, const struct cut *cut, int64_t block)
+/* Of survivors begin .. end - 1. */
+static struct lb_mass mass_of(const struct dist *d, const struct cut *cut, int64_t begin, int64_t end)
 {
-    int64_t begin = block * LK_HEAD_BLOCK;
-    int64_t end = begin + LK_HEAD_BLOCK < d->n_vocab ? begin + LK_HEAD_BLOCK : d->n_vocab;
-    double sum = 0;
+    struct lb_mass sum = {0};
+    bool all = cut->key == 0 && d->scale.floor == -INFINITY;
     for (int64_t i = begin; i < end; i++)
-        if (survives(d, cut, i))
-            sum += weight(d, d->logits[i]);
+        if (all || survives(d, cut, i))
+            lb_mass_add_id(&sum, &d->scale, d->logits[i]);
     return sum;
 }
 
-/* The first survivor of the block whose sum, on top of `before`, exceeds target; the last one if rounding hides it. */
-static int32_t draw_in_block(const struct dist *d, const struct cut *cut, int64_t block, double before, double target)
+static int64_t block_begin(const struct dist *d, int64_t block)
 {
-    double sum = 0;
-    int32_t last = 0;
-    for (int64_t i = block * LK_HEAD_BLOCK; i < d->n_vocab && i < (block + 1) * LK_HEAD_BLOCK; i++) {
-        if (!survives(d, cut, i))
-            continue;
-        sum += weight(d, d->logits[i]);
-        last = (int32_t)i;
-        if (before + sum > target)
-            break;
-    }
-    return last;
+    return block * LK_HEAD_BLOCK < d->n_vocab ? block * LK_HEAD_BLOCK : d->n_vocab;
 }
 
+/* Block sums only say where to look: a sum is the same however it is cut. */
 static int32_t draw_whole(const struct dist *d, const struct cut *cut, double u)
 {
-    double kept[KEPT_BLOCKS], total = 0, before = 0;
-    int64_t n_block = (d->n_vocab + LK_HEAD_BLOCK - 1) / LK_HEAD_BLOCK, last = 0;
-    for (int64_t b = 0; b < n_block; b++) {
-        double sum = block_mass(d, cut, b);
-        total += sum;
+    struct lb_mass kept[KEPT_BLOCKS], total = {0}, before = {0};
+    int64_t n_block = (d->n_vocab + LK_HEAD_BLOCK - 1) / LK_HEAD_BLOCK, b;
+    for (b = 0; b < n_block; b++) {
+        struct lb_mass sum = mass_of(d, cut, block_begin(d, b), block_begin(d, b + 1));
+        lb_mass_add(&total, &sum);
         if (b < KEPT_BLOCKS)
             kept[b] = sum;
     }
-    double target = u * total, last_before = 0;
-    for (int64_t b = 0; b < n_block; b++) {
-        double sum = b < KEPT_BLOCKS ? kept[b] : block_mass(d, cut, b);
-        if (sum > 0) {
-            last = b;
-            last_before = before;
-        }
-        before += sum;
-        if (before > target)
+    double target = u * lb_mass_value(&total);
+    for (b = 0; b < n_block - 1; b++) {
+        struct lb_mass sum = b < KEPT_BLOCKS ? kept[b] : mass_of(d, cut, block_begin(d, b), block_begin(d, b + 1));
+        lb_mass_add(&sum, &before);
+        if (lb_mass_value(&sum) > target)
+            break;
+        before = sum;
+    }
+    int32_t last = (int32_t)block_begin(d, b);
+    for (int64_t i = block_begin(d, b); i < block_begin(d, b + 1); i++) {
+        if (!survives(d, cut, i))
+            continue;
+        lb_mass_add_id(&before, &d->scale, d->logits[i]);
+        last = (int32_t)i;
+        if (lb_mass_value(&before) > target)
             break;
     }
-    return draw_in_block(d, cut, last, last_before, target);
+    return last;
 }
 
 static int32_t draw_from_row(const struct dist *d, double u)
@@ -239,7 +205,7 @@ static int32_t draw_from_row(const struct dist *d, double u)
         uint64_t total = 0;
         for (int64_t i = 0; i < d->n_vocab; i++)
             if (survives(d, &cut, i))
-                total += mass(d, d->logits[i]);
+                total += lb_mass_whole(&d->scale, d->logits[i]);
         struct seek q = {.d = d, .limit = &cut, .by_mass = true, .want = share(s, total)};
         if (seek_end(&q, &end))
             cut = end;
@@ -252,7 +218,7 @@ static int32_t draw_from_row(const struct dist *d, double u)
 static int narrow(const struct dist *d, const struct lb_cand *c, int n, bool *covered)
 {
     int all = n;
-    for (n = 0; n < all && above_floor(d, c->top_logit[n]);)
+    for (n = 0; n < all && lb_above_floor(&d->scale, c->top_logit[n]);)
         n++;
     *covered = n < all || all == d->n_vocab;
     if (d->s->top_k > 0 && d->s->top_k <= n) {
@@ -262,7 +228,38 @@ static int narrow(const struct dist *d, const struct lb_cand *c, int n, bool *co
     return n;
 }
 
-int32_t lb_sample_draw_top(const struct lb_sampling *s, const struct lb_cand *c, int64_t n_vocab, int n_top, double u)
+/* The mass of all ids that min_p keeps. false: the ranks are to be asked. */
+static bool total_mass(const struct dist *d, struct lb_asked *q, uint64_t *total)
+{
+    if (d->logits) {
+        *total = whole_mass(d);
+        return true;
+    }
+    if (!q->has_mass)
+        lb_asked_mass(q, &d->scale);
+    *total = q->total;
+    return q->has_mass;
+}
+
+/* Where the candidates do not say it. */
+static int32_t draw_beyond(const struct dist *d, double u, struct lb_asked *q)
+{
+    if (d->logits)
+        return draw_from_row(d, u);
+    bool filtered = d->s->top_p < 1 || (d->s->top_k > 0 && d->s->top_k < d->n_vocab);
+    if (filtered) {
+        lb_asked_row(q);
+        return LB_SAMPLE_ASKS;
+    }
+    if (!q->has_mass)
+        lb_asked_mass(q, &d->scale);
+    else if (!q->has_found)
+        lb_asked_find(q, &d->scale);
+    return q->has_found ? q->id : LB_SAMPLE_ASKS;
+}
+
+int32_t lb_sample_draw_top(const struct lb_sampling *s, const struct lb_cand *c, int64_t n_vocab, int n_top, double u,
+                           struct lb_asked *q)
 {
     struct dist d;
     dist_init(&d, s, c, n_vocab);
@@ -271,13 +268,13 @@ int32_t lb_sample_draw_top(const struct lb_sampling *s, const struct lb_cand *c,
     bool whole_total = s->top_k <= 0 || s->top_k >= n_vocab; /* else top_k > LK_TOP has a share of its own */
     if (s->top_p < 1 && (covered || whole_total)) {
         uint64_t total = 0, sum = 0;
-        if (!covered)
-            total = whole_mass(&d);
+        if (!covered && !total_mass(&d, q, &total))
+            return LB_SAMPLE_ASKS;
         for (int i = 0; covered && i < n; i++)
-            total += mass(&d, c->top_logit[i]);
+            total += lb_mass_whole(&d.scale, c->top_logit[i]);
         double want = share(s, total);
         for (int i = 0; i < n; i++) {
-            sum += mass(&d, c->top_logit[i]);
+            sum += lb_mass_whole(&d.scale, c->top_logit[i]);
             if ((double)sum >= want) {
                 n = i + 1;
                 covered = true;
@@ -285,16 +282,17 @@ int32_t lb_sample_draw_top(const struct lb_sampling *s, const struct lb_cand *c,
         }
     }
     if (!covered)
-        return draw_from_row(&d, u);
+        return draw_beyond(&d, u, q);
     struct chosen e[LK_TOP];
     for (int i = 0; i < n; i++)
         e[i] = (struct chosen){c->top_id[i], c->top_logit[i]};
     return draw_chosen(&d, e, n, u);
 }
 
-int32_t lb_sample_draw(const struct lb_sampling *s, const struct lb_cand *c, int64_t n_vocab, double u)
+int32_t lb_sample_draw(const struct lb_sampling *s, const struct lb_cand *c, int64_t n_vocab, double u,
+                       struct lb_asked *q)
 {
-    return lb_sample_draw_top(s, c, n_vocab, (int)(n_vocab < LK_TOP ? n_vocab : LK_TOP), u);
+    return lb_sample_draw_top(s, c, n_vocab, (int)(n_vocab < LK_TOP ? n_vocab : LK_TOP), u, q);
 }
 
 int32_t lb_sample_draw_whole(const struct lb_sampling *s, const struct lb_cand *c, int64_t n_vocab, double u)
@@ -304,22 +302,35 @@ int32_t lb_sample_draw_whole(const struct lb_sampling *s, const struct lb_cand *
     return draw_from_row(&d, u);
 }
 
-void lb_sample_logprob(const struct lb_cand *c, int64_t n_vocab, int32_t id, size_t n_top, struct lb_logprob_top *top,
-                       struct lb_logprob *out)
+int64_t lb_sample_rank(const struct lb_cand *c, int64_t n_vocab, float logit)
 {
-    float logit = c->logits[id];
     int64_t n_cand = n_vocab < LK_TOP ? n_vocab : LK_TOP, rank = 0;
     if (n_cand == n_vocab || logit > c->top_logit[n_cand - 1]) {
         while (rank < n_cand && c->top_logit[rank] >= logit)
             rank++;
-    } else {
-        for (int64_t i = 0; i < n_vocab; i++)
-            rank += c->logits[i] >= logit;
+        return rank;
     }
-    if ((int64_t)n_top > n_cand)
-        n_top = (size_t)n_cand;
-    for (size_t i = 0; i < n_top; i++)
-        top[i] = (struct lb_logprob_top){c->top_id[i], (float)((double)c->top_logit[i] - c->lse)};
-    *out = (struct lb_logprob){
-        .id = id, .logprob = (float)((double)logit - c->lse), .rank = rank, .top = n_top ? top : NULL, .n_top = n_top};
+    if (!c->logits)
+        return -1;
+    for (int64_t i = 0; i < n_vocab; i++)
+        rank += c->logits[i] >= logit;
+    return rank;
+}
+
+void lb_sample_fill(const struct lb_cand *c, float logit, size_t n_top, struct lb_logprob_top *top,
+                    struct lb_logprob *out)
+{
+    size_t n = 0;
+    for (; n < n_top && n < LK_TOP && c->top_id[n] >= 0; n++)
+        top[n] = (struct lb_logprob_top){c->top_id[n], (float)((double)c->top_logit[n] - c->lse)};
+    out->logprob = (float)((double)logit - c->lse);
+    out->top = n ? top : NULL;
+    out->n_top = n;
+}
+
+void lb_sample_logprob(const struct lb_cand *c, int64_t n_vocab, int32_t id, size_t n_top, struct lb_logprob_top *top,
+                       struct lb_logprob *out)
+{
+    *out = (struct lb_logprob){.id = id, .rank = lb_sample_rank(c, n_vocab, c->logits[id])};
+    lb_sample_fill(c, c->logits[id], n_top, top, out);
 }

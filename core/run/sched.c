@@ -11,10 +11,13 @@ enum lb_status lb_sched_init(struct lb_sched *s, const struct lb_sched_spec *spe
     *s = (struct lb_sched){.spec = *spec, .caution = CAUTION};
     size_t n = (size_t)spec->max_seqs;
     s->seq = lb_mem_new(n, sizeof *s->seq);
-    s->evicted = lb_mem_new(n, sizeof *s->evicted);
-    s->out_seq = lb_mem_new((size_t)(spec->max_seqs < spec->batch_tokens ? spec->max_seqs : spec->batch_tokens),
-                            sizeof *s->out_seq);
-    if (!s->seq || !s->evicted || !s->out_seq) {
+    s->evicted = lb_mem_new(n + LB_MAX_N, sizeof *s->evicted);
+    s->most_seq = spec->max_seqs < spec->batch_tokens ? spec->max_seqs : spec->batch_tokens;
+    int64_t n_out = spec->max_seqs + spec->score_tokens;
+    size_t out = (size_t)(n_out < spec->batch_tokens ? n_out : spec->batch_tokens);
+    s->out_seq = lb_mem_new(out, sizeof *s->out_seq);
+    s->out_scored = lb_mem_new(out, sizeof *s->out_scored);
+    if (!s->seq || !s->evicted || !s->out_seq || !s->out_scored) {
         lb_sched_release(s);
         return lb_err_memory(err, "the scheduler", n * sizeof *s->seq);
     }
@@ -23,7 +26,7 @@ enum lb_status lb_sched_init(struct lb_sched *s, const struct lb_sched_spec *spe
 
 static void drop_work(struct lb_work *w)
 {
-    if (w && lb_work_end(w->lead, 1))
+    if (w && lb_work_end(w->lead, 1 + w->n_follow))
         lb_work_free(w->lead);
 }
 
@@ -36,6 +39,7 @@ void lb_sched_release(struct lb_sched *s)
     lb_mem_free(s->seq);
     lb_mem_free(s->evicted);
     lb_mem_free(s->out_seq);
+    lb_mem_free(s->out_scored);
     *s = (struct lb_sched){0};
 }
 
@@ -52,19 +56,27 @@ static int64_t expected_len(const struct lb_sched *s, const struct lb_work *w)
         n = n < w->n_out + MIN_AHEAD ? w->n_out + MIN_AHEAD : n;
         n = n < most ? n : most;
     }
-    return w->n_prompt + n - 1;
+    return w->n_prompt + (n > 1 ? n - 1 : 0);
 }
 
-/* Pages that the running rows are expected to ask for yet. */
-static int64_t expected_pages(const struct lb_sched *s)
+/* Pages that the samples which follow a row are expected to need beside those of the prompt. */
+static int64_t pages_behind(const struct lb_sched *s, const struct lb_work *w)
+{
+    return w->n_follow * (lb_kv_pages_of(expected_len(s, w)) - w->n_prompt / LK_PAGE_TOKENS);
+}
+
+/* What the running rows are expected to ask for yet: pages, and how many samples follow them. */
+static int64_t expected_pages(const struct lb_sched *s, int64_t *n_follow)
 {
     int64_t sum = 0;
+    *n_follow = 0;
     for (int64_t i = 0; i < s->n_seq; i++) {
         const struct lb_seq *q = &s->seq[i];
         if (!q->work)
             continue;
         int64_t more = lb_kv_pages_of(expected_len(s, q->work)) - s->spec.kv->seq[q->kv_seq].n_page;
-        sum += more > 0 ? more : 0;
+        sum += (more > 0 ? more : 0) + pages_behind(s, q->work);
+        *n_follow += q->work->n_follow;
     }
     return sum;
 }
@@ -112,6 +124,19 @@ static void count(struct lb_sched *s, const struct lb_work *w, int64_t begin, in
     s->n_decode += end - begin - again - prompt;
 }
 
+static void want(struct lb_sched *s, struct lb_step *step, int64_t index, int64_t scored)
+{
+    const struct lb_work *w = s->seq[index].work;
+    bool logits = scored > 0 || (w->set.max_tokens > 0 && lb_work_needs_logits(w));
+    bool many = scored == 0 && w->n_follow > 0; /* draws from the same logits */
+    s->out_seq[step->n_out] = (int32_t)index;
+    s->out_scored[step->n_out] = (int32_t)scored;
+    step->out_tok[step->n_out] = step->n_tok - 1;
+    step->out_flags[step->n_out] = !logits ? 0 : many ? LB_OUT_LOGITS : s->spec.out_flag;
+    step->n_out++;
+    s->n_scored += scored > 0;
+}
+
 /* The next n tokens of a row, for which there are pages. */
 static void put(struct lb_sched *s, struct lb_step *step, int64_t index, int64_t n)
 {
@@ -130,15 +155,14 @@ static void put(struct lb_sched *s, struct lb_step *step, int64_t index, int64_t
         step->pos[t] = (int32_t)pos;
         step->tok_page[t] = pages->page[pos / LK_PAGE_TOKENS];
         step->rope_len[t] = (int32_t)(pos < w->n_prompt ? w->n_prompt : pos + 1);
+        if (w->scored && pos + 1 == w->next_scored && pos + 1 < w->n_prompt)
+            want(s, step, index, w->next_scored++);
     }
-    if (end == w->n_prompt + w->n_out) {
-        s->out_seq[step->n_out] = (int32_t)index;
-        step->out_tok[step->n_out] = step->n_tok - 1;
-        step->out_flags[step->n_out] = lb_work_needs_logits(w) ? LB_OUT_LOGITS : 0;
-        step->n_out++;
-    }
+    if (end == w->n_prompt + w->n_out)
+        want(s, step, index, 0);
     count(s, w, begin, end);
     q->n_fed = end;
+    q->step = step->number;
     s->n_stored += n;
     w->steps++;
     struct lb_prefix_text text = shared_text(s, w, w->n_prompt);
@@ -149,6 +173,18 @@ static void put(struct lb_sched *s, struct lb_step *step, int64_t index, int64_t
 static int64_t room(const struct lb_sched *s, const struct lb_step *step)
 {
     return s->spec.batch_tokens - step->n_tok;
+}
+
+/* Tokens that a row may have in this step: no more than the budget leaves, nor than there are logits for. */
+static int64_t most_of(const struct lb_sched *s, const struct lb_step *step, const struct lb_seq *q)
+{
+    const struct lb_work *w = q->work;
+    int64_t n = n_left(q) < room(s, step) ? n_left(q) : room(s, step);
+    int64_t logits = s->spec.score_tokens - s->n_scored;
+    if (!w->scored || w->n_prompt - w->next_scored <= logits)
+        return n;
+    int64_t most = w->next_scored - 1 - q->n_fed + logits;
+    return n < most ? n : most;
 }
 
 static void sweep(struct lb_sched *s)
@@ -170,13 +206,12 @@ static void leave(struct lb_sched *s, struct lb_seq *q)
 
 /* ---- eviction ---- */
 
-/* Evicts the youngest row behind `index` that has no tokens in this step: rows are put in order, and a row behind one
- * whose prompt is not done has none either. */
+/* Evicts the youngest row behind `index` that has no tokens in this step. */
 static bool evict_behind(struct lb_sched *s, int64_t index)
 {
     for (int64_t i = s->n_seq; i-- > index + 1;) {
         struct lb_work *w = s->seq[i].work;
-        if (!w)
+        if (!w || s->seq[i].step == s->step)
             continue;
         if (w->n_before < s->seq[i].n_fed)
             w->n_before = s->seq[i].n_fed;
@@ -206,31 +241,34 @@ static int64_t make_room(struct lb_sched *s, int64_t index, int64_t n)
 
 static bool admit(struct lb_sched *s, struct lb_step *step, struct lb_work *w)
 {
-    if (s->n_seq == s->spec.max_seqs || room(s, step) < 1 || s->crowded)
+    if (s->n_seq == s->spec.max_seqs || room(s, step) < 1 || s->crowded || s->held)
+        return false;
+    if (w->scored && w->next_scored < w->n_prompt && s->n_scored == s->spec.score_tokens)
         return false;
     struct lb_kv *kv = s->spec.kv;
     int32_t n_idle = 0, n_hit = 0;
     struct lb_prefix_text text = shared_text(s, w, w->n_prompt - 1);
-    if (text.n_tok >= LK_PAGE_TOKENS)
+    if (text.n_tok >= LK_PAGE_TOKENS && !w->scored)
         n_hit = lb_prefix_look(s->spec.prefix, &text, &n_idle);
-    int64_t need = lb_kv_pages_of(expected_len(s, w)) - n_hit + n_idle;
+    int64_t need = lb_kv_pages_of(expected_len(s, w)) - n_hit + n_idle + pages_behind(s, w), n_follow;
     bool alone = s->n_seq == 0; /* then it has all pages, and they are enough for its longest course */
-    if (!alone && expected_pages(s) + need > kv->n_free)
+    if (!alone &&
+        (expected_pages(s, &n_follow) + need > kv->n_free || s->n_seq + n_follow + 1 + w->n_follow > s->most_seq))
         return false;
     int32_t kv_seq = lb_kv_open(kv);
     if (kv_seq < 0)
         return false;
     int64_t index = s->n_seq++;
     struct lb_seq *q = &s->seq[index];
-    *q = (struct lb_seq){.work = w, .kv_seq = kv_seq, .slot_step = -2};
+    *q = (struct lb_seq){.work = w, .kv_seq = kv_seq, .slot_step = -2, .step = -1};
     if (n_hit > 0)
         q->n_fed = (int64_t)lb_prefix_match(s->spec.prefix, &q->known, kv_seq, &text) * LK_PAGE_TOKENS;
     s->n_stored += q->n_fed;
     s->n_hit += w->n_before > 0 ? 0 : q->n_fed;
-    int64_t n = n_left(q) < room(s, step) ? n_left(q) : room(s, step);
-    n = make_room(s, index, n);
+    int64_t left = n_left(q), n = make_room(s, index, most_of(s, step, q));
     if (n > 0)
         put(s, step, index, n);
+    s->held = n < left;
     return true;
 }
 
@@ -238,18 +276,21 @@ void lb_sched_begin(struct lb_sched *s, struct lb_step *step)
 {
     sweep(s);
     lb_step_clear(step);
+    s->step = step->number;
     s->n_prefill = s->n_decode = s->n_again = s->n_hit = 0;
-    s->crowded = false;
+    s->n_scored = 0;
+    s->crowded = s->held = false;
     for (int64_t i = 0; i < s->n_seq; i++)
         if (s->seq[i].work && decoding(&s->seq[i]) && make_room(s, i, 1) == 1)
             put(s, step, i, 1);
     for (int64_t i = 0; i < s->n_seq && room(s, step) > 0; i++) {
         if (!s->seq[i].work || decoding(&s->seq[i]))
             continue;
-        int64_t left = n_left(&s->seq[i]), n = make_room(s, i, left < room(s, step) ? left : room(s, step));
+        int64_t left = n_left(&s->seq[i]), n = make_room(s, i, most_of(s, step, &s->seq[i]));
         if (n > 0)
             put(s, step, i, n);
-        if (n < left)
+        s->held = n < left;
+        if (s->held)
             break;
     }
     while (s->n_evicted > 0 && admit(s, step, s->evicted[s->n_evicted - 1]))
@@ -265,6 +306,7 @@ void lb_sched_end(struct lb_sched *s, struct lb_step *step)
 {
     step->seq_start[step->n_seq] = step->n_tok;
     step->page_start[step->n_seq] = step->n_page;
+    step->n_copy = lb_kv_take_copies(s->spec.kv, step->copy_from, step->copy_to, step->limit.n_seq);
     step->n_new = lb_kv_take_new(s->spec.kv, step->new_page, step->limit.n_page);
 }
 
@@ -277,10 +319,25 @@ struct lb_work *lb_sched_advance(struct lb_sched *s, const struct lb_step *step,
     return q->work;
 }
 
+void lb_sched_fork(struct lb_sched *s, int32_t j, struct lb_work *w)
+{
+    const struct lb_seq *q = &s->seq[s->out_seq[j]];
+    int32_t kv_seq = s->n_seq < s->most_seq ? lb_kv_fork(s->spec.kv, q->kv_seq) : -1;
+    if (kv_seq < 0) { /* it runs by itself when there is room */
+        s->evicted[s->n_evicted++] = w;
+        return;
+    }
+    s->seq[s->n_seq++] =
+        (struct lb_seq){.work = w, .kv_seq = kv_seq, .n_fed = q->n_fed, .slot_step = -2, .step = -1, .known = q->known};
+    s->n_stored += q->n_fed;
+}
+
 void lb_sched_finish(struct lb_sched *s, int32_t j)
 {
     struct lb_seq *q = &s->seq[s->out_seq[j]];
-    s->used_sum += (double)q->work->n_out / (double)q->work->set.max_tokens;
-    s->n_used++;
+    if (q->work->set.max_tokens > 0) {
+        s->used_sum += (double)q->work->n_out / (double)q->work->set.max_tokens;
+        s->n_used++;
+    }
     leave(s, q);
 }

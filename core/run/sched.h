@@ -7,7 +7,14 @@
  * A row is admitted when the pages that the running rows are expected to need leave room for those that it is expected
  * to need itself: at first its longest course, later as much of it as rows have come to use. Where that was too little,
  * the youngest row is evicted: its pages go, its ids stay, and it is fed again, ids and all, when there is room. The
- * oldest row is never evicted, so that there is an end. A row's result depends on none of this. */
+ * oldest row is never evicted, so that there is an end. A row's result depends on none of this.
+ *
+ * A row whose prompt is scored asks for the logits of its prompt's tokens, of so many in a step as there is memory for.
+ * It starts on pages of its own, since all its positions must be computed, and what was scored before an eviction is
+ * not scored again.
+ *
+ * Samples of a prompt run it once: the first one is admitted for all of them, and the others begin when it is done, on
+ * its full pages and on copies of the last one. */
 #ifndef CORE_RUN_SCHED_H
 #define CORE_RUN_SCHED_H
 
@@ -27,6 +34,7 @@ struct lb_seq {
     int64_t n_fed;     /* positions in the cache, with those of the step being built */
     int64_t slot_step; /* step whose sample slot holds the newest id */
     int32_t slot;
+    int64_t step;                 /* the last step that has tokens of it */
     struct lb_prefix_place known; /* pages that others can take */
 };
 
@@ -35,17 +43,24 @@ struct lb_sched_spec {
     struct lb_prefix *prefix; /* lent; NULL: prompts share nothing */
     int64_t dynamic_above;    /* prompts beyond this length have a rotary base of their own; 0: none has */
     int64_t batch_tokens, max_seqs;
-    bool crowd; /* tests: admission expects no row to go on, so that rows are evicted */
+    int64_t score_tokens; /* of prompts, whose logits a step can ask for beside one token of each row */
+    int32_t out_flag;     /* of rows whose id the LM head alone does not give */
+    bool crowd;           /* tests: admission expects no row to go on, so that rows are evicted */
 };
 
 struct lb_sched {
     struct lb_sched_spec spec;
     struct lb_seq *seq;       /* [max_seqs], n_seq of them, in order of admission */
     int64_t n_seq, n_stored;  /* n_stored: sum of n_fed */
-    struct lb_work **evicted; /* [max_seqs] n_evicted of them, the oldest last */
+    struct lb_work **evicted; /* [max_seqs + LB_MAX_N] n_evicted of them, the oldest last */
     int64_t n_evicted;
+    int64_t most_seq;            /* at a time: so many can decode in one step */
+    int64_t step;                /* the number of the step that is being filled */
     bool crowded;                /* a row was evicted in this step: none comes */
+    bool held;                   /* a row has to wait for a part of its prompt: none comes after it */
     int32_t *out_seq;            /* [step->n_out] index into seq */
+    int32_t *out_scored;         /* [step->n_out] position of the prompt's token that is scored; 0: a new token */
+    int64_t n_scored;            /* of the step */
     int64_t n_prefill, n_decode; /* tokens of the step: of prompts, and generated */
     int64_t n_again;             /* tokens of the step that had been fed before an eviction, in neither of them */
     int64_t n_hit;               /* prompt tokens that the step did not have to take: they were in shared pages */
@@ -57,7 +72,7 @@ struct lb_sched {
 /* Pages of the longest course of a row: the last generated id is never fed. */
 static inline int64_t lb_sched_peak_pages(int64_t n_prompt, int64_t max_tokens)
 {
-    return lb_kv_pages_of(n_prompt + max_tokens - 1);
+    return lb_kv_pages_of(n_prompt + (max_tokens > 1 ? max_tokens - 1 : 0));
 }
 
 enum lb_status lb_sched_init(struct lb_sched *s, const struct lb_sched_spec *spec, struct lb_err *err);
@@ -66,8 +81,8 @@ void lb_sched_release(struct lb_sched *s); /* frees the rows that still run, unl
 /* Starts a step: tokens of the running rows, and of evicted ones where there is room again. */
 void lb_sched_begin(struct lb_sched *s, struct lb_step *step);
 
-/* Takes a sequence of a row (which belongs to the scheduler then) and its first tokens into the step. false: no room
- * now. */
+/* Takes a sequence of a row (which belongs to the scheduler then, as those that follow it do) and its first tokens into
+ * the step. false: no room now. */
 bool lb_sched_admit(struct lb_sched *s, struct lb_step *step, struct lb_work *w);
 
 /* Closes the step: its tables are complete. */
@@ -75,6 +90,10 @@ void lb_sched_end(struct lb_sched *s, struct lb_step *step);
 
 /* Adds the id of output j to its row and returns the row. */
 struct lb_work *lb_sched_advance(struct lb_sched *s, const struct lb_step *step, int32_t j, int32_t id);
+
+/* A sample of the prompt that output j's row has just run, with its first id (w->out[0]): it begins where that stands.
+ * Called for each of those that follow the row and have not ended with that id, before the row itself may end. */
+void lb_sched_fork(struct lb_sched *s, int32_t j, struct lb_work *w);
 
 /* The row of output j has ended: gives back its pages and its place. The row is the caller's. */
 void lb_sched_finish(struct lb_sched *s, int32_t j);

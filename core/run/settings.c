@@ -46,6 +46,10 @@ static void overlay(struct lb_settings *s, const struct lb_gen *g)
         s->include_stop = g->include_stop;
     if (g->set & LB_GEN_LOGPROBS)
         s->logprobs = g->logprobs;
+    if (g->set & LB_GEN_PROMPT_LOGPROBS)
+        s->prompt_logprobs = g->prompt_logprobs;
+    if (g->set & LB_GEN_PROMPT_FROM)
+        s->prompt_from = g->prompt_from;
     if (g->set & LB_GEN_N)
         s->n = g->n;
     if (g->set & LB_GEN_STOP) {
@@ -66,6 +70,7 @@ void lb_settings_resolve(struct lb_settings *s, const struct lb_gen_defaults *mo
                               .max_tokens = LB_DEFAULT_MAX_TOKENS,
                               .skip_special = true,
                               .logprobs = -1,
+                              .prompt_logprobs = -1,
                               .n = 1};
     if (model->do_sample) {
         s->sampling.greedy = false;
@@ -152,6 +157,8 @@ void lb_settings_describe(struct lb_stats *stats, const struct lb_gen_defaults *
         describe(stats, "n", cl, "%lld", (long long)s.n);
     if (s.logprobs >= 0)
         describe(stats, "logprobs", cl, "%lld", (long long)s.logprobs);
+    if (s.prompt_logprobs >= 0)
+        describe(stats, "prompt_logprobs", cl, "%lld", (long long)s.prompt_logprobs);
     if (s.include_stop)
         describe(stats, "include_stop_str_in_output", cl, "true");
 }

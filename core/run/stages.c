@@ -37,7 +37,7 @@ void lb_run_progress(struct lb_run *r, bool now)
     int64_t tokens = r->n_fed + (int64_t)atomic_load(&r->tokens_away);
     struct lb_progress p = {.rows_done = atomic_load(&r->rows_done),
                             .rows_read = atomic_load(&r->rows_read),
-                            .rows_final = atomic_load(&r->read_all),
+                            .rows_final = atomic_load(&r->counted),
                             .fraction = fraction_of(r),
                             .elapsed_s = r->first_step > 0 ? t - r->first_step : 0,
                             .tok_s = t > r->told_at ? (double)(tokens - r->told_tokens) / (t - r->told_at) : 0};
@@ -101,12 +101,23 @@ static void take_next(struct lb_run *r)
         r->input_done = lb_queue_pop(&r->ready, 0, &r->waiting) == LB_POP_END;
 }
 
+/* The further samples of the prompt of a row's i-th sequence stand behind it. */
+static void gather_samples(struct lb_work *lead, int32_t i, struct lb_work *w)
+{
+    w->n_follow = 0;
+    w->follow = lead->part ? lead->part + i + 1 : NULL;
+    while (i + 1 + w->n_follow < lead->n_part && w->follow[w->n_follow]->prompt_lent && w->n_follow < LB_MAX_N - 1)
+        w->n_follow++;
+}
+
 enum lb_status lb_run_pack(struct lb_run *r, struct lb_err *err)
 {
     (void)err;
+    r->note.begin = lb_now();
     lb_sched_begin(&r->sched, &r->step);
     while (!r->over && r->waiting) {
         struct lb_work *w = lb_work_part(r->waiting, r->next_part);
+        gather_samples(r->waiting, r->next_part, w);
         if (r->next_part == 0 && !in_time(r, w)) {
             r->timed_out = true;
             atomic_fetch_add(&r->n_gone, w->n_part);
@@ -117,7 +128,8 @@ enum lb_status lb_run_pack(struct lb_run *r, struct lb_err *err)
         if (!lb_sched_admit(&r->sched, &r->step, w))
             break;
         w->time.admitted = lb_now();
-        if (++r->next_part == r->waiting->n_part)
+        r->next_part += 1 + w->n_follow;
+        if (r->next_part == r->waiting->n_part)
             take_next(r);
     }
     lb_sched_end(&r->sched, &r->step);
@@ -156,64 +168,247 @@ enum lb_status lb_run_forward(struct lb_run *r, struct lb_err *err)
     lb_world_beat(r->spec->ranks.world, "step", r->step.number);
     lb_follow_send(r);
     LB_TRY(lb_model_forward(r->spec->model, &r->step, &r->cand, err));
-    count_step(r, lb_now() - begin);
+    double end = lb_now();
+    count_step(r, end - begin);
+    r->note.packed = begin;
+    r->note.computed = end;
+    r->note.pages = lb_kv_used(&r->kv);
     return LB_OK;
 }
 
-/* The id of output j, and what its row wants to know of it. Any thread of the team. */
-static int32_t draw(struct lb_run *r, int64_t j)
+/* The logit of an id, where a row's logits or candidates hold it. */
+static bool known_logit(const struct lb_cand *c, int32_t id, float *logit)
 {
-    const struct lb_cand *c = &r->cand[j];
-    struct lb_work *w = r->sched.seq[r->sched.out_seq[j]].work;
+    if (c->logits) {
+        *logit = c->logits[id];
+        return true;
+    }
+    for (int i = 0; i < LK_TOP && c->top_id[i] >= 0; i++) {
+        if (c->top_id[i] != id)
+            continue;
+        *logit = c->top_logit[i];
+        return true;
+    }
+    return false;
+}
+
+/* A logit as it was before penalties. */
+static float raw_logit(const struct lb_cand *c, const struct lb_work *w, int32_t id, const struct lb_asked *q)
+{
+    float x;
+    if (!c->logits && w->adjust && lb_adjust_raw(w->adjust, id, &x))
+        return x;
+    return known_logit(c, id, &x) ? x : q->logit; /* no candidate: it was found by asking */
+}
+
+/* What a row wants to know of out->id, and of the out->n_top best, which go to `top`. false: q is to be answered first.
+ */
+static bool tell(const struct lb_run *r, const struct lb_cand *c, float logit, struct lb_logprob *out,
+                 struct lb_logprob_top *top, struct lb_asked *q)
+{
+    out->rank = lb_sample_rank(c, r->spec->config->n_vocab, logit);
+    if (out->rank < 0 && !q->has_count) {
+        lb_asked_count(q, logit);
+        return false;
+    }
+    if (out->rank < 0)
+        out->rank = q->count;
+    lb_sample_fill(c, logit, out->n_top, top, out);
+    return true;
+}
+
+/* The prompt's token at a position, of which c is the distribution. Returns as draw does. */
+static int32_t score(const struct lb_run *r, struct lb_work *w, const struct lb_cand *c, int64_t pos,
+                     struct lb_asked *q)
+{
+    int64_t i = pos - lb_score_first(&w->set), k = w->set.prompt_logprobs;
+    struct lb_logprob_top *top = w->scored_top ? w->scored_top + i * k : NULL;
+    float logit;
+    if (!known_logit(c, w->prompt[pos], &logit)) {
+        if (!q->has_values) {
+            lb_asked_values(q, &w->prompt[pos], &q->logit, 1);
+            return LB_SAMPLE_ASKS;
+        }
+        logit = q->logit;
+    }
+    w->scored[i] = (struct lb_logprob){.id = w->prompt[pos], .n_top = (size_t)k};
+    return tell(r, c, logit, &w->scored[i], top, q) ? 0 : LB_SAMPLE_ASKS;
+}
+
+/* A sequence's next id from the distribution c, and what it wants to know of it; LB_SAMPLE_ASKS: q is to be answered
+ * first. */
+static int32_t draw(const struct lb_run *r, struct lb_work *w, const struct lb_cand *c, struct lb_asked *q)
+{
     const struct lb_settings *set = &w->set;
-    int64_t n_vocab = r->spec->config->n_vocab;
-    if (!c->finite || c->best < 0)
-        return -1;
     int32_t id = c->best;
     double u = set->sampling.greedy ? 0 : lb_philox_u(set->seed, w->lead->row.key, w->sample, (uint32_t)w->n_out);
-    if (w->adjust) {
-        id = lb_adjust_draw(w->adjust, set, c, u);
-        if (id < 0)
-            return -1;
-        lb_adjust_count(w->adjust, id);
-    } else if (!set->sampling.greedy) {
-        id = lb_sample_draw(&set->sampling, c, n_vocab, u);
-    }
+    if (q)
+        q->u = u;
+    if (w->adjust)
+        id = lb_adjust_draw(w->adjust, set, c, u, q);
+    else if (!set->sampling.greedy)
+        id = lb_sample_draw(&set->sampling, c, r->spec->config->n_vocab, u, q);
+    if (id < 0)
+        return id;
     if (w->logprob) {
-        size_t k = (size_t)set->logprobs;
-        struct lb_logprob_top *top = w->top ? w->top + (size_t)w->n_out * k : NULL;
-        lb_sample_logprob(c, n_vocab, id, k, top, &w->logprob[w->n_out]);
+        int64_t k = set->logprobs;
+        struct lb_logprob *out = &w->logprob[w->n_out];
+        *out = (struct lb_logprob){.id = id, .n_top = (size_t)k};
+        if (!tell(r, c, raw_logit(c, w, id, q), out, w->top ? w->top + w->n_out * k : NULL, q))
+            return LB_SAMPLE_ASKS;
     }
+    if (w->adjust)
+        lb_adjust_count(w->adjust, id);
     return id;
+}
+
+/* The id of output j, 0 where none is wanted; LB_SAMPLE_ASKS as above. A prompt that is done gives the first id of each
+ * of its samples: then c has all logits, and nothing is asked. Any thread of the team. */
+static int32_t take_logits(struct lb_run *r, int64_t j, struct lb_asked *q)
+{
+    struct lb_cand c = r->cand[j];
+    struct lb_work *w = r->sched.seq[r->sched.out_seq[j]].work;
+    if (!c.finite || c.best < 0)
+        return -1;
+    if (q && q->row)
+        c.logits = q->row;
+    if (r->sched.out_scored[j] > 0)
+        return score(r, w, &c, r->sched.out_scored[j], q);
+    if (w->set.max_tokens == 0)
+        return 0;
+    for (int32_t i = 0; i < w->n_follow; i++)
+        w->follow[i]->out[0] = draw(r, w->follow[i], &c, q);
+    return draw(r, w, &c, q);
 }
 
 static void draw_range(void *ctx, int64_t begin, int64_t end)
 {
     struct lb_run *r = ctx;
     for (int64_t j = begin; j < end; j++)
-        r->drawn[j] = draw(r, j);
+        if (r->drawn[j] == LB_SAMPLE_ASKS)
+            r->drawn[j] = take_logits(r, j, r->asked ? &r->asked[j] : NULL);
+}
+
+/* Draws, asks the ranks of the group what draws lack, and draws again. */
+static enum lb_status draw_all(struct lb_run *r, bool logits, struct lb_err *err)
+{
+    struct lb_backend *be = r->spec->backend;
+    for (int32_t j = 0; j < r->step.n_out; j++) {
+        r->drawn[j] = LB_SAMPLE_ASKS;
+        if (r->asked)
+            r->asked[j] = (struct lb_asked){.next.q.output = j};
+    }
+    for (bool asks = true; asks;) {
+        if (logits)
+            be->ops->parallel(be, draw_range, r, r->step.n_out);
+        else
+            draw_range(r, 0, r->step.n_out);
+        asks = false;
+        for (int32_t j = 0; j < r->step.n_out; j++)
+            asks = asks || r->drawn[j] == LB_SAMPLE_ASKS;
+        if (asks)
+            LB_TRY(lb_asker_put(&r->asker, r->asked, r->step.n_out, err));
+    }
+    return LB_OK;
 }
 
 enum lb_status lb_run_sample(struct lb_run *r, struct lb_err *err)
 {
-    (void)err;
     if (r->over || r->step.n_tok == 0)
         return LB_OK;
     double begin = lb_now();
-    struct lb_backend *be = r->spec->backend;
     bool logits = false;
     for (int32_t j = 0; j < r->step.n_out; j++)
-        logits = logits || (r->step.out_flags[j] & LB_OUT_LOGITS);
-    if (logits)
-        be->ops->parallel(be, draw_range, r, r->step.n_out);
-    else
-        draw_range(r, 0, r->step.n_out);
+        logits = logits || r->step.out_flags[j] != 0;
+    LB_TRY(draw_all(r, logits, err));
     int32_t *slot = lb_model_slots(r->spec->model);
     for (int32_t j = 0; j < r->step.n_out; j++)
         slot[j] = r->drawn[j] < 0 ? 0 : r->drawn[j];
     r->n_slot = r->step.n_out;
-    r->stats->mine.sample_s += lb_now() - begin;
+    r->note.sampled = lb_now();
+    r->stats->mine.sample_s += r->note.sampled - begin;
     return LB_OK;
+}
+
+/* n sequences of a row have ended, w the last of them. */
+static void end_sequences(struct lb_run *r, struct lb_work *w, int32_t n)
+{
+    r->n_ended += n;
+    r->n_ended_tok += w->n_out;
+    r->work_done += (double)(n * (w->n_prompt + w->set.max_tokens));
+    atomic_fetch_add(&r->n_gone, n);
+    if (!lb_work_end(w->lead, n))
+        return;
+    w->lead->next = r->finished;
+    r->finished = w->lead;
+}
+
+/* The samples that follow output j's row begin, each with the id that was drawn for it. */
+static void begin_samples(struct lb_run *r, int32_t j, struct lb_work *w, double now)
+{
+    for (int32_t i = 0; i < w->n_follow; i++) {
+        struct lb_work *f = w->follow[i];
+        f->time.admitted = w->time.admitted;
+        f->time.first = f->time.last = now;
+        f->steps = w->steps;
+        f->fail = f->out[0] < 0 ? LB_ROW_NOT_FINITE : LB_ROW_OK;
+        f->n_out = f->fail == LB_ROW_OK;
+        if (f->n_out && !lb_stop_check(f, r->spec->config))
+            lb_sched_fork(&r->sched, j, f);
+        else
+            end_sequences(r, f, 1);
+    }
+    w->n_follow = 0;
+}
+
+/* What output j is for its row. True when the row has ended. */
+static bool take_output(struct lb_run *r, int32_t j, struct lb_work *w, double now)
+{
+    if (r->drawn[j] < 0) {
+        w->fail = LB_ROW_NOT_FINITE;
+        return true;
+    }
+    if (r->sched.out_scored[j] > 0)
+        return false;
+    if (w->n_out == 0)
+        w->time.first = now;
+    if (w->set.max_tokens == 0) {
+        w->finish = LB_FINISH_LENGTH;
+        return true;
+    }
+    lb_sched_advance(&r->sched, &r->step, j, r->drawn[j]);
+    begin_samples(r, j, w, now);
+    return lb_stop_check(w, r->spec->config);
+}
+
+/* Samples that were to follow it end as it did. */
+static void end_row(struct lb_run *r, int32_t j, struct lb_work *w, double now)
+{
+    w->time.last = now;
+    for (int32_t i = 0; i < w->n_follow; i++) {
+        w->follow[i]->finish = w->finish;
+        w->follow[i]->time = w->time;
+    }
+    int32_t n = 1 + w->n_follow;
+    w->n_follow = 0;
+    lb_sched_finish(&r->sched, j);
+    end_sequences(r, w, n);
+}
+
+/* Tells of the step, which has ended. */
+static void tell_step(struct lb_run *r)
+{
+    struct lb_step_note *s = &r->note;
+    if (r->verify.running)
+        return;
+    s->end = lb_now();
+    s->number = r->step.number;
+    s->n_tok = r->step.n_tok;
+    s->n_prompt = (int32_t)r->sched.n_prefill;
+    s->n_out = r->step.n_out;
+    s->n_seq = r->step.n_seq;
+    lb_watch_step(r->spec->watch, s, r->spec->plan->batch_tokens);
+    lb_timeline_step(r->spec->timeline, s);
 }
 
 enum lb_status lb_run_detokenize(struct lb_run *r, struct lb_err *err)
@@ -224,28 +419,10 @@ enum lb_status lb_run_detokenize(struct lb_run *r, struct lb_err *err)
     double now = lb_now();
     for (int32_t j = 0; j < r->step.n_out; j++) {
         struct lb_work *w = r->sched.seq[r->sched.out_seq[j]].work;
-        bool ended = r->drawn[j] < 0;
-        if (ended) {
-            w->fail = LB_ROW_NOT_FINITE;
-        } else {
-            lb_sched_advance(&r->sched, &r->step, j, r->drawn[j]);
-            if (w->n_out == 1)
-                w->time.first = now;
-            ended = lb_stop_check(w, r->spec->config);
-        }
-        if (!ended)
-            continue;
-        w->time.last = now;
-        r->n_ended++;
-        r->n_ended_tok += w->n_out;
-        r->work_done += (double)(w->n_prompt + w->set.max_tokens);
-        lb_sched_finish(&r->sched, j);
-        atomic_fetch_add(&r->n_gone, 1);
-        if (!lb_work_end(w->lead, 1))
-            continue;
-        w->lead->next = r->finished;
-        r->finished = w->lead;
+        if (w && take_output(r, j, w, now)) /* else it has failed before, in the same step */
+            end_row(r, j, w, now);
     }
+    tell_step(r);
     return LB_OK;
 }
 

@@ -64,7 +64,30 @@ static void put_rows(struct lb_str *out, const struct lb_stats *s)
             put_int(out, lb_row_code_name((enum lb_row_code)code), s->by_code[code]);
     lb_str_putc(out, '}');
     put_int(out, "resumed", s->resumed);
+    if (!s->no_model)
+        put_int(out, "folded", s->folded);
     lb_str_putc(out, '}');
+}
+
+static void put_scoring(struct lb_str *out, const struct lb_stats *s)
+{
+    if (s->scored_tokens == 0)
+        return;
+    open_object(out, "scoring");
+    put_int(out, "tokens", s->scored_tokens);
+    name(out, "nll");
+    lb_str_putf(out, "%.10g", s->scored_nll); /* a sum of millions, whose mean is told to several places */
+    put_real(out, "perplexity", exp(s->scored_nll / (double)s->scored_tokens));
+    lb_str_putc(out, '}');
+}
+
+struct lb_rates lb_stats_rates(const struct lb_stats *s)
+{
+    double t = s->total_s - s->load_s - s->verify_s;
+    if (!(t > 0) || s->no_model)
+        return (struct lb_rates){NAN, NAN, NAN};
+    return (struct lb_rates){(double)s->prompt_tokens / t, (double)s->completion_tokens / t,
+                             (double)(s->prompt_tokens + s->completion_tokens) / t};
 }
 
 static void put_times(struct lb_str *out, const struct lb_stats *s)
@@ -85,16 +108,16 @@ static void put_times(struct lb_str *out, const struct lb_stats *s)
         put_real(out, "collective", s->collective_s);
     put_real(out, "host_wait", s->host_wait_s);
     put_real(out, "write", s->write_s);
+    if (s->verifies)
+        put_real(out, "verify", s->verify_s);
     lb_str_putc(out, '}');
 
-    double t = s->total_s - s->load_s;
+    struct lb_rates rates = lb_stats_rates(s);
     open_object(out, "throughput");
-    if (t > 0) {
-        put_real(out, "prompt_tok_s", (double)s->prompt_tokens / t);
-        put_real(out, "completion_tok_s", (double)s->completion_tokens / t);
-        put_real(out, "total_tok_s", (double)(s->prompt_tokens + s->completion_tokens) / t);
-    }
-    if (s->forward_s > 0)
+    put_real(out, "prompt_tok_s", rates.prompt);
+    put_real(out, "completion_tok_s", rates.completion);
+    put_real(out, "total_tok_s", rates.total);
+    if (s->forward_s > 0 && s->n_param)
         put_real(out, "model_tflops", s->model_tflops);
     lb_str_putc(out, '}');
 
@@ -117,7 +140,8 @@ static void put_engine(struct lb_str *out, const struct lb_stats *s)
         lb_str_putc(out, '}');
         return;
     }
-    put_int(out, "parameters", s->n_param);
+    if (s->n_param)
+        put_int(out, "parameters", s->n_param);
     put_text(out, "dtype", s->dtype);
     lb_str_putc(out, '}');
     open_object(out, "engine");
@@ -132,6 +156,13 @@ static void put_engine(struct lb_str *out, const struct lb_stats *s)
     put_int(out, "kv_pages", s->kv_pages);
     put_int(out, "page_tokens", LK_PAGE_TOKENS);
     put_int(out, "segments", s->segments);
+    if (s->why_batch || s->why_seqs || s->why_kv) {
+        open_object(out, "auto");
+        put_text(out, "batch_tokens", s->why_batch);
+        put_text(out, "max_seqs", s->why_seqs);
+        put_text(out, "kv_pages", s->why_kv);
+        lb_str_putc(out, '}');
+    }
     lb_str_putc(out, '}');
     open_object(out, "sampling");
     for (int i = 0; i < s->n_setting; i++) {
@@ -242,9 +273,20 @@ void lb_stats_put_json(const struct lb_stats *s, const char *command, struct lb_
         put_int(out, "padding", s->padding);
     }
     lb_str_putc(out, '}');
+    put_scoring(out, s);
     put_times(out, s);
     if (!s->no_model)
         put_run(out, s);
+    if (s->verifies) {
+        open_object(out, "verify");
+        put_int(out, "rows", s->verified);
+        put_int(out, "differ", s->verify_differ);
+        lb_str_putc(out, '}');
+    }
+    if (s->plan) {
+        name(out, "plan");
+        lb_str_puts(out, s->plan);
+    }
     if (s->audit) {
         name(out, "audit");
         lb_audit_put_json(s->audit, out);

@@ -14,7 +14,12 @@ struct lb_setting { /* one effective sampling value */
     const char *origin; /* "model", "command line", "default" */
 };
 
-#define LB_MAX_SETTING 16
+#define LB_MAX_SETTING 20
+
+struct lb_note { /* what the audit found and said */
+    const char *code, *severity, *message;
+    int64_t count; /* rows; 0: of the model */
+};
 
 struct lb_audit; /* core/run/audit.h */
 
@@ -40,20 +45,25 @@ struct lb_stats {
     const char *fingerprint;      /* JSON object; NULL: none */
     bool no_model;                /* --render, --plan: what a model would have done is absent */
     const struct lb_audit *audit; /* NULL: none */
+    const char *plan;             /* JSON object: what --plan found; NULL: none */
     /* model, engine */
     const char *model_path, *architecture, *dtype, *device, *isa;
     int64_t n_param;
     int n_thread, segments;
     int64_t batch_tokens, max_seqs, kv_pages;
+    const char *why_batch, *why_seqs, *why_kv; /* why they were chosen, lent; NULL: they were not */
     struct lb_setting setting[LB_MAX_SETTING];
     int n_setting;
     /* rows */
     int64_t rows, ok, stop, length, error, by_code[LB_N_ROW_CODE]; /* those of an earlier run among them */
     int64_t resumed;                                               /* rows of an earlier run */
+    int64_t folded;                                                /* rows that were the same as one that ran */
     bool input_known; /* all rows were read, and input_hash is theirs (lb_row_chain) */
     uint64_t input_hash;
     /* tokens: of this run, as all that follows */
     int64_t prompt_tokens, prompt_computed, prefix_hit, completion_tokens, recomputed, padding;
+    int64_t scored_tokens; /* of prompts, with a log-probability; those of an earlier run among them, as scored_nll's */
+    double scored_nll;
     /* time: of forward threads the mean over the groups */
     double total_s, load_s, forward_s, prefill_s, decode_s, sample_s, host_wait_s, collective_s, write_s;
     double model_tflops;                                       /* products of weights only, over forward_s */
@@ -64,8 +74,11 @@ struct lb_stats {
     double tokens_mean, seqs_mean, fill; /* fill: tokens over budget */
     /* kv */
     int64_t peak_pages;
-    double waste;           /* mean over steps of allocated and empty slots a running row */
-    int64_t peak_rss_bytes; /* of the rank that has most */
+    double waste;                    /* mean over steps of allocated and empty slots a running row */
+    int64_t peak_rss_bytes;          /* of the rank that has most */
+    int64_t verified, verify_differ; /* rows that were run again, and those of them that came out otherwise */
+    double verify_s;
+    bool verifies; /* it was asked for */
     int exit_code;
 };
 
@@ -76,6 +89,13 @@ struct lb_progress {
     double fraction;         /* of the input's work, 0..1; negative when not known (streams) */
     double elapsed_s, tok_s; /* since the first step; prompt and completion tokens a second of the last seconds */
 };
+
+/* Tokens a second of the time after loading; not finite: not measured. */
+struct lb_rates {
+    double prompt, completion, total;
+};
+
+struct lb_rates lb_stats_rates(const struct lb_stats *s);
 
 /* Sums up what the ranks did: s->rank is set. */
 void lb_stats_join(struct lb_stats *s);

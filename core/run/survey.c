@@ -18,6 +18,7 @@ void lb_survey_release(struct lb_survey *s)
     lb_mem_free(s->first_id);
     lb_mem_free(s->first_text);
     lb_mem_free(s->first_ids);
+    lb_sim_release(&s->lengths);
     *s = (struct lb_survey){0};
 }
 
@@ -41,7 +42,6 @@ static void take(char **to, char **from)
 enum lb_status lb_survey_row(struct lb_survey *s, struct lb_work *w, struct lb_err *err)
 {
     struct lb_row *row = &w->row;
-    (void)err;
     if (row->code != LB_ROW_OK) {
         if (!s->failed[row->code].message) {
             s->failed[row->code].index = row->index;
@@ -68,6 +68,9 @@ enum lb_status lb_survey_row(struct lb_survey *s, struct lb_work *w, struct lb_e
         s->new_tokens += p->set.max_tokens * p->n_copy;
         s->n_prompt++;
         s->bucket[bucket_of(n)]++;
+        /* greedy samples of a prompt are the same, and run once */
+        for (int32_t k = 0; k < (p->set.sampling.greedy ? 1 : p->n_copy); k++)
+            LB_TRY(lb_sim_add(&s->lengths, n, p->set.max_tokens, err));
     }
     return LB_OK;
 }
@@ -331,6 +334,10 @@ void lb_survey_put(const struct lb_survey *s, const struct lb_survey_view *v, st
     put_model(out, v);
     put_rows(out, s, v);
     put_histogram(out, s);
+    if (v->outlook && v->outlook->len) {
+        lb_str_putc(out, '\n');
+        lb_str_put(out, v->outlook->data, v->outlook->len);
+    }
     put_first(out, s, v);
     put_findings(out, v->audit);
 }

@@ -8,6 +8,7 @@
 
 #include "core/run/audit.h"
 #include "core/run/flow.h"
+#include "core/run/simulate.h"
 #include "core/run/stats.h"
 
 #define LB_SURVEY_BUCKETS 31 /* lengths from 2^i on */
@@ -15,6 +16,7 @@
 struct lb_survey {
     int64_t n_ok, n_prompt, tokens, shortest, longest;
     int64_t new_tokens; /* at most, over all rows */
+    struct lb_sim_rows lengths;
     int64_t bucket[LB_SURVEY_BUCKETS];
     struct { /* the first row of each error code */
         int64_t index;
@@ -42,6 +44,7 @@ struct lb_survey_view {
     const struct lb_audit *audit;
     const struct lb_stats *stats; /* rows by error code, settings */
     int64_t max_model_len;        /* 0: not known */
+    const struct lb_str *outlook; /* what the run would take, as lines; NULL: none */
 };
 
 /* Appends lines of 80 columns at most (long names aside). Memory failures stick in out. */

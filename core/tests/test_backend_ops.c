@@ -200,7 +200,7 @@ static void engine_open(struct engine *e, const char *isa, enum lb_dtype dtype, 
     assert_int_equal(lb_backend_open(&e->be, &spec, &err), LB_OK);
     assert_int_equal(e->be->n_thread, n_thread);
     const struct lb_backend_ops *op = e->be->ops;
-    struct lk_cols dim, heads, ffn;
+    struct lk_cols dim, heads, ffn, vocab;
     lb_cols_init(&dim, 1, (int64_t[]){0, DIM});
     lb_cols_init(&heads, N_SEG, (int64_t[]){0, Q_DIM / 2, Q_DIM});
     lb_cols_init(&ffn, N_SEG, (int64_t[]){0, 32, FFN});
@@ -216,7 +216,8 @@ static void engine_open(struct engine *e, const char *isa, enum lb_dtype dtype, 
     }
     struct lb_step_limits limit = {N_SEQ * MAX_LEN, N_SEQ, N_SEQ * SEQ_PAGES};
     struct lb_kv_spec kv = {N_LAYER, N_KV, HEAD_DIM, HEAD_DIM, N_PAGE, {0}};
-    assert_int_equal(op->reserve(e->be, limit, N_SEQ, N_VOCAB, &err), LB_OK);
+    lb_cols_init(&vocab, 3, (int64_t[]){0, 32, 32, N_VOCAB});
+    assert_int_equal(op->reserve(e->be, limit, N_SEQ, &vocab, &err), LB_OK);
     assert_int_equal(op->buf_new(e->be, DIM, &e->x, &err), LB_OK);
     assert_int_equal(op->buf_new(e->be, QKV_DIM, &e->qkv, &err), LB_OK);
     assert_int_equal(op->act_new(e->be, &dim, &e->h, &err), LB_OK);
@@ -498,14 +499,15 @@ static void run_long(const char *isa, const float *table, const float *w, int ch
     struct lb_actbuf h;
     struct lb_kv_mem *kv;
     struct lb_step step;
-    struct lk_cols cols;
+    struct lk_cols cols, vocab;
     float ones[LONG_DIM];
     for (int i = 0; i < LONG_DIM; i++)
         ones[i] = 1;
     lb_cols_init(&cols, 1, (int64_t[]){0, LONG_DIM});
     assert_int_equal(op->table_new(be, &rows, 0, &embed, &err), LB_OK);
     struct lb_matrix *m = matrix(be, w, LONG_OUT, &cols, false);
-    assert_int_equal(op->reserve(be, limit, 1, N_VOCAB, &err), LB_OK);
+    lb_cols_init(&vocab, 1, (int64_t[]){0, N_VOCAB});
+    assert_int_equal(op->reserve(be, limit, 1, &vocab, &err), LB_OK);
     assert_int_equal(op->buf_new(be, LONG_DIM, &x, &err), LB_OK);
     assert_int_equal(op->buf_new(be, LONG_OUT, &y, &err), LB_OK);
     assert_int_equal(op->act_new(be, &cols, &h, &err), LB_OK);

@@ -18,13 +18,14 @@ static void fill(int32_t *table, int32_t n, int32_t first)
         table[i] = first + 3 * i;
 }
 
-static void fill_step(struct lb_step *s, const int32_t n[5])
+static void fill_step(struct lb_step *s, const int32_t n[6])
 {
     s->n_tok = n[0];
     s->n_seq = n[1];
     s->n_page = n[2];
     s->n_out = n[3];
     s->n_new = n[4];
+    s->n_copy = n[5];
     fill(s->tok, n[0], -40);
     fill(s->pos, n[0], 1000);
     fill(s->tok_page, n[0], 2000);
@@ -35,6 +36,8 @@ static void fill_step(struct lb_step *s, const int32_t n[5])
     fill(s->new_page, n[4], 7000);
     fill(s->out_tok, n[3], 8000);
     fill(s->out_flags, n[3], 9000);
+    fill(s->copy_from, n[5], 10000);
+    fill(s->copy_to, n[5], 11000);
 }
 
 static void assert_same(const struct lb_step *a, const struct lb_step *b)
@@ -51,13 +54,16 @@ static void assert_same(const struct lb_step *a, const struct lb_step *b)
              {a->page, b->page, a->n_page},
              {a->new_page, b->new_page, a->n_new},
              {a->out_tok, b->out_tok, a->n_out},
-             {a->out_flags, b->out_flags, a->n_out}};
+             {a->out_flags, b->out_flags, a->n_out},
+             {a->copy_from, b->copy_from, a->n_copy},
+             {a->copy_to, b->copy_to, a->n_copy}};
     assert_int_equal(a->number, b->number);
     assert_int_equal(a->n_tok, b->n_tok);
     assert_int_equal(a->n_seq, b->n_seq);
     assert_int_equal(a->n_page, b->n_page);
     assert_int_equal(a->n_out, b->n_out);
     assert_int_equal(a->n_new, b->n_new);
+    assert_int_equal(a->n_copy, b->n_copy);
     for (size_t i = 0; i < sizeof t / sizeof *t; i++)
         assert_memory_equal(t[i].a, t[i].b, (size_t)t[i].n * sizeof *t[i].a);
 }
@@ -65,7 +71,8 @@ static void assert_same(const struct lb_step *a, const struct lb_step *b)
 static void test_round_trip(void **state)
 {
     (void)state;
-    static const int32_t shape[][5] = {{0, 0, 0, 0, 0}, {1, 1, 1, 1, 0}, {24, 7, 40, 24, 40}, {13, 4, 9, 3, 2}};
+    static const int32_t shape[][6] = {
+        {0, 0, 0, 0, 0, 0}, {1, 1, 1, 1, 0, 0}, {24, 7, 40, 24, 40, 7}, {13, 4, 9, 3, 2, 1}};
     struct lb_err err = LB_ERR_INIT;
     struct lb_step a, b;
     assert_int_equal(lb_step_init(&a, limit, &err), LB_OK);
@@ -107,19 +114,20 @@ static void test_bounds(void **state)
     assert_int_equal(lb_step_init(&s, limit, &err), LB_OK);
     int32_t *ints = lb_mem_new(lb_step_pack_max(&s), sizeof *ints), slot[24] = {0};
     struct lb_step_head good;
-    fill_step(&s, (const int32_t[]){24, 7, 40, 24, 40});
+    fill_step(&s, (const int32_t[]){24, 7, 40, 24, 40, 7});
     lb_step_pack(&s, slot, 24, &good, ints);
     assert_int_equal(lb_step_head_check(&s, &good, &err), LB_OK);
-    for (int i = 0; i < 14; i++) {
+    for (int i = 0; i < 16; i++) {
         struct lb_step_head bad = good;
-        int32_t *const member[] = {&bad.n_tok, &bad.n_seq, &bad.n_page, &bad.n_out, &bad.n_new, &bad.n_slot};
-        int32_t times[] = {4, 2, 1, 2, 1, 1};
-        if (i < 12) {
-            int32_t by = i < 6 ? 1 : -1000;
-            *member[i % 6] += by;
-            bad.n_int += (int64_t)by * times[i % 6]; /* a head that agrees with itself */
+        int32_t *const member[] = {&bad.n_tok, &bad.n_seq,  &bad.n_page, &bad.n_out,
+                                   &bad.n_new, &bad.n_slot, &bad.n_copy};
+        int32_t times[] = {4, 2, 1, 2, 1, 1, 2};
+        if (i < 14) {
+            int32_t by = i < 7 ? 1 : -1000;
+            *member[i % 7] += by;
+            bad.n_int += (int64_t)by * times[i % 7]; /* a head that agrees with itself */
         } else {
-            bad.n_int += i == 12 ? 1 : -1;
+            bad.n_int += i == 14 ? 1 : -1;
         }
         struct lb_err why = LB_ERR_INIT;
         assert_int_equal(lb_step_head_check(&s, &bad, &why), LB_E_DEVICE);

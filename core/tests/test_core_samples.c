@@ -177,6 +177,44 @@ static void test_samples(void **state)
     place_release(&p);
 }
 
+/* However many samples a prompt has, and whatever it shares with others, it is computed once. */
+static void test_computed_once(void **state)
+{
+    (void)state;
+    static const char rows[] =
+        "{\"prompt\":\"Once upon a time there was a "
+        "cat\",\"n\":6,\"temperature\":1.5,\"max_tokens\":9,\"logprobs\":1}\n"
+        "{\"prompt_token_ids\":[5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31,32,33,34,"
+        "35,"
+        "36,37,38,39,40,41,42,43,44],\"n\":4,\"temperature\":1,\"max_tokens\":40,\"presence_penalty\":0.5}\n"
+        "{\"prompt_token_ids\":[5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31,32,33,34,"
+        "35,"
+        "36],\"n\":3,\"temperature\":1,\"max_tokens\":3,\"stop\":[\"e\"]}\n";
+    struct place p;
+    struct lb_options o;
+    struct lb_stats stats;
+    place_init(&p, &o, rows);
+    json_t *want = run(&o, &stats);
+    assert_int_equal(stats.prompt_computed + stats.prefix_hit, stats.prompt_tokens);
+    o.no_prefix_cache = true;
+    json_t *got = run(&o, &stats);
+    equal(got, want);
+    assert_int_equal(stats.prompt_computed, stats.prompt_tokens);
+    assert_int_equal(stats.prefix_hit, 0);
+    json_decref(got);
+    /* with few pages and few sequences some samples run alone, and give the same */
+    for (int few = 0; few < 2; few++) {
+        o.no_prefix_cache = few;
+        o.crowd_pages = 6;
+        o.max_seqs = few ? 3 : 256;
+        got = run(&o, &stats);
+        equal(got, want);
+        json_decref(got);
+    }
+    json_decref(want);
+    place_release(&p);
+}
+
 static void test_greedy(void **state)
 {
     (void)state;
@@ -395,9 +433,11 @@ static void test_interrupted(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_samples),     cmocka_unit_test(test_greedy),      cmocka_unit_test(test_prompts),
-        cmocka_unit_test(test_text_offset), cmocka_unit_test(test_forms),       cmocka_unit_test(test_many_unreadable),
-        cmocka_unit_test(test_same_ids),    cmocka_unit_test(test_interrupted),
+        cmocka_unit_test(test_samples),         cmocka_unit_test(test_computed_once),
+        cmocka_unit_test(test_greedy),          cmocka_unit_test(test_prompts),
+        cmocka_unit_test(test_text_offset),     cmocka_unit_test(test_forms),
+        cmocka_unit_test(test_many_unreadable), cmocka_unit_test(test_same_ids),
+        cmocka_unit_test(test_interrupted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

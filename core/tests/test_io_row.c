@@ -255,7 +255,7 @@ static void test_bad_params(void **state)
     static const struct bad cases[] = {
         {P "\"max_tokens\":\"16\"}", LB_ROW_BAD_PARAM, "max_tokens must be an integer, not \"16\"", I},
         {P "\"max_tokens\":1.5}", LB_ROW_BAD_PARAM, "1.5", I},
-        {P "\"max_new_tokens\":-1}", LB_ROW_BAD_PARAM, "max_new_tokens must be from 1", I},
+        {P "\"max_new_tokens\":-1}", LB_ROW_BAD_PARAM, "max_new_tokens must be from 0", I},
         {P "\"max_tokens\":16,\"max_new_tokens\":32}", LB_ROW_BAD_PARAM, "max_new_tokens is 32", I},
         {P "\"max_tokens\":99999999999}", LB_ROW_BAD_PARAM, "99999999999", I},
         {P "\"temperature\":-0.5}", LB_ROW_BAD_PARAM, "temperature must be 0 or more, not -0.5", I},
@@ -296,7 +296,7 @@ static void test_unsupported(void **state)
 {
     (void)state;
     static const struct bad cases[] = {
-        {P "\"max_tokens\":0}", LB_ROW_UNSUPPORTED, "max_tokens 0", I},
+        {P "\"max_tokens\":-1}", LB_ROW_BAD_PARAM, "max_tokens must be from 0", I},
         {P "\"n\":2,\"best_of\":3}", LB_ROW_UNSUPPORTED, "best_of (3)", I},
         {P "\"best_of\":2}", LB_ROW_UNSUPPORTED, "best_of (2)", I},
         {P "\"presence_penalty\":2.1}", LB_ROW_BAD_PARAM, "presence_penalty must be from -2 to 2, not 2.1", I},
@@ -313,7 +313,11 @@ static void test_unsupported(void **state)
         {P "\"logit_bias\":{\"2147483648\":1}}", LB_ROW_BAD_PARAM, "\"2147483648\" is no token id", I},
         {P "\"logit_bias\":{\"99999999999999999999\":1}}", LB_ROW_BAD_PARAM, "is no token id", I},
         {P "\"logit_bias\":{\"\":1}}", LB_ROW_BAD_PARAM, "is no token id", I},
-        {P "\"prompt_logprobs\":0}", LB_ROW_UNSUPPORTED, "prompt_logprobs", I},
+        {P "\"prompt_logprobs\":21}", LB_ROW_BAD_PARAM, "prompt_logprobs must be from 0 to 20", I},
+        {P "\"prompt_logprobs\":-1}", LB_ROW_BAD_PARAM, "prompt_logprobs must be from 0", I},
+        {P "\"prompt_logprobs\":\"all\"}", LB_ROW_BAD_PARAM, "prompt_logprobs must be an integer", I},
+        {P "\"prompt_logprobs_from\":-1}", LB_ROW_BAD_PARAM, "prompt_logprobs_from must be from 0", I},
+        {P "\"prompt_logprobs_from\":true}", LB_ROW_BAD_PARAM, "prompt_logprobs_from must be an integer", I},
         {P "\"min_tokens\":-1}", LB_ROW_BAD_PARAM, "min_tokens must be from 0", I},
         {P "\"min_tokens\":1.5}", LB_ROW_BAD_PARAM, "min_tokens must be an integer", I},
         {P "\"include_stop_str_in_output\":1}", LB_ROW_BAD_PARAM, "include_stop_str_in_output must be true", I},
@@ -420,9 +424,9 @@ static void test_gen_check(void **state)
     assert_string_equal(message, "top_p must be above 0 and at most 1, not 7");
     g.set = LB_GEN_TEMPERATURE; /* what is not set is not checked */
     assert_int_equal(lb_gen_check(&g, message, sizeof message), LB_ROW_OK);
-    g = (struct lb_gen){.set = LB_GEN_MAX_TOKENS};
+    g = (struct lb_gen){.set = LB_GEN_MAX_TOKENS, .max_tokens = -1};
     assert_int_equal(lb_gen_check(&g, message, sizeof message), LB_ROW_BAD_PARAM);
-    assert_non_null(strstr(message, "max_tokens must be from 1"));
+    assert_non_null(strstr(message, "max_tokens must be from 0"));
 }
 
 static void test_gen_merge(void **state)

@@ -112,6 +112,27 @@ static void test_choices(void **state)
                "\"prompt_token_ids\":[1,2],\"kept\":{}}");
 }
 
+static void test_prompt_logprobs(void **state)
+{
+    (void)state;
+    const struct lb_logprob_top top[] = {{9, -0.25f}, {4, -2.0f}};
+    const struct lb_logprob lp[] = {{4, -2.0f, 2, top, 2}, {5, -0.125f, 1, NULL, 0}};
+    struct lb_result r = {.id_json = "1",
+                          .index = 1,
+                          .text = "",
+                          .finish = LB_FINISH_LENGTH,
+                          .prompt_tokens = 4,
+                          .prompt_logprobs = lp,
+                          .prompt_first = 2};
+#define BEFORE                                                                                                    \
+    "{\"id\":1,\"index\":1,\"text\":\"\",\"finish_reason\":\"length\",\"prompt_tokens\":4,\"completion_tokens\":" \
+    "0,\"prompt_logprobs\":[null,null,"
+    expect(&r, BEFORE "{\"id\":4,\"logprob\":-2,\"rank\":2,\"top\":[[9,-0.25],[4,-2]]},"
+                      "{\"id\":5,\"logprob\":-0.125,\"rank\":1}],\"prompt_nll\":2.125}");
+    r.prompt_first = 9;
+    expect(&r, BEFORE "null,null],\"prompt_nll\":0}");
+}
+
 static void test_error(void **state)
 {
     (void)state;
@@ -153,8 +174,10 @@ static void test_floats(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_least),   cmocka_unit_test(test_all),   cmocka_unit_test(test_stop_string),
-        cmocka_unit_test(test_choices), cmocka_unit_test(test_error), cmocka_unit_test(test_floats),
+        cmocka_unit_test(test_least),           cmocka_unit_test(test_all),
+        cmocka_unit_test(test_stop_string),     cmocka_unit_test(test_choices),
+        cmocka_unit_test(test_prompt_logprobs), cmocka_unit_test(test_error),
+        cmocka_unit_test(test_floats),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -117,9 +117,76 @@ static void bad_sizes(void **state)
     }
 }
 
+/* A fork shares what is full and asks for a copy of what is not, whatever becomes of the sequence that it came from. */
+static void forks(void **state)
+{
+    (void)state;
+    struct lb_kv kv;
+    struct lb_err err = LB_ERR_INIT;
+    int32_t from[MAX_SEQ], to[MAX_SEQ], fresh[N_PAGE];
+    assert_int_equal(lb_kv_init(&kv, 6, 4, MAX_LEN, &err), LB_OK);
+    int32_t a = lb_kv_open(&kv);
+    assert_true(lb_kv_extend(&kv, a, 70));
+    int32_t b = lb_kv_fork(&kv, a);
+    assert_true(b >= 0 && b != a);
+    assert_int_equal(kv.seq[b].n_tok, 70);
+    assert_int_equal(kv.seq[b].n_page, 3);
+    assert_memory_equal(kv.seq[a].page, kv.seq[b].page, 2 * sizeof(int32_t));
+    assert_true(kv.seq[a].page[2] != kv.seq[b].page[2]);
+    assert_int_equal(lb_kv_used(&kv), 4);
+    assert_int_equal(lb_kv_waste(&kv, 140), 2 * (96 - 70));
+    int32_t last = kv.seq[a].page[2], copy = kv.seq[b].page[2], shared = kv.seq[a].page[0];
+    lb_kv_close(&kv, a); /* the page that is copied is free now, and may be anybody's */
+    assert_int_equal(lb_kv_used(&kv), 3);
+    assert_int_equal(kv.refs[shared], 1);
+    int32_t c = lb_kv_open(&kv);
+    assert_true(lb_kv_extend(&kv, c, 1));
+    assert_int_equal(kv.seq[c].page[0], last);
+    assert_int_equal(lb_kv_take_copies(&kv, from, to, MAX_SEQ), 1);
+    assert_int_equal(from[0], last);
+    assert_int_equal(to[0], copy);
+    assert_int_equal(lb_kv_take_copies(&kv, from, to, MAX_SEQ), 0);
+    int32_t n = lb_kv_take_new(&kv, fresh, N_PAGE);
+    for (int32_t i = 0; i < n; i++)
+        assert_int_not_equal(fresh[i], copy); /* it would be zeroed behind the copy */
+
+    /* a page that was handed out and given back in the same step is not zeroed either */
+    assert_true(lb_kv_extend(&kv, c, 33));
+    int32_t back = kv.seq[c].page[1];
+    lb_kv_close(&kv, c);
+    int32_t d = lb_kv_fork(&kv, b);
+    assert_true(kv.seq[d].page[2] == back || kv.seq[d].page[2] == last);
+    n = lb_kv_take_new(&kv, fresh, N_PAGE);
+    for (int32_t i = 0; i < n; i++)
+        assert_int_not_equal(fresh[i], kv.seq[d].page[2]);
+
+    /* full pages need no copy, and no page */
+    assert_int_equal(lb_kv_take_copies(&kv, from, to, MAX_SEQ), 1);
+    assert_true(lb_kv_extend(&kv, b, 96));
+    assert_true(lb_kv_extend(&kv, d, 160));
+    assert_int_equal(lb_kv_used(&kv), 6);
+    int32_t e = lb_kv_fork(&kv, b);
+    assert_true(e >= 0 && kv.n_copy == 0);
+    assert_memory_equal(kv.seq[b].page, kv.seq[e].page, 3 * sizeof(int32_t));
+    lb_kv_close(&kv, e);
+    lb_kv_close(&kv, b);
+
+    /* refused, with nothing changed: no page for a copy; no sequence */
+    assert_int_equal(kv.seq[d].n_page, 5);
+    assert_true(lb_kv_extend(&kv, (c = lb_kv_open(&kv)), 1));
+    assert_int_equal(kv.n_free, 0);
+    int64_t entries = kv.n_entry;
+    assert_int_equal(lb_kv_fork(&kv, c), -1);
+    assert_int_equal(lb_kv_open(&kv) >= 0 && lb_kv_open(&kv) >= 0, 1);
+    assert_int_equal(lb_kv_fork(&kv, d), -1);
+    assert_true(kv.n_entry == entries && kv.n_copy == 0);
+    lb_kv_release(&kv);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(forks),
         cmocka_unit_test(random_operations),
         cmocka_unit_test(bad_sizes),
     };

@@ -13,7 +13,6 @@
 #include <cmocka.h>
 
 #include "core/base/file.h"
-#include "core/base/hash.h"
 #include "core/base/mem.h"
 #include "core/model/decoder.h"
 #include "core/model/kv.h"
@@ -33,7 +32,6 @@ struct found {
     float best_logit, top_logit[LK_TOP];
     bool finite, asked;
     double lse;
-    uint64_t logits; /* hash */
 };
 
 /* The steps of a run, made while one rank ran them. */
@@ -45,20 +43,20 @@ struct script {
     struct lb_step step[N_STEP];
     int32_t slot[N_STEP][N_ROW]; /* after the step */
     struct found found[N_STEP][N_ROW];
+    float *logits[N_STEP][N_ROW]; /* [n_vocab] of those that ask for anything; else NULL */
     int64_t weight_bytes;
 };
 
-static struct found found_of(const struct script *s, const struct lb_cand *cand)
+static struct found found_of(const struct lb_cand *cand)
 {
     struct found f;
     memset(&f, 0, sizeof f);
     f.best = cand->best;
     f.best_logit = cand->best_logit;
     f.finite = cand->finite;
-    if (cand->logits) {
+    if (cand->top_id) {
         f.asked = true;
         f.lse = cand->lse;
-        f.logits = lb_hash64(cand->logits, (size_t)s->config->n_vocab * sizeof(float), 0);
         memcpy(f.top_id, cand->top_id, sizeof f.top_id);
         memcpy(f.top_logit, cand->top_logit, sizeof f.top_logit);
     }
@@ -104,6 +102,26 @@ static void rank_close(struct rank *r)
         return false;                                   \
     } while (0)
 
+/* A rank's own part of the logits, and the whole row where it is given. */
+static bool rank_logits(struct rank *r, int i, const struct lb_step *step, const struct lb_cand *cand)
+{
+    const int64_t *parts = lb_model_parts(r->m), begin = parts[r->index], n = parts[r->index + 1] - begin;
+    for (int j = 0; j < step->n_out; j++) {
+        const float *want = r->script->logits[i][j], *own = lb_model_logits(r->m, j);
+        if ((own != NULL) != (step->out_flags[j] != 0))
+            RANK_FAIL("step %d, output %d: logits are %s", i, j, own ? "there" : "missing");
+        if (own && memcmp(own, want + begin, (size_t)n * sizeof *own) != 0)
+            RANK_FAIL("step %d, output %d: the part's logits differ", i, j);
+        if (!cand)
+            continue;
+        if ((cand[j].logits != NULL) != (step->out_flags[j] == LB_OUT_LOGITS))
+            RANK_FAIL("step %d, output %d: a row is %s", i, j, cand[j].logits ? "there" : "missing");
+        if (cand[j].logits && memcmp(cand[j].logits, want, (size_t)parts[r->size] * sizeof *want) != 0)
+            RANK_FAIL("step %d, output %d: logits differ", i, j);
+    }
+    return true;
+}
+
 static bool rank_step(struct rank *r, int i)
 {
     const struct script *s = r->script;
@@ -131,12 +149,14 @@ static bool rank_step(struct rank *r, int i)
         RANK_FAIL("step %d: %s", i, err.text);
     if (r->index != 0 && cand)
         RANK_FAIL("step %d: candidates on a rank that does not lead", i);
+    if (!rank_logits(r, i, &step, cand))
+        return false;
     if (r->index != 0)
         return true;
     if (lb_model_told(r->m) != (i == 2 ? (1u << r->size) - 1 : 0))
         RANK_FAIL("step %d: the leader is told %x", i, lb_model_told(r->m));
     for (int j = 0; j < step.n_out; j++) {
-        struct found f = found_of(s, &cand[j]);
+        struct found f = found_of(&cand[j]);
         if (memcmp(&f, &s->found[i][j], sizeof f) != 0)
             RANK_FAIL("step %d, output %d: best %d (%.9g) is %d (%.9g) with one rank", i, j, f.best,
                       (double)f.best_logit, s->found[i][j].best, (double)s->found[i][j].best_logit);
@@ -215,7 +235,7 @@ static void put(struct lb_step *st, struct lb_kv *kv, struct row *r, int n, uint
     if (r->n_fed >= r->n_prompt) {
         r->slot = st->n_out;
         st->out_tok[st->n_out] = st->n_tok - 1;
-        st->out_flags[st->n_out++] = noise(state) % 3 == 0 ? 0 : LB_OUT_LOGITS;
+        st->out_flags[st->n_out++] = (int32_t[]){0, LB_OUT_LOGITS, LB_OUT_TOP}[noise(state) % 3];
     }
     st->seq_start[st->n_seq] = st->n_tok;
     st->page_start[st->n_seq] = st->n_page;
@@ -262,7 +282,12 @@ static void script_open(struct script *s)
         if (lb_model_forward(one.m, &s->step[i], &cand, &err) != LB_OK)
             fail_msg("%s: %s", s->name, err.text);
         for (int j = 0; j < s->step[i].n_out; j++) {
-            s->found[i][j] = found_of(s, &cand[j]);
+            s->found[i][j] = found_of(&cand[j]);
+            s->logits[i][j] = NULL;
+            if (cand[j].logits) {
+                s->logits[i][j] = lb_mem_new((size_t)s->config->n_vocab, sizeof(float));
+                memcpy(s->logits[i][j], cand[j].logits, (size_t)s->config->n_vocab * sizeof(float));
+            }
             assert_true(cand[j].finite);
             s->slot[i][j] = lb_model_slots(one.m)[j] = cand[j].best;
         }
@@ -274,8 +299,11 @@ static void script_open(struct script *s)
 
 static void script_close(struct script *s)
 {
-    for (int i = 0; i < N_STEP; i++)
+    for (int i = 0; i < N_STEP; i++) {
+        for (int j = 0; j < s->step[i].n_out; j++)
+            lb_mem_free(s->logits[i][j]);
         lb_step_release(&s->step[i]);
+    }
 }
 
 /* Every tp above 1. */

@@ -178,7 +178,7 @@ static void run_trial(struct trial *t, double spread, bool ties, int64_t *n_othe
         float before[MOST_VOCAB];
         memcpy(before, t->logits, sizeof before);
         double u = uniform();
-        int32_t want = naive_draw(t, u), got = lb_adjust_draw(a, &t->set, &t->cand, u);
+        int32_t want = naive_draw(t, u), got = lb_adjust_draw(a, &t->set, &t->cand, u, NULL);
         if (got != want)
             fail_msg("%lld ids, %lld new: %d instead of %d", (long long)t->n_vocab, (long long)t->n_new, got, want);
         assert_true(t->want[got] > -INFINITY);
@@ -236,7 +236,7 @@ static void test_by_hand(void **state)
             t.top_id[k] = t.order[k];
             t.top_logit[k] = t.logits[t.order[k]];
         }
-        assert_int_equal(lb_adjust_draw(a, &t.set, &t.cand, 0), want[i]);
+        assert_int_equal(lb_adjust_draw(a, &t.set, &t.cand, 0, NULL), want[i]);
         lb_adjust_count(a, want[i]);
     }
     lb_adjust_free(a);
@@ -269,7 +269,7 @@ static void test_far(void **state)
     struct lb_adjust *a = lb_adjust_new(&t.set, t.prompt, t.n_prompt, &t.config);
     bool seen[300] = {false};
     for (int i = 0; i < 2000; i++)
-        seen[lb_adjust_draw(a, &t.set, &t.cand, (i + 0.5) / 2000)] = true;
+        seen[lb_adjust_draw(a, &t.set, &t.cand, (i + 0.5) / 2000, NULL)] = true;
     assert_true(seen[7] && seen[9]);
     assert_false(seen[8] || seen[200]);
     lb_adjust_free(a);
@@ -282,13 +282,13 @@ static void test_far(void **state)
     t.set.stop_ids = stop;
     t.set.n_stop_ids = 299;
     a = lb_adjust_new(&t.set, t.prompt, t.n_prompt, &t.config);
-    assert_int_equal(lb_adjust_draw(a, &t.set, &t.cand, 0.5), 299);
+    assert_int_equal(lb_adjust_draw(a, &t.set, &t.cand, 0.5, NULL), 299);
     lb_adjust_free(a);
     t.set.n_stop_ids = 300;
     for (int greedy = 0; greedy < 2; greedy++) {
         t.set.sampling.greedy = greedy;
         a = lb_adjust_new(&t.set, t.prompt, t.n_prompt, &t.config);
-        assert_int_equal(lb_adjust_draw(a, &t.set, &t.cand, 0.5), -1);
+        assert_int_equal(lb_adjust_draw(a, &t.set, &t.cand, 0.5, NULL), -1);
         lb_adjust_free(a);
     }
 }

@@ -49,17 +49,16 @@ static void test_pages(void **state)
     assert_int_equal(lb_plan_page_bytes(&latent, LB_BF16, 1), (3 * (32 + 24) + 2 * 8) * 32 * 2);
     assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
     assert_int_equal(p.batch_tokens, 512);
-    assert_int_equal(p.max_seqs, 256);
+    assert_int_equal(p.max_seqs, 512); /* a token of each fills a step */
     assert_int_equal(p.max_model_len, 1000);
-    assert_int_equal(p.kv_memory, 1 << 28); /* a quarter of free memory */
-    assert_int_equal(p.kv_pages, 256 * 32); /* all rows at full length need no more */
+    assert_int_equal(p.kv_pages, 512 * 32); /* all rows at full length need no more */
     assert_int_equal(p.limit.n_page, p.kv_pages);
-    assert_int_equal(p.limit.n_seq, 256);
+    assert_int_equal(p.limit.n_seq, 512);
     spec.kv_memory = 10 * PAGE + 1;
     spec.batch_tokens = 16;
     assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
     assert_int_equal(p.kv_pages, 10);
-    assert_int_equal(p.limit.n_seq, 16);
+    assert_int_equal(p.limit.n_seq, 16); /* lengths are not known */
     assert_int_equal(p.max_out, 16);
     assert_int_equal(lb_plan_pages(&p, PAGE * 3, &err), LB_OK); /* a kernel set with larger pages */
     assert_int_equal(p.kv_pages, 3);
@@ -71,12 +70,78 @@ static void test_pages(void **state)
     c.n_seg = 4;
     c.moe = (struct lb_moe_shape){.n_expert = 8, .n_used = 2, .ffn_dim = 32, .shared_dim = 40};
     assert_true(lb_plan_moe_bytes(&c, 100) == 100 * 4 * (2 * 160 + 72 + 256 + 40));
+    struct lb_config dense = c;
+    dense.moe = (struct lb_moe_shape){.n_expert = 0};
+    assert_true(lb_plan_step_bytes(&c, LB_BF16, 1, 100, 100) - lb_plan_step_bytes(&dense, LB_BF16, 1, 100, 100) ==
+                100 * 4 * (2 * 160 + 72 + 256 + 40));
+}
+
+/* What weights and steps of 100 tokens leave goes to the cache, apart from a part for the host and a quarter for
+ * others; to the byte what does not fit is refused with what would. */
+static void test_share(void **state)
+{
+    (void)state;
+    struct lb_config c = config_of(1 << 20, LB_ROPE_DEFAULT);
+    struct lb_plan_spec spec = spec_of(&c);
+    struct lb_err err = LB_ERR_INIT;
+    struct lb_plan p;
+    spec.batch_tokens = 100;
+    spec.max_seqs = 40;
+    const double steps = lb_plan_step_bytes(&c, LB_BF16, 1, 100, 100), host = 200.0 * (1 << 20);
     assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
-    assert_int_equal(p.kv_memory, ((1 << 30) - 100 * 4 * 688) / 4);
-    spec.free_bytes = 2000000 + 100 * 4 * 688 - 1; /* the weights alone fit */
-    struct lb_err full = LB_ERR_INIT;
-    assert_int_equal(lb_plan_make(&p, &spec, &full), LB_E_DEVICE);
-    assert_non_null(strstr(full.text, "experts' rows of 100 tokens"));
+    assert_true(fabs((double)p.kv_memory - 0.75 * ((1 << 30) - 2e6 - steps - host)) <= 1);
+    assert_int_equal(p.kv_pages, p.kv_memory / PAGE);
+    assert_true(p.need.weights == 2e6 && p.need.steps == steps && p.need.kv == (double)p.kv_pages * PAGE);
+    assert_string_equal(p.why_kv, "as memory allows");
+    spec.free_bytes = (size_t)(2e6 + steps) - 1;
+    assert_int_equal(lb_plan_make(&p, &spec, &err), LB_E_DEVICE);
+    assert_non_null(strstr(err.text, "--batch-tokens 50 would fit"));
+    spec.free_bytes = (size_t)(2e6 + steps + 3 * 1048576);
+    spec.kv_memory = 3 * 1048576;
+    err = (struct lb_err)LB_ERR_INIT;
+    assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
+    spec.kv_memory++;
+    assert_int_equal(lb_plan_make(&p, &spec, &err), LB_E_DEVICE);
+    assert_non_null(strstr(err.text, "2 MiB would fit"));
+}
+
+/* What is known of the rows bounds the cache, and says how large a step may be chosen. */
+static void test_expected_rows(void **state)
+{
+    (void)state;
+    static const struct {
+        struct lb_expect rows;
+        size_t free_bytes;
+        int64_t batch, batch_most, seqs, pages;
+    } cases[] = {
+        {{0, 0, 0}, (size_t)8 << 30, 512, 512, 512, 512 * 32},  /* nothing is known */
+        {{3, 100, 300}, (size_t)8 << 30, 512, 512, 96, 3 * 32}, /* 96 pages hold 24 rows of 100, four times as many may
+                                                                   come */
+        {{0, 100, 16000}, (size_t)8 << 30, 512, 512, 512, 512 * 32},
+        {{0, 100, 16384}, (size_t)8 << 30, 512, 1024, 1024, 1024 * 32}, /* sixteen steps of 1,024 */
+        {{0, 100, 1e9}, (size_t)8 << 30, 512, 4096, 4096, 4096 * 32},
+        {{2000, 100, 1e9}, (size_t)8 << 30, 512, 4096, 4096, 2000 * 32},
+        {{0, 1000, 1e9}, (size_t)30 << 20, 512, 1024, 0, 0}, /* steps of 2,048 would take too much of the memory */
+        {{0, 1000, 1e9}, (size_t)3 << 20, 64, 64, 0, 0},
+    };
+    struct lb_config c = config_of(1000, LB_ROPE_DEFAULT);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct lb_plan_spec spec = spec_of(&c);
+        struct lb_err err = LB_ERR_INIT;
+        struct lb_plan p;
+        spec.expect = cases[i].rows;
+        spec.free_bytes = cases[i].free_bytes;
+        assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
+        if (p.batch_tokens != cases[i].batch || p.batch_most != cases[i].batch_most)
+            fail_msg("case %zu: %lld, %lld", i, (long long)p.batch_tokens, (long long)p.batch_most);
+        if (cases[i].seqs) {
+            assert_int_equal(p.max_seqs, cases[i].seqs);
+            assert_int_equal(p.kv_pages, cases[i].pages);
+        }
+        lb_plan_take_batch(&p, 256);
+        assert_int_equal(p.limit.n_tok, 256);
+        assert_true(p.max_seqs <= 256 && p.limit.n_seq == p.max_seqs && p.max_out == 256);
+    }
 }
 
 static void test_memory(void **state)
@@ -90,6 +155,9 @@ static void test_memory(void **state)
     assert_int_equal(lb_plan_make(&p, &spec, &err), LB_E_DEVICE);
     err = (struct lb_err)LB_ERR_INIT;
     spec.free_bytes = 2000000 + 5 * PAGE; /* less than a quarter is left */
+    spec.batch_tokens = 16;
+    spec.free_bytes += (size_t)lb_plan_step_bytes(&c, LB_BF16, 1, 16, 16);
+    spec.kv_memory = 5 * PAGE;
     assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
     assert_int_equal(p.kv_pages, 5);
     spec.kv_memory = 6 * PAGE;
@@ -136,12 +204,16 @@ static void test_ranks(void **state)
     c = config_of_ranks(layer);
     layer[2].moe = false;
     spec.host_ranks = 4;
-    spec.free_bytes = 2000000 + 4 * 5 * PAGE;
+    spec.batch_tokens = 16;
+    double steps = 4 * lb_plan_step_bytes(&c, LB_BF16, 1, 16, 16), cache = 4 * 40 * PAGE;
+    spec.free_bytes = (size_t)(2000000 + steps + cache / 0.75 / 0.75); /* a quarter for others, one for the host */
     assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
-    assert_int_equal(p.kv_pages, 5);
+    assert_true(p.kv_pages == 40 || p.kv_pages == 39);
     spec.tp = 2; /* two groups: halves of a page */
+    spec.free_bytes -= (size_t)(steps - 4 * lb_plan_step_bytes(&c, LB_BF16, 2, 16, 16));
     assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
-    assert_int_equal(p.kv_pages, 10);
+    assert_true(p.kv_pages == 80 || p.kv_pages == 79);
+    spec.free_bytes = (size_t)(2000000 + 4 * lb_plan_step_bytes(&c, LB_BF16, 2, 16, 16)) + 4 * 5 * PAGE;
     spec.kv_memory = 5 * PAGE;
     assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
     spec.kv_memory++;
@@ -177,9 +249,11 @@ static void test_tp(void **state)
         struct lb_plan_spec spec = spec_of(&c);
         struct lb_err err = LB_ERR_INIT;
         int tp = -1;
+        spec.batch_tokens = 1;
+        spec.free_bytes = (size_t)(cases[i].host_ranks * lb_plan_step_bytes(&c, LB_BF16, 1, 1, 1)); /* beside that */
         spec.host_ranks = cases[i].host_ranks;
         spec.host_nodes = cases[i].host_nodes;
-        spec.free_bytes = cases[i].free_bytes;
+        spec.free_bytes += cases[i].free_bytes;
         spec.kv_memory = cases[i].kv_memory;
         assert_int_equal(lb_plan_tp(&spec, cases[i].n_rank, &tp, &err), cases[i].tp ? LB_OK : LB_E_DEVICE);
         assert_int_equal(tp, cases[i].tp);
@@ -212,6 +286,7 @@ static void test_unread_layers(void **state)
         struct lb_plan_spec spec = spec_of(&c);
         struct lb_err err = LB_ERR_INIT;
         struct lb_plan p;
+        spec.batch_tokens = 1;
         one.name = t[i].name;
         c.gguf = t[i].gguf;
         spec.weights = &file;
@@ -305,9 +380,10 @@ static void test_stats_values(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pages),        cmocka_unit_test(test_memory),        cmocka_unit_test(test_ranks),
-        cmocka_unit_test(test_tp),           cmocka_unit_test(test_length),        cmocka_unit_test(test_stats_absent),
-        cmocka_unit_test(test_stats_values), cmocka_unit_test(test_unread_layers),
+        cmocka_unit_test(test_pages),         cmocka_unit_test(test_share),        cmocka_unit_test(test_expected_rows),
+        cmocka_unit_test(test_memory),        cmocka_unit_test(test_ranks),        cmocka_unit_test(test_tp),
+        cmocka_unit_test(test_length),        cmocka_unit_test(test_stats_absent), cmocka_unit_test(test_stats_values),
+        cmocka_unit_test(test_unread_layers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

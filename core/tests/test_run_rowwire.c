@@ -30,6 +30,8 @@ static struct lb_settings full_settings(void)
         .skip_special = false,
         .include_stop = false,
         .logprobs = 3,
+        .prompt_logprobs = 2,
+        .prompt_from = 3,
         .n = 2,
         .stop = (char *const *)stops,
         .n_stop = 3,
@@ -54,6 +56,10 @@ static void make_room(struct lb_work *w)
         w->logprob = lb_mem_new(n, sizeof *w->logprob);
     if (w->set.logprobs > 0)
         w->top = lb_mem_new(n * (size_t)w->set.logprobs, sizeof *w->top);
+    if (!lb_work_scores(w))
+        return;
+    w->scored = lb_mem_new((size_t)lb_work_n_scored(w), sizeof *w->scored);
+    w->scored_top = lb_mem_new((size_t)(lb_work_n_scored(w) * w->set.prompt_logprobs), sizeof *w->scored_top);
 }
 
 /* Two prompts with two samples each: the second and fourth sequence lend theirs. */
@@ -96,6 +102,7 @@ static struct lb_work *plain(void)
                                   .include_stop = true,
                                   .max_tokens = 4,
                                   .logprobs = -1,
+                                  .prompt_logprobs = -1,
                                   .n = 1};
     give_prompt(w, 1);
     return w;
@@ -120,6 +127,8 @@ static void assert_same_settings(const struct lb_settings *a, const struct lb_se
     assert_int_equal(a->skip_special, b->skip_special);
     assert_int_equal(a->include_stop, b->include_stop);
     assert_int_equal(a->logprobs, b->logprobs);
+    assert_int_equal(a->prompt_logprobs, b->prompt_logprobs);
+    assert_int_equal(a->prompt_from, b->prompt_from);
     assert_int_equal(a->n, b->n);
     assert_int_equal(a->n_stop, b->n_stop);
     for (size_t i = 0; i < a->n_stop; i++)
@@ -176,6 +185,28 @@ static void test_rows(void **state)
     lb_str_release(&bytes);
 }
 
+static void pretend_logprobs(struct lb_logprob *list, int64_t n, struct lb_logprob_top *all, int64_t most)
+{
+    for (int64_t k = 0; k < n; k++) {
+        struct lb_logprob_top *top = all + k * most;
+        size_t n_top = k % 2 ? (size_t)most : 0;
+        for (size_t t = 0; t < n_top; t++)
+            top[t] = (struct lb_logprob_top){(int32_t)(k + 10 * (int64_t)t), -0.5f * (float)t - 0.1f};
+        list[k] = (struct lb_logprob){(int32_t)(k + 70), -1.5f - (float)k, k + 1, n_top ? top : NULL, n_top};
+    }
+}
+
+static void assert_same_logprobs(const struct lb_logprob *a, const struct lb_logprob *b, int64_t n)
+{
+    for (int64_t k = 0; k < n; k++) {
+        const struct lb_logprob *p = &a[k], *q = &b[k];
+        assert_int_equal(p->id, q->id);
+        assert_true(p->logprob == q->logprob && p->rank == q->rank && p->n_top == q->n_top);
+        for (size_t t = 0; t < p->n_top; t++)
+            assert_true(p->top[t].id == q->top[t].id && p->top[t].logprob == q->top[t].logprob);
+    }
+}
+
 /* What a forward thread leaves in a row: sequence i gave 6 - i ids, or none. */
 static void pretend_run(struct lb_work *lead, double now)
 {
@@ -183,16 +214,12 @@ static void pretend_run(struct lb_work *lead, double now)
         struct lb_work *w = lb_work_part(lead, i);
         make_room(w);
         w->n_out = i == 3 ? 0 : w->set.max_tokens - i;
-        for (int64_t k = 0; k < w->n_out; k++) {
+        for (int64_t k = 0; k < w->n_out; k++)
             w->out[k] = (int32_t)(100 * i + k);
-            if (!w->logprob)
-                continue;
-            struct lb_logprob_top *top = w->top + k * w->set.logprobs;
-            size_t n = k % 2 ? (size_t)w->set.logprobs : 0;
-            for (size_t t = 0; t < n; t++)
-                top[t] = (struct lb_logprob_top){(int32_t)(k + 10 * (int64_t)t), -0.5f * (float)t - 0.1f};
-            w->logprob[k] = (struct lb_logprob){w->out[k], -1.5f - (float)k, k + 1, n ? top : NULL, n};
-        }
+        if (w->logprob)
+            pretend_logprobs(w->logprob, w->n_out, w->top, w->set.logprobs);
+        if (w->scored)
+            pretend_logprobs(w->scored, lb_work_n_scored(w), w->scored_top, w->set.prompt_logprobs);
         w->fail = i == 3 ? LB_ROW_NOT_FINITE : LB_ROW_OK;
         w->finish = i == 0 ? LB_FINISH_LENGTH : LB_FINISH_STOP;
         w->ended_by_id = i == 1;
@@ -219,13 +246,11 @@ static void assert_same_results(struct lb_work *a, struct lb_work *b, double a_n
         assert_true(a_now - x->time.admitted == b_now - y->time.admitted);
         assert_int_equal(x->n_out, y->n_out);
         assert_memory_equal(x->out, y->out, (size_t)x->n_out * sizeof *x->out);
-        for (int64_t k = 0; x->logprob && k < x->n_out; k++) {
-            const struct lb_logprob *p = &x->logprob[k], *q = &y->logprob[k];
-            assert_int_equal(p->id, q->id);
-            assert_true(p->logprob == q->logprob && p->rank == q->rank && p->n_top == q->n_top);
-            for (size_t t = 0; t < p->n_top; t++)
-                assert_true(p->top[t].id == q->top[t].id && p->top[t].logprob == q->top[t].logprob);
-        }
+        if (x->logprob)
+            assert_same_logprobs(x->logprob, y->logprob, x->n_out);
+        assert_int_equal(!x->scored, !y->scored);
+        if (x->scored && x->fail == LB_ROW_OK)
+            assert_same_logprobs(x->scored, y->scored, lb_work_n_scored(x));
     }
 }
 

@@ -173,7 +173,7 @@ static void check_row(const struct row *r, int64_t *n_edge)
         for (int t = 0; t < 6; t++) {
             double u = uniform(), edge;
             int32_t want = naive_draw(&settings[c], r, u, &edge);
-            int32_t got = lb_sample_draw(&settings[c], &r->cand, r->n, u);
+            int32_t got = lb_sample_draw(&settings[c], &r->cand, r->n, u, NULL);
             assert_int_equal(got, lb_sample_draw_whole(&settings[c], &r->cand, r->n, u));
             /* Where a bound is met to the last bits (min_p = 1, ties), rounding decides for the naive sums. */
             if (edge < 1e-9)
@@ -225,7 +225,7 @@ static void test_distribution(void **state)
     const struct lb_sampling s = {.temperature = 0.5, .top_p = 1};
     int count[N] = {0};
     for (int i = 0; i < DRAWS; i++)
-        count[lb_sample_draw(&s, &r.cand, N, (i + 0.5) / DRAWS)]++;
+        count[lb_sample_draw(&s, &r.cand, N, (i + 0.5) / DRAWS, NULL)]++;
     double sum = 0;
     for (int i = 0; i < N; i++)
         sum += exp((double)logits[i] * 2);
@@ -255,14 +255,14 @@ static void test_ties(void **state)
     const struct lb_sampling wide = {.temperature = 1, .top_p = 1, .top_k = 500};
     for (int i = 0; i < 2000; i++) {
         double u = (i + 0.5) / 2000;
-        int32_t id = lb_sample_draw(&narrow, &r.cand, 1000, u);
+        int32_t id = lb_sample_draw(&narrow, &r.cand, 1000, u, NULL);
         assert_true(id == 0 || id == 1 || id == 700);
-        id = lb_sample_draw(&wide, &r.cand, 1000, u);
+        id = lb_sample_draw(&wide, &r.cand, 1000, u, NULL);
         assert_true(id <= 498 || id == 700);
     }
-    assert_int_equal(lb_sample_draw(&wide, &r.cand, 1000, 0.999), 700);
+    assert_int_equal(lb_sample_draw(&wide, &r.cand, 1000, 0.999, NULL), 700);
     r.logits[3] = -0.0f; /* equals 0: order by id is kept */
-    assert_int_equal(lb_sample_draw(&wide, &r.cand, 1000, 0.007), 3);
+    assert_int_equal(lb_sample_draw(&wide, &r.cand, 1000, 0.007, NULL), 3);
     row_release(&r);
 }
 

@@ -33,6 +33,8 @@ struct world {
     struct course *course; /* [n_row] */
     int64_t n_row, n_admitted, n_ended;
     int64_t longest_pause; /* steps between two decode tokens of a row */
+    int64_t n_sample;      /* of each prompt, whose samples are rows one behind another; 0: rows stand alone */
+    int64_t n_copy;
 };
 
 /* The id that a row generates at a position: tells rows and positions apart. */
@@ -75,7 +77,7 @@ static void world_init(struct world *t, int64_t batch_tokens, int64_t max_seqs, 
     assert_int_equal(lb_kv_init(&t->kv, n_page, (int32_t)max_seqs, 4096, &err), LB_OK);
     assert_int_equal(lb_prefix_init(&t->prefix, &t->kv, &err), LB_OK);
     struct lb_sched_spec spec = {
-        .kv = &t->kv, .prefix = &t->prefix, .batch_tokens = batch_tokens, .max_seqs = max_seqs};
+        .kv = &t->kv, .prefix = &t->prefix, .batch_tokens = batch_tokens, .max_seqs = max_seqs, .out_flag = LB_OUT_TOP};
     t->content = malloc((size_t)n_page * LK_PAGE_TOKENS * sizeof *t->content);
     assert_int_equal(lb_sched_init(&t->sched, &spec, &err), LB_OK);
     int64_t n_seq = max_seqs < batch_tokens ? max_seqs : batch_tokens;
@@ -154,7 +156,9 @@ static void check_sequence(struct world *t, int32_t is, int32_t *n_out)
         assert_int_equal(s->tok_page[i], s->page[s->page_start[is] + pos / LK_PAGE_TOKENS]);
         if (pos + 1 == w->n_prompt + w->n_out) { /* the last known token */
             assert_int_equal(s->out_tok[*n_out], i);
-            assert_int_equal(s->out_flags[*n_out], w->set.sampling.greedy ? 0 : LB_OUT_LOGITS);
+            assert_int_equal(s->out_flags[*n_out], w->set.sampling.greedy ? 0
+                                                   : w->n_follow > 0      ? LB_OUT_LOGITS
+                                                                          : LB_OUT_TOP);
             ++*n_out;
         }
     }
@@ -169,10 +173,14 @@ static void check_sequence(struct world *t, int32_t is, int32_t *n_out)
     c->last_step = s->number;
 }
 
-/* Zeroes and writes, as a step does before it reads. */
+/* Copies, zeroes and writes, as a step does before it reads. */
 static void write_pages(struct world *t)
 {
     const struct lb_step *s = &t->step;
+    t->n_copy += s->n_copy;
+    for (int32_t i = 0; i < s->n_copy; i++)
+        memcpy(t->content + (size_t)s->copy_to[i] * LK_PAGE_TOKENS,
+               t->content + (size_t)s->copy_from[i] * LK_PAGE_TOKENS, LK_PAGE_TOKENS * sizeof *t->content);
     for (int32_t i = 0; i < s->n_new; i++)
         memset(t->content + (size_t)s->new_page[i] * LK_PAGE_TOKENS, -1, LK_PAGE_TOKENS * sizeof *t->content);
     for (int32_t is = 0; is < s->n_seq; is++) {
@@ -201,6 +209,37 @@ static void check_step(struct world *t)
     t->n_tok += s->n_tok;
 }
 
+static bool at_end(const struct world *t, const struct lb_work *w)
+{
+    int64_t row = w->row.index, most = w->set.max_tokens;
+    return w->n_out >= (row < t->early ? 1 : row % 7 == 3 ? most / 2 + 1 : most);
+}
+
+static void end_row(struct world *t, struct lb_work *w)
+{
+    t->course[w->row.index].ended = true;
+    t->n_ended++;
+    if (!t->n_sample)
+        lb_work_free(w);
+}
+
+/* The samples behind output j's row get their first ids with it. */
+static void begin_samples(struct world *t, int32_t j, struct lb_work *w)
+{
+    for (int32_t i = 0; i < w->n_follow; i++) {
+        struct lb_work *f = w->follow[i];
+        struct course *c = &t->course[f->row.index];
+        f->out[f->n_out++] = id_of(f->row.index, f->n_prompt);
+        c->n_fed = f->n_prompt;
+        c->last_step = t->step.number;
+        if (at_end(t, f))
+            end_row(t, f);
+        else
+            lb_sched_fork(&t->sched, j, f);
+    }
+    w->n_follow = 0;
+}
+
 /* Samples every output; a row ends at max_tokens, every seventh one halfway. */
 static void sample(struct world *t)
 {
@@ -212,14 +251,12 @@ static void sample(struct world *t)
         assert_ptr_equal(w, c->work);
         c->slot = j;
         c->slot_step = t->step.number;
-        int64_t end = row < t->early ? 1 : row % 7 == 3 ? w->set.max_tokens / 2 + 1 : w->set.max_tokens;
-        if (w->n_out < end)
+        begin_samples(t, j, w);
+        if (!at_end(t, w))
             continue;
         assert_int_equal(c->n_fed, w->n_prompt + w->n_out - 1);
-        c->ended = true;
-        t->n_ended++;
         lb_sched_finish(&t->sched, j);
-        lb_work_free(w);
+        end_row(t, w);
     }
 }
 
@@ -230,7 +267,7 @@ static void run_rows(struct world *t)
         assert_true(steps < 100000);
         lb_sched_begin(&t->sched, &t->step);
         while (next < t->n_row && lb_sched_admit(&t->sched, &t->step, t->course[next].work))
-            next++;
+            next += t->n_sample ? t->n_sample : 1;
         lb_sched_end(&t->sched, &t->step);
         assert_true(t->step.n_tok > 0);
         check_step(t);
@@ -328,6 +365,64 @@ static void test_eviction(void **state)
     }
 }
 
+/* Rows of a world whose prompts have several samples each, and the tokens that they come to when each prompt is
+ * computed once. */
+static int64_t new_samples(struct world *t, int64_t n_prompt, int64_t n_sample, struct lb_work **follow)
+{
+    int64_t n_tok = 0;
+    t->n_sample = n_sample;
+    new_rows(t, n_prompt * n_sample, 90, 40, 0);
+    for (int64_t i = 0; i < t->n_row; i++) {
+        struct lb_work *w = t->course[i].work, *first = t->course[i - i % n_sample].work;
+        follow[i] = w;
+        n_tok += (i % 7 == 3 ? w->set.max_tokens / 2 + 1 : w->set.max_tokens) - 1;
+        if (w == first) {
+            w->follow = follow + i + 1;
+            w->n_follow = (int32_t)n_sample - 1;
+            n_tok += w->n_prompt;
+            continue;
+        }
+        lb_mem_free(w->prompt);
+        w->prompt = first->prompt;
+        w->n_prompt = first->n_prompt;
+        w->prompt_lent = true;
+    }
+    return n_tok;
+}
+
+/* Samples run their prompt once, on pages that they share and copies of the last one, with the cache and without;
+ * where sequences or pages are short, some run it again. */
+static void test_samples(void **state)
+{
+    (void)state;
+    enum { N_PROMPT = 30 };
+    static const int64_t shapes[][4] = {/* budget, rows at a time, pages, samples */
+                                        {512, 256, 4000, 4}, {16, 256, 4000, 5}, {16, 5, 4000, 2}, {7, 64, 12, 3},
+                                        {64, 64, 16, 9},     {512, 3, 4000, 8},  {1, 1, 10, 4},    {64, 8, 40, 8}};
+    int64_t n_copy = 0, n_again = 0;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes * 2; i++) {
+        struct world t;
+        const int64_t *s = shapes[i / 2];
+        struct lb_work **all = calloc((size_t)(N_PROMPT * s[3]), sizeof(struct lb_work *));
+        world_init(&t, s[0], s[1], s[2]);
+        if (i % 2)
+            t.sched.spec.prefix = NULL;
+        int64_t n_tok = new_samples(&t, N_PROMPT, s[3], all);
+        run_rows(&t);
+        if (s[2] == 4000 && s[3] <= s[1])
+            assert_int_equal(t.n_tok, n_tok);
+        else
+            assert_true(t.n_tok >= n_tok);
+        n_copy += t.n_copy;
+        n_again += t.n_again;
+        for (int64_t k = t.n_row; k-- > 0;) /* the one that lends comes last */
+            lb_work_free(all[k]);
+        free(all);
+        world_release(&t);
+    }
+    assert_true(n_copy > 500 && n_again > 0);
+}
+
 /* More rows than budget: a row that has begun to decode has a token in every step. */
 static void test_no_pause(void **state)
 {
@@ -386,7 +481,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_budgets),     cmocka_unit_test(test_shared),   cmocka_unit_test(test_shared_once),
         cmocka_unit_test(test_eviction),    cmocka_unit_test(test_no_pause), cmocka_unit_test(test_order),
-        cmocka_unit_test(test_reservation),
+        cmocka_unit_test(test_reservation), cmocka_unit_test(test_samples),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

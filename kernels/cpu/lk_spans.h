@@ -9,9 +9,13 @@
 #define LK_SPAN_ROWS 64
 #define LK_WIDE_DIMS 256
 
-/* Row i sees positions from[i] .. pos[i]; both ascend with the row, pos by at most one. */
+/* Row i sees positions from[i] .. pos[i]; both ascend with the row, pos by at most one. Where the tokens are of
+ * sequences of their own (`apart`) that holds for the `group` rows of each: they go through what all have in common
+ * together, and through the rest one after the other. */
 struct lk_spans {
-    int n;
+    int n, group;
+    bool apart;
+    int64_t n_shared; /* pages; 0: a row does not see all of them */
     int32_t pos[LK_SPAN_ROWS], from[LK_SPAN_ROWS];
 };
 
@@ -19,12 +23,14 @@ struct lk_spans {
 struct lk_split_rows {
     int64_t begin; /* position */
     int first, begun, end;
+    int it; /* of tokens apart: whose split it is, -1: all tokens' */
 };
 
 /* Rows first .. end - 1 see something of page number ip. */
 struct lk_page_rows {
     int64_t ip;
     int first, end;
+    int it; /* of tokens apart: whose page it is, -1: all tokens' */
 };
 
 /* Positions of a page that a row sees: from .. to - 1. */
@@ -43,29 +49,56 @@ static inline int64_t lk_item_rows(int64_t v_dim, int64_t at_once)
 static inline struct lk_page_rows lk_page_part(const struct lk_page_rows *p, const struct lk_panels *parts, int64_t i)
 {
     int first = p->first + (int)lk_panel_begin(parts, i);
-    return (struct lk_page_rows){p->ip, first, first + lk_panel_rows(parts, i)};
+    return (struct lk_page_rows){p->ip, first, first + lk_panel_rows(parts, i), p->it};
 }
 
-/* `group` rows for each of n_tok tokens. */
-static inline void lk_spans_init(struct lk_spans *s, const struct lk_attend *a, int64_t tok, int64_t n_tok,
-                                 int64_t group)
+static inline void lk_spans_init(struct lk_spans *s, const struct lk_attend *a, const struct lk_attn_item *item)
 {
-    s->n = (int)(n_tok * group);
+    s->group = item->n_head;
+    s->n = item->n_tok * s->group;
+    s->apart = item->n_shared > 0 && item->n_tok > 1;
+    s->n_shared = s->apart ? item->n_shared : 0;
     for (int i = 0; i < s->n; i++) {
-        s->pos[i] = a->pos[tok + i / group];
+        s->pos[i] = a->pos[item->tok + i / s->group];
         s->from[i] = (int32_t)lk_window_begin(a->window, s->pos[i]);
+        if (s->from[i] > 0)
+            s->n_shared = 0;
     }
 }
 
 /* for (struct lk_split_rows s = lk_split_start(r); lk_split_next(r, &s);) */
 static inline struct lk_split_rows lk_split_start(const struct lk_spans *r)
 {
-    int64_t first = r->from[0] / LK_SPLIT_TOKENS;
-    return (struct lk_split_rows){.begin = (first - 1) * LK_SPLIT_TOKENS};
+    int64_t first = r->apart ? 0 : r->from[0] / LK_SPLIT_TOKENS;
+    return (struct lk_split_rows){.begin = (first - 1) * LK_SPLIT_TOKENS, .it = -1};
+}
+
+/* Splits that begin within what tokens have in common are everybody's; then come those of one token after the other. */
+static inline bool lk_split_next_apart(const struct lk_spans *r, struct lk_split_rows *s)
+{
+    const int64_t n_own = lk_ceil_div(r->n_shared * LK_PAGE_TOKENS, LK_SPLIT_TOKENS);
+    s->begin += LK_SPLIT_TOKENS;
+    if (s->it < 0 && s->begin < n_own * LK_SPLIT_TOKENS) {
+        s->end = r->n;
+        s->begun = s->begin == 0 ? 0 : r->n;
+        return true;
+    }
+    while (s->it < 0 || s->begin > r->pos[s->it * r->group]) {
+        if (++s->it * r->group == r->n)
+            return false;
+        int64_t first = r->from[s->it * r->group] / LK_SPLIT_TOKENS;
+        s->begin = (first > n_own ? first : n_own) * LK_SPLIT_TOKENS;
+    }
+    s->first = s->it * r->group;
+    s->end = s->first + r->group;
+    s->begun = s->begin <= r->from[s->first] ? s->first : s->end;
+    return true;
 }
 
 static inline bool lk_split_next(const struct lk_spans *r, struct lk_split_rows *s)
 {
+    if (r->apart)
+        return lk_split_next_apart(r, s);
     s->begin += LK_SPLIT_TOKENS;
     if (s->begin > r->pos[r->n - 1])
         return false;
@@ -81,11 +114,34 @@ static inline bool lk_split_next(const struct lk_spans *r, struct lk_split_rows 
 static inline struct lk_page_rows lk_page_start(const struct lk_spans *r, const struct lk_split_rows *s)
 {
     int64_t from = r->from[s->first] > s->begin ? r->from[s->first] : s->begin;
-    return (struct lk_page_rows){from / LK_PAGE_TOKENS - 1, s->first, s->first};
+    return (struct lk_page_rows){from / LK_PAGE_TOKENS - 1, s->first, s->first, s->it};
+}
+
+/* Of everybody's splits first the pages that are everybody's too. */
+static inline bool lk_page_next_apart(const struct lk_spans *r, const struct lk_split_rows *s, struct lk_page_rows *p)
+{
+    const int64_t end = s->begin + LK_SPLIT_TOKENS;
+    ++p->ip;
+    if (p->it < 0 && p->ip < r->n_shared && p->ip * LK_PAGE_TOKENS < end) {
+        p->end = s->end;
+        return true;
+    }
+    for (;; p->it++) {
+        if (p->it >= 0 && p->ip * LK_PAGE_TOKENS < lk_min(end, r->pos[p->it * r->group] + 1)) {
+            p->first = p->it * r->group;
+            p->end = p->first + r->group;
+            return true;
+        }
+        if ((p->it + 1) * r->group >= s->end)
+            return false;
+        p->ip = r->n_shared;
+    }
 }
 
 static inline bool lk_page_next(const struct lk_spans *r, const struct lk_split_rows *s, struct lk_page_rows *p)
 {
+    if (r->apart)
+        return lk_page_next_apart(r, s, p);
     int64_t end = lk_min(s->begin + LK_SPLIT_TOKENS, r->pos[s->end - 1] + 1), begin = ++p->ip * LK_PAGE_TOKENS;
     if (begin >= end)
         return false;
@@ -113,6 +169,23 @@ static inline struct lk_seen lk_seen_of(const struct lk_spans *r, int64_t ip, in
 {
     int64_t begin = ip * LK_PAGE_TOKENS;
     return (struct lk_seen){r->from[row] - begin, r->pos[row] + 1 - begin};
+}
+
+/* Where a page of an item is, counted in pages of the layer. */
+static inline int64_t lk_page_at(const struct lk_attend *a, const struct lk_attn_item *item, int64_t kv_head,
+                                 const struct lk_page_rows *p)
+{
+    const int32_t *page = a->page + a->page_start[item->seq + (p->it > 0 ? p->it : 0)];
+    return page[p->ip] * a->kv.n_kv_head + kv_head;
+}
+
+/* The same of the page that is read next, if it is of the same sequence; else `after`. */
+static inline int64_t lk_page_after(const struct lk_attend *a, const struct lk_attn_item *item, int64_t kv_head,
+                                    const struct lk_page_rows *p, int64_t after)
+{
+    const struct lk_page_rows next = {p->ip + 1, p->first, p->end, p->it};
+    int64_t last = a->pos[item->tok + (p->it < 0 ? item->n_tok - 1 : p->it)];
+    return next.ip * LK_PAGE_TOKENS <= last ? lk_page_at(a, item, kv_head, &next) : after;
 }
 
 /* The first page that an item reads. */

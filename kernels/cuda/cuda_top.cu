@@ -125,6 +125,25 @@ static __device__ void sort(uint64_t *x)
     }
 }
 
+/* The largest of x[n]; -infinity where there is none above it. All threads get it. */
+static __device__ float largest(const float *x, int64_t n, uint64_t *room)
+{
+    uint64_t best = 0;
+    for (int64_t i = threadIdx.x; i < n; i += THREADS) {
+        uint32_t key = lk_key(x[i], 0);
+        uint64_t ranked = key ? lk_ranked(key, (uint32_t)i) : 0;
+        best = best > ranked ? best : ranked;
+    }
+    best = lk_warp_best(best);
+    if (lk_lane() == 0)
+        room[lk_warp()] = best;
+    __syncthreads();
+    for (int i = 0; i < WARPS; i++)
+        best = best > room[i] ? best : room[i];
+    __syncthreads();
+    return best ? x[lk_index_of(best)] : -INFINITY;
+}
+
 /* Blocks of columns by warps in turn; lanes, then warps, in order. */
 static __device__ double log_sum(const float *x, int64_t n, float max, double *room)
 {
@@ -141,6 +160,7 @@ static __device__ double log_sum(const float *x, int64_t n, float max, double *r
     sum = 0;
     for (int i = 0; i < WARPS; i++)
         sum += room[i];
+    __syncthreads();
     return (double)max + log(sum);
 }
 
@@ -170,9 +190,14 @@ static __global__ void __launch_bounds__(THREADS, 2) top_kernel(const __grid_con
         a.id[row * LK_TOP + i] = id;
         a.value[row * LK_TOP + i] = id < 0 ? -INFINITY : x[id];
     }
-    double lse = log_sum(x, n, r->sorted[0] ? x[lk_index_of(r->sorted[0])] : 0, r->sum);
-    if (threadIdx.x == 0)
-        a.lse[row] = lse;
+    for (int is = 0; is < a.n_seg; is++) {
+        const float *seg = x + a.seg[is];
+        int64_t n_col = a.seg[is + 1] - a.seg[is];
+        float max = largest(seg, n_col, r->warp);
+        double lse = max > -INFINITY ? log_sum(seg, n_col, max, r->sum) : -INFINITY;
+        if (threadIdx.x == 0)
+            a.lse[row * a.n_seg + is] = lse;
+    }
 }
 
 /* ---- log-probabilities ---- */

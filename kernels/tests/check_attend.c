@@ -29,13 +29,13 @@ void check_rope(const struct lk_cpu *t)
     }
 }
 
-enum { MAX_DIM = 600, MAX_GROUP = 16 }; /* MAX_GROUP: where positions are gathered */
+enum { MAX_DIM = 600, MAX_GROUP = 16, MAX_SEQ = 8 }; /* MAX_GROUP: where positions are gathered */
 
 struct shape {
     int64_t head_dim, group, n_kv, n_rot;
     bool interleaved, norm;
     int n_seq;
-    int len[3];
+    int len[MAX_SEQ];
     int step; /* every step-th token is checked in double and alone */
     int64_t window;
     int64_t v_dim; /* 0: head_dim */
@@ -47,12 +47,12 @@ struct attn_case {
     struct lk_cols cols;
     int64_t n_tok, n_head, n_page;
     float *qkv, *cos, *sin, *q_norm, *k_norm;
-    int32_t *pos, *tok_page, *page, page_start[4];
+    int32_t *pos, *tok_page, *page, page_start[MAX_SEQ];
     int64_t width, v_dim; /* width: of a row of qkv */
     const bool *hidden;   /* [n_tok] positions that are not chosen, or NULL */
     bool apart;           /* each head has activations of its own */
     struct lk_cols head_cols;
-    int seq_of[4]; /* first token of each sequence */
+    int seq_of[MAX_SEQ + 1]; /* first token of each sequence */
     struct lk_kv kv;
 };
 
@@ -397,6 +397,115 @@ static void attn_case(const struct lk_cpu *t, const struct shape *s)
     case_free(&c);
 }
 
+/* The first n_page pages of all sequences are those of the first one, and hold what it has there. */
+static void share_pages(struct attn_case *c, int n_page)
+{
+    for (int is = 1; is < c->s.n_seq; is++) {
+        memcpy(c->page + c->page_start[is], c->page, (size_t)n_page * sizeof *c->page);
+        memcpy(c->tok_page + c->seq_of[is], c->tok_page, (size_t)(n_page * LK_PAGE_TOKENS) * sizeof *c->tok_page);
+        memcpy(c->qkv + c->seq_of[is] * c->width, c->qkv,
+               (size_t)(n_page * LK_PAGE_TOKENS * c->width) * sizeof *c->qkv);
+    }
+}
+
+/* A step of the last token of each sequence, `together` of them an item, whose first n_shared pages are the same. */
+static struct lk_act run_last(const struct attn_case *c, int together, int n_shared)
+{
+    const struct shape *s = &c->s;
+    int64_t half = s->n_rot / 2, n = s->n_seq, n_item = 0;
+    float *qkv = check_new((size_t)(n * c->width), sizeof *qkv);
+    float *co = check_new((size_t)(n * half), sizeof *co), *si = check_new((size_t)(n * half), sizeof *si);
+    int32_t pos[MAX_SEQ], page[MAX_SEQ];
+    struct lk_attn_item item[MAX_SEQ * 4];
+    for (int is = 0; is < n; is++) {
+        int tok = c->seq_of[is + 1] - 1;
+        pos[is] = c->pos[tok];
+        page[is] = c->tok_page[tok];
+        memcpy(qkv + is * c->width, c->qkv + tok * c->width, (size_t)c->width * sizeof *qkv);
+        memcpy(co + is * half, c->cos + tok * half, (size_t)half * sizeof *co);
+        memcpy(si + is * half, c->sin + tok * half, (size_t)half * sizeof *si);
+    }
+    void *q = check_new(c->t->q_bytes(n, c->n_head, s->head_dim), 1);
+    struct lk_rope_kv rope = {qkv, co, si, q, c->kv, pos, page, n, c->n_head, s->n_rot, s->interleaved, NULL, NULL, 0};
+    c->t->rope_kv(&rope, 0, n);
+    for (int is = 0; is < n; is += together)
+        for (int32_t h = 0; h < s->n_kv; h++) {
+            int32_t n_tok = (int32_t)lk_min(together, n - is), group = (int32_t)s->group;
+            item[n_item++] = (struct lk_attn_item){is, is, n_tok, h * group, group, n_shared};
+        }
+    struct lk_attend args = {.out = check_act(c->t, n, &c->cols),
+                             .q = q,
+                             .kv = c->kv,
+                             .item = item,
+                             .n_item = n_item,
+                             .n_tok = n,
+                             .n_head = c->n_head,
+                             .pos = pos,
+                             .page_start = c->page_start,
+                             .page = c->page,
+                             .window = s->window,
+                             .scale = 1.0f / sqrtf((float)s->head_dim)};
+    CHECK_SPLIT(c->t->attend, &args, n_item);
+    free(qkv);
+    free(co);
+    free(si);
+    free(q);
+    return args.out;
+}
+
+/* Sequences that go through shared pages together have the bits that each has in a step without the others. */
+static void shared_case(const struct lk_cpu *t, const struct shape *s, int n_shared)
+{
+    struct attn_case c;
+    case_new(&c, t, s);
+    share_pages(&c, n_shared);
+    int64_t n_col = c.cols.n_col;
+    float *got = check_new((size_t)n_col, sizeof *got), *alone = check_new((size_t)n_col, sizeof *alone);
+    struct lk_act all = run(&c, 0, c.n_tok, 32, NULL);
+    for (int together = 1; together <= s->n_seq && together * s->group <= LK_SHARED_ROWS; together++) {
+        struct lk_act some = run_last(&c, together, n_shared);
+        for (int is = 0; is < s->n_seq; is++) {
+            t->act_row(&all, c.seq_of[is + 1] - 1, alone);
+            t->act_row(&some, is, got);
+            check_that(memcmp(got, alone, (size_t)n_col * sizeof *got) == 0, t, "attend",
+                       "group %lld window %lld: %d sequences at %d shared pages: position %d has other bits alone",
+                       (long long)s->group, (long long)s->window, together, n_shared, s->len[is] - 1);
+        }
+        free(some.data);
+    }
+    free(all.data);
+    free(got);
+    free(alone);
+    case_free(&c);
+}
+
+static void check_shared(const struct lk_cpu *t)
+{
+    static const int n_shared[] = {1, 2, 5}, n_wide[] = {15, 16, 17};
+    static const int64_t windows[] = {0, 1, 40, 100, 170, 1000}, groups[] = {1, 3, 4, 7, 16, 30};
+    for (int i = 0; i < 18; i++) {
+        struct shape s = {i % 2 ? 64 : 40,
+                          groups[i % 6],
+                          1 + i % 2,
+                          24,
+                          i % 3 == 1,
+                          false,
+                          8,
+                          {161 + i, 170, 192, 163, 161, 199, 240, 193},
+                          1,
+                          windows[(i / 3 + i) % 6],
+                          i % 4 == 3 ? 24 : 0};
+        shared_case(t, &s, n_shared[i % 3]);
+    }
+    /* what is in common ends before a split does, with it, behind it; some go on for two more */
+    for (int i = 0; i < 3; i++) {
+        struct shape s = {32, 3, 1, 32, false, false, 5, {545, 1090, 560, 1025, 546}, 1, i == 1 ? 1100 : 0, 0};
+        shared_case(t, &s, n_wide[i]);
+    }
+    struct shape latent = {576, 20, 1, 64, true, false, 4, {70, 95, 65, 66}, 1, 0, 512};
+    shared_case(t, &latent, 2);
+}
+
 /* Attention of the last token over gathered K and V of `topk` random positions. */
 static void gather_case(const struct lk_cpu *t, const struct shape *s, int64_t topk)
 {
@@ -523,4 +632,5 @@ void check_attend(const struct lk_cpu *t)
     struct shape latent_split = {40, 40, 1, 8, true, false, 1, {530}, 173, 0, 32};
     attn_case(t, &latent_split);
     check_windows(t);
+    check_shared(t);
 }

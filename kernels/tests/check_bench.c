@@ -183,7 +183,7 @@ static void bench_attend(const struct lk_cpu *t, int n)
     for (int tok = 0; tok < n; tok += step)
         for (int h = 0; h < N_KV; h++)
             item[args.n_item++] =
-                (struct lk_attn_item){0, tok, (int32_t)lk_min(step, n - tok), h * (N_HEAD / N_KV), N_HEAD / N_KV};
+                (struct lk_attn_item){0, tok, (int32_t)lk_min(step, n - tok), h * (N_HEAD / N_KV), N_HEAD / N_KV, 0};
     for (double stop = now() + 0.3; now() < stop;) {
         double begin = now();
         t->rope_kv(&rope, 0, n);

@@ -56,7 +56,7 @@ static void choose(struct sparse *s, float *q, int tok, int n)
     int n_item = 0;
     for (int i = 0; i < n; i++)
         if (s->pos[tok + i] >= TOPK)
-            item[n_item++] = (struct lk_attn_item){0, i, 1, 0, 1};
+            item[n_item++] = (struct lk_attn_item){0, i, 1, 0, 1, 0};
     struct lk_index_select select = {.q = q,
                                      .w = s->kw + tok * LD + DIM,
                                      .w_ld = LD,
@@ -154,7 +154,7 @@ static void check_same(const struct lk_cpu *t, int64_t n_head, int64_t dim)
     if (t->type == LK_BF16)
         for (int64_t i = 0; i < n_key; i++)
             ((uint16_t *)(void *)key)[i] = lk_round(key[i]);
-    struct lk_attn_item item = {0, 0, 1, 0, 1};
+    struct lk_attn_item item = {0, 0, 1, 0, 1, 0};
     struct lk_index_select a = {.q = q,
                                 .w = w,
                                 .plane = {(uint8_t *)key, dim * LK_PAGE_TOKENS * (t->type == LK_F32 ? 4 : 2), dim},

@@ -43,7 +43,7 @@ static const char text_rows[] =
     "\"m\",\"prompt\":[\"a\",\"b\"],\"max_tokens\":2,\"echo\":true}}\n";
 
 /* Files of a run as bytes; data NULL: not there. */
-enum file { IN, OUT, PARTIAL, STATS, TMP, STATS_TMP, N_FILE };
+enum file { IN, OUT, PARTIAL, STATS, TMP, STATS_TMP, PAGE, PAGE_TMP, TRACE, TRACE_TMP, N_FILE };
 
 struct files {
     struct lb_str text[N_FILE];
@@ -154,8 +154,10 @@ static void check_files(const char *what)
     if (!now.there[OUT] || now.text[OUT].len != want.text[OUT].len ||
         memcmp(now.text[OUT].data, want.text[OUT].data, now.text[OUT].len) != 0)
         fail_msg("%s: OUT is not what an undisturbed run makes", what);
-    if (now.there[PARTIAL] || now.there[TMP] || now.there[STATS_TMP])
+    if (now.there[PARTIAL] || now.there[TMP] || now.there[STATS_TMP] || now.there[PAGE_TMP] || now.there[TRACE_TMP])
         fail_msg("%s: a file is left over", what);
+    if (now.there[PAGE] != (options.report != NULL) || now.there[TRACE] != (options.trace != NULL))
+        fail_msg("%s: report or trace is not there", what);
     files_release(&now);
 }
 
@@ -220,7 +222,8 @@ static int setup(void **state)
 {
     (void)state;
     static const char *const names[N_FILE] = {
-        "in", "out", "out.partial", "out.stats.json", "out.tmp", "out.stats.json.tmp"};
+        "in",   "out",      "out.partial", "out.stats.json", "out.tmp", "out.stats.json.tmp",
+        "page", "page.tmp", "trace",       "trace.tmp"};
     snprintf(dir, sizeof dir, "%s/lb-fault-XXXXXX", base());
     if (!mkdtemp(dir))
         return -1;
@@ -327,13 +330,29 @@ static void test_texts(void **state)
     disturb_everywhere();
 }
 
+static void make_page(const struct lb_view *v, struct lb_str *out)
+{
+    lb_str_putf(out, "%lld rows, %d slow\n", (long long)v->stats->rows, v->watch->n_slow);
+}
+
+/* A report and a trace beside OUT. */
+static void test_pages(void **state)
+{
+    (void)state;
+    begin_torn(id_rows);
+    options.report = path[PAGE];
+    options.trace = path[TRACE];
+    options.page = make_page;
+    disturb_everywhere();
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 /* An argument is a pattern of tests to run. */
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        T(test_first_run), T(test_next_run), T(test_retry), T(test_already_complete), T(test_texts),
+        T(test_first_run), T(test_next_run), T(test_retry), T(test_already_complete), T(test_texts), T(test_pages),
     };
     if (argc > 1)
         cmocka_set_test_filter(argv[1]);

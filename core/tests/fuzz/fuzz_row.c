@@ -1,7 +1,7 @@
 #include <jansson.h>
 
 #include "core/base/str.h"
-#include "core/io/row.h"
+#include "core/io/row_scan.h"
 #include "core/tests/fuzz/fuzz.h"
 
 /* Input rows: a line as --input has it. */
@@ -66,6 +66,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         struct lb_err err = LB_ERR_INIT;
         FUZZ_REQUIRE(lb_row_parse(&row, &specs[i], 7, (const char *)data, size, &err) == LB_OK);
         check_row(&row, &specs[i]);
+        struct lb_row_look look;
+        lb_row_scan(&look, &specs[i], (const char *)data, size);
+        FUZZ_REQUIRE(look.n <= size && look.has_id >= look.plain_id);
         lb_row_release(&row);
     }
     return 0;

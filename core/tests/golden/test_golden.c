@@ -298,6 +298,16 @@ static void add_penalties(json_t *row, size_t i)
         json_object_set_new(row, "min_tokens", json_integer(6));
 }
 
+/* Scores its prompt, from a position inside it or whole; a few rows do nothing else. */
+static void add_scores(json_t *row, size_t i)
+{
+    json_object_set_new(row, "prompt_logprobs", json_integer((json_int_t)i % 3));
+    if (i % 2)
+        json_object_set_new(row, "prompt_logprobs_from", json_integer((json_int_t)i));
+    if (i % 8 == 1)
+        json_object_set_new(row, "max_tokens", json_integer(0));
+}
+
 /* Greedy rows, and the same prompts sampled, all with log-probabilities so that a changed bit shows; some of both with
  * penalties. */
 static json_t *contract_rows(const json_t *golden)
@@ -313,9 +323,13 @@ static json_t *contract_rows(const json_t *golden)
                     json_object_set_new(row, "top_p", json_real(0.8));
                 if (i % 2)
                     json_object_set_new(row, "top_k", json_integer(40));
+                if (i % 4 == 0)
+                    json_object_set_new(row, "n", json_integer(3)); /* on copies of the prompt's last page */
             }
             if (i % 4 == (sampled ? 2 : 3))
                 add_penalties(row, i);
+            if (i % 4 == (sampled ? 3 : 1))
+                add_scores(row, i);
             json_array_append_new(rows, row);
         }
     }
@@ -528,6 +542,7 @@ int golden_penalties(void); /* test_penalties.c */
 int golden_shapes(void);    /* test_shapes.c */
 int golden_bent(void);      /* test_bent.c */
 int golden_ggufs(void);     /* test_ggufs.c */
+int golden_score(void);     /* test_score.c */
 
 /* test_golden [--without SET]: with it only what depends on the kernel sets. */
 int main(int argc, char **argv)
@@ -550,6 +565,7 @@ int main(int argc, char **argv)
     }
     failed += golden_layers();
     failed += cmocka_run_group_tests_name("sets", shared, NULL, NULL);
+    failed += golden_score();
     if (golden_without)
         return failed;
     failed += golden_bent();

@@ -73,7 +73,7 @@ static void fill_step(struct lb_step *s, int number)
             s->tok_page[s->n_tok++] = r;
         }
         s->out_tok[r] = s->n_tok - 1;
-        s->out_flags[r] = r == 1 ? 0 : LB_OUT_LOGITS;
+        s->out_flags[r] = (int[]){LB_OUT_LOGITS, 0, LB_OUT_TOP}[r];
     }
     s->n_seq = s->n_page = s->n_out = N_ROW;
     s->n_new = number == 0 ? N_ROW : 0;
@@ -84,11 +84,11 @@ static void fill_step(struct lb_step *s, int number)
 static void compare(const struct lb_cand *a, const struct lb_cand *b, int64_t n_vocab)
 {
     CHECK(a->best == b->best && memcmp(&a->best_logit, &b->best_logit, sizeof a->best_logit) == 0);
-    CHECK(a->finite && b->finite && (a->logits != NULL) == (b->logits != NULL));
-    if (!a->logits)
+    CHECK(a->finite && b->finite && (a->top_id != NULL) == (b->top_id != NULL));
+    if (!a->top_id)
         return;
-    CHECK(memcmp(a->logits, b->logits, (size_t)n_vocab * sizeof *a->logits) == 0 && a->lse == b->lse);
-    CHECK(memcmp(a->top_id, b->top_id, LK_TOP * sizeof *a->top_id) == 0);
+    CHECK(!a->logits || memcmp(a->logits, b->logits, (size_t)n_vocab * sizeof *a->logits) == 0);
+    CHECK(memcmp(a->top_id, b->top_id, LK_TOP * sizeof *a->top_id) == 0 && a->lse == b->lse);
 }
 
 static void check_groups(struct lb_world *w, const struct made *made, int tp)

@@ -51,7 +51,7 @@ static void scores(const struct lk_rows *r, const struct lk_page_rows *rows, flo
         .a = {(const char *)(r->q + first * r->n_word), (const char *)(r->q + (first + LK_AMX_ROWS) * r->n_word)},
         .a_row = r->n_word * 4,
         .a_step = {64, 64},
-        .w = {page + lk_page_at(r, rows->ip) * kv->k_page_bytes},
+        .w = {page + lk_rows_page(r, rows) * kv->k_page_bytes},
         .w_row = PAGE * 4,
         .w_next = 64,
         .w_step = 16 * PAGE * 4,
@@ -59,7 +59,7 @@ static void scores(const struct lk_rows *r, const struct lk_page_rows *rows, flo
         .c = {score, score + LK_AMX_ROWS * PAGE},
         .c_row = PAGE * 4,
         .begin = true,
-        .ahead = page + lk_page_after(r, rows->ip) * kv->k_page_bytes,
+        .ahead = page + lk_rows_next_page(r, rows) * kv->k_page_bytes,
         .n_ahead = 32,
     };
     p.ahead_end = p.ahead + kv->k_page_bytes;
@@ -72,9 +72,9 @@ static void values(const struct lk_rows *r, const struct lk_page_rows *rows, con
     const int first = rows->first, n = rows->end - first;
     const struct lk_kv *kv = &r->a->kv;
     const char *page = (const char *)kv->v;
-    const char *next = page + lk_page_after(r, rows->ip) * kv->v_page_bytes;
+    const char *next = page + lk_rows_next_page(r, rows) * kv->v_page_bytes;
     float *out = o->out + first * r->n_dim;
-    page += lk_page_at(r, rows->ip) * kv->v_page_bytes;
+    page += lk_rows_page(r, rows) * kv->v_page_bytes;
     for (int64_t d = 0; d < r->n_dim; d += 32) {
         int64_t dim = r->dim + d;
         struct lk_amx_run run_of = {

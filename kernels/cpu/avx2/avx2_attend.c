@@ -22,15 +22,14 @@ struct soft {
     _Alignas(32) float out[LK_SPAN_ROWS * DIMS];   /* row i at out + i * n_dim */
 };
 
-/* An item's rows: `group` query heads from `head` on, of tokens tok .. tok + n_tok - 1. */
+/* An item's rows: the heads of its first token, then those of the next one. */
 struct rows {
     const struct lk_attend *a;
+    const struct lk_attn_item *item;
     const float *q; /* row i at q + i * q_dims */
-    int64_t q_dims;
-    int64_t tok, n_tok, head, group, kv_head;
-    const int32_t *page; /* the sequence's pages */
-    int64_t after;       /* the page that is read after the last one, as page_at counts */
-    float scale;         /* of the scores, log2(e) in it */
+    int64_t q_dims, kv_head;
+    int64_t after; /* the page that is read after the last one, as lk_page_at counts */
+    float scale;   /* of the scores, log2(e) in it */
     struct lk_spans see;
     int64_t dim, n_dim; /* dimensions of V of this pass, n_dim padded to 8 */
 };
@@ -204,12 +203,6 @@ LK_INLINE void probabilities(const struct rows *r, struct soft *o, float *p, int
     _mm256_store_ps(sum, all);
 }
 
-/* Where page number ip of the sequence begins, counted in pages of the layer. */
-static int64_t page_at(const struct rows *r, int64_t ip)
-{
-    return r->page[ip] * r->a->kv.n_kv_head + r->kv_head;
-}
-
 /* Takes one page into the sums of some of its rows. A decoding row reads pages faster than the processor's own
  * prefetching follows: they lie apart, and one is soon read. So the next page is asked for while this one is worked on.
  */
@@ -219,8 +212,9 @@ LK_INLINE void take_page(const struct rows *r, const struct lk_page_rows *p, str
     const int64_t ip = p->ip;
     const int first = p->first, n = p->end - first;
     const struct lk_kv *kv = &r->a->kv;
-    const int64_t elem = type == LK_F32 ? 4 : 2, v_dims = LK_DIMS8(kv->v_dim), at = page_at(r, ip);
-    int64_t next = (ip + 1) * PAGE <= r->see.pos[r->see.n - 1] ? page_at(r, ip + 1) : r->after;
+    const int64_t elem = type == LK_F32 ? 4 : 2, v_dims = LK_DIMS8(kv->v_dim);
+    int64_t at = lk_page_at(r->a, r->item, r->kv_head, p);
+    int64_t next = lk_page_after(r->a, r->item, r->kv_head, p, r->after);
     int64_t most = lk_page_most(&r->see, p);
     bool whole = lk_page_whole(&r->see, p);
     struct operand scores = {.left = r->q + first * r->q_dims,
@@ -294,11 +288,11 @@ LK_INLINE void write_out(const struct rows *r, struct soft *o, const enum lk_typ
 {
     const struct lk_cols *c = r->a->out.cols;
     int64_t n = lk_min(DIMS, r->a->kv.v_dim - r->dim);
-    for (int64_t it = 0; it < r->n_tok; it++) {
-        for (int64_t ih = 0; ih < r->group; ih++) {
-            int64_t i = it * r->group + ih, col;
-            struct lk_act out = lk_head_out(r->a, r->head + ih, &col);
-            struct lk_row to = lk_row_of(&out, r->tok + it);
+    for (int64_t it = 0; it < r->item->n_tok; it++) {
+        for (int64_t ih = 0; ih < r->item->n_head; ih++) {
+            int64_t i = it * r->item->n_head + ih, col;
+            struct lk_act out = lk_head_out(r->a, r->item->head + ih, &col);
+            struct lk_row to = lk_row_of(&out, r->item->tok + it);
             col += r->dim;
             int s = lk_cols_seg(c, col);
             int64_t k = c->packed[s] + (col - c->begin[s]), last = c->begin[s + 1];
@@ -307,7 +301,7 @@ LK_INLINE void write_out(const struct rows *r, struct soft *o, const enum lk_typ
             for (int64_t d = 0; d < r->n_dim; d += 8)
                 _mm256_storeu_ps(v + d, lk_typed8(_mm256_mul_ps(_mm256_loadu_ps(v + d), inv), type));
             if (k % 8 || n % 8 || (col + n == last && k + n != c->packed[s + 1])) {
-                lk_avx2_put_cols(&out, r->tok + it, col, v, n);
+                lk_avx2_put_cols(&out, r->item->tok + it, col, v, n);
                 continue;
             }
             for (int64_t d = 0; d < n; d += 8)
@@ -320,7 +314,7 @@ LK_INLINE void attend_rows(struct rows *r, const enum lk_type type)
 {
     struct soft all, one;
     int64_t v_dims = LK_DIMS8(r->a->kv.v_dim);
-    lk_spans_init(&r->see, r->a, r->tok, r->n_tok, r->group);
+    lk_spans_init(&r->see, r->a, r->item);
     for (r->dim = 0; r->dim < v_dims; r->dim += DIMS) {
         r->n_dim = lk_min(DIMS, v_dims - r->dim);
         for (struct lk_split_rows s = lk_split_start(&r->see); lk_split_next(&r->see, &s);) {
@@ -341,14 +335,10 @@ LK_INLINE void attend(const struct lk_attend *a, int64_t begin, int64_t end, con
         int64_t kv_head = item->head / group;
         struct rows r = {
             .a = a,
+            .item = item,
             .q = (const float *)a->q + ((kv_head * a->n_tok + item->tok) * group + item->head % group) * q_dims,
             .q_dims = q_dims,
-            .tok = item->tok,
-            .n_tok = item->n_tok,
-            .head = item->head,
-            .group = item->n_head,
             .kv_head = kv_head,
-            .page = a->page + a->page_start[item->seq],
             .after = lk_first_page(a, next) * a->kv.n_kv_head + next->head / group,
             .scale = a->scale * 1.44269504f,
         };

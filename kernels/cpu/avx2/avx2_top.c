@@ -4,18 +4,29 @@
 #include "kernels/cpu/avx2/lk_avx2.h"
 #include "kernels/cpu/lk_heap.h"
 
-static void largest(struct lk_heap *h, const float *x, int64_t n)
+/* Offers the numbers of columns begin .. end - 1; returns the largest. */
+static float largest(struct lk_heap *h, const float *x, int64_t begin, int64_t end)
 {
-    for (int64_t i = 0; i < n; i += 8) {
-        __m256 v = lk_load8(x + i, n - i);
+    __m256 most = _mm256_set1_ps(-INFINITY); /* the second operand, which stays where the first is no number */
+    for (int64_t i = begin; i < end; i += 8) {
+        __m256 v = lk_load8(x + i, end - i);
         __m256 take =
             h->n < LK_TOP ? _mm256_cmp_ps(v, v, _CMP_ORD_Q) : _mm256_cmp_ps(v, _mm256_set1_ps(h->value[0]), _CMP_GT_OQ);
-        unsigned bits = (unsigned)_mm256_movemask_ps(take) & (n - i >= 8 ? 0xffu : (1u << (n - i)) - 1u);
+        unsigned bits = (unsigned)_mm256_movemask_ps(take) & (end - i >= 8 ? 0xffu : (1u << (end - i)) - 1u);
+        if (end - i >= 8)
+            most = _mm256_max_ps(v, most);
         for (; bits; bits &= bits - 1) {
             int64_t at = i + __builtin_ctz(bits);
             lk_heap_offer(h, x[at], (int32_t)at);
         }
     }
+    float lane[8], max = -INFINITY;
+    _mm256_storeu_ps(lane, most);
+    for (int k = 0; k < 8; k++)
+        max = lane[k] > max ? lane[k] : max;
+    for (int64_t i = end - (end - begin) % 8; i < end; i++)
+        max = x[i] > max ? x[i] : max;
+    return max;
 }
 
 /* 2^n of whole n in [-1022, 1023]. */
@@ -46,6 +57,8 @@ LK_INLINE __m256d exp4(__m256d x)
 static double log_sum(const float *x, int64_t n, float max)
 {
     double sum = 0;
+    if (!(max > -INFINITY))
+        return -INFINITY;
     const __m256d top = _mm256_set1_pd((double)max);
     for (int64_t begin = 0; begin < n; begin += LK_HEAD_BLOCK) {
         __m256d part = _mm256_setzero_pd();
@@ -69,9 +82,11 @@ static void top(const struct lk_top *a, int64_t begin, int64_t end)
         if (!x)
             continue;
         struct lk_heap h = {0, a->id + row * LK_TOP, a->value + row * LK_TOP};
-        largest(&h, x, a->n_vocab);
+        for (int s = 0; s < a->n_seg; s++) {
+            float max = largest(&h, x, a->seg[s], a->seg[s + 1]);
+            a->lse[row * a->n_seg + s] = log_sum(x + a->seg[s], a->seg[s + 1] - a->seg[s], max);
+        }
         lk_heap_finish(&h);
-        a->lse[row] = log_sum(x, a->n_vocab, h.n > 0 ? h.value[0] : 0);
     }
 }
 

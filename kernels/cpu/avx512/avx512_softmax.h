@@ -27,15 +27,14 @@ struct lk_sums {
     _Alignas(64) float out[LK_ATTN_ROWS * LK_ATTN_DIMS]; /* times V: row i at out + i * n_dim */
 };
 
-/* An item's rows: `group` query heads from `head` on, of tokens tok .. tok + n_tok - 1. */
+/* An item's rows: the heads of its first token, then those of the next one. */
 struct lk_rows {
     const struct lk_attend *a;
+    const struct lk_attn_item *item;
     const uint32_t *q; /* row i at q + i * n_word */
-    int64_t n_word;
-    int64_t tok, n_tok, head, group, kv_head;
-    const int32_t *page; /* the sequence's pages */
-    int64_t after;       /* the page that is read after the last one, as lk_page_at counts */
-    float scale;         /* of the scores, log2(e) in it */
+    int64_t n_word, kv_head;
+    int64_t after; /* the page that is read after the last one, as lk_page_at counts */
+    float scale;   /* of the scores, log2(e) in it */
     struct lk_spans see;
     int64_t dim, n_dim; /* dimensions of V of this pass, n_dim padded to 16 */
     void *own;          /* the set's */
@@ -51,16 +50,15 @@ struct lk_attend_set {
     void *own; /* what take_page finds in lk_rows.own */
 };
 
-/* Where page number ip of the sequence begins, counted in pages of the layer. */
-static inline int64_t lk_page_at(const struct lk_rows *r, int64_t ip)
+/* Where a page is, and the one that is read after it, counted in pages of the layer. */
+static inline int64_t lk_rows_page(const struct lk_rows *r, const struct lk_page_rows *p)
 {
-    return r->page[ip] * r->a->kv.n_kv_head + r->kv_head;
+    return lk_page_at(r->a, r->item, r->kv_head, p);
 }
 
-/* The page that is read after page number ip. */
-static inline int64_t lk_page_after(const struct lk_rows *r, int64_t ip)
+static inline int64_t lk_rows_next_page(const struct lk_rows *r, const struct lk_page_rows *p)
 {
-    return (ip + 1) * LK_PAGE_TOKENS <= r->see.pos[r->see.n - 1] ? lk_page_at(r, ip + 1) : r->after;
+    return lk_page_after(r->a, r->item, r->kv_head, p, r->after);
 }
 
 /* The sums of row i are begun anew at a higher maximum; `top` is the score behind it, not yet scaled. */
@@ -166,12 +164,12 @@ LK_INLINE void lk_write_rows(const struct lk_attend_set *set, const struct lk_ro
     int64_t n = lk_min(LK_ATTN_DIMS, r->a->kv.v_dim - r->dim);
     for (int i = 0; i < r->see.n; i++) {
         int64_t col;
-        struct lk_act out = lk_head_out(r->a, r->head + i % r->group, &col);
+        struct lk_act out = lk_head_out(r->a, r->item->head + i % r->item->n_head, &col);
         float *v = o->out + i * r->n_dim;
         __m512 inv = _mm512_set1_ps(1.0f / o->soft[i].sum);
         for (int64_t d = 0; d < r->n_dim; d += 16)
             _mm512_storeu_ps(v + d, _mm512_mul_ps(_mm512_loadu_ps(v + d), inv));
-        set->put(&out, r->tok + i / r->group, col + r->dim, v, n);
+        set->put(&out, r->item->tok + i / r->item->n_head, col + r->dim, v, n);
     }
 }
 
@@ -179,7 +177,7 @@ LK_INLINE void lk_attend_rows(const struct lk_attend_set *set, struct lk_rows *r
 {
     struct lk_sums all, one;
     int64_t v_dims = LK_V_DIMS(r->a->kv.v_dim);
-    lk_spans_init(&r->see, r->a, r->tok, r->n_tok, r->group);
+    lk_spans_init(&r->see, r->a, r->item);
     for (r->dim = 0; r->dim < v_dims; r->dim += LK_ATTN_DIMS) {
         r->n_dim = lk_min(LK_ATTN_DIMS, v_dims - r->dim);
         for (struct lk_split_rows s = lk_split_start(&r->see); lk_split_next(&r->see, &s);) {
@@ -201,14 +199,10 @@ LK_INLINE void lk_attend_items(const struct lk_attend_set *set, const struct lk_
         int64_t kv_head = item->head / group, row = (kv_head * a->n_tok + item->tok) * group + item->head % group;
         struct lk_rows r = {
             .a = a,
+            .item = item,
             .q = (const uint32_t *)a->q + row * set->n_word,
             .n_word = set->n_word,
-            .tok = item->tok,
-            .n_tok = item->n_tok,
-            .head = item->head,
-            .group = item->n_head,
             .kv_head = kv_head,
-            .page = a->page + a->page_start[item->seq],
             .after = lk_first_page(a, next) * a->kv.n_kv_head + next->head / group,
             .scale = a->scale * 1.44269504f,
             .own = set->own,

@@ -4,18 +4,26 @@
 #include "kernels/cpu/avx512/lk_avx512.h"
 #include "kernels/cpu/lk_heap.h"
 
-static void largest(struct lk_heap *h, const float *x, int64_t n)
+/* Offers the numbers of columns begin .. end - 1; returns the largest. */
+static float largest(struct lk_heap *h, const float *x, int64_t begin, int64_t end)
 {
-    for (int64_t i = 0; i < n; i += 16) {
-        __mmask16 m = lk_mask16(n - i);
+    __m512 most = _mm512_set1_ps(-INFINITY); /* the second operand, which stays where the first is no number */
+    for (int64_t i = begin; i < end; i += 16) {
+        __mmask16 m = lk_mask16(end - i);
         __m512 v = _mm512_maskz_loadu_ps(m, x + i);
         unsigned take = h->n < LK_TOP ? _mm512_mask_cmp_ps_mask(m, v, v, _CMP_ORD_Q)
                                       : _mm512_mask_cmp_ps_mask(m, v, _mm512_set1_ps(h->value[0]), _CMP_GT_OQ);
+        if (end - i >= 16)
+            most = _mm512_max_ps(v, most);
         for (; take; take &= take - 1) {
             int64_t at = i + __builtin_ctz(take);
             lk_heap_offer(h, x[at], (int32_t)at);
         }
     }
+    float max = _mm512_reduce_max_ps(most);
+    for (int64_t i = end - (end - begin) % 16; i < end; i++)
+        max = x[i] > max ? x[i] : max;
+    return max;
 }
 
 /* e^x for x <= 0, relative error below 2^-50: e^f on |f| <= ln(2) / 2 by its series to f^12. */
@@ -39,6 +47,8 @@ LK_INLINE __m512d exp8(__m512d x)
 static double log_sum(const float *x, int64_t n, float max)
 {
     double sum = 0;
+    if (!(max > -INFINITY))
+        return -INFINITY;
     const __m512d top = _mm512_set1_pd((double)max);
     for (int64_t begin = 0; begin < n; begin += LK_HEAD_BLOCK) {
         __m512d part = _mm512_setzero_pd();
@@ -59,9 +69,11 @@ static void top(const struct lk_top *a, int64_t begin, int64_t end)
         if (!x)
             continue;
         struct lk_heap h = {0, a->id + row * LK_TOP, a->value + row * LK_TOP};
-        largest(&h, x, a->n_vocab);
+        for (int s = 0; s < a->n_seg; s++) {
+            float max = largest(&h, x, a->seg[s], a->seg[s + 1]);
+            a->lse[row * a->n_seg + s] = log_sum(x + a->seg[s], a->seg[s + 1] - a->seg[s], max);
+        }
         lk_heap_finish(&h);
-        a->lse[row] = log_sum(x, a->n_vocab, h.n > 0 ? h.value[0] : 0);
     }
 }
 

@@ -127,7 +127,8 @@ static inline void attend(const struct lk_attend *a, int64_t begin, int64_t end,
                                   .tok = tok,
                                   .head = ih,
                                   .kv_head = ih / group,
-                                  .page = a->page + a->page_start[item->seq],
+                                  .page =
+                                      a->page + a->page_start[item->seq + (item->n_shared > 0 ? tok - item->tok : 0)],
                                   .q_at = (tok * a->n_head + ih) * a->kv.head_dim,
                                   .first = lk_window_begin(a->window, a->pos[tok]),
                                   .last = a->pos[tok]};

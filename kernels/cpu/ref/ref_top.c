@@ -4,9 +4,23 @@
 #include "kernels/cpu/lk_heap.h"
 #include "kernels/cpu/ref/lk_ref.h"
 
+/* Offers the numbers of columns begin .. end - 1; returns the largest. */
+static float largest(struct lk_heap *h, const float *x, int64_t begin, int64_t end)
+{
+    float max = -INFINITY;
+    for (int64_t i = begin; i < end; i++) {
+        if (x[i] == x[i])
+            lk_heap_offer(h, x[i], (int32_t)i);
+        max = x[i] > max ? x[i] : max;
+    }
+    return max;
+}
+
 static double log_sum(const float *x, int64_t n, float max)
 {
     double sum = 0;
+    if (!(max > -INFINITY))
+        return -INFINITY;
     for (int64_t begin = 0; begin < n; begin += LK_HEAD_BLOCK) {
         double block = 0;
         for (int64_t i = begin; i < lk_min(n, begin + LK_HEAD_BLOCK); i++)
@@ -23,11 +37,11 @@ static void top(const struct lk_top *a, int64_t begin, int64_t end)
         if (!x)
             continue;
         struct lk_heap h = {0, a->id + row * LK_TOP, a->value + row * LK_TOP};
-        for (int64_t i = 0; i < a->n_vocab; i++)
-            if (x[i] == x[i])
-                lk_heap_offer(&h, x[i], (int32_t)i);
+        for (int s = 0; s < a->n_seg; s++) {
+            float max = largest(&h, x, a->seg[s], a->seg[s + 1]);
+            a->lse[row * a->n_seg + s] = log_sum(x + a->seg[s], a->seg[s + 1] - a->seg[s], max);
+        }
         lk_heap_finish(&h);
-        a->lse[row] = log_sum(x, a->n_vocab, h.n > 0 ? h.value[0] : 0);
     }
 }
 

@@ -148,7 +148,7 @@ static host<uint16_t> want_step(const step &s)
     host<struct lk_attn_item> item;
     int32_t tok = 0;
     for (const piece &x : s.pieces) {
-        item.push_back({x.seq, tok, x.n, 0, (int32_t)w.p.n_head});
+        item.push_back({x.seq, tok, x.n, 0, (int32_t)w.p.n_head, 0});
         tok += x.n;
     }
     a.q = q.data();

@@ -200,8 +200,15 @@ static void bench_vocab(int64_t n_row, int64_t n_vocab)
     lk_blocks_best best = {logits, n_vocab, n_row, n_vocab, room<lk_best>(n_row * ((n_vocab + 255) / 256))};
     if (wanted("best"))
         time_it("best 256 x 151936", 0, bytes, [&] { return lk_cuda_best(&best, NULL); });
-    lk_top top = {
-        n_row, n_vocab, copied(rows), room<double>(n_row), room<int32_t>(n_row * LK_TOP), room<float>(n_row * LK_TOP)};
+    lk_top top = {};
+    top.n_row = n_row;
+    top.n_vocab = n_vocab;
+    top.logits = copied(rows);
+    top.seg = copied(std::vector<int64_t>{0, n_vocab});
+    top.n_seg = 1;
+    top.lse = room<double>(n_row);
+    top.id = room<int32_t>(n_row * LK_TOP);
+    top.value = room<float>(n_row * LK_TOP);
     if (wanted("top"))
         time_it("top 256 x 151936", 0, bytes, [&] { return lk_cuda_top(&top, NULL); });
     std::vector<lk_sampling> set((size_t)n_row, lk_sampling{0.7, 0.9, 0, 40, 1, 2, 0, 3});

@@ -1,0 +1,63 @@
+"""Sampling from a vocabulary that the ranks of a group hold in parts: the same bytes as from a whole one, whatever the
+filters and penalties, and whatever has to be asked for."""
+import os
+import random
+import re
+
+from mpi_ranks import compare
+from ranks import Run, local
+from run import CASES, TINY, case, check, equal, lines, read, write
+
+CASES.clear()   # those of mpi_ranks are run by themselves
+
+SETTINGS = [
+    {'temperature': 1},
+    {'temperature': 1, 'logprobs': 3},
+    {'temperature': 40, 'logprobs': 1},                             # most ids that are drawn are no candidates
+    {'temperature': 30, 'top_p': 0.95},                             # 256 candidates do not cover it
+    {'temperature': 1, 'top_p': 0.9, 'logprobs': 0},
+    {'temperature': 20, 'top_k': 300, 'top_p': 0.9},
+    {'temperature': 20, 'top_k': 300},
+    {'temperature': 0.8, 'top_k': 256},
+    {'temperature': 50, 'min_p': 0.9},
+    {'temperature': 5, 'min_p': 1e-5, 'n': 2},
+    {'logprobs': 20},
+    {'temperature': 30, 'repetition_penalty': 1.3, 'logprobs': 2},
+    {'temperature': 1.5, 'presence_penalty': 1, 'frequency_penalty': 0.5, 'logit_bias': {'7': 9, '600': 12, '3': -100}},
+    {'repetition_penalty': 1.5, 'min_tokens': 9, 'stop_token_ids': [4, 8, 9], 'logprobs': 1},
+    {'temperature': 25, 'top_p': 0.9, 'repetition_penalty': 0.8, 'min_tokens': 3},
+]
+
+
+def rows(n, seed):
+    draw = random.Random(seed)
+    return lines([{'prompt_token_ids': [draw.randrange(3, 690) for _ in range(draw.randint(1, 40))],
+                   'max_tokens': draw.randint(9, 16), 'ignore_eos': True, 'seed': i, **SETTINGS[i % len(SETTINGS)]}
+                  for i in range(n)])
+
+
+@case
+def sampling_from_parts(tmp):
+    path = write(os.path.join(tmp, 'in.jsonl'), rows(60, 1))
+    compare(tmp, ['-m', TINY, '-i', path, '--token-ids'], [(2, 2), (4, 4), (8, 8), (4, 2)])
+
+
+@case
+def sampling_from_parts_in_f32(tmp):
+    path = write(os.path.join(tmp, 'in.jsonl'), rows(45, 2))
+    compare(tmp, ['-m', TINY, '-i', path, '--token-ids', '--dtype', 'f32', '--batch-tokens', '24'], [(2, 2), (8, 8)])
+
+
+@case
+def every_question_is_asked(tmp):
+    """... and few rows are sent whole."""
+    path, out = write(os.path.join(tmp, 'in.jsonl'), rows(60, 3)), os.path.join(tmp, 'out.jsonl')
+    compare(tmp, ['-m', TINY, '-i', path], [(2, 2)])
+    with Run(local(4), ['-m', TINY, '-i', path, '-o', out, '--overwrite', '--tp', '4', '--log-level', 'debug']) as r:
+        equal(r.end(), 0, r.err)
+    check(read(out) == read(os.path.join(tmp, 'alone-out.jsonl')), 'output differs')
+    found = re.search(r'asked for (\d+) lists of logits, (\d+) masses, (\d+) ids, (\d+) ranks and (\d+) rows', r.err)
+    check(found, r.err)
+    asked = [int(x) for x in found.groups()]
+    check(min(asked) > 10, asked)
+    check(asked[4] < sum(asked) / 4, asked)

@@ -1,0 +1,233 @@
+#include "core/run/ask.h"
+
+#include <string.h>
+
+static size_t padded(size_t bytes)
+{
+    return (bytes + 7) / 8 * 8;
+}
+
+/* ---- what a row asks ---- */
+
+static struct lb_ask *next(struct lb_asked *a, enum lb_ask_kind kind)
+{
+    int32_t output = a->next.q.output;
+    a->next = (struct lb_ask){.q = {.kind = kind, .output = output}};
+    return &a->next;
+}
+
+void lb_asked_values(struct lb_asked *a, const int32_t *id, float *value, int64_t n)
+{
+    struct lb_ask *q = next(a, LB_ASK_VALUES);
+    q->q.n_id = (int32_t)n;
+    q->id = id;
+    q->value = value;
+}
+
+void lb_asked_mass(struct lb_asked *a, const struct lb_scale *scale)
+{
+    next(a, LB_ASK_MASS)->q.scale = *scale;
+}
+
+void lb_asked_find(struct lb_asked *a, const struct lb_scale *scale)
+{
+    struct lb_ask *q = next(a, LB_ASK_FIND);
+    q->q.scale = *scale;
+    q->q.piece = a->piece;
+    q->q.before = a->before;
+    q->q.target = a->target;
+}
+
+void lb_asked_count(struct lb_asked *a, float x)
+{
+    next(a, LB_ASK_COUNT)->q.x = x;
+}
+
+void lb_asked_row(struct lb_asked *a)
+{
+    next(a, LB_ASK_ROW);
+}
+
+/* ---- what a part answers ---- */
+
+struct found {
+    int32_t id;
+    float logit;
+};
+
+static int64_t inside(const struct lb_ask *a, int64_t begin, int64_t n)
+{
+    int64_t count = 0;
+    for (int32_t i = 0; i < a->q.n_id; i++)
+        count += a->id[i] >= begin && a->id[i] < begin + n;
+    return count;
+}
+
+size_t lb_ask_bytes(const struct lb_ask *a, int64_t begin, int64_t n)
+{
+    switch (a->q.kind) {
+    case LB_ASK_VALUES:
+        return padded((size_t)inside(a, begin, n) * sizeof(float));
+    case LB_ASK_MASS:
+        return LB_ASK_PIECES * sizeof(struct lb_mass);
+    case LB_ASK_FIND:
+        return sizeof(struct found);
+    case LB_ASK_COUNT:
+        return sizeof(int64_t);
+    case LB_ASK_ROW:
+        return padded((size_t)n * sizeof(float));
+    default:
+        return 0;
+    }
+}
+
+static void swap_values(const struct lb_ask *a, const struct lb_logit_part *part)
+{
+    for (int32_t i = 0; i < a->q.n_id; i++) {
+        int64_t at = a->id[i] - part->begin;
+        if (at < 0 || at >= part->n)
+            continue;
+        float other = a->value[i];
+        a->value[i] = part->logits[at];
+        part->logits[at] = other;
+    }
+}
+
+/* Where piece k begins, inside the part. */
+static int64_t piece_begin(const struct lb_logit_part *part, int k)
+{
+    return part->n * k / LB_ASK_PIECES;
+}
+
+static void add_masses(const struct lb_ask *a, const struct lb_logit_part *part, struct lb_mass *sum)
+{
+    for (int k = 0; k < LB_ASK_PIECES; k++) {
+        sum[k] = (struct lb_mass){0};
+        for (int64_t i = piece_begin(part, k); i < piece_begin(part, k + 1); i++)
+            if (lb_above_floor(&a->q.scale, part->logits[i]))
+                lb_mass_add_id(&sum[k], &a->q.scale, part->logits[i]);
+    }
+}
+
+static struct found find(const struct lb_ask *a, const struct lb_logit_part *part, int k)
+{
+    struct lb_mass sum = a->q.before;
+    struct found f = {-1, 0};
+    for (int64_t i = piece_begin(part, k); i < piece_begin(part, k + 1); i++) {
+        if (!lb_above_floor(&a->q.scale, part->logits[i]))
+            continue;
+        lb_mass_add_id(&sum, &a->q.scale, part->logits[i]);
+        f = (struct found){(int32_t)(part->begin + i), part->logits[i]};
+        if (lb_mass_value(&sum) > a->q.target)
+            break;
+    }
+    return f;
+}
+
+void lb_ask_answer(const struct lb_ask *a, int rank, const struct lb_logit_part *part, void *out)
+{
+    float *value = out;
+    switch (a->q.kind) {
+    case LB_ASK_VALUES:
+        for (int32_t i = 0; i < a->q.n_id; i++)
+            if (a->id[i] >= part->begin && a->id[i] < part->begin + part->n)
+                *value++ = part->logits[a->id[i] - part->begin];
+        break;
+    case LB_ASK_MASS:
+        swap_values(a, part);
+        add_masses(a, part, out);
+        swap_values(a, part);
+        break;
+    case LB_ASK_FIND:
+        *(struct found *)out = (struct found){-1, 0};
+        if (a->q.piece / LB_ASK_PIECES != rank)
+            break;
+        swap_values(a, part);
+        *(struct found *)out = find(a, part, a->q.piece % LB_ASK_PIECES);
+        swap_values(a, part);
+        break;
+    case LB_ASK_COUNT:
+        *(int64_t *)out = 0;
+        for (int64_t i = 0; i < part->n; i++)
+            *(int64_t *)out += part->logits[i] >= a->q.x;
+        break;
+    case LB_ASK_ROW:
+        memcpy(value, part->logits, (size_t)part->n * sizeof *value);
+        break;
+    default:
+        break;
+    }
+}
+
+/* ---- what the answers say together ---- */
+
+static int part_of(const int64_t *begin, int n_part, int32_t id)
+{
+    int p = 0;
+    while (p < n_part - 1 && id >= begin[p + 1])
+        p++;
+    return p;
+}
+
+static void take_values(struct lb_asked *a, const int64_t *begin, int n_part, const uint8_t *const *answer)
+{
+    const float *at[LB_COMM_MAX_RANKS];
+    for (int p = 0; p < n_part; p++)
+        at[p] = (const float *)(const void *)answer[p];
+    for (int32_t i = 0; i < a->next.q.n_id; i++)
+        a->next.value[i] = *at[part_of(begin, n_part, a->next.id[i])]++;
+    a->has_values = true;
+}
+
+/* Finds the piece in which the sum passes u of it all. */
+static void take_masses(struct lb_asked *a, int n_part, const uint8_t *const *answer)
+{
+    struct lb_mass total = {0};
+    for (int p = 0; p < n_part; p++)
+        for (int k = 0; k < LB_ASK_PIECES; k++)
+            lb_mass_add(&total, (const struct lb_mass *)(const void *)answer[p] + k);
+    a->total = total.hi;
+    a->target = a->u * lb_mass_value(&total);
+    a->before = (struct lb_mass){0};
+    a->has_mass = true;
+    for (int i = 0; i < n_part * LB_ASK_PIECES; i++) {
+        struct lb_mass sum = ((const struct lb_mass *)(const void *)answer[i / LB_ASK_PIECES])[i % LB_ASK_PIECES];
+        lb_mass_add(&sum, &a->before);
+        a->piece = i;
+        if (lb_mass_value(&sum) > a->target)
+            break;
+        a->before = sum;
+    }
+}
+
+void lb_asked_take(struct lb_asked *a, const int64_t *begin, int n_part, const uint8_t *const *answer)
+{
+    switch (a->next.q.kind) {
+    case LB_ASK_VALUES:
+        take_values(a, begin, n_part, answer);
+        break;
+    case LB_ASK_MASS:
+        take_masses(a, n_part, answer);
+        break;
+    case LB_ASK_FIND: {
+        const struct found *f = (const struct found *)(const void *)answer[a->next.q.piece / LB_ASK_PIECES];
+        a->id = f->id;
+        a->logit = f->logit;
+        a->has_found = true;
+        break;
+    }
+    case LB_ASK_COUNT:
+        a->count = 0;
+        for (int p = 0; p < n_part; p++)
+            a->count += *(const int64_t *)(const void *)answer[p];
+        a->has_count = true;
+        break;
+    case LB_ASK_ROW:
+        for (int p = 0; p < n_part; p++)
+            memcpy(a->row + begin[p], answer[p], (size_t)(begin[p + 1] - begin[p]) * sizeof(float));
+        break;
+    default:
+        break;
+    }
+    next(a, LB_ASK_NOTHING);
+}

@@ -1,0 +1,133 @@
+/* What a run needs: bytes of weights, pages and steps from the configuration. */
+#include "core/dist/shard.h"
+#include "core/model/kv.h"
+#include "core/run/plan.h"
+
+#define TABLES 64 /* bytes of a token in the step's tables */
+#define ITEM 32   /* bytes of a piece of attention, at most one a head */
+
+static size_t elem_bytes(enum lb_dtype dtype)
+{
+    return dtype == LB_F32 ? 4 : 2;
+}
+
+/* KV heads on a rank: some are on more than one where query heads of a KV head are. */
+static int64_t kv_heads(const struct lb_config *c, int tp)
+{
+    const struct lb_shard_shape shape = {c->n_seg, c->n_head, c->n_kv_head, 0};
+    struct lb_slice slice;
+    struct lb_err err = LB_ERR_INIT;
+    if (tp <= 1 || lb_slice_init(&slice, &shape, 0, tp, &err) != LB_OK)
+        return c->n_kv_head;
+    return slice.n_kv_head;
+}
+
+size_t lb_plan_page_bytes(const struct lb_config *c, enum lb_dtype dtype, int tp)
+{
+    int64_t kv = c->n_layer * kv_heads(c, tp) * (c->head_dim + c->v_dim);
+    return (size_t)((kv + lb_config_index_layers(c) * c->index.head_dim) * LK_PAGE_TOKENS) * elem_bytes(dtype);
+}
+
+/* What every rank holds whole in a layer: latents, routers, what an indexer needs. */
+static double replicated(const struct lb_config *c, int64_t il)
+{
+    const struct lb_mla *m = &c->mla;
+    const struct lb_index *x = &c->index;
+    double dim = (double)c->dim, n = 0;
+    if (m->kv_rank > 0)
+        n += dim * (double)(m->q_rank + m->kv_rank + m->rope_dim);
+    if (x->topk > 0 && !c->layer[il].index_shared)
+        n += (double)(m->q_rank * x->n_head * x->head_dim) + dim * (double)(x->head_dim + x->n_head);
+    return c->layer[il].moe ? n + dim * (double)c->moe.n_expert : n;
+}
+
+static double elements(const struct lb_wtensor *t)
+{
+    double n = 1;
+    for (int d = 0; d < t->n_dim; d++)
+        n *= (double)t->dim[d];
+    return n;
+}
+
+double lb_plan_layer_bytes(const struct lb_plan_spec *spec)
+{
+    const struct lb_config *c = spec->config;
+    double sum = 0;
+    if (!spec->weights)
+        return 0;
+    for (size_t i = 0; i < spec->weights->n_tensor; i++) {
+        int64_t il = lb_family_layer_of(c->family, c->gguf, spec->weights->tensor[i].name);
+        sum += il >= 0 && il < c->n_layer ? elements(&spec->weights->tensor[i]) : 0;
+    }
+    return sum * (double)elem_bytes(spec->dtype) / (double)c->n_layer;
+}
+
+/* A tied matrix is packed for the head; as the table it is read where the file lies if it is of the right type, else
+ * copied. */
+static double tied_copy(const struct lb_plan_spec *spec)
+{
+    const struct lb_config *c = spec->config;
+    const struct lb_wtensor *embed =
+        lb_wfile_find(spec->weights, lb_family_tensor(c->family, c->gguf, LB_R_EMBED, 0, ".weight").text);
+    const char *head = lb_family_tensor(c->family, c->gguf, LB_R_HEAD, 0, ".weight").text;
+    bool lends = embed && embed->type == (spec->dtype == LB_F32 ? LB_W_F32 : LB_W_BF16);
+    return embed && !lends && !lb_wfile_find(spec->weights, head) ? elements(embed) : 0;
+}
+
+/* Layers behind the model's own (multi-token prediction) are never read. */
+double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp)
+{
+    const struct lb_wfile *w = spec->weights;
+    const struct lb_config *c = spec->config;
+    double sum = 0, whole = 0, kv = 0;
+    if (!w)
+        return 0;
+    for (size_t i = 0; i < w->n_tensor; i++)
+        if (lb_family_layer_of(c->family, c->gguf, w->tensor[i].name) < c->n_layer)
+            sum += elements(&w->tensor[i]);
+    sum += tied_copy(spec);
+    if (tp > 1) {
+        for (int64_t il = 0; il < c->n_layer; il++)
+            whole += replicated(c, il);
+        if (c->mla.kv_rank == 0)
+            kv = (double)(c->n_layer * 2 * c->head_dim) * (double)c->dim;
+        double cut = sum - whole - kv * (double)c->n_kv_head;
+        sum = (cut > 0 ? cut / tp : 0) + whole + kv * (double)kv_heads(c, tp);
+    }
+    return sum * (double)elem_bytes(spec->dtype);
+}
+
+double lb_plan_moe_bytes(const struct lb_config *c, int64_t n_tok)
+{
+    const struct lb_moe_shape *m = &c->moe;
+    if (m->n_expert == 0)
+        return 0;
+    /* of each choice its input, what is gated, its output; the router's input and logits; the shared expert's segments
+     */
+    double choice = 2 * (double)c->dim + (double)m->ffn_dim, shared = (double)c->n_seg * (double)c->dim;
+    double token = (double)m->n_used * choice + (double)c->dim + (double)m->n_expert + (double)m->shared_dim + shared;
+    return (double)n_tok * token * sizeof(float);
+}
+
+/* Floats and elements of the backend's type that a token takes in latent attention, on a rank with n_head heads. */
+static double latent_bytes(const struct lb_config *c, double n_head, double elem)
+{
+    const struct lb_mla *m = &c->mla;
+    if (m->kv_rank == 0)
+        return 0;
+    double f32 = (double)(m->q_rank + m->kv_rank + m->rope_dim) +
+                 n_head * (double)(2 * m->nope_dim + m->rope_dim + c->out_dim) +
+                 (double)((c->index.n_head + 1) * c->index.head_dim + c->index.n_head);
+    return sizeof(float) * f32 + elem * ((double)m->q_rank + n_head * (double)m->kv_rank);
+}
+
+double lb_plan_step_bytes(const struct lb_config *c, enum lb_dtype dtype, int tp, int64_t n_tok, int64_t n_out)
+{
+    double elem = (double)elem_bytes(dtype), n_head = (double)c->n_head / tp, kv = (double)kv_heads(c, tp);
+    double f32 =
+        2 * (double)c->dim + (n_head + kv) * (double)c->head_dim + kv * (double)c->v_dim + (double)c->rope.n_rot;
+    double rounded = (double)c->dim + n_head * (double)(c->out_dim + c->head_dim) + (double)c->ffn_dim / tp;
+    double token = sizeof(float) * f32 + elem * rounded + latent_bytes(c, n_head, elem) + TABLES + kv * n_head * ITEM;
+    double out = (double)c->n_vocab * sizeof(float) + LK_TOP * (sizeof(float) + sizeof(int32_t));
+    return (double)n_tok * token + lb_plan_moe_bytes(c, n_tok) + (double)n_out * out;
+}
