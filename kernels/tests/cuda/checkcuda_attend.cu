@@ -113,7 +113,7 @@ static host<uint16_t> run_step(const step &s, size_t shared_bytes)
     }
     host<struct lk_attn_work> item((size_t)lk_attn_plan_items(seq.data(), (int64_t)seq.size()));
     host<struct lk_attn_row> row((size_t)lk_attn_plan_rows(seq.data(), (int64_t)seq.size()));
-    struct lk_attn_shape shape = {w.p.n_head, w.p.n_kv, w.p.v_dim, w.p.window};
+    struct lk_attn_shape shape = {w.p.n_head, w.p.n_kv, w.p.v_dim, w.p.window, shared_bytes};
     struct lk_attn_plan plan = {};
     lk_attn_plan_step(seq.data(), (int64_t)seq.size(), &shape, item.data(), row.data(), &plan);
     item.resize((size_t)(plan.n_many + plan.n_few));
@@ -126,7 +126,6 @@ static host<uint16_t> run_step(const step &s, size_t shared_bytes)
     plan.item = ditem.p;
     plan.row = drow.p;
     plan.state = state.p;
-    plan.shared_bytes = shared_bytes;
     a.q = dq.p;
     a.kv.k = (uint8_t *)dk.p;
     a.kv.v = (uint8_t *)dv.p;
@@ -134,6 +133,7 @@ static host<uint16_t> run_step(const step &s, size_t shared_bytes)
     a.page_start = dstart.p;
     a.page = dpage.p;
     a.out.data = out.p;
+    dev_limit_shared(shared_bytes);
     check_launch(lk_cuda_attend(&a, &plan, NULL), "attend");
     return out.get();
 }
