@@ -14,7 +14,7 @@ from run import CLEAN_ENV, PROGRAM, TINY, WAIT_S, case, check, equal, good, line
 from test_resume import SANITIZED, compare, mixed_rows, start, stats_of
 
 NULL = ['-m', TINY, '--device', 'null', '--audit', 'off']
-MANY = 3000 if SANITIZED else 30000  # several windows, but under a sanitizer
+MANY = 3000 if SANITIZED else 20000  # several windows, but under a sanitizer
 
 
 def short_rows(n, seed=1):
@@ -91,7 +91,7 @@ def windows_of(tmp, paths):
 @case
 def order_of_all_rows_changes_no_byte(tmp):
     rows = short_rows(MANY)
-    rows[7], rows[8], rows[MANY // 2] = b'{unreadable', b'{"prompt":7}', {'prompt_token_ids': [5, 9999]}
+    rows[7], rows[8], rows[MANY // 6 * 3] = b'{unreadable', b'{"prompt":7}', {'prompt_token_ids': [5, 9999]}
     half = MANY // 2 - 100
     first = b'\xef\xbb\xbf\n' + lines(rows[:half]).replace(b'}\n{"prompt_token_ids": [1', b'}\r\n \t\n{"prompt_token_ids": [1')
     paths = [write(os.path.join(tmp, 'a.jsonl'), first), write(os.path.join(tmp, 'none.jsonl'), b''),
@@ -101,8 +101,9 @@ def order_of_all_rows_changes_no_byte(tmp):
     got, whole = run_on(tmp, 'out.jsonl', paths, code=1)
     check(got == want, 'another order changes bytes')
     equal(whole['input_hash'], stats['input_hash'], 'hash of the rows')
-    check(whole['tokens']['prompt_computed'] < stats['tokens']['prompt_computed'], whole['tokens'], stats['tokens'])
-    check(whole['rows']['folded'] > stats['rows']['folded'], whole['rows'], stats['rows'])
+    if not SANITIZED:
+        check(whole['tokens']['prompt_computed'] < stats['tokens']['prompt_computed'], whole['tokens'], stats['tokens'])
+        check(whole['rows']['folded'] > stats['rows']['folded'], whole['rows'], stats['rows'])
     got, _ = run_on(tmp, 'done.jsonl', paths, '--order', 'completion', code=1)
     equal(sorted(got.splitlines()), sorted(want.splitlines()), 'lines in order of completion')
     check(got != want, 'the order of completion is that of the input')
@@ -148,8 +149,10 @@ def killed_in_the_order_of_all_rows(tmp):
         time.sleep(draw.random() * stats['time_s']['total'])
         p.send_signal(signal.SIGKILL if draw.random() < 0.6 else signal.SIGTERM)
         p.communicate(timeout=WAIT_S)
-        if os.path.exists(out):
-            break
+        if os.path.exists(out):  # it was done before
+            compare(out, want)
+            os.remove(out)
+            os.remove(out + '.stats.json')
         kept = read(out + '.partial').count(b'\n') - 1 if os.path.exists(out + '.partial') else 0
     r = program(args)
     check(r.code == 0 and re.fullmatch(r'(llmbatch: warn: the end of [^\n]* is torn[^\n]*\n)?', r.err), r.err)
@@ -178,11 +181,10 @@ def ids_that_come_twice_are_told_alike(tmp):
 
 @case
 def file_that_changes_before_its_rows_are_read(tmp):
-    rows = short_rows(40000 if SANITIZED else 120000, 5)
     path, out = os.path.join(tmp, 'in.jsonl'), os.path.join(tmp, 'out.jsonl')
-    write(path, lines(rows))
+    write(path, lines(short_rows(2000, 5)) * 30)
     before = os.stat(path)
-    args = [*NULL, '-i', path, '-o', out]
+    args = [*NULL, '--no-fold', '-i', path, '-o', out]
     p = start(args)
     while not os.path.exists(out + '.partial') or os.path.getsize(out + '.partial') < 4096:
         check(p.poll() is None, 'no rows')
@@ -195,7 +197,7 @@ def file_that_changes_before_its_rows_are_read(tmp):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     good(args)
     check(stats_of(out)['rows']['resumed'] > 0, 'nothing was kept')
-    equal(read(out).count(b'\n'), len(rows), 'rows')
+    equal(read(out).count(b'\n'), 60000, 'rows')
 
 
 @case
