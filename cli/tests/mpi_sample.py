@@ -1,12 +1,13 @@
 """Sampling from a vocabulary that the ranks of a group hold in parts: the same bytes as from a whole one, whatever the
 filters and penalties, and whatever has to be asked for."""
+import json
 import os
 import random
 import re
 
 from mpi_ranks import compare
 from ranks import Run, local
-from run import CASES, TINY, case, check, equal, lines, read, write
+from run import CASES, MHA, TINY, bend, case, check, equal, lines, read, write
 
 CASES.clear()   # those of mpi_ranks are run by themselves
 
@@ -61,3 +62,19 @@ def every_question_is_asked(tmp):
     asked = [int(x) for x in found.groups()]
     check(min(asked) > 10, asked)
     check(asked[4] < sum(asked) / 4, asked)
+
+
+@case
+def numbers_that_are_none_in_one_part(tmp):
+    """The last id's logit is infinite: every row fails, whoever holds it."""
+    vocab = json.loads(read(os.path.join(MHA, 'config.json')))['vocab_size']
+
+    def spoil(name, data):
+        size = len(data) // vocab
+        return data[:-size] + b'\0\0\x80\x7f' * (size // 4) if name == 'lm_head.weight' else data
+    folder = bend(tmp, spoil)
+    path = write(os.path.join(tmp, 'in.jsonl'), lines([{'prompt_token_ids': [5 + i, 7], 'max_tokens': 3, **SETTINGS[i]}
+                                                       for i in range(6)]))
+    compare(tmp, ['-m', folder, '-i', path], [(2, 2), (4, 4)], code=1)
+    found = [json.loads(line)['error']['code'] for line in read(os.path.join(tmp, 'out.jsonl')).splitlines()]
+    equal(found, ['not_finite'] * 6, 'errors')
