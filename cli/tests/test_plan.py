@@ -44,6 +44,20 @@ def the_steps_of_a_plan_are_the_runs(tmp):
 
 
 @case
+def beginnings_are_shared_in_a_plan(tmp):
+    begin = [[5 + (k * (3 + g)) % 600 for k in range(150)] for g in range(4)]
+    rows = [{'prompt_token_ids': begin[i % 4][:40 + 30 * (i % 3)] + [600 + i] * (1 + i % 50), 'max_tokens': 1 + i % 9}
+            for i in range(80)]
+    for options in ([], ['--no-prefix-cache'], ['--max-seqs', '5', '--kv-memory', '200K']):
+        options = ['--batch-tokens', '32', '--max-seqs', '12', '--ignore-eos', *options]
+        _, plan = planned(tmp, TINY, rows, *options)
+        _, run = ran(tmp, TINY, rows, *options)
+        fed = plan['plan']['steps']['count'] * plan['plan']['steps']['tokens_mean']
+        took = run['steps']['count'] * run['steps']['tokens_mean']
+        check(abs(fed / took - 1) < 0.02, options, plan['plan'], run['tokens'], run['steps'])
+
+
+@case
 def every_family_is_planned(tmp):
     configs = sorted(glob.glob(os.path.join(GOLDENS, '*/config.json')))
     models = [os.path.dirname(c) for c in configs if b'quantization_config' not in read(c)]

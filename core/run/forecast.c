@@ -198,7 +198,7 @@ static enum lb_status measure(struct caster *c, struct lb_err *err)
     LB_TRY(warm_up(c, &step_s, err));
     double n = step_s > 0 ? SAMPLE_S / step_s : MOST_SAMPLE;
     c->n_sample = n < LEAST_SAMPLE ? LEAST_SAMPLE : n > MOST_SAMPLE ? MOST_SAMPLE : (int)n;
-    LB_TRY(lb_sim_run(c->spec->rows, c->plan, &on_step, &peak, err));
+    LB_TRY(lb_sim_run(c->spec->rows, c->plan, c->spec->shares, &on_step, &peak, err));
     const struct work *all = &c->all.work;
     f->measured = f->n_sample > 0;
     if (!f->measured)
@@ -220,7 +220,11 @@ static enum lb_status simulate(struct caster *c, struct lb_err *err)
     struct lb_forecast *f = c->f;
     const struct sums *all = &c->all;
     set_units(c);
-    LB_TRY(lb_sim_run(c->spec->rows, c->plan, &on_step, &f->peak_pages, err));
+    for (size_t i = 0; i < c->spec->rows->n; i++) {
+        const struct lb_sim_row *row = &c->spec->rows->row[i];
+        f->n_never += lb_sched_peak_pages(row->n_prompt, row->n_new) > c->plan->kv_pages;
+    }
+    LB_TRY(lb_sim_run(c->spec->rows, c->plan, c->spec->shares, &on_step, &f->peak_pages, err));
     f->n_step = all->n_step;
     f->n_tok = all->n_tok;
     if (all->n_step == 0)

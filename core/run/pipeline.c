@@ -17,7 +17,6 @@
 #define RAW_BYTES ((int64_t)16 << 20) /* ... fewer of long lines */
 #define READY_ROWS 256                /* rows whose output buffers are made ahead */
 #define DONE_ROWS 4096                /* finished rows ahead of the writer */
-#define IDLE_SHARE 4 /* of all pages as many hold shared beginnings that no row uses: memory stays untouched */
 
 static enum lb_status loop(struct lb_run *r, struct lb_err *err)
 {
@@ -112,7 +111,7 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
     LB_TRY(lb_kv_init(&r->kv, p->kv_pages, (int32_t)p->max_seqs, p->max_model_len, err));
     if (!spec->no_prefix_cache)
         LB_TRY(lb_prefix_init(&r->prefix, &r->kv, err));
-    r->kv.max_idle = p->kv_pages / IDLE_SHARE;
+    r->kv.max_idle = p->kv_pages / LB_IDLE_SHARE;
     const struct lb_rope *rope = &spec->config->rope;
     struct lb_sched_spec sched = {.kv = &r->kv,
                                   .prefix = spec->no_prefix_cache ? NULL : &r->prefix,

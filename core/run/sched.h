@@ -27,6 +27,8 @@
 #include "core/model/prefix.h"
 #include "core/run/flow.h"
 
+#define LB_IDLE_SHARE 4 /* of all pages as many hold shared beginnings that no row uses: memory stays untouched */
+
 /* A running row. Its fed positions lie in the cache; the newest generated id is not fed yet. */
 struct lb_seq {
     struct lb_work *work; /* NULL: finished or evicted, swept before new rows come */

@@ -24,6 +24,8 @@ void dev_write(void *to, const void *from, size_t bytes);
 void dev_read(void *to, const void *from, size_t bytes);
 /* Waits for the device; what its last error was, or NULL. */
 const char *dev_error(int code);
+/* The model alone: a line "kernel THREADS SHARED NAME" for each that was launched. */
+void dev_print_kernels(void);
 
 template <typename T> using host = std::vector<T>;
 
