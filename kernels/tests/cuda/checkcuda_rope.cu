@@ -128,7 +128,7 @@ static void gather_case(int64_t head_dim, int64_t v_dim, int64_t topk)
         x = (uint8_t)random_bits();
     for (uint8_t &x : v)
         x = (uint8_t)random_bits();
-    host<struct lk_attn_item> item = {{1, 0, 1, 0, 1}, {0, 1, 1, 0, 1}};
+    host<struct lk_attn_item> item = {{1, 0, 1, 0, 1, 0}, {0, 1, 1, 0, 1, 0}};
     host<int32_t> start = {0, 3}, page = {4, 2, 0, 1, 3}, chosen((size_t)(N_ITEM * topk));
     for (int64_t i = 0; i < N_ITEM * topk; i++)
         chosen[(size_t)i] = (int32_t)(i % topk + (i % 3 ? 1 : 0));
