@@ -43,7 +43,8 @@ template <typename T> struct dev {
     explicit dev(int64_t count) : p((T *)dev_alloc((size_t)count * sizeof(T), true)), n((size_t)count)
     {
         host<T> ones(n);
-        memset((void *)ones.data(), 0xff, n * sizeof(T));
+        if (n > 0)
+            memset((void *)ones.data(), 0xff, n * sizeof(T));
         dev_write(p, ones.data(), n * sizeof(T));
     }
     dev(const dev &) = delete;
