@@ -358,20 +358,23 @@ static attend_args args_of(const lk_attend &a, const lk_attn_plan &p)
     return x;
 }
 
-template <int R, int C, int NT>
-static int launch(attend_args x, const lk_attn_work *item, int64_t n_item, const lk_attn_plan &p, void *stream)
+/* Items of a launch. */
+struct works {
+    const char *name;
+    const lk_attn_work *item;
+    int64_t n;
+};
+
+template <int R, int C, int NT> static int launch(attend_args x, const works &w, const lk_attn_plan &p, void *stream)
 {
     int64_t group = x.n_head / x.kv.n_kv_head;
     size_t page = (size_t)PAGE * (size_t)(x.q_ld + x.v_ld) * sizeof(uint16_t);
     size_t rest = R * 16 * ((size_t)x.q_ld * sizeof(uint16_t) + (C > 1 ? SCORE_LD * sizeof(float) : 0));
-    x.item = item;
+    x.item = w.item;
     x.n_buf = rest + 2 * page <= p.shared_bytes ? 2 : 1;
     x.n_chunk = (int)lk_blocks(group, R * 16);
-    dim3 grid((unsigned)n_item, (unsigned)(x.kv.n_kv_head * x.n_chunk));
-    lk_shape s = {C == 1   ? "attend"
-                  : R == 1 ? "attend_few"
-                           : "attend_wide",
-                  grid, R * C * LK_WARP, rest + (size_t)x.n_buf * page, stream};
+    dim3 grid((unsigned)w.n, (unsigned)(x.kv.n_kv_head * x.n_chunk));
+    lk_shape s = {w.name, grid, R * C * LK_WARP, rest + (size_t)x.n_buf * page, stream};
     return lk_launch(attend_kernel<R, C, NT>, s, x);
 }
 
@@ -380,19 +383,22 @@ int lk_cuda_attend(const struct lk_attend *a, const struct lk_attn_plan *p, void
     attend_args x = args_of(*a, *p);
     int64_t v = a->kv.v_dim;
     const lk_attn_work *many = p->item, *few = p->item + p->n_many;
-    int e = v <= 64    ? launch<4, 1, 8>(x, many, p->n_many, *p, stream)
-            : v <= 128 ? launch<4, 1, 16>(x, many, p->n_many, *p, stream)
-            : v <= 256 ? launch<4, 2, 16>(x, many, p->n_many, *p, stream)
-                       : launch<2, 4, 16>(x, many, p->n_many, *p, stream);
+    int64_t m = p->n_many, f = p->n_few;
+    int e = v <= 64    ? launch<4, 1, 8>(x, {"attend<4, 1, 8>", many, m}, *p, stream)
+            : v <= 128 ? launch<4, 1, 16>(x, {"attend<4, 1, 16>", many, m}, *p, stream)
+            : v <= 256 ? launch<4, 2, 16>(x, {"attend<4, 2, 16>", many, m}, *p, stream)
+            : lk_cuda_attn_rows(v, p->shared_bytes) == 32
+                ? launch<2, 4, 16>(x, {"attend<2, 4, 16>", many, m}, *p, stream)
+                : launch<1, 4, 16>(x, {"attend<1, 4, 16>", many, m}, *p, stream);
     if (e)
         return e;
-    e = v <= 64    ? launch<1, 4, 2>(x, few, p->n_few, *p, stream)
-        : v <= 128 ? launch<1, 4, 4>(x, few, p->n_few, *p, stream)
-        : v <= 256 ? launch<1, 4, 8>(x, few, p->n_few, *p, stream)
-                   : launch<1, 4, 16>(x, few, p->n_few, *p, stream);
+    e = v <= 64    ? launch<1, 4, 2>(x, {"attend<1, 4, 2>", few, f}, *p, stream)
+        : v <= 128 ? launch<1, 4, 4>(x, {"attend<1, 4, 4>", few, f}, *p, stream)
+        : v <= 256 ? launch<1, 4, 8>(x, {"attend<1, 4, 8>", few, f}, *p, stream)
+                   : launch<1, 4, 16>(x, {"attend<1, 4, 16>", few, f}, *p, stream);
     if (e)
         return e;
     x.row = p->row + p->merge_row;
-    lk_shape s = {"attend_merge", dim3((unsigned)p->n_merge, (unsigned)a->n_head), MERGE_THREADS, 0, stream};
+    lk_shape s = {"merge", dim3((unsigned)p->n_merge, (unsigned)a->n_head), MERGE_THREADS, 0, stream};
     return lk_launch(merge_kernel, s, x);
 }

@@ -13,6 +13,7 @@ struct linear_args {
     bool add;
     int64_t packed[LK_MAX_SEG + 1];
     const int32_t *tile_group, *tile_row, *row_begin, *row_of; /* grouped: see struct lk_grouped */
+    int64_t n_tile;
 };
 
 /* A block's rows of A and y, and where its weights begin. */
@@ -167,19 +168,22 @@ static __global__ void __launch_bounds__(BM / WM * BN / WN * LK_WARP)
 /* ---- launches ---- */
 
 template <lk_weight_format F, int BM, int BN, int WM, int WN, int STAGES>
-static int launch(const linear_args &a, int n_seg, int64_t n_tile, void *stream)
+static int launch(const linear_args &a, const char *name, int n_seg, void *stream)
 {
+    int64_t n_tile = a.tile_group ? a.n_tile : lk_blocks(a.n_row, BM);
     dim3 grid((unsigned)n_tile, (unsigned)lk_blocks(a.n_out, BN), (unsigned)n_seg);
-    static const char *const names[] = {"linear", "linear_int8", "linear_int4", "linear_fp8"};
-    lk_shape s = {names[F], grid, BM / WM * (BN / WN) * LK_WARP, STAGES * (BM * 64 + BN * lk_tile_row_bytes<F>()),
-                  stream};
+    lk_shape s = {name, grid, BM / WM * (BN / WN) * LK_WARP, STAGES * (BM * 64 + BN * lk_tile_row_bytes<F>()), stream};
     return lk_launch(linear_kernel<F, BM, BN, WM, WN, STAGES>, s, a);
 }
 
 template <lk_weight_format F> static int launch_packed(const linear_args &a, int n_seg, void *stream)
 {
-    return a.n_row <= 16 ? launch<F, 16, 32, 16, 8, 6>(a, n_seg, 1, stream)
-                         : launch<F, 64, 64, 32, 32, 4>(a, n_seg, lk_blocks(a.n_row, 64), stream);
+    static const char *const few[] = {"linear<0, 16, 32, 16, 8, 6>", "linear<1, 16, 32, 16, 8, 6>",
+                                      "linear<2, 16, 32, 16, 8, 6>", "linear<3, 16, 32, 16, 8, 6>"};
+    static const char *const more[] = {"linear<0, 64, 64, 32, 32, 4>", "linear<1, 64, 64, 32, 32, 4>",
+                                       "linear<2, 64, 64, 32, 32, 4>", "linear<3, 64, 64, 32, 32, 4>"};
+    return a.n_row <= 16 ? launch<F, 16, 32, 16, 8, 6>(a, few[F], n_seg, stream)
+                         : launch<F, 64, 64, 32, 32, 4>(a, more[F], n_seg, stream);
 }
 
 static int launch_format(const linear_args &a, lk_weight_format format, int n_seg, void *stream)
@@ -195,7 +199,7 @@ static int launch_format(const linear_args &a, lk_weight_format format, int n_se
         break;
     }
     if (a.n_row > 64)
-        return launch<LK_W_BF16, 128, 128, 64, 32, 4>(a, n_seg, lk_blocks(a.n_row, 128), stream);
+        return launch<LK_W_BF16, 128, 128, 64, 32, 4>(a, "linear<0, 128, 128, 64, 32, 4>", n_seg, stream);
     return launch_packed<LK_W_BF16>(a, n_seg, stream);
 }
 
@@ -257,7 +261,8 @@ int lk_cuda_grouped(const struct lk_grouped *a, void *stream)
     x.y_ld = a->n_out;
     x.tile_group = a->tile_group;
     x.tile_row = a->tile_row;
+    x.n_tile = a->n_tile;
     x.row_begin = a->row_begin;
     x.row_of = a->row_of;
-    return launch<LK_W_BF16, LK_GROUP_TILE, 64, 16, 32, 4>(x, 1, a->n_tile, stream);
+    return launch<LK_W_BF16, LK_GROUP_TILE, 64, 16, 32, 4>(x, "linear<0, 32, 64, 16, 32, 4>", 1, stream);
 }

@@ -198,7 +198,7 @@ template <int N> static __device__ __forceinline__ float balanced(const combine_
 }
 
 template <int N>
-static __global__ void __launch_bounds__(THREADS) combine_kernel(const __grid_constant__ combine_args a)
+static __global__ void __launch_bounds__(THREADS, 4) combine_kernel(const __grid_constant__ combine_args a)
 {
     const lk_combine &c = a.c;
     int64_t t = blockIdx.x, j = (int64_t)blockIdx.y * THREADS + threadIdx.x;
@@ -234,11 +234,11 @@ int64_t lk_cuda_group_tiles(int64_t n_choice, int64_t n_expert)
 int lk_cuda_group(const struct lk_group *a, void *stream)
 {
     size_t room = PLACE_THREADS / LK_WARP * sizeof(uint64_t);
-    lk_shape s = {"group_count", dim3((unsigned)a->n_expert), PLACE_THREADS, room, stream};
+    lk_shape s = {"count", dim3((unsigned)a->n_expert), PLACE_THREADS, room, stream};
     int e = lk_launch(count_kernel, s, *a);
     if (e)
         return e;
-    s.name = "group_place";
+    s.name = "place";
     return lk_launch(place_kernel, s, *a);
 }
 

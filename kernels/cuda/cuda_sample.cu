@@ -172,7 +172,7 @@ static __device__ double uniform(const lk_sampling &s)
     return ((double)c0 + 0.5) / 4294967296.0;
 }
 
-static __global__ void __launch_bounds__(THREADS) sample_kernel(const __grid_constant__ lk_sample a)
+static __global__ void __launch_bounds__(THREADS, 1) sample_kernel(const __grid_constant__ lk_sample a)
 {
     sample_room *r = (sample_room *)lk_smem();
     int64_t row = blockIdx.x, n_block = lk_blocks(a.n_vocab, LK_HEAD_BLOCK);

@@ -1,4 +1,5 @@
-/* checkcuda [OP ...]: every kernel against the reference. With --kernels: threads and shared memory of each. */
+/* checkcuda [--kernels] [OP ...]: every kernel against the reference. With --kernels: the most threads and shared
+ * memory that a block of each had. */
 #include "kernels/tests/cuda/checkcuda.cuh"
 
 #include <stdarg.h>
@@ -124,6 +125,9 @@ void compare_act(const char *op, const struct lk_act *want, const host<float> &g
 
 int main(int argc, char **argv)
 {
+    bool kernels = argc > 1 && strcmp(argv[1], "--kernels") == 0;
+    argc -= kernels;
+    argv += kernels;
     for (const auto &op : ops) {
         bool wanted = argc < 2;
         for (int i = 1; i < argc; i++)
@@ -131,6 +135,8 @@ int main(int argc, char **argv)
         if (wanted)
             op.run();
     }
+    if (kernels)
+        dev_print_kernels();
     printf("%d checks, %d failed\n", n_check, n_failed);
     return n_failed ? 1 : 0;
 }
