@@ -101,6 +101,7 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
     r->tokens.max_weight = LB_WINDOW_BYTES;
     LB_TRY(lb_queue_init(&r->ready, READY_ROWS, err));
     LB_TRY(lb_queue_init(&r->done, DONE_ROWS, err));
+    r->done.max_weight = LB_WINDOW_BYTES;
     LB_TRY(lb_verify_init(&r->verify, spec->mode == LB_RUN_MODEL ? spec->verify : 0, err));
     if (spec->mode != LB_RUN_MODEL)
         return LB_OK;
