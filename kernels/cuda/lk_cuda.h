@@ -51,6 +51,7 @@ int lk_cuda_tree(const struct lk_tree *a, void *stream);
 int lk_cuda_rope_table(const struct lk_rope_table *a, void *stream);
 int lk_cuda_rope_kv(const struct lk_rope_kv *a, enum lk_type type, void *stream);
 int lk_cuda_latent(const struct lk_latent *a, void *stream);
+int lk_cuda_gather(const struct lk_gather *a, int64_t n_item, void *stream);
 
 /* ---- products ---- */
 
@@ -177,8 +178,8 @@ struct lk_attn_plan {
     const struct lk_attn_row *row; /* [n_row], from merge_row on those to merge */
     int64_t n_row, merge_row, n_merge;
     int64_t n_slot;
-    float *state;        /* scratch of lk_attn_state_bytes */
-    size_t shared_bytes; /* that a block of this device may have */
+    float *state; /* scratch of lk_attn_state_bytes */
+    size_t shared_bytes;
 };
 
 /* A sequence of the step: tokens tok .. tok + n_tok - 1 at positions pos ...; page is the host's list of its pages. */
@@ -195,6 +196,7 @@ size_t lk_attn_state_bytes(int64_t n_slot, int64_t n_head, int64_t v_dim);
 /* Shape that a plan is made for. */
 struct lk_attn_shape {
     int64_t n_head, n_kv_head, v_dim, window;
+    size_t shared_bytes; /* that a block of the device may have: 99 KB at least */
 };
 
 /* Fills item and row, and the counts of *plan. Neighboring sequences of one token that begin with the same pages read
@@ -203,7 +205,7 @@ void lk_attn_plan_step(const struct lk_attn_seq *seq, int64_t n_seq, const struc
                        struct lk_attn_work *item, struct lk_attn_row *row, struct lk_attn_plan *plan);
 
 /* Rows (tokens times heads of a KV head) that an item has at most. */
-int lk_cuda_attn_rows(int64_t v_dim);
+int lk_cuda_attn_rows(int64_t v_dim, size_t shared_bytes);
 
 /* bf16; a->item is not used. */
 int lk_cuda_attend(const struct lk_attend *a, const struct lk_attn_plan *plan, void *stream);
