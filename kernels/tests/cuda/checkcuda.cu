@@ -5,6 +5,7 @@
 #include <stdarg.h>
 
 static int n_check, n_failed;
+static bool first_alone;
 
 static const struct {
     const char *name;
@@ -29,6 +30,8 @@ void check(bool ok, const char *op, const char *format, ...)
     vprintf(format, args);
     printf("\n");
     va_end(args);
+    if (first_alone)
+        exit(1);
 }
 
 void check_launch(int code, const char *op)
@@ -126,8 +129,9 @@ void compare_act(const char *op, const struct lk_act *want, const host<float> &g
 int main(int argc, char **argv)
 {
     bool kernels = argc > 1 && strcmp(argv[1], "--kernels") == 0;
-    argc -= kernels;
-    argv += kernels;
+    first_alone = argc > 1 && strcmp(argv[1], "--first") == 0;
+    argc -= kernels || first_alone;
+    argv += kernels || first_alone;
     for (const auto &op : ops) {
         bool wanted = argc < 2;
         for (int i = 1; i < argc; i++)
