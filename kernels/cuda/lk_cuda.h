@@ -53,7 +53,7 @@ int lk_cuda_rope_kv(const struct lk_rope_kv *a, enum lk_type type, void *stream)
 int lk_cuda_latent(const struct lk_latent *a, void *stream);
 int lk_cuda_gather(const struct lk_gather *a, int64_t n_item, void *stream);
 
-/* Index planes are [dim, 32 positions], as everywhere. sum[n_item, sum_ld]: scratch for the sums of all positions, sum_ld
+/* Index planes are [dim, 32 positions]. sum[n_item, sum_ld]: scratch for the sums of all positions, sum_ld
  * more than the last one; a->score is not used. */
 struct lk_index_scratch {
     float *sum;
