@@ -53,6 +53,16 @@ int lk_cuda_rope_kv(const struct lk_rope_kv *a, enum lk_type type, void *stream)
 int lk_cuda_latent(const struct lk_latent *a, void *stream);
 int lk_cuda_gather(const struct lk_gather *a, int64_t n_item, void *stream);
 
+/* Index planes are [dim, 32 positions]. sum[n_item, sum_ld]: scratch for the sums of all positions, sum_ld
+ * more than the last one; a->score is not used. */
+struct lk_index_scratch {
+    float *sum;
+    int64_t sum_ld, n_item;
+};
+int lk_cuda_index_key(const struct lk_index_key *a, enum lk_type type, void *stream);
+int lk_cuda_index_select(const struct lk_index_select *a, const struct lk_index_scratch *x, enum lk_type type,
+                         void *stream);
+
 /* ---- products ---- */
 
 enum lk_weight_format { LK_W_BF16, LK_W_INT8, LK_W_INT4, LK_W_FP8, LK_W_F32 };

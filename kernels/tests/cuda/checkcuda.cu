@@ -11,11 +11,8 @@ static const struct {
     const char *name;
     void (*run)(void);
 } ops[] = {
-    {"rows", check_rows},
-    {"rope", check_rope},
-    {"linear", check_linear},
-    {"experts", check_experts},
-    {"candidates", check_candidates},
+    {"rows", check_rows},           {"rope", check_rope},       {"linear", check_linear},
+    {"index", check_index},         {"experts", check_experts}, {"candidates", check_candidates},
     {"attention", check_attention},
 };
 
