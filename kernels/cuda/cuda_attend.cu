@@ -374,10 +374,7 @@ template <int R, int C, int NT> static int launch(attend_args x, const works &w,
     x.n_buf = rest + 2 * page <= p.shared_bytes ? 2 : 1;
     x.n_chunk = (int)lk_blocks(group, R * 16);
     dim3 grid((unsigned)w.n, (unsigned)(x.kv.n_kv_head * x.n_chunk));
-    lk_shape s = {C == 1   ? "attend"
-                  : R == 1 ? "attend_few"
-                           : "attend_wide",
-                  grid, R * C * LK_WARP, rest + (size_t)x.n_buf * page, stream};
+    lk_shape s = {w.name, grid, R * C * LK_WARP, rest + (size_t)x.n_buf * page, stream};
     return lk_launch(attend_kernel<R, C, NT>, s, x);
 }
 
@@ -390,7 +387,9 @@ int lk_cuda_attend(const struct lk_attend *a, const struct lk_attn_plan *p, void
     int e = v <= 64    ? launch<4, 1, 8>(x, {"attend<4, 1, 8>", many, m}, *p, stream)
             : v <= 128 ? launch<4, 1, 16>(x, {"attend<4, 1, 16>", many, m}, *p, stream)
             : v <= 256 ? launch<4, 2, 16>(x, {"attend<4, 2, 16>", many, m}, *p, stream)
-                       : launch<2, 4, 16>(x, {"attend<2, 4, 16>", many, m}, *p, stream);
+            : lk_cuda_attn_rows(v, p->shared_bytes) == 32
+                ? launch<2, 4, 16>(x, {"attend<2, 4, 16>", many, m}, *p, stream)
+                : launch<1, 4, 16>(x, {"attend<1, 4, 16>", many, m}, *p, stream);
     if (e)
         return e;
     e = v <= 64    ? launch<1, 4, 2>(x, {"attend<1, 4, 2>", few, f}, *p, stream)

@@ -2,7 +2,8 @@
 #include "kernels/cuda/lk_cuda.h"
 
 #define SPLIT_PAGES (LK_SPLIT_TOKENS / LK_PAGE_TOKENS)
-#define MIN_SHARED 4 /* pages that sequences share before reading them once is worth a launch's item */
+#define WIDE_SHARED (128 * 1024) /* that a tile of 32 rows of 576 and 512 dimensions fits into */
+#define MIN_SHARED 4             /* pages that sequences share before reading them once is worth a launch's item */
 
 struct plan {
     const struct lk_attn_seq *seq;
@@ -43,9 +44,9 @@ size_t lk_attn_state_bytes(int64_t n_slot, int64_t n_head, int64_t v_dim)
     return (size_t)(n_slot * n_head * (v_dim + 4)) * sizeof(float);
 }
 
-int lk_cuda_attn_rows(int64_t v_dim)
+int lk_cuda_attn_rows(int64_t v_dim, size_t shared_bytes)
 {
-    return v_dim <= 256 ? 64 : 32;
+    return v_dim <= 256 ? 64 : shared_bytes >= WIDE_SHARED ? 32 : 16;
 }
 
 static int64_t window_begin(const struct plan *p, int64_t pos)
@@ -146,7 +147,7 @@ static int64_t add_tokens(struct plan *p, int64_t is, int64_t n_seq, int64_t per
 void lk_attn_plan_step(const struct lk_attn_seq *seq, int64_t n_seq, const struct lk_attn_shape *shape,
                        struct lk_attn_work *item, struct lk_attn_row *row, struct lk_attn_plan *plan)
 {
-    int64_t group = shape->n_head / shape->n_kv_head, rows = lk_cuda_attn_rows(shape->v_dim);
+    int64_t group = shape->n_head / shape->n_kv_head, rows = lk_cuda_attn_rows(shape->v_dim, shape->shared_bytes);
     int64_t per = rows / group > 0 ? rows / group : 1;
     int64_t most_items = lk_attn_plan_items(seq, n_seq), most_rows = lk_attn_plan_rows(seq, n_seq);
     struct plan p = {
@@ -163,6 +164,7 @@ void lk_attn_plan_step(const struct lk_attn_seq *seq, int64_t n_seq, const struc
         item[p.n_many + i] = *(p.few - p.n_few + i);
     for (int64_t i = 0; i < p.n_merge; i++)
         row[p.n_row + i] = *(p.merge - p.n_merge + i);
+    plan->shared_bytes = shape->shared_bytes;
     plan->item = item;
     plan->row = row;
     plan->n_many = p.n_many;

@@ -24,6 +24,8 @@ void dev_write(void *to, const void *from, size_t bytes);
 void dev_read(void *to, const void *from, size_t bytes);
 /* Waits for the device; what its last error was, or NULL. */
 const char *dev_error(int code);
+/* The model alone: what a block of the next launches may have; else a device that has less refuses the launch. */
+void dev_limit_shared(size_t bytes);
 /* The model alone: a line "kernel THREADS SHARED NAME" for each that was launched. */
 void dev_print_kernels(void);
 
@@ -41,7 +43,8 @@ template <typename T> struct dev {
     explicit dev(int64_t count) : p((T *)dev_alloc((size_t)count * sizeof(T), true)), n((size_t)count)
     {
         host<T> ones(n);
-        memset((void *)ones.data(), 0xff, n * sizeof(T));
+        if (n > 0)
+            memset((void *)ones.data(), 0xff, n * sizeof(T));
         dev_write(p, ones.data(), n * sizeof(T));
     }
     dev(const dev &) = delete;
@@ -114,6 +117,7 @@ void check_rows(void);
 void check_rope(void);
 void check_linear(void);
 void check_attention(void);
+void check_index(void);
 void check_experts(void);
 void check_candidates(void);
 

@@ -118,8 +118,52 @@ static void latent_case(int64_t n_head, int64_t nope, int64_t n_rot, int64_t ran
           (long long)rank);
 }
 
+/* Each chosen position's row of K and V, byte by byte; zeros behind the last. */
+static void gather_case(int64_t head_dim, int64_t v_dim, int64_t topk)
+{
+    enum { N_PAGE = 5, N_ITEM = 2 };
+    int64_t k_row = head_dim * 2, v_row = v_dim * 2, n_page = lk_ceil_div(topk, PAGE);
+    host<uint8_t> k((size_t)(N_PAGE * PAGE * k_row)), v((size_t)(N_PAGE * PAGE * v_row));
+    for (uint8_t &x : k)
+        x = (uint8_t)random_bits();
+    for (uint8_t &x : v)
+        x = (uint8_t)random_bits();
+    host<struct lk_attn_item> item = {{1, 0, 1, 0, 1, 0}, {0, 1, 1, 0, 1, 0}};
+    host<int32_t> start = {0, 3}, page = {4, 2, 0, 1, 3}, chosen((size_t)(N_ITEM * topk));
+    for (int64_t i = 0; i < N_ITEM * topk; i++)
+        chosen[(size_t)i] = (int32_t)(i % topk + (i % 3 ? 1 : 0));
+    dev<uint8_t> dk(k), dv(v), to_k(N_ITEM * n_page * PAGE * k_row), to_v(N_ITEM * n_page * PAGE * v_row);
+    dev<struct lk_attn_item> ditem(item);
+    dev<int32_t> dstart(start), dpage(page), dchosen(chosen);
+    struct lk_gather a = {{dk.p, dv.p, PAGE * k_row, PAGE * v_row, 1, head_dim, v_dim},
+                          {to_k.p, to_v.p, PAGE * k_row, PAGE * v_row, 1, head_dim, v_dim},
+                          ditem.p,
+                          dchosen.p,
+                          dstart.p,
+                          dpage.p,
+                          topk,
+                          n_page};
+    check_launch(lk_cuda_gather(&a, N_ITEM, NULL), "gather");
+    host<uint8_t> gk = to_k.get(), gv = to_v.get();
+    bool ok = true;
+    for (int64_t i = 0; i < N_ITEM * n_page * PAGE; i++) {
+        int64_t it = i / (n_page * PAGE), j = i % (n_page * PAGE), tok = item[(size_t)it].tok, at = 0;
+        if (j < topk) {
+            int32_t pos = chosen[(size_t)(tok * topk + j)];
+            at = page[(size_t)(start[(size_t)item[(size_t)it].seq] + pos / PAGE)] * PAGE + pos % PAGE;
+        }
+        for (int64_t b = 0; b < k_row; b++)
+            ok = ok && gk[(size_t)(i * k_row + b)] == (j < topk ? k[(size_t)(at * k_row + b)] : 0);
+        for (int64_t b = 0; b < v_row; b++)
+            ok = ok && gv[(size_t)(i * v_row + b)] == (j < topk ? v[(size_t)(at * v_row + b)] : 0);
+    }
+    check(ok, "gather", "%lld of %lld and %lld", (long long)topk, (long long)head_dim, (long long)v_dim);
+}
+
 void check_rope(void)
 {
+    gather_case(24, 16, 40);
+    gather_case(576, 512, 33);
     static const int64_t rot[] = {2, 8, 16, 64, 128};
     for (int64_t n : rot) {
         table_case(n, false);

@@ -131,16 +131,15 @@ static void bench_attend(const char *kind, const heads &h, int64_t n_seq, int64_
         seq.push_back({(int32_t)(i * n_tok), (int32_t)n_tok, (int32_t)(len - n_tok), page.data() + i * pages});
     std::vector<lk_attn_work> item((size_t)lk_attn_plan_items(seq.data(), n_seq));
     std::vector<lk_attn_row> row((size_t)lk_attn_plan_rows(seq.data(), n_seq));
-    lk_attn_shape shape = {h.n_head, h.n_kv, h.v_dim, 0};
-    lk_attn_plan plan = {};
-    lk_attn_plan_step(seq.data(), n_seq, &shape, item.data(), row.data(), &plan);
     int device = 0, most = 0;
     must(cudaGetDevice(&device));
     must(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    lk_attn_shape shape = {h.n_head, h.n_kv, h.v_dim, 0, (size_t)most};
+    lk_attn_plan plan = {};
+    lk_attn_plan_step(seq.data(), n_seq, &shape, item.data(), row.data(), &plan);
     plan.item = copied(item);
     plan.row = copied(row);
     plan.state = room<float>((int64_t)(lk_attn_state_bytes(plan.n_slot, h.n_head, h.v_dim) / sizeof(float)) + 1);
-    plan.shared_bytes = (size_t)most;
     lk_cols cols = one_segment(h.n_head * h.v_dim);
     lk_attend a = {};
     a.out.data = room<uint16_t>(n * h.n_head * h.v_dim);
@@ -201,14 +200,15 @@ static void bench_vocab(int64_t n_row, int64_t n_vocab)
     lk_blocks_best best = {logits, n_vocab, n_row, n_vocab, room<lk_best>(n_row * ((n_vocab + 255) / 256))};
     if (wanted("best"))
         time_it("best 256 x 151936", 0, bytes, [&] { return lk_cuda_best(&best, NULL); });
-    lk_top top = {n_row,
-                  n_vocab,
-                  copied(rows),
-                  copied(std::vector<int64_t>{0, n_vocab}),
-                  1,
-                  room<double>(n_row),
-                  room<int32_t>(n_row * LK_TOP),
-                  room<float>(n_row * LK_TOP)};
+    lk_top top = {};
+    top.n_row = n_row;
+    top.n_vocab = n_vocab;
+    top.logits = copied(rows);
+    top.seg = copied(std::vector<int64_t>{0, n_vocab});
+    top.n_seg = 1;
+    top.lse = room<double>(n_row);
+    top.id = room<int32_t>(n_row * LK_TOP);
+    top.value = room<float>(n_row * LK_TOP);
     if (wanted("top"))
         time_it("top 256 x 151936", 0, bytes, [&] { return lk_cuda_top(&top, NULL); });
     std::vector<lk_sampling> set((size_t)n_row, lk_sampling{0.7, 0.9, 0, 40, 1, 2, 0, 3});

@@ -42,3 +42,7 @@ const char *dev_error(int code)
 void dev_print_kernels(void)
 {
 }
+
+void dev_limit_shared(size_t)
+{
+}

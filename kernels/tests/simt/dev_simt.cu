@@ -39,3 +39,8 @@ void dev_print_kernels(void)
     simt_each_kernel(
         [](const char *name, int threads, size_t shared) { printf("kernel %d %zu %s\n", threads, shared, name); });
 }
+
+void dev_limit_shared(size_t bytes)
+{
+    simt_limit_shared(bytes);
+}

@@ -71,6 +71,9 @@ enum simt_fault {
 void simt_add(const void *begin, size_t bytes, bool writable);
 void simt_remove(const void *begin);
 
+/* Shared memory that a block may have: 227 KB until this is called. */
+void simt_limit_shared(size_t bytes);
+
 /* What the last launch ended with, and in words. */
 enum simt_fault simt_fault_of_last(void);
 const char *simt_message(void);

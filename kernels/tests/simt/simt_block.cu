@@ -31,6 +31,12 @@ static struct {
 } kernels[MAX_KERNELS];
 
 static int n_kernel;
+static size_t most_shared = SIMT_MAX_SHARED;
+
+void simt_limit_shared(size_t bytes)
+{
+    most_shared = bytes < SIMT_MAX_SHARED ? bytes : SIMT_MAX_SHARED;
+}
 
 simt_fiber *simt_current(void)
 {
@@ -296,7 +302,7 @@ int simt_launch(const char *name, dim3 grid, int threads, size_t shared, void (*
     now.kernel = kernel;
     now.ctx = ctx;
     count_kernel(name, threads, shared);
-    if (threads < SIMT_LANES || threads % SIMT_LANES != 0 || threads > SIMT_MAX_THREADS || shared > SIMT_MAX_SHARED ||
+    if (threads < SIMT_LANES || threads % SIMT_LANES != 0 || threads > SIMT_MAX_THREADS || shared > most_shared ||
         grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535)
         found(SIMT_LAUNCH, "%u x %u x %u blocks of %d threads, %zu bytes of shared memory", grid.x, grid.y, grid.z,
               threads, shared);
