@@ -61,7 +61,7 @@ enum lb_status lb_outlook_make(struct lb_llm *llm, struct lb_str *text, struct l
     if (!llm->gguf_open && !llm->safetensors_open && !lb_makes_up(&llm->o))
         return LB_OK;
     struct lb_plan_spec want = spec_of(llm);
-    lb_sim_sort(&llm->survey.lengths);
+    LB_TRY(lb_sim_order(&llm->survey.lengths, err));
     struct lb_err why = LB_ERR_INIT;
     enum lb_status status = lb_plan_make(&plan, &want, &why);
     if (status != LB_OK) {
@@ -75,6 +75,7 @@ enum lb_status lb_outlook_make(struct lb_llm *llm, struct lb_str *text, struct l
                                     .backend = llm->backend,
                                     .world = llm->ranks.world,
                                     .rows = &llm->survey.lengths,
+                                    .shares = !llm->o.no_prefix_cache,
                                     .layer_bytes = lb_plan_layer_bytes(&want),
                                     .log = &llm->o.log};
     LB_TRY(lb_forecast_make(&f, &spec, &plan, err));

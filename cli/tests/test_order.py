@@ -5,16 +5,14 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
-import subprocess
 import time
 
-from run import CLEAN_ENV, PROGRAM, TINY, WAIT_S, case, check, equal, good, lines, program, read, refused, threads, write
+from run import TINY, WAIT_S, case, check, copy_model, equal, good, lines, program, read, refused, threads, write
 from test_resume import SANITIZED, compare, mixed_rows, start, stats_of
 
 NULL = ['-m', TINY, '--device', 'null', '--audit', 'off']
-MANY = 3000 if SANITIZED else 30000  # several windows, but under a sanitizer
+MANY = 3000 if SANITIZED else 20000  # several windows, but under a sanitizer
 
 
 def short_rows(n, seed=1):
@@ -43,11 +41,7 @@ def run_on(tmp, name, inputs, *options, code=0):
 
 @case
 def null_device(tmp):
-    model = os.path.join(tmp, 'model')
-    os.mkdir(model)
-    for name in os.listdir(TINY):
-        if not name.endswith('.safetensors') and os.path.isfile(os.path.join(TINY, name)):
-            shutil.copy(os.path.join(TINY, name), model)
+    model = copy_model(TINY, tmp, 'model', '(?!.*safetensors)')
     rows = [{'prompt': 'Once upon a time', 'max_tokens': 6}, {'prompt': 'A cat', 'temperature': 1.3, 'max_tokens': 6},
             {'prompt': 'A dog', 'logprobs': 3, 'max_tokens': 4}, {'prompt': 'A dog', 'max_tokens': 3, 'logit_bias': {'400': 90}},
             {'prompt': 'A dog', 'max_tokens': 9, 'repetition_penalty': 1.5}]
@@ -91,7 +85,7 @@ def windows_of(tmp, paths):
 @case
 def order_of_all_rows_changes_no_byte(tmp):
     rows = short_rows(MANY)
-    rows[7], rows[8], rows[MANY // 2] = b'{unreadable', b'{"prompt":7}', {'prompt_token_ids': [5, 9999]}
+    rows[7], rows[8], rows[MANY // 6 * 3] = b'{unreadable', b'{"prompt":7}', {'prompt_token_ids': [5, 9999]}
     half = MANY // 2 - 100
     first = b'\xef\xbb\xbf\n' + lines(rows[:half]).replace(b'}\n{"prompt_token_ids": [1', b'}\r\n \t\n{"prompt_token_ids": [1')
     paths = [write(os.path.join(tmp, 'a.jsonl'), first), write(os.path.join(tmp, 'none.jsonl'), b''),
@@ -101,8 +95,9 @@ def order_of_all_rows_changes_no_byte(tmp):
     got, whole = run_on(tmp, 'out.jsonl', paths, code=1)
     check(got == want, 'another order changes bytes')
     equal(whole['input_hash'], stats['input_hash'], 'hash of the rows')
-    check(whole['tokens']['prompt_computed'] < stats['tokens']['prompt_computed'], whole['tokens'], stats['tokens'])
-    check(whole['rows']['folded'] > stats['rows']['folded'], whole['rows'], stats['rows'])
+    if not SANITIZED:
+        check(whole['tokens']['prompt_computed'] < stats['tokens']['prompt_computed'], whole['tokens'], stats['tokens'])
+        check(whole['rows']['folded'] > stats['rows']['folded'], whole['rows'], stats['rows'])
     got, _ = run_on(tmp, 'done.jsonl', paths, '--order', 'completion', code=1)
     equal(sorted(got.splitlines()), sorted(want.splitlines()), 'lines in order of completion')
     check(got != want, 'the order of completion is that of the input')
@@ -148,8 +143,10 @@ def killed_in_the_order_of_all_rows(tmp):
         time.sleep(draw.random() * stats['time_s']['total'])
         p.send_signal(signal.SIGKILL if draw.random() < 0.6 else signal.SIGTERM)
         p.communicate(timeout=WAIT_S)
-        if os.path.exists(out):
-            break
+        if os.path.exists(out):  # it was done before
+            compare(out, want)
+            os.remove(out)
+            os.remove(out + '.stats.json')
         kept = read(out + '.partial').count(b'\n') - 1 if os.path.exists(out + '.partial') else 0
     r = program(args)
     check(r.code == 0 and re.fullmatch(r'(llmbatch: warn: the end of [^\n]* is torn[^\n]*\n)?', r.err), r.err)
@@ -178,11 +175,10 @@ def ids_that_come_twice_are_told_alike(tmp):
 
 @case
 def file_that_changes_before_its_rows_are_read(tmp):
-    rows = short_rows(40000 if SANITIZED else 120000, 5)
     path, out = os.path.join(tmp, 'in.jsonl'), os.path.join(tmp, 'out.jsonl')
-    write(path, lines(rows))
+    write(path, lines(short_rows(2000, 5)) * 30)
     before = os.stat(path)
-    args = [*NULL, '-i', path, '-o', out]
+    args = [*NULL, '--no-fold', '-i', path, '-o', out]
     p = start(args)
     while not os.path.exists(out + '.partial') or os.path.getsize(out + '.partial') < 4096:
         check(p.poll() is None, 'no rows')
@@ -195,23 +191,25 @@ def file_that_changes_before_its_rows_are_read(tmp):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     good(args)
     check(stats_of(out)['rows']['resumed'] > 0, 'nothing was kept')
-    equal(read(out).count(b'\n'), len(rows), 'rows')
+    equal(read(out).count(b'\n'), 60000, 'rows')
 
 
 @case
 def memory_does_not_grow_with_the_input(tmp):
-    """Lines of 40 KB, which windows by number of rows alone would hold all at once."""
+    """100 MB of rows, of which a window by number of rows alone would hold all."""
     if SANITIZED:
         return
-    peak = []
-    for n in (100, 1500):
-        path = os.path.join(tmp, f'in-{n}.jsonl')
-        with open(path, 'wb') as f:
-            for i in range(n):
-                f.write(b'{"prompt_token_ids":[%d,17],"max_tokens":2,"note":"%s"}\n' % (10 + i % 400, b'x' * 40000))
-        run_on(tmp, f'out-{n}.jsonl', [path])
-        peak.append(stats_of(os.path.join(tmp, f'out-{n}.jsonl'))['ranks'][0]['peak_rss_bytes'])
-    check(peak[1] - peak[0] < 24 << 20, 'memory of 4 and of 60 MB of rows:', peak)
+    model = copy_model(TINY, tmp, 'model', '(?!.*safetensors)')
+    config = json.loads(read(os.path.join(model, 'config.json')))
+    write(os.path.join(model, 'config.json'), json.dumps({**config, 'max_position_embeddings': 20000}).encode())
+    draw, peak = random.Random(7), []
+    line = b'{"prompt_token_ids":[%s],"max_tokens":2}\n' % b','.join(b'%d' % draw.randrange(10, 500) for _ in range(16000))
+    for n in (20, 1600):
+        path, out = os.path.join(tmp, 'in.jsonl'), os.path.join(tmp, f'out-{n}.jsonl')
+        write(path, line * n)
+        good(['-m', model, '--device', 'null', '--audit', 'off', '--no-fold', '--no-prefix-cache', '-i', path, '-o', out])
+        peak.append(stats_of(out)['ranks'][0]['peak_rss_bytes'])
+    check(peak[1] - peak[0] < 60 << 20, 'memory of 20 and of 1600 rows:', peak)
 
 
 # ---- rows that are the same ----

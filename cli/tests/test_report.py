@@ -15,7 +15,7 @@ def number(text):
     return float(text.replace(',', ''))
 
 
-def check_charts(page, stats, n_answer):
+def check_charts(page, stats, n_length):
     """What the charts say when they are pointed at adds up to what the stats say."""
     prompt = made = longest = 0
     for title in page.titles:
@@ -29,7 +29,7 @@ def check_charts(page, stats, n_answer):
         check(abs(got - want) <= 0.02 * want, 'tokens over time', got, want)
     check(longest <= stats['time_s']['total'] * 1.001, longest, stats['time_s'])
     bars = [re.match(r'([\d,]+)(?: to ([\d,]+)| or more)? tokens: ([\d,]+)$', t) for t in page.titles]
-    equal(sum(number(m[3]) for m in bars if m), 2 * n_answer, 'lengths')
+    equal(sum(number(m[3]) for m in bars if m), n_length, 'lengths')
 
 
 def run(tmp, rows, *args, model=TINY):
@@ -44,10 +44,11 @@ def run(tmp, rows, *args, model=TINY):
 def report_of_a_run(tmp):
     rows = [{'prompt': 'Once upon a time ' * (i % 6 + 1), 'max_tokens': 2 + i % 30, 'ignore_eos': True} for i in range(60)]
     rows += [b'{bad', {'prompt': ''}, {'prompt': 'a', 'top_p': 7}, {'prompt': 'a', 'top_p': 7}]
+    rows += [{'prompt': 'Samples of', 'n': 3, 'max_tokens': 9}, {'prompt': 'It is scored', 'max_tokens': 4, 'prompt_logprobs': 0}]
     r, page, stats, out = run(tmp, rows, '--batch-tokens', '64', '--temperature', '0.8')
     equal((r.code, sorted(os.listdir(tmp))), (1, ['out.jsonl', 'out.jsonl.stats.json', 'page.html']), r.err)
     check_numbers(page, stats)
-    check_charts(page, stats, 60)
+    check_charts(page, stats, 62 + 64)
     check(not page.tags & {'script', 'img', 'iframe', 'object', 'link'}, page.tags)
     for text in ('tiny-llama', 'some rows failed', 'bad_json', 'bad_param', 'raw_prompt', '--temperature 0.8', 'command line'):
         check(text in page.text, f'{text!r} is not said')
@@ -56,7 +57,8 @@ def report_of_a_run(tmp):
     equal(len(slow), 10, 'slow rows')
     for index, _, n_prompt, n_new in slow:
         row = out[int(index)]
-        equal((int(n_prompt), int(n_new)), (row['prompt_tokens'], row['completion_tokens']), f'row {index}')
+        new = sum(c['completion_tokens'] for c in row.get('choices', [row]))
+        equal((int(n_prompt), int(n_new)), (row['prompt_tokens'], new), f'row {index}')
 
 
 @case
@@ -80,3 +82,19 @@ def report_of_nothing(tmp):
         equal(r.code, code, r.err)
         check_numbers(page, stats)
         check('svg' not in page.tags, 'a chart of nothing')
+
+
+@case
+def report_of_what_was_asked_for(tmp):
+    rows = [{'prompt': 'Once upon a time', 'max_tokens': 5, 'prompt_logprobs': 1}, {'prompt': 'a b', 'max_tokens': 2}] * 3
+    r, page, stats, _ = run(tmp, rows, '--verify', '2')
+    equal((r.code, stats['rows']['folded']), (0, 4), r.err)
+    check_numbers(page, stats)
+
+
+@case
+def report_without_weights(tmp):
+    r, page, stats, _ = run(tmp, [{'prompt': 'Once upon a time', 'max_tokens': 5}] * 3, '--device', 'null')
+    equal((r.code, stats['engine']['device']), (0, 'null'), r.err)
+    check_numbers(page, stats)
+    check('null' in page.text and '(null)' not in page.text, page.text[:300])

@@ -227,14 +227,15 @@ CHANGES = {
     'repetition-penalty': ('1.1', 'repetition_penalty'), 'presence-penalty': ('0.1', 'presence_penalty'),
     'frequency-penalty': ('0.1', 'frequency_penalty'), 'seed': ('1', 'seed'), 'n': ('2', 'n'), 'stop': ('x', 'stop'),
     'stop-token-ids': ('5', 'stop_token_ids'), 'include-stop-str': (None, 'include_stop'),
-    'ignore-eos': (None, 'ignore_eos'), 'logprobs': ('1', 'logprobs'), 'keep-special': (None, 'keep_special'),
+    'ignore-eos': (None, 'ignore_eos'), 'logprobs': ('1', 'logprobs'),
+    'prompt-logprobs': ('1', 'prompt_logprobs'), 'overflow': ('shorten', 'overflow'), 'keep-special': (None, 'keep_special'),
     'format': ('native', 'format'), 'token-ids': (None, 'token_ids'), 'timing': (None, 'timing'), 'keep': ('x', 'keep'),
     'render': (None, 'render'), 'shard': None,
 }
 # Options that change no byte of a row.
 NEUTRAL = {
     'output': None, 'stats': None, 'report': ['/dev/null'], 'trace': ['/dev/null'], 'completions': None, 'overwrite': None,
-    'restart': None, 'device': ['cpu'], 'threads': ['1'],
+    'restart': None, 'device': ['cpu'], 'kv-dtype': ['bf16'], 'threads': ['1'],
     'batch-tokens': ['17'], 'max-seqs': ['2'], 'no-prefix-cache': [], 'no-fold': [], 'kv-memory': ['64M'], 'order': ['completion'],
     'audit': ['warn'], 'plan': None, 'progress': ['on'], 'log-level': ['debug'], 'retry-errors': [], 'tp': None,
     'no-mpi': [], 'rank-timeout': ['1h'], 'merge': None,

@@ -8,7 +8,7 @@ from run import ROOT, TINY, case, check, equal, program, read
 
 # What the page lists and a plain run of one process does not have; it is absent then.
 RANKS = {'time_s.collective', 'ranks.collective_s'}
-ASKED_FOR = {'plan', 'scoring', 'verify'}
+ASKED_FOR = {'plan', 'scoring', 'verify', 'time_s.verify'}
 
 
 def listed():
@@ -57,7 +57,7 @@ def stats_members(tmp):
         have = set().union(*value) if isinstance(value, list) else set(value)
         words = {'info', 'note', 'warn'} if name == 'audit' else set()
         equal(sorted(have - members), [], f'{name}: not on the page')
-        equal(sorted(m for m in members - have - words if f'{name}.{m}' not in RANKS), [], f'{name}: missing')
+        equal(sorted(m for m in members - have - words if f'{name}.{m}' not in RANKS | ASKED_FOR), [], f'{name}: missing')
     for setting in stats['sampling'].values():
         equal(sorted(setting), ['origin', 'value'], 'a setting')
         check(setting['origin'] in ('model', 'command line', 'default'), setting)
@@ -75,9 +75,9 @@ def stats_sums(tmp):
     choices = [c for row in good for c in row.get('choices', [row])]
     equal(tokens['prompt'], sum(row['prompt_tokens'] for row in good), 'prompt tokens')
     equal(tokens['completion'], sum(c['completion_tokens'] for c in choices), 'new tokens')
-    # what a step took: of each prompt what no other row had computed, of each sequence every new token but the last
-    again = 2 * good[-1]['prompt_tokens']  # samples of one prompt
-    equal(tokens['prompt_computed'] + tokens['prefix_hit'], tokens['prompt'] + again, 'prompts are computed or found')
+    # what a step took: of each prompt, whatever its samples, what no other row had computed; of each sequence every new
+    # token but the last
+    equal(tokens['prompt_computed'] + tokens['prefix_hit'], tokens['prompt'], 'prompts are computed or found')
     fed = tokens['prompt_computed'] + tokens['recomputed'] + tokens['completion'] - len(choices)
     close(stats['steps']['tokens_mean'] * stats['steps']['count'], fed, 'tokens of all steps')
     close(stats['steps']['fill'], stats['steps']['tokens_mean'] / stats['engine']['batch_tokens'], 'fill')
@@ -102,3 +102,17 @@ def what_was_not_measured_is_absent(tmp):
     equal(stats['steps'], {'count': 0}, 'steps')
     check('waste' not in stats['kv'] and 'model_tflops' not in stats['throughput'], stats)
     check(not RANKS & {f'{a}.{b}' for a in ('time_s',) for b in stats[a]}, stats['time_s'])
+
+
+@case
+def stats_that_are_asked_for(tmp):
+    """Members that an option brings, and their sums."""
+    given = [{'prompt': f'Once upon a time {i}' * 3, 'max_tokens': 5, 'prompt_logprobs': 0} for i in range(3)] * 2
+    page, (stats, out) = listed(), run(tmp, '--verify', '2', code=0, given=given)
+    for name in ('scoring', 'verify'):
+        equal(set(stats[name]), page[name], name)
+    equal((stats['rows']['folded'], stats['rows']['ok'], stats['verify']), (3, 6, {'rows': 2, 'differ': 0}), 'rows')
+    close(stats['scoring']['nll'], sum(row['prompt_nll'] for row in out), 'nll')
+    equal(stats['scoring']['tokens'], sum(len(row['prompt_logprobs']) - 1 for row in out), 'scored tokens')
+    close(stats['scoring']['perplexity'], math.exp(stats['scoring']['nll'] / stats['scoring']['tokens']), 'perplexity')
+    check(0 < stats['time_s']['verify'] < stats['time_s']['total'], stats['time_s'])

@@ -12,7 +12,7 @@ STAGES = ['pack', 'forward', 'sample', 'stops']
 @threads
 def trace_of_a_run(tmp):
     out, path = os.path.join(tmp, 'out.jsonl'), os.path.join(tmp, 'trace.json')
-    rows = [{'prompt': 'Once upon a time ' * (i % 4 + 1), 'max_tokens': 2 + i % 9} for i in range(40)] + [b'{bad']
+    rows = [{'prompt': 'Once upon a time ' * (i % 4 + 1) + str(i), 'max_tokens': 2 + i % 9} for i in range(40)] + [b'{bad']
     r = program(['-m', TINY, '-o', out, '--trace', path, '--batch-tokens', '64'], rows)
     equal((r.code, sorted(os.listdir(tmp))), (1, ['out.jsonl', 'out.jsonl.stats.json', 'trace.json']), r.err)
     events, stats = load(path), json.loads(read(out + '.stats.json'))

@@ -12,7 +12,25 @@
 
 #define LB_SHOW_BYTES 96
 
-enum lb_wtype { LB_W_F32, LB_W_F16, LB_W_BF16, LB_W_Q8_0, LB_W_Q4_0, LB_W_Q4_1, LB_W_OTHER };
+/* Plain types first, then ggml's blocks of 32 and of 256. */
+enum lb_wtype {
+    LB_W_F32,
+    LB_W_F16,
+    LB_W_BF16,
+    LB_W_Q8_0,
+    LB_W_Q4_0,
+    LB_W_Q4_1,
+    LB_W_Q5_0,
+    LB_W_Q5_1,
+    LB_W_IQ4_NL,
+    LB_W_Q2_K,
+    LB_W_Q3_K,
+    LB_W_Q4_K,
+    LB_W_Q5_K,
+    LB_W_Q6_K,
+    LB_W_IQ4_XS,
+    LB_W_OTHER,
+};
 
 #define LB_W_MAX_DIM 4
 

@@ -4,7 +4,7 @@
 #include "core/model/quant.h"
 #include "core/model/weights_impl.h"
 
-#define SUPPORTED "F32, F16, BF16, Q8_0, Q4_0 and Q4_1"
+#define SUPPORTED "F32, F16, BF16, and GGUF's Q4_0 to Q8_0, Q2_K to Q6_K, IQ4_NL and IQ4_XS"
 
 /* Where row `row` of a part lies behind its first one. llama.cpp stores Q and K with rows 2i + b of a head for row
  * b * (paired / 2) + i of Hugging Face's order (spec/models.md 2.2.4). */
@@ -139,10 +139,12 @@ enum lb_status lb_load_check_shape(struct lb_loader *ld, const struct lb_wtensor
                           t->file, t->name, is, expected);
     }
     size_t row_bytes = lb_quant_bytes(t->type, n_col);
-    if (t->type >= LB_W_OTHER || row_bytes == 0)
-        return lb_err_set(err, LB_E_INPUT, "%s: tensor '%s' has type %s, which is not read here: %s are%s", t->file,
-                          t->name, t->type_name, SUPPORTED,
-                          t->type < LB_W_OTHER ? ", block types in whole blocks of 32" : "");
+    if (t->type >= LB_W_OTHER)
+        return lb_err_set(err, LB_E_INPUT, "%s: tensor '%s' has type %s, which is not read here: %s are", t->file,
+                          t->name, t->type_name, SUPPORTED);
+    if (row_bytes == 0)
+        return lb_err_set(err, LB_E_INPUT, "%s: tensor '%s' has rows of %lld: %s is read in whole blocks of %lld",
+                          t->file, t->name, (long long)n_col, t->type_name, (long long)lb_quant_block(t->type));
     if (t->n_bytes / row_bytes < (size_t)n_row)
         return lb_err_set(err, LB_E_INPUT, "%s: tensor '%s' has %zu bytes, too few for its shape", t->file, t->name,
                           t->n_bytes);

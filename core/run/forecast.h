@@ -16,13 +16,15 @@ struct lb_forecast_spec {
     const struct lb_wfile *header; /* of the weights, which are not read; NULL: there are none */
     struct lb_backend *backend;
     struct lb_world *world;   /* of one rank */
-    struct lb_sim_rows *rows; /* sorted as a run sorts them */
+    struct lb_sim_rows *rows; /* in the order in which they run */
+    bool shares;              /* pages of equal beginnings */
     double layer_bytes;
     const struct lb_log *log;
 };
 
 struct lb_forecast {
     int64_t n_step, n_tok, peak_pages;
+    int64_t n_never; /* sequences that need more pages than there are: they would fail */
     double tokens_mean, seqs_mean, fill;
     bool measured; /* if not, no_time says why */
     char no_time[160];

@@ -44,6 +44,8 @@ static void put_memory(struct lb_str *out, const struct lb_forecast *f, const st
         }
         lb_str_putc(out, '\n');
     }
+    if (f->n_never > 0)
+        lb_str_putf(out, "            %lld rows need more pages than there are: no_memory\n", (long long)f->n_never);
 }
 
 static void put_times(struct lb_str *out, const struct lb_forecast *f)

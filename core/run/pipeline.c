@@ -17,7 +17,6 @@
 #define RAW_BYTES ((int64_t)16 << 20) /* ... fewer of long lines */
 #define READY_ROWS 256                /* rows whose output buffers are made ahead */
 #define DONE_ROWS 4096                /* finished rows ahead of the writer */
-#define IDLE_SHARE 4 /* of all pages as many hold shared beginnings that no row uses: memory stays untouched */
 
 static enum lb_status loop(struct lb_run *r, struct lb_err *err)
 {
@@ -102,6 +101,7 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
     r->tokens.max_weight = LB_WINDOW_BYTES;
     LB_TRY(lb_queue_init(&r->ready, READY_ROWS, err));
     LB_TRY(lb_queue_init(&r->done, DONE_ROWS, err));
+    r->done.max_weight = LB_WINDOW_BYTES;
     LB_TRY(lb_verify_init(&r->verify, spec->mode == LB_RUN_MODEL ? spec->verify : 0, err));
     if (spec->mode != LB_RUN_MODEL)
         return LB_OK;
@@ -111,7 +111,7 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
     LB_TRY(lb_kv_init(&r->kv, p->kv_pages, (int32_t)p->max_seqs, p->max_model_len, err));
     if (!spec->no_prefix_cache)
         LB_TRY(lb_prefix_init(&r->prefix, &r->kv, err));
-    r->kv.max_idle = p->kv_pages / IDLE_SHARE;
+    r->kv.max_idle = p->kv_pages / LB_IDLE_SHARE;
     const struct lb_rope *rope = &spec->config->rope;
     struct lb_sched_spec sched = {.kv = &r->kv,
                                   .prefix = spec->no_prefix_cache ? NULL : &r->prefix,
@@ -273,10 +273,11 @@ static void count_forward(struct lb_run *r)
     const int64_t *n = r->asker.n_put;
     if (r->asked)
         lb_log_put(r->spec->log, LB_LOG_DEBUG,
-                   "sampling: the group's ranks were asked for %lld lists of logits, %lld masses, %lld ids, %lld ranks "
-                   "and %lld rows, %.6g MB in all",
+                   "sampling: the group's ranks were asked for %lld sets of logits, %lld masses, %lld ids, %lld ranks, "
+                   "%lld depths, %lld lists and %lld rows, %.6g MB in all",
                    (long long)n[LB_ASK_VALUES], (long long)n[LB_ASK_MASS], (long long)n[LB_ASK_FIND],
-                   (long long)n[LB_ASK_COUNT], (long long)n[LB_ASK_ROW], 1e-6 * (double)r->asker.put_bytes);
+                   (long long)n[LB_ASK_COUNT], (long long)n[LB_ASK_DEPTH], (long long)n[LB_ASK_LIST],
+                   (long long)n[LB_ASK_ROW], 1e-6 * (double)r->asker.put_bytes);
     struct lb_model_size size = lb_model_size_of(r->spec->model);
     m->leads = 1;
     m->padding = c->product_rows - c->token_rows;

@@ -113,7 +113,7 @@ static void gather_samples(struct lb_work *lead, int32_t i, struct lb_work *w)
 enum lb_status lb_run_pack(struct lb_run *r, struct lb_err *err)
 {
     (void)err;
-    r->note.begin = lb_now();
+    r->note = (struct lb_step_note){.begin = lb_now()};
     lb_sched_begin(&r->sched, &r->step);
     while (!r->over && r->waiting) {
         struct lb_work *w = lb_work_part(r->waiting, r->next_part);
@@ -353,6 +353,7 @@ static void begin_samples(struct lb_run *r, int32_t j, struct lb_work *w, double
         f->steps = w->steps;
         f->fail = f->out[0] < 0 ? LB_ROW_NOT_FINITE : LB_ROW_OK;
         f->n_out = f->fail == LB_ROW_OK;
+        r->note.n_new += (int32_t)f->n_out;
         if (f->n_out && !lb_stop_check(f, r->spec->config))
             lb_sched_fork(&r->sched, j, f);
         else
@@ -377,6 +378,7 @@ static bool take_output(struct lb_run *r, int32_t j, struct lb_work *w, double n
         return true;
     }
     lb_sched_advance(&r->sched, &r->step, j, r->drawn[j]);
+    r->note.n_new++;
     begin_samples(r, j, w, now);
     return lb_stop_check(w, r->spec->config);
 }

@@ -62,7 +62,7 @@ struct lb_stats {
     uint64_t input_hash;
     /* tokens: of this run, as all that follows */
     int64_t prompt_tokens, prompt_computed, prefix_hit, completion_tokens, recomputed, padding;
-    int64_t scored_tokens; /* of prompts, with a log-probability; those of an earlier run among them, as scored_nll's */
+    int64_t scored_tokens; /* of prompts, with a log-probability, whose sum is -scored_nll */
     double scored_nll;
     /* time: of forward threads the mean over the groups */
     double total_s, load_s, forward_s, prefill_s, decode_s, sample_s, host_wait_s, collective_s, write_s;

@@ -70,7 +70,7 @@ enum lb_status lb_survey_row(struct lb_survey *s, struct lb_work *w, struct lb_e
         s->bucket[bucket_of(n)]++;
         /* greedy samples of a prompt are the same, and run once */
         for (int32_t k = 0; k < (p->set.sampling.greedy ? 1 : p->n_copy); k++)
-            LB_TRY(lb_sim_add(&s->lengths, n, p->set.max_tokens, err));
+            LB_TRY(lb_sim_add(&s->lengths, p->prompt, n, p->set.max_tokens, err));
     }
     return LB_OK;
 }

@@ -17,8 +17,9 @@
 /* One step of a forward thread; times on the clock of lb_now, in this order. */
 struct lb_step_note {
     double begin, packed, computed, sampled, end;
-    int64_t number, pages;                 /* pages: of the KV cache in use */
-    int32_t n_tok, n_prompt, n_out, n_seq; /* n_prompt of n_tok are tokens of prompts, n_out are asked for an id */
+    int64_t number, pages; /* pages: of the KV cache in use */
+    int32_t n_tok, n_seq;
+    int32_t n_prompt, n_out, n_new; /* of n_tok, tokens of prompts; of n_tok, those with an output; new tokens */
 };
 
 enum lb_timeline_thread {

@@ -55,7 +55,7 @@ void lb_watch_step(struct lb_watch *w, const struct lb_step_note *note, int64_t 
     while (end >= s->width_s * LB_WATCH_SPANS)
         widen(s);
     struct lb_span all = {.n_prompt = note->n_prompt,
-                          .n_new = note->n_out,
+                          .n_new = note->n_new,
                           .n_tok = note->n_tok,
                           .room = (double)batch_tokens,
                           .seq_s = length * note->n_seq,

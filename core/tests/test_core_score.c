@@ -172,7 +172,12 @@ static void test_same(void **state)
                                           {64, 2, 256, 0},  {512, 1, 3, 0},   {16, 2, 256, 8},
                                           {512, 2, 256, 8}, {64, 2, 256, 12}, {2048, 2, 2000, 0}};
     int64_t recomputed = 0;
-    for (size_t v = 0; v < sizeof variants / sizeof *variants; v++) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    enum { STEP = 2 };
+#else
+    enum { STEP = 1 };
+#endif
+    for (size_t v = STEP - 1; v < sizeof variants / sizeof *variants; v += STEP) {
         o.batch_tokens = variants[v][0];
         o.threads = variants[v][1];
         o.max_seqs = variants[v][2];
@@ -244,14 +249,14 @@ static void test_bound(void **state)
     struct lb_hook hook = {.layer = watch_step};
     options(&o);
     o.hook = &hook;
-    o.batch_tokens = 1024;
+    o.batch_tokens = 700;
     char *rows = NULL;
     size_t size;
     for (int scored = 0; scored < 2; scored++) {
         FILE *f = open_memstream(&rows, &size);
-        for (int i = 0; i < 4; i++) {
+        for (int i = 0; i < 2; i++) {
             fprintf(f, "{\"prompt_token_ids\":[%d", 5 + i);
-            for (int k = 0; k < 700; k++)
+            for (int k = 0; k < 400; k++)
                 fprintf(f, ",%d", 3 + (k * 7 + i) % 600);
             fprintf(f, "],\"max_tokens\":2%s}\n", scored ? ",\"prompt_logprobs\":0" : "");
         }
@@ -260,9 +265,9 @@ static void test_bound(void **state)
         free(rows);
         most_out = most_tok = 0;
         json_decref(run(&o, &stats));
-        assert_int_equal(stats.scored_tokens, scored ? 2800 : 0);
+        assert_int_equal(stats.scored_tokens, scored ? 800 : 0);
         assert_int_equal(most_out, scored ? LB_SCORE_TOKENS : 0);
-        assert_int_equal(most_tok >= 1000, !scored);
+        assert_int_equal(most_tok == 700, !scored);
         assert_int_equal(stats.padding, 0);
     }
 }

@@ -15,6 +15,10 @@
 
 /* ---- simulation ---- */
 
+struct lengths {
+    int32_t n_prompt, n_new;
+};
+
 struct seen {
     int64_t n_step, n_tok, n_out, most_seq, n_full, to_last_full; /* steps; tokens until the last full one */
     bool fails;
@@ -43,16 +47,16 @@ static struct lb_plan plan_of(int64_t batch, int64_t max_seqs, int64_t kv_pages)
     return p;
 }
 
-static struct seen simulate(const struct lb_sim_row *row, size_t n, struct lb_plan p, int64_t *peak)
+static struct seen simulate(const struct lengths *row, size_t n, struct lb_plan p, int64_t *peak)
 {
     struct lb_err err = LB_ERR_INIT;
     struct lb_sim_rows rows = {0};
     struct seen k = {0};
     const struct lb_sim_watch watch = {see, &k};
     for (size_t i = 0; i < n; i++)
-        assert_int_equal(lb_sim_add(&rows, row[i].n_prompt, row[i].n_new, &err), LB_OK);
-    lb_sim_sort(&rows);
-    assert_int_equal(lb_sim_run(&rows, &p, &watch, peak, &err), LB_OK);
+        assert_int_equal(lb_sim_add(&rows, NULL, row[i].n_prompt, row[i].n_new, &err), LB_OK);
+    assert_int_equal(lb_sim_order(&rows, &err), LB_OK);
+    assert_int_equal(lb_sim_run(&rows, &p, true, &watch, peak, &err), LB_OK);
     lb_sim_release(&rows);
     return k;
 }
@@ -62,7 +66,7 @@ static void test_one_row(void **state)
 {
     (void)state;
     static const struct {
-        struct lb_sim_row row;
+        struct lengths row;
         int64_t batch, n_step, peak;
     } cases[] = {
         {{1, 1}, 8, 1, 1}, {{8, 1}, 8, 1, 1}, {{9, 1}, 8, 2, 1}, {{100, 30}, 32, 4 + 29, 5}, {{40, 25}, 64, 25, 2}};
@@ -79,10 +83,10 @@ static void test_one_row(void **state)
 static void test_many_rows(void **state)
 {
     (void)state;
-    struct lb_sim_row row[300];
+    struct lengths row[300];
     int64_t n_tok = 0, n_out = 0, peak;
     for (int i = 0; i < 300; i++) {
-        row[i] = (struct lb_sim_row){1 + i * 37 % 200, 1 + i * 11 % 90};
+        row[i] = (struct lengths){1 + i * 37 % 200, 1 + i * 11 % 90};
         n_tok += row[i].n_prompt + row[i].n_new - 1;
         n_out += row[i].n_new;
     }
@@ -106,6 +110,37 @@ static void test_many_rows(void **state)
     assert_int_equal(k.n_step, 0);
 }
 
+/* Rows that begin alike pay for their beginning once, whatever their order; those with other beginnings as before. */
+static void test_shared_beginnings(void **state)
+{
+    (void)state;
+    struct lb_err err = LB_ERR_INIT;
+    struct lb_sim_rows rows = {0};
+    struct lb_plan p = plan_of(64, 16, 400);
+    int64_t n_tok = 0, peak;
+    enum { N = 30, BEGIN = 100, OWN = 21, NEW = 5 };
+    for (int i = 0; i < N; i++) {
+        int32_t prompt[BEGIN + OWN];
+        for (int k = 0; k < BEGIN + OWN; k++)
+            prompt[k] = k < BEGIN ? 7 * k + i % 2 : 1000 * i + k;
+        assert_int_equal(lb_sim_add(&rows, prompt, BEGIN + OWN, NEW, &err), LB_OK);
+        n_tok += BEGIN + OWN + NEW - 1;
+    }
+    assert_int_equal(lb_sim_order(&rows, &err), LB_OK);
+    for (size_t i = 0; i < N; i++) {
+        assert_int_equal(rows.row[i].n_shared, BEGIN / 32);
+        assert_true(i % (N / 2) == 0 || rows.row[i].group == rows.row[i - 1].group);
+    }
+    struct seen k = {0}, apart = {0};
+    const struct lb_sim_watch watch = {see, &k}, other = {see, &apart};
+    assert_int_equal(lb_sim_run(&rows, &p, true, &watch, &peak, &err), LB_OK);
+    assert_int_equal(k.n_tok, n_tok - (N - 2) * (BEGIN / 32 * 32));
+    assert_int_equal(k.n_out, N * NEW);
+    assert_int_equal(lb_sim_run(&rows, &p, false, &other, &peak, &err), LB_OK);
+    assert_int_equal(apart.n_tok, n_tok);
+    lb_sim_release(&rows);
+}
+
 static void test_watch_that_fails(void **state)
 {
     (void)state;
@@ -115,8 +150,8 @@ static void test_watch_that_fails(void **state)
     const struct lb_sim_watch watch = {see, &k};
     struct lb_plan p = plan_of(64, 4, 100);
     int64_t peak;
-    assert_int_equal(lb_sim_add(&rows, 13, 50, &err), LB_OK);
-    assert_int_equal(lb_sim_run(&rows, &p, &watch, &peak, &err), LB_E_DEVICE);
+    assert_int_equal(lb_sim_add(&rows, NULL, 13, 50, &err), LB_OK);
+    assert_int_equal(lb_sim_run(&rows, &p, true, &watch, &peak, &err), LB_E_DEVICE);
     assert_int_equal(k.n_step, 1);
     lb_sim_release(&rows);
 }
@@ -279,6 +314,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_one_row),
         cmocka_unit_test(test_many_rows),
+        cmocka_unit_test(test_shared_beginnings),
         cmocka_unit_test(test_watch_that_fails),
         cmocka_unit_test(test_fill),
         cmocka_unit_test(test_layers_in_turn),

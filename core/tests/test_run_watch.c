@@ -55,10 +55,10 @@ static void put_steps(struct lb_watch *w, int n, double scale, struct lb_span *w
                                     .n_tok = 1 + rand() % BUDGET,
                                     .n_seq = 1 + rand() % 64};
         note.n_prompt = rand() % (note.n_tok + 1);
-        note.n_out = note.n_seq;
+        note.n_new = note.n_seq;
         lb_watch_step(w, &note, BUDGET);
         want->n_prompt += note.n_prompt;
-        want->n_new += note.n_out;
+        want->n_new += note.n_new;
         want->n_tok += note.n_tok;
         want->room += BUDGET;
         want->seq_s += length * note.n_seq;
@@ -130,6 +130,26 @@ static void ranks_add_up(void **state)
     lb_series_join(&other, &a.series);
     assert_memory_equal(&both.width_s, &other.width_s, sizeof both.width_s);
     assert_int_equal(both.n, other.n);
+}
+
+/* Pages of groups add up; those of spans that become one do not. */
+static void pages_of_ranks(void **state)
+{
+    (void)state;
+    struct lb_series a = {.width_s = 1, .n = 3, .end_s = 2.5}, b = {.width_s = 2, .n = 1, .end_s = 1.5};
+    for (int i = 0; i < 3; i++)
+        a.span[i] = (struct lb_span){.n_tok = 1 + i, .pages = 10 + i};
+    b.span[0] = (struct lb_span){.n_tok = 100, .pages = 50};
+    struct lb_series ab = a, ba = b;
+    lb_series_join(&ab, &b);
+    lb_series_join(&ba, &a);
+    const struct lb_series *both[] = {&ab, &ba};
+    for (int i = 0; i < 2; i++) {
+        const struct lb_series *s = both[i];
+        assert_true(s->width_s == 2 && s->n == 2 && s->end_s == 2.5);
+        assert_true(s->span[0].n_tok == 103 && s->span[0].pages == 61);
+        assert_true(s->span[1].n_tok == 3 && s->span[1].pages == 12);
+    }
 }
 
 static struct lb_work *make_row(int64_t index, const char *id, int64_t n_prompt, int64_t n_out, double seconds)
@@ -211,8 +231,8 @@ int main(void)
 {
     srand(7);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(steps_add_up), cmocka_unit_test(steps_are_spread), cmocka_unit_test(ranks_add_up),
-        cmocka_unit_test(rows_add_up),  cmocka_unit_test(ids_are_cut),
+        cmocka_unit_test(steps_add_up),   cmocka_unit_test(steps_are_spread), cmocka_unit_test(ranks_add_up),
+        cmocka_unit_test(pages_of_ranks), cmocka_unit_test(rows_add_up),      cmocka_unit_test(ids_are_cut),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
