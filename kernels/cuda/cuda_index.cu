@@ -54,7 +54,7 @@ static __device__ __forceinline__ normed_key key_of(const lk_index_key &a, int64
 }
 
 template <typename T>
-static __global__ void __launch_bounds__(KEY_WARPS *LK_WARP) index_key_kernel(const __grid_constant__ lk_index_key a)
+static __global__ void __launch_bounds__(KEY_WARPS *LK_WARP, 8) index_key_kernel(const __grid_constant__ lk_index_key a)
 {
     int64_t t = blockIdx.x, n = a.plane.dim, half = a.n_rot / 2, step = a.interleaved ? 1 : half;
     const float *cos = a.cos + t * half, *sin = a.sin + t * half;

@@ -133,7 +133,7 @@ static __device__ double log_sum(const float *x, int64_t n, float max, double *r
     return (double)max + log(sum);
 }
 
-static __global__ void __launch_bounds__(THREADS, 2) top_kernel(const __grid_constant__ lk_top a)
+static __global__ void __launch_bounds__(THREADS, 1) top_kernel(const __grid_constant__ lk_top a)
 {
     top_room *r = (top_room *)lk_smem();
     int64_t row = blockIdx.x, n = a.n_vocab;

@@ -350,7 +350,7 @@ void check_attention(void)
     if (check_full()) {
         attend_case({4, 2, 32, 32, 0, 1, false}, {650, 660, 641, 1200}, 19);
         attend_case({40, 1, 576, 512, 0, 1, true}, {90, 3}, 0);
-        attend_case({16, 2, 128, 128, 0, 4, false}, {1100, 1090, 1050, 900}, 16);
-        attend_case({8, 2, 256, 256, 700, 4, false}, {1500, 20}, 0);
+        attend_case({8, 2, 128, 128, 0, 4, false}, {600, 590, 20}, 16);
+        attend_case({4, 2, 256, 256, 300, 4, false}, {620, 20}, 0);
     }
 }
