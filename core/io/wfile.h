@@ -29,10 +29,13 @@ enum lb_wtype {
     LB_W_Q5_K,
     LB_W_Q6_K,
     LB_W_IQ4_XS,
+    LB_W_PACKED, /* made of several tensors: lb_wtensor.pack reads it, and data and n_bytes are the largest's */
     LB_W_OTHER,
 };
 
 #define LB_W_MAX_DIM 4
+
+struct lb_wpack; /* core/model/pack.h */
 
 struct lb_wtensor {
     const char *name;
@@ -44,6 +47,7 @@ struct lb_wtensor {
     const uint8_t *data;       /* may be unaligned */
     size_t n_bytes;
     const char *file; /* path, for messages */
+    const struct lb_wpack *pack;
 };
 
 struct lb_wfile {

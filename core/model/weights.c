@@ -194,7 +194,8 @@ static void say(const struct lb_loader *ld)
     for (int type = 0; type < LB_W_OTHER; type++)
         if (ld->seen[type] && type != (bf16 ? LB_W_BF16 : LB_W_F32) && (bf16 || type >= LB_W_Q8_0))
             at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", at ? ", " : "",
-                                   lb_quant_name((enum lb_wtype)type));
+                                   type == LB_W_PACKED ? lb_pack_name(&ld->s->config->pack)
+                                                       : lb_quant_name((enum lb_wtype)type));
     if (at > 0)
         lb_log_put(ld->s->log, LB_LOG_INFO, "weights of type %s are %s once, at load", list,
                    bf16 ? "rounded to bf16" : "turned into f32");
