@@ -131,7 +131,8 @@ static void put_weights(struct lb_str *out, const struct lb_wfile *w)
 
 static enum lb_status put_model(const struct lb_fingerprint_spec *spec, struct lb_str *out, struct lb_err *err)
 {
-    static const char *const config[] = {"config.json", NULL}, *const generation[] = {"generation_config.json", NULL};
+    static const char *const config[] = {"config.json", "quantize_config.json", NULL};
+    static const char *const generation[] = {"generation_config.json", NULL};
     static const char *const tokenizer[] = {
         "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json",  "special_tokens_map.json",
         "merges.txt",     "vocab.txt",       "added_tokens.json",     "tekken.json", NULL};

@@ -273,7 +273,7 @@ static enum lb_status open_headers(struct lb_llm *llm, struct lb_err *err)
 {
     if (llm->gguf_open || lb_makes_up(&llm->o))
         return LB_OK;
-    LB_TRY(lb_safetensors_open(&llm->safetensors, llm->o.model, err));
+    LB_TRY(lb_pack_open(&llm->safetensors, llm->o.model, &llm->config.pack, err));
     llm->safetensors_open = true;
     return LB_OK;
 }

@@ -16,7 +16,7 @@ enum lb_status lb_outlook_open(struct lb_llm *llm, struct lb_err *err)
     LB_TRY(lb_backend_open(&llm->backend, &spec, err));
     if (llm->gguf_open || lb_makes_up(&llm->o))
         return LB_OK;
-    llm->safetensors_open = lb_safetensors_open(&llm->safetensors, o->model, &why) == LB_OK;
+    llm->safetensors_open = lb_pack_open(&llm->safetensors, o->model, &llm->config.pack, &why) == LB_OK;
     if (!llm->safetensors_open)
         lb_log_put(&o->log, LB_LOG_WARN, "memory and time are not told without the weights' files: %s", why.text);
     return LB_OK;

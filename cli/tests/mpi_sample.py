@@ -4,10 +4,12 @@ import json
 import os
 import random
 import re
+import subprocess
+import sys
 
 from mpi_ranks import compare
 from ranks import SLOW, Run, alone, local, needs_mpi
-from run import CASES, MHA, TINY, bend, case, check, equal, lines, read, write
+from run import CASES, MHA, ROOT, TINY, bend, case, check, equal, lines, read, write
 
 CASES.clear()   # those of mpi_ranks are run by themselves
 
@@ -60,11 +62,30 @@ def every_question_is_asked(tmp):
                         '--audit', 'off']) as r:
         equal(r.end(), 0, r.err)
     check(read(out) == want, 'output differs')
-    found = re.search(r'asked for (\d+) lists of logits, (\d+) masses, (\d+) ids, (\d+) ranks and (\d+) rows', r.err)
+    found = re.search(r'asked for (\d+) sets of logits, (\d+) masses, (\d+) ids, (\d+) ranks, (\d+) depths, (\d+) lists and (\d+) rows', r.err)
     check(found, r.err)
     asked = [int(x) for x in found.groups()]
-    check(min(asked) > 10, asked)
-    check(asked[4] < sum(asked) / 4, asked)
+    check(min(asked[:5]) > 10 and asked[6] > 10, asked)     # 700 ids are too few for lists
+
+
+@case
+def filters_beyond_the_candidates(tmp):
+    """Of many ids those that the filters keep are listed."""
+    folder, out = os.path.join(tmp, 'model'), os.path.join(tmp, 'out.jsonl')
+    subprocess.run([sys.executable, os.path.join(ROOT, 'bench/make_random_model.py'), '--vocab', '4000', '--dim', '64',
+                    '--layers', '1', '--heads', '8', '--kv-heads', '2', '--ffn', '128', folder], check=True)
+    path = write(os.path.join(tmp, 'in.jsonl'), lines(
+        [{'prompt_token_ids': [5 + i, 7, 9], 'max_tokens': 8, 'temperature': t, 'seed': i, 'logprobs': 1, **more}
+         for i, (t, more) in enumerate((t, more) for t in (0.06, 0.07, 0.08) for more in (
+             {'top_p': 0.9}, {'top_k': 400}, {'top_k': 700, 'top_p': 0.8}, {'top_p': 0.93, 'repetition_penalty': 1.4},
+             {'top_p': 0.95, 'min_p': 0.001}))]))
+    args = ['-m', folder, '-i', path, '--ignore-eos']
+    compare(tmp, [*args, '--log-level', 'error'], [(2, 2), (8, 8)] if not SLOW else [(2, 2)])
+    with Run(local(4), [*args, '-o', out, '--overwrite', '--tp', '4', '--log-level', 'debug', '--audit', 'off']) as r:
+        equal(r.end(), 0, r.err)
+    check(read(out) == read(os.path.join(tmp, 'alone-out.jsonl')), 'output differs')
+    listed, whole = map(int, re.search(r' (\d+) lists and (\d+) rows', r.err).groups())
+    check(listed > 2 * whole, listed, whole)
 
 
 @case

@@ -59,8 +59,7 @@ def beginnings_are_shared_in_a_plan(tmp):
 
 @case
 def every_family_is_planned(tmp):
-    configs = sorted(glob.glob(os.path.join(GOLDENS, '*/config.json')))
-    models = [os.path.dirname(c) for c in configs if b'quantization_config' not in read(c)]
+    models = [os.path.dirname(c) for c in sorted(glob.glob(os.path.join(GOLDENS, '*/config.json')))]
     check(len(models) > 5, models)
     for model in models:
         _, s = planned(tmp, model, [{'prompt_token_ids': [5, 6, 7] * 9, 'max_tokens': 6}] * 3, '--ignore-eos')

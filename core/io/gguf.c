@@ -23,18 +23,23 @@ struct ggml_type {
 };
 
 static const struct ggml_type types[] = {
-    {0, "F32", 1, 4, LB_W_F32},           {1, "F16", 1, 2, LB_W_F16},           {2, "Q4_0", 32, 18, LB_W_Q4_0},
-    {3, "Q4_1", 32, 20, LB_W_Q4_1},       {6, "Q5_0", 32, 22, LB_W_OTHER},      {7, "Q5_1", 32, 24, LB_W_OTHER},
-    {8, "Q8_0", 32, 34, LB_W_Q8_0},       {9, "Q8_1", 32, 36, LB_W_OTHER},      {10, "Q2_K", 256, 84, LB_W_OTHER},
-    {11, "Q3_K", 256, 110, LB_W_OTHER},   {12, "Q4_K", 256, 144, LB_W_OTHER},   {13, "Q5_K", 256, 176, LB_W_OTHER},
-    {14, "Q6_K", 256, 210, LB_W_OTHER},   {15, "Q8_K", 256, 292, LB_W_OTHER},   {16, "IQ2_XXS", 256, 66, LB_W_OTHER},
-    {17, "IQ2_XS", 256, 74, LB_W_OTHER},  {18, "IQ3_XXS", 256, 98, LB_W_OTHER}, {19, "IQ1_S", 256, 50, LB_W_OTHER},
-    {20, "IQ4_NL", 32, 18, LB_W_OTHER},   {21, "IQ3_S", 256, 110, LB_W_OTHER},  {22, "IQ2_S", 256, 82, LB_W_OTHER},
-    {23, "IQ4_XS", 256, 136, LB_W_OTHER}, {24, "I8", 1, 1, LB_W_OTHER},         {25, "I16", 1, 2, LB_W_OTHER},
-    {26, "I32", 1, 4, LB_W_OTHER},        {27, "I64", 1, 8, LB_W_OTHER},        {28, "F64", 1, 8, LB_W_OTHER},
-    {29, "IQ1_M", 256, 56, LB_W_OTHER},   {30, "BF16", 1, 2, LB_W_BF16},        {34, "TQ1_0", 256, 54, LB_W_OTHER},
-    {35, "TQ2_0", 256, 66, LB_W_OTHER},   {39, "MXFP4", 32, 17, LB_W_OTHER},    {40, "NVFP4", 64, 36, LB_W_OTHER},
-    {41, "Q1_0", 128, 18, LB_W_OTHER},
+    {0, "F32", 1, 4, LB_W_F32},           {1, "F16", 1, 2, LB_W_F16},
+    {2, "Q4_0", 32, 18, LB_W_Q4_0},       {3, "Q4_1", 32, 20, LB_W_Q4_1},
+    {6, "Q5_0", 32, 22, LB_W_Q5_0},       {7, "Q5_1", 32, 24, LB_W_Q5_1},
+    {8, "Q8_0", 32, 34, LB_W_Q8_0},       {9, "Q8_1", 32, 36, LB_W_OTHER},
+    {10, "Q2_K", 256, 84, LB_W_Q2_K},     {11, "Q3_K", 256, 110, LB_W_Q3_K},
+    {12, "Q4_K", 256, 144, LB_W_Q4_K},    {13, "Q5_K", 256, 176, LB_W_Q5_K},
+    {14, "Q6_K", 256, 210, LB_W_Q6_K},    {15, "Q8_K", 256, 292, LB_W_OTHER},
+    {16, "IQ2_XXS", 256, 66, LB_W_OTHER}, {17, "IQ2_XS", 256, 74, LB_W_OTHER},
+    {18, "IQ3_XXS", 256, 98, LB_W_OTHER}, {19, "IQ1_S", 256, 50, LB_W_OTHER},
+    {20, "IQ4_NL", 32, 18, LB_W_IQ4_NL},  {21, "IQ3_S", 256, 110, LB_W_OTHER},
+    {22, "IQ2_S", 256, 82, LB_W_OTHER},   {23, "IQ4_XS", 256, 136, LB_W_IQ4_XS},
+    {24, "I8", 1, 1, LB_W_OTHER},         {25, "I16", 1, 2, LB_W_OTHER},
+    {26, "I32", 1, 4, LB_W_OTHER},        {27, "I64", 1, 8, LB_W_OTHER},
+    {28, "F64", 1, 8, LB_W_OTHER},        {29, "IQ1_M", 256, 56, LB_W_OTHER},
+    {30, "BF16", 1, 2, LB_W_BF16},        {34, "TQ1_0", 256, 54, LB_W_OTHER},
+    {35, "TQ2_0", 256, 66, LB_W_OTHER},   {39, "MXFP4", 32, 17, LB_W_OTHER},
+    {40, "NVFP4", 64, 36, LB_W_OTHER},    {41, "Q1_0", 128, 18, LB_W_OTHER},
 };
 
 /* Bytes of a value of each enum lb_gguf_type; 0: not of fixed size. */

@@ -12,9 +12,30 @@
 
 #define LB_SHOW_BYTES 96
 
-enum lb_wtype { LB_W_F32, LB_W_F16, LB_W_BF16, LB_W_Q8_0, LB_W_Q4_0, LB_W_Q4_1, LB_W_OTHER };
+/* Plain types first, then ggml's blocks of 32 and of 256. */
+enum lb_wtype {
+    LB_W_F32,
+    LB_W_F16,
+    LB_W_BF16,
+    LB_W_Q8_0,
+    LB_W_Q4_0,
+    LB_W_Q4_1,
+    LB_W_Q5_0,
+    LB_W_Q5_1,
+    LB_W_IQ4_NL,
+    LB_W_Q2_K,
+    LB_W_Q3_K,
+    LB_W_Q4_K,
+    LB_W_Q5_K,
+    LB_W_Q6_K,
+    LB_W_IQ4_XS,
+    LB_W_PACKED, /* made of several tensors: lb_wtensor.pack reads it, and data and n_bytes are the largest's */
+    LB_W_OTHER,
+};
 
 #define LB_W_MAX_DIM 4
+
+struct lb_wpack; /* core/model/pack.h */
 
 struct lb_wtensor {
     const char *name;
@@ -26,6 +47,7 @@ struct lb_wtensor {
     const uint8_t *data;       /* may be unaligned */
     size_t n_bytes;
     const char *file; /* path, for messages */
+    const struct lb_wpack *pack;
 };
 
 struct lb_wfile {

@@ -11,6 +11,7 @@
 #include "core/base/log.h"
 #include "core/io/gguf.h"
 #include "core/model/family.h"
+#include "core/model/pack.h"
 
 #define LB_MAX_EOS 32
 #define LB_MAX_LAYER 10000
@@ -69,7 +70,8 @@ struct lb_config {
     bool tied, attn_bias, o_bias, mlp_bias;
     bool qk_norm;            /* each head of Q and K is normalized before RoPE */
     struct lb_moe_shape moe; /* n_expert 0: no layer is a mixture */
-    bool gguf;               /* tensor names and the Q/K row order are GGUF's */
+    struct lb_pack_format pack;
+    bool gguf; /* tensor names and the Q/K row order are GGUF's */
     struct lb_rope rope;
     struct lb_gen_defaults gen;
     struct lb_eos_origin eos[LB_MAX_EOS]; /* union, without duplicates */

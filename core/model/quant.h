@@ -8,6 +8,9 @@
 
 #include "core/io/wfile.h"
 
+const char *lb_quant_name(enum lb_wtype type);
+int64_t lb_quant_block(enum lb_wtype type); /* elements of a block; 0 for a type that is not read */
+
 /* Bytes of n consecutive elements; 0 when n is no whole number of the type's blocks or the type is not read. */
 size_t lb_quant_bytes(enum lb_wtype type, int64_t n);
 

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/base/mem.h"
+#include "core/model/quant.h"
 #include "core/model/weights_impl.h"
 
 static void own_cols(struct lb_model_cols *cols, int64_t *begin, struct lk_cols *own, int64_t *first)
@@ -184,16 +185,17 @@ static enum lb_status load_ends(struct lb_loader *ld, struct lb_err *err)
 
 static void say(const struct lb_loader *ld)
 {
-    static const char *const name[] = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"};
     const struct lb_wfile *file = ld->s->file;
     if (!ld->s->log)
         return;
     bool bf16 = ld->s->backend->dtype == LB_BF16;
-    char list[64] = "";
+    char list[256] = "";
     size_t at = 0;
     for (int type = 0; type < LB_W_OTHER; type++)
         if (ld->seen[type] && type != (bf16 ? LB_W_BF16 : LB_W_F32) && (bf16 || type >= LB_W_Q8_0))
-            at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", at ? ", " : "", name[type]);
+            at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", at ? ", " : "",
+                                   type == LB_W_PACKED ? lb_pack_name(&ld->s->config->pack)
+                                                       : lb_quant_name((enum lb_wtype)type));
     if (at > 0)
         lb_log_put(ld->s->log, LB_LOG_INFO, "weights of type %s are %s once, at load", list,
                    bf16 ? "rounded to bf16" : "turned into f32");

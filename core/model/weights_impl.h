@@ -14,6 +14,7 @@ struct lb_part {
     const struct lb_wtensor *t;
     const uint8_t *data; /* the first row taken, of t's type */
     size_t stride;       /* bytes from row to row */
+    int64_t first;       /* the first row taken */
     int64_t n_row, col;  /* taken: columns from `col` on */
     int64_t paired;      /* rows of a head that GGUF stores in pairs (2i, 2i + 1), 0: as stored */
     int64_t kv_dim;      /* > 0: rows are of KV heads, so many each, and the slice says whose */

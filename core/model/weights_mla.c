@@ -19,7 +19,10 @@ static void head_rows_get(const struct lb_rows *r, int64_t row, int64_t n, float
     size_t row_bytes = lb_quant_bytes(h->t->type, r->n_col);
     for (int64_t i = 0; i < n; i++, row++) {
         int64_t from = (h->head + row / h->n) * h->per_head + h->first + row % h->n;
-        lb_quant_read(h->t->type, h->t->data + (size_t)from * row_bytes, r->n_col, out + i * r->n_col);
+        if (h->t->type == LB_W_PACKED)
+            lb_pack_read(h->t->pack, from, 1, 0, r->n_col, out + i * r->n_col);
+        else
+            lb_quant_read(h->t->type, h->t->data + (size_t)from * row_bytes, r->n_col, out + i * r->n_col);
     }
     for (int64_t i = 0; h->round && i < n * r->n_col; i++)
         out[i] = lb_bf16_widen(lb_bf16_round(out[i]));

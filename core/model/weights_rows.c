@@ -4,7 +4,7 @@
 #include "core/model/quant.h"
 #include "core/model/weights_impl.h"
 
-#define SUPPORTED "F32, F16, BF16, Q8_0, Q4_0 and Q4_1"
+#define SUPPORTED "F32, F16, BF16, and GGUF's Q4_0 to Q8_0, Q2_K to Q6_K, IQ4_NL and IQ4_XS"
 
 /* Where row `row` of a part lies behind its first one. llama.cpp stores Q and K with rows 2i + b of a head for row
  * b * (paired / 2) + i of Hugging Face's order (spec/models.md 2.2.4). */
@@ -20,11 +20,17 @@ static int64_t source_row(const struct lb_part *p, int64_t row)
 
 static void read_part(const struct lb_part *p, int64_t row, int64_t n, int64_t n_col, float *out)
 {
+    if (p->t->type == LB_W_PACKED && p->paired == 0 && p->kv_dim == 0) {
+        lb_pack_read(p->t->pack, p->first + row, n, p->col, n_col, out);
+        return;
+    }
     if (p->paired == 0 && p->kv_dim == 0 && p->stride == lb_quant_bytes(p->t->type, n_col)) {
         lb_quant_read(p->t->type, p->data + (size_t)row * p->stride, n * n_col, out);
         return;
     }
-    for (int64_t i = 0; i < n; i++)
+    for (int64_t i = 0; i < n && p->t->type == LB_W_PACKED; i++)
+        lb_pack_read(p->t->pack, p->first + source_row(p, row + i), 1, p->col, n_col, out + i * n_col);
+    for (int64_t i = 0; i < n && p->t->type != LB_W_PACKED; i++)
         lb_quant_read_at(p->t->type, p->data + (size_t)source_row(p, row + i) * p->stride, p->col, n_col,
                          out + i * n_col);
 }
@@ -139,10 +145,16 @@ enum lb_status lb_load_check_shape(struct lb_loader *ld, const struct lb_wtensor
                           t->file, t->name, is, expected);
     }
     size_t row_bytes = lb_quant_bytes(t->type, n_col);
-    if (t->type >= LB_W_OTHER || row_bytes == 0)
-        return lb_err_set(err, LB_E_INPUT, "%s: tensor '%s' has type %s, which is not read here: %s are%s", t->file,
-                          t->name, t->type_name, SUPPORTED,
-                          t->type < LB_W_OTHER ? ", block types in whole blocks of 32" : "");
+    if (t->type == LB_W_PACKED) { /* lb_pack_join has checked its parts against its shape */
+        ld->seen[t->type] = true;
+        return LB_OK;
+    }
+    if (t->type >= LB_W_OTHER)
+        return lb_err_set(err, LB_E_INPUT, "%s: tensor '%s' has type %s, which is not read here: %s are", t->file,
+                          t->name, t->type_name, SUPPORTED);
+    if (row_bytes == 0)
+        return lb_err_set(err, LB_E_INPUT, "%s: tensor '%s' has rows of %lld: %s is read in whole blocks of %lld",
+                          t->file, t->name, (long long)n_col, t->type_name, (long long)lb_quant_block(t->type));
     if (t->n_bytes / row_bytes < (size_t)n_row)
         return lb_err_set(err, LB_E_INPUT, "%s: tensor '%s' has %zu bytes, too few for its shape", t->file, t->name,
                           t->n_bytes);
@@ -169,6 +181,7 @@ void lb_fused_add(struct lb_loader *ld, struct lb_fused *f, const struct lb_wten
     f->part[f->n_part++] = (struct lb_part){.t = t,
                                             .data = t->data + (size_t)span->row * stride,
                                             .stride = stride,
+                                            .first = span->row,
                                             .n_row = span->n_take,
                                             .col = col,
                                             .paired = span->paired,

@@ -87,6 +87,7 @@ static enum lb_status make_weights(struct lb_standin *s, const struct lb_wfile *
             continue;
         cut_vocab(s, t, n_vocab);
         t->type = LB_W_BF16;
+        t->pack = NULL;
         t->n_bytes = 2 * (size_t)elements(t);
         most = elements(t) > most ? elements(t) : most;
         w->n_tensor++;

@@ -137,16 +137,19 @@ static void tiny_model_opens(void **state)
 }
 
 /* Sizes of the block types as spec/models.md 2.2.1 has them: with a wrong one the next offset would not fit. */
-static void other_types_are_sized(void **state)
+static void block_types_are_sized(void **state)
 {
     (void)state;
     static const struct {
         uint32_t type;
         const char *name;
         uint64_t block, bytes;
-    } t[] = {{6, "Q5_0", 32, 22},      {7, "Q5_1", 32, 24},    {10, "Q2_K", 256, 84},  {11, "Q3_K", 256, 110},
-             {12, "Q4_K", 256, 144},   {13, "Q5_K", 256, 176}, {14, "Q6_K", 256, 210}, {20, "IQ4_NL", 32, 18},
-             {23, "IQ4_XS", 256, 136}, {24, "I8", 1, 1},       {28, "F64", 1, 8},      {39, "MXFP4", 32, 17}};
+        enum lb_wtype type_here;
+    } t[] = {
+        {6, "Q5_0", 32, 22, LB_W_Q5_0},    {7, "Q5_1", 32, 24, LB_W_Q5_1},      {10, "Q2_K", 256, 84, LB_W_Q2_K},
+        {11, "Q3_K", 256, 110, LB_W_Q3_K}, {12, "Q4_K", 256, 144, LB_W_Q4_K},   {13, "Q5_K", 256, 176, LB_W_Q5_K},
+        {14, "Q6_K", 256, 210, LB_W_Q6_K}, {20, "IQ4_NL", 32, 18, LB_W_IQ4_NL}, {23, "IQ4_XS", 256, 136, LB_W_IQ4_XS},
+        {24, "I8", 1, 1, LB_W_OTHER},      {28, "F64", 1, 8, LB_W_OTHER},       {39, "MXFP4", 32, 17, LB_W_OTHER}};
     struct gguf_out o = {0};
     struct lb_gguf g;
     const size_t n = sizeof t / sizeof *t;
@@ -161,7 +164,7 @@ static void other_types_are_sized(void **state)
     open_ok(&g, "types.gguf");
     for (size_t i = 0; i < n; i++) {
         const struct lb_wtensor *w = lb_wfile_find(&g.w, t[i].name);
-        assert_true(w && w->type == LB_W_OTHER && w->n_dim == 3 && w->dim[0] == 2 && w->dim[2] == 256);
+        assert_true(w && w->type == t[i].type_here && w->n_dim == 3 && w->dim[0] == 2 && w->dim[2] == 256);
         assert_string_equal(w->type_name, t[i].name);
         assert_int_equal(w->n_bytes, 1536 / t[i].block * t[i].bytes);
     }
@@ -348,10 +351,10 @@ static void goldens_open(void **state)
         const char *name, *type;
         enum lb_wtype wtype;
         size_t block, bytes;
-    } file[] = {{"f32", "F32", LB_W_F32, 1, 4},         {"f16", "F16", LB_W_F16, 1, 2},
-                {"bf16", "BF16", LB_W_BF16, 1, 2},      {"q8_0", "Q8_0", LB_W_Q8_0, 32, 34},
-                {"q4_0", "Q4_0", LB_W_Q4_0, 32, 18},    {"q4_1", "Q4_1", LB_W_Q4_1, 32, 20},
-                {"q4_k", "Q4_K", LB_W_OTHER, 256, 144}, {"q6_k", "Q6_K", LB_W_OTHER, 256, 210}};
+    } file[] = {{"f32", "F32", LB_W_F32, 1, 4},        {"f16", "F16", LB_W_F16, 1, 2},
+                {"bf16", "BF16", LB_W_BF16, 1, 2},     {"q8_0", "Q8_0", LB_W_Q8_0, 32, 34},
+                {"q4_0", "Q4_0", LB_W_Q4_0, 32, 18},   {"q4_1", "Q4_1", LB_W_Q4_1, 32, 20},
+                {"q4_k", "Q4_K", LB_W_Q4_K, 256, 144}, {"q6_k", "Q6_K", LB_W_Q6_K, 256, 210}};
     if (access(GOLDENS, R_OK) != 0) {
         print_message("skip: test_io_gguf: no ../shared\n");
         skip();
@@ -398,7 +401,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(numbers_at_odd_addresses),
         cmocka_unit_test(tiny_model_opens),
-        cmocka_unit_test(other_types_are_sized),
+        cmocka_unit_test(block_types_are_sized),
         cmocka_unit_test(header_rules),
         cmocka_unit_test(vocabulary_rules),
         cmocka_unit_test(tensor_rules),

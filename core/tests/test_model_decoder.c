@@ -586,7 +586,10 @@ static void bad_weights(void **state)
 
     r = (struct rig){0};
     assert_int_equal(rig_files(&r, "llama-gguf-q4_k", &err), LB_OK);
-    expect_refusal(&r, "Q4_K", "Q4_0");
+    t = tensor(&r, "blk.1.attn_v.weight");
+    t->type = LB_W_OTHER;
+    t->type_name = "IQ3_S";
+    expect_refusal(&r, "IQ3_S", "Q4_0");
     lb_config_release(&r.config);
     lb_gguf_close(&r.gguf);
 }

@@ -41,6 +41,11 @@
     "\"a\":{\"dtype\":\"F32\",\"shape\":[2,4],\"data_offsets\":[0,32]}," \
     "\"b\":{\"dtype\":\"BF16\",\"shape\":[4],\"data_offsets\":[32,40]}," \
     "\"c\":{\"dtype\":\"I64\",\"shape\":[],\"data_offsets\":[40,48]}}  "
+#define HEADER_GPTQ                                                               \
+    "{\"w.qweight\":{\"dtype\":\"I32\",\"shape\":[1,8],\"data_offsets\":[0,32]}," \
+    "\"w.qzeros\":{\"dtype\":\"I32\",\"shape\":[1,1],\"data_offsets\":[32,36]},"  \
+    "\"w.scales\":{\"dtype\":\"F16\",\"shape\":[1,8],\"data_offsets\":[36,52]},"  \
+    "\"w.g_idx\":{\"dtype\":\"I32\",\"shape\":[8],\"data_offsets\":[52,84]}}"
 #define INDEX "{\"metadata\":{\"total_size\":48},\"weight_map\":{\"a\":\"one\",\"b\":\"one\",\"c\":\"one\"}}"
 
 static const unsigned char tensors[48];
@@ -75,6 +80,23 @@ static enum lb_status open_config(struct lb_err *err)
     return status;
 }
 
+/* Packed weights are joined, and all of their numbers are read. */
+static enum lb_status open_packed(struct lb_err *err)
+{
+    static const struct lb_pack_format format = {.kind = LB_PACK_GPTQ, .bits = 4};
+    struct lb_wfile w;
+    enum lb_status status = lb_pack_open(&w, scratch, &format, err);
+    for (size_t i = 0; status == LB_OK && i < w.n_tensor; i++) {
+        const struct lb_wtensor *t = &w.tensor[i];
+        float *all = t->pack ? malloc((size_t)(t->dim[0] * t->dim[1]) * sizeof *all) : NULL;
+        if (all)
+            lb_pack_read(t->pack, 0, t->dim[0], 0, t->dim[1], all);
+        free(all);
+    }
+    lb_wfile_close(&w);
+    return status;
+}
+
 struct subject {
     const char *file; /* the one that is broken, and that messages name */
     enum lb_status (*open)(struct lb_err *err);
@@ -82,6 +104,7 @@ struct subject {
 
 static const struct subject gguf = {"m.gguf", open_gguf};
 static const struct subject single = {"model.safetensors", open_safetensors};
+static const struct subject packed = {"model.safetensors", open_packed};
 static const struct subject sharded = {"model.safetensors.index.json", open_safetensors};
 static const struct subject config = {"config.json", open_config};
 static const struct subject qwen = {"config.json", open_config};
@@ -416,6 +439,26 @@ static void safetensors_broken(void **state)
     lb_str_release(&s);
 }
 
+/* Cut, flipped in the header and in the groups that its inputs name. */
+static void packed_broken(void **state)
+{
+    struct lb_str s = {0};
+    scratch_empty(state);
+    put_le(&s, strlen(HEADER_GPTQ), 8);
+    lb_str_puts(&s, HEADER_GPTQ);
+    for (int i = 0; i < 84; i++)
+        lb_str_putc(&s, 0);
+    assert_int_equal(attempt(&packed, s.data, s.len, false, "whole"), LB_OK);
+    cut(&packed, s.data, s.len);
+    flip(&packed, s.data, 8 + strlen(HEADER_GPTQ), s.len);
+    for (size_t k = 0; k < sizeof extremes / sizeof *extremes; k++) {
+        uint32_t v = (uint32_t)extremes[k];
+        memcpy(s.data + s.len - 12, &v, sizeof v);
+        attempt(&packed, s.data, s.len, v != 0, "a group of g_idx");
+    }
+    lb_str_release(&s);
+}
+
 static void index_broken(void **state)
 {
     struct lb_str text = {0};
@@ -444,7 +487,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gguf_broken),        cmocka_unit_test(gguf_sizes_bent), cmocka_unit_test(config_broken),
-        cmocka_unit_test(safetensors_broken), cmocka_unit_test(index_broken),
+        cmocka_unit_test(safetensors_broken), cmocka_unit_test(packed_broken),   cmocka_unit_test(index_broken),
     };
     int failed = cmocka_run_group_tests(tests, scratch_make, NULL);
     scratch_remove(NULL);

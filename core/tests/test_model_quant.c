@@ -85,6 +85,82 @@ static void blocks(void **state)
     }
 }
 
+/* ---- blocks of random bytes, against the Python package gguf ---- */
+
+struct recorded {
+    enum lb_wtype type;
+    int n_half, half[2]; /* where scales that are halves lie in a block */
+    float value[4];      /* elements 1, 70, 300 and 511 */
+    uint64_t hash;       /* FNV-1a of the 512 numbers' bytes */
+};
+
+/* gguf.quants.dequantize of gguf 0.19.0 (numpy) on the same bytes. */
+static const struct recorded recorded[] = {
+    {LB_W_Q8_0, 1, {0}, {-0.46270752f, -0.038793087f, 0.0468969345f, -0.793762207f}, UINT64_C(0x208469c3381bfe64)},
+    {LB_W_Q4_0, 1, {0}, {-0.0243530273f, -11.3134766f, -6.77929688f, -0.0f}, UINT64_C(0x85ecd91c23e7b3fd)},
+    {LB_W_Q4_1, 2, {0, 2}, {-0.196258545f, -2.97153091f, -0.0066652298f, 1.18386078f}, UINT64_C(0x47b6db13442d952d)},
+    {LB_W_Q5_0, 1, {0}, {-0.0121765137f, 0.0888061523f, 0.0102353096f, 0.000549435616f}, UINT64_C(0x48b79b9aad479eff)},
+    {LB_W_Q5_1, 2, {0, 2}, {-0.26322937f, -0.155585051f, -0.222835541f, 1.42944074f}, UINT64_C(0x2a088a4ee6955eff)},
+    {LB_W_IQ4_NL, 1, {0}, {-0.298324585f, -182.631836f, -93.7802734f, -3.57627869e-5f}, UINT64_C(0x9c061138663d7a70)},
+    {LB_W_Q2_K,
+     2,
+     {80, 82},
+     {-0.041731596f, -0.0135726929f, -0.0208711624f, -0.00896561146f},
+     UINT64_C(0x9a4c9f735386d164)},
+    {LB_W_Q3_K, 1, {108}, {-0.000559926033f, -0.00111985207f, 3.48815918f, 4.88342285f}, UINT64_C(0x86700fe1130e9ead)},
+    {LB_W_Q4_K, 2, {0, 2}, {1.34515381f, 0.146118164f, 3.26506615f, 6.8760252f}, UINT64_C(0x4507de6adca96ac4)},
+    {LB_W_Q5_K, 2, {0, 2}, {3.39080811f, 0.073059082f, -1.31365061f, -8.22901726f}, UINT64_C(0x80e88f46d50be74e)},
+    {LB_W_Q6_K, 1, {208}, {149.746094f, -4959.88281f, 0.174027205f, -0.278354168f}, UINT64_C(0xb52c3946e1760df8)},
+    {LB_W_IQ4_XS, 1, {0}, {1.58294678f, -9.75338745f, 0.291770697f, -0.189353228f}, UINT64_C(0xb3e0208c022d3b95)},
+};
+
+static uint64_t fnv1a(const void *data, size_t n)
+{
+    uint64_t h = UINT64_C(0xcbf29ce484222325);
+    for (size_t i = 0; i < n; i++)
+        h = (h ^ ((const uint8_t *)data)[i]) * UINT64_C(0x100000001b3);
+    return h;
+}
+
+/* Bytes of a linear congruential generator; halves lose the exponent's top bit, so that they are below 2. */
+static size_t random_blocks(const struct recorded *r, uint8_t *out)
+{
+    size_t n = lb_quant_bytes(r->type, 512), block = lb_quant_bytes(r->type, lb_quant_block(r->type));
+    uint32_t state = 1;
+    for (size_t i = 0; i < n; i++) {
+        state = state * 1664525u + 1013904223u;
+        out[i] = (uint8_t)(state >> 24);
+        for (int k = 0; k < r->n_half; k++)
+            if (i % block == (size_t)r->half[k] + 1)
+                out[i] &= 0xbf;
+    }
+    return n;
+}
+
+static void random_bytes(void **state)
+{
+    (void)state;
+    static const int at[] = {1, 70, 300, 511};
+    for (size_t i = 0; i < sizeof recorded / sizeof *recorded; i++) {
+        const struct recorded *r = &recorded[i];
+        uint8_t raw[2048];
+        float out[512], part[512];
+        assert_true(random_blocks(r, raw) <= sizeof raw);
+        lb_quant_read(r->type, raw, 512, out);
+        for (int k = 0; k < 4; k++)
+            if (out[at[k]] != r->value[k])
+                fail_msg("%s: element %d is %.9g, not %.9g", lb_quant_name(r->type), at[k], (double)out[at[k]],
+                         (double)r->value[k]);
+        if (fnv1a(out, sizeof out) != r->hash)
+            fail_msg("%s: other numbers: %llx", lb_quant_name(r->type), (unsigned long long)fnv1a(out, sizeof out));
+        static const int cut[][2] = {{0, 512}, {0, 1}, {31, 2}, {96, 160}, {255, 2}, {100, 400}, {32, 480}, {511, 1}};
+        for (size_t k = 0; k < sizeof cut / sizeof *cut; k++) {
+            lb_quant_read_at(r->type, raw, cut[k][0], cut[k][1], part);
+            assert_memory_equal(part, out + cut[k][0], (size_t)cut[k][1] * sizeof *part);
+        }
+    }
+}
+
 static void sizes(void **state)
 {
     (void)state;
@@ -95,16 +171,16 @@ static void sizes(void **state)
     assert_int_equal(lb_quant_bytes(LB_W_Q4_0, 64), 36);
     assert_int_equal(lb_quant_bytes(LB_W_Q4_1, 64), 40);
     assert_int_equal(lb_quant_bytes(LB_W_Q8_0, 33), 0);
+    assert_int_equal(lb_quant_bytes(LB_W_Q6_K, 512), 420);
+    assert_int_equal(lb_quant_bytes(LB_W_Q6_K, 288), 0);
     assert_int_equal(lb_quant_bytes(LB_W_OTHER, 32), 0);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_half),
-        cmocka_unit_test(wide_types),
-        cmocka_unit_test(blocks),
-        cmocka_unit_test(sizes),
+        cmocka_unit_test(every_half),   cmocka_unit_test(wide_types), cmocka_unit_test(blocks),
+        cmocka_unit_test(random_bytes), cmocka_unit_test(sizes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -372,7 +372,7 @@ configs = {
     'dsa_pattern': dict(sizes, **experts, **latent, **index, model_type='glm_moe_dsa', index_topk_pattern='FSF'),
     'dsa_freq': dict(sizes, **experts, **latent, **index, model_type='glm_moe_dsa', index_topk_freq=2, index_skip_topk_offset=1),
     'chatglm': dict(chatglm, architectures=['ChatGLMModel'], model_type='chatglm'),
-    'quantized': dict(sizes, model_type='llama', quantization_config={'quant_method': 'gptq', 'bits': 4}),
+    'quantized': dict(sizes, model_type='llama', quantization_config={'quant_method': 'gptq', 'bits': 4, 'group_size': 8}),
     'classes': {'model_type': 'glm4_moe'}, 'nothing': {}, 'unknown': {'architectures': ['GPT2LMHeadModel']},
     'words': dict(sizes, model_type='llama', hidden_size='64'), 'big': dict(sizes, model_type='llama', vocab_size=10 ** 18),
 }
@@ -425,6 +425,62 @@ put('safetensors', 'outside', compact({'metadata': {}, 'weight_map': {'x': '../a
 put('safetensors', 'absent', compact({'metadata': {}, 'weight_map': {'x': 'c.safetensors'}}).encode() + b'\0' + safetensors({}))
 put('safetensors', 'escaped', b'\0' + safetensors({'\u00e9\u2028\n': [1]}, 'F32'))
 put('safetensors', 'long', b'\0' + struct.pack('<Q', 2 ** 63) + b'{}')
+
+# ---- packed weights ----
+
+SIZE = {'F32': 4, 'F16': 2, 'I32': 4, 'I64': 8, 'F8_E4M3': 1}
+packed_sizes = {'model_type': 'llama', 'hidden_size': 16, 'intermediate_size': 32, 'vocab_size': 4, 'num_hidden_layers': 1,
+                'num_attention_heads': 2, 'num_key_value_heads': 1, 'tie_word_embeddings': True}
+linears = {'self_attn.q_proj': (16, 16), 'self_attn.k_proj': (8, 16), 'self_attn.v_proj': (8, 16),
+           'self_attn.o_proj': (16, 16), 'mlp.gate_proj': (32, 16), 'mlp.up_proj': (32, 16), 'mlp.down_proj': (16, 32)}
+
+
+def words(*numbers):
+    return struct.pack(f'<{len(numbers)}i', *numbers)
+
+
+def put_packed(name, quantization, parts):
+    head, body = {}, b''
+    tensors = {'model.embed_tokens.weight': ('F16', [4, 16], None), 'model.norm.weight': ('F16', [16], None),
+               layer + 'input_layernorm.weight': ('F16', [16], None), layer + 'post_attention_layernorm.weight': ('F16', [16], None)}
+    for linear, (m, n) in linears.items():
+        tensors.update({f'{layer}{linear}.{suffix}': part for suffix, part in parts(m, n).items()})
+    for key, (dtype, shape, content) in tensors.items():
+        n = SIZE[dtype]
+        for d in shape:
+            n *= d
+        content = bytes(i * 37 % 61 for i in range(n)) if content is None else content
+        head[key] = {'dtype': dtype, 'shape': shape, 'data_offsets': [len(body), len(body) + n]}
+        body += content
+    text = compact(head).encode()
+    put('packed', name, compact(dict(packed_sizes, quantization_config=quantization)).encode() + b'\0' +
+        struct.pack('<Q', len(text)) + text + body)
+
+
+def ct(form, **weights):
+    return {'quant_method': 'compressed-tensors', 'format': form, 'config_groups': {'g': {'weights': weights}}}
+
+
+for bits, form in ((4, 'gptq'), (8, 'gptq_v2'), (2, 'gptq')):
+    put_packed(f'gptq_{bits}', {'quant_method': 'gptq', 'bits': bits, 'group_size': 8, 'checkpoint_format': form},
+               lambda m, n, per=32 // bits: {
+                   'qweight': ('I32', [n // per, m], None), 'qzeros': ('I32', [n // 8, m // per or 1], None),
+                   'scales': ('F16', [n // 8, m], None), 'g_idx': ('I32', [n], words(*((i * 3) % (n // 8) for i in range(n))))})
+put_packed('awq', {'quant_method': 'awq', 'bits': 4, 'group_size': -1, 'version': 'gemm'}, lambda m, n: {
+    'qweight': ('I32', [n, m // 8], None), 'qzeros': ('I32', [1, m // 8], None), 'scales': ('F16', [1, m], None)})
+put_packed('fp8_block', {'quant_method': 'fp8', 'weight_block_size': [8, 12]}, lambda m, n: {
+    'weight': ('F8_E4M3', [m, n], None), 'weight_scale_inv': ('F32', [-(-m // 8), -(-n // 12)], None)})
+put_packed('fp8_row', ct('float-quantized', num_bits=8, type='float', strategy='channel'), lambda m, n: {
+    'weight': ('F8_E4M3', [m, n], None), 'weight_scale': ('F16', [m, 1], None)})
+put_packed('fp8_all', {'quant_method': 'fp8', 'activation_scheme': 'static'}, lambda m, n: {
+    'weight': ('F8_E4M3', [m, n], None), 'weight_scale': ('F32', [], None), 'input_scale': ('F32', [], None)})
+put_packed('int4', ct('pack-quantized', num_bits=4, type='int', strategy='group', group_size=16, symmetric=False), lambda m, n: {
+    'weight_packed': ('I32', [m, n // 8], None), 'weight_scale': ('F16', [m, n // 16], None),
+    'weight_zero_point': ('I32', [m // 8, n // 16], None), 'weight_shape': ('I64', [2], struct.pack('<2q', m, n)),
+    'weight_g_idx': ('I32', [n], bytes(4 * n))})
+put_packed('int8', ct('pack-quantized', num_bits=8, type='int', strategy='tensor'), lambda m, n: {
+    'weight_packed': ('I32', [m, n // 4], None), 'weight_scale': ('F32', [1], None)})
+put_packed('none', None, lambda m, n: {'weight': ('F16', [m, n], None)})
 
 # ---- texts ----
 

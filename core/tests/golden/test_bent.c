@@ -194,11 +194,29 @@ static const struct bend llama3[] = {
     {"{\"partial_rotary_factor\":0.5}", OTHER},
     {"{\"tie_word_embeddings\":false}", "lm_head.weight"},
     {"{\"torch_dtype\":\"bfloat16\",\"dtype\":\"float16\"}", SAME}, /* --dtype says what is computed */
-    {"{\"quantization_config\":{\"quant_method\":\"gptq\",\"bits\":4}}", "quant_method 'gptq' is not supported"},
-    {"{\"quantization_config\":{\"quant_method\":\"awq\"}}", "quant_method 'awq' is not supported"},
-    {"{\"quantization_config\":{\"quant_method\":\"fp8\"}}", "quant_method 'fp8' is not supported"},
-    {"{\"quantization_config\":{\"quant_method\":\"compressed-tensors\"}}", "quant_method 'compressed-tensors'"},
+    {"{\"quantization_config\":{\"quant_method\":\"gptq\",\"bits\":4}}", "group_size is missing"},
+    {"{\"quantization_config\":{\"quant_method\":\"mxfp4\"}}", "quant_method 'mxfp4' is not supported"},
+    {"{\"quantization_config\":{\"quant_method\":\"fp8\"}}", SAME}, /* no tensor is FP8 */
     {"{\"quantization_config\":null}", SAME},
+};
+
+#define QUANT(method, rest) "{\"quantization_config\":{\"quant_method\":\"" method "\"" rest "}}"
+
+static const struct bend gptq[] = {
+    {QUANT("gptq", ",\"bits\":4,\"group_size\":32"), SAME}, /* g_idx tells the order, the words the zero points */
+    {QUANT("gptq", ",\"bits\":4,\"group_size\":32,\"checkpoint_format\":\"gptq_v2\""), OTHER},
+    {QUANT("gptq", ",\"bits\":4,\"group_size\":64"), "scales' has another shape"},
+    {QUANT("gptq", ",\"bits\":8,\"group_size\":32"), "scales' has another shape"},
+    {QUANT("gptq", ",\"bits\":4,\"group_size\":32,\"checkpoint_format\":\"marlin\""), "checkpoint_format 'marlin'"},
+    {QUANT("awq", ",\"bits\":4,\"group_size\":32"), "scales' has another shape"},
+    {"{\"quantization_config\":null}", "no tensor 'model.layers.0.self_attn.q_proj.weight'"},
+};
+
+static const struct bend fp8[] = {
+    {QUANT("fp8", ",\"weight_block_size\":[64,64],\"activation_scheme\":\"static\""), SAME},
+    {QUANT("fp8", ",\"weight_block_size\":[32,64]"), "weight_scale_inv' has another shape"},
+    {QUANT("fp8", ""), "weight_scale_inv' has another shape"},
+    {"{\"quantization_config\":null}", "type F8_E4M3"},
 };
 
 static const struct bend yarn[] = {
@@ -346,7 +364,9 @@ static const struct {
                 SUBJECT("llama-yarn", yarn),
                 SUBJECT("llama-dynamic-ntk", dynamic),
                 SUBJECT("glm4-moe-lite", lite),
-                SUBJECT("glm-moe-dsa-sparse", sparse)};
+                SUBJECT("glm-moe-dsa-sparse", sparse),
+                SUBJECT("gptq-int4-actorder", gptq),
+                SUBJECT("fp8-block", fp8)};
 
 static void write_config(const char *dir, const char *change)
 {

@@ -117,6 +117,7 @@ void check_rows(void);
 void check_rope(void);
 void check_linear(void);
 void check_attention(void);
+void check_index(void);
 void check_experts(void);
 void check_candidates(void);
 
