@@ -61,6 +61,16 @@ def compare(tmp, args, layouts=LAYOUTS, out='out.jsonl', code=0):
 
 
 @case
+def null_device_on_ranks(tmp):
+    """Rows in the order of all of them, some of them the same, dealt to groups as fast as they come."""
+    draw = random.Random(3)
+    rows = [{'prompt_token_ids': [draw.randrange(10, 30) for _ in range(draw.randint(1, 3))], 'max_tokens': 3} for _ in range(4000)]
+    path = write(os.path.join(tmp, 'in.jsonl'), lines(rows))
+    stats = compare(tmp, ['-m', TINY, '--device', 'null', '-i', path], [(3, 1)])
+    check(stats['rows']['folded'] > 500, stats['rows'])
+
+
+@case
 def ranks_give_the_same_bytes(tmp):
     path = write(os.path.join(tmp, 'in.jsonl'), every_kind())
     stats = compare(tmp, ['-m', TINY, '-i', path], code=1)

@@ -5,12 +5,10 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
-import subprocess
 import time
 
-from run import CLEAN_ENV, PROGRAM, TINY, WAIT_S, case, check, equal, good, lines, program, read, refused, threads, write
+from run import TINY, WAIT_S, case, check, copy_model, equal, good, lines, program, read, refused, threads, write
 from test_resume import SANITIZED, compare, mixed_rows, start, stats_of
 
 NULL = ['-m', TINY, '--device', 'null', '--audit', 'off']
@@ -43,11 +41,7 @@ def run_on(tmp, name, inputs, *options, code=0):
 
 @case
 def null_device(tmp):
-    model = os.path.join(tmp, 'model')
-    os.mkdir(model)
-    for name in os.listdir(TINY):
-        if not name.endswith('.safetensors') and os.path.isfile(os.path.join(TINY, name)):
-            shutil.copy(os.path.join(TINY, name), model)
+    model = copy_model(TINY, tmp, 'model', '(?!.*safetensors)')
     rows = [{'prompt': 'Once upon a time', 'max_tokens': 6}, {'prompt': 'A cat', 'temperature': 1.3, 'max_tokens': 6},
             {'prompt': 'A dog', 'logprobs': 3, 'max_tokens': 4}, {'prompt': 'A dog', 'max_tokens': 3, 'logit_bias': {'400': 90}},
             {'prompt': 'A dog', 'max_tokens': 9, 'repetition_penalty': 1.5}]
@@ -202,18 +196,20 @@ def file_that_changes_before_its_rows_are_read(tmp):
 
 @case
 def memory_does_not_grow_with_the_input(tmp):
-    """Lines of 40 KB, which windows by number of rows alone would hold all at once."""
+    """100 MB of rows, of which a window by number of rows alone would hold all."""
     if SANITIZED:
         return
-    peak = []
-    for n in (100, 1500):
-        path = os.path.join(tmp, f'in-{n}.jsonl')
-        with open(path, 'wb') as f:
-            for i in range(n):
-                f.write(b'{"prompt_token_ids":[%d,17],"max_tokens":2,"note":"%s"}\n' % (10 + i % 400, b'x' * 40000))
-        run_on(tmp, f'out-{n}.jsonl', [path])
-        peak.append(stats_of(os.path.join(tmp, f'out-{n}.jsonl'))['ranks'][0]['peak_rss_bytes'])
-    check(peak[1] - peak[0] < 24 << 20, 'memory of 4 and of 60 MB of rows:', peak)
+    model = copy_model(TINY, tmp, 'model', '(?!.*safetensors)')
+    config = json.loads(read(os.path.join(model, 'config.json')))
+    write(os.path.join(model, 'config.json'), json.dumps({**config, 'max_position_embeddings': 20000}).encode())
+    draw, peak = random.Random(7), []
+    line = b'{"prompt_token_ids":[%s],"max_tokens":2}\n' % b','.join(b'%d' % draw.randrange(10, 500) for _ in range(16000))
+    for n in (20, 1600):
+        path, out = os.path.join(tmp, 'in.jsonl'), os.path.join(tmp, f'out-{n}.jsonl')
+        write(path, line * n)
+        good(['-m', model, '--device', 'null', '--audit', 'off', '--no-fold', '--no-prefix-cache', '-i', path, '-o', out])
+        peak.append(stats_of(out)['ranks'][0]['peak_rss_bytes'])
+    check(peak[1] - peak[0] < 60 << 20, 'memory of 20 and of 1600 rows:', peak)
 
 
 # ---- rows that are the same ----

@@ -98,3 +98,10 @@ def prompt_logprobs_as_vllm_writes_them(_):
         check(all(isinstance(x['decoded_token'], str) for x in vllm.values()), vllm)
     check(choice['choices'][0]['prompt_logprobs'][1] and 'prompt_logprobs' not in choice, choice)
     check('prompt_logprobs' not in none['choices'][0], none)
+
+
+@case
+def the_cache_has_the_type_of_the_weights(_):
+    for more in (['--dtype', 'f32', '--kv-dtype', 'f32'], ['--dtype', 'f32', '--kv-cache-dtype', 'float32'], ['--dtype', 'f32', '--kv-dtype', 'auto'],
+                 ['--kv-dtype', 'bf16'], ['--dtype', 'bfloat16', '--kv-dtype', 'bfloat16']):
+        good(['-m', TINY, '--audit', 'off', '--max-tokens', '2', '-p', TEXT, *more])

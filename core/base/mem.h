@@ -51,4 +51,8 @@ void *lb_arena_take(struct lb_arena *a, size_t bytes); /* 64-byte aligned; NULL 
 size_t lb_mem_available(void);
 size_t lb_mem_available_in(const char *root);
 
+/* Most bytes that this program had in memory at a time; 0: not known. getrusage would count what the process held
+ * before it became this program. */
+size_t lb_mem_peak(void);
+
 #endif

@@ -192,3 +192,9 @@ size_t lb_mem_available(void)
 {
     return lb_mem_available_in("");
 }
+
+size_t lb_mem_peak(void)
+{
+    size_t peak = read_number("/proc/self/status", "VmHWM:", 1024);
+    return peak == SIZE_MAX ? 0 : peak;
+}

@@ -2,8 +2,9 @@
  *
  * On this host it sees every rank's process (a pidfd tells at once that one is gone), the pulse that every rank's
  * watchdog counts up (a stopped process has none) and where every forward thread is, and how long. The first ranks of
- * the hosts exchange notes with rank 0, which are the pulse of a host. Times are counted in turns of this thread, so
- * that a machine that was paused as a whole finds nothing. */
+ * the hosts exchange notes with rank 0, which are the pulse of a host, and hold a connection with it, which ends with
+ * the process (lifeline.h). Times are counted in turns of this thread, so that a machine that was paused as a whole
+ * finds nothing. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <math.h>
@@ -17,11 +18,13 @@
 #include <unistd.h>
 
 #include "core/base/mem.h"
+#include "core/dist/lifeline.h"
 #include "core/dist/world_impl.h"
 
 #define TURN_MS 50
 #define MAX_TURN_S 0.5 /* of a turn, as far as it counts: this thread may have been stopped itself */
 #define NOTE_S 0.25    /* between two notes to another host */
+#define CUT_S 3        /* without notes, once the connection with the host has ended */
 #define END_S 5        /* what the run has to keep its rows once something was found */
 /* Of the timeout, until a peer is late: the rest is for ending in time. */
 #define LATE 0.8
@@ -170,6 +173,7 @@ static void check_remote(struct lb_world_impl *v, double turn_s)
     for (int i = 0; i < d->n_remote; i++)
         d->remote[i].quiet_s += turn_s;
     take_notes(v);
+    lb_lifeline_turn(v);
     d->note_s += turn_s;
     bool is_time = d->note_s >= NOTE_S;
     if (is_time)
@@ -178,7 +182,10 @@ static void check_remote(struct lb_world_impl *v, double turn_s)
         struct remote *r = &d->remote[i];
         if (is_time)
             send_note(v, r);
-        if (r->quiet_s > d->limit_s)
+        if (r->quiet_s > CUT_S && lb_lifeline_is_cut(v->lifeline, r->rank))
+            lb_world_found(v, r->rank, "rank %d on host %s is gone: its connection has ended", r->rank,
+                           v->peer[r->rank].host);
+        else if (r->quiet_s > d->limit_s)
             lb_world_found(v, r->rank, "rank %d on host %s gives no sign of life for %.1f s, nor does that host",
                            r->rank, v->peer[r->rank].host, r->quiet_s);
     }

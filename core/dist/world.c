@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "core/base/mem.h"
+#include "core/dist/lifeline.h"
 #include "core/dist/world_impl.h"
 
 /* What the others leave the rank that tells people, which keeps finished rows too, before they end the job. */
@@ -21,6 +22,7 @@ static int telling_rank(const struct lb_world_impl *v)
 
 static void release(struct lb_world_impl *v)
 {
+    lb_lifeline_close(v->lifeline);
     lb_board_release(&v->board);
     lb_mem_free(v->peer);
     lb_mem_free(v->first);
@@ -38,6 +40,7 @@ static enum lb_status join(struct lb_world_impl *v, struct lb_err *err)
                           "each task alone",
                           v->spec.n_task, w->size);
     LB_TRY(lb_peers_meet(v, err));
+    LB_TRY(lb_lifeline_open(v, err));
     return w->size > 1 ? lb_watchdog_start(v, err) : LB_OK;
 }
 

@@ -19,6 +19,7 @@ struct lb_peer {
 };
 
 struct lb_watchdog;
+struct lb_lifeline; /* lifeline.h */
 
 struct lb_world_impl {
     struct lb_world world; /* what callers see */
@@ -35,6 +36,7 @@ struct lb_world_impl {
     int failed_rank; /* what was found is about this one */
     _Atomic bool is_ending;
     struct lb_watchdog *dog;
+    struct lb_lifeline *lifeline; /* of a host's first rank where there are several hosts */
 };
 
 /* Something was found about a rank; the first finding counts, and every rank of this host learns of it. Any thread. */

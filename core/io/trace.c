@@ -135,8 +135,13 @@ static void put_name(struct lb_trace *t, const char *what, int rank, int thread,
     lb_str_put_json(&s, name, strlen(name));
     lb_str_putf(&s, "}},\n{\"ph\":\"M\",\"name\":\"%s_sort_index\",\"pid\":%d,\"tid\":%d,\"args\":{\"sort_index\":%d}}",
                 what, rank, thread, thread ? thread : rank);
-    if (!s.failed)
+    if (!s.failed) {
         put_event(t, s.data, s.len);
+    } else {
+        pthread_mutex_lock(&t->mutex);
+        lb_err_memory(&t->err, "a trace", s.len);
+        pthread_mutex_unlock(&t->mutex);
+    }
     lb_str_release(&s);
 }
 

@@ -227,7 +227,7 @@ static int32_t draw(const struct lb_adjust *a, const struct lb_settings *set, co
     mine.top_id = r.id;
     mine.top_logit = r.logit;
     int32_t id = lb_sample_draw_top(&set->sampling, &mine, a->n_vocab, r.n, u, q);
-    if (id == LB_SAMPLE_ASKS && (q->next.q.kind == LB_ASK_MASS || q->next.q.kind == LB_ASK_FIND)) {
+    if (id == LB_SAMPLE_ASKS && lb_ask_changes(&q->next.q)) {
         q->next.q.n_id = (int32_t)a->n;
         q->next.id = a->id;
         q->next.value = a->now;

@@ -43,6 +43,24 @@ void lb_asked_count(struct lb_asked *a, float x)
     next(a, LB_ASK_COUNT)->q.x = x;
 }
 
+void lb_asked_depth(struct lb_asked *a, const struct lb_scale *scale, double per_logit, bool by_mass, double want)
+{
+    struct lb_ask *q = next(a, LB_ASK_DEPTH);
+    q->q.scale = *scale;
+    q->q.per_logit = a->per_logit = per_logit;
+    a->by_mass = by_mass;
+    a->want = want;
+}
+
+void lb_asked_list(struct lb_asked *a, const struct lb_scale *scale)
+{
+    struct lb_ask *q = next(a, LB_ASK_LIST);
+    q->q.scale = *scale;
+    q->q.per_logit = a->per_logit;
+    q->q.last = a->last;
+    memcpy(q->q.n_list, a->n_part_list, sizeof q->q.n_list);
+}
+
 void lb_asked_row(struct lb_asked *a)
 {
     next(a, LB_ASK_ROW);
@@ -55,6 +73,10 @@ struct found {
     float logit;
 };
 
+struct bin {
+    uint64_t n, mass;
+};
+
 static int64_t inside(const struct lb_ask *a, int64_t begin, int64_t n)
 {
     int64_t count = 0;
@@ -63,7 +85,7 @@ static int64_t inside(const struct lb_ask *a, int64_t begin, int64_t n)
     return count;
 }
 
-size_t lb_ask_bytes(const struct lb_ask *a, int64_t begin, int64_t n)
+size_t lb_ask_bytes(const struct lb_ask *a, int rank, int64_t begin, int64_t n)
 {
     switch (a->q.kind) {
     case LB_ASK_VALUES:
@@ -74,6 +96,10 @@ size_t lb_ask_bytes(const struct lb_ask *a, int64_t begin, int64_t n)
         return sizeof(struct found);
     case LB_ASK_COUNT:
         return sizeof(int64_t);
+    case LB_ASK_DEPTH:
+        return LB_ASK_BINS * sizeof(struct bin);
+    case LB_ASK_LIST:
+        return (size_t)a->q.n_list[rank] * sizeof(struct found);
     case LB_ASK_ROW:
         return padded((size_t)n * sizeof(float));
     default:
@@ -124,27 +150,68 @@ static struct found find(const struct lb_ask *a, const struct lb_logit_part *par
     return f;
 }
 
+/* How far below the best a logit lies; falls with nothing but the logit, so that bins are a beginning of the order. */
+static int bin_of(const struct lb_question *q, float logit)
+{
+    double at = (q->scale.best - (double)logit) * q->per_logit;
+    return at < LB_ASK_BINS - 1 ? (int)at : LB_ASK_BINS - 1;
+}
+
+static void fill_bins(const struct lb_ask *a, const struct lb_logit_part *part, struct bin *bin)
+{
+    memset(bin, 0, LB_ASK_BINS * sizeof *bin);
+    for (int64_t i = 0; i < part->n; i++) {
+        if (!lb_above_floor(&a->q.scale, part->logits[i]))
+            continue;
+        struct bin *b = &bin[bin_of(&a->q, part->logits[i])];
+        b->n++;
+        b->mass += lb_mass_whole(&a->q.scale, part->logits[i]);
+    }
+}
+
+static void fill_list(const struct lb_ask *a, int rank, const struct lb_logit_part *part, struct found *list)
+{
+    int32_t n = 0;
+    for (int64_t i = 0; i < part->n && n < a->q.n_list[rank]; i++)
+        if (lb_above_floor(&a->q.scale, part->logits[i]) && bin_of(&a->q, part->logits[i]) <= a->q.last)
+            list[n++] = (struct found){(int32_t)(part->begin + i), part->logits[i]};
+}
+
+/* Of questions that may change logits; they are changed. */
+static void answer_changed(const struct lb_ask *a, int rank, const struct lb_logit_part *part, void *out)
+{
+    switch (a->q.kind) {
+    case LB_ASK_MASS:
+        add_masses(a, part, out);
+        break;
+    case LB_ASK_FIND:
+        *(struct found *)out = (struct found){-1, 0};
+        if (a->q.piece / LB_ASK_PIECES == rank)
+            *(struct found *)out = find(a, part, a->q.piece % LB_ASK_PIECES);
+        break;
+    case LB_ASK_DEPTH:
+        fill_bins(a, part, out);
+        break;
+    default:
+        fill_list(a, rank, part, out);
+        break;
+    }
+}
+
 void lb_ask_answer(const struct lb_ask *a, int rank, const struct lb_logit_part *part, void *out)
 {
     float *value = out;
+    if (lb_ask_changes(&a->q)) {
+        swap_values(a, part);
+        answer_changed(a, rank, part, out);
+        swap_values(a, part);
+        return;
+    }
     switch (a->q.kind) {
     case LB_ASK_VALUES:
         for (int32_t i = 0; i < a->q.n_id; i++)
             if (a->id[i] >= part->begin && a->id[i] < part->begin + part->n)
                 *value++ = part->logits[a->id[i] - part->begin];
-        break;
-    case LB_ASK_MASS:
-        swap_values(a, part);
-        add_masses(a, part, out);
-        swap_values(a, part);
-        break;
-    case LB_ASK_FIND:
-        *(struct found *)out = (struct found){-1, 0};
-        if (a->q.piece / LB_ASK_PIECES != rank)
-            break;
-        swap_values(a, part);
-        *(struct found *)out = find(a, part, a->q.piece % LB_ASK_PIECES);
-        swap_values(a, part);
         break;
     case LB_ASK_COUNT:
         *(int64_t *)out = 0;
@@ -200,6 +267,39 @@ static void take_masses(struct lb_asked *a, int n_part, const uint8_t *const *an
     }
 }
 
+/* The first bin down to which there is enough, or the last one. */
+static void take_bins(struct lb_asked *a, int n_part, const uint8_t *const *answer)
+{
+    uint64_t sum = 0;
+    a->n_list = 0;
+    memset(a->n_part_list, 0, sizeof a->n_part_list);
+    for (int b = 0; b < LB_ASK_BINS; b++) {
+        for (int p = 0; p < n_part; p++) {
+            const struct bin *bin = (const struct bin *)(const void *)answer[p] + b;
+            sum += a->by_mass ? bin->mass : bin->n;
+            a->n_part_list[p] += (int32_t)bin->n;
+            a->n_list += (int64_t)bin->n;
+        }
+        a->last = b;
+        if ((double)sum >= a->want)
+            break;
+    }
+    a->has_depth = true;
+}
+
+static void take_list(struct lb_asked *a, int n_part, const uint8_t *const *answer)
+{
+    int64_t n = 0;
+    for (int p = 0; p < n_part; p++) {
+        const struct found *f = (const struct found *)(const void *)answer[p];
+        for (int32_t i = 0; i < a->n_part_list[p]; i++) {
+            a->list_id[n] = f[i].id;
+            a->list_logit[n++] = f[i].logit;
+        }
+    }
+    a->has_list = true;
+}
+
 void lb_asked_take(struct lb_asked *a, const int64_t *begin, int n_part, const uint8_t *const *answer)
 {
     switch (a->next.q.kind) {
@@ -221,6 +321,12 @@ void lb_asked_take(struct lb_asked *a, const int64_t *begin, int n_part, const u
         for (int p = 0; p < n_part; p++)
             a->count += *(const int64_t *)(const void *)answer[p];
         a->has_count = true;
+        break;
+    case LB_ASK_DEPTH:
+        take_bins(a, n_part, answer);
+        break;
+    case LB_ASK_LIST:
+        take_list(a, n_part, answer);
         break;
     case LB_ASK_ROW:
         for (int p = 0; p < n_part; p++)

@@ -7,7 +7,10 @@
  *     mass     sums of e^((x - best) / temperature) over LB_ASK_PIECES pieces of the part
  *     find     the id at which a running sum passes a target, in the piece where it does
  *     count    how many logits are at least x
- *     row      all logits, where a filter (top_k above LK_TOP, a top_p that the candidates do not cover) needs them
+ *     bins     how many ids, and how much mass, lie how far below the best: says how far down a filter goes that the
+ *              candidates do not cover (top_k above LK_TOP, top_p)
+ *     list     the ids down to there, with their logits
+ *     row      all logits, where that would be most of them
  *
  * Masses are whole numbers (mass.h), so that the sum over pieces and ranks has the bits that one rank finds alone.
  * Changed logits go along with a question; the parts themselves stay as they are. A draw says what it lacks
@@ -27,27 +30,45 @@
 #include "core/run/mass.h"
 
 #define LB_ASK_PIECES 16
+#define LB_ASK_BINS 256
 
-enum lb_ask_kind { LB_ASK_NOTHING, LB_ASK_VALUES, LB_ASK_MASS, LB_ASK_FIND, LB_ASK_COUNT, LB_ASK_ROW };
+enum lb_ask_kind {
+    LB_ASK_NOTHING,
+    LB_ASK_VALUES,
+    LB_ASK_MASS,
+    LB_ASK_FIND,
+    LB_ASK_COUNT,
+    LB_ASK_DEPTH, /* bins */
+    LB_ASK_LIST,
+    LB_ASK_ROW
+};
 
 struct lb_question {
     int32_t kind;   /* enum lb_ask_kind */
     int32_t output; /* of the step */
-    int32_t n_id;   /* values: whose; mass, find: whose logits are others */
+    int32_t n_id;   /* values: whose; else whose logits are others */
     int32_t piece;  /* find: counted over all ranks' */
     struct lb_scale scale;
     struct lb_mass before; /* find: of all ids before the piece */
     double target;
+    double per_logit; /* depth, list: bins */
     float x;
-    int32_t pad;
+    int32_t last;                      /* list: bin */
+    int32_t n_list[LB_COMM_MAX_RANKS]; /* list: ids that each rank has down to it */
 };
 
 /* A question with its lists, lent: ids in any order, each once. */
 struct lb_ask {
     struct lb_question q;
     const int32_t *id; /* [n_id] */
-    float *value;      /* [n_id] values: the answer; mass, find: the other logits */
+    float *value;      /* [n_id] values: the answer; else the other logits */
 };
+
+/* Whether logits may be others. */
+static inline bool lb_ask_changes(const struct lb_question *q)
+{
+    return q->kind == LB_ASK_MASS || q->kind == LB_ASK_FIND || q->kind == LB_ASK_DEPTH || q->kind == LB_ASK_LIST;
+}
 
 /* What is known of a row beyond its candidates, and what is asked next. */
 struct lb_asked {
@@ -62,6 +83,14 @@ struct lb_asked {
     float logit;
     int64_t count;
     float *row; /* [n_vocab], NULL: not asked for */
+    /* depth: what the filter wants, as a mass or a number of ids; how far down that is */
+    double want, per_logit;
+    bool by_mass, has_depth, has_list;
+    int32_t last, n_part_list[LB_COMM_MAX_RANKS];
+    int64_t n_list;
+    /* [n_list] ascending ids with their logits; given before the answer is taken */
+    int32_t *list_id;
+    float *list_logit;
 };
 
 /* Ask for what is not known yet. */
@@ -69,6 +98,8 @@ void lb_asked_values(struct lb_asked *a, const int32_t *id, float *value, int64_
 void lb_asked_mass(struct lb_asked *a, const struct lb_scale *scale);
 void lb_asked_find(struct lb_asked *a, const struct lb_scale *scale); /* the mass is known */
 void lb_asked_count(struct lb_asked *a, float x);
+void lb_asked_depth(struct lb_asked *a, const struct lb_scale *scale, double per_logit, bool by_mass, double want);
+void lb_asked_list(struct lb_asked *a, const struct lb_scale *scale); /* the depth is known */
 void lb_asked_row(struct lb_asked *a);
 
 /* Logits of ids begin .. begin + n - 1 of a row. */
@@ -77,8 +108,9 @@ struct lb_logit_part {
     int64_t begin, n;
 };
 
-/* Bytes of a part's answer, and the answer. Other logits are exchanged with the part's and back while it answers. */
-size_t lb_ask_bytes(const struct lb_ask *a, int64_t begin, int64_t n);
+/* Bytes of a rank's answer for its part, and the answer. Other logits are exchanged with the part's and back while it
+ * answers. */
+size_t lb_ask_bytes(const struct lb_ask *a, int rank, int64_t begin, int64_t n);
 void lb_ask_answer(const struct lb_ask *a, int rank, const struct lb_logit_part *part, void *out);
 
 /* What the answers [n_part] of all parts, which begin at ids begin[n_part + 1], make known. */

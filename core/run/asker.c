@@ -12,21 +12,16 @@ static size_t padded(size_t bytes)
     return (bytes + 7) / 8 * 8;
 }
 
-static bool changes(const struct lb_question *q)
-{
-    return q->kind == LB_ASK_MASS || q->kind == LB_ASK_FIND;
-}
-
 /* A question, its ids, and the other logits. */
 static size_t wire_bytes(const struct lb_question *q)
 {
     size_t list = padded((size_t)q->n_id * sizeof(int32_t));
-    return sizeof *q + list + (changes(q) ? list : 0);
+    return sizeof *q + list + (lb_ask_changes(q) ? list : 0);
 }
 
 static size_t answer_bytes(const struct lb_asker *k, const struct lb_ask *a, int rank)
 {
-    return lb_ask_bytes(a, k->begin[rank], k->begin[rank + 1] - k->begin[rank]);
+    return lb_ask_bytes(a, rank, k->begin[rank], k->begin[rank + 1] - k->begin[rank]);
 }
 
 enum lb_status lb_asker_init(struct lb_asker *k, struct lb_comm *comm, struct lb_backend *be, struct lb_model *model,
@@ -35,8 +30,7 @@ enum lb_status lb_asker_init(struct lb_asker *k, struct lb_comm *comm, struct lb
     *k = (struct lb_asker){.comm = comm, .be = be, .model = model, .begin = lb_model_parts(model), .max_out = max_out};
     size_t n_vocab = (size_t)k->begin[comm->size], n_out = (size_t)max_out;
     LB_TRY(lb_arena_init(&k->questions, ROUND_BYTES + sizeof(struct lb_question) + 2 * padded(4 * n_vocab), err));
-    size_t masses = (size_t)comm->size * (LB_ASK_PIECES * sizeof(struct lb_mass) + 8);
-    LB_TRY(lb_arena_init(&k->answers, ROUND_BYTES + masses + 4 * n_vocab, err));
+    LB_TRY(lb_arena_init(&k->answers, ROUND_BYTES + 8 * (size_t)comm->size + 4 * n_vocab, err));
     k->ask = lb_mem_new(n_out, sizeof *k->ask);
     k->asked = lb_mem_new(n_out, sizeof *k->asked);
     k->at = lb_mem_new(n_out, sizeof *k->at);
@@ -91,7 +85,7 @@ static uint8_t *pack(uint8_t *to, const struct lb_ask *a)
         return to;
     memcpy(to, a->id, list);
     to += padded(list);
-    if (!changes(&a->q))
+    if (!lb_ask_changes(&a->q))
         return to;
     memcpy(to, a->value, list);
     return to + padded(list);
@@ -133,8 +127,13 @@ static void take_round(struct lb_asker *k, const size_t counts[static LB_COMM_MA
     for (int64_t i = 0; i < k->n; i++) {
         const struct lb_ask a = k->ask[i];
         k->n_put[a.q.kind]++;
+        float *row = lb_model_logits(k->model, a.q.output);
         if (a.q.kind == LB_ASK_ROW)
-            k->asked[i]->row = lb_model_logits(k->model, a.q.output);
+            k->asked[i]->row = row;
+        if (a.q.kind == LB_ASK_LIST) { /* behind the leader's own part */
+            k->asked[i]->list_id = (int32_t *)(void *)(row + k->begin[1]);
+            k->asked[i]->list_logit = row + k->begin[1] + k->asked[i]->n_list;
+        }
         lb_asked_take(k->asked[i], k->begin, k->comm->size, answer);
         for (int p = 0; p < k->comm->size; p++)
             answer[p] += answer_bytes(k, &a, p);
@@ -172,6 +171,9 @@ static bool unpack(struct lb_asker *k, int64_t n, size_t bytes)
     while (k->n < n && (size_t)(end - at) >= sizeof(struct lb_question)) {
         struct lb_ask *a = &k->ask[k->n++];
         memcpy(&a->q, at, sizeof a->q);
+        for (int p = 0; p < k->comm->size; p++)
+            if (a->q.n_list[p] < 0 || a->q.n_list[p] > k->begin[p + 1] - k->begin[p])
+                return false;
         if (a->q.n_id < 0 || (size_t)a->q.n_id > bytes || wire_bytes(&a->q) > (size_t)(end - at) || a->q.output < 0 ||
             a->q.output >= k->max_out || !lb_model_logits(k->model, a->q.output))
             return false;

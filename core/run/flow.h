@@ -20,7 +20,7 @@
 #include "core/io/row.h"
 
 #define LB_WINDOW_ROWS 8192                 /* rows that are sorted together, ... */
-#define LB_WINDOW_BYTES ((int64_t)64 << 20) /* ... fewer of long prompts: no more than take so much memory */
+#define LB_WINDOW_BYTES ((int64_t)32 << 20) /* ... fewer of long prompts: no more than take so much memory */
 #define LB_WINDOW_WAIT_S 1.0                /* a window of a stream is closed after this time without a row */
 
 struct lb_sampling {

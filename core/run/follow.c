@@ -3,7 +3,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #include "core/base/mem.h"
 #include "core/run/deal.h"
@@ -58,13 +57,11 @@ void lb_follow_end(struct lb_run *r)
 
 void lb_follow_count(const struct lb_run_spec *spec, struct lb_rank_stats *mine)
 {
-    struct rusage usage;
     mine->rank = spec->ranks.world->rank;
     snprintf(mine->host, sizeof mine->host, "%s", spec->ranks.world->host);
     if (spec->ranks.comm)
         mine->collective_s = spec->ranks.comm->seconds;
-    if (getrusage(RUSAGE_SELF, &usage) == 0)
-        mine->peak_rss_bytes = (int64_t)usage.ru_maxrss * 1024;
+    mine->peak_rss_bytes = (int64_t)lb_mem_peak();
 }
 
 /* ---- ranks that lead no group ---- */

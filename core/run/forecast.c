@@ -8,7 +8,7 @@
 #include "core/run/standin.h"
 
 #define LEAST_SAMPLE 4
-#define MOST_SAMPLE 32
+#define MOST_SAMPLE 64
 #define SAMPLE_S 6.0                    /* what all samples together are to take */
 #define READ_TOKENS 12                  /* reading the weights takes as long as so many tokens of arithmetic, about */
 #define POOL_BYTES ((int64_t)128 << 20) /* of pages that are read: more than caches hold */
@@ -20,6 +20,7 @@ struct work {
 
 struct sums {
     struct work work;
+    double squares; /* of the steps' work */
     int64_t n_step, n_tok, n_seq;
 };
 
@@ -78,6 +79,7 @@ static enum lb_status count(void *ctx, const struct lb_sched *s, const struct lb
     c->all.work.linear += w.linear;
     c->all.work.attend += w.attend;
     c->all.work.head += w.head;
+    c->all.squares += total(&w) * total(&w);
     c->all.n_step++;
     c->all.n_tok += step->n_tok;
     c->all.n_seq += step->n_seq;
@@ -141,8 +143,8 @@ static enum lb_status watch(void *ctx, const struct lb_sched *s, const struct lb
     return chosen ? sample(c, step, &w, err) : LB_OK;
 }
 
-/* Touches the pages, which were never written, and the buffers of a step; says how long a full one takes. */
-static enum lb_status warm_up(struct caster *c, double *step_s, struct lb_err *err)
+/* Touches the pages, which were never written, and the buffers of a step; says how long a pass takes a unit of work. */
+static enum lb_status warm_up(struct caster *c, double *unit_s, struct lb_err *err)
 {
     int64_t at = 0, n = c->plan->batch_tokens, of_seq = 64;
     struct lb_probe_time t;
@@ -154,8 +156,10 @@ static enum lb_status warm_up(struct caster *c, double *step_s, struct lb_err *e
             return LB_OK;
         for (; i == 0 && at < c->small.kv_pages && c->step.n_new < c->step.limit.n_page; at++)
             c->step.new_page[c->step.n_new++] = (int32_t)at;
+        double begin = lb_now();
+        struct work w = work_of(c, &c->step);
         LB_TRY(pass(c, &c->step, &t, err));
-        *step_s = t.linear / (c->model.kind[0].share + 1e-9) + t.head / c->model.head_share + t.total;
+        *unit_s = (lb_now() - begin) / total(&w);
     }
     return LB_OK;
 }
@@ -191,12 +195,13 @@ static enum lb_status choose_batch(struct caster *c, struct lb_err *err)
 
 static enum lb_status measure(struct caster *c, struct lb_err *err)
 {
-    double begin = lb_now(), step_s = 0;
+    double begin = lb_now(), unit_s = 0;
     struct lb_forecast *f = c->f;
     const struct lb_sim_watch on_step = {watch, c};
     int64_t peak;
-    LB_TRY(warm_up(c, &step_s, err));
-    double n = step_s > 0 ? SAMPLE_S / step_s : MOST_SAMPLE;
+    LB_TRY(warm_up(c, &unit_s, err));
+    double each = unit_s * c->all.squares / total(&c->all.work); /* of a step that is chosen, in the mean */
+    double n = each > 0 ? SAMPLE_S / each : MOST_SAMPLE;
     c->n_sample = n < LEAST_SAMPLE ? LEAST_SAMPLE : n > MOST_SAMPLE ? MOST_SAMPLE : (int)n;
     LB_TRY(lb_sim_run(c->spec->rows, c->plan, c->spec->shares, &on_step, &peak, err));
     const struct work *all = &c->all.work;

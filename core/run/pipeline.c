@@ -101,6 +101,7 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
     r->tokens.max_weight = LB_WINDOW_BYTES;
     LB_TRY(lb_queue_init(&r->ready, READY_ROWS, err));
     LB_TRY(lb_queue_init(&r->done, DONE_ROWS, err));
+    r->done.max_weight = LB_WINDOW_BYTES;
     LB_TRY(lb_verify_init(&r->verify, spec->mode == LB_RUN_MODEL ? spec->verify : 0, err));
     if (spec->mode != LB_RUN_MODEL)
         return LB_OK;
@@ -272,10 +273,11 @@ static void count_forward(struct lb_run *r)
     const int64_t *n = r->asker.n_put;
     if (r->asked)
         lb_log_put(r->spec->log, LB_LOG_DEBUG,
-                   "sampling: the group's ranks were asked for %lld lists of logits, %lld masses, %lld ids, %lld ranks "
-                   "and %lld rows, %.6g MB in all",
+                   "sampling: the group's ranks were asked for %lld sets of logits, %lld masses, %lld ids, %lld ranks, "
+                   "%lld depths, %lld lists and %lld rows, %.6g MB in all",
                    (long long)n[LB_ASK_VALUES], (long long)n[LB_ASK_MASS], (long long)n[LB_ASK_FIND],
-                   (long long)n[LB_ASK_COUNT], (long long)n[LB_ASK_ROW], 1e-6 * (double)r->asker.put_bytes);
+                   (long long)n[LB_ASK_COUNT], (long long)n[LB_ASK_DEPTH], (long long)n[LB_ASK_LIST],
+                   (long long)n[LB_ASK_ROW], 1e-6 * (double)r->asker.put_bytes);
     struct lb_model_size size = lb_model_size_of(r->spec->model);
     m->leads = 1;
     m->padding = c->product_rows - c->token_rows;

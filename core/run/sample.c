@@ -192,7 +192,8 @@ static int32_t draw_whole(const struct dist *d, const struct cut *cut, double u)
     return last;
 }
 
-static int32_t draw_from_row(const struct dist *d, double u)
+/* whole: the mass that top_p is a share of, NULL: that of what is left here. */
+static int32_t draw_from(const struct dist *d, double u, const uint64_t *whole)
 {
     const struct lb_sampling *s = d->s;
     struct cut cut = {0, INT32_MAX}, end;
@@ -202,8 +203,8 @@ static int32_t draw_from_row(const struct dist *d, double u)
             cut = end;
     }
     if (s->top_p < 1) {
-        uint64_t total = 0;
-        for (int64_t i = 0; i < d->n_vocab; i++)
+        uint64_t total = whole ? *whole : 0;
+        for (int64_t i = 0; !whole && i < d->n_vocab; i++)
             if (survives(d, &cut, i))
                 total += lb_mass_whole(&d->scale, d->logits[i]);
         struct seek q = {.d = d, .limit = &cut, .by_mass = true, .want = share(s, total)};
@@ -211,6 +212,11 @@ static int32_t draw_from_row(const struct dist *d, double u)
             cut = end;
     }
     return draw_whole(d, &cut, u);
+}
+
+static int32_t draw_from_row(const struct dist *d, double u)
+{
+    return draw_from(d, u, NULL);
 }
 
 /* Survivors among the candidates: how many of the first n min_p and top_k keep; *covered: nothing beyond them survives.
@@ -241,16 +247,42 @@ static bool total_mass(const struct dist *d, struct lb_asked *q, uint64_t *total
     return q->has_mass;
 }
 
-/* Where the candidates do not say it. */
-static int32_t draw_beyond(const struct dist *d, double u, struct lb_asked *q)
+static bool filters_k(const struct dist *d)
 {
-    if (d->logits)
-        return draw_from_row(d, u);
-    bool filtered = d->s->top_p < 1 || (d->s->top_k > 0 && d->s->top_k < d->n_vocab);
-    if (filtered) {
+    return d->s->top_k > 0 && d->s->top_k < d->n_vocab;
+}
+
+/* From the ids down to where the filters end, which stand for a row: they ascend, so that places have the order of ids.
+ */
+static int32_t draw_listed(const struct dist *d, double u, struct lb_asked *q)
+{
+    struct dist list = *d;
+    list.logits = q->list_logit;
+    list.n_vocab = q->n_list;
+    int32_t at = draw_from(&list, u, filters_k(d) ? NULL : &q->total);
+    q->logit = q->list_logit[at];
+    return q->list_id[at];
+}
+
+/* A filter that goes beyond the candidates c. Bins are so wide that candidates end in the 32nd. */
+static int32_t draw_filtered(const struct dist *d, const struct lb_cand *c, int n_top, double u, struct lb_asked *q)
+{
+    if (q->has_list)
+        return draw_listed(d, u, q);
+    double width = n_top > 0 ? (d->scale.best - (double)c->top_logit[n_top - 1]) / 32 : 0;
+    if (!q->has_depth && width > 0 && 1 / width < 1e30)
+        lb_asked_depth(q, &d->scale, 1 / width, !filters_k(d),
+                       filters_k(d) ? (double)d->s->top_k : share(d->s, q->total));
+    else if (q->has_depth && 4 * q->n_list + 64 <= d->n_vocab) /* its room is what the leader's row lacks */
+        lb_asked_list(q, &d->scale);
+    else
         lb_asked_row(q);
-        return LB_SAMPLE_ASKS;
-    }
+    return LB_SAMPLE_ASKS;
+}
+
+/* Where the candidates do not say it, and the row is not here. */
+static int32_t draw_asking(const struct dist *d, struct lb_asked *q)
+{
     if (!q->has_mass)
         lb_asked_mass(q, &d->scale);
     else if (!q->has_found)
@@ -281,8 +313,10 @@ int32_t lb_sample_draw_top(const struct lb_sampling *s, const struct lb_cand *c,
             }
         }
     }
+    if (!covered && d.logits)
+        return draw_from_row(&d, u);
     if (!covered)
-        return draw_beyond(&d, u, q);
+        return s->top_p < 1 || filters_k(&d) ? draw_filtered(&d, c, n_top, u, q) : draw_asking(&d, q);
     struct chosen e[LK_TOP];
     for (int i = 0; i < n; i++)
         e[i] = (struct chosen){c->top_id[i], c->top_logit[i]};

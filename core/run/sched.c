@@ -4,6 +4,7 @@
 
 #define CAUTION 1.25   /* rows that ended first are short ones: more than they have used is expected */
 #define ENOUGH_ROWS 16 /* before as many have ended, the longest course is expected */
+#define WAIT_SHARE 4   /* of what can run at a time a quarter is waited for, so that samples begin together */
 #define MIN_AHEAD 32   /* tokens that a row is expected to go on for at least */
 
 enum lb_status lb_sched_init(struct lb_sched *s, const struct lb_sched_spec *spec, struct lb_err *err)
@@ -11,7 +12,7 @@ enum lb_status lb_sched_init(struct lb_sched *s, const struct lb_sched_spec *spe
     *s = (struct lb_sched){.spec = *spec, .caution = CAUTION};
     size_t n = (size_t)spec->max_seqs;
     s->seq = lb_mem_new(n, sizeof *s->seq);
-    s->evicted = lb_mem_new(n + LB_MAX_N, sizeof *s->evicted);
+    s->evicted = lb_mem_new(n, sizeof *s->evicted);
     s->most_seq = spec->max_seqs < spec->batch_tokens ? spec->max_seqs : spec->batch_tokens;
     int64_t n_out = spec->max_seqs + spec->score_tokens;
     size_t out = (size_t)(n_out < spec->batch_tokens ? n_out : spec->batch_tokens);
@@ -59,10 +60,10 @@ static int64_t expected_len(const struct lb_sched *s, const struct lb_work *w)
     return w->n_prompt + (n > 1 ? n - 1 : 0);
 }
 
-/* Pages that the samples which follow a row are expected to need beside those of the prompt. */
-static int64_t pages_behind(const struct lb_sched *s, const struct lb_work *w)
+/* Pages that a sample which follows a row is expected to need beside those of the prompt. */
+static int64_t pages_of_sample(const struct lb_sched *s, const struct lb_work *w)
 {
-    return w->n_follow * (lb_kv_pages_of(expected_len(s, w)) - w->n_prompt / LK_PAGE_TOKENS);
+    return lb_kv_pages_of(expected_len(s, w)) - w->n_prompt / LK_PAGE_TOKENS;
 }
 
 /* What the running rows are expected to ask for yet: pages, and how many samples follow them. */
@@ -75,7 +76,7 @@ static int64_t expected_pages(const struct lb_sched *s, int64_t *n_follow)
         if (!q->work)
             continue;
         int64_t more = lb_kv_pages_of(expected_len(s, q->work)) - s->spec.kv->seq[q->kv_seq].n_page;
-        sum += (more > 0 ? more : 0) + pages_behind(s, q->work);
+        sum += (more > 0 ? more : 0) + q->work->n_follow * pages_of_sample(s, q->work);
         *n_follow += q->work->n_follow;
     }
     return sum;
@@ -239,7 +240,37 @@ static int64_t make_room(struct lb_sched *s, int64_t index, int64_t n)
 
 /* ---- steps ---- */
 
-static bool admit(struct lb_sched *s, struct lb_step *step, struct lb_work *w)
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Whether a row that needs so many pages can come now, and how many of the samples behind it can come with it. As many
+ * are waited for as are a share of what can run at a time: more would leave too much of that idle. */
+static bool fits(const struct lb_sched *s, struct lb_work *w, int64_t need, bool again)
+{
+    const struct lb_kv *kv = s->spec.kv;
+    int64_t n_follow, each = pages_of_sample(s, w);
+    int64_t pages = kv->n_free - expected_pages(s, &n_follow) - need, seqs = s->most_seq - s->n_seq - n_follow - 1;
+    bool alone = s->n_seq == 0; /* then it has all pages, and they are enough for its longest course */
+    if (!alone && (pages < 0 || seqs < 0))
+        return false;
+    if (again) /* those behind it are the scheduler's, and come when they can */
+        return true;
+    int64_t wait = least(w->n_follow, s->most_seq / WAIT_SHARE - 1), come = least(w->n_follow, seqs);
+    if (each > 0) {
+        wait = least(wait, kv->n_page / WAIT_SHARE / each);
+        come = least(come, pages > 0 ? pages / each : 0);
+    }
+    come = come > 0 ? come : 0;
+    if (!alone && come < wait)
+        return false;
+    w->n_follow = (int32_t)come;
+    return true;
+}
+
+/* again: it was evicted. */
+static bool admit(struct lb_sched *s, struct lb_step *step, struct lb_work *w, bool again)
 {
     if (s->n_seq == s->spec.max_seqs || room(s, step) < 1 || s->crowded || s->held)
         return false;
@@ -250,10 +281,7 @@ static bool admit(struct lb_sched *s, struct lb_step *step, struct lb_work *w)
     struct lb_prefix_text text = shared_text(s, w, w->n_prompt - 1);
     if (text.n_tok >= LK_PAGE_TOKENS && !w->scored)
         n_hit = lb_prefix_look(s->spec.prefix, &text, &n_idle);
-    int64_t need = lb_kv_pages_of(expected_len(s, w)) - n_hit + n_idle + pages_behind(s, w), n_follow;
-    bool alone = s->n_seq == 0; /* then it has all pages, and they are enough for its longest course */
-    if (!alone &&
-        (expected_pages(s, &n_follow) + need > kv->n_free || s->n_seq + n_follow + 1 + w->n_follow > s->most_seq))
+    if (!fits(s, w, lb_kv_pages_of(expected_len(s, w)) - n_hit + n_idle, again))
         return false;
     int32_t kv_seq = lb_kv_open(kv);
     if (kv_seq < 0)
@@ -293,13 +321,13 @@ void lb_sched_begin(struct lb_sched *s, struct lb_step *step)
         if (s->held)
             break;
     }
-    while (s->n_evicted > 0 && admit(s, step, s->evicted[s->n_evicted - 1]))
+    while (s->n_evicted > 0 && admit(s, step, s->evicted[s->n_evicted - 1], true))
         s->n_evicted--;
 }
 
 bool lb_sched_admit(struct lb_sched *s, struct lb_step *step, struct lb_work *w)
 {
-    return s->n_evicted == 0 && admit(s, step, w);
+    return s->n_evicted == 0 && admit(s, step, w, false);
 }
 
 void lb_sched_end(struct lb_sched *s, struct lb_step *step)

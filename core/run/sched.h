@@ -54,7 +54,7 @@ struct lb_sched {
     struct lb_sched_spec spec;
     struct lb_seq *seq;       /* [max_seqs], n_seq of them, in order of admission */
     int64_t n_seq, n_stored;  /* n_stored: sum of n_fed */
-    struct lb_work **evicted; /* [max_seqs + LB_MAX_N] n_evicted of them, the oldest last */
+    struct lb_work **evicted; /* [max_seqs] n_evicted of them, the oldest last */
     int64_t n_evicted;
     int64_t most_seq;            /* at a time: so many can decode in one step */
     int64_t step;                /* the number of the step that is being filled */
@@ -83,8 +83,9 @@ void lb_sched_release(struct lb_sched *s); /* frees the rows that still run, unl
 /* Starts a step: tokens of the running rows, and of evicted ones where there is room again. */
 void lb_sched_begin(struct lb_sched *s, struct lb_step *step);
 
-/* Takes a sequence of a row (which belongs to the scheduler then, as those that follow it do) and its first tokens into
- * the step. false: no room now. */
+/* Takes a sequence of a row and its first tokens into the step. false: no room now. It belongs to the scheduler then,
+ * as the samples that follow it do; where there is not room for all of them, w->n_follow is made smaller, and the first
+ * of the others runs the prompt again. */
 bool lb_sched_admit(struct lb_sched *s, struct lb_step *step, struct lb_work *w);
 
 /* Closes the step: its tables are complete. */

@@ -202,7 +202,8 @@ static void put_run(struct lb_str *out, const struct lb_stats *s)
         put_real(out, "idle_s", k->idle_s);
         if (s->n_rank > 1)
             put_real(out, "collective_s", k->collective_s);
-        put_int(out, "peak_rss_bytes", k->peak_rss_bytes);
+        if (k->peak_rss_bytes)
+            put_int(out, "peak_rss_bytes", k->peak_rss_bytes);
         lb_str_putc(out, '}');
     }
     lb_str_putc(out, ']');

@@ -30,7 +30,7 @@ static int64_t below(int64_t n)
 
 struct row {
     int64_t n;
-    float logits[MOST_VOCAB], split[MOST_VOCAB], gathered[MOST_VOCAB];
+    float logits[MOST_VOCAB], split[MOST_VOCAB], gathered[2 * MOST_VOCAB];
     int32_t order[MOST_VOCAB], top_id[LK_TOP];
     float top_logit[LK_TOP];
     int n_part;
@@ -93,7 +93,7 @@ static void answer(struct row *r, struct lb_asked *q)
     r->n_asked[q->next.q.kind]++;
     for (int p = 0; p < r->n_part; p++) {
         const struct lb_logit_part part = {r->split + r->begin[p], r->begin[p], r->begin[p + 1] - r->begin[p]};
-        size_t bytes = lb_ask_bytes(&q->next, part.begin, part.n);
+        size_t bytes = lb_ask_bytes(&q->next, p, part.begin, part.n);
         assert_true(bytes % 8 == 0 && bytes < sizeof room[p]);
         memset(room[p], 0xa5, bytes + 8);
         lb_ask_answer(&q->next, p, &part, room[p]);
@@ -103,6 +103,11 @@ static void answer(struct row *r, struct lb_asked *q)
     assert_memory_equal(r->split, r->logits, (size_t)r->n * sizeof(float)); /* all logits are back */
     if (q->next.q.kind == LB_ASK_ROW)
         q->row = r->gathered;
+    if (q->next.q.kind == LB_ASK_LIST) { /* as asker.c gives room */
+        assert_true(r->n_part == 1 || r->begin[1] + 2 * q->n_list <= r->n);
+        q->list_id = (int32_t *)(void *)(r->gathered + r->begin[1]);
+        q->list_logit = r->gathered + r->begin[1] + q->n_list;
+    }
     lb_asked_take(q, r->begin, r->n_part, out);
 }
 
@@ -178,8 +183,7 @@ static void test_filters(void **state)
         }
     }
     for (int kind = LB_ASK_MASS; kind <= LB_ASK_ROW; kind++)
-        assert_true(r.n_asked[kind] > 100);
-    assert_true(r.n_asked[LB_ASK_ROW] < r.n_asked[LB_ASK_MASS]);
+        assert_true(r.n_asked[kind] > 50);
 }
 
 /* Penalties of a sequence that goes on, on a row of its own each time. */
@@ -243,7 +247,7 @@ static void test_penalties(void **state)
         go_on(&r, &set, prompt, n_prompt);
     }
     for (int kind = LB_ASK_VALUES; kind <= LB_ASK_ROW; kind++)
-        assert_true(r.n_asked[kind] > 100);
+        assert_true(r.n_asked[kind] > 50);
 }
 
 /* Every candidate is changed: the largest of all lies in the row alone. */

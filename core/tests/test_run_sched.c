@@ -34,7 +34,8 @@ struct world {
     int64_t n_row, n_admitted, n_ended;
     int64_t longest_pause; /* steps between two decode tokens of a row */
     int64_t n_sample;      /* of each prompt, whose samples are rows one behind another; 0: rows stand alone */
-    int64_t n_copy;
+    int64_t n_copy, n_first;
+    struct lb_work **all; /* [n_row] of a world with samples */
 };
 
 /* The id that a row generates at a position: tells rows and positions apart. */
@@ -260,14 +261,25 @@ static void sample(struct world *t)
     }
 }
 
+/* Tells a row which samples of its prompt stand behind it. */
+static bool follow(struct world *t, int64_t row)
+{
+    struct lb_work *w = t->course[row].work;
+    w->n_follow = t->n_sample ? (int32_t)(t->n_sample - 1 - row % t->n_sample) : 0;
+    w->follow = t->n_sample ? t->all + row + 1 : NULL;
+    return true;
+}
+
 static void run_rows(struct world *t)
 {
     int64_t next = 0;
     for (int64_t steps = 0; t->n_ended < t->n_row; steps++) {
         assert_true(steps < 100000);
         lb_sched_begin(&t->sched, &t->step);
-        while (next < t->n_row && lb_sched_admit(&t->sched, &t->step, t->course[next].work))
-            next += t->n_sample ? t->n_sample : 1;
+        while (next < t->n_row && follow(t, next) && lb_sched_admit(&t->sched, &t->step, t->course[next].work)) {
+            t->n_first++;
+            next += 1 + t->course[next].work->n_follow;
+        }
         lb_sched_end(&t->sched, &t->step);
         assert_true(t->step.n_tok > 0);
         check_step(t);
@@ -367,18 +379,16 @@ static void test_eviction(void **state)
 
 /* Rows of a world whose prompts have several samples each, and the tokens that they come to when each prompt is
  * computed once. */
-static int64_t new_samples(struct world *t, int64_t n_prompt, int64_t n_sample, struct lb_work **follow)
+static int64_t new_samples(struct world *t, int64_t n_prompt, int64_t n_sample)
 {
     int64_t n_tok = 0;
     t->n_sample = n_sample;
     new_rows(t, n_prompt * n_sample, 90, 40, 0);
     for (int64_t i = 0; i < t->n_row; i++) {
         struct lb_work *w = t->course[i].work, *first = t->course[i - i % n_sample].work;
-        follow[i] = w;
+        t->all[i] = w;
         n_tok += (i % 7 == 3 ? w->set.max_tokens / 2 + 1 : w->set.max_tokens) - 1;
         if (w == first) {
-            w->follow = follow + i + 1;
-            w->n_follow = (int32_t)n_sample - 1;
             n_tok += w->n_prompt;
             continue;
         }
@@ -390,6 +400,11 @@ static int64_t new_samples(struct world *t, int64_t n_prompt, int64_t n_sample, 
     return n_tok;
 }
 
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
 /* Samples run their prompt once, on pages that they share and copies of the last one, with the cache and without;
  * where sequences or pages are short, some run it again. */
 static void test_samples(void **state)
@@ -399,28 +414,31 @@ static void test_samples(void **state)
     static const int64_t shapes[][4] = {/* budget, rows at a time, pages, samples */
                                         {512, 256, 4000, 4}, {16, 256, 4000, 5}, {16, 5, 4000, 2}, {7, 64, 12, 3},
                                         {64, 64, 16, 9},     {512, 3, 4000, 8},  {1, 1, 10, 4},    {64, 8, 40, 8}};
-    int64_t n_copy = 0, n_again = 0;
+    int64_t n_copy = 0, n_again = 0, n_first = 0;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes * 2; i++) {
         struct world t;
         const int64_t *s = shapes[i / 2];
-        struct lb_work **all = calloc((size_t)(N_PROMPT * s[3]), sizeof(struct lb_work *));
         world_init(&t, s[0], s[1], s[2]);
+        t.all = calloc((size_t)(N_PROMPT * s[3]), sizeof(struct lb_work *));
+        t.sched.spec.crowd = s[2] < 100;
         if (i % 2)
             t.sched.spec.prefix = NULL;
-        int64_t n_tok = new_samples(&t, N_PROMPT, s[3], all);
+        int64_t n_tok = new_samples(&t, N_PROMPT, s[3]);
         run_rows(&t);
-        if (s[2] == 4000 && s[3] <= s[1])
+        if (s[2] == 4000 && 4 * s[3] <= least(s[0], s[1])) {
+            assert_int_equal(t.n_first, N_PROMPT);
             assert_int_equal(t.n_tok, n_tok);
-        else
-            assert_true(t.n_tok >= n_tok);
+        }
+        assert_true(t.n_tok >= n_tok);
+        n_first += t.n_first;
         n_copy += t.n_copy;
         n_again += t.n_again;
         for (int64_t k = t.n_row; k-- > 0;) /* the one that lends comes last */
-            lb_work_free(all[k]);
-        free(all);
+            lb_work_free(t.all[k]);
+        free(t.all);
         world_release(&t);
     }
-    assert_true(n_copy > 500 && n_again > 0);
+    assert_true(n_copy > 500 && n_again > 0 && n_first > 2 * N_PROMPT * 8);
 }
 
 /* More rows than budget: a row that has begun to decode has a token in every step. */

@@ -1,5 +1,6 @@
 /* y = A W^T by tensor cores, a segment of K at a time. An element is summed in steps of 16 columns in order, whatever
  * the tile it falls into: no split of K but the segments', so that a row's bits do not depend on the rows beside it. */
+#include "kernels/cuda/cuda_f32.cuh"
 #include "kernels/cuda/cuda_weight.cuh"
 
 struct linear_args {
@@ -186,6 +187,22 @@ template <lk_weight_format F> static int launch_packed(const linear_args &a, int
                          : launch<F, 64, 64, 32, 32, 4>(a, more[F], n_seg, stream);
 }
 
+static int launch_f32(const linear_args &a, int n_seg, void *stream)
+{
+    lk_f32_product p = {(const float *)(const void *)a.a,
+                        (const float *)(const void *)a.w,
+                        a.y,
+                        a.y_ld,
+                        a.y_seg,
+                        a.n_row,
+                        a.n_out,
+                        a.k,
+                        {}};
+    for (int s = 0; s <= n_seg; s++)
+        p.packed[s] = a.packed[s];
+    return lk_launch_f32_product(p, n_seg, stream);
+}
+
 static int launch_format(const linear_args &a, lk_weight_format format, int n_seg, void *stream)
 {
     switch (format) {
@@ -195,6 +212,8 @@ static int launch_format(const linear_args &a, lk_weight_format format, int n_se
         return launch_packed<LK_W_INT4>(a, n_seg, stream);
     case LK_W_FP8:
         return launch_packed<LK_W_FP8>(a, n_seg, stream);
+    case LK_W_F32:
+        return launch_f32(a, n_seg, stream);
     case LK_W_BF16:
         break;
     }
@@ -203,9 +222,15 @@ static int launch_format(const linear_args &a, lk_weight_format format, int n_se
     return launch_packed<LK_W_BF16>(a, n_seg, stream);
 }
 
-size_t lk_cuda_linear_scratch(const struct lk_linear *a)
+/* Whether the product itself writes y: one segment, and an epilogue that it has. */
+static bool is_direct(const struct lk_linear *a, lk_weight_format format)
 {
-    if (a->a.cols->n_seg == 1 && a->epilogue != LK_EP_SWIGLU)
+    return a->a.cols->n_seg == 1 && a->epilogue != LK_EP_SWIGLU && format != LK_W_F32;
+}
+
+size_t lk_cuda_linear_scratch(const struct lk_linear *a, enum lk_weight_format format)
+{
+    if (is_direct(a, format))
         return 0;
     int64_t n = a->epilogue == LK_EP_SWIGLU && a->a.cols->n_seg > 1 ? a->a.cols->n_seg + 1 : a->a.cols->n_seg;
     return (size_t)(n * a->a.n_row * a->n_out) * sizeof(float);
@@ -227,7 +252,7 @@ int lk_cuda_linear(const struct lk_linear *a, const struct lk_weight *w, float *
     x.n_out = a->n_out;
     for (int s = 0; s <= c->n_seg; s++)
         x.packed[s] = c->packed[s];
-    bool direct = c->n_seg == 1 && !gated;
+    bool direct = is_direct(a, w->format);
     x.y = direct ? a->y : scratch;
     x.y_ld = direct ? a->y_ld : a->n_out;
     x.y_seg = n;
@@ -237,7 +262,7 @@ int lk_cuda_linear(const struct lk_linear *a, const struct lk_weight *w, float *
     if (e || direct)
         return e;
     float *sum = c->n_seg > 1 ? scratch + c->n_seg * n : scratch;
-    if (c->n_seg > 1) {
+    if (c->n_seg > 1 || !gated) {
         struct lk_tree t = {
             gated ? sum : a->y, gated ? a->n_out : a->y_ld, scratch, n, gated ? NULL : a->bias, a->a.n_row, a->n_out,
             c->n_seg,           a->epilogue == LK_EP_ADD};
@@ -246,7 +271,7 @@ int lk_cuda_linear(const struct lk_linear *a, const struct lk_weight *w, float *
     if (e || !gated)
         return e;
     struct lk_swiglu g = {a->out, sum, a->bias};
-    return lk_cuda_swiglu(&g, LK_BF16, stream);
+    return lk_cuda_swiglu(&g, w->format == LK_W_F32 ? LK_F32 : LK_BF16, stream);
 }
 
 int lk_cuda_grouped(const struct lk_grouped *a, void *stream)

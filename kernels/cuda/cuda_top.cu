@@ -1,5 +1,5 @@
 /* Candidates: the best of each block of columns, the best of a row, log-sum-exp, log-probabilities. */
-#include "kernels/cuda/cuda_order.cuh"
+#include "kernels/cuda/cuda_select.cuh"
 #include "kernels/cuda/lk_cuda.h"
 
 #define THREADS 512
@@ -45,45 +45,14 @@ struct top_room {
     uint64_t sorted[LK_TOP]; /* key, then the lower id first */
     uint64_t warp[WARPS];
     double sum[WARPS];
-    uint32_t bin[256];
-    uint32_t n_sorted, prefix, wanted; /* wanted: how many of those with this prefix are still to be found */
+    lk_select_room select;
+    uint32_t n_sorted;
 };
-
-/* One byte of the key at a time from the top: leaves in r->prefix the smallest key of the first `wanted`, and how many
- * that have it are among them. */
-static __device__ void find_last(const float *x, int64_t n, uint32_t wanted, top_room *r)
-{
-    if (threadIdx.x == 0) {
-        r->prefix = 0;
-        r->wanted = wanted;
-    }
-    for (int shift = 24; shift >= 0; shift -= 8) {
-        for (int i = (int)threadIdx.x; i < 256; i += THREADS)
-            r->bin[i] = 0;
-        __syncthreads();
-        uint32_t prefix = r->prefix, mask = shift == 24 ? 0 : 0xffffffffu << (shift + 8);
-        for (int64_t i = threadIdx.x; i < n; i += THREADS) {
-            uint32_t key = lk_key(x[i], 0);
-            if (key && (key & mask) == prefix)
-                lk_atomic_add(&r->bin[key >> shift & 255u], 1);
-        }
-        __syncthreads();
-        if (threadIdx.x == 0) {
-            uint32_t left = r->wanted;
-            int b = 255;
-            for (; b > 0 && r->bin[b] < left; b--)
-                left -= r->bin[b];
-            r->wanted = left;
-            r->prefix = prefix | (uint32_t)b << shift;
-        }
-        __syncthreads();
-    }
-}
 
 /* All keys above the prefix, and the first of those that have it. */
 static __device__ void collect(const float *x, int64_t n, top_room *r)
 {
-    uint32_t last = r->prefix, wanted = r->wanted;
+    uint32_t last = r->select.prefix, wanted = r->select.wanted;
     if (threadIdx.x == 0)
         r->n_sorted = 0;
     for (int i = (int)threadIdx.x; i < LK_TOP; i += THREADS)
@@ -164,7 +133,7 @@ static __device__ double log_sum(const float *x, int64_t n, float max, double *r
     return (double)max + log(sum);
 }
 
-static __global__ void __launch_bounds__(THREADS, 2) top_kernel(const __grid_constant__ lk_top a)
+static __global__ void __launch_bounds__(THREADS, 1) top_kernel(const __grid_constant__ lk_top a)
 {
     top_room *r = (top_room *)lk_smem();
     int64_t row = blockIdx.x, n = a.n_vocab;
@@ -177,10 +146,10 @@ static __global__ void __launch_bounds__(THREADS, 2) top_kernel(const __grid_con
     count = lk_block_total(count, r->warp);
     uint32_t wanted = (uint32_t)(count < LK_TOP ? count : LK_TOP);
     if (wanted > 0)
-        find_last(x, n, wanted, r);
+        lk_find_last([x](int64_t i) { return lk_key(x[i], 0); }, n, wanted, &r->select);
     else if (threadIdx.x == 0) {
-        r->prefix = 0xffffffffu;
-        r->wanted = 0;
+        r->select.prefix = 0xffffffffu;
+        r->select.wanted = 0;
     }
     __syncthreads();
     collect(x, n, r);

@@ -53,11 +53,22 @@ int lk_cuda_rope_kv(const struct lk_rope_kv *a, enum lk_type type, void *stream)
 int lk_cuda_latent(const struct lk_latent *a, void *stream);
 int lk_cuda_gather(const struct lk_gather *a, int64_t n_item, void *stream);
 
+/* Index planes are [dim, 32 positions]. sum[n_item, sum_ld]: scratch for the sums of all positions, sum_ld
+ * more than the last one; a->score is not used. */
+struct lk_index_scratch {
+    float *sum;
+    int64_t sum_ld, n_item;
+};
+int lk_cuda_index_key(const struct lk_index_key *a, enum lk_type type, void *stream);
+int lk_cuda_index_select(const struct lk_index_select *a, const struct lk_index_scratch *x, enum lk_type type,
+                         void *stream);
+
 /* ---- products ---- */
 
-enum lk_weight_format { LK_W_BF16, LK_W_INT8, LK_W_INT4, LK_W_FP8 };
+enum lk_weight_format { LK_W_BF16, LK_W_INT8, LK_W_INT4, LK_W_FP8, LK_W_F32 };
 
-/* A weight matrix [n_out, packed columns]: bf16; int8; two 4-bit numbers a byte, the lower one first; E4M3. Packed
+/* A weight matrix [n_out, packed columns]: bf16; int8; two 4-bit numbers a byte, the lower one first; E4M3; f32,
+ * then activations are f32 too. Packed
  * formats are rounded to bf16 on their way into the product, from (q - zero) * scale + least in f32, each of these an
  * array [n_out, packed columns / 32] f32 or NULL (1, 0, 0). */
 struct lk_weight {
@@ -66,8 +77,9 @@ struct lk_weight {
     const float *scale, *zero, *least;
 };
 
-/* bf16 activations; a->w is not used, `best` neither: a head's logits are LK_EP_STORE. scratch: what is said. */
-size_t lk_cuda_linear_scratch(const struct lk_linear *a);
+/* bf16 activations, or f32; a->w is not used, `best` neither: a head's logits are LK_EP_STORE. scratch: what is said.
+ */
+size_t lk_cuda_linear_scratch(const struct lk_linear *a, enum lk_weight_format format);
 int lk_cuda_linear(const struct lk_linear *a, const struct lk_weight *w, float *scratch, void *stream);
 
 /* Rows of an expert in a tile of a grouped product. */
@@ -206,6 +218,9 @@ void lk_attn_plan_step(const struct lk_attn_seq *seq, int64_t n_seq, const struc
 
 /* Rows (tokens times heads of a KV head) that an item has at most. */
 int lk_cuda_attn_rows(int64_t v_dim, size_t shared_bytes);
+
+/* f32, v_dim <= 512; a->item is the device's. */
+int lk_cuda_attend_f32(const struct lk_attend *a, void *stream);
 
 /* bf16; a->item is not used. */
 int lk_cuda_attend(const struct lk_attend *a, const struct lk_attn_plan *plan, void *stream);

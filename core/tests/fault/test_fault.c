@@ -32,7 +32,7 @@
 static const char id_rows[] = "{\"prompt_token_ids\":[5,6,7],\"max_tokens\":3}\n"
                               "{bad\n"
                               "{\"id\":\"a\",\"prompt_token_ids\":[8],\"max_tokens\":2,\"n\":2,\"temperature\":1}\n"
-                              "{\"prompt_token_ids\":[9,10],\"max_tokens\":4,\"logprobs\":1}\n"
+                              "{\"prompt_token_ids\":[9,10],\"max_tokens\":4,\"logprobs\":1,\"prompt_logprobs\":2}\n"
                               "{\"prompt_token_ids\":[11,12],\"max_tokens\":9,\"ignore_eos\":true,"
                               "\"repetition_penalty\":1.1}\n";
 static const char text_rows[] =
@@ -40,7 +40,7 @@ static const char text_rows[] =
     "{bad\n"
     "{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}],\"max_tokens\":2,\"top_p\":0.5}\n"
     "{\"custom_id\":\"c\",\"method\":\"POST\",\"url\":\"/v1/completions\",\"body\":{\"model\":"
-    "\"m\",\"prompt\":[\"a\",\"b\"],\"max_tokens\":2,\"echo\":true}}\n";
+    "\"m\",\"prompt\":[\"a\",\"b\"],\"max_tokens\":2,\"echo\":true,\"logprobs\":1}}\n";
 
 /* Files of a run as bytes; data NULL: not there. */
 enum file { IN, OUT, PARTIAL, STATS, TMP, STATS_TMP, PAGE, PAGE_TMP, TRACE, TRACE_TMP, N_FILE };

@@ -454,7 +454,7 @@ static void contract_of(const char *path, const char *dtype, const char *isa, co
     }
     static const int variants[][3] = {{16, 1, 256},  {16, 2, 256}, {512, 1, 256},
                                       {512, 3, 256}, {16, 3, 5},   {512, 2, 1}};
-    static const size_t step[] = {[EXTENT_SANITIZED] = 3, [EXTENT_MODEL] = 2, [EXTENT_SAMPLE] = 1, [EXTENT_FULL] = 1};
+    static const size_t step[] = {[EXTENT_SANITIZED] = 3, [EXTENT_MODEL] = 3, [EXTENT_SAMPLE] = 1, [EXTENT_FULL] = 1};
     for (size_t v = 0; v < sizeof variants / sizeof *variants; v += step[golden_extent()]) {
         o.batch_tokens = variants[v][0];
         o.threads = variants[v][1];

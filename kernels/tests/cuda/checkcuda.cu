@@ -5,16 +5,14 @@
 #include <stdarg.h>
 
 static int n_check, n_failed;
+static bool first_alone;
 
 static const struct {
     const char *name;
     void (*run)(void);
 } ops[] = {
-    {"rows", check_rows},
-    {"rope", check_rope},
-    {"linear", check_linear},
-    {"experts", check_experts},
-    {"candidates", check_candidates},
+    {"rows", check_rows},           {"rope", check_rope},       {"linear", check_linear},
+    {"index", check_index},         {"experts", check_experts}, {"candidates", check_candidates},
     {"attention", check_attention},
 };
 
@@ -29,6 +27,8 @@ void check(bool ok, const char *op, const char *format, ...)
     vprintf(format, args);
     printf("\n");
     va_end(args);
+    if (first_alone)
+        exit(1);
 }
 
 void check_launch(int code, const char *op)
@@ -126,8 +126,9 @@ void compare_act(const char *op, const struct lk_act *want, const host<float> &g
 int main(int argc, char **argv)
 {
     bool kernels = argc > 1 && strcmp(argv[1], "--kernels") == 0;
-    argc -= kernels;
-    argv += kernels;
+    first_alone = argc > 1 && strcmp(argv[1], "--first") == 0;
+    argc -= kernels || first_alone;
+    argv += kernels || first_alone;
     for (const auto &op : ops) {
         bool wanted = argc < 2;
         for (int i = 1; i < argc; i++)

@@ -43,7 +43,8 @@ template <typename T> struct dev {
     explicit dev(int64_t count) : p((T *)dev_alloc((size_t)count * sizeof(T), true)), n((size_t)count)
     {
         host<T> ones(n);
-        memset((void *)ones.data(), 0xff, n * sizeof(T));
+        if (n > 0)
+            memset((void *)ones.data(), 0xff, n * sizeof(T));
         dev_write(p, ones.data(), n * sizeof(T));
     }
     dev(const dev &) = delete;
@@ -116,6 +117,7 @@ void check_rows(void);
 void check_rope(void);
 void check_linear(void);
 void check_attention(void);
+void check_index(void);
 void check_experts(void);
 void check_candidates(void);
 

@@ -45,7 +45,7 @@ static host<float> run(const product &p, const struct lk_weight &w, enum lk_epil
     x.bias = bias ? b.p : NULL;
     x.y = y.p;
     x.y_ld = ld;
-    dev<float> scratch((int64_t)(lk_cuda_linear_scratch(&x) / sizeof(float)));
+    dev<float> scratch((int64_t)(lk_cuda_linear_scratch(&x, w.format) / sizeof(float)));
     check_launch(lk_cuda_linear(&x, &w, scratch.p, NULL), "linear");
     return y.get();
 }
@@ -108,7 +108,7 @@ static void gated_case(int64_t n_row, int64_t ffn, int64_t n_col, int n_seg)
     x.out.data = out.p;
     x.out.n_row = n_row;
     x.out.cols = &out_cols;
-    dev<float> scratch((int64_t)(lk_cuda_linear_scratch(&x) / sizeof(float)));
+    dev<float> scratch((int64_t)(lk_cuda_linear_scratch(&x, LK_W_BF16) / sizeof(float)));
     check_launch(lk_cuda_linear(&x, &weight, scratch.p, NULL), "linear gated");
     host<uint16_t> want((size_t)(n_row * n));
     for (int64_t i = 0; i < n_row; i++)
@@ -177,8 +177,51 @@ static void fp8_case(void)
     check(ok, "linear packed", "%s", "every E4M3 number");
 }
 
+/* f32: the sums of the contract, one addition after the other, then the tree; bit for bit. */
+static void f32_case(int64_t n_row, int64_t n_out, int64_t n_col, int n_seg, enum lk_epilogue ep)
+{
+    struct lk_cols c = even_cols(n_col, n_seg, 32);
+    int64_t k = lk_cols_packed(&c);
+    host<float> a = random_row(n_row * k, -2, 2), w = random_row(n_out * k, -2, 2), bias = random_row(n_out, -2, 2);
+    dev<float> da(a), dw(w), db(bias), y(n_row * n_out);
+    y.put(host<float>((size_t)(n_row * n_out), 0.25f));
+    struct lk_linear x = {};
+    x.a.data = da.p;
+    x.a.n_row = n_row;
+    x.a.cols = &c;
+    x.n_out = x.y_ld = n_out;
+    x.epilogue = ep;
+    x.bias = db.p;
+    x.y = y.p;
+    struct lk_weight weight = {dw.p, LK_W_F32, NULL, NULL, NULL};
+    dev<float> scratch((int64_t)(lk_cuda_linear_scratch(&x, LK_W_F32) / sizeof(float)));
+    check_launch(lk_cuda_linear(&x, &weight, scratch.p, NULL), "linear f32");
+    host<float> got = y.get();
+    bool ok = true;
+    for (int64_t i = 0; i < n_row; i++) {
+        for (int64_t j = 0; j < n_out; j++) {
+            float v[LK_MAX_SEG] = {};
+            for (int s = 0; s < n_seg; s++)
+                for (int64_t p = c.packed[s]; p < c.packed[s + 1]; p++)
+                    v[s] += a[(size_t)(i * k + p)] * w[(size_t)(j * k + p)];
+            for (int step = 1; step < n_seg && (n_seg & (n_seg - 1)) == 0; step *= 2)
+                for (int s = 0; s < n_seg; s += 2 * step)
+                    v[s] += v[s + step];
+            for (int s = 1; s < n_seg && (n_seg & (n_seg - 1)) != 0; s++)
+                v[0] += v[s];
+            float want = v[0] + bias[(size_t)j];
+            ok = ok && got[(size_t)(i * n_out + j)] == (ep == LK_EP_ADD ? 0.25f + want : want);
+        }
+    }
+    check(ok, "linear f32", "%lld x %lld x %lld, %d segments", (long long)n_row, (long long)n_out, (long long)n_col,
+          n_seg);
+}
+
 void check_linear(void)
 {
+    f32_case(3, 40, 70, 1, LK_EP_STORE);
+    f32_case(35, 33, 200, 4, LK_EP_ADD);
+    f32_case(2, 5, 300, 3, LK_EP_ADD);
     linear_case(1, 40, 64, 1, LK_EP_STORE, true);
     linear_case(5, 33, 100, 1, LK_EP_ADD, false);
     linear_case(17, 65, 576, 4, LK_EP_ADD, true);

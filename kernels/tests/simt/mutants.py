@@ -81,7 +81,8 @@ def survives(mutant, folder):
     program = os.path.join(folder, 'mutant')
     subprocess.run([compiler, '-o', program, *made, *rest, *objects('lk_cuda_checks'), *objects('lk_simt'),
                     f'{build}/liblk.a', '-lm'], check=True)
-    run = subprocess.run([program, *checks.split()], capture_output=True, text=True)
+    run = subprocess.run([program, '--first', *checks.split()], capture_output=True, text=True,
+                         env={**os.environ, 'LB_TEST_FULL': '0'})
     first = next((line for line in run.stdout.split('\n') if line.startswith('FAILED')), '')
     print(f'{kind} in {place}: {first or "found nothing"}'[:200], flush=True)
     return None if run.returncode == 1 and first else 'was not found'

@@ -278,52 +278,63 @@ void simt_cp_wait(int open)
 
 /* ---- what the compiler calls at loads and stores (-fsanitize=thread) ---- */
 
-#define SIMT_HOOK(bytes)                                   \
-    extern "C" void __tsan_read##bytes(void *p)            \
-    {                                                      \
-        simt_access(p, bytes, false, false);               \
-    }                                                      \
-    extern "C" void __tsan_write##bytes(void *p)           \
-    {                                                      \
-        simt_access(p, bytes, true, false);                \
-    }                                                      \
-    extern "C" void __tsan_unaligned_read##bytes(void *p)  \
-    {                                                      \
-        simt_access(p, bytes, false, false);               \
-    }                                                      \
-    extern "C" void __tsan_unaligned_write##bytes(void *p) \
-    {                                                      \
-        simt_access(p, bytes, true, false);                \
+/* Under names of our own: with a sanitizer on, the compiler knows the other ones, with parameters of its own. */
+#define SIMT_NAMED(name, ...) extern "C" void simt_##name(__VA_ARGS__) __asm__("__tsan_" #name)
+
+#define SIMT_HOOK(name, bytes, store)           \
+    SIMT_NAMED(name##bytes, void *p);           \
+    extern "C" void simt_##name##bytes(void *p) \
+    {                                           \
+        simt_access(p, bytes, store, false);    \
     }
 
-SIMT_HOOK(1)
-SIMT_HOOK(2)
-SIMT_HOOK(4)
-SIMT_HOOK(8)
-SIMT_HOOK(16)
+SIMT_HOOK(read, 1, false)
+SIMT_HOOK(read, 2, false)
+SIMT_HOOK(read, 4, false)
+SIMT_HOOK(read, 8, false)
+SIMT_HOOK(read, 16, false)
+SIMT_HOOK(write, 1, true)
+SIMT_HOOK(write, 2, true)
+SIMT_HOOK(write, 4, true)
+SIMT_HOOK(write, 8, true)
+SIMT_HOOK(write, 16, true)
+SIMT_HOOK(unaligned_read, 2, false)
+SIMT_HOOK(unaligned_read, 4, false)
+SIMT_HOOK(unaligned_read, 8, false)
+SIMT_HOOK(unaligned_read, 16, false)
+SIMT_HOOK(unaligned_write, 2, true)
+SIMT_HOOK(unaligned_write, 4, true)
+SIMT_HOOK(unaligned_write, 8, true)
+SIMT_HOOK(unaligned_write, 16, true)
 
-extern "C" void __tsan_read_range(void *p, unsigned long bytes)
+SIMT_NAMED(read_range, void *p, unsigned long bytes);
+extern "C" void simt_read_range(void *p, unsigned long bytes)
 {
     simt_access(p, bytes, false, false);
 }
 
-extern "C" void __tsan_write_range(void *p, unsigned long bytes)
+SIMT_NAMED(write_range, void *p, unsigned long bytes);
+extern "C" void simt_write_range(void *p, unsigned long bytes)
 {
     simt_access(p, bytes, true, false);
 }
 
-extern "C" void __tsan_func_entry(void *)
+SIMT_NAMED(func_entry, void *);
+extern "C" void simt_func_entry(void *)
 {
 }
 
-extern "C" void __tsan_func_exit(void)
+SIMT_NAMED(func_exit, void);
+extern "C" void simt_func_exit(void)
 {
 }
 
-extern "C" void __tsan_init(void)
+SIMT_NAMED(init, void);
+extern "C" void simt_init(void)
 {
 }
 
-extern "C" void __tsan_vptr_update(void **, void *)
+SIMT_NAMED(vptr_update, void **, void *);
+extern "C" void simt_vptr_update(void **, void *)
 {
 }
