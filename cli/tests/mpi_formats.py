@@ -7,7 +7,7 @@ import os
 import struct
 
 from ranks import Run, local, needs_mpi
-from run import GOLDENS, Skip, case, check, equal, good, read, write
+from run import GOLDENS, Skip, case, check, equal, good, lines, read, write
 
 SIZE = {'F32': 4, 'F16': 2, 'BF16': 2, 'I32': 4, 'I64': 8, 'F8_E4M3': 1}
 GROUP = 8
@@ -163,7 +163,7 @@ def same_bytes(tmp, model, method):
     if not os.path.isdir(GOLDENS):
         raise Skip('no ../shared/goldens')
     packed, plain = pack_model(tmp, model, method)
-    data = b''.join(json.dumps(row).encode() + b'\n' for row in rows())
+    data = lines(rows())
     path, out = write(os.path.join(tmp, 'in.jsonl'), data), os.path.join(tmp, 'out.jsonl')
     for dtype in ('f32', 'bf16'):
         options = ['-i', path, '--dtype', dtype, '--audit', 'off']
@@ -186,3 +186,19 @@ def add(model, method):
 for one, methods in MODELS.items():
     for other in methods:
         add(one, other)
+
+
+@case
+def superblocks_are_cut_between_ranks(tmp):
+    """A rank's columns need not begin with a block of 256."""
+    if not os.path.isdir(GOLDENS):
+        raise Skip('no ../shared/goldens')
+    needs_mpi()
+    path, out = write(os.path.join(tmp, 'in.jsonl'), lines(rows())), os.path.join(tmp, 'out.jsonl')
+    for name in ('llama-gguf-q4_k', 'llama-gguf-q6_k'):
+        options = ['-m', os.path.join(GOLDENS, name, name + '.gguf'), '-i', path, '--audit', 'off']
+        want = good(options).out
+        for tp in (2, 4):
+            with Run(local(tp), [*options, '-o', out, '--overwrite', '--tp', str(tp)]) as r:
+                equal(r.end(), 0, f'{name}, tp {tp}: exit code ({r.err})')
+            check(read(out) == want, f'{name}, tp {tp}: other bytes')
