@@ -12,7 +12,7 @@ static size_t padded(size_t bytes)
 static struct lb_ask *next(struct lb_asked *a, enum lb_ask_kind kind)
 {
     int32_t output = a->next.q.output;
-    a->next = (struct lb_ask){.q = {.kind = kind, .output = output}};
+    a->next = (struct lb_ask){.q = {.kind = (int32_t)kind, .output = output}};
     return &a->next;
 }
 

@@ -106,7 +106,7 @@ void lb_timeline_work(struct lb_timeline *t, enum lb_timeline_thread thread, dou
         return;
     struct lb_timeline_work *w = &t->work[thread];
     if (w->n_row && (begin - w->end > CLOSE_S || end - w->begin > LONG_S))
-        put_work(t, thread);
+        put_work(t, (int)thread);
     if (!w->n_row)
         w->begin = begin;
     w->end = end;
