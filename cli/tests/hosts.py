@@ -96,7 +96,9 @@ class Hosts:
 
     def mpirun(self, *args):
         """mpirun on the first host."""
+        # process numbers are small here, and the same in another cluster: each keeps its sessions to itself
         return [*self.inside(self.names[0]), 'mpirun', '--allow-run-as-root', '--oversubscribe', '--bind-to', 'none',
+                '--mca', 'orte_tmpdir_base', self.path('own'),
                 '--mca', 'plm', 'rsh', '--mca', 'plm_rsh_agent', self.path('agent'), '--mca', 'oob_tcp_if_include', 'eth0',
                 '--mca', 'pml', 'ob1', '--mca', 'btl', 'self,vader,tcp', '--mca', 'btl_tcp_if_include', 'eth0', *args]
 
