@@ -35,6 +35,7 @@ import json, os, statistics, subprocess, sys, tempfile, time
 
 program, model, rows, rounds, more = *sys.argv[1:4], int(sys.argv[4]), sys.argv[5:]
 MPIRUN = ["mpirun", "--bind-to", "none", "--oversubscribe", "-n", "2"] + (["--allow-run-as-root"] if os.geteuid() == 0 else [])
+LOOK_S = 5
 KINDS = {"one": [program, "--threads", "2"],
          "dp 2": [*MPIRUN, program, "--threads", "1", "--tp", "1"],
          "tp 2": [*MPIRUN, program, "--threads", "1", "--tp", "2"]}
@@ -59,9 +60,12 @@ def run(kind, folder):
     p = subprocess.Popen([*KINDS[kind], "-m", model, "-i", rows, "-o", out, "--overwrite", "--restart", "--ignore-eos",
                           "--progress", "off", *more])
     most = 0
-    while p.poll() is None:
-        most = max(most, weights_bytes())
-        time.sleep(0.25)
+    while True: # seldom: the kernel walks all pages for it, and holds the ranks up
+        try:
+            p.wait(LOOK_S)
+            break
+        except subprocess.TimeoutExpired:
+            most = max(most, weights_bytes())
     if p.returncode:
         sys.exit(f"ranks.sh: {kind}: exit {p.returncode}")
     with open(out + ".stats.json", encoding="utf-8") as f:
