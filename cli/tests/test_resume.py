@@ -481,7 +481,7 @@ def time_limit(tmp):
     def rows(n_token, max_tokens):
         return [{'prompt_token_ids': [5] * n_token, 'max_tokens': max_tokens, 'ignore_eos': True}] * 64
 
-    options = ['--isa', 'ref', '--dtype', 'f32', '--threads', '1', '--max-seqs', '64', '--batch-tokens', '256']
+    options = ['--isa', 'ref', '--dtype', 'f32', '--threads', '1', '--max-seqs', '64', '--batch-tokens', '256', '--no-fold']
     args, out = command(tmp, rows(4, 8), *options)
     good(args)
     limit = int(3 * stats_of(out)['time_s']['total']) + 2
