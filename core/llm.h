@@ -81,4 +81,7 @@ static inline enum lb_status lb_llm_agree(struct lb_llm *llm, enum lb_status sta
 
 struct lb_journal_spec lb_llm_journal(const struct lb_llm *llm);
 
+/* What is asked of a plan: options, headers, free memory. */
+struct lb_plan_spec lb_llm_plan_spec(const struct lb_llm *llm);
+
 #endif

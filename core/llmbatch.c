@@ -278,7 +278,7 @@ static enum lb_status open_headers(struct lb_llm *llm, struct lb_err *err)
     return LB_OK;
 }
 
-static struct lb_plan_spec plan_spec(const struct lb_llm *llm)
+struct lb_plan_spec lb_llm_plan_spec(const struct lb_llm *llm)
 {
     const struct lb_options *o = &llm->o;
     return (struct lb_plan_spec){.config = &llm->config,
@@ -298,7 +298,7 @@ static struct lb_plan_spec plan_spec(const struct lb_llm *llm)
 static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
 {
     const struct lb_options *o = &llm->o;
-    struct lb_plan_spec want = plan_spec(llm);
+    struct lb_plan_spec want = lb_llm_plan_spec(llm);
     LB_TRY(lb_llm_agree(llm, lb_plan_make(&llm->plan, &want, err), err));
     LB_TRY(lb_ranks_least(&llm->ranks, &llm->plan.batch_most, err));
     LB_TRY(lb_ranks_least(&llm->ranks, &llm->plan.batch_tokens, err));
@@ -408,7 +408,7 @@ static enum lb_status open_model(struct lb_llm *llm, struct lb_err *err)
     LB_TRY(compare_models(llm, &job, err));
     if (llm->resume.complete)
         return LB_OK;
-    struct lb_plan_spec want = plan_spec(llm);
+    struct lb_plan_spec want = lb_llm_plan_spec(llm);
     LB_TRY(lb_ranks_form(&llm->ranks, (int)llm->o.tp, &want, err));
     LB_TRY(lb_llm_agree(llm, open_parts(llm, &job, err), err));
     lb_config_log(&llm->config, &llm->o.log);

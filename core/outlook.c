@@ -35,23 +35,13 @@ static struct lb_expect expect_of(const struct lb_survey *s)
 
 static struct lb_plan_spec spec_of(const struct lb_llm *llm)
 {
-    const struct lb_options *o = &llm->o;
-    int tp = (int)o->tp;
     static const struct lb_log silent = {0};
-    return (struct lb_plan_spec){.config = &llm->config,
-                                 .weights = lb_makes_up(&llm->o) ? NULL
-                                            : llm->gguf_open     ? &llm->gguf.w
-                                                                 : &llm->safetensors,
-                                 .dtype = llm->dtype,
-                                 .batch_tokens = o->batch_tokens,
-                                 .max_seqs = o->max_seqs,
-                                 .kv_memory = o->kv_memory,
-                                 .max_model_len = o->max_model_len,
-                                 .free_bytes = lb_mem_available(),
-                                 .tp = tp > 0 && llm->config.n_seg % tp == 0 ? tp : 1,
-                                 .host_ranks = llm->ranks.world->host_size,
-                                 .expect = expect_of(&llm->survey),
-                                 .log = &silent};
+    struct lb_plan_spec spec = lb_llm_plan_spec(llm);
+    int tp = (int)llm->o.tp;
+    spec.tp = tp > 0 && llm->config.n_seg % tp == 0 ? tp : 1;
+    spec.expect = expect_of(&llm->survey);
+    spec.log = &silent;
+    return spec;
 }
 
 enum lb_status lb_outlook_make(struct lb_llm *llm, struct lb_str *text, struct lb_err *err)

@@ -50,6 +50,15 @@ struct lb_wtensor {
     const struct lb_wpack *pack;
 };
 
+/* Elements of a tensor; their number has been checked to fit. */
+static inline int64_t lb_wtensor_elements(const struct lb_wtensor *t)
+{
+    int64_t n = 1;
+    for (int d = 0; d < t->n_dim; d++)
+        n *= t->dim[d];
+    return n;
+}
+
 struct lb_wfile {
     struct lb_wtensor *tensor; /* [n_tensor], sorted by name */
     size_t n_tensor;

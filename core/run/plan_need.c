@@ -41,14 +41,6 @@ static double replicated(const struct lb_config *c, int64_t il)
     return c->layer[il].moe ? n + dim * (double)c->moe.n_expert : n;
 }
 
-static double elements(const struct lb_wtensor *t)
-{
-    double n = 1;
-    for (int d = 0; d < t->n_dim; d++)
-        n *= (double)t->dim[d];
-    return n;
-}
-
 double lb_plan_layer_bytes(const struct lb_plan_spec *spec)
 {
     const struct lb_config *c = spec->config;
@@ -57,7 +49,7 @@ double lb_plan_layer_bytes(const struct lb_plan_spec *spec)
         return 0;
     for (size_t i = 0; i < spec->weights->n_tensor; i++) {
         int64_t il = lb_family_layer_of(c->family, c->gguf, spec->weights->tensor[i].name);
-        sum += il >= 0 && il < c->n_layer ? elements(&spec->weights->tensor[i]) : 0;
+        sum += il >= 0 && il < c->n_layer ? (double)lb_wtensor_elements(&spec->weights->tensor[i]) : 0;
     }
     return sum * (double)elem_bytes(spec->dtype) / (double)c->n_layer;
 }
@@ -71,7 +63,7 @@ static double tied_copy(const struct lb_plan_spec *spec)
         lb_wfile_find(spec->weights, lb_family_tensor(c->family, c->gguf, LB_R_EMBED, 0, ".weight").text);
     const char *head = lb_family_tensor(c->family, c->gguf, LB_R_HEAD, 0, ".weight").text;
     bool lends = embed && embed->type == (spec->dtype == LB_F32 ? LB_W_F32 : LB_W_BF16);
-    return embed && !lends && !lb_wfile_find(spec->weights, head) ? elements(embed) : 0;
+    return embed && !lends && !lb_wfile_find(spec->weights, head) ? (double)lb_wtensor_elements(embed) : 0;
 }
 
 /* Layers behind the model's own (multi-token prediction) are never read. */
@@ -84,7 +76,7 @@ double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp)
         return 0;
     for (size_t i = 0; i < w->n_tensor; i++)
         if (lb_family_layer_of(c->family, c->gguf, w->tensor[i].name) < c->n_layer)
-            sum += elements(&w->tensor[i]);
+            sum += (double)lb_wtensor_elements(&w->tensor[i]);
     sum += tied_copy(spec);
     if (tp > 1) {
         for (int64_t il = 0; il < c->n_layer; il++)

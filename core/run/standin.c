@@ -63,14 +63,6 @@ static void cut_vocab(const struct lb_standin *s, struct lb_wtensor *t, int64_t 
         t->dim[0] = s->config.n_vocab;
 }
 
-static int64_t elements(const struct lb_wtensor *t)
-{
-    int64_t n = 1;
-    for (int d = 0; d < t->n_dim; d++)
-        n *= t->dim[d];
-    return n;
-}
-
 /* Tensors of the layers that are there; all have the same numbers. */
 static enum lb_status make_weights(struct lb_standin *s, const struct lb_wfile *header, int64_t n_vocab,
                                    struct lb_err *err)
@@ -88,8 +80,9 @@ static enum lb_status make_weights(struct lb_standin *s, const struct lb_wfile *
         cut_vocab(s, t, n_vocab);
         t->type = LB_W_BF16;
         t->pack = NULL;
-        t->n_bytes = 2 * (size_t)elements(t);
-        most = elements(t) > most ? elements(t) : most;
+        int64_t n = lb_wtensor_elements(t);
+        t->n_bytes = 2 * (size_t)n;
+        most = n > most ? n : most;
         w->n_tensor++;
     }
     uint16_t *data = lb_mem_new((size_t)most, sizeof *data);

@@ -11,22 +11,10 @@
 
 #include "core/run/adjust.h"
 #include "core/run/sample.h"
+#include "core/tests/randomrow.h"
 
 /* Against a second implementation that has no table and no candidates: it goes over the whole vocabulary, counts in the
  * lists of ids, and sorts. */
-
-static uint64_t random_state;
-
-static double uniform(void)
-{
-    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-    return (double)(random_state >> 11) / 9007199254740992.0;
-}
-
-static int64_t below(int64_t n)
-{
-    return (int64_t)(uniform() * (double)n);
-}
 
 enum { MOST_VOCAB = 3000, MOST_PROMPT = 400, MOST_NEW = 60, MOST_STOP = 40 };
 
@@ -41,16 +29,6 @@ struct trial {
     float top_logit[LK_TOP];
     struct lb_cand cand;
 };
-
-static const float *sort_logits;
-
-static int by_order(const void *a, const void *b)
-{
-    int32_t i = *(const int32_t *)a, j = *(const int32_t *)b;
-    if (sort_logits[i] != sort_logits[j])
-        return sort_logits[i] < sort_logits[j] ? 1 : -1;
-    return (i > j) - (i < j);
-}
 
 static void sort_into(struct trial *t, const float *logits)
 {

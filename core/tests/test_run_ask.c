@@ -12,21 +12,9 @@
 
 #include "core/run/adjust.h"
 #include "core/run/sample.h"
+#include "core/tests/randomrow.h"
 
 enum { MOST_VOCAB = 5000, MOST_PART = 16, MOST_ROUND = 8 };
-
-static uint64_t random_state;
-
-static double uniform(void)
-{
-    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-    return (double)(random_state >> 11) / 9007199254740992.0;
-}
-
-static int64_t below(int64_t n)
-{
-    return (int64_t)(uniform() * (double)n);
-}
 
 struct row {
     int64_t n;
@@ -38,16 +26,6 @@ struct row {
     struct lb_cand whole, parts;
     int64_t n_asked[LB_ASK_ROW + 1];
 };
-
-static const float *sort_logits;
-
-static int by_order(const void *a, const void *b)
-{
-    int32_t i = *(const int32_t *)a, j = *(const int32_t *)b;
-    if (sort_logits[i] != sort_logits[j])
-        return sort_logits[i] < sort_logits[j] ? 1 : -1;
-    return (i > j) - (i < j);
-}
 
 static void row_make(struct row *r, int64_t n, double spread, bool ties)
 {

@@ -10,6 +10,7 @@
 
 #include "core/run/philox.h"
 #include "core/run/sample.h"
+#include "core/tests/randomrow.h"
 
 /* Known answers of Random123's philox4x32 with 10 rounds (kat_vectors of that library). */
 static void test_philox(void **state)
@@ -37,25 +38,7 @@ static void test_philox(void **state)
     assert_true(lb_philox_u(1, 2, 0, 3) != lb_philox_u((uint64_t)1 << 40 | 1, 2, 0, 3));
 }
 
-static uint64_t random_state;
-
-static double uniform(void)
-{
-    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-    return (double)(random_state >> 11) / 9007199254740992.0;
-}
-
 /* ---- a naive sampler: sorts everything ---- */
-
-static const float *sort_logits;
-
-static int by_order(const void *a, const void *b)
-{
-    int32_t i = *(const int32_t *)a, j = *(const int32_t *)b;
-    if (sort_logits[i] != sort_logits[j])
-        return sort_logits[i] < sort_logits[j] ? 1 : -1;
-    return (i > j) - (i < j);
-}
 
 struct row {
     int64_t n;
