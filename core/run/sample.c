@@ -361,10 +361,3 @@ void lb_sample_fill(const struct lb_cand *c, float logit, size_t n_top, struct l
     out->top = n ? top : NULL;
     out->n_top = n;
 }
-
-void lb_sample_logprob(const struct lb_cand *c, int64_t n_vocab, int32_t id, size_t n_top, struct lb_logprob_top *top,
-                       struct lb_logprob *out)
-{
-    *out = (struct lb_logprob){.id = id, .rank = lb_sample_rank(c, n_vocab, c->logits[id])};
-    lb_sample_fill(c, c->logits[id], n_top, top, out);
-}

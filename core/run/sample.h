@@ -30,13 +30,9 @@ int32_t lb_sample_draw_top(const struct lb_sampling *s, const struct lb_cand *c,
 /* The same by reading the whole row always: for tests. */
 int32_t lb_sample_draw_whole(const struct lb_sampling *s, const struct lb_cand *c, int64_t n_vocab, double u);
 
-/* Fills out for the chosen id from the raw distribution (before temperature and filters): out->n_top pairs, best first,
- * are written to `top` (n_top at most LK_TOP). c has logits. */
-void lb_sample_logprob(const struct lb_cand *c, int64_t n_vocab, int32_t id, size_t n_top, struct lb_logprob_top *top,
-                       struct lb_logprob *out);
-
-/* Its two halves, for a row whose logits may be elsewhere: how many logits are at least this one, -1 where neither
- * candidates nor logits say it; and everything but id and rank. */
+/* What is told of an id from the raw distribution (before temperature and filters): how many logits are at least this
+ * one, -1 where neither candidates nor logits say it; and everything but id and rank, the n_top best (at most LK_TOP)
+ * going to `top`. */
 int64_t lb_sample_rank(const struct lb_cand *c, int64_t n_vocab, float logit);
 void lb_sample_fill(const struct lb_cand *c, float logit, size_t n_top, struct lb_logprob_top *top,
                     struct lb_logprob *out);

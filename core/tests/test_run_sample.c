@@ -249,6 +249,13 @@ static void test_ties(void **state)
     row_release(&r);
 }
 
+/* As a run tells of an id. */
+static void tell(const struct row *r, int32_t id, size_t n_top, struct lb_logprob_top *top, struct lb_logprob *out)
+{
+    *out = (struct lb_logprob){.id = id, .rank = lb_sample_rank(&r->cand, r->n, r->logits[id])};
+    lb_sample_fill(&r->cand, r->logits[id], n_top, top, out);
+}
+
 static void test_logprobs(void **state)
 {
     (void)state;
@@ -260,7 +267,7 @@ static void test_logprobs(void **state)
         for (int64_t id = 0; id < r.n; id += 1 + r.n / 100) {
             struct lb_logprob out;
             struct lb_logprob_top top[20];
-            lb_sample_logprob(&r.cand, r.n, (int32_t)id, 20, top, &out);
+            tell(&r, (int32_t)id, 20, top, &out);
             int64_t rank = 0;
             for (int64_t k = 0; k < r.n; k++)
                 rank += r.logits[k] >= r.logits[id];
@@ -272,7 +279,7 @@ static void test_logprobs(void **state)
                 assert_int_equal(out.top[k].id, r.order[k]);
                 assert_true(out.top[k].logprob == (float)((double)r.logits[r.order[k]] - r.cand.lse));
             }
-            lb_sample_logprob(&r.cand, r.n, (int32_t)id, 0, NULL, &out);
+            tell(&r, (int32_t)id, 0, NULL, &out);
             assert_int_equal(out.n_top, 0);
         }
         row_release(&r);
