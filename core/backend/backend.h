@@ -14,7 +14,7 @@
 struct lb_backend_counts {
     int64_t product_rows;                      /* rows that entered layer products, one count a product */
     int64_t token_rows;                        /* tokens that those products were asked for */
-    int64_t weight_bytes;                      /* packed matrices, and tables that are not read where the file lies */
+    int64_t weight_bytes;                      /* packed matrices */
     double attend_s, linear_s, norm_s, head_s; /* seconds by kind of op, whole run */
 };
 
@@ -31,7 +31,8 @@ struct lb_backend_ops {
     /* n_head matrices of the same shape, whose rows stand one behind the other in spec->rows */
     enum lb_status (*heads_new)(struct lb_backend *be, const struct lb_matrix_spec *spec, int64_t n_head,
                                 struct lb_matrix **out, struct lb_err *err);
-    /* rows `first` and those behind it of the vocabulary */
+    /* rows `first` and those behind it of the vocabulary; lent as long as the backend lives: they are read where the
+     * file lies, by several threads at once */
     enum lb_status (*table_new)(struct lb_backend *be, const struct lb_rows *rows, int64_t first, struct lb_table **out,
                                 struct lb_err *err);
     enum lb_status (*vector_new)(struct lb_backend *be, const float *host, int64_t n, const float **out,

@@ -18,7 +18,8 @@ struct lb_matrix {
 };
 
 struct lb_table {
-    const void *data; /* [n_row, n_col] of the backend's type; borrowed or from the chunks */
+    const void *data; /* [n_row, n_col] of the backend's type, borrowed; NULL: rows are read as they are asked for */
+    const struct lb_rows *rows;
     int64_t first, n_row, n_col;
 };
 

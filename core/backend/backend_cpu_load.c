@@ -140,65 +140,23 @@ enum lb_status lb_cpu_matrix_new(struct lb_backend *be, const struct lb_matrix_s
     return lb_cpu_heads_new(be, spec, 1, out, err);
 }
 
-struct convert_job {
-    const struct lb_cpu *c;
-    const struct lb_rows *rows;
-    void *out;
-    _Atomic bool no_memory;
-};
-
-static void convert_rows(void *ctx, int64_t begin, int64_t end)
-{
-    struct convert_job *job = ctx;
-    const struct lb_rows *r = job->rows;
-    if (job->c->base.dtype == LB_F32) {
-        r->get(r, begin, end - begin, (float *)job->out + begin * r->n_col);
-        return;
-    }
-    float *row = lb_mem_new((size_t)r->n_col, sizeof *row);
-    if (!row) {
-        atomic_store(&job->no_memory, true);
-        return;
-    }
-    for (int64_t i = begin; i < end; i++) {
-        uint16_t *to = (uint16_t *)job->out + i * r->n_col;
-        r->get(r, i, 1, row);
-        for (int64_t k = 0; k < r->n_col; k++)
-            to[k] = lb_bf16_round(row[k]);
-    }
-    lb_mem_free(row);
-}
-
 enum lb_status lb_cpu_table_new(struct lb_backend *be, const struct lb_rows *rows, int64_t first, struct lb_table **out,
                                 struct lb_err *err)
 {
     struct lb_cpu *c = lb_cpu_of(be);
     *out = NULL;
-    size_t elem = lb_cpu_elem_bytes(c), n = (size_t)rows->n_row * (size_t)rows->n_col;
-    bool borrows = rows->data && rows->data_type == c->base.dtype && (uintptr_t)rows->data % elem == 0;
-    if (only_measures(c, borrows ? 0 : n, elem))
+    if (only_measures(c, 0, 0)) /* each process reads the file */
         return LB_OK;
     struct lb_table *t = lb_cpu_take(c, 1, sizeof *t, "the embedding table", err);
     if (!t)
         return LB_E_DEVICE;
-    t->first = first;
-    t->n_row = rows->n_row;
-    t->n_col = rows->n_col;
+    bool borrows = rows->data && rows->data_type == c->base.dtype;
+    *t = (struct lb_table){.data = borrows && (uintptr_t)rows->data % lb_cpu_elem_bytes(c) == 0 ? rows->data : NULL,
+                           .rows = rows,
+                           .first = first,
+                           .n_row = rows->n_row,
+                           .n_col = rows->n_col};
     *out = t;
-    t->data = rows->data;
-    if (borrows)
-        return LB_OK;
-    void *copy = weight_take(c, n, elem, "the embedding table", err);
-    if (!copy)
-        return LB_E_DEVICE;
-    t->data = copy;
-    c->base.counts.weight_bytes += (int64_t)(n * elem);
-    if (!packs(c))
-        return LB_OK;
-    struct convert_job job = {c, rows, copy, false};
-    lb_team_run(c->team, convert_rows, &job, rows->n_row, 64);
-    if (atomic_load(&job.no_memory))
-        return lb_err_memory(err, "a row of the embedding table", (unsigned long long)rows->n_col * sizeof(float));
     return LB_OK;
 }
 

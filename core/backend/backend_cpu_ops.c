@@ -58,6 +58,12 @@ static void run_embed(void *ctx, int64_t begin, int64_t end)
                 x[k] = -0.0f;
             continue;
         }
+        if (!job->table->data) {
+            job->table->rows->get(job->table->rows, id, 1, x);
+            for (int64_t k = 0; job->lk->type == LK_BF16 && k < dim; k++)
+                x[k] = lb_bf16_widen(lb_bf16_round(x[k]));
+            continue;
+        }
         struct lk_embed args = {.x = x, .table = job->table->data, .id = &id, .n_tok = 1, .dim = dim};
         job->lk->embed(&args, 0, 1);
     }

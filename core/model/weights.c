@@ -167,13 +167,16 @@ static enum lb_status load_ends(struct lb_loader *ld, struct lb_err *err)
     LB_TRY(choose_ends(ld, &embed, &head, err));
     LB_TRY(lb_load_norm(ld, 0, LB_R_NORM, c->dim, &ld->w->norm, err));
 
-    struct lb_fused f;
+    struct lb_fused f, *table = lb_mem_new(1, sizeof *table);
+    ld->w->embed_rows = table;
+    if (!table)
+        return lb_err_memory(err, "the embedding table", sizeof *table);
     const struct lb_model_cols *cols = ld->s->cols;
     const struct lb_span rows = {.row = cols->vocab_begin, .n_take = cols->n_vocab};
-    lb_fused_init(&f, c->dim);
-    lb_fused_add(ld, &f, embed, &rows, c->dim, 0);
-    lb_fused_lend_whole(&f);
-    LB_TRY(be->ops->table_new(be, &f.rows, cols->vocab_begin, &ld->w->embed, err));
+    lb_fused_init(table, c->dim);
+    lb_fused_add(ld, table, embed, &rows, c->dim, 0);
+    lb_fused_lend_whole(table);
+    LB_TRY(be->ops->table_new(be, &table->rows, cols->vocab_begin, &ld->w->embed, err));
 
     lb_fused_init(&f, c->dim);
     lb_fused_add(ld, &f, head, &rows, c->dim, 0);
@@ -257,6 +260,7 @@ void lb_weights_release(struct lb_weights *w)
 {
     for (int64_t il = 0; il < w->n_layer; il++)
         lb_mem_free(w->layer[il].expert);
+    lb_mem_free(w->embed_rows);
     lb_mem_free(w->layer);
     *w = (struct lb_weights){0};
 }

@@ -197,7 +197,14 @@ enum lb_status lb_fused_pack(struct lb_loader *ld, struct lb_fused *f, struct lb
     f->rows.at = is_plain(f, &f->rows.data_type) ? fused_at : NULL;
     spec.rows = &f->rows;
     spec.name = f->part[0].t->name;
-    return be->ops->matrix_new(be, &spec, out, err);
+    LB_TRY(be->ops->matrix_new(be, &spec, out, err));
+    for (int i = 0; i < f->n_part && (!ld->s->mem || ld->s->mem->reads); i++) {
+        const struct lb_part *p = &f->part[i];
+        bool joined = p->t->type == LB_W_PACKED;
+        lb_wfile_forget(ld->s->file, joined ? p->t->data : p->data,
+                        joined ? p->t->n_bytes : (size_t)p->n_row * p->stride);
+    }
+    return LB_OK;
 }
 
 /* Parameters are those of the whole model, whatever is taken; *n counts them. */

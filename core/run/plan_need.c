@@ -1,4 +1,6 @@
 /* What a run needs: bytes of weights, pages and steps from the configuration. */
+#include <string.h>
+
 #include "core/dist/shard.h"
 #include "core/model/kv.h"
 #include "core/run/plan.h"
@@ -54,19 +56,17 @@ double lb_plan_layer_bytes(const struct lb_plan_spec *spec)
     return sum * (double)elem_bytes(spec->dtype) / (double)c->n_layer;
 }
 
-/* A tied matrix is packed for the head; as the table it is read where the file lies if it is of the right type, else
- * copied. */
-static double tied_copy(const struct lb_plan_spec *spec)
+/* The embedding is read where the file lies, unless the head is made of it. Layers behind the model's own (multi-token
+ * prediction) are never read. */
+static bool has_copy(const struct lb_plan_spec *spec, const struct lb_wtensor *t)
 {
     const struct lb_config *c = spec->config;
-    const struct lb_wtensor *embed =
-        lb_wfile_find(spec->weights, lb_family_tensor(c->family, c->gguf, LB_R_EMBED, 0, ".weight").text);
     const char *head = lb_family_tensor(c->family, c->gguf, LB_R_HEAD, 0, ".weight").text;
-    bool lends = embed && embed->type == (spec->dtype == LB_F32 ? LB_W_F32 : LB_W_BF16);
-    return embed && !lends && !lb_wfile_find(spec->weights, head) ? (double)lb_wtensor_elements(embed) : 0;
+    if (strcmp(t->name, lb_family_tensor(c->family, c->gguf, LB_R_EMBED, 0, ".weight").text) == 0)
+        return !lb_wfile_find(spec->weights, head);
+    return lb_family_layer_of(c->family, c->gguf, t->name) < c->n_layer;
 }
 
-/* Layers behind the model's own (multi-token prediction) are never read. */
 double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp)
 {
     const struct lb_wfile *w = spec->weights;
@@ -75,9 +75,8 @@ double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp)
     if (!w)
         return 0;
     for (size_t i = 0; i < w->n_tensor; i++)
-        if (lb_family_layer_of(c->family, c->gguf, w->tensor[i].name) < c->n_layer)
+        if (has_copy(spec, &w->tensor[i]))
             sum += (double)lb_wtensor_elements(&w->tensor[i]);
-    sum += tied_copy(spec);
     if (tp > 1) {
         for (int64_t il = 0; il < c->n_layer; il++)
             whole += replicated(c, il);
