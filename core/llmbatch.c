@@ -141,6 +141,7 @@ static enum lb_status open_backend_as(struct lb_llm *llm, const char *isa, struc
                                    .dtype = llm->dtype,
                                    .isa = isa,
                                    .n_thread = o->threads ? (int)o->threads : llm->ranks.cpus.n_thread,
+                                   .unpack = o->unpack,
                                    .log = &o->log};
     return lb_backend_open(&llm->backend, &spec, err);
 }

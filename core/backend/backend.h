@@ -26,6 +26,8 @@ struct lb_backend_ops {
     /* loading; weights may be read by several threads of the backend's team. mem is lent until the next call, NULL: the
      * backend's own memory, as from the beginning */
     void (*weight_mem)(struct lb_backend *be, struct lb_weight_mem *mem);
+    /* Whether products take weights packed like this as they are; NULL: none */
+    bool (*keeps)(const struct lb_backend *be, const struct lk_packed *how, const struct lk_cols *cols);
     enum lb_status (*matrix_new)(struct lb_backend *be, const struct lb_matrix_spec *spec, struct lb_matrix **out,
                                  struct lb_err *err);
     /* n_head matrices of the same shape, whose rows stand one behind the other in spec->rows */
@@ -113,6 +115,7 @@ struct lb_backend {
     const char *device; /* "cpu", "null" */
     const char *isa;    /* kernel set in use: "ref", "avx512bf16"; NULL: the device has none */
     int n_thread;
+    bool unpack; /* packed weights are unpacked when they are loaded: other memory and speed, the same numbers */
     struct lb_backend_counts counts;
 };
 
@@ -122,6 +125,7 @@ struct lb_backend_spec {
     const char *isa; /* list of sets that may be used, or NULL for what the processor has; unknown or missing on
                       * this processor: LB_E_USAGE naming it */
     int n_thread;    /* 0: the affinity mask's size */
+    bool unpack;     /* see struct lb_backend */
     const struct lb_log *log;
 };
 
