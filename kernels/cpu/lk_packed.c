@@ -111,21 +111,27 @@ static void put_subs(const struct lk_packed_panel *p, const struct lk_codes *col
     }
 }
 
+static void put_word(const struct lk_packed_panel *p, uint8_t *codes, int64_t o, int64_t j, uint32_t word)
+{
+    memcpy(codes + (o * p->width + j) * 4, &word, sizeof word);
+}
+
 /* Codes of one column's block into its words. */
 static void put_codes(const struct lk_packed_panel *p, const uint8_t q[LK_BLOCK], int64_t j, uint8_t *to)
 {
-    const int bits = lk_packed_bits(p->q.kind), low = bits == 6 ? 4 : bits, per = 32 / low;
-    for (int o = 0; o < LK_BLOCK / per; o++) {
+    const int bits = lk_packed_bits(p->q.kind), per = 32 / bits;
+    for (int o = 0; o < LK_BLOCK / per && bits != 6; o++) {
         uint32_t word = 0;
         for (int i = 0; i < per; i++)
-            word |= (q[o * per + i] & ((1u << low) - 1u)) << low * i;
-        memcpy(to + (o * p->width + j) * 4, &word, sizeof word);
+            word |= (q[o * per + i] & ((1u << bits) - 1u)) << bits * i;
+        put_word(p, to, o, j, word);
     }
-    for (int h = 0; h < 2 && bits == 6; h++) {
-        uint32_t word = 0;
-        for (int i = 0; i < 16; i++)
-            word |= (q[16 * h + i] >> 4 & 3u) << 2 * i;
-        memcpy(to + ((4 + h) * p->width + j) * 4, &word, sizeof word);
+    for (int o = 0; o < 6 && bits == 6; o++) {
+        const uint8_t *part = q + o / 3 * 16;
+        uint32_t word = (part[15] >> o % 3 * 2 & 3u) << 30;
+        for (int i = 0; i < 5; i++)
+            word |= (part[o % 3 * 5 + i] & 63u) << 6 * i;
+        put_word(p, to, o, j, word);
     }
 }
 
@@ -157,15 +163,23 @@ void lk_packed_pack(const struct lk_pack_codes *a, int64_t width)
     to[p.odd_at] = odd;
 }
 
+static uint32_t word_at(const struct lk_packed_panel *p, const uint8_t *codes, int64_t o, int64_t j)
+{
+    uint32_t word;
+    memcpy(&word, codes + (o * p->width + j) * 4, sizeof word);
+    return word;
+}
+
 /* Code i of column j of a block. */
 static unsigned code_at(const struct lk_packed_panel *p, const uint8_t *codes, int64_t j, int i)
 {
-    const int bits = lk_packed_bits(p->q.kind), low = bits == 6 ? 4 : bits, per = 32 / low;
-    uint32_t word, high = 0;
-    memcpy(&word, codes + (i / per * p->width + j) * 4, sizeof word);
-    if (bits == 6)
-        memcpy(&high, codes + ((4 + i / 16) * p->width + j) * 4, sizeof high);
-    return (word >> i % per * low & ((1u << low) - 1u)) | (high >> i % 16 * 2 & 3u) << 4;
+    const int bits = lk_packed_bits(p->q.kind), per = 32 / bits, half = i / 16 * 3;
+    if (bits != 6)
+        return word_at(p, codes, i / per, j) >> i % per * bits & ((1u << bits) - 1u);
+    if (i % 16 < 15)
+        return word_at(p, codes, half + i % 16 / 5, j) >> i % 16 % 5 * 6 & 63u;
+    return word_at(p, codes, half, j) >> 30 | word_at(p, codes, half + 1, j) >> 30 << 2 |
+           word_at(p, codes, half + 2, j) >> 30 << 4;
 }
 
 /* What a code of column j stands for, by the published formula. */

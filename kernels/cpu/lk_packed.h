@@ -1,7 +1,8 @@
 /* Packed weights in memory, the same for every set but for the width of a panel: scales of groups, scales of subgroups
  * by blocks of 32 packed columns, then the codes of the blocks in 32-bit words, one of each output column side by side:
- *   4 bits  [4, width]: word o holds columns 8 o ..., a column in bits 4 i .. 4 i + 3
- *   6 bits  the same for the low four bits, then [2, width]: word h holds the high two of columns 16 h ...
+ *   4 bits  [4, width]: word o holds columns 8 o ..., column 8 o + i in bits 4 i .. 4 i + 3
+ *   6 bits  [2, 3, width], a half of 16 columns each: word o holds columns 5 o ... in bits 6 i .. 6 i + 5, and the
+ *           upper two bits of the three words are the bits of column 15, the first word's lowest
  *   8 bits  [8, width]: word o holds columns 4 o ...
  * so that a mask, a conversion and a multiplication by a scale times 2^-n unpack a column of all outputs. */
 #ifndef KERNELS_CPU_LK_PACKED_H
@@ -65,6 +66,38 @@ static inline int64_t lk_packed_col(const struct lk_cols *c, int s, int64_t kp, 
     int64_t k = c->begin[s] + (kp - c->packed[s]), left = c->begin[s + 1] - k;
     *n = left < 0 ? 0 : lk_min(left, LK_BLOCK);
     return k;
+}
+
+/* Some blocks of one segment of a panel. */
+struct lk_blocks {
+    const struct lk_packed_panel *panel;
+    const uint8_t *at; /* the panel */
+    int s;             /* segment */
+    int64_t k, n;      /* packed columns k .. k + n - 1, multiples of LK_BLOCK */
+};
+
+/* The groups that these meet, one after another: without a division each. */
+struct lk_groups {
+    const uint8_t *at, *last;
+    int64_t left, size, bytes;
+};
+
+static inline struct lk_groups lk_groups_of(const struct lk_blocks *b)
+{
+    const struct lk_packed_panel *p = b->panel;
+    int64_t col = p->cols->begin[b->s] + (b->k - p->cols->packed[b->s]);
+    const uint8_t *at = b->at + lk_packed_group(&p->q, col) * p->group_bytes;
+    return (struct lk_groups){at, b->at + p->sub_at - p->group_bytes, p->q.group - (p->q.first + col) % p->q.group,
+                              p->q.group, p->group_bytes};
+}
+
+static inline void lk_groups_step(struct lk_groups *g, int64_t n_col)
+{
+    g->left -= n_col;
+    if (g->left > 0 || g->at == g->last)
+        return;
+    g->left = g->size;
+    g->at += g->bytes;
 }
 
 /* Numbers of the block at packed column kp of segment s: out[32, width], rounded once, zeros behind the segment's end;
