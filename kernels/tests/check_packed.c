@@ -161,14 +161,19 @@ static uint32_t bits_of(float x)
     return x != x ? 0x7fc00000u : lk_bits(x);
 }
 
-static void same(const struct lk_cpu *t, const struct matrix *x, int64_t n_row, const float *got, const float *want,
-                 int64_t n, const char *what)
+struct pair {
+    const float *got, *want;
+    const char *what;
+};
+
+static void same(const struct lk_cpu *t, const struct matrix *x, const struct pair *p, int64_t n)
 {
+    const float *got = p->got, *want = p->want;
     for (int64_t i = 0; i < n; i++)
         if (bits_of(got[i]) != bits_of(want[i])) {
-            check_that(0, t, "packed", "%s %s, %lld rows, %lld of %lld columns, number %lld: %a, not %a",
-                       kind_name[x->q.kind], what, (long long)n_row, (long long)x->n_out, (long long)x->cols.n_col,
-                       (long long)i, (double)got[i], (double)want[i]);
+            check_that(0, t, "packed", "%s %s, %lld of %lld columns, number %lld: %a, not %a", kind_name[x->q.kind],
+                       p->what, (long long)x->n_out, (long long)x->cols.n_col, (long long)i, (double)got[i],
+                       (double)want[i]);
             return;
         }
     check_that(1, t, "packed", "same");
@@ -196,7 +201,7 @@ static void store_and_add(const struct lk_cpu *t, const struct matrix *x, const 
         args.q = &x->q;
         args.y = got;
         CHECK_SPLIT(t->linear, &args, t->linear_items(&args));
-        same(t, x, a->n_row, got, want, n, add ? "added" : "stored");
+        same(t, x, &(struct pair){got, want, add ? "added" : "stored"}, n);
     }
     free(bias);
     free(got);
@@ -222,7 +227,7 @@ static void swiglu(const struct lk_cpu *t, const struct matrix *x, const struct 
     for (int64_t i = 0; i < a->n_row; i++) {
         t->act_row(&got, i, g);
         t->act_row(&want, i, w);
-        same(t, x, a->n_row, g, w, ffn, "swiglu");
+        same(t, x, &(struct pair){g, w, "swiglu"}, ffn);
     }
     free(got.data);
     free(want.data);
@@ -252,7 +257,7 @@ static void head(const struct lk_cpu *t, const struct matrix *x, const struct lk
                                  .logits = row};
         CHECK_SPLIT(t->linear, &args, t->linear_items(&args));
     }
-    same(t, x, a->n_row, logits[1], logits[0], n, "logits");
+    same(t, x, &(struct pair){logits[1], logits[0], "logits"}, n);
     for (int64_t i = 0; i < a->n_row * n_block; i++)
         check_that(best[0][i].id == best[1][i].id && bits_of(best[0][i].value) == bits_of(best[1][i].value) &&
                        best[0][i].finite == best[1][i].finite,
