@@ -285,6 +285,7 @@ struct lb_plan_spec lb_llm_plan_spec(const struct lb_llm *llm)
     return (struct lb_plan_spec){.config = &llm->config,
                                  .weights = weights_of(llm),
                                  .dtype = llm->dtype,
+                                 .unpack = o->unpack,
                                  .batch_tokens = o->batch_tokens,
                                  .max_seqs = o->max_seqs,
                                  .kv_memory = o->kv_memory,

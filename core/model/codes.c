@@ -54,6 +54,24 @@ bool lb_codes_of(const struct lb_wtensor *t, int64_t first, struct lk_packed *ho
     return !p->g_idx;
 }
 
+static int bits_of(enum lk_packing kind)
+{
+    return kind == LK_PK_K6 ? 6 : kind >= LK_PK_S8 ? 8 : 4;
+}
+
+double lb_codes_kept_bytes(const struct lb_wtensor *t)
+{
+    struct lk_packed how;
+    if (t->n_dim < 2 || !lb_codes_of(t, 0, &how))
+        return 0;
+    bool two = how.kind == LK_PK_A4 || how.kind == LK_PK_K4, zeros = how.kind == LK_PK_Z4 || how.kind == LK_PK_Z8;
+    double n = (double)lb_wtensor_elements(t), n_col = (double)t->dim[t->n_dim - 1];
+    double scale = (how.scale == LK_SC_F32 ? 4 : 2) * (1 + two) + zeros;
+    double groups = n / n_col * (double)((t->dim[t->n_dim - 1] - 1) / how.group + 1);
+    double parts = how.kind == LK_PK_K4 || how.kind == LK_PK_K6 ? n / 16 : 0; /* two bytes for 32 columns */
+    return n * bits_of(how.kind) / 8 + groups * scale + parts;
+}
+
 /* Where the parts of a row taken apart begin; codes come first, from the beginning of a group on. */
 struct layout {
     int64_t n_group, skip; /* groups; columns of the first one that are not taken */

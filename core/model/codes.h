@@ -12,6 +12,9 @@
  * formed otherwise than any product does it, or its groups are not contiguous. */
 bool lb_codes_of(const struct lb_wtensor *t, int64_t first, struct lk_packed *how);
 
+/* About what a matrix takes in memory that stays packed; 0: it does not. */
+double lb_codes_kept_bytes(const struct lb_wtensor *t);
+
 /* Bytes of n_col columns of a row taken apart. */
 size_t lb_codes_bytes(const struct lk_packed *how, int64_t n_col);
 
