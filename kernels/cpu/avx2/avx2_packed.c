@@ -10,6 +10,7 @@
 #define BAND 16   /* activation panels */
 #define PIECE 256 /* packed columns: 16 KB */
 #define PAIR_ROWS 2
+#define FEW_ROWS 3 /* up to here weights are unpacked in registers */
 
 /* Panels with scales that the fast way does not round right. */
 LK_INLINE bool unpack_odd(const struct lk_blocks *b, float *out, const enum lk_type type)
@@ -24,18 +25,59 @@ LK_INLINE bool unpack_odd(const struct lk_blocks *b, float *out, const enum lk_t
     return true;
 }
 
-#define UNPACK(kind, type, suffix)                                             \
-    static void unpack_##kind##_##suffix(const struct lk_blocks *b, void *out) \
-    {                                                                          \
-        if (!unpack_odd(b, out, type))                                         \
-            lk_unpack(LK_PK_##kind, type, b, out);                             \
+/* One or two weight panels times R rows of activations, unpacked in registers. */
+LK_INLINE void few(const int R, const enum lk_packing kind, const enum lk_type type, const struct lk_blocks b[2],
+                   const struct lk_piece *p)
+{
+    for (int i = 0; i <= p->two; i++) {
+        const int64_t ld = p->two ? 2 * PANEL : PANEL;
+        float *sums = p->sums + i * PANEL;
+        struct lk_sink sink = {.a = p->a};
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+            sink.acc[r][0] = p->begin ? _mm256_setzero_ps() : _mm256_load_ps(sums + r * ld);
+            sink.acc[r][1] = p->begin ? _mm256_setzero_ps() : _mm256_load_ps(sums + r * ld + 8);
+        }
+        lk_unpack(R, kind, type, &b[i], &sink);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+            _mm256_store_ps(sums + r * ld, sink.acc[r][0]);
+            _mm256_store_ps(sums + r * ld + 8, sink.acc[r][1]);
+        }
+    }
+}
+
+#define UNPACK(kind, type, suffix)                                                            \
+    static void unpack_##kind##_##suffix(const struct lk_blocks *b, void *out)                \
+    {                                                                                         \
+        struct lk_sink sink = {.out = out};                                                   \
+        if (!unpack_odd(b, out, type))                                                        \
+            lk_unpack(0, LK_PK_##kind, type, b, &sink);                                       \
+    }                                                                                         \
+    static void few1_##kind##_##suffix(const struct lk_blocks b[2], const struct lk_piece *p) \
+    {                                                                                         \
+        few(1, LK_PK_##kind, type, b, p);                                                     \
+    }                                                                                         \
+    static void few2_##kind##_##suffix(const struct lk_blocks b[2], const struct lk_piece *p) \
+    {                                                                                         \
+        few(2, LK_PK_##kind, type, b, p);                                                     \
+    }                                                                                         \
+    static void few3_##kind##_##suffix(const struct lk_blocks b[2], const struct lk_piece *p) \
+    {                                                                                         \
+        few(3, LK_PK_##kind, type, b, p);                                                     \
     }
 #define UNPACK_BOTH(kind) UNPACK(kind, LK_F32, f32) UNPACK(kind, LK_BF16, bf16)
 #define EACH_KIND(X) X(S4) X(A4) X(Z4) X(K4) X(K6) X(S8) X(Z8) X(E4M3)
 EACH_KIND(UNPACK_BOTH)
 
+/* By kind and type; by rows. */
 #define NAMES(kind) [LK_PK_##kind] = {[LK_F32] = unpack_##kind##_f32, [LK_BF16] = unpack_##kind##_bf16},
 static void (*const unpackers[][2])(const struct lk_blocks *, void *) = {EACH_KIND(NAMES)};
+#define FEW_NAMES(kind)                                                                           \
+    [LK_PK_##kind] = {[LK_F32] = {NULL, few1_##kind##_f32, few2_##kind##_f32, few3_##kind##_f32}, \
+                      [LK_BF16] = {NULL, few1_##kind##_bf16, few2_##kind##_bf16, few3_##kind##_bf16}},
+static void (*const few_of[][2][FEW_ROWS + 1])(const struct lk_blocks *,
+                                               const struct lk_piece *) = {EACH_KIND(FEW_NAMES)};
 
 LK_INLINE void tile(const int R, const int N, const struct lk_piece *p)
 {
@@ -147,6 +189,10 @@ void lk_avx2_packed_linear(const struct lk_linear *a, int64_t begin, int64_t end
     for (int i = 0; i < LK_TREE_DEPTH; i++)
         m.sums[i] = sums[i];
     set.unpack = unpackers[a->q->kind][type];
+    if (a->a.n_row >= 1 && a->a.n_row <= FEW_ROWS) {
+        set.few = few_of[a->q->kind][type][a->a.n_row];
+        set.few_rows = FEW_ROWS;
+    }
     lk_packed_linear(&set, &m, a, begin, end);
 }
 

@@ -59,118 +59,187 @@ LK_INLINE struct lk_scales lk_scales8(const enum lk_packing kind, enum lk_scale 
 }
 
 /* Nearest even to 8 bits, for numbers between 2^-120 and 2^110: with E, x less its fraction, E 1.5 2^16 + x has its
- * last bit where that of bf16 is. Three operations instead of the five of lk_rounded8. */
-LK_INLINE __m256 lk_packed_rounded8(const enum lk_type type, __m256 x)
+ * last bit where that of bf16 is. */
+LK_INLINE __m256 lk_packed_rounded8(const enum lk_type type, const bool few, __m256 x)
 {
     if (type == LK_F32)
         return x;
-    const __m256 far = _mm256_set1_ps(0x1.8p16f);
     __m256 e = _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32((int)0xff800000u)));
-    return _mm256_fnmadd_ps(e, far, _mm256_fmadd_ps(e, far, x));
+    if (!few) {
+        const __m256 far = _mm256_set1_ps(0x1.8p16f);
+        return _mm256_fnmadd_ps(e, far, _mm256_fmadd_ps(e, far, x));
+    }
+    /* one operation more, but none where the products are computed */
+    __m256i far = _mm256_add_epi32(_mm256_castps_si256(e), _mm256_set1_epi32((16 << 23) + (1 << 22)));
+    return _mm256_sub_ps(_mm256_add_ps(_mm256_castsi256_ps(far), x), _mm256_castsi256_ps(far));
 }
 
-/* What `bits` bits of each word from bit `at` on stand for; d is that of the scales times 2^-at. */
-LK_INLINE __m256 lk_number8(const enum lk_type type, __m256i word, const int at, const int bits, __m256 d, __m256 plus)
-{
-    __m256i code = _mm256_and_si256(word, _mm256_set1_epi32(((1 << bits) - 1) << at));
-    return lk_packed_rounded8(type, _mm256_fmadd_ps(_mm256_cvtepi32_ps(code), d, plus));
-}
+/* What is done with unpacked columns: R = 0: stored; else multiplied with R rows of activations at once. */
+struct lk_sink {
+    float *out;     /* [columns, 16] */
+    const float *a; /* activation panel at the next column, a multiple of 8 */
+    __m256 acc[LK_AVX2_ROWS][2];
+};
 
-LK_INLINE __m256i lk_words8(const uint8_t *codes, int64_t o)
+/* Column i of the sink's next ones. */
+LK_INLINE void lk_sink_take(const int R, struct lk_sink *s, int i, __m256 x0, __m256 x1)
 {
-    return _mm256_loadu_si256((const __m256i *)(const void *)(codes + o * LK_AVX2_PANEL * 4));
-}
-
-/* The block of 8 outputs whose first word is at `codes`: column k to out + 16 k. */
-LK_INLINE void lk_unpack4(const enum lk_type type, const uint8_t *codes, const struct lk_scales *s, float *out)
-{
-    __m256 d[4] = {s->d};
-    for (int i = 1; i < 4; i++)
-        d[i] = _mm256_mul_ps(d[i - 1], _mm256_set1_ps(0x1p-4f));
-    for (int o = 0; o < 4; o++) {
-        __m256i word = lk_words8(codes, o);
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; half++, word = _mm256_srli_epi32(word, 16))
-#pragma GCC unroll 4
-            for (int i = 0; i < 4; i++, out += LK_AVX2_PANEL)
-                _mm256_store_ps(out, lk_number8(type, word, 4 * i, 4, d[i], s->plus));
+    if (R == 0) {
+        _mm256_store_ps(s->out + i * LK_AVX2_PANEL, x0);
+        _mm256_store_ps(s->out + i * LK_AVX2_PANEL + 8, x1);
+    }
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++) {
+        __m256 a = _mm256_broadcast_ss(s->a + i / 8 * 8 * R + 8 * r + i % 8);
+        s->acc[r][0] = lk_fma_in_place(a, x0, s->acc[r][0]);
+        s->acc[r][1] = lk_fma_in_place(a, x1, s->acc[r][1]);
     }
 }
 
-LK_INLINE void lk_unpack8(const enum lk_type type, const uint8_t *codes, const struct lk_scales *s, float *out)
+/* The next n columns are taken; n is a multiple of 8. */
+LK_INLINE void lk_sink_step(const int R, struct lk_sink *s, int n)
 {
-    __m256 d = _mm256_mul_ps(s->d, _mm256_set1_ps(0x1p-8f));
-    for (int o = 0; o < 8; o++, out += 4 * LK_AVX2_PANEL) {
-        __m256i word = lk_words8(codes, o), high = _mm256_srli_epi32(word, 16);
-        _mm256_store_ps(out, lk_number8(type, word, 0, 8, s->d, s->plus));
-        _mm256_store_ps(out + LK_AVX2_PANEL, lk_number8(type, word, 8, 8, d, s->plus));
-        _mm256_store_ps(out + 2 * LK_AVX2_PANEL, lk_number8(type, high, 0, 8, s->d, s->plus));
-        _mm256_store_ps(out + 3 * LK_AVX2_PANEL, lk_number8(type, high, 8, 8, d, s->plus));
+    if (R == 0)
+        s->out += n * LK_AVX2_PANEL;
+    s->a += n * R;
+}
+
+/* What `bits` bits of each word from bit `at` on stand for; d is that of the scales times 2^-at. */
+LK_INLINE __m256 lk_number8(const enum lk_type type, const bool few, __m256i code, __m256 d, __m256 plus)
+{
+    return lk_packed_rounded8(type, few, _mm256_fmadd_ps(_mm256_cvtepi32_ps(code), d, plus));
+}
+
+LK_INLINE __m256i lk_bits8(__m256i word, const int at, const int bits)
+{
+    return _mm256_and_si256(word, _mm256_set1_epi32(((1 << bits) - 1) << at));
+}
+
+LK_INLINE __m256i lk_words8(const uint8_t *codes, int64_t o, const int j)
+{
+    return _mm256_loadu_si256((const __m256i *)(const void *)(codes + o * LK_AVX2_PANEL * 4) + j);
+}
+
+/* d times 2^(-bits i), i < n. */
+LK_INLINE void lk_steps8(__m256 d, const float step, const int n, __m256 *to)
+{
+    to[0] = d;
+#pragma GCC unroll 5
+    for (int i = 1; i < n; i++)
+        to[i] = _mm256_mul_ps(to[i - 1], _mm256_set1_ps(step));
+}
+
+/* A block of 32 columns, whose codes begin at `codes`; s: of outputs 0 .. 7 and 8 .. 15. */
+LK_INLINE void lk_unpack4(const int R, const enum lk_type type, const uint8_t *codes, const struct lk_scales s[2],
+                          struct lk_sink *sink)
+{
+    __m256 d0[4], d1[4];
+    lk_steps8(s[0].d, 0x1p-4f, 4, d0);
+    lk_steps8(s[1].d, 0x1p-4f, 4, d1);
+    for (int o = 0; o < 4; o++) {
+        __m256i w0 = lk_words8(codes, o, 0), w1 = lk_words8(codes, o, 1);
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) {
+            if (i == 4) {
+                w0 = _mm256_srli_epi32(w0, 16);
+                w1 = _mm256_srli_epi32(w1, 16);
+            }
+            lk_sink_take(R, sink, i, lk_number8(type, R > 0, lk_bits8(w0, i % 4 * 4, 4), d0[i % 4], s[0].plus),
+                         lk_number8(type, R > 0, lk_bits8(w1, i % 4 * 4, 4), d1[i % 4], s[1].plus));
+        }
+        lk_sink_step(R, sink, 8);
+    }
+}
+
+LK_INLINE void lk_unpack8(const int R, const enum lk_type type, const uint8_t *codes, const struct lk_scales s[2],
+                          struct lk_sink *sink)
+{
+    __m256 d0[2], d1[2];
+    lk_steps8(s[0].d, 0x1p-8f, 2, d0);
+    lk_steps8(s[1].d, 0x1p-8f, 2, d1);
+    for (int o = 0; o < 8; o += 2) {
+#pragma GCC unroll 4
+        for (int half = 0; half < 4; half++) {
+            __m256i w0 = lk_words8(codes, o + half / 2, 0), w1 = lk_words8(codes, o + half / 2, 1);
+            if (half % 2) {
+                w0 = _mm256_srli_epi32(w0, 16);
+                w1 = _mm256_srli_epi32(w1, 16);
+            }
+#pragma GCC unroll 2
+            for (int i = 0; i < 2; i++)
+                lk_sink_take(R, sink, 2 * half + i, lk_number8(type, R > 0, lk_bits8(w0, 8 * i, 8), d0[i], s[0].plus),
+                             lk_number8(type, R > 0, lk_bits8(w1, 8 * i, 8), d1[i], s[1].plus));
+        }
+        lk_sink_step(R, sink, 8);
     }
 }
 
 /* A half of 16 columns, each of which has scales of its own. */
-LK_INLINE void lk_unpack6(const enum lk_type type, const uint8_t *codes, const struct lk_scales *s, float *out)
+LK_INLINE void lk_unpack6(const int R, const enum lk_type type, const uint8_t *codes, const struct lk_scales s[2],
+                          struct lk_sink *sink)
 {
-    __m256 d[5] = {s->d};
-    __m256i last = _mm256_setzero_si256();
-    for (int i = 1; i < 5; i++)
-        d[i] = _mm256_mul_ps(d[i - 1], _mm256_set1_ps(0x1p-6f));
+    __m256 d0[5], d1[5];
+    __m256i last0 = _mm256_setzero_si256(), last1 = last0;
+    lk_steps8(s[0].d, 0x1p-6f, 5, d0);
+    lk_steps8(s[1].d, 0x1p-6f, 5, d1);
 #pragma GCC unroll 3
     for (int o = 0; o < 3; o++) {
-        __m256i word = lk_words8(codes, o);
-        last = _mm256_or_si256(last, _mm256_slli_epi32(_mm256_srli_epi32(word, 30), 2 * o));
+        __m256i w0 = lk_words8(codes, o, 0), w1 = lk_words8(codes, o, 1);
+        last0 = _mm256_or_si256(last0, _mm256_slli_epi32(_mm256_srli_epi32(w0, 30), 2 * o));
+        last1 = _mm256_or_si256(last1, _mm256_slli_epi32(_mm256_srli_epi32(w1, 30), 2 * o));
 #pragma GCC unroll 5
-        for (int i = 0; i < 5; i++, out += LK_AVX2_PANEL)
-            _mm256_store_ps(out, lk_number8(type, word, 6 * i, 6, d[i], s->plus));
+        for (int i = 0; i < 5; i++)
+            lk_sink_take(R, sink, 5 * o + i, lk_number8(type, R > 0, lk_bits8(w0, 6 * i, 6), d0[i], s[0].plus),
+                         lk_number8(type, R > 0, lk_bits8(w1, 6 * i, 6), d1[i], s[1].plus));
     }
-    _mm256_store_ps(out, lk_number8(type, last, 0, 6, s->d, s->plus));
+    lk_sink_take(R, sink, 15, lk_number8(type, R > 0, last0, s[0].d, s[0].plus),
+                 lk_number8(type, R > 0, last1, s[1].d, s[1].plus));
+    lk_sink_step(R, sink, 16);
 }
 
-/* E4M3: sign, exponent and fraction in place; d holds the 2^120 for the bias. */
-LK_INLINE void lk_unpack_fp8(const enum lk_type type, const uint8_t *codes, const struct lk_scales *s, float *out)
+/* Byte i of E4M3: sign, exponent and fraction in place; d holds the 2^120 for the bias. */
+LK_INLINE __m256 lk_fp8(const enum lk_type type, const bool few, __m256i word, const int i, __m256 d)
 {
-    for (int o = 0; o < 8; o++) {
-        __m256i word = lk_words8(codes, o);
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++, out += LK_AVX2_PANEL) {
-            __m256i x = _mm256_srai_epi32(i < 3 ? _mm256_slli_epi32(word, 24 - 8 * i) : word, 4);
-            x = _mm256_and_si256(x, _mm256_set1_epi32((int)0x87f00000u));
-            _mm256_store_ps(out, lk_packed_rounded8(type, _mm256_mul_ps(_mm256_castsi256_ps(x), s->d)));
-        }
+    __m256i x = _mm256_srai_epi32(i < 3 ? _mm256_slli_epi32(word, 24 - 8 * i) : word, 4);
+    x = _mm256_and_si256(x, _mm256_set1_epi32((int)0x87f00000u));
+    return lk_packed_rounded8(type, few, _mm256_mul_ps(_mm256_castsi256_ps(x), d));
+}
+
+LK_INLINE void lk_unpack_fp8(const int R, const enum lk_type type, const uint8_t *codes, const struct lk_scales s[2],
+                             struct lk_sink *sink)
+{
+    for (int o = 0; o < 8; o += 2) {
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++)
+            lk_sink_take(R, sink, i, lk_fp8(type, R > 0, lk_words8(codes, o + i / 4, 0), i % 4, s[0].d),
+                         lk_fp8(type, R > 0, lk_words8(codes, o + i / 4, 1), i % 4, s[1].d));
+        lk_sink_step(R, sink, 8);
     }
 }
 
-/* The block's outputs j .. j + 7; of K6 its half of 16 columns. */
-LK_INLINE void lk_unpack_block(const enum lk_packing kind, const enum lk_type type, const uint8_t *codes,
-                               const struct lk_scales *s, float *out)
-{
-    if (kind == LK_PK_K6)
-        lk_unpack6(type, codes, s, out);
-    else if (kind == LK_PK_E4M3)
-        lk_unpack_fp8(type, codes, s, out);
-    else if (kind == LK_PK_S8 || kind == LK_PK_Z8)
-        lk_unpack8(type, codes, s, out);
-    else
-        lk_unpack4(type, codes, s, out);
-}
-
-/* out[b->n, 16], 32-byte aligned. Columns behind the segment's end become some number. */
-LK_INLINE void lk_unpack(const enum lk_packing kind, const enum lk_type type, const struct lk_blocks *b, float *out)
+/* The blocks of b, one after another, to the sink. Columns behind the segment's end become some number. */
+LK_INLINE void lk_unpack(const int R, const enum lk_packing kind, const enum lk_type type, const struct lk_blocks *b,
+                         struct lk_sink *sink)
 {
     const struct lk_packed_panel *p = b->panel;
     const int64_t block = b->k / LK_BLOCK;
-    const int halves = kind == LK_PK_K6 ? 2 : 1, step = LK_BLOCK / halves;
+    const int halves = kind == LK_PK_K6 ? 2 : 1;
     const uint8_t *codes = b->at + p->code_at + block * p->code_bytes, *sub = b->at + p->sub_at + block * p->sub_bytes;
     struct lk_groups g = lk_groups_of(b);
-    for (int64_t n = 0; n < b->n; n += LK_BLOCK, codes += p->code_bytes) {
-        for (int half = 0; half < halves; half++, out += step * LK_AVX2_PANEL, lk_groups_step(&g, step)) {
-            for (int j = 0; j < LK_AVX2_PANEL; j += 8) {
-                struct lk_scales s = lk_scales8(kind, p->q.scale, g.at, sub + half * LK_AVX2_PANEL, j);
-                lk_unpack_block(kind, type, codes + (half * 3 * LK_AVX2_PANEL + j) * 4, &s, out + j);
-            }
+    for (int64_t n = 0; n < b->n; n += LK_BLOCK, codes += p->code_bytes, sub += p->sub_bytes) {
+        for (int half = 0; half < halves; half++, lk_groups_step(&g, LK_BLOCK / halves)) {
+            const uint8_t *own = sub + half * LK_AVX2_PANEL, *at = codes + half * 3 * LK_AVX2_PANEL * 4;
+            const struct lk_scales s[2] = {lk_scales8(kind, p->q.scale, g.at, own, 0),
+                                           lk_scales8(kind, p->q.scale, g.at, own, 8)};
+            if (kind == LK_PK_K6)
+                lk_unpack6(R, type, at, s, sink);
+            else if (kind == LK_PK_E4M3)
+                lk_unpack_fp8(R, type, at, s, sink);
+            else if (kind == LK_PK_S8 || kind == LK_PK_Z8)
+                lk_unpack8(R, type, at, s, sink);
+            else
+                lk_unpack4(R, type, at, s, sink);
         }
-        sub += p->sub_bytes;
     }
 }
 
