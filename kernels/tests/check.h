@@ -64,6 +64,7 @@ int check_sets(struct lk_cpu t[CHECK_MAX_SETS]);
     } while (0)
 
 void check_linear(const struct lk_cpu *t);
+void check_packed(const struct lk_cpu *t);
 void check_head(const struct lk_cpu *t);
 void check_norm(const struct lk_cpu *t);
 void check_round(const struct lk_cpu *t);
@@ -77,8 +78,9 @@ void check_top(const struct lk_cpu *t);
 void check_moe(const struct lk_cpu *t);
 /* Tries every `every`-th float. */
 void check_exp(const struct lk_cpu *t, int every);
-/* only: "qkv", "out", "gate-up", "down", "head", "norm", "attend", or NULL for all; set: its name, or NULL for the
- * last one of this processor. */
+void check_bench_packed(const struct lk_cpu *t);
+/* only: "packed", "qkv", "out", "gate-up", "down", "head", "norm", "attend", or NULL for all; set: its name, or NULL
+ * for the last one of this processor. */
 void check_bench(const char *only, const char *set);
 
 #endif

@@ -546,6 +546,7 @@ static void test_pad_is_eos(void **state)
 }
 
 int golden_layers(void);    /* test_layers.c */
+int golden_packed(void);    /* test_packed.c */
 int golden_drift(void);     /* test_drift.c */
 int golden_penalties(void); /* test_penalties.c */
 int golden_shapes(void);    /* test_shapes.c */
@@ -574,7 +575,7 @@ int main(int argc, char **argv)
     }
     failed += golden_layers();
     failed += cmocka_run_group_tests_name("sets", shared, NULL, NULL);
-    failed += golden_score();
+    failed += golden_score() + golden_packed();
     if (golden_without)
         return failed;
     failed += golden_bent();
