@@ -96,8 +96,8 @@ struct int8_product {
     int64_t ahead_step;
 };
 
-/* sum + x y, pairs of 16-bit numbers. As the intrinsics say, but a product is added at once: the compiler multiplies all
- * of a tile first, and has no registers for that. */
+/* sum + x y, pairs of 16-bit numbers. As the intrinsics say, but a product is added at once: the compiler multiplies
+ * all of a tile first, and has no registers for that. */
 LK_INLINE __m256i madd_in_place(__m256i x, __m256i y, __m256i sum)
 {
     __m256i both;
