@@ -52,6 +52,11 @@ static bool packs(const struct lb_cpu *c)
     return !c->weight_mem || c->weight_mem->reads;
 }
 
+static size_t weight_bytes(const struct lk_cpu *lk, bool int8, int64_t n_out, const struct lk_cols *cols)
+{
+    return int8 ? lk->int8.weight_bytes(n_out, cols) : lk->weight_bytes(n_out, cols);
+}
+
 static int64_t panels_of(const struct lb_matrix *m)
 {
     return (m->n_out + m->lk->panel_cols - 1) / m->lk->panel_cols;
@@ -82,7 +87,10 @@ static void pack_panels(void *ctx, int64_t begin, int64_t end)
         }
         void *w = (char *)job->m->w + (size_t)head * job->m->head_bytes;
         struct lk_pack pack = {w, p, row, r->at ? (enum lk_type)r->data_type : LK_F32, &job->m->cols};
-        job->m->lk->pack(&pack);
+        if (job->m->int8)
+            job->m->lk->int8.pack(&pack);
+        else
+            job->m->lk->pack(&pack);
     }
     lb_mem_free(row);
     lb_mem_free(scratch);
@@ -92,7 +100,7 @@ static void pack_panels(void *ctx, int64_t begin, int64_t end)
  * fresh huge page at the same time clear one each, and one of the two is thrown away. */
 static int64_t pack_grain(const struct lb_cpu *c, const struct lb_matrix *m, int64_t n_panel)
 {
-    int64_t panel_bytes = (int64_t)m->lk->weight_bytes(m->lk->panel_cols, &m->cols);
+    int64_t panel_bytes = (int64_t)weight_bytes(m->lk, m->int8, m->lk->panel_cols, &m->cols);
     int64_t wide = ((int64_t)8 << 20) / (panel_bytes + 1) + 1, fair = lb_cpu_grain(c, n_panel, 4);
     return wide < fair ? wide : fair;
 }
@@ -107,7 +115,9 @@ enum lb_status lb_cpu_heads_new(struct lb_backend *be, const struct lb_matrix_sp
         return lb_err_set(err, LB_E_INPUT, "%s: %lld rows of %lld columns do not fit %lld columns", spec->name,
                           (long long)spec->rows->n_row, (long long)spec->rows->n_col, (long long)spec->cols->n_col);
     const struct lk_cpu *lk = spec->f32 ? &c->lk_f32 : &c->lk;
-    size_t head_bytes = (lk->weight_bytes(spec->rows->n_row / n_head, spec->cols) + 63) / 64 * 64;
+    size_t head_bytes = (weight_bytes(lk, spec->int8, spec->rows->n_row / n_head, spec->cols) + 63) / 64 * 64;
+    if (spec->int8)
+        LB_TRY(lb_cpu_int8_check(spec, err));
     if (only_measures(c, (size_t)n_head, head_bytes))
         return LB_OK;
     struct lb_matrix *m = lb_cpu_take(c, 1, sizeof *m, spec->name, err);
@@ -117,12 +127,15 @@ enum lb_status lb_cpu_heads_new(struct lb_backend *be, const struct lb_matrix_sp
     m->n_out = spec->rows->n_row / n_head;
     m->n_head = n_head;
     m->gate_up = spec->gate_up;
+    m->int8 = spec->int8;
     m->lk = lk;
     m->head_bytes = head_bytes;
     m->w = weight_take(c, (size_t)n_head, head_bytes, spec->name, err);
     if (!m->w)
         return LB_E_DEVICE;
     *out = m;
+    size_t row_bytes = spec->int8 ? lk->int8.act_bytes(1, spec->cols) : 0;
+    c->int8_row_bytes = row_bytes > c->int8_row_bytes ? row_bytes : c->int8_row_bytes;
     c->base.counts.weight_bytes += n_head * (int64_t)m->head_bytes;
     if (!packs(c))
         return LB_OK;

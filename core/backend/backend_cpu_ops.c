@@ -127,7 +127,10 @@ void lb_cpu_linear(struct lb_backend *be, const struct lb_linear_args *a)
     else
         args.y = a->y_rows->data;
     args.y_ld = a->w->n_out;
-    lb_cpu_run_product(c, &args);
+    if (a->w->int8)
+        lb_cpu_run_int8(c, &args);
+    else
+        lb_cpu_run_product(c, &args);
     c->base.counts.product_rows += c->lk.act_rows(&args.a);
     c->base.counts.token_rows += n_tok;
     c->base.counts.linear_s += lb_cpu_now() - begin;
