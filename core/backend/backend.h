@@ -119,7 +119,7 @@ struct lb_backend {
 struct lb_backend_spec {
     const char *device; /* "auto", "cpu", "null" */
     enum lb_dtype dtype;
-    bool int8; /* matrices may be asked for in int8 */
+    bool int8;       /* matrices may be asked for in int8 */
     const char *isa; /* list of sets that may be used, or NULL for what the processor has; unknown or missing on
                       * this processor: LB_E_USAGE naming it */
     int n_thread;    /* 0: the affinity mask's size */
