@@ -1,6 +1,7 @@
 /* y = tree over segments of (A W^T), with its epilogues. */
 #include <math.h>
 
+#include "kernels/cpu/lk_lora.h"
 #include "kernels/cpu/ref/lk_ref.h"
 
 #define PANEL LK_REF_PANEL
@@ -244,6 +245,10 @@ static inline void product(const struct lk_linear *a, const struct place *p, flo
             .n_k = c->packed[s + 1] - c->packed[s],
         };
         segment(p->r, part[s], &o, type);
+        struct lk_lora_tile tile = {part[s][0], p->row, p->panel * (PANEL / LK_LORA_STRIP), p->r,
+                                    PANEL / LK_LORA_STRIP};
+        if (a->lora)
+            lk_lora_leaf(a->lora, s, &tile, type);
     }
     if (lk_cols_balanced(c)) {
         for (int step = 1; step < c->n_seg; step *= 2)
@@ -351,6 +356,37 @@ static void linear_bf16(const struct lk_linear *a, int64_t begin, int64_t end)
     linear(a, begin, end, LK_BF16);
 }
 
+static struct lk_lora_row row_of_f32(const struct lk_act *a, int64_t row)
+{
+    return (struct lk_lora_row){(const float *)a->data + row * lk_cols_packed(a->cols), 0};
+}
+
+static struct lk_lora_row row_of_bf16(const struct lk_act *a, int64_t row)
+{
+    return (struct lk_lora_row){(const uint16_t *)a->data + row * lk_cols_packed(a->cols), 0};
+}
+
+static void read_f32(const struct lk_lora_row *r, int64_t k, float x[32])
+{
+    memcpy(x, (const float *)r->at + k, 32 * sizeof *x);
+}
+
+static void read_bf16(const struct lk_lora_row *r, int64_t k, float x[32])
+{
+    for (int i = 0; i < 32; i++)
+        x[i] = lk_widen(((const uint16_t *)r->at)[k + i]);
+}
+
+static void lora_down_f32(const struct lk_lora_down *a, int64_t begin, int64_t end)
+{
+    lk_lora_down_rows(a, begin, end, row_of_f32, read_f32, LK_F32);
+}
+
+static void lora_down_bf16(const struct lk_lora_down *a, int64_t begin, int64_t end)
+{
+    lk_lora_down_rows(a, begin, end, row_of_bf16, read_bf16, LK_BF16);
+}
+
 void lk_ref_linear_init(struct lk_cpu *t, enum lk_type type)
 {
     bool f32 = type == LK_F32;
@@ -359,4 +395,5 @@ void lk_ref_linear_init(struct lk_cpu *t, enum lk_type type)
     t->pack = f32 ? pack_f32 : pack_bf16;
     t->linear_items = linear_items;
     t->linear = f32 ? linear_f32 : linear_bf16;
+    t->lora_down = f32 ? lora_down_f32 : lora_down_bf16;
 }
