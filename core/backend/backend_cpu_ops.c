@@ -127,6 +127,9 @@ void lb_cpu_linear(struct lb_backend *be, const struct lb_linear_args *a)
     else
         args.y = a->y_rows->data;
     args.y_ld = a->w->n_out;
+    struct lk_lora lora;
+    if (lb_cpu_lora_down(c, &args.a, a->w, &lora))
+        args.lora = &lora;
     lb_cpu_run_product(c, &args);
     c->base.counts.product_rows += c->lk.act_rows(&args.a);
     c->base.counts.token_rows += n_tok;
