@@ -440,14 +440,6 @@ void lb_lora_close(struct lb_lora_set *set)
     *set = (struct lb_lora_set){0};
 }
 
-int32_t lb_lora_find(const struct lb_lora_set *set, const char *name)
-{
-    for (int32_t i = 0; i < set->n; i++)
-        if (strcmp(set->adapter[i].name, name) == 0)
-            return i + 1;
-    return 0;
-}
-
 const struct lb_lora_module *lb_lora_module_of(const struct lb_lora *l, enum lb_role role, int layer)
 {
     for (size_t i = 0; i < l->n_module; i++)

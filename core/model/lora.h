@@ -49,9 +49,6 @@ enum lb_status lb_lora_open(struct lb_lora_set *set, const struct lb_lora_source
                             const struct lb_config *config, struct lb_err *err);
 void lb_lora_close(struct lb_lora_set *set); /* also after a failed open */
 
-/* The adapter of that name, from 1; 0: there is none. */
-int32_t lb_lora_find(const struct lb_lora_set *set, const char *name);
-
 /* NULL when the adapter has nothing for the module. */
 const struct lb_lora_module *lb_lora_module_of(const struct lb_lora *l, enum lb_role role, int layer);
 
