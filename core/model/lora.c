@@ -300,10 +300,11 @@ static enum lb_status take_tensor(struct reader *r, const struct lb_wtensor *t, 
     static const char suffix_a[] = ".lora_A.weight", suffix_b[] = ".lora_B.weight";
     size_t n = strlen(t->name), suffix = sizeof suffix_a - 1, prefix = sizeof PREFIX - 1;
     const struct lb_config *c = r->c;
-    if (strncmp(t->name, PREFIX, prefix) != 0 || n <= prefix + suffix)
+    if (strncmp(t->name, PREFIX, prefix) != 0 || n == prefix)
         return lb_err_set(err, LB_E_INPUT, "%s: tensor '%s' is none of an adapter's: they begin with '" PREFIX "'",
                           t->file, name);
-    bool is_a = strcmp(t->name + n - suffix, suffix_a) == 0, is_b = strcmp(t->name + n - suffix, suffix_b) == 0;
+    const char *end = t->name + (n > prefix + suffix ? n - suffix : n);
+    bool is_a = strcmp(end, suffix_a) == 0, is_b = strcmp(end, suffix_b) == 0;
     char path[256];
     size_t len = n - prefix - (is_a || is_b ? suffix : 0);
     if (len >= sizeof path)
