@@ -9,7 +9,7 @@
 #include "core/model/lora_match.h"
 
 #define PREFIX "base_model.model."
-#define MAX_PATTERNS 256 /* that are more than names */
+#define MAX_MATCHES 20000 /* of patterns that are more than names, each of which may take a millisecond */
 
 /* An adapter being read. */
 struct reader {
@@ -20,6 +20,7 @@ struct reader {
     double alpha;
     bool rslora;
     struct lb_lora_module *all; /* [n_layer, LB_N_ROLE] */
+    int n_match;
 };
 
 /* Whether a JSON value says nothing: null, false, an empty text, list or object. */
@@ -71,7 +72,6 @@ static enum lb_status check_patterns(const struct reader *r, const char *key, bo
     const json_t *object = lb_cfg_member(&r->s, key);
     const char *pattern;
     const json_t *v;
-    size_t n_regex = 0;
     if (!object)
         return LB_OK;
     if (!json_is_object(object))
@@ -84,11 +84,7 @@ static enum lb_status check_patterns(const struct reader *r, const char *key, bo
         if (!fits)
             return lb_cfg_wrong(&r->s, key, ranks ? "an object of ranks between 1 and 1024" : "an object of numbers",
                                 err);
-        n_regex += !lb_lora_is_name(pattern);
     }
-    if (n_regex > MAX_PATTERNS)
-        return lb_err_set(err, LB_E_INPUT, "%s: %s has %zu patterns, %d is the limit", r->s.path, key, n_regex,
-                          MAX_PATTERNS);
     return LB_OK;
 }
 
@@ -116,8 +112,17 @@ static enum lb_status read_settings(struct reader *r, struct lb_err *err)
     return check_patterns(r, "alpha_pattern", false, err);
 }
 
+/* Time for one more pattern. */
+static enum lb_status spend(struct reader *r, const char *key, const char *pattern, struct lb_err *err)
+{
+    r->n_match += !lb_lora_is_name(pattern);
+    if (r->n_match <= MAX_MATCHES)
+        return LB_OK;
+    return lb_err_set(err, LB_E_INPUT, "%s: %s: so many patterns take too long", r->s.path, key);
+}
+
 /* The value of the first pattern that matches, in the file's order; NULL: none does. */
-static enum lb_status find_pattern(const struct reader *r, const char *key, const char *path, const json_t **value,
+static enum lb_status find_pattern(struct reader *r, const char *key, const char *path, const json_t **value,
                                    struct lb_err *err)
 {
     const char *pattern;
@@ -126,6 +131,7 @@ static enum lb_status find_pattern(const struct reader *r, const char *key, cons
     json_object_foreach((json_t *)(uintptr_t)object, pattern, v)
     {
         bool matches;
+        LB_TRY(spend(r, key, pattern, err));
         if (lb_lora_match(pattern, true, path, &matches, err) != LB_OK)
             return lb_err_where(err, "%s: %s", r->s.path, key);
         if (matches) {
@@ -138,8 +144,7 @@ static enum lb_status find_pattern(const struct reader *r, const char *key, cons
 
 /* Whether a list of names or one pattern has the module. PEFT's peft.tuners.tuners_utils.check_target_module_exists:
  * names are the end of a path, a pattern is all of it. */
-static enum lb_status is_among(const struct reader *r, const char *key, const char *path, bool *among,
-                               struct lb_err *err)
+static enum lb_status is_among(struct reader *r, const char *key, const char *path, bool *among, struct lb_err *err)
 {
     const json_t *v = lb_cfg_member(&r->s, key), *one;
     size_t i, n = strlen(path);
@@ -147,6 +152,7 @@ static enum lb_status is_among(const struct reader *r, const char *key, const ch
     if (json_is_string(v)) {
         const char *pattern = json_string_value(v);
         *among = strcmp(pattern, "all-linear") == 0;
+        LB_TRY(spend(r, key, pattern, err));
         if (!*among && lb_lora_match(pattern, false, path, among, err) != LB_OK)
             return lb_err_where(err, "%s: %s", r->s.path, key);
         return LB_OK;
@@ -183,7 +189,7 @@ static enum lb_status is_transformed(const struct reader *r, int layer, bool *is
 }
 
 /* A tensor's module must be one that the configuration asks for: PEFT would leave it out with a warning. */
-static enum lb_status check_target(const struct reader *r, const char *path, int layer, struct lb_err *err)
+static enum lb_status check_target(struct reader *r, const char *path, int layer, struct lb_err *err)
 {
     bool asked = true, left_out = false, transformed;
     if (lb_cfg_member(&r->s, "target_modules"))

@@ -7,8 +7,8 @@
 #include "core/base/str.h"
 #include "core/io/wfile.h"
 
-#define MAX_PATTERN_BYTES 65536
-#define MATCH_LIMIT 100000 /* steps: a path is short, and a pattern that needs more is hostile */
+#define MAX_PATTERN_BYTES 4096
+#define MATCH_LIMIT 20000 /* steps: a path is short, and a pattern that needs more is hostile */
 
 static enum lb_status run(pcre2_code *code, const char *path, bool *matches, struct lb_err *err)
 {
