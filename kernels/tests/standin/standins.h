@@ -40,7 +40,8 @@ const char *standin_reports(void);
 int standin_end(void);
 void standin_forget(void);
 
-/* NCCL: rank `rank` comes to its n-th collective ms late; -1 in ms: never. n counts from 0 over a communicator. */
+/* NCCL: rank `rank` comes to collective n (from 0, of each communicator) ms late; -1: never; -2: nor do the others, and
+ * all hear of it as of an asynchronous error. A negative rank: no such trouble any more. */
 void standin_delay(int rank, long n, long ms);
 
 #ifdef __cplusplus
