@@ -182,6 +182,8 @@ static enum lb_status check_input(const struct lb_cli *cli, struct lb_err *err)
 
 static enum lb_status check(struct lb_cli *cli, const struct place *p, struct lb_err *err)
 {
+    const char *library = getenv("LLMBATCH_CUDA_LIBRARY");
+    cli->run.cuda_library = library && library[0] ? library : NULL;
     LB_TRY(read_clock(&cli->run.created, &cli->run.now, err));
     return speaks(p) ? check_input(cli, err) : LB_OK;
 }

@@ -143,6 +143,8 @@ static enum lb_status put_model(const struct lb_fingerprint_spec *spec, struct l
         put_text(out, "device", spec->device);
         put_text(out, "dtype", spec->dtype);
         put_text(out, "isa", spec->isa);
+        if (spec->arch)
+            put_text(out, "arch", spec->arch);
     }
     if (spec->weights)
         put_weights(out, spec->weights);

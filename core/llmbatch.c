@@ -141,6 +141,8 @@ static enum lb_status open_backend_as(struct lb_llm *llm, const char *isa, struc
                                    .dtype = llm->dtype,
                                    .isa = isa,
                                    .n_thread = o->threads ? (int)o->threads : llm->ranks.cpus.n_thread,
+                                   .local_rank = llm->ranks.world->host_rank,
+                                   .cuda_library = o->cuda_library,
                                    .log = &o->log};
     return lb_backend_open(&llm->backend, &spec, err);
 }
@@ -337,6 +339,7 @@ static struct lb_fingerprint_spec fingerprint_spec(const struct lb_llm *llm, con
         spec.device = llm->backend->device;
         spec.dtype = llm->dtype == LB_F32 ? "f32" : "bf16";
         spec.isa = llm->backend->isa;
+        spec.arch = llm->backend->arch;
     }
     return spec;
 }
@@ -473,7 +476,7 @@ static void fill_stats(struct lb_llm *llm)
         return;
     s->dtype = llm->dtype == LB_F32 ? "f32" : "bf16";
     s->device = llm->backend->device;
-    s->isa = llm->backend->isa;
+    s->isa = llm->backend->isa ? llm->backend->isa : llm->backend->arch;
     s->n_thread = llm->backend->n_thread;
     s->n_param = lb_model_size_of(llm->model).n_param;
     s->segments = llm->config.n_seg;

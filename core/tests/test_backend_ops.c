@@ -196,7 +196,7 @@ static struct lb_matrix *matrix(struct lb_backend *be, const float *w, int64_t n
 static void engine_open(struct engine *e, const char *isa, enum lb_dtype dtype, int n_thread)
 {
     struct lb_err err = LB_ERR_INIT;
-    struct lb_backend_spec spec = {"auto", dtype, isa, n_thread, NULL};
+    struct lb_backend_spec spec = {.device = "cpu", .dtype = dtype, .isa = isa, .n_thread = n_thread};
     assert_int_equal(lb_backend_open(&e->be, &spec, &err), LB_OK);
     assert_int_equal(e->be->n_thread, n_thread);
     const struct lb_backend_ops *op = e->be->ops;
@@ -451,7 +451,7 @@ static void other_sets(void **state)
     for (int i = 1; (set = lk_cpu_set(i, &bit)) != NULL; i++) {
         struct lb_backend *be;
         struct lb_err err = LB_ERR_INIT;
-        struct lb_backend_spec spec = {"cpu", LB_BF16, set, 1, NULL};
+        struct lb_backend_spec spec = {.device = "cpu", .dtype = LB_BF16, .isa = set, .n_thread = 1};
         enum lb_status status = lb_backend_open(&be, &spec, &err);
         assert_int_equal(status, lk_cpu_detect() & bit ? LB_OK : LB_E_USAGE);
         if (status != LB_OK) {
@@ -486,7 +486,7 @@ enum { LONG_TOK = 700, LONG_DIM = 576, LONG_OUT = 40, LONG_PAGES = (LONG_TOK + 3
 static void run_long(const char *isa, const float *table, const float *w, int chunk, float *out)
 {
     struct lb_err err = LB_ERR_INIT;
-    struct lb_backend_spec spec = {"cpu", LB_BF16, isa, 2, NULL};
+    struct lb_backend_spec spec = {.device = "cpu", .dtype = LB_BF16, .isa = isa, .n_thread = 2};
     struct lb_backend *be;
     assert_int_equal(lb_backend_open(&be, &spec, &err), LB_OK);
     const struct lb_backend_ops *op = be->ops;
@@ -628,7 +628,7 @@ static void bad_settings(void **state)
     }
     struct lb_backend *be;
     struct lb_err err = LB_ERR_INIT;
-    struct lb_backend_spec chosen = {"auto", LB_F32, NULL, 1, NULL};
+    struct lb_backend_spec chosen = {.device = "cpu", .dtype = LB_F32, .n_thread = 1};
     for (int dtype = LB_F32; dtype <= LB_BF16; dtype++) { /* the last set of the list that has the type */
         chosen.dtype = (enum lb_dtype)dtype;
         assert_int_equal(lb_backend_open(&be, &chosen, &err), LB_OK);

@@ -67,6 +67,17 @@ static bool in_sample(const char *name, size_t n)
     return false;
 }
 
+/* Models that were asked for by name; NULL: all. */
+static char **only;
+
+static bool is_wanted(const char *name)
+{
+    for (char **at = only; at && *at; at++)
+        if (strcmp(*at, name) == 0)
+            return true;
+    return !only;
+}
+
 /* Path of a model: its folder, or the .gguf in it. */
 static void model_path(const char *name, char *path, size_t n)
 {
@@ -168,7 +179,8 @@ static void test_greedy(void **state)
     (void)state;
     for (int m = 0; m < N_MODEL; m++) {
         char path[512];
-        if (golden_without && golden_extent() == EXTENT_SANITIZED && !in_sample(models[m], N_MODEL))
+        bool sampled = (golden_without || golden_cuda) && golden_extent() == EXTENT_SANITIZED;
+        if (!is_wanted(models[m]) || (sampled && !in_sample(models[m], N_MODEL)))
             continue;
         model_path(models[m], path, sizeof path);
         json_t *golden = golden_rows(models[m], "golden.jsonl"), *rows = greedy_rows(golden);
@@ -552,10 +564,13 @@ int golden_bent(void);      /* test_bent.c */
 int golden_ggufs(void);     /* test_ggufs.c */
 int golden_score(void);     /* test_score.c */
 
-/* test_golden [--without SET]: with it only what depends on the kernel sets. */
+/* test_golden [--without SET | --cuda LIBRARY [MODEL ...]]: with it only what depends on kernel sets, or on the device.
+ */
 int main(int argc, char **argv)
 {
     golden_without = argc == 3 && strcmp(argv[1], "--without") == 0 ? argv[2] : NULL;
+    golden_cuda = argc >= 3 && strcmp(argv[1], "--cuda") == 0 ? argv[2] : NULL;
+    only = golden_cuda && argc > 3 ? argv + 3 : NULL;
     const struct CMUnitTest shared[] = {
         cmocka_unit_test(test_greedy),
         cmocka_unit_test(test_two_names),

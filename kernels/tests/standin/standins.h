@@ -19,6 +19,8 @@
 extern "C" {
 #endif
 
+#pragma GCC visibility push(default) /* also found in a library that has the stand-ins inside */
+
 enum standin_order {
     STANDIN_LATE, /* work is done when it is waited for */
     STANDIN_SOON, /* as soon as what it depends on is done */
@@ -43,6 +45,8 @@ void standin_forget(void);
 /* NCCL: rank `rank` comes to collective n (from 0, of each communicator) ms late; -1: never; -2: nor do the others, and
  * all hear of it as of an asynchronous error. A negative rank: no such trouble any more. */
 void standin_delay(int rank, long n, long ms);
+
+#pragma GCC visibility pop
 
 #ifdef __cplusplus
 }
