@@ -140,7 +140,7 @@ static void finish(int n_rank)
 
 static void check_bits(int n_rank, int n)
 {
-    const float *part[MAX_RANKS];
+    const float *part[MAX_RANKS] = {0};
     float want[MAX_N];
     for (int i = 0; i < n_rank; i++)
         part[i] = numbers[i];
