@@ -50,14 +50,15 @@ struct lb_cuda_piece {
     enum lb_cuda_place place;
 };
 
-/* A step's attention for one window: what lk_attn_plan_step made. */
+/* A step's attention for one window, of sequences from `seq` on as far as the states of split positions have room: what
+ * lk_attn_plan_step made. */
 struct lb_cuda_plan {
     struct lk_attn_plan plan; /* device addresses */
-    int64_t window;
-    size_t block_used; /* before it was made */
+    int64_t window;           /* -1: it is not found again */
+    int32_t seq;
 };
 
-#define LB_CUDA_PLANS 4 /* windows of a step that have plans at the same time */
+#define LB_CUDA_PLANS 16 /* plans of a step that are kept */
 
 /* Device addresses of a step's tables. */
 struct lb_cuda_tables {
@@ -87,7 +88,7 @@ struct lb_cuda_head {
 struct lb_cuda {
     struct lb_backend base; /* first: a struct lb_backend * is this */
     int device;
-    char name[256], arch[16];
+    char name[256];
     size_t shared_bytes, most_pitch;
     cudaStream_t stream, load_stream;
     cudaEvent_t load_event[2]; /* a buffer of loading was copied */
@@ -127,6 +128,8 @@ struct lb_cuda {
     struct lb_cuda_tables t;
     struct lb_cuda_plan plan[LB_CUDA_PLANS];
     int n_plan;
+    size_t plan_base;   /* of the block: where plans begin */
+    bool forgets;       /* plans were more than are kept */
     struct lb_err err;  /* first failure since step_begin */
     struct lb_err late; /* one behind a step's end */
 };
@@ -207,12 +210,12 @@ int32_t lb_cuda_n_dense(const struct lb_cuda *c, int32_t is);
 
 /* ---- backend_cuda_attend.c ---- */
 
-/* Items, rows and slots of a step's plans at most. */
-int64_t lb_cuda_plan_items(const struct lb_cuda *c);
-int64_t lb_cuda_plan_rows(const struct lb_cuda *c);
+/* Bytes of the block that a step's plans take at most, and slots for the states of split positions. */
+size_t lb_cuda_plan_bytes(const struct lb_cuda *c);
 int64_t lb_cuda_plan_slots(const struct lb_cuda *c);
-/* Makes a plan for sequences in c->seq and sends it; false where the step failed. */
-bool lb_cuda_plan_make(struct lb_cuda *c, int64_t n_seq, int64_t n_head, int64_t window, struct lk_attn_plan *plan);
+/* Makes a plan for sequences seq[n_seq] and sends it; false where the step failed. */
+bool lb_cuda_plan_make(struct lb_cuda *c, const struct lk_attn_seq *seq, int64_t n_seq,
+                       const struct lk_attn_shape *shape, struct lk_attn_plan *plan);
 void lb_cuda_attend(struct lb_backend *be, const struct lb_attend_args *args);
 
 /* ---- backend_cuda_ops.c ---- */
@@ -254,6 +257,7 @@ enum lb_status lb_cuda_moe_reserve(struct lb_backend *be, const struct lb_moe_sh
 void lb_cuda_moe(struct lb_backend *be, const struct lb_moe_args *args);
 
 /* ---- backend_cuda_index.c ---- */
+#define LB_CUDA_INDEX_TOKENS 32 /* that choose, at a time */
 size_t lb_cuda_index_page_bytes(const struct lb_cuda *c, const struct lb_kv_spec *spec);
 enum lb_status lb_cuda_index_new(struct lb_cuda *c, struct lb_kv_mem *kv, struct lb_err *err);
 /* Bytes of the step's block that the indexer of this backend may need at most. */

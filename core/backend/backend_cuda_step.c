@@ -16,9 +16,7 @@ size_t lb_cuda_block_bytes(const struct lb_cuda *c)
     size_t n_tok = (size_t)c->limit.n_tok, n_seq = (size_t)c->limit.n_seq, n_page = (size_t)c->limit.n_page;
     size_t tables = 5 * padded(n_tok * sizeof(int32_t)) + padded((n_seq + 1) * sizeof(int32_t)) +
                     padded(n_page * sizeof(int32_t)) + padded(n_tok * sizeof(struct lk_attn_item));
-    size_t plan = padded((size_t)lb_cuda_plan_items(c) * sizeof(struct lk_attn_work)) +
-                  padded((size_t)lb_cuda_plan_rows(c) * sizeof(struct lk_attn_row));
-    return tables + LB_CUDA_PLANS * plan + lb_cuda_index_block_bytes(c);
+    return tables + lb_cuda_plan_bytes(c) + lb_cuda_index_block_bytes(c);
 }
 
 void *lb_cuda_block_take(struct lb_cuda *c, size_t bytes, void **device)
@@ -108,6 +106,7 @@ static bool send_tables(struct lb_cuda *c, const struct lb_step *s, bool dynamic
     lb_cuda_block_send(c, 0, "a step's tables");
     if (c->kv->index)
         lb_cuda_index_begin(c, c->kv->index, s, n_head);
+    c->plan_base = c->block_used;
     return c->err.status == LB_OK;
 }
 
@@ -239,6 +238,7 @@ void lb_cuda_step_begin(struct lb_backend *be, const struct lb_step *step, struc
     c->step = step;
     c->kv = kv;
     c->n_plan = 0;
+    c->forgets = false;
     c->block_used = 0;
     c->dev_head.whole = false;
     c->dev_head.put.out = NULL;
