@@ -1,5 +1,5 @@
 /* The CUDA backend: life cycle, memory, errors. */
-#include "core/backend/backend_cuda.h"
+#include "core/backend/backend_cuda_parts.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* The CUDA backend's attention: which blocks of threads do it is planned on the host, once a step for all layers of a
  * window. */
-#include "core/backend/backend_cuda.h"
+#include "core/backend/backend_cuda_parts.h"
 
 #define SPLIT_PAGES (LK_SPLIT_TOKENS / LK_PAGE_TOKENS)
 

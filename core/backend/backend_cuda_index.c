@@ -2,7 +2,7 @@
  * and V are gathered into pages, some tokens at a time, and attention goes over those. */
 #include <math.h>
 
-#include "core/backend/backend_cuda.h"
+#include "core/backend/backend_cuda_parts.h"
 #include "core/base/mem.h"
 
 #define SUMS ((int64_t)8 << 20) /* of positions, at a time, or those of one token */
@@ -111,18 +111,9 @@ enum lb_status lb_cuda_index_new(struct lb_cuda *c, struct lb_kv_mem *kv, struct
     return send_lists(c, x, err);
 }
 
-void lb_cuda_index_copy(struct lb_cuda *c, struct lb_cuda_index *x, const struct lb_step *s)
+struct lb_cuda_planes lb_cuda_index_planes(const struct lb_cuda_index *x)
 {
-    size_t n = (size_t)x->page_bytes;
-    for (int64_t plane = 0; plane < x->shape.n_plane; plane++) {
-        uint8_t *key = x->key + plane * x->plane_bytes;
-        for (int32_t i = 0; i < s->n_copy; i++)
-            if (!lb_cuda_ok(c,
-                            cudaMemcpyAsync(key + s->copy_to[i] * x->page_bytes, key + s->copy_from[i] * x->page_bytes,
-                                            n, cudaMemcpyDeviceToDevice, c->stream),
-                            "cudaMemcpyAsync", "a copy of an index page"))
-                return;
-    }
+    return (struct lb_cuda_planes){x->key, x->plane_bytes, x->page_bytes, x->shape.n_plane};
 }
 
 /* Batches of tokens: as many as gathered pages and sums have room for. */
