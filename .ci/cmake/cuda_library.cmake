@@ -4,7 +4,7 @@ target_compile_definitions(lb_backend PRIVATE LB_CUDA_LIBRARY_FROM_BIN="${from_b
 
 # Sources that are in the library alone; the program has the others too.
 file(GLOB LB_CUDA_OWN CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/core/backend/backend_cuda*.c)
-list(APPEND LB_CUDA_OWN ${CMAKE_SOURCE_DIR}/core/dist/cuda_library.c)
+list(APPEND LB_CUDA_OWN ${CMAKE_SOURCE_DIR}/core/dist/cuda_library.c ${CMAKE_SOURCE_DIR}/core/dist/comm_nccl.c)
 foreach(layer lb_backend lb_dist)
   get_target_property(sources ${layer} SOURCES)
   list(REMOVE_ITEM sources ${LB_CUDA_OWN})
@@ -28,7 +28,8 @@ endfunction()
 
 if(LB_WITH_CUDA)
   lb_cuda_module(llmbatch-cuda ${LB_CUDA_ROOT}/include)
-  target_link_libraries(llmbatch-cuda PRIVATE lk_cuda)
+  find_library(LB_NCCL nccl HINTS ${LB_CUDA_ROOT}/lib64 ${LB_CUDA_ROOT}/lib REQUIRED)
+  target_link_libraries(llmbatch-cuda PRIVATE lk_cuda ${LB_NCCL})
   target_link_options(llmbatch-cuda PRIVATE -Wl,--no-undefined)
   install(TARGETS llmbatch-cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/llmbatch)
 endif()

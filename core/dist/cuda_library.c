@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "core/backend/backend_cuda_open.h"
+#include "core/dist/nccl.h"
 
 static const char *libraries(void)
 {
@@ -15,5 +16,9 @@ static const char *libraries(void)
 
 extern const struct lb_cuda_library lb_cuda_library;
 
-__attribute__((visibility("default"))) const struct lb_cuda_library lb_cuda_library = {
-    .abi = LB_CUDA_ABI, .version = LB_VERSION, .open = lb_cuda_open, .libraries = libraries};
+__attribute__((visibility("default"))) const struct lb_cuda_library lb_cuda_library = {.abi = LB_CUDA_ABI,
+                                                                                       .version = LB_VERSION,
+                                                                                       .open = lb_cuda_open,
+                                                                                       .comm_open = lb_comm_nccl_open,
+                                                                                       .comm_alive = lb_comm_nccl_poll,
+                                                                                       .libraries = libraries};

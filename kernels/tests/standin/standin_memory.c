@@ -12,7 +12,7 @@
 #define PART 32 /* bytes whose use is told apart */
 #define MAX_READERS 4
 #define MAX_ALLOCATIONS 16384
-#define POISON_BYTES ((size_t)32 << 20) /* of an allocation, at most: it becomes real memory by that */
+#define POISON_BYTES 65536 /* of an allocation, at most: it becomes real memory by that */
 
 struct part {
     uint32_t written, read[MAX_READERS];

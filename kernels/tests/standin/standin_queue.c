@@ -184,35 +184,46 @@ static struct standin_op *pop(struct CUstream_st *s)
 
 static bool step(struct CUstream_st *s, bool may_wait);
 
+/* Whether all have come to m, or what there is to do before that, in which case *on is whether it was done. */
+static bool is_met(struct standin_meeting *m, bool may_wait, bool *on)
+{
+    bool there = !m->never && (m->at_ms == 0 || now_ms() >= m->at_ms);
+    for (int i = 0; i < m->n_rank; i++) {
+        if (m->op[i] && m->stream[i]->head != m->op[i]) {
+            *on = step(m->stream[i], may_wait);
+            return false;
+        }
+        there = there && m->op[i];
+    }
+    *on = may_wait;
+    if (!there && may_wait) {
+        standin_shut();
+        standin_await();
+        standin_open();
+    }
+    return there;
+}
+
 /* The first of s is a collective: other ranks' work before it, then it. */
 static bool step_meeting(struct CUstream_st *s, bool may_wait)
 {
     struct standin_meeting *m = s->head->meeting;
-    for (int i = 0; i < m->n_rank && !m->aborted; i++) {
-        if (m->op[i] && m->stream[i]->head != m->op[i])
-            return step(m->stream[i], may_wait);
-        if (m->op[i])
-            continue;
-        if (may_wait) {
-            standin_shut();
-            standin_await();
-            standin_open();
-        }
-        return may_wait;
+    bool on;
+    if (s->head->aborted) {
+        struct standin_op *op = pop(s);
+        run_op(s, op);
+        standin_op_drop(op);
+        return true;
     }
-    struct standin_op *done[STANDIN_MAX_DEVICE] = {0};
-    struct CUstream_st *me = s;
-    if (m->aborted) {
-        done[0] = pop(me);
-        for (int i = 0; i < m->n_rank; i++)
-            if (m->op[i] == done[0])
-                m->op[i] = NULL;
-    } else {
-        m->run(m);
-        for (int i = 0; i < m->n_rank; i++)
-            done[i] = pop(m->stream[i]);
-    }
+    if (!is_met(m, may_wait, &on))
+        return on;
+    m->run(m);
     standin_now = (struct standin_now){0};
+    struct standin_op *done[STANDIN_MAX_DEVICE] = {0};
+    for (int i = 0; i < m->n_rank; i++) {
+        done[i] = pop(m->stream[i]);
+        m->op[i] = NULL;
+    }
     for (int i = 0; i < STANDIN_MAX_DEVICE; i++)
         if (done[i])
             standin_op_drop(done[i]);

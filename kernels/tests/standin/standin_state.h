@@ -30,7 +30,8 @@ cudaError_t standin_leave(cudaError_t code);
 /* For libraries with codes of their own: true when the call must fail. */
 bool standin_enter_other(const char *call);
 void standin_leave_other(void);
-/* Lets other threads in until one of them did something; ends the process when nothing happens for a minute. */
+/* Lets other threads in until one of them did something, or for some milliseconds; ends the process when nothing
+ * happens for a minute. */
 void standin_await(void);
 void standin_news(void);
 
@@ -88,9 +89,10 @@ struct standin_op;
 /* A collective: all ranks' operations are done at once, when each is the first of its stream. */
 struct standin_meeting {
     int n_rank, n_come, n_ref;
-    struct standin_op *op[STANDIN_MAX_DEVICE];
+    struct standin_op *op[STANDIN_MAX_DEVICE]; /* NULL: has not come, or has given up */
     struct CUstream_st *stream[STANDIN_MAX_DEVICE];
-    bool aborted;
+    bool never;   /* nobody gets on */
+    double at_ms; /* not before */
     void (*run)(struct standin_meeting *m);
 };
 
@@ -103,9 +105,10 @@ struct standin_op {
     bool pinned_from, pinned_to;
     uint64_t hash;                  /* of pinned memory as it was then */
     struct standin_mark *mark;      /* OP_RECORD, OP_WAIT */
-    int (*run)(void *ctx, void *s); /* OP_LAUNCH, OP_CALL: 0 or an error code */
+    int (*run)(void *ctx, void *s); /* OP_LAUNCH, OP_CALL, OP_MEET if aborted: 0 or an error code */
     void *ctx;                      /* the op's own, freed with it */
     size_t ctx_bytes;
+    bool aborted;                    /* OP_MEET: nothing is done */
     struct standin_meeting *meeting; /* OP_MEET: joined when the op is queued, by join(ctx, op, stream) */
     void (*join)(void *ctx, struct standin_op *op, struct CUstream_st *s);
 };

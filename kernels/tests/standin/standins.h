@@ -19,6 +19,8 @@
 extern "C" {
 #endif
 
+#pragma GCC visibility push(default) /* also found in a library that has the stand-ins inside */
+
 enum standin_order {
     STANDIN_LATE, /* work is done when it is waited for */
     STANDIN_SOON, /* as soon as what it depends on is done */
@@ -40,8 +42,11 @@ const char *standin_reports(void);
 int standin_end(void);
 void standin_forget(void);
 
-/* NCCL: rank `rank` comes to its n-th collective ms late; -1 in ms: never. n counts from 0 over a communicator. */
+/* NCCL: rank `rank` comes to collective n (from 0, of each communicator) ms late; -1: never; -2: nor do the others, and
+ * all hear of it as of an asynchronous error. A negative rank: no such trouble any more. */
 void standin_delay(int rank, long n, long ms);
+
+#pragma GCC visibility pop
 
 #ifdef __cplusplus
 }
