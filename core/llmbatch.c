@@ -283,6 +283,8 @@ static enum lb_status open_headers(struct lb_llm *llm, struct lb_err *err)
 struct lb_plan_spec lb_llm_plan_spec(const struct lb_llm *llm)
 {
     const struct lb_options *o = &llm->o;
+    const struct lb_backend *be = llm->backend;
+    bool device = be && be->memory.total_bytes > 0;
     return (struct lb_plan_spec){.config = &llm->config,
                                  .weights = weights_of(llm),
                                  .dtype = llm->dtype,
@@ -290,9 +292,10 @@ struct lb_plan_spec lb_llm_plan_spec(const struct lb_llm *llm)
                                  .max_seqs = o->max_seqs,
                                  .kv_memory = o->kv_memory,
                                  .max_model_len = o->max_model_len,
-                                 .free_bytes = lb_mem_available(),
+                                 .free_bytes = device ? be->memory.free_bytes : lb_mem_available(),
+                                 .device = device,
                                  .tp = llm->ranks.tp,
-                                 .host_ranks = llm->ranks.world->host_size,
+                                 .host_ranks = device ? 1 : llm->ranks.world->host_size,
                                  .expect = llm->expect,
                                  .log = &o->log};
 }

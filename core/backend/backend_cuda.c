@@ -1,5 +1,5 @@
 /* The CUDA backend: life cycle, memory, errors. */
-#include "core/backend/backend_cuda.h"
+#include "core/backend/backend_cuda_parts.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -7,7 +7,7 @@
 #include "core/backend/backend_cuda_open.h"
 #include "core/base/mem.h"
 
-#define PIECE_BYTES ((size_t)64 << 20) /* of device memory at a time, or what is asked for where that is more */
+#define PIECE_BYTES ((size_t)8 << 20) /* of device memory at a time, or what is asked for where that is much */
 #define ALIGN ((size_t)256)
 #define LEAST_SHARED (99 * 1024) /* of a block: what the kernels for attention need */
 
@@ -331,13 +331,16 @@ static enum lb_status choose_device(struct lb_cuda *c, int local_rank, struct lb
     return lb_cuda_try(cudaSetDevice(c->device), "cudaSetDevice", "the device", err);
 }
 
+/* Outlives the backend, as names of kernel sets do; a process has one kind of device. */
+static char arch[16];
+
 static enum lb_status describe_device(struct lb_cuda *c, struct lb_backend_memory *memory, struct lb_err *err)
 {
     struct cudaDeviceProp prop;
     LB_TRY(lb_cuda_try(cudaGetDeviceProperties(&prop, c->device), "cudaGetDeviceProperties", "the device", err));
     LB_TRY(lb_cuda_try(cudaMemGetInfo(&memory->free_bytes, &memory->total_bytes), "cudaMemGetInfo", "the device", err));
     snprintf(c->name, sizeof c->name, "%s", prop.name);
-    snprintf(c->arch, sizeof c->arch, "sm_%d%d", prop.major, prop.minor);
+    snprintf(arch, sizeof arch, "sm_%d%d", prop.major, prop.minor);
     c->shared_bytes = prop.sharedMemPerBlockOptin;
     c->most_pitch = prop.memPitch;
     if (prop.major < 8 || c->shared_bytes < LEAST_SHARED)
@@ -369,13 +372,12 @@ static enum lb_status open_device(struct lb_cuda *c, const struct lb_backend_spe
     c->base.ops = &cuda_ops;
     c->base.dtype = spec->dtype;
     c->base.device = "cuda";
-    c->base.arch = c->arch;
+    c->base.arch = arch;
     c->base.stream = c->stream;
     c->base.n_thread = lb_team_size(c->team);
     if (spec->log)
-        lb_log_put(spec->log, LB_LOG_INFO, "cuda: device %d, %s, %s, %.1f of %.1f GiB free", c->device, c->name,
-                   c->arch, (double)c->base.memory.free_bytes / 1073741824.0,
-                   (double)c->base.memory.total_bytes / 1073741824.0);
+        lb_log_put(spec->log, LB_LOG_INFO, "cuda: device %d, %s, %s, %.1f of %.1f GiB free", c->device, c->name, arch,
+                   (double)c->base.memory.free_bytes / 1073741824.0, (double)c->base.memory.total_bytes / 1073741824.0);
     return LB_OK;
 }
 

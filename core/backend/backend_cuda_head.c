@@ -2,7 +2,7 @@
  * for, logits come back to the host, which makes candidates of them as for any device (head.h). */
 #include <string.h>
 
-#include "core/backend/backend_cuda.h"
+#include "core/backend/backend_cuda_parts.h"
 
 #define HEAD_BYTES ((size_t)256 << 20) /* of logits at a time */
 

@@ -2,10 +2,9 @@
  * and V are gathered into pages, some tokens at a time, and attention goes over those. */
 #include <math.h>
 
-#include "core/backend/backend_cuda.h"
+#include "core/backend/backend_cuda_parts.h"
 #include "core/base/mem.h"
 
-#define TOKENS 32               /* gathered at a time, at most */
 #define SUMS ((int64_t)8 << 20) /* of positions, at a time, or those of one token */
 
 /* Tokens item .. item + n - 1 of those that choose. */
@@ -84,7 +83,7 @@ enum lb_status lb_cuda_index_new(struct lb_cuda *c, struct lb_kv_mem *kv, struct
     int64_t of_cache = kv->spec.n_page < c->limit.n_page ? kv->spec.n_page : c->limit.n_page;
     x->shape = *s;
     x->n_page = (s->topk + LK_PAGE_TOKENS - 1) / LK_PAGE_TOKENS;
-    x->most = c->limit.n_tok < TOKENS ? c->limit.n_tok : TOKENS;
+    x->most = c->limit.n_tok < LB_CUDA_INDEX_TOKENS ? c->limit.n_tok : LB_CUDA_INDEX_TOKENS;
     x->page_bytes = s->dim * LK_PAGE_TOKENS * (int64_t)lb_cuda_elem_bytes(c);
     x->plane_bytes = x->page_bytes * kv->spec.n_page;
     x->sum_room = of_cache * LK_PAGE_TOKENS > SUMS ? of_cache * LK_PAGE_TOKENS : SUMS;
@@ -112,18 +111,9 @@ enum lb_status lb_cuda_index_new(struct lb_cuda *c, struct lb_kv_mem *kv, struct
     return send_lists(c, x, err);
 }
 
-void lb_cuda_index_copy(struct lb_cuda *c, struct lb_cuda_index *x, const struct lb_step *s)
+struct lb_cuda_planes lb_cuda_index_planes(const struct lb_cuda_index *x)
 {
-    size_t n = (size_t)x->page_bytes;
-    for (int64_t plane = 0; plane < x->shape.n_plane; plane++) {
-        uint8_t *key = x->key + plane * x->plane_bytes;
-        for (int32_t i = 0; i < s->n_copy; i++)
-            if (!lb_cuda_ok(c,
-                            cudaMemcpyAsync(key + s->copy_to[i] * x->page_bytes, key + s->copy_from[i] * x->page_bytes,
-                                            n, cudaMemcpyDeviceToDevice, c->stream),
-                            "cudaMemcpyAsync", "a copy of an index page"))
-                return;
-    }
+    return (struct lb_cuda_planes){x->key, x->plane_bytes, x->page_bytes, x->shape.n_plane};
 }
 
 /* Batches of tokens: as many as gathered pages and sums have room for. */
@@ -138,12 +128,13 @@ static void cut_batches(struct lb_cuda_index *x)
 
 static void plan_batches(struct lb_cuda *c, struct lb_cuda_index *x, const struct lk_attn_item *item, int64_t n_head)
 {
+    struct lk_attn_shape shape = {n_head, 1, c->kv->spec.v_dim, 0, c->shared_bytes};
     for (int64_t b = 0; b < x->n_batch; b++) {
         struct batch *batch = &x->batch[b];
         for (int64_t i = 0; i < batch->n; i++)
             c->seq[i] = (struct lk_attn_seq){item[batch->item + i].tok, 1, (int32_t)(x->shape.topk - 1),
                                              x->page_host + i * x->n_page};
-        if (!lb_cuda_plan_make(c, batch->n, n_head, 0, &batch->plan))
+        if (!lb_cuda_plan_make(c, c->seq, batch->n, &shape, &batch->plan))
             return;
     }
 }

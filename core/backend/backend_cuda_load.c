@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core/backend/backend_cuda.h"
+#include "core/backend/backend_cuda_parts.h"
 #include "core/base/mem.h"
 
 #define SLICE_BYTES ((size_t)16 << 20)
@@ -131,24 +131,24 @@ static void fill_rows(void *ctx, int64_t begin, int64_t end)
     lb_mem_free(scratch);
 }
 
-/* All rows to w[n_row, packed columns]. */
-static enum lb_status send_rows(struct lb_cuda *c, const struct lb_rows *rows, const struct lk_cols *cols, bool f32,
-                                void *w, const char *name, struct lb_err *err)
+/* All rows to m->w, as many as they are. */
+static enum lb_status send_rows(struct lb_cuda *c, const struct lb_rows *rows, const struct lb_matrix *m,
+                                struct lb_err *err)
 {
-    size_t row_bytes = (size_t)cols->packed[cols->n_seg] * lb_cuda_type_bytes(f32);
+    size_t row_bytes = (size_t)m->cols.packed[m->cols.n_seg] * lb_cuda_type_bytes(m->f32);
     if (row_bytes == 0)
         return LB_OK;
     if (row_bytes > SLICE_BYTES)
-        return lb_err_set(err, LB_E_INPUT, "%s: rows of %lld columns are too long", name, (long long)cols->n_col);
+        return lb_err_set(err, LB_E_INPUT, "%s: rows of %lld columns are too long", m->name, (long long)m->cols.n_col);
     int64_t per = (int64_t)(SLICE_BYTES / row_bytes);
     for (int64_t row = 0; row < rows->n_row; row += per) {
         int64_t n = rows->n_row - row < per ? rows->n_row - row : per;
-        struct slice s = {.rows = rows, .cols = cols, .row = row, .f32 = f32};
-        LB_TRY(take_buffer(c, &s.out, name, err));
+        struct slice s = {.rows = rows, .cols = &m->cols, .row = row, .f32 = m->f32};
+        LB_TRY(take_buffer(c, &s.out, m->name, err));
         lb_team_run(c->team, fill_rows, &s, n, lb_cuda_grain(c, n, 4));
         if (atomic_load(&s.no_memory))
-            return lb_err_memory(err, name, (unsigned long long)cols->n_col * sizeof(float));
-        LB_TRY(send_buffer(c, (uint8_t *)w + (size_t)row * row_bytes, (size_t)n * row_bytes, name, err));
+            return lb_err_memory(err, m->name, (unsigned long long)m->cols.n_col * sizeof(float));
+        LB_TRY(send_buffer(c, (uint8_t *)m->w + (size_t)row * row_bytes, (size_t)n * row_bytes, m->name, err));
     }
     return LB_OK;
 }
@@ -185,7 +185,7 @@ enum lb_status lb_cuda_heads_new(struct lb_backend *be, const struct lb_matrix_s
     m->w = lb_cuda_take(c, LB_CUDA_DEVICE, (size_t)rows->n_row, row_bytes, spec->name, err);
     if (!m->w)
         return LB_E_DEVICE;
-    LB_TRY(send_rows(c, rows, &m->cols, m->f32, m->w, m->name, err));
+    LB_TRY(send_rows(c, rows, m, err));
     note_scratch(c, m, spec->gate_up);
     c->base.counts.weight_bytes += (int64_t)((size_t)rows->n_row * row_bytes);
     *out = m;
@@ -198,33 +198,40 @@ enum lb_status lb_cuda_matrix_new(struct lb_backend *be, const struct lb_matrix_
     return lb_cuda_heads_new(be, spec, 1, out, err);
 }
 
+/* A row of -0 at `to`. */
+static enum lb_status send_minus(struct lb_cuda *c, uint8_t *to, size_t row_bytes, struct lb_err *err)
+{
+    const char *what = "the embedding table";
+    size_t elem = lb_cuda_elem_bytes(c);
+    uint8_t *minus = lb_mem_new(row_bytes, 1);
+    if (!minus)
+        return lb_err_memory(err, what, row_bytes);
+    for (size_t i = elem - 1; i < row_bytes; i += elem)
+        minus[i] = 0x80;
+    enum lb_status status = lb_cuda_upload(c, to, minus, row_bytes, what, err);
+    lb_mem_free(minus);
+    return status;
+}
+
 enum lb_status lb_cuda_table_new(struct lb_backend *be, const struct lb_rows *rows, int64_t first,
                                  struct lb_table **out, struct lb_err *err)
 {
     struct lb_cuda *c = lb_cuda_of(be);
     const char *what = "the embedding table";
-    *out = NULL;
-    bool f32 = c->base.dtype == LB_F32;
     size_t row_bytes = (size_t)rows->n_col * lb_cuda_elem_bytes(c), n_row = (size_t)rows->n_row;
+    *out = NULL;
     struct lb_table *t = lb_cuda_take(c, LB_CUDA_HOST, 1, sizeof *t, what, err);
-    uint8_t *minus = lb_mem_new(row_bytes, 1);
-    enum lb_status status = !t ? LB_E_DEVICE : minus ? LB_OK : lb_err_memory(err, what, row_bytes);
-    if (status == LB_OK) {
-        *t = (struct lb_table){.first = first, .n_row = rows->n_row, .n_col = rows->n_col};
-        t->data = lb_cuda_take(c, LB_CUDA_DEVICE, n_row + 1, row_bytes, what, err);
-        status = t->data ? LB_OK : LB_E_DEVICE;
-    }
-    if (status == LB_OK) {
-        struct lk_cols cols = {.n_col = rows->n_col, .n_seg = 1, .begin = {0, rows->n_col}, .packed = {0, rows->n_col}};
-        status = send_rows(c, rows, &cols, f32, t->data, what, err);
-    }
-    for (size_t i = lb_cuda_elem_bytes(c) - 1; status == LB_OK && i < row_bytes; i += lb_cuda_elem_bytes(c))
-        minus[i] = 0x80;
-    if (status == LB_OK)
-        status = lb_cuda_upload(c, (uint8_t *)t->data + n_row * row_bytes, minus, row_bytes, what, err);
-    lb_mem_free(minus);
-    if (status != LB_OK)
-        return status;
+    if (!t)
+        return LB_E_DEVICE;
+    *t = (struct lb_table){.first = first, .n_row = rows->n_row, .n_col = rows->n_col};
+    if ((t->data = lb_cuda_take(c, LB_CUDA_DEVICE, n_row + 1, row_bytes, what, err)) == NULL)
+        return LB_E_DEVICE;
+    struct lb_matrix m = {.w = t->data,
+                          .cols = {.n_col = t->n_col, .n_seg = 1, .begin = {0, t->n_col}, .packed = {0, t->n_col}},
+                          .f32 = c->base.dtype == LB_F32};
+    snprintf(m.name, sizeof m.name, "%s", what);
+    LB_TRY(send_rows(c, rows, &m, err));
+    LB_TRY(send_minus(c, (uint8_t *)t->data + n_row * row_bytes, row_bytes, err));
     c->base.counts.weight_bytes += (int64_t)(n_row * row_bytes);
     c->table = t;
     *out = t;

@@ -4,7 +4,7 @@
  * Tokens go through in pieces, so that memory does not grow with steps. */
 #include <string.h>
 
-#include "core/backend/backend_cuda.h"
+#include "core/backend/backend_cuda_parts.h"
 #include "core/base/mem.h"
 
 #define TOKENS 1024 /* at a time */

@@ -1,7 +1,7 @@
 /* The CUDA backend's ops that treat rows alone, and products: each fills a kernel's argument struct and enqueues it. */
 #include <string.h>
 
-#include "core/backend/backend_cuda.h"
+#include "core/backend/backend_cuda_parts.h"
 #include "core/base/mem.h"
 
 static enum lk_weight_format format_of(const struct lb_matrix *w)

@@ -2,7 +2,7 @@
  * copied and zeroed, rotary angles made, once for all layers. */
 #include <string.h>
 
-#include "core/backend/backend_cuda.h"
+#include "core/backend/backend_cuda_parts.h"
 
 /* ---- the step's block ---- */
 
@@ -16,9 +16,7 @@ size_t lb_cuda_block_bytes(const struct lb_cuda *c)
     size_t n_tok = (size_t)c->limit.n_tok, n_seq = (size_t)c->limit.n_seq, n_page = (size_t)c->limit.n_page;
     size_t tables = 5 * padded(n_tok * sizeof(int32_t)) + padded((n_seq + 1) * sizeof(int32_t)) +
                     padded(n_page * sizeof(int32_t)) + padded(n_tok * sizeof(struct lk_attn_item));
-    size_t plan = padded((size_t)lb_cuda_plan_items(c) * sizeof(struct lk_attn_work)) +
-                  padded((size_t)lb_cuda_plan_rows(c) * sizeof(struct lk_attn_row));
-    return tables + LB_CUDA_PLANS * plan + lb_cuda_index_block_bytes(c);
+    return tables + lb_cuda_plan_bytes(c) + lb_cuda_index_block_bytes(c);
 }
 
 void *lb_cuda_block_take(struct lb_cuda *c, size_t bytes, void **device)
@@ -108,66 +106,71 @@ static bool send_tables(struct lb_cuda *c, const struct lb_step *s, bool dynamic
     lb_cuda_block_send(c, 0, "a step's tables");
     if (c->kv->index)
         lb_cuda_index_begin(c, c->kv->index, s, n_head);
+    c->plan_base = c->block_used;
     return c->err.status == LB_OK;
 }
 
 /* ---- pages ---- */
 
-/* Planes of all layers stand one behind the other, so that a page of every layer is one copy of two dimensions, unless
- * they lie further apart than such a copy can say. */
-static bool copy_layers(struct lb_cuda *c, uint8_t *planes, int64_t plane_bytes, int64_t page_bytes, int32_t from,
-                        int32_t to, int64_t n_layer)
+/* Planes stand one behind the other, so that a page of every layer is one copy of two dimensions, unless they lie
+ * further apart than such a copy can say: then it is `n` of one each. */
+static int64_t at_once(const struct lb_cuda *c, const struct lb_cuda_planes *p, int64_t *n)
 {
-    bool one = (size_t)plane_bytes <= c->most_pitch;
-    for (int64_t il = 0; il < (one ? 1 : n_layer); il++) {
-        uint8_t *base = planes + il * plane_bytes;
+    bool one = (size_t)p->plane_bytes <= c->most_pitch;
+    *n = one ? 1 : p->n_plane;
+    return one ? p->n_plane : 1;
+}
+
+static bool copy_page(struct lb_cuda *c, const struct lb_cuda_planes *p, int32_t from, int32_t to)
+{
+    int64_t n, height = at_once(c, p, &n);
+    for (int64_t i = 0; i < n; i++) {
+        uint8_t *base = p->data + i * p->plane_bytes;
         if (!lb_cuda_ok(c,
-                        cudaMemcpy2DAsync(base + to * page_bytes, (size_t)plane_bytes, base + from * page_bytes,
-                                          (size_t)plane_bytes, (size_t)page_bytes, one ? (size_t)n_layer : 1,
-                                          cudaMemcpyDeviceToDevice, c->stream),
+                        cudaMemcpy2DAsync(base + to * p->page_bytes, (size_t)p->plane_bytes,
+                                          base + from * p->page_bytes, (size_t)p->plane_bytes, (size_t)p->page_bytes,
+                                          (size_t)height, cudaMemcpyDeviceToDevice, c->stream),
                         "cudaMemcpy2DAsync", "a copy of a page"))
             return false;
     }
     return true;
 }
 
-/* Pages first .. first + n - 1 of all layers. */
-static bool zero_layers(struct lb_cuda *c, uint8_t *planes, int64_t plane_bytes, int64_t page_bytes, int32_t first,
-                        int32_t n)
+static bool zero_pages(struct lb_cuda *c, const struct lb_cuda_planes *p, int32_t first, int32_t n_page)
 {
-    int64_t n_layer = c->kv->spec.n_layer;
-    bool one = (size_t)plane_bytes <= c->most_pitch;
-    for (int64_t il = 0; il < (one ? 1 : n_layer); il++) {
-        uint8_t *at = planes + il * plane_bytes + first * page_bytes;
+    int64_t n, height = at_once(c, p, &n);
+    for (int64_t i = 0; i < n; i++)
         if (!lb_cuda_ok(c,
-                        cudaMemset2DAsync(at, (size_t)plane_bytes, 0, (size_t)(n * page_bytes),
-                                          one ? (size_t)n_layer : 1, c->stream),
+                        cudaMemset2DAsync(p->data + i * p->plane_bytes + first * p->page_bytes, (size_t)p->plane_bytes,
+                                          0, (size_t)(n_page * p->page_bytes), (size_t)height, c->stream),
                         "cudaMemset2DAsync", "new pages"))
+            return false;
+    return true;
+}
+
+/* Copies one after another, as a page may be copied that is itself a copy; then new pages, neighbors at once. */
+static bool prepare_planes(struct lb_cuda *c, const struct lb_step *s, const struct lb_cuda_planes *p)
+{
+    for (int32_t i = 0; i < s->n_copy; i++)
+        if (!copy_page(c, p, s->copy_from[i], s->copy_to[i]))
+            return false;
+    for (int32_t i = 0, n; i < s->n_new; i += n) {
+        for (n = 1; i + n < s->n_new && s->new_page[i + n] == s->new_page[i] + n;)
+            n++;
+        if (!zero_pages(c, p, s->new_page[i], n))
             return false;
     }
     return true;
 }
 
-/* Copies one after another, as a page may be copied that is itself a copy; then new pages, neighbors at once. */
 static bool prepare_pages(struct lb_cuda *c, const struct lb_step *s)
 {
-    struct lb_kv_mem *kv = c->kv;
+    const struct lb_kv_mem *kv = c->kv;
     int64_t k_page = kv->k_page_bytes * kv->spec.n_kv_head, v_page = kv->v_page_bytes * kv->spec.n_kv_head;
-    int64_t k_plane = k_page * kv->spec.n_page, v_plane = v_page * kv->spec.n_page;
-    for (int32_t i = 0; i < s->n_copy; i++)
-        if (!copy_layers(c, kv->k, k_plane, k_page, s->copy_from[i], s->copy_to[i], kv->spec.n_layer) ||
-            !copy_layers(c, kv->v, v_plane, v_page, s->copy_from[i], s->copy_to[i], kv->spec.n_layer))
-            return false;
-    if (kv->index)
-        lb_cuda_index_copy(c, kv->index, s);
-    for (int32_t i = 0, n; i < s->n_new; i += n) {
-        for (n = 1; i + n < s->n_new && s->new_page[i + n] == s->new_page[i] + n;)
-            n++;
-        if (!zero_layers(c, kv->k, k_plane, k_page, s->new_page[i], n) ||
-            !zero_layers(c, kv->v, v_plane, v_page, s->new_page[i], n))
-            return false;
-    }
-    return c->err.status == LB_OK;
+    const struct lb_cuda_planes k = {kv->k, k_page * kv->spec.n_page, k_page, kv->spec.n_layer};
+    const struct lb_cuda_planes v = {kv->v, v_page * kv->spec.n_page, v_page, kv->spec.n_layer};
+    const struct lb_cuda_planes keys = kv->index ? lb_cuda_index_planes(kv->index) : (struct lb_cuda_planes){0};
+    return prepare_planes(c, s, &k) && prepare_planes(c, s, &v) && (!kv->index || prepare_planes(c, s, &keys));
 }
 
 /* ---- sizes that the first step fixes ---- */
@@ -239,6 +242,7 @@ void lb_cuda_step_begin(struct lb_backend *be, const struct lb_step *step, struc
     c->step = step;
     c->kv = kv;
     c->n_plan = 0;
+    c->forgets = false;
     c->block_used = 0;
     c->dev_head.whole = false;
     c->dev_head.put.out = NULL;

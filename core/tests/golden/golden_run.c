@@ -134,7 +134,7 @@ enum lb_status golden_try(struct lb_options *o, const json_t *rows, struct golde
     o->inputs = inputs;
     o->n_input = 1;
     o->output = path;
-    if (golden_cuda) {
+    if (golden_cuda && !(o->isa && strcmp(o->isa, "ref") == 0)) {
         o->device = "cuda";
         o->cuda_library = golden_cuda;
         o->isa = NULL;
