@@ -97,7 +97,7 @@ static bool rank_open(struct rank *r, struct lb_err *err)
     if (lb_backend_open(&r->be, &be, err) != LB_OK)
         return false;
     if (cuda && r->size > 1) {
-        struct lb_nccl_spec nccl = {r->comm, r->be->stream, false};
+        struct lb_nccl_spec nccl = {r->comm, r->be->stream, false, NULL};
         struct lb_comm *comm;
         if (cuda->comm_open(&comm, &nccl, err) != LB_OK)
             return false;
@@ -554,6 +554,8 @@ int main(int argc, char **argv)
         struct lb_err err = LB_ERR_INIT;
         cuda_path = argv[2];
         setenv("STANDIN_DEVICES", "16", 1);
+        if (argc > 3)
+            cmocka_set_test_filter(argv[3]);
         if (lb_cuda_library_open(&cuda, cuda_path, &err) != LB_OK) {
             fprintf(stderr, "%s\n", err.text);
             return 1;
