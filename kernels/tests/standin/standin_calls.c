@@ -219,6 +219,11 @@ int standin_end(void)
 
 /* ---- devices and handles ---- */
 
+bool standin_lost(void)
+{
+    return all.has_died;
+}
+
 int standin_device(void)
 {
     return this_device;

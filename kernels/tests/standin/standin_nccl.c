@@ -177,6 +177,7 @@ static void give_up(struct ncclComm *comm)
     for (int i = 0; i < comm->n_pending; i++) {
         comm->pending[i]->aborted = true;
         comm->pending[i]->meeting->op[comm->rank] = NULL;
+        ((struct collective *)comm->pending[i]->ctx)->comm = NULL;
     }
 }
 
@@ -373,11 +374,15 @@ static void join(void *ctx, struct standin_op *op, struct CUstream_st *s)
     }
 }
 
-/* Of a communicator that was aborted: whatever may stand there then. */
+/* Of a communicator that was aborted, or on a device that is lost: whatever may stand there then. */
 static int abandon(void *ctx, void *stream)
 {
     const struct collective *c = ctx;
+    struct ncclComm *comm = c->comm;
     (void)stream;
+    for (int i = 0; comm && i < comm->n_pending; i++)
+        if (comm->pending[i]->ctx == ctx)
+            comm->pending[i--] = comm->pending[--comm->n_pending];
     standin_touch(c->to, c->taken, true);
     return 0;
 }

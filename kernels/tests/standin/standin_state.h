@@ -37,6 +37,9 @@ void standin_news(void);
 
 void standin_report(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* All calls fail from now on: what is queued is never done. */
+bool standin_lost(void);
+
 int standin_device(void); /* the calling thread's */
 void standin_device_set(int device);
 int standin_n_device(void);
@@ -108,7 +111,7 @@ struct standin_op {
     int (*run)(void *ctx, void *s); /* OP_LAUNCH, OP_CALL, OP_MEET if aborted: 0 or an error code */
     void *ctx;                      /* the op's own, freed with it */
     size_t ctx_bytes;
-    bool aborted;                    /* OP_MEET: nothing is done */
+    bool aborted;                    /* OP_MEET: nothing is done but run */
     struct standin_meeting *meeting; /* OP_MEET: joined when the op is queued, by join(ctx, op, stream) */
     void (*join)(void *ctx, struct standin_op *op, struct CUstream_st *s);
 };
