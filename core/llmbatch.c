@@ -7,8 +7,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/backend/backend_cuda_open.h"
 #include "core/base/file.h"
 #include "core/base/mem.h"
+#include "core/dist/nccl.h"
 #include "core/llm.h"
 #include "core/opening.h"
 #include "core/outlook.h"
@@ -300,6 +302,23 @@ struct lb_plan_spec lb_llm_plan_spec(const struct lb_llm *llm)
                                  .log = &o->log};
 }
 
+/* A group whose partial results lie in its devices adds them up there. */
+static enum lb_status open_nccl(struct lb_llm *llm, struct lb_err *err)
+{
+    struct lb_backend *be = llm->backend;
+    const struct lb_cuda_library *library;
+    struct lb_comm *comm;
+    if (!be->stream || llm->ranks.comm->size == 1)
+        return LB_OK;
+    LB_TRY(lb_cuda_library_open(&library, llm->o.cuda_library, err));
+    struct lb_nccl_spec spec = {llm->ranks.comm, be->stream, llm->o.nccl_ring, &be->memory.free_bytes};
+    LB_TRY(library->comm_open(&comm, &spec, err));
+    llm->ranks.comm = comm;
+    be->alive = library->comm_alive;
+    be->alive_ctx = comm;
+    return LB_OK;
+}
+
 static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
 {
     const struct lb_options *o = &llm->o;
@@ -343,6 +362,7 @@ static struct lb_fingerprint_spec fingerprint_spec(const struct lb_llm *llm, con
         spec.dtype = llm->dtype == LB_F32 ? "f32" : "bf16";
         spec.isa = llm->backend->isa;
         spec.arch = llm->backend->arch;
+        spec.ring_ranks = llm->o.nccl_ring && llm->backend->stream ? llm->ranks.size : 0;
     }
     return spec;
 }
@@ -416,6 +436,7 @@ static enum lb_status open_model(struct lb_llm *llm, struct lb_err *err)
         return LB_OK;
     struct lb_plan_spec want = lb_llm_plan_spec(llm);
     LB_TRY(lb_ranks_form(&llm->ranks, (int)llm->o.tp, &want, err));
+    LB_TRY(lb_llm_agree(llm, open_nccl(llm, err), err));
     LB_TRY(lb_llm_agree(llm, open_parts(llm, &job, err), err));
     lb_config_log(&llm->config, &llm->o.log);
     return LB_OK;
@@ -574,6 +595,7 @@ void lb_close(struct lb_llm *llm)
         return;
     lb_lines_close(llm->lines);
     lb_model_free(llm->model);
+    lb_ranks_part(&llm->ranks); /* its work is on the backend's stream */
     if (llm->backend)
         llm->backend->ops->close(llm->backend);
     lb_chat_free(llm->chat);

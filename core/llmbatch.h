@@ -55,6 +55,7 @@ struct lb_options {
 
     const char *device;             /* "auto", "cpu", "cuda", "null": made-up logits, no weights are read */
     const char *cuda_library;       /* path of llmbatch-cuda.so; NULL: it is looked for */
+    bool nccl_ring;                 /* ranks' sums on devices are added by NCCL, in an order of its own */
     const char *dtype;              /* "auto" (bf16), "f32", "bf16" */
     const char *kv_dtype;           /* "auto" (that of the weights), "f32", "bf16": no other than dtype */
     const char *isa;                /* NULL: what the processor has */

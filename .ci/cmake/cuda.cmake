@@ -104,6 +104,9 @@ if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
     # the CUDA backend on the stand-ins, as the library that the program opens
     lb_cuda_module(llmbatch-cuda-standin ${LB_CUDA_INCLUDE} ${LB_STANDIN})
     set_target_properties(llmbatch-cuda-standin PROPERTIES LINKER_LANGUAGE CXX)
+    add_test(NAME test_model_shard_cuda COMMAND test_model_shard --cuda $<TARGET_FILE:llmbatch-cuda-standin>
+             WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+    set_tests_properties(test_model_shard_cuda PROPERTIES TIMEOUT 1800 SKIP_RETURN_CODE 77)
   else()
     add_test(NAME standin COMMAND sh -c "echo 'skip: standin: no headers of CUDA'; exit 77")
     set_tests_properties(standin PROPERTIES SKIP_RETURN_CODE 77)

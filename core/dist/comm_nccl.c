@@ -22,11 +22,6 @@ struct nccl {
     struct lb_err err;
 };
 
-size_t lb_comm_nccl_bytes(int n_rank)
-{
-    return n_rank > 1 ? (size_t)n_rank * CHUNK * sizeof(float) : 0;
-}
-
 /* The first failure stays. What is under way is ended, so that the stream comes to its end. */
 static void broke(struct nccl *c, const char *call, const char *why)
 {
@@ -153,7 +148,8 @@ static void nccl_close(struct lb_comm *comm)
 {
     struct nccl *c = (struct nccl *)comm;
     struct lb_comm *boot = c->boot;
-    cudaStreamSynchronize(c->stream); /* all ranks have left the last step: nothing is missing */
+    while (cudaStreamQuery(c->stream) == cudaErrorNotReady && look(c, "NCCL") != ncclSystemError)
+        nanosleep(&(struct timespec){0, NAP_NS}, NULL);
     release(c);
     boot->ops->close(boot);
 }
@@ -220,7 +216,8 @@ enum lb_status lb_comm_nccl_open(struct lb_comm **out, const struct lb_nccl_spec
                        .stream = spec->stream,
                        .ring = spec->ring,
                        .err = LB_ERR_INIT};
-    cudaError_t e = spec->ring ? cudaSuccess : cudaMalloc((void **)&c->parts, lb_comm_nccl_bytes(boot->size));
+    cudaError_t e =
+        spec->ring ? cudaSuccess : cudaMalloc((void **)&c->parts, (size_t)boot->size * CHUNK * sizeof(float));
     if (e != cudaSuccess)
         broke(c, "cudaMalloc of NCCL's parts", cudaGetErrorString(e));
     enum lb_status status = agree(c, err);
@@ -239,6 +236,9 @@ enum lb_status lb_comm_nccl_open(struct lb_comm **out, const struct lb_nccl_spec
         release(c);
         return status;
     }
+    size_t left, total;
+    if (spec->free_bytes && cudaMemGetInfo(&left, &total) == cudaSuccess)
+        *spec->free_bytes = left;
     *out = &c->comm;
     return LB_OK;
 }

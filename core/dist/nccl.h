@@ -17,10 +17,8 @@ struct lb_nccl_spec {
     struct lb_comm *boot; /* taken; its bcast and gather are of host memory, as the new one's are */
     void *stream;         /* cudaStream_t of the device that is current, lent */
     bool ring;
+    size_t *free_bytes; /* out: what is left of the device's memory; may be NULL */
 };
-
-/* Device memory that open takes for a group of so many ranks. */
-size_t lb_comm_nccl_bytes(int n_rank);
 
 /* reduce takes device memory, enqueues and returns. A failure to open (LB_E_DEVICE) is one of all ranks; boot is then
  * the caller's again. Collective; the waits end when boot fails. A group of one rank is boot. */

@@ -71,7 +71,7 @@ static enum lb_status work(struct rank *r, struct device *d)
     CALL(cudaEventCreateWithFlags, &d->done, cudaEventDisableTiming);
     CALL(cudaMalloc, (void **)&d->x, N_ROUND * bytes);
     CALL(cudaMallocHost, (void **)&d->host, N_ROUND * bytes);
-    struct lb_nccl_spec spec = {r->boot, d->stream, r->ring};
+    struct lb_nccl_spec spec = {r->boot, d->stream, r->ring, NULL};
     LB_TRY(lb_comm_nccl_open(&d->comm, &spec, &r->err));
     for (int i = 0; i < N_ROUND; i++)
         memcpy(d->host + i * r->n, r->mine, bytes);
@@ -140,7 +140,7 @@ static void finish(int n_rank)
 
 static void check_bits(int n_rank, int n)
 {
-    const float *part[MAX_RANKS];
+    const float *part[MAX_RANKS] = {0};
     float want[MAX_N];
     for (int i = 0; i < n_rank; i++)
         part[i] = numbers[i];
@@ -266,7 +266,7 @@ static void test_alone(void **state)
     (void)state;
     struct lb_err err = LB_ERR_INIT;
     struct lb_comm *comm;
-    struct lb_nccl_spec spec = {lb_comm_self(), NULL, false};
+    struct lb_nccl_spec spec = {lb_comm_self(), NULL, false, NULL};
     assert_int_equal(lb_comm_nccl_open(&comm, &spec, &err), LB_OK);
     assert_ptr_equal(comm, lb_comm_self());
     assert_true(lb_comm_nccl_poll(comm));
