@@ -31,5 +31,6 @@ if(LB_WITH_CUDA)
   find_library(LB_NCCL nccl HINTS ${LB_CUDA_ROOT}/lib64 ${LB_CUDA_ROOT}/lib REQUIRED)
   target_link_libraries(llmbatch-cuda PRIVATE lk_cuda ${LB_NCCL})
   target_link_options(llmbatch-cuda PRIVATE -Wl,--no-undefined)
-  install(TARGETS llmbatch-cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/llmbatch)
+  # by itself: a package that holds it needs CUDA's libraries
+  install(TARGETS llmbatch-cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/llmbatch COMPONENT cuda EXCLUDE_FROM_ALL)
 endif()

@@ -58,7 +58,6 @@ static enum lb_status new_piece(struct lb_cuda *c, enum lb_cuda_place place, siz
     if (!p)
         return lb_err_memory(err, what, bytes);
     p->place = place;
-    p->bytes = bytes;
     enum lb_status status = LB_OK;
     if (place == LB_CUDA_HOST) {
         p->data = lb_mem_new(bytes, 1);
@@ -83,15 +82,6 @@ static enum lb_status new_piece(struct lb_cuda *c, enum lb_cuda_place place, siz
     return LB_OK;
 }
 
-/* The piece of device memory that is being used up, the last one made that is of a common size. */
-static struct lb_cuda_piece *open_piece(const struct lb_cuda *c)
-{
-    struct lb_cuda_piece *p = c->piece;
-    while (p && (p->place != LB_CUDA_DEVICE || p->bytes != PIECE_BYTES))
-        p = p->next;
-    return p;
-}
-
 void *lb_cuda_take(struct lb_cuda *c, enum lb_cuda_place place, size_t n, size_t size, const char *what,
                    struct lb_err *err)
 {
@@ -102,14 +92,16 @@ void *lb_cuda_take(struct lb_cuda *c, enum lb_cuda_place place, size_t n, size_t
     size_t bytes = n * size > 0 ? (n * size + ALIGN - 1) / ALIGN * ALIGN : ALIGN;
     if (place != LB_CUDA_DEVICE || bytes > PIECE_BYTES / 4)
         return new_piece(c, place, bytes, what, err) == LB_OK ? c->piece->data : NULL;
-    struct lb_cuda_piece *p = open_piece(c);
-    if (!p || p->bytes - p->used < bytes) {
+    if (c->room_bytes < bytes) {
         if (new_piece(c, place, PIECE_BYTES, what, err) != LB_OK)
             return NULL;
-        p = c->piece;
+        c->room = c->piece->data;
+        c->room_bytes = PIECE_BYTES;
     }
-    p->used += bytes;
-    return (uint8_t *)p->data + p->used - bytes;
+    void *taken = c->room;
+    c->room += bytes;
+    c->room_bytes -= bytes;
+    return taken;
 }
 
 /* ---- life cycle ---- */

@@ -52,7 +52,6 @@ enum lb_cuda_place { LB_CUDA_HOST, LB_CUDA_PINNED, LB_CUDA_DEVICE };
 struct lb_cuda_piece {
     struct lb_cuda_piece *next;
     void *data;
-    size_t bytes, used;
     enum lb_cuda_place place;
 };
 
@@ -104,6 +103,8 @@ struct lb_cuda {
     struct lb_team *team;
     const struct lb_log *log;
     struct lb_cuda_piece *piece;
+    uint8_t *room; /* device: what is left of the piece that small allocations are taken from */
+    size_t room_bytes;
     struct lb_table *table;
 
     /* fixed by reserve */

@@ -34,10 +34,12 @@ enum golden_extent golden_extent(void)
 {
     if (getenv("LB_TEST_FULL"))
         return EXTENT_FULL;
+    if (golden_cuda) /* where each thread of a device is modeled */
+        return EXTENT_SANITIZED;
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     return EXTENT_SANITIZED;
 #else
-    return golden_without || golden_cuda ? EXTENT_MODEL : EXTENT_SAMPLE;
+    return golden_without ? EXTENT_MODEL : EXTENT_SAMPLE;
 #endif
 }
 

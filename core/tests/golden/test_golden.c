@@ -179,7 +179,7 @@ static void test_greedy(void **state)
     (void)state;
     for (int m = 0; m < N_MODEL; m++) {
         char path[512];
-        bool sampled = (golden_without || golden_cuda) && golden_extent() == EXTENT_SANITIZED;
+        bool sampled = (golden_without || golden_cuda) && golden_extent() == EXTENT_SANITIZED && !only;
         if (!is_wanted(models[m]) || (sampled && !in_sample(models[m], N_MODEL)))
             continue;
         model_path(models[m], path, sizeof path);
@@ -510,8 +510,8 @@ static void test_contract(void **state)
     (void)state;
     for (int m = 0; m < N_MODEL; m++) {
         char path[512];
-        if (!is_wanted(models[m]) ||
-            (golden_extent() != EXTENT_FULL && !in_sample(models[m], golden_extent() == EXTENT_SAMPLE ? N_MODEL : 6)))
+        if (!is_wanted(models[m]) || (!only && golden_extent() != EXTENT_FULL &&
+                                      !in_sample(models[m], golden_extent() == EXTENT_SAMPLE ? N_MODEL : 6)))
             continue;
         model_path(models[m], path, sizeof path);
         json_t *golden = golden_rows(models[m], "golden.jsonl"), *rows = contract_rows(golden);
