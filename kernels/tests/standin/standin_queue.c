@@ -195,6 +195,7 @@ static bool is_met(struct standin_meeting *m, bool may_wait, bool *on)
         }
         there = there && m->op[i];
     }
+    there = there && (!m->there || m->there(m));
     *on = may_wait;
     if (!there && may_wait) {
         standin_shut();

@@ -39,6 +39,8 @@ void standin_report(const char *format, ...) __attribute__((format(printf, 1, 2)
 
 /* All calls fail from now on: what is queued is never done. */
 bool standin_lost(void);
+/* A call has failed on purpose: what was to be written by it is not. */
+bool standin_has_failed(void);
 
 int standin_device(void); /* the calling thread's */
 void standin_device_set(int device);
@@ -94,8 +96,9 @@ struct standin_meeting {
     int n_rank, n_come, n_ref;
     struct standin_op *op[STANDIN_MAX_DEVICE]; /* NULL: has not come, or has given up */
     struct CUstream_st *stream[STANDIN_MAX_DEVICE];
-    bool never;   /* nobody gets on */
-    double at_ms; /* not before */
+    bool never;                               /* nobody gets on */
+    bool (*there)(struct standin_meeting *m); /* whether those of other processes have come too; NULL: there are none */
+    double at_ms;                             /* not before */
     void (*run)(struct standin_meeting *m);
 };
 
