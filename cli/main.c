@@ -100,6 +100,12 @@ static enum lb_status read_clock(int64_t *created, struct tm *now, struct lb_err
     return LB_OK;
 }
 
+static bool asks_unpacked(void)
+{
+    const char *text = getenv("LLMBATCH_UNPACK");
+    return text && *text && strcmp(text, "0") != 0;
+}
+
 static void say_complete(struct lb_report *report, const char *output)
 {
     struct lb_str text = {0};
@@ -187,6 +193,7 @@ static enum lb_status check(struct lb_cli *cli, const struct place *p, struct lb
     cli->run.cuda_library = library && library[0] ? library : NULL;
     cli->run.nccl_ring = ring && strcmp(ring, "1") == 0;
     LB_TRY(read_clock(&cli->run.created, &cli->run.now, err));
+    cli->run.unpack = asks_unpacked();
     return speaks(p) ? check_input(cli, err) : LB_OK;
 }
 

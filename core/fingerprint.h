@@ -20,6 +20,7 @@ struct lb_fingerprint_spec {
     const char *device, *dtype, *isa; /* device NULL: no model runs; isa NULL: the device has none */
     int ring_ranks;                   /* ranks of a run whose devices add up in a ring (nccl_ring); else 0 */
     const char *arch;                 /* of a device, with its libraries' versions; NULL: the processor */
+    const char *quantization;         /* NULL: none */
 };
 
 /* Appends the object. LB_E_INPUT: a file of the model cannot be read. */

@@ -31,11 +31,10 @@ static void find_top(struct lb_cpu *c, int64_t n_row, const struct lk_cols *seg)
 static void product(struct lb_cpu *c, const struct lb_actbuf *a, const struct lb_matrix *w)
 {
     struct lk_linear args = {.a = {a->data, c->step->n_out, &a->cols},
-                             .w = w->w,
-                             .n_out = w->n_out,
                              .epilogue = LK_EP_HEAD,
                              .best = c->head.best,
                              .logits = c->head.logits_of};
+    lb_cpu_set_weights(&args, w);
     lb_cpu_run_product(c, &args);
 }
 

@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "core/backend/backend_cuda_open.h"
 #include "core/base/mem.h"
@@ -117,6 +118,8 @@ static void cuda_close(struct lb_backend *be)
     for (int i = 0; i < 2; i++)
         if (c->load_event[i])
             cudaEventDestroy(c->load_event[i]);
+    if (c->end_event)
+        cudaEventDestroy(c->end_event);
     while (c->piece) {
         struct lb_cuda_piece *next = c->piece->next;
         free_piece(c->piece);
@@ -230,12 +233,32 @@ static enum lb_status cuda_kv_new(struct lb_backend *be, const struct lb_kv_spec
     return LB_OK;
 }
 
+/* Waits for the step while the ranks that it may wait for are asked about. One that is gone ends what is enqueued for
+ * it. */
+static void watch_peers(struct lb_cuda *c)
+{
+    const struct timespec nap = {0, 20000};
+    if (!lb_cuda_ok(c, (int)cudaEventRecord(c->end_event, c->stream), "cudaEventRecord", "a step"))
+        return;
+    cudaError_t code;
+    while ((code = cudaEventQuery(c->end_event)) == cudaErrorNotReady) {
+        if (!c->base.alive(c->base.alive_ctx)) {
+            lb_err_set(&c->err, LB_E_DEVICE, "another rank of the group is gone or late");
+            return;
+        }
+        nanosleep(&nap, NULL);
+    }
+    lb_cuda_ok(c, (int)code, "cudaEventQuery", "a step");
+}
+
 static enum lb_status cuda_step_end(struct lb_backend *be, const struct lb_cand **cand, struct lb_err *err)
 {
     struct lb_cuda *c = lb_cuda_of(be);
     *cand = c->head.cand;
-    int code = cudaStreamSynchronize(c->stream); /* also behind a failure: what was sent may still be read */
-    if (c->err.status == LB_OK && lb_cuda_ok(c, code, "cudaStreamSynchronize", "a step"))
+    if (be->alive)
+        watch_peers(c);
+    cudaError_t code = cudaStreamSynchronize(c->stream); /* also behind a failure: what was sent may still be read */
+    if (c->err.status == LB_OK && lb_cuda_ok(c, (int)code, "cudaStreamSynchronize", "a step"))
         lb_cuda_head_end(c);
     c->step = NULL;
     return c->err.status == LB_OK ? LB_OK : lb_err_set(err, c->err.status, "%s", c->err.text);
@@ -296,7 +319,7 @@ static const struct lb_backend_ops cuda_ops = {
 static enum lb_status choose_device(struct lb_cuda *c, int local_rank, struct lb_err *err)
 {
     int n = 0, driver = 0, runtime = 0;
-    int code = cudaGetDeviceCount(&n);
+    int code = (int)cudaGetDeviceCount(&n);
     if (code == cudaErrorInsufficientDriver || code == cudaErrorSystemDriverMismatch) {
         cudaGetLastError();
         cudaDriverGetVersion(&driver);
@@ -349,6 +372,8 @@ static enum lb_status open_streams(struct lb_cuda *c, struct lb_err *err)
                        "the device", err));
     LB_TRY(lb_cuda_try(cudaStreamCreateWithFlags(&c->load_stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags",
                        "loading", err));
+    LB_TRY(lb_cuda_try(cudaEventCreateWithFlags(&c->end_event, cudaEventDisableTiming), "cudaEventCreateWithFlags",
+                       "a step", err));
     for (int i = 0; i < 2; i++)
         LB_TRY(lb_cuda_try(cudaEventCreateWithFlags(&c->load_event[i], cudaEventDisableTiming),
                            "cudaEventCreateWithFlags", "loading", err));
@@ -364,6 +389,7 @@ static enum lb_status open_device(struct lb_cuda *c, const struct lb_backend_spe
     c->base.ops = &cuda_ops;
     c->base.dtype = spec->dtype;
     c->base.device = "cuda";
+    c->base.unpack = true;
     c->base.arch = arch;
     c->base.stream = c->stream;
     c->base.n_thread = lb_team_size(c->team);
@@ -378,6 +404,8 @@ enum lb_status lb_cuda_open(struct lb_backend **out, const struct lb_backend_spe
     *out = NULL;
     if (spec->isa)
         return lb_err_set(err, LB_E_USAGE, "--isa chooses the processor's kernels, and the CUDA device has its own");
+    if (spec->int8)
+        return lb_err_set(err, LB_E_USAGE, "--quantize int8 is for the CPU: the CUDA device multiplies in bf16 or f32");
     struct lb_cuda *c = lb_mem_new(1, sizeof *c);
     if (!c)
         return lb_err_memory(err, "the CUDA backend", sizeof *c);

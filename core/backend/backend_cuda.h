@@ -96,6 +96,7 @@ struct lb_cuda {
     char name[256];
     size_t shared_bytes, most_pitch;
     cudaStream_t stream, load_stream;
+    cudaEvent_t end_event;     /* of a step */
     cudaEvent_t load_event[2]; /* a buffer of loading was copied */
     uint8_t *load_buffer[2];   /* pinned, NULL: nothing was loaded */
     int load_next;

@@ -85,6 +85,17 @@ static enum lb_status reserve_group(struct lb_cuda *c, struct lb_cuda_moe *m, st
     return LB_OK;
 }
 
+/* Rows that no expert here has are computed with all the same: they begin as zeros. */
+static enum lb_status clear_rows(struct lb_cuda *c, struct lb_cuda_moe *m, struct lb_err *err)
+{
+    size_t n_choice = (size_t)(m->n_tok * m->shape.n_used);
+    size_t sum = n_choice * 2 * (size_t)m->shape.ffn_dim * sizeof *m->sum;
+    if (m->sum)
+        LB_TRY(lb_cuda_try(cudaMemsetAsync(m->sum, 0, sum, c->load_stream), "cudaMemsetAsync", "rows of experts", err));
+    c->loads = true;
+    return LB_OK;
+}
+
 /* A row of -0, which any number may be added to. */
 static enum lb_status send_minus(struct lb_cuda *c, struct lb_cuda_moe *m, struct lb_err *err)
 {
@@ -139,6 +150,7 @@ enum lb_status lb_cuda_moe_reserve(struct lb_backend *be, const struct lb_moe_sh
         return LB_E_DEVICE;
     LB_TRY(reserve_group(c, m, err));
     LB_TRY(reserve_shared(c, m, leaves->shared, err));
+    LB_TRY(clear_rows(c, m, err));
     LB_TRY(send_minus(c, m, err));
     c->moe = m;
     return LB_OK;
