@@ -122,8 +122,9 @@ struct lb_backend {
     const char *isa;    /* kernel set in use: "ref", "avx512bf16"; NULL: the device has none */
     const char *arch;   /* of a device, "sm_90"; NULL: the processor */
     void *stream;       /* what ops are enqueued on (a cudaStream_t), buffers are the device's; NULL: the host's */
-    /* asked while step_end waits: false ends the step as failed. NULL: it just waits */
-    bool (*alive)(void *ctx);
+    /* asked while a step waits, and once behind that: false ends it as failed, and err, which may hold another failure,
+     * gets why. NULL: it just waits */
+    bool (*alive)(void *ctx, struct lb_err *err);
     void *alive_ctx;
     int n_thread;
     struct lb_backend_memory memory;

@@ -241,14 +241,13 @@ static void watch_peers(struct lb_cuda *c)
     if (!lb_cuda_ok(c, (int)cudaEventRecord(c->end_event, c->stream), "cudaEventRecord", "a step"))
         return;
     cudaError_t code;
-    while ((code = cudaEventQuery(c->end_event)) == cudaErrorNotReady) {
-        if (!c->base.alive(c->base.alive_ctx)) {
-            lb_err_set(&c->err, LB_E_DEVICE, "another rank of the group is gone or late");
-            return;
-        }
+    bool alive = true;
+    while (alive && (code = cudaEventQuery(c->end_event)) == cudaErrorNotReady) {
+        alive = c->base.alive(c->base.alive_ctx, &c->err);
         nanosleep(&nap, NULL);
     }
-    lb_cuda_ok(c, (int)code, "cudaEventQuery", "a step");
+    if (alive && lb_cuda_ok(c, (int)code, "cudaEventQuery", "a step"))
+        c->base.alive(c->base.alive_ctx, &c->err); /* what failed at once leaves nothing to wait for */
 }
 
 static enum lb_status cuda_step_end(struct lb_backend *be, const struct lb_cand **cand, struct lb_err *err)
