@@ -104,6 +104,12 @@ if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
     # the CUDA backend on the stand-ins, as the library that the program opens
     lb_cuda_module(llmbatch-cuda-standin ${LB_CUDA_INCLUDE} ${LB_STANDIN})
     set_target_properties(llmbatch-cuda-standin PROPERTIES LINKER_LANGUAGE CXX)
+    foreach(part layers products "greedy;llama-gqa-tied" "contract;llama-gqa-tied")
+      list(GET part 0 name)
+      add_test(NAME test_golden_cuda_${name} COMMAND test_golden --cuda $<TARGET_FILE:llmbatch-cuda-standin> ${part}
+               WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+      set_tests_properties(test_golden_cuda_${name} PROPERTIES TIMEOUT 1200 SKIP_RETURN_CODE 77 COST 80)
+    endforeach()
     add_test(NAME test_model_shard_cuda COMMAND test_model_shard --cuda $<TARGET_FILE:llmbatch-cuda-standin>
              WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
     set_tests_properties(test_model_shard_cuda PROPERTIES TIMEOUT 1800 SKIP_RETURN_CODE 77)

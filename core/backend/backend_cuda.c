@@ -10,7 +10,9 @@
 
 #define PIECE_BYTES ((size_t)8 << 20) /* of device memory at a time, or what is asked for where that is much */
 #define ALIGN ((size_t)256)
-#define LEAST_SHARED (99 * 1024) /* of a block: what the kernels for attention need */
+#define LEAST_WEIGHTS ((int64_t)1 << 18) /* of a matrix that cuBLASLt is tried for: nothing is gained by smaller ones \
+                                          */
+#define LEAST_SHARED (99 * 1024)         /* of a block: what the kernels for attention need */
 
 int64_t lb_cuda_grain(const struct lb_cuda *c, int64_t n_item, int64_t per_thread)
 {
@@ -118,6 +120,7 @@ static void cuda_close(struct lb_backend *be)
     for (int i = 0; i < 2; i++)
         if (c->load_event[i])
             cudaEventDestroy(c->load_event[i]);
+    lb_cuda_lt_close(c);
     if (c->end_event)
         cudaEventDestroy(c->end_event);
     while (c->piece) {
@@ -169,6 +172,7 @@ static enum lb_status cuda_reserve(struct lb_backend *be, struct lb_step_limits 
         (c->seq = lb_cuda_take(c, LB_CUDA_HOST, n_seq, sizeof *c->seq, "sequences", err)) == NULL ||
         (c->scratch = lb_cuda_take(c, LB_CUDA_DEVICE, c->scratch_bytes, 1, "sums of products", err)) == NULL)
         return LB_E_DEVICE;
+    LB_TRY(lb_cuda_lt_choose(c, err));
     LB_TRY(lb_head_reserve(&c->head, max_out, vocab, err));
     LB_TRY(lb_cuda_head_reserve(c, vocab, err));
     c->reserved = true;
@@ -347,7 +351,7 @@ static enum lb_status choose_device(struct lb_cuda *c, int local_rank, struct lb
 }
 
 /* Outlives the backend, as names of kernel sets do; a process has one kind of device. */
-static char arch[16];
+static char arch[16], build[320];
 
 static enum lb_status describe_device(struct lb_cuda *c, struct lb_backend_memory *memory, struct lb_err *err)
 {
@@ -356,6 +360,7 @@ static enum lb_status describe_device(struct lb_cuda *c, struct lb_backend_memor
     LB_TRY(lb_cuda_try(cudaMemGetInfo(&memory->free_bytes, &memory->total_bytes), "cudaMemGetInfo", "the device", err));
     snprintf(c->name, sizeof c->name, "%s", prop.name);
     snprintf(arch, sizeof arch, "sm_%d%d", prop.major, prop.minor);
+    snprintf(build, sizeof build, "%s, cuBLASLt %zu", prop.name, lb_cuda_lt_version());
     c->shared_bytes = prop.sharedMemPerBlockOptin;
     c->most_pitch = prop.memPitch;
     if (prop.major < 8 || c->shared_bytes < LEAST_SHARED)
@@ -386,11 +391,13 @@ static enum lb_status open_device(struct lb_cuda *c, const struct lb_backend_spe
     LB_TRY(choose_device(c, spec->local_rank, err));
     LB_TRY(describe_device(c, &c->base.memory, err));
     LB_TRY(open_streams(c, err));
+    LB_TRY(lb_cuda_lt_open(c, err));
     c->base.ops = &cuda_ops;
     c->base.dtype = spec->dtype;
     c->base.device = "cuda";
     c->base.unpack = true;
     c->base.arch = arch;
+    c->base.build = build;
     c->base.stream = c->stream;
     c->base.n_thread = lb_team_size(c->team);
     if (spec->log)
@@ -410,6 +417,7 @@ enum lb_status lb_cuda_open(struct lb_backend **out, const struct lb_backend_spe
     if (!c)
         return lb_err_memory(err, "the CUDA backend", sizeof *c);
     c->log = spec->log;
+    c->lt_weights = spec->lt_weights > 0 ? spec->lt_weights : LEAST_WEIGHTS;
     enum lb_status status = open_device(c, spec, err);
     if (status != LB_OK) {
         cuda_close(&c->base);

@@ -21,6 +21,8 @@ struct lb_matrix {
     int64_t n_head;    /* matrices of this shape, one behind the other */
     size_t head_bytes; /* from one to the next */
     bool f32;
+    struct lb_cuda_shape *shape; /* NULL: products are our own kernel's */
+    struct lb_matrix *next;      /* of all that were loaded */
     char name[LB_CUDA_NAME_BYTES];
 };
 
@@ -30,6 +32,8 @@ struct lb_table {
     int64_t first, n_row, n_col;
 };
 
+struct lb_cuda_lt; /* backend_cuda_lt.h */
+struct lb_cuda_shape;
 struct lb_cuda_index; /* backend_cuda_index.c */
 struct lb_cuda_moe;   /* backend_cuda_moe.c */
 
@@ -107,6 +111,9 @@ struct lb_cuda {
     uint8_t *room; /* device: what is left of the piece that small allocations are taken from */
     size_t room_bytes;
     struct lb_table *table;
+    struct lb_matrix *matrix;
+    struct lb_cuda_lt *lt;
+    int64_t lt_weights; /* of a matrix, from which on cuBLASLt is tried */
 
     /* fixed by reserve */
     bool reserved;
