@@ -10,8 +10,7 @@
 
 #define PIECE_BYTES ((size_t)8 << 20) /* of device memory at a time, or what is asked for where that is much */
 #define ALIGN ((size_t)256)
-#define LEAST_WEIGHTS ((int64_t)1 << 18) /* of a matrix that cuBLASLt is tried for: nothing is gained by smaller ones \
-                                          */
+#define LEAST_WEIGHTS ((int64_t)1 << 18) /* of a matrix that cuBLASLt is tried for */
 #define LEAST_SHARED (99 * 1024)         /* of a block: what the kernels for attention need */
 
 int64_t lb_cuda_grain(const struct lb_cuda *c, int64_t n_item, int64_t per_thread)
@@ -39,6 +38,25 @@ enum lb_status lb_cuda_try(int code, const char *call, const char *what, struct 
 bool lb_cuda_ok(struct lb_cuda *c, int code, const char *call, const char *op)
 {
     return lb_cuda_try(code, call, op, &c->err) == LB_OK;
+}
+
+bool lb_cuda_wait(struct lb_cuda *c, const char *op)
+{
+    const struct timespec nap = {0, 20000};
+    cudaError_t code = cudaSuccess;
+    if (c->base.alive) {
+        if (!lb_cuda_ok(c, (int)cudaEventRecord(c->end_event, c->stream), "cudaEventRecord", op))
+            return false;
+        while ((code = cudaEventQuery(c->end_event)) == cudaErrorNotReady && c->base.alive(c->base.alive_ctx))
+            nanosleep(&nap, NULL);
+        if (code == cudaErrorNotReady) {
+            lb_err_set(&c->err, LB_E_DEVICE, "another rank of the group is gone or late");
+            return false;
+        }
+        if (!lb_cuda_ok(c, (int)code, "cudaEventQuery", op))
+            return false;
+    }
+    return lb_cuda_ok(c, (int)cudaStreamSynchronize(c->stream), "cudaStreamSynchronize", op);
 }
 
 /* ---- memory ---- */
@@ -237,32 +255,14 @@ static enum lb_status cuda_kv_new(struct lb_backend *be, const struct lb_kv_spec
     return LB_OK;
 }
 
-/* Waits for the step while the ranks that it may wait for are asked about. One that is gone ends what is enqueued for
- * it. */
-static void watch_peers(struct lb_cuda *c)
-{
-    const struct timespec nap = {0, 20000};
-    if (!lb_cuda_ok(c, (int)cudaEventRecord(c->end_event, c->stream), "cudaEventRecord", "a step"))
-        return;
-    cudaError_t code;
-    while ((code = cudaEventQuery(c->end_event)) == cudaErrorNotReady) {
-        if (!c->base.alive(c->base.alive_ctx)) {
-            lb_err_set(&c->err, LB_E_DEVICE, "another rank of the group is gone or late");
-            return;
-        }
-        nanosleep(&nap, NULL);
-    }
-    lb_cuda_ok(c, (int)code, "cudaEventQuery", "a step");
-}
-
 static enum lb_status cuda_step_end(struct lb_backend *be, const struct lb_cand **cand, struct lb_err *err)
 {
     struct lb_cuda *c = lb_cuda_of(be);
     *cand = c->head.cand;
-    if (be->alive)
-        watch_peers(c);
-    cudaError_t code = cudaStreamSynchronize(c->stream); /* also behind a failure: what was sent may still be read */
-    if (c->err.status == LB_OK && lb_cuda_ok(c, (int)code, "cudaStreamSynchronize", "a step"))
+    bool failed = c->err.status != LB_OK;
+    if (failed) /* what was sent may still be read */
+        cudaStreamSynchronize(c->stream);
+    else if (lb_cuda_wait(c, "a step"))
         lb_cuda_head_end(c);
     c->step = NULL;
     return c->err.status == LB_OK ? LB_OK : lb_err_set(err, c->err.status, "%s", c->err.text);

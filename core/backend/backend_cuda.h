@@ -185,7 +185,11 @@ static inline bool lb_cuda_idle(const struct lb_cuda *c)
 /* True where a call of the runtime, or a kernel, went well; else the step's error names call and op. */
 bool lb_cuda_ok(struct lb_cuda *c, int code, const char *call, const char *op);
 
-/* The same outside of a step. */
+/* Waits for what was enqueued, and asks meanwhile whether the ranks that it may wait for are there; false: the step
+ * failed. */
+bool lb_cuda_wait(struct lb_cuda *c, const char *op);
+
+/* lb_cuda_ok outside of a step. */
 enum lb_status lb_cuda_try(int code, const char *call, const char *what, struct lb_err *err);
 
 /* Memory until close: host zeroed, device aligned to 256 bytes and not zeroed. NULL (and err set) without it. */

@@ -192,7 +192,7 @@ static bool read_back(struct lb_cuda *c, void *host, const void *from, size_t by
 {
     return lb_cuda_ok(c, cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, c->stream), "cudaMemcpyAsync",
                       op) &&
-           lb_cuda_ok(c, cudaStreamSynchronize(c->stream), "cudaStreamSynchronize", op);
+           lb_cuda_wait(c, op);
 }
 
 void lb_cuda_read_rows(struct lb_backend *be, const struct lb_buf *x, int64_t n_row, float *host)
