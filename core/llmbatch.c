@@ -13,6 +13,7 @@
 #include "core/dist/nccl.h"
 #include "core/llm.h"
 #include "core/opening.h"
+#include "core/other.h"
 #include "core/outlook.h"
 #include "core/run/probe.h"
 #include "core/run/settings.h"
@@ -612,6 +613,7 @@ void lb_close(struct lb_llm *llm)
     if (!llm)
         return;
     lb_lines_close(llm->lines);
+    lb_other_close(llm);
     lb_model_free(llm->model);
     lb_ranks_part(&llm->ranks); /* its work is on the backend's stream */
     if (llm->backend)
