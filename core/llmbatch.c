@@ -13,6 +13,7 @@
 #include "core/dist/nccl.h"
 #include "core/llm.h"
 #include "core/opening.h"
+#include "core/other.h"
 #include "core/outlook.h"
 #include "core/run/probe.h"
 #include "core/run/settings.h"
@@ -158,6 +159,7 @@ static enum lb_status open_backend_as(struct lb_llm *llm, const char *isa, struc
                                    .isa = isa,
                                    .n_thread = o->threads ? (int)o->threads : llm->ranks.cpus.n_thread,
                                    .local_rank = llm->ranks.world->host_rank,
+                                   .lt_weights = o->lt_weights,
                                    .cuda_library = o->cuda_library,
                                    .unpack = o->unpack,
                                    .log = &o->log};
@@ -387,6 +389,7 @@ static struct lb_fingerprint_spec fingerprint_spec(const struct lb_llm *llm, con
         spec.quantization = llm->int8 ? "int8" : NULL;
         spec.isa = llm->backend->isa;
         spec.arch = llm->backend->arch;
+        spec.build = llm->backend->build;
         spec.ring_ranks = llm->o.nccl_ring && llm->backend->stream ? llm->ranks.size : 0;
     }
     return spec;
@@ -621,6 +624,7 @@ void lb_close(struct lb_llm *llm)
     if (!llm)
         return;
     lb_lines_close(llm->lines);
+    lb_other_close(llm);
     lb_model_free(llm->model);
     lb_ranks_part(&llm->ranks); /* its work is on the backend's stream */
     if (llm->backend)

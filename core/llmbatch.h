@@ -101,6 +101,7 @@ struct lb_options {
     void *progress_ctx;
     const volatile sig_atomic_t *stop; /* not 0: stop admitting, keep finished rows; NULL: never */
     const struct lb_hook *hook;        /* tests only; NULL as a rule */
+    int64_t lt_weights;                /* tests only: see struct lb_backend_spec */
     int64_t crowd_pages; /* tests only: a cache of so many pages, and rows admitted until they are evicted; 0 */
 };
 

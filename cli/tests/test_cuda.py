@@ -51,8 +51,10 @@ def rows_on_a_device(tmp):
           [row['token_ids'] for row in good(['-m', TINY, *args], ROWS).rows], 'ids as on the CPU')
     engine = json.loads(read(stats))['engine']
     equal((engine['device'], engine['isa']), ('cuda', 'sm_90'), 'engine')
-    r = on_device(['--verify', '2', '--temperature', '0.8'], ROWS)
-    equal((r.code, r.err), (0, ''), 'rows run again, alone')
+    r = on_device(['--verify', '2', '--temperature', '0.8', '--log-level', 'info'], ROWS[:ROWS.index(b'\n') + 1] * 2)
+    equal(r.code, 0, r.err)
+    said = re.search(r'--verify: (\d) rows on cpu and cuda: (\d+) log-probabilities differ by up to (\S+),', r.err)
+    check(said and said[1] == '2' and said[2] == '6' and float(said[3]) < 1e-3, r.err)
     refused(on_device(['--isa', 'ref', '-p', 'a']), 2, 'the CUDA device has its own')
 
 

@@ -10,7 +10,8 @@
 
 #define PIECE_BYTES ((size_t)8 << 20) /* of device memory at a time, or what is asked for where that is much */
 #define ALIGN ((size_t)256)
-#define LEAST_SHARED (99 * 1024) /* of a block: what the kernels for attention need */
+#define LEAST_WEIGHTS ((int64_t)1 << 18) /* of a matrix that cuBLASLt is tried for */
+#define LEAST_SHARED (99 * 1024)         /* of a block: what the kernels for attention need */
 
 int64_t lb_cuda_grain(const struct lb_cuda *c, int64_t n_item, int64_t per_thread)
 {
@@ -37,6 +38,30 @@ enum lb_status lb_cuda_try(int code, const char *call, const char *what, struct 
 bool lb_cuda_ok(struct lb_cuda *c, int code, const char *call, const char *op)
 {
     return lb_cuda_try(code, call, op, &c->err) == LB_OK;
+}
+
+/* Asks about the group's ranks until the stream is through. */
+static void watch_peers(struct lb_cuda *c, const char *op)
+{
+    const struct timespec nap = {0, 20000};
+    cudaError_t code = cudaSuccess;
+    bool alive = true;
+    if (!lb_cuda_ok(c, (int)cudaEventRecord(c->end_event, c->stream), "cudaEventRecord", op))
+        return;
+    while (alive && (code = cudaEventQuery(c->end_event)) == cudaErrorNotReady) {
+        alive = c->base.alive(c->base.alive_ctx, &c->err);
+        nanosleep(&nap, NULL);
+    }
+    if (alive && lb_cuda_ok(c, (int)code, "cudaEventQuery", op))
+        c->base.alive(c->base.alive_ctx, &c->err); /* what failed at once leaves nothing to wait for */
+}
+
+/* Waits behind a failure too: what was sent may still be read. */
+bool lb_cuda_wait(struct lb_cuda *c, const char *op)
+{
+    if (c->base.alive)
+        watch_peers(c, op);
+    return lb_cuda_ok(c, (int)cudaStreamSynchronize(c->stream), "cudaStreamSynchronize", op) && c->err.status == LB_OK;
 }
 
 /* ---- memory ---- */
@@ -118,6 +143,7 @@ static void cuda_close(struct lb_backend *be)
     for (int i = 0; i < 2; i++)
         if (c->load_event[i])
             cudaEventDestroy(c->load_event[i]);
+    lb_cuda_lt_close(c);
     if (c->end_event)
         cudaEventDestroy(c->end_event);
     while (c->piece) {
@@ -169,6 +195,7 @@ static enum lb_status cuda_reserve(struct lb_backend *be, struct lb_step_limits 
         (c->seq = lb_cuda_take(c, LB_CUDA_HOST, n_seq, sizeof *c->seq, "sequences", err)) == NULL ||
         (c->scratch = lb_cuda_take(c, LB_CUDA_DEVICE, c->scratch_bytes, 1, "sums of products", err)) == NULL)
         return LB_E_DEVICE;
+    LB_TRY(lb_cuda_lt_choose(c, err));
     LB_TRY(lb_head_reserve(&c->head, max_out, vocab, err));
     LB_TRY(lb_cuda_head_reserve(c, vocab, err));
     c->reserved = true;
@@ -233,32 +260,11 @@ static enum lb_status cuda_kv_new(struct lb_backend *be, const struct lb_kv_spec
     return LB_OK;
 }
 
-/* Waits for the step while the ranks that it may wait for are asked about. One that is gone ends what is enqueued for
- * it. */
-static void watch_peers(struct lb_cuda *c)
-{
-    const struct timespec nap = {0, 20000};
-    if (!lb_cuda_ok(c, (int)cudaEventRecord(c->end_event, c->stream), "cudaEventRecord", "a step"))
-        return;
-    cudaError_t code;
-    while ((code = cudaEventQuery(c->end_event)) == cudaErrorNotReady) {
-        if (!c->base.alive(c->base.alive_ctx)) {
-            lb_err_set(&c->err, LB_E_DEVICE, "another rank of the group is gone or late");
-            return;
-        }
-        nanosleep(&nap, NULL);
-    }
-    lb_cuda_ok(c, (int)code, "cudaEventQuery", "a step");
-}
-
 static enum lb_status cuda_step_end(struct lb_backend *be, const struct lb_cand **cand, struct lb_err *err)
 {
     struct lb_cuda *c = lb_cuda_of(be);
     *cand = c->head.cand;
-    if (be->alive)
-        watch_peers(c);
-    cudaError_t code = cudaStreamSynchronize(c->stream); /* also behind a failure: what was sent may still be read */
-    if (c->err.status == LB_OK && lb_cuda_ok(c, (int)code, "cudaStreamSynchronize", "a step"))
+    if (lb_cuda_wait(c, "a step"))
         lb_cuda_head_end(c);
     c->step = NULL;
     return c->err.status == LB_OK ? LB_OK : lb_err_set(err, c->err.status, "%s", c->err.text);
@@ -347,7 +353,7 @@ static enum lb_status choose_device(struct lb_cuda *c, int local_rank, struct lb
 }
 
 /* Outlives the backend, as names of kernel sets do; a process has one kind of device. */
-static char arch[16];
+static char arch[16], build[320];
 
 static enum lb_status describe_device(struct lb_cuda *c, struct lb_backend_memory *memory, struct lb_err *err)
 {
@@ -356,6 +362,7 @@ static enum lb_status describe_device(struct lb_cuda *c, struct lb_backend_memor
     LB_TRY(lb_cuda_try(cudaMemGetInfo(&memory->free_bytes, &memory->total_bytes), "cudaMemGetInfo", "the device", err));
     snprintf(c->name, sizeof c->name, "%s", prop.name);
     snprintf(arch, sizeof arch, "sm_%d%d", prop.major, prop.minor);
+    snprintf(build, sizeof build, "%s, cuBLASLt %zu", prop.name, lb_cuda_lt_version());
     c->shared_bytes = prop.sharedMemPerBlockOptin;
     c->most_pitch = prop.memPitch;
     if (prop.major < 8 || c->shared_bytes < LEAST_SHARED)
@@ -386,11 +393,13 @@ static enum lb_status open_device(struct lb_cuda *c, const struct lb_backend_spe
     LB_TRY(choose_device(c, spec->local_rank, err));
     LB_TRY(describe_device(c, &c->base.memory, err));
     LB_TRY(open_streams(c, err));
+    LB_TRY(lb_cuda_lt_open(c, err));
     c->base.ops = &cuda_ops;
     c->base.dtype = spec->dtype;
     c->base.device = "cuda";
     c->base.unpack = true;
     c->base.arch = arch;
+    c->base.build = build;
     c->base.stream = c->stream;
     c->base.n_thread = lb_team_size(c->team);
     if (spec->log)
@@ -410,6 +419,7 @@ enum lb_status lb_cuda_open(struct lb_backend **out, const struct lb_backend_spe
     if (!c)
         return lb_err_memory(err, "the CUDA backend", sizeof *c);
     c->log = spec->log;
+    c->lt_weights = spec->lt_weights > 0 ? spec->lt_weights : LEAST_WEIGHTS;
     enum lb_status status = open_device(c, spec, err);
     if (status != LB_OK) {
         cuda_close(&c->base);

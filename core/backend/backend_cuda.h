@@ -21,6 +21,8 @@ struct lb_matrix {
     int64_t n_head;    /* matrices of this shape, one behind the other */
     size_t head_bytes; /* from one to the next */
     bool f32;
+    struct lb_cuda_shape *shape; /* NULL: products are our own kernel's */
+    struct lb_matrix *next;      /* of all that were loaded */
     char name[LB_CUDA_NAME_BYTES];
 };
 
@@ -30,6 +32,8 @@ struct lb_table {
     int64_t first, n_row, n_col;
 };
 
+struct lb_cuda_lt; /* backend_cuda_lt.h */
+struct lb_cuda_shape;
 struct lb_cuda_index; /* backend_cuda_index.c */
 struct lb_cuda_moe;   /* backend_cuda_moe.c */
 
@@ -107,6 +111,9 @@ struct lb_cuda {
     uint8_t *room; /* device: what is left of the piece that small allocations are taken from */
     size_t room_bytes;
     struct lb_table *table;
+    struct lb_matrix *matrix;
+    struct lb_cuda_lt *lt;
+    int64_t lt_weights; /* of a matrix, from which on cuBLASLt is tried */
 
     /* fixed by reserve */
     bool reserved;
@@ -178,7 +185,11 @@ static inline bool lb_cuda_idle(const struct lb_cuda *c)
 /* True where a call of the runtime, or a kernel, went well; else the step's error names call and op. */
 bool lb_cuda_ok(struct lb_cuda *c, int code, const char *call, const char *op);
 
-/* The same outside of a step. */
+/* Waits for what was enqueued, and asks meanwhile whether the ranks that it may wait for are there; false: the step
+ * failed, now or before. */
+bool lb_cuda_wait(struct lb_cuda *c, const char *op);
+
+/* lb_cuda_ok outside of a step. */
 enum lb_status lb_cuda_try(int code, const char *call, const char *what, struct lb_err *err);
 
 /* Memory until close: host zeroed, device aligned to 256 bytes and not zeroed. NULL (and err set) without it. */

@@ -59,7 +59,7 @@ static bool make_room(struct lb_cuda *c, const struct lk_attn_seq *seq, int64_t 
                   (size_t)lk_attn_plan_rows(seq, n_seq) * sizeof(struct lk_attn_row) + 2 * (size_t)64;
     if (c->n_plan < LB_CUDA_PLANS && need <= c->block_bytes - c->block_used)
         return true;
-    if (!lb_cuda_ok(c, cudaStreamSynchronize(c->stream), "cudaStreamSynchronize", "attention"))
+    if (!lb_cuda_wait(c, "attention"))
         return false;
     c->n_plan = 0;
     c->forgets = true;

@@ -204,8 +204,7 @@ static bool top_of_merged(struct lb_cuda *c, const struct lb_step *step)
         }
         if (lb_cuda_loaded(c, &c->err) != LB_OK)
             return false;
-        if (!find_top(c, row, n, &h->vocab, d->seg) ||
-            !lb_cuda_ok(c, cudaStreamSynchronize(c->stream), "cudaStreamSynchronize", "logits of all ranks"))
+        if (!find_top(c, row, n, &h->vocab, d->seg) || !lb_cuda_wait(c, "logits of all ranks"))
             return false;
     }
     return true;

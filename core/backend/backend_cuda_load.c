@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core/backend/backend_cuda_parts.h"
+#include "core/backend/backend_cuda_lt.h"
 #include "core/base/mem.h"
 
 #define SLICE_BYTES ((size_t)16 << 20)
@@ -158,7 +158,8 @@ static void note_scratch(struct lb_cuda *c, const struct lb_matrix *m, bool gate
 {
     const struct lk_linear a = {
         .a = {NULL, 1, &m->cols}, .n_out = m->n_out, .epilogue = gate_up ? LK_EP_SWIGLU : LK_EP_STORE};
-    size_t n = lb_cuda_scratch_of(&a, m);
+    size_t n = lb_cuda_scratch_of(&a, m), lt = lb_cuda_lt_scratch(&a);
+    n = n > lt ? n : lt;
     c->row_scratch = n > c->row_scratch ? n : c->row_scratch;
 }
 
@@ -188,6 +189,8 @@ enum lb_status lb_cuda_heads_new(struct lb_backend *be, const struct lb_matrix_s
     LB_TRY(send_rows(c, rows, m, err));
     note_scratch(c, m, spec->gate_up);
     c->base.counts.weight_bytes += (int64_t)((size_t)rows->n_row * row_bytes);
+    m->next = c->matrix;
+    c->matrix = m;
     *out = m;
     return LB_OK;
 }

@@ -255,7 +255,7 @@ static bool experts_f32(struct lb_cuda *c, const struct lb_moe_args *a, int64_t 
     size_t bytes = (size_t)(m->n_expert + 1) * sizeof *m->begin_host;
     if (!lb_cuda_ok(c, cudaMemcpyAsync(m->begin_host, m->group.row_begin, bytes, cudaMemcpyDeviceToHost, c->stream),
                     "cudaMemcpyAsync", "rows by expert") ||
-        !lb_cuda_ok(c, cudaStreamSynchronize(c->stream), "cudaStreamSynchronize", "rows by expert"))
+        !lb_cuda_wait(c, "rows by expert"))
         return false;
     struct lk_norm norm = {.y = {m->rows, m->begin_host[m->n_expert], &m->in_cols},
                            .x = a->x->data + t * m->dim,

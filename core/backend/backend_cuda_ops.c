@@ -1,7 +1,7 @@
 /* The CUDA backend's ops that treat rows alone, and products: each fills a kernel's argument struct and enqueues it. */
 #include <string.h>
 
-#include "core/backend/backend_cuda_parts.h"
+#include "core/backend/backend_cuda_lt.h"
 #include "core/base/mem.h"
 
 static enum lk_weight_format format_of(const struct lb_matrix *w)
@@ -14,29 +14,43 @@ size_t lb_cuda_scratch_of(const struct lk_linear *a, const struct lb_matrix *w)
     return lk_cuda_linear_scratch(a, format_of(w));
 }
 
+/* Rows row .. row + n - 1 of a product. */
+static struct lk_linear rows_of(const struct lk_linear *a, int64_t row, int64_t n, size_t elem)
+{
+    struct lk_linear part = *a;
+    part.a.n_row = part.out.n_row = n;
+    part.a.data = (uint8_t *)a->a.data + (size_t)(row * a->a.cols->packed[a->a.cols->n_seg]) * elem;
+    if (a->epilogue == LK_EP_SWIGLU)
+        part.out.data = (uint8_t *)a->out.data + (size_t)(row * a->out.cols->packed[a->out.cols->n_seg]) * elem;
+    else
+        part.y = a->y + row * a->y_ld;
+    return part;
+}
+
 bool lb_cuda_product(struct lb_cuda *c, struct lk_linear a, const struct lb_matrix *w, int64_t head)
 {
     const struct lk_weight weight = {.data = (const uint8_t *)w->w + (size_t)head * w->head_bytes,
                                      .format = format_of(w)};
-    struct lk_linear one = a;
-    one.n_out = a.n_out = w->n_out;
-    one.a.n_row = one.out.n_row = 1;
-    size_t row_scratch = lb_cuda_scratch_of(&one, w), elem = lb_cuda_type_bytes(w->f32);
+    a.n_out = w->n_out;
+    struct lk_linear one = rows_of(&a, 0, 1, 0);
+    size_t own = lb_cuda_scratch_of(&one, w), lt = w->shape ? lb_cuda_lt_scratch(&one) : 0;
+    size_t row_scratch = own > lt ? own : lt;
     int64_t per = row_scratch > 0 ? (int64_t)(c->scratch_bytes / row_scratch) : a.a.n_row;
     if (per == 0) {
         lb_err_set(&c->err, LB_E_USAGE, "%s: a product ran for which no memory was reserved", w->name);
         return false;
     }
     for (int64_t row = 0; row < a.a.n_row; row += per) {
-        struct lk_linear part = a;
-        part.a.n_row = part.out.n_row = a.a.n_row - row < per ? a.a.n_row - row : per;
-        part.a.data = (uint8_t *)a.a.data + (size_t)(row * a.a.cols->packed[a.a.cols->n_seg]) * elem;
-        if (a.epilogue == LK_EP_SWIGLU)
-            part.out.data = (uint8_t *)a.out.data + (size_t)(row * a.out.cols->packed[a.out.cols->n_seg]) * elem;
-        else
-            part.y = a.y + row * a.y_ld;
-        if (!lb_cuda_ok(c, lk_cuda_linear(&part, &weight, c->scratch, c->stream), "product", w->name))
+        int64_t n = a.a.n_row - row < per ? a.a.n_row - row : per;
+        struct lk_linear part = rows_of(&a, row, n, lb_cuda_type_bytes(w->f32));
+        const cublasLtMatmulAlgo_t *algo = lb_cuda_lt_algo(w, n);
+        if (algo) {
+            struct lb_cuda_call call = {w->shape, algo, weight.data, w->name, NULL, 0};
+            if (lb_cuda_lt_product(c, &part, call, &c->err) != LB_OK)
+                return false;
+        } else if (!lb_cuda_ok(c, lk_cuda_linear(&part, &weight, c->scratch, c->stream), "product", w->name)) {
             return false;
+        }
     }
     return true;
 }
@@ -178,7 +192,7 @@ static bool read_back(struct lb_cuda *c, void *host, const void *from, size_t by
 {
     return lb_cuda_ok(c, cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, c->stream), "cudaMemcpyAsync",
                       op) &&
-           lb_cuda_ok(c, cudaStreamSynchronize(c->stream), "cudaStreamSynchronize", op);
+           lb_cuda_wait(c, op);
 }
 
 void lb_cuda_read_rows(struct lb_backend *be, const struct lb_buf *x, int64_t n_row, float *host)

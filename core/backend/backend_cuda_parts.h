@@ -64,6 +64,13 @@ void lb_cuda_latent(struct lb_backend *be, const struct lb_latent_args *args);
 void lb_cuda_read_rows(struct lb_backend *be, const struct lb_buf *x, int64_t n_row, float *host);
 void lb_cuda_read_act(struct lb_backend *be, const struct lb_actbuf *a, int64_t n_row, float *host);
 
+/* ---- backend_cuda_lt.c, backend_cuda_choose.c ---- */
+enum lb_status lb_cuda_lt_open(struct lb_cuda *c, struct lb_err *err);
+size_t lb_cuda_lt_version(void);
+void lb_cuda_lt_close(struct lb_cuda *c);
+/* For each matrix the algorithms of its products; when all are loaded. */
+enum lb_status lb_cuda_lt_choose(struct lb_cuda *c, struct lb_err *err);
+
 /* ---- backend_cuda_head.c ---- */
 enum lb_status lb_cuda_head_reserve(struct lb_cuda *c, const struct lk_cols *vocab, struct lb_err *err);
 void lb_cuda_head(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w);

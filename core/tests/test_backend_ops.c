@@ -617,8 +617,8 @@ static void bad_settings(void **state)
     static const struct {
         const char *device, *isa, *text;
     } bad[] = {
-        {"cuda", NULL, "'cuda'"}, {"", NULL, "''"},      {"cpu", "ref,sse9", "'sse9'"},
-        {"cpu", "", "''"},        {"cpu", "ref,", "''"}, {"auto", "REF", "'REF'"},
+        {"tpu", NULL, "'tpu'"}, {"", NULL, "''"},      {"cpu", "ref,sse9", "'sse9'"},
+        {"cpu", "", "''"},      {"cpu", "ref,", "''"}, {"auto", "REF", "'REF'"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct lb_backend *be;

@@ -199,7 +199,7 @@ static bool disturb(long n, bool dead, int64_t *most_kept)
         return failed != NULL;
     }
     bool named = strstr(err.text, failed) || strstr(err.text, "kernel ") || strstr(err.text, "product of ") ||
-                 strstr(err.text, "out of ");
+                 strstr(err.text, "cuBLASLt ") || strstr(err.text, "out of ");
     if (code != LB_E_DEVICE || !named || strchr(err.text, '\n'))
         fail_msg("%s: exit code %d, '%s'", what, code, err.text);
     int64_t n_kept = count_rows(partial_path) - 1; /* a header stands before them */

@@ -571,14 +571,70 @@ int golden_ggufs(void);     /* test_ggufs.c */
 int golden_score(void);     /* test_score.c */
 int golden_adapters(void);  /* test_lora.c */
 
-/* What depends on the device: test_golden --cuda LIBRARY greedy|layers|contract [MODEL ...]. */
+/* What was said of products, in order. */
+struct said {
+    char text[4096];
+    size_t n;
+};
+
+static void note_products(void *ctx, enum lb_log_level level, const char *text)
+{
+    struct said *s = ctx;
+    (void)level;
+    if (strstr(text, "algorithms of cuBLASLt") && s->n < sizeof s->text)
+        s->n += (size_t)snprintf(s->text + s->n, sizeof s->text - s->n, "%s\n", text);
+}
+
+/* The stand-in for cuBLASLt offers an algorithm whose rows depend on their number, which must not be taken, one that
+ * has the bits of our own kernel, and one that has others: the rows are those of our own kernel, all of them. */
+static void test_products(void **state)
+{
+    (void)state;
+    char path[512];
+    model_path("llama-gqa-tied", path, sizeof path);
+    json_t *golden = golden_rows("llama-gqa-tied", "golden.jsonl"), *all = contract_rows(golden);
+    struct said said = {0};
+    struct lb_options o;
+    struct golden_out own, tried;
+    golden_options(&o, path);
+    o.dtype = "bf16";
+    o.log = (struct lb_log){.level = LB_LOG_DEBUG, .emit = note_products, .ctx = &said};
+    golden_run(&o, all, &own);
+    assert_string_equal(said.text, "");
+    o.lt_weights = 1;
+    golden_run(&o, all, &tried);
+    check_same("products by cuBLASLt", own.rows, tried.rows);
+    int n_line = 0, n_whole = 0;
+    for (char *line = said.text, *end; (end = strchr(line, '\n')) != NULL; line = end + 1, n_line++) {
+        *end = '\0';
+        assert_non_null(strstr(line, "of 3 algorithms of cuBLASLt are fit, our own kernel is too"));
+        assert_null(strstr(line, "at 0 of 4")); /* it costs less than a kernel that is modeled */
+        bool whole = strstr(line, "in 1 segments") != NULL;
+        if (whole) /* segments of eight columns are added up at once, whatever the order of what is larger */
+            assert_non_null(strstr(line, "in 1 segments: 1 of 3"));
+        n_whole += whole;
+    }
+    assert_int_equal(n_line, 4); /* qkv, output, gate-up, head; down's segments are not alike */
+    assert_int_equal(n_whole, 3);
+    golden_out_release(&own);
+    golden_out_release(&tried);
+    json_decref(all);
+    json_decref(golden);
+}
+
+/* What depends on the device: test_golden --cuda LIBRARY greedy|layers|products|contract [MODEL ...], the latter for a
+ * sample.
+ */
 static int run_cuda(const char *part, char **names)
 {
     const struct CMUnitTest greedy[] = {cmocka_unit_test(test_greedy), cmocka_unit_test(test_two_names)};
     const struct CMUnitTest contract[] = {cmocka_unit_test(test_contract)};
-    only = names[0] ? names : NULL;
+    const struct CMUnitTest products[] = {cmocka_unit_test(test_products)};
+    only = names[0] && golden_extent() != EXTENT_FULL ? names : NULL;
     if (strcmp(part, "layers") == 0)
         return golden_layers();
+    if (strcmp(part, "products") == 0)
+        return cmocka_run_group_tests_name("products", products, NULL, NULL);
     if (strcmp(part, "greedy") == 0)
         return cmocka_run_group_tests_name("greedy", greedy, NULL, NULL);
     return cmocka_run_group_tests_name("contract", contract, NULL, NULL);
