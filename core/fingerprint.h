@@ -18,6 +18,7 @@ struct lb_fingerprint_spec {
     const struct lb_gguf *gguf;       /* or its file */
     const struct lb_wfile *weights;   /* NULL: none are read */
     const char *device, *dtype, *isa; /* device NULL: no model runs; isa NULL: the device has none */
+    const char *quantization;         /* NULL: none */
 };
 
 /* Appends the object. LB_E_INPUT: a file of the model cannot be read. */

@@ -55,6 +55,7 @@ struct lb_options {
 
     const char *device;             /* "cpu", "null": made-up logits, no weights are read */
     const char *dtype;              /* "auto" (bf16), "f32", "bf16" */
+    const char *quantize;           /* NULL, "none", "int8": the layers' matrices and their inputs */
     const char *kv_dtype;           /* "auto" (that of the weights), "f32", "bf16": no other than dtype */
     const char *isa;                /* NULL: what the processor has */
     bool unpack;                    /* tests: weights that could stay packed do not; the same output, more memory */

@@ -112,6 +112,7 @@ struct lb_backend_ops {
 struct lb_backend {
     const struct lb_backend_ops *ops;
     enum lb_dtype dtype;
+    bool int8;          /* it was opened for matrices in int8 */
     const char *device; /* "cpu", "null" */
     const char *isa;    /* kernel set in use: "ref", "avx512bf16"; NULL: the device has none */
     int n_thread;
@@ -122,6 +123,7 @@ struct lb_backend {
 struct lb_backend_spec {
     const char *device; /* "auto", "cpu", "null" */
     enum lb_dtype dtype;
+    bool int8;       /* matrices may be asked for in int8 */
     const char *isa; /* list of sets that may be used, or NULL for what the processor has; unknown or missing on
                       * this processor: LB_E_USAGE naming it */
     int n_thread;    /* 0: the affinity mask's size */

@@ -86,6 +86,7 @@ static enum lb_status cpu_reserve(struct lb_backend *be, struct lb_step_limits l
         (c->top_value = lb_cpu_take(c, n_top, sizeof *c->top_value, "candidates", err)) == NULL ||
         (c->cand = lb_cpu_take(c, n_out, sizeof *c->cand, "candidates", err)) == NULL)
         return LB_E_DEVICE;
+    LB_TRY(lb_cpu_int8_reserve(c, err));
     LB_TRY(lb_arena_init(&c->logits, n_out * (size_t)c->ld_logits * sizeof(float), err));
     c->reserved = true;
     return LB_OK;
@@ -270,6 +271,7 @@ enum lb_status lb_cpu_open(struct lb_backend **out, const struct lb_backend_spec
     c->l2_bytes = lk_cpu_l2_bytes();
     c->base.ops = &cpu_ops;
     c->base.dtype = spec->dtype;
+    c->base.int8 = spec->int8;
     c->base.device = "cpu";
     c->base.isa = c->lk.name;
     c->base.unpack = spec->unpack;

@@ -15,7 +15,7 @@ struct lb_matrix {
     int64_t n_out;
     int64_t n_all;          /* rows of this and of those behind it */
     struct lb_matrix *next; /* the rows behind these, packed otherwise: products of one K into the same y */
-    bool gate_up;
+    bool gate_up, int8;
     int64_t n_head;          /* matrices of this shape, one behind the other */
     size_t head_bytes;       /* from one to the next */
     const struct lk_cpu *lk; /* the table that it was packed for */
@@ -77,6 +77,8 @@ struct lb_cpu {
     struct lb_cand *cand;       /* [max_out] */
     struct lb_arena logits;     /* [max_out, ld_logits] f32, touched as rows ask */
     struct lb_cpu_moe *moe;     /* NULL: no mixture of experts */
+    void *int8;                 /* [limit.n_tok] rows of int8_row_bytes */
+    size_t int8_row_bytes;      /* of the widest input of an int8 matrix; 0: there are none */
 
     /* fixed by the first step */
     void *q;
@@ -180,6 +182,14 @@ void lb_cpu_linear_heads(struct lb_backend *be, const struct lb_heads_args *args
 void lb_cpu_round(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, int64_t x_col, int64_t x_step);
 void lb_cpu_latent(struct lb_backend *be, const struct lb_latent_args *args);
 void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *args);
+
+/* backend_cpu_int8.c */
+/* Whether the matrix can be had in int8. */
+enum lb_status lb_cpu_int8_check(const struct lb_matrix_spec *spec, struct lb_err *err);
+/* Part of reserve. */
+enum lb_status lb_cpu_int8_reserve(struct lb_cpu *c, struct lb_err *err);
+/* lb_cpu_run_product with a matrix in int8; args->a as the backend's other ops write it. */
+void lb_cpu_run_int8(const struct lb_cpu *c, const struct lk_linear *args);
 
 /* backend_cpu_head.c */
 void lb_cpu_head(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w);

@@ -134,6 +134,8 @@ static void pack_panel(const struct pack_job *job, int64_t item, const struct ro
     struct lk_pack_codes codes = {w, item % n_panel, room->col, &m->q, &m->cols};
     if (m->packed)
         m->lk->pack_codes(&codes);
+    else if (m->int8)
+        m->lk->int8.pack(&numbers);
     else
         m->lk->pack(&numbers);
 }
@@ -190,8 +192,12 @@ static enum lb_status run_new(struct lb_cpu *c, const struct lb_matrix_spec *spe
     like.q = run->how;
     like.n_out = run->n_row / like.n_head;
     like.lk = spec->f32 ? &c->lk_f32 : &c->lk;
+    like.int8 = spec->int8;
     size_t bytes = run->packed ? like.lk->packed_bytes(&run->how, like.n_out, spec->cols)
+                   : like.int8 ? like.lk->int8.weight_bytes(like.n_out, spec->cols)
                                : like.lk->weight_bytes(like.n_out, spec->cols);
+    size_t row_bytes = like.int8 ? like.lk->int8.act_bytes(1, spec->cols) : 0;
+    c->int8_row_bytes = row_bytes > c->int8_row_bytes ? row_bytes : c->int8_row_bytes;
     like.head_bytes = (bytes + 63) / 64 * 64;
     if (only_measures(c, (size_t)like.n_head, like.head_bytes))
         return LB_OK;
@@ -212,9 +218,11 @@ enum lb_status lb_cpu_heads_new(struct lb_backend *be, const struct lb_matrix_sp
     *out = NULL;
     if (spec->cols->n_col != r->n_col || r->n_row % n_head != 0 ||
         (spec->gate_up && (n_head > 1 || r->n_row % 2 != 0)) ||
-        ((spec->gate_up || spec->f32 || n_head > 1) && n_run > 1))
+        ((spec->gate_up || spec->f32 || spec->int8 || n_head > 1) && n_run > 1))
         return lb_err_set(err, LB_E_INPUT, "%s: %lld rows of %lld columns do not fit %lld columns", spec->name,
                           (long long)r->n_row, (long long)r->n_col, (long long)spec->cols->n_col);
+    if (spec->int8)
+        LB_TRY(lb_cpu_int8_check(spec, err));
     struct lb_matrix like = {
         .cols = *spec->cols, .n_all = r->n_row / n_head, .n_head = n_head, .gate_up = spec->gate_up};
     for (int i = 0; i < n_run; i++) {

@@ -134,7 +134,10 @@ void lb_cpu_linear(struct lb_backend *be, const struct lb_linear_args *a)
             args.out = (struct lk_act){a->y_act->data, n_tok, &a->y_act->cols};
         else
             args.y = a->y_rows->data + at;
-        lb_cpu_run_product(c, &args);
+        if (m->int8)
+            lb_cpu_run_int8(c, &args);
+        else
+            lb_cpu_run_product(c, &args);
     }
     struct lk_act act = {a->a->data, n_tok, &a->a->cols};
     c->base.counts.product_rows += c->lk.act_rows(&act);

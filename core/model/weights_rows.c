@@ -121,7 +121,9 @@ static void find_runs(struct lb_loader *ld, struct lb_fused *f, const struct lb_
     const char *why[LB_MAX_PART];
     bool same = true;
     for (int i = 0; i < f->n_part; i++) {
-        why[i] = spec->f32 ? "routers are multiplied in f32" : why_not(ld, &f->part[i], spec->cols);
+        why[i] = spec->f32    ? "routers are multiplied in f32"
+                 : spec->int8 ? "quantized to int8"
+                              : why_not(ld, &f->part[i], spec->cols);
         same = same && !why[i] && alike(&f->part[i].how, &f->part[0].how);
     }
     for (int i = 0; i < f->n_part; i++) {
@@ -298,8 +300,11 @@ enum lb_status lb_load_matrix(struct lb_loader *ld, const struct lb_source *src,
     lb_fused_init(&f, cols->n_col);
     LB_TRY(fuse(ld, &f, src, ".weight", &n, err));
     ld->w->n_layer_product += n;
-    bool gate_up = src->part[0].role == LB_R_GATE || src->part[0].role == LB_R_GATE_UP;
-    return lb_fused_pack(ld, &f, (struct lb_matrix_spec){.cols = cols, .gate_up = gate_up}, out, err);
+    enum lb_role role = src->part[0].role;
+    struct lb_matrix_spec spec = {.cols = cols, .gate_up = role == LB_R_GATE || role == LB_R_GATE_UP};
+    /* an indexer's products choose positions: they stay as they are, like a router's */
+    spec.int8 = ld->s->backend->int8 && role != LB_R_INDEX_Q && role != LB_R_INDEX_K;
+    return lb_fused_pack(ld, &f, spec, out, err);
 }
 
 enum lb_status lb_load_vector(struct lb_loader *ld, const struct lb_source *src, const char *suffix, const float **out,

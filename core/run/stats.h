@@ -48,6 +48,7 @@ struct lb_stats {
     const char *plan;             /* JSON object: what --plan found; NULL: none */
     /* model, engine */
     const char *model_path, *architecture, *dtype, *device, *isa;
+    const char *quantization; /* NULL: none */
     int64_t n_param;
     int n_thread, segments;
     int64_t batch_tokens, max_seqs, kv_pages;
