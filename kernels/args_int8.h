@@ -1,9 +1,16 @@
 /* Products in int8: weights and activations are whole numbers of -127 .. 127 with a scale for each output channel or
- * row and segment of K. Of the numbers x of one such segment, m the largest |x|, in f32 with a rounding after each
- * operation:
+ * row and segment of K, made in three steps, all in f32 with a rounding after each operation.
  *
- *     s = m / 127,  q = x * (127 / m) rounded to the nearest whole number, ties to even
- *     m < 2^-120: all q and s are 0;  a NaN or infinity among them: s is NaN, and so is all that is made of it
+ * Mixed: a segment's columns, zero-filled to blocks of 64, go through a Hadamard transform block by block: for h = 1,
+ * 2, 4, ..., 32 each pair x[i], x[i + h], where i does not have bit h, becomes x[i] + x[i + h], x[i] - x[i + h]. It
+ * leaves products as they are but for a factor of 64, and a column that is far larger than others, as some are in
+ * language models, is spread over its block: without it a row's scale would be that column's (QuaRot, Ashkboos et al.
+ * 2024).
+ *
+ * Scaled: with m the largest |x| of the segment, s = m / 127, and s / 64 for weights; m < 2^-120: s is 0; a NaN or
+ * infinity among them: s is NaN, and so is all that is made of it.
+ *
+ * Rounded: q = x * (127 / m) to the nearest whole number, ties to even; 0 where s is 0.
  *
  * A product is that of struct lk_linear with
  *
@@ -16,6 +23,7 @@
 
 #include "kernels/args.h"
 
+#define LK_INT8_BLOCK 64       /* columns that are mixed */
 #define LK_INT8_COLS (1 << 16) /* columns of a segment at most: any sums of products of bytes stay below 2^31 */
 
 /* Activations for an int8 product. items: lk_int8.quantize_items. */

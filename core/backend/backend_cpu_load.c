@@ -192,12 +192,9 @@ static enum lb_status run_new(struct lb_cpu *c, const struct lb_matrix_spec *spe
     like.q = run->how;
     like.n_out = run->n_row / like.n_head;
     like.lk = spec->f32 ? &c->lk_f32 : &c->lk;
-    like.int8 = spec->int8;
     size_t bytes = run->packed ? like.lk->packed_bytes(&run->how, like.n_out, spec->cols)
                    : like.int8 ? like.lk->int8.weight_bytes(like.n_out, spec->cols)
                                : like.lk->weight_bytes(like.n_out, spec->cols);
-    size_t row_bytes = like.int8 ? like.lk->int8.act_bytes(1, spec->cols) : 0;
-    c->int8_row_bytes = row_bytes > c->int8_row_bytes ? row_bytes : c->int8_row_bytes;
     like.head_bytes = (bytes + 63) / 64 * 64;
     if (only_measures(c, (size_t)like.n_head, like.head_bytes))
         return LB_OK;
@@ -206,6 +203,8 @@ static enum lb_status run_new(struct lb_cpu *c, const struct lb_matrix_spec *spe
         return LB_E_DEVICE;
     *m = like;
     *out = m;
+    size_t row_bytes = m->int8 ? m->lk->int8.act_bytes(1, spec->cols) : 0;
+    c->int8_row_bytes = row_bytes > c->int8_row_bytes ? row_bytes : c->int8_row_bytes;
     return matrix_pack(c, spec, spec->rows->n_row / like.n_head - like.n_all, m, err);
 }
 
@@ -213,18 +212,25 @@ enum lb_status lb_cpu_heads_new(struct lb_backend *be, const struct lb_matrix_sp
                                 struct lb_matrix **out, struct lb_err *err)
 {
     const struct lb_rows *r = spec->rows;
-    const struct lb_packed_run plain = {.n_row = r->n_row}, *run = r->n_run > 0 ? r->run : &plain;
-    int n_run = r->n_run > 0 ? r->n_run : 1;
+    const struct lb_packed_run plain = {.n_row = r->n_row}, *run = &plain;
+    int n_run = 1;
+    if (r->n_run > 0 && !spec->int8) {
+        run = r->run;
+        n_run = r->n_run;
+    }
     *out = NULL;
     if (spec->cols->n_col != r->n_col || r->n_row % n_head != 0 ||
         (spec->gate_up && (n_head > 1 || r->n_row % 2 != 0)) ||
-        ((spec->gate_up || spec->f32 || spec->int8 || n_head > 1) && n_run > 1))
+        ((spec->gate_up || spec->f32 || n_head > 1) && n_run > 1))
         return lb_err_set(err, LB_E_INPUT, "%s: %lld rows of %lld columns do not fit %lld columns", spec->name,
                           (long long)r->n_row, (long long)r->n_col, (long long)spec->cols->n_col);
     if (spec->int8)
         LB_TRY(lb_cpu_int8_check(spec, err));
-    struct lb_matrix like = {
-        .cols = *spec->cols, .n_all = r->n_row / n_head, .n_head = n_head, .gate_up = spec->gate_up};
+    struct lb_matrix like = {.cols = *spec->cols,
+                             .n_all = r->n_row / n_head,
+                             .n_head = n_head,
+                             .gate_up = spec->gate_up,
+                             .int8 = spec->int8};
     for (int i = 0; i < n_run; i++) {
         LB_TRY(run_new(lb_cpu_of(be), spec, &run[i], like, out, err));
         like.n_all -= run[i].n_row;

@@ -222,9 +222,10 @@ static void say(const struct lb_loader *ld)
     if (at > 0)
         lb_log_put(ld->s->log, LB_LOG_INFO, "weights of type %s are %s once, at load", list,
                    bf16 ? "rounded to bf16" : "turned into f32");
-    say_packed(ld);
     if (ld->s->backend->int8)
         lb_log_put(ld->s->log, LB_LOG_INFO, "the layers' matrices are quantized to int8 instead, as --quantize asks");
+    else
+        say_packed(ld);
     size_t n_unused = 0, first = 0;
     for (size_t i = file->n_tensor; i-- > 0;) {
         if (ld->used[i] || strstr(file->tensor[i].name, "rotary_emb.inv_freq") ||

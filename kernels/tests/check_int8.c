@@ -2,11 +2,19 @@
  * every set, whatever stands beside a row and however items are cut. */
 #include "kernels/tests/check.h"
 
+/* The whole numbers of a segment; n columns become as many as there are in whole blocks. */
+struct whole {
+    int64_t n;
+    float s;
+    int8_t q[640];
+};
+
 struct problem {
     struct lk_cols cols;
     int64_t n_row, n_out;
     float *a, *w, *bias; /* [n_row, n_col] as the set has them, [n_out, n_col], [n_out] */
     struct lk_act act;
+    struct whole *qa, *qw; /* [n_row, n_seg], [n_out, n_seg] what becomes of them */
 };
 
 static float any_number(int kind)
@@ -51,6 +59,48 @@ static void problem_new(struct problem *p, const struct lk_cols *cols, int64_t n
     check_fill(p->bias, n_out, -1, 1);
 }
 
+/* Half of a Hadamard transform's numbers belong to each half of the block, the other one added or subtracted last. */
+static void mix(float *x, int n)
+{
+    float half[2 * LK_INT8_BLOCK];
+    if (n == 1)
+        return;
+    mix(x, n / 2);
+    mix(x + n / 2, n / 2);
+    for (int i = 0; i < n / 2; i++) {
+        half[i] = x[i] + x[n / 2 + i];
+        half[n / 2 + i] = x[i] - x[n / 2 + i];
+    }
+    memcpy(x, half, (size_t)n * sizeof *x);
+}
+
+static void whole_of(struct whole *to, const float *x, int64_t n)
+{
+    float mixed[640] = {0}, most = 0;
+    to->n = lk_ceil_div(n, LK_INT8_BLOCK) * LK_INT8_BLOCK;
+    memcpy(mixed, x, (size_t)n * sizeof *x);
+    for (int64_t k = 0; k < to->n; k += LK_INT8_BLOCK)
+        mix(mixed + k, LK_INT8_BLOCK);
+    memset(to->q, 0, sizeof to->q);
+    to->s = 0;
+    for (int64_t k = 0; k < to->n; k++)
+        most = isfinite(mixed[k]) ? fmaxf(most, fabsf(mixed[k])) : INFINITY;
+    for (int64_t k = 0; k < to->n; k++)
+        to->s = isfinite(mixed[k]) ? to->s : NAN;
+    if (isnan(to->s) || most < 0x1p-120f)
+        return;
+    to->s = most / 127.0f;
+    for (int64_t k = 0; k < to->n; k++)
+        to->q[k] = (int8_t)nearbyintf(mixed[k] * (127.0f / most));
+}
+
+static void whole_rows(const struct lk_cols *c, const float *x, int64_t n_row, struct whole *to)
+{
+    for (int64_t i = 0; i < n_row; i++)
+        for (int s = 0; s < c->n_seg; s++)
+            whole_of(to++, x + i * c->n_col + c->begin[s], c->begin[s + 1] - c->begin[s]);
+}
+
 /* Packs a, which then holds what the set made of it. */
 static void problem_act(struct problem *p, const struct lk_cpu *t)
 {
@@ -59,6 +109,11 @@ static void problem_act(struct problem *p, const struct lk_cpu *t)
     t->round(&args, 0, p->n_row);
     for (int64_t i = 0; i < p->n_row; i++)
         t->act_row(&p->act, i, p->a + i * p->cols.n_col);
+    size_t n_seg = (size_t)p->cols.n_seg;
+    p->qa = check_new((size_t)p->n_row * n_seg, sizeof *p->qa);
+    p->qw = check_new((size_t)p->n_out * n_seg, sizeof *p->qw);
+    whole_rows(&p->cols, p->a, p->n_row, p->qa);
+    whole_rows(&p->cols, p->w, p->n_out, p->qw);
 }
 
 static void problem_free(struct problem *p)
@@ -67,45 +122,26 @@ static void problem_free(struct problem *p)
     free(p->w);
     free(p->bias);
     free(p->act.data);
-}
-
-static float scale_of(const float *x, int64_t n, float *inverse)
-{
-    float most = 0;
-    *inverse = 0;
-    for (int64_t k = 0; k < n; k++) {
-        if (!isfinite(x[k]))
-            return NAN;
-        most = fmaxf(most, fabsf(x[k]));
-    }
-    if (most < 0x1p-120f)
-        return 0;
-    *inverse = 127.0f / most;
-    return most / 127.0f;
+    free(p->qa);
+    free(p->qw);
 }
 
 /* A segment of a row and a column. */
-static float segment_of(const float *a, const float *w, int64_t n)
+static float segment_of(const struct whole *x, const struct whole *y)
 {
-    float a_inverse, w_inverse, a_scale = scale_of(a, n, &a_inverse), w_scale = scale_of(w, n, &w_inverse);
     int64_t sum = 0;
-    if (isnan(a_scale) || isnan(w_scale))
-        return NAN;
-    for (int64_t k = 0; k < n; k++) {
-        float x = a[k] * a_inverse, y = w[k] * w_inverse;
-        sum += (int64_t)nearbyintf(x) * (int64_t)nearbyintf(y);
-    }
-    float both = a_scale * w_scale;
+    for (int64_t k = 0; k < x->n; k++)
+        sum += x->q[k] * y->q[k];
+    float both = x->s * (y->s / LK_INT8_BLOCK);
     return (float)sum * both;
 }
 
 static float value_of(const struct problem *p, int64_t i, int64_t j)
 {
     float part[LK_MAX_SEG] = {0};
-    const int64_t *begin = p->cols.begin, k = p->cols.n_col;
     int n = p->cols.n_seg;
     for (int s = 0; s < n; s++)
-        part[s] = segment_of(p->a + i * k + begin[s], p->w + j * k + begin[s], begin[s + 1] - begin[s]);
+        part[s] = segment_of(&p->qa[i * n + s], &p->qw[j * n + s]);
     for (int step = 1; lk_cols_balanced(&p->cols) && step < n; step *= 2)
         for (int s = 0; s < n; s += 2 * step)
             part[s] += part[s + step];
@@ -224,6 +260,31 @@ static void not_finite(const struct lk_cpu *t, const struct lk_cols *cols)
     }
 }
 
+/* The definition itself: products of these whole numbers are about those of the numbers. */
+static void is_the_product(const struct lk_cpu *t)
+{
+    struct lk_cols cols;
+    struct problem p;
+    check_even_cols(&cols, 500, 3, 32);
+    problem_new(&p, &cols, 20, 50);
+    check_fill(p.a, p.n_row * cols.n_col, -1, 1);
+    check_fill(p.w, p.n_out * cols.n_col, -1, 1);
+    for (int64_t i = 0; i < p.n_row; i++)
+        p.a[i * cols.n_col + check_random() % cols.n_col] = 50; /* a column far larger than the others */
+    problem_act(&p, t);
+    double error = 0, size = 0;
+    for (int64_t at = 0; at < p.n_row * p.n_out; at++) {
+        double want = 0;
+        for (int64_t k = 0; k < cols.n_col; k++)
+            want += (double)p.a[at / p.n_out * cols.n_col + k] * (double)p.w[at % p.n_out * cols.n_col + k];
+        double off = (double)value_of(&p, at / p.n_out, at % p.n_out) - want;
+        error += off * off;
+        size += want * want;
+    }
+    check_that(error < 4e-4 * size, t, "int8", "relative error %g", sqrt(error / size));
+    problem_free(&p);
+}
+
 void check_int8(const struct lk_cpu *t)
 {
     static const int64_t odd[][LK_MAX_SEG + 1] = {{0, 5, 5, 70}, {0, 33, 64, 65, 200}, {0, 0, 31, 32, 32}};
@@ -252,4 +313,5 @@ void check_int8(const struct lk_cpu *t)
         problem_free(&p);
     }
     not_finite(t, &cols);
+    is_the_product(t);
 }

@@ -1,9 +1,9 @@
 /* Products in int8. AVX2 multiplies pairs of 16-bit numbers and adds the two products exactly (vpmaddwd), so bytes of
  * weights are widened in registers, and activations are stored wide. (vpmaddubsw takes bytes, but wants an operand
  * without sign: with the instructions that see to it, it is no faster here.) Layouts:
- *   activations  panels of up to 6 rows as in f32; in a panel of r rows blocks of 8 columns, [r, 8] int16; then scales,
- *                [n_row, n_seg]
- *   weights      panels of 16 output columns, [packed columns / 2, 16, 2] int8, and their scales */
+ *   activations  panels of up to 6 rows as in f32; in a panel of r rows blocks of 8 columns, [r, 8] int16, a
+ *                segment's to a multiple of 64 columns; then scales, [n_row, n_seg]
+ *   weights      panels of 16 output columns, [columns / 2, 16, 2] int8, and their scales */
 #include "kernels/cpu/avx2/avx2_epilogue.h"
 #include "kernels/cpu/avx2/avx2_product.h"
 #include "kernels/cpu/lk_int8.h"
@@ -18,7 +18,7 @@ static int64_t place(int64_t k, int64_t j)
     return k * PANEL + 2 * j;
 }
 
-static const struct lk_int8_order order = {.panel = PANEL, .run = 2, .align = LK_SEG_ALIGN, .at = place};
+static const struct lk_int8_order order = {.panel = PANEL, .run = 2, .at = place};
 
 static size_t weight_bytes(int64_t n_out, const struct lk_cols *cols)
 {
@@ -27,7 +27,7 @@ static size_t weight_bytes(int64_t n_out, const struct lk_cols *cols)
 
 static size_t act_bytes(int64_t n_row, const struct lk_cols *cols)
 {
-    return (size_t)n_row * (2 * (size_t)lk_cols_packed(cols) + (size_t)cols->n_seg * sizeof(float));
+    return lk_int8_act_bytes(n_row, cols, sizeof(int16_t));
 }
 
 static void pack(const struct lk_pack *a)
@@ -41,14 +41,34 @@ static int64_t quantize_items(const struct lk_quantize *a)
     return lk_panels_of(a->a.n_row, ROWS).n;
 }
 
-/* Row i of a panel of r rows: its blocks of 8 columns first .. end - 1. */
-static float quantize_row(const float *from, int16_t *to, int64_t r, int64_t n_block)
+/* A segment of a row, n columns of it, in a panel of r rows. */
+struct segment_row {
+    const float *from;
+    int64_t n, r;
+};
+
+/* The block that begins with column `at`, mixed. A segment has an even number of vectors of 8, but may end with half a
+ * block. */
+LK_INLINE void mixed(const struct segment_row *s, int64_t at, LK_EIGHT x[8])
+{
+    const float *from = s->from + at * s->r;
+    const int n = at + LK_INT8_BLOCK <= s->n ? 8 : 4;
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        x[i] = i < n ? _mm256_loadu_ps(from + i * 8 * s->r) : _mm256_setzero_ps();
+    lk_int8_mix(x);
+}
+
+static float quantize_row(const struct segment_row *s, int16_t *to)
 {
     const __m256i no_sign = _mm256_set1_epi32(0x7fffffff);
     __m256i most = _mm256_setzero_si256();
-    for (int64_t b = 0; b < n_block; b++) {
-        __m256i x = _mm256_castps_si256(_mm256_loadu_ps(from + b * 8 * r));
-        most = _mm256_max_epu32(most, _mm256_and_si256(x, no_sign));
+    LK_EIGHT x[8];
+    for (int64_t at = 0; at < s->n; at += LK_INT8_BLOCK) {
+        mixed(s, at, x);
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++)
+            most = _mm256_max_epu32(most, _mm256_and_si256(_mm256_castps_si256(x[i]), no_sign));
     }
     _Alignas(32) uint32_t each[8];
     _mm256_store_si256((__m256i *)each, most);
@@ -56,10 +76,14 @@ static float quantize_row(const float *from, int16_t *to, int64_t r, int64_t n_b
         each[0] = each[i] > each[0] ? each[i] : each[0];
     struct lk_int8_scale of = lk_int8_scale_of(each[0]);
     __m256 inverse = _mm256_set1_ps(of.inverse);
-    for (int64_t b = 0; b < n_block; b++) {
-        __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(from + b * 8 * r), inverse));
-        __m128i half = _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
-        _mm_storeu_si128((__m128i *)(void *)(to + b * 8 * r), half);
+    for (int64_t at = 0; at < s->n; at += LK_INT8_BLOCK) {
+        mixed(s, at, x);
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i++) {
+            __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(x[i], inverse));
+            __m128i half = _mm_packs_epi32(_mm256_castsi256_si128(q), _mm256_extracti128_si256(q, 1));
+            _mm_storeu_si128((__m128i *)(void *)(to + (at + 8 * i) * s->r), half);
+        }
     }
     return of.s;
 }
@@ -68,18 +92,18 @@ static void quantize(const struct lk_quantize *a, int64_t begin, int64_t end)
 {
     const struct lk_cols *c = a->a.cols;
     const struct lk_panels panels = lk_panels_of(a->a.n_row, ROWS);
-    int64_t n_col = lk_cols_packed(c);
-    float *scales = (float *)(void *)((int16_t *)a->q + a->a.n_row * n_col);
+    int64_t n_col = lk_cols_packed(c), n_to = lk_int8_cols(c);
+    float *scales = (float *)(void *)((int16_t *)a->q + a->a.n_row * n_to);
     for (int64_t ip = begin; ip < end; ip++) {
         int64_t row = lk_panel_begin(&panels, ip);
         int r = lk_panel_rows(&panels, ip);
         const float *from = (const float *)a->a.data + row * n_col;
-        int16_t *to = (int16_t *)a->q + row * n_col;
-        for (int i = 0; i < r; i++) {
-            for (int s = 0; s < c->n_seg; s++) {
-                int64_t at = c->packed[s] * r + 8 * i;
-                scales[(row + i) * c->n_seg + s] =
-                    quantize_row(from + at, to + at, r, (c->packed[s + 1] - c->packed[s]) / 8);
+        int16_t *to = (int16_t *)a->q + row * n_to;
+        for (int s = 0; s < c->n_seg; s++) {
+            int64_t first = lk_int8_begin(c, s);
+            for (int i = 0; i < r; i++) {
+                struct segment_row segment = {from + c->packed[s] * r + 8 * i, c->packed[s + 1] - c->packed[s], r};
+                scales[(row + i) * c->n_seg + s] = quantize_row(&segment, to + first * r + 8 * i);
             }
         }
     }
@@ -87,9 +111,9 @@ static void quantize(const struct lk_quantize *a, int64_t begin, int64_t end)
 
 /* An activation panel against a weight panel. */
 struct int8_product {
-    const int16_t *a;
+    const int16_t *a;     /* what comes next of it */
     const float *a_scale; /* [r, n_seg] */
-    const int8_t *w;
+    const int8_t *w;      /* likewise */
     const float *w_scale; /* [n_seg, 16] */
     const struct lk_cols *cols;
     const char *ahead; /* memory that will be read next: as much as is read is fetched into the second cache */
@@ -105,17 +129,16 @@ LK_INLINE __m256i madd_in_place(__m256i x, __m256i y, __m256i sum)
     return sum;
 }
 
-/* One segment from zero: 2^16 products of bytes fit 32 bits. */
-LK_INLINE void sums(const int R, struct int8_product *p, int s, __m256i acc[ROWS][2])
+/* The next n columns, a segment, from zero: 2^16 products of bytes fit 32 bits. */
+LK_INLINE void sums(const int R, struct int8_product *p, int64_t n, __m256i acc[ROWS][2])
 {
-    int64_t k = p->cols->packed[s], end = p->cols->packed[s + 1];
-    const int16_t *a = p->a + k * R;
-    const int8_t *w = p->w + k * PANEL;
+    const int16_t *a = p->a;
+    const int8_t *w = p->w;
     const char *ahead = p->ahead;
 #pragma GCC unroll 6
     for (int i = 0; i < R; i++)
         acc[i][0] = acc[i][1] = _mm256_setzero_si256();
-    for (; k < end; k += 8, a += 8 * R) {
+    for (int64_t k = 0; k < n; k += 8, a += 8 * R) {
         _mm_prefetch(ahead, _MM_HINT_T1);
         _mm_prefetch(ahead + 64, _MM_HINT_T1);
         ahead += p->ahead_step;
@@ -133,6 +156,8 @@ LK_INLINE void sums(const int R, struct int8_product *p, int s, __m256i acc[ROWS
             }
         }
     }
+    p->a = a;
+    p->w = w;
     p->ahead = ahead;
 }
 
@@ -143,7 +168,7 @@ LK_INLINE void product_tile(const int R, struct int8_product *p, struct lk_tiles
     for (int s = 0; s < cols->n_seg; s++) {
         __m256i acc[ROWS][2];
         __m256 v[ROWS][2], scale[2];
-        sums(R, p, s, acc);
+        sums(R, p, lk_int8_width(cols, s), acc);
         for (int j = 0; j < 2; j++)
             scale[j] = _mm256_loadu_ps(p->w_scale + s * PANEL + 8 * j);
 #pragma GCC unroll 6
@@ -191,7 +216,7 @@ struct plan {
 static struct plan plan_of(const struct lk_linear *a)
 {
     struct plan p = {.rows = lk_panels_of(a->a.n_row, ROWS), .n_panel = lk_ceil_div(a->n_out, PANEL)};
-    int64_t most = lk_chunk_panels(a->l2_bytes, ROWS * 2 * lk_cols_packed(a->a.cols), CHUNK_PANELS);
+    int64_t most = lk_chunk_panels(a->l2_bytes, ROWS * 2 * lk_int8_cols(a->a.cols), CHUNK_PANELS);
     p.n_chunk = lk_ceil_div(p.rows.n, most);
     return p;
 }
@@ -207,7 +232,7 @@ LK_INLINE void panel_rows(const struct lk_linear *a, const struct plan *plan, co
                           int64_t next, const enum lk_type type)
 {
     const struct lk_cols *c = a->a.cols;
-    int64_t n_col = lk_cols_packed(c), step = lk_int8_panel_bytes(c, &order);
+    int64_t n_col = lk_int8_cols(c), step = lk_int8_panel_bytes(c, &order);
     const int8_t *w = (const int8_t *)a->w + panel * step;
     const float *scales = (const float *)(const void *)((const int16_t *)a->a.data + a->a.n_row * n_col);
     int64_t ahead_step = lk_ceil_div(8 * PANEL, panels[1] - panels[0]);

@@ -1,5 +1,5 @@
-/* Products in int8. Activations: q [n_row, packed columns], then scales [n_row, n_seg]; weights: panels of 16 output
- * columns, [packed columns, 16] each and their scales. */
+/* Products in int8. Activations: q [n_row, columns in whole blocks], then scales [n_row, n_seg]; weights: panels of 16
+ * output columns, [columns, 16] each and their scales. */
 #include "kernels/cpu/lk_int8.h"
 #include "kernels/cpu/ref/lk_ref.h"
 
@@ -10,7 +10,7 @@ static int64_t place(int64_t k, int64_t j)
     return k * PANEL + j;
 }
 
-static const struct lk_int8_order order = {.panel = PANEL, .run = 1, .align = LK_SEG_ALIGN, .at = place};
+static const struct lk_int8_order order = {.panel = PANEL, .run = 1, .at = place};
 
 static size_t weight_bytes(int64_t n_out, const struct lk_cols *cols)
 {
@@ -19,7 +19,7 @@ static size_t weight_bytes(int64_t n_out, const struct lk_cols *cols)
 
 static size_t act_bytes(int64_t n_row, const struct lk_cols *cols)
 {
-    return (size_t)n_row * ((size_t)lk_cols_packed(cols) + (size_t)cols->n_seg * sizeof(float));
+    return lk_int8_act_bytes(n_row, cols, 1);
 }
 
 static void pack(const struct lk_pack *a)
@@ -32,20 +32,47 @@ static int64_t quantize_items(const struct lk_quantize *a)
     return a->a.n_row;
 }
 
+/* Block `at` of segment s of a row, mixed. */
+static inline void mixed(const struct lk_act *a, int64_t row, int s, int64_t at, float x[LK_INT8_BLOCK],
+                         enum lk_type type)
+{
+    const struct lk_cols *c = a->cols;
+    int64_t k = row * lk_cols_packed(c) + c->packed[s] + at, n = c->packed[s + 1] - c->packed[s] - at;
+    for (int i = 0; i < LK_INT8_BLOCK; i++)
+        x[i] = i < n ? lk_ref_get(a->data, k + i, type) : 0;
+    for (int h = 1; h < LK_INT8_BLOCK; h *= 2) {
+        for (int i = 0; i < LK_INT8_BLOCK; i++) {
+            if (i & h)
+                continue;
+            float u = x[i], v = x[i + h];
+            x[i] = u + v;
+            x[i + h] = u - v;
+        }
+    }
+}
+
 static inline void quantize(const struct lk_quantize *a, int64_t begin, int64_t end, enum lk_type type)
 {
     const struct lk_cols *c = a->a.cols;
-    int64_t n_k = lk_cols_packed(c);
-    float *scales = (float *)(void *)((int8_t *)a->q + a->a.n_row * n_k);
-    for (int64_t i = begin; i < end; i++) {
+    int64_t n_k = lk_int8_cols(c);
+    float x[LK_INT8_BLOCK], *scales = (float *)(void *)((int8_t *)a->q + a->a.n_row * n_k);
+    for (int64_t row = begin; row < end; row++) {
+        int8_t *q = (int8_t *)a->q + row * n_k;
         for (int s = 0; s < c->n_seg; s++) {
+            int64_t width = lk_int8_width(c, s);
             uint32_t most = 0;
-            for (int64_t k = i * n_k + c->packed[s]; k < i * n_k + c->packed[s + 1]; k++)
-                most = lk_int8_more(most, lk_ref_get(a->a.data, k, type));
+            for (int64_t at = 0; at < width; at += LK_INT8_BLOCK) {
+                mixed(&a->a, row, s, at, x, type);
+                for (int i = 0; i < LK_INT8_BLOCK; i++)
+                    most = lk_int8_more(most, x[i]);
+            }
             struct lk_int8_scale of = lk_int8_scale_of(most);
-            scales[i * c->n_seg + s] = of.s;
-            for (int64_t k = i * n_k + c->packed[s]; k < i * n_k + c->packed[s + 1]; k++)
-                ((int8_t *)a->q)[k] = lk_int8_of(lk_ref_get(a->a.data, k, type), of.inverse);
+            scales[row * c->n_seg + s] = of.s;
+            for (int64_t at = 0; at < width; at += LK_INT8_BLOCK) {
+                mixed(&a->a, row, s, at, x, type);
+                for (int i = 0; i < LK_INT8_BLOCK; i++)
+                    *q++ = lk_int8_of(x[i], of.inverse);
+            }
         }
     }
 }
@@ -65,7 +92,7 @@ static void segment(const struct lk_linear *a, const struct lk_ref_place *p, int
 {
     (void)type;
     const struct lk_cols *c = a->a.cols;
-    int64_t n_k = lk_cols_packed(c);
+    int64_t n_k = lk_int8_cols(c), first = lk_int8_begin(c, s), end = first + lk_int8_width(c, s);
     const int8_t *w = (const int8_t *)a->w + p->panel * lk_int8_panel_bytes(c, &order);
     const float *w_scale = (const float *)(const void *)(w + PANEL * n_k) + s * PANEL;
     for (int i = 0; i < p->r; i++) {
@@ -73,7 +100,7 @@ static void segment(const struct lk_linear *a, const struct lk_ref_place *p, int
         const float *scales = (const float *)(const void *)((const int8_t *)a->a.data + a->a.n_row * n_k);
         float a_scale = scales[(p->row + i) * c->n_seg + s];
         int32_t sum[PANEL] = {0};
-        for (int64_t k = c->packed[s]; k < c->packed[s + 1]; k++)
+        for (int64_t k = first; k < end; k++)
             for (int j = 0; j < PANEL; j++)
                 sum[j] += q[k] * w[k * PANEL + j];
         for (int j = 0; j < PANEL; j++)

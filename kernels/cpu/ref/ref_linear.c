@@ -244,6 +244,9 @@ static void add_tile(float to[ROWS][PANEL], float from[ROWS][PANEL])
 static void segment(const struct lk_linear *a, const struct lk_ref_place *p, int s, float acc[][PANEL],
                     enum lk_type type)
 {
+    struct lk_packed_panel packed;
+    if (a->q)
+        packed = lk_packed_panel_of(a->q, a->a.cols, PANEL);
     const struct lk_cols *c = a->a.cols;
     size_t elem = lk_ref_elem_bytes(type);
     int64_t n_k = lk_cols_packed(c);
@@ -252,14 +255,11 @@ static void segment(const struct lk_linear *a, const struct lk_ref_place *p, int
         .w = (const char *)a->w + (size_t)((p->panel * n_k + c->packed[s]) * PANEL) * elem,
         .lda = n_k,
         .n_k = c->packed[s + 1] - c->packed[s],
+        .packed = a->q ? &packed : NULL,
         .s = s,
     };
-    struct lk_packed_panel packed;
-    if (a->q) {
-        packed = lk_packed_panel_of(a->q, c, PANEL);
-        o.packed = &packed;
+    if (a->q)
         o.w = (const uint8_t *)a->w + p->panel * packed.bytes;
-    }
     multiply(p->r, acc, &o, type);
 }
 
