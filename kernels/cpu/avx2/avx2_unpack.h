@@ -2,61 +2,7 @@
 #ifndef KERNELS_CPU_AVX2_AVX2_UNPACK_H
 #define KERNELS_CPU_AVX2_AVX2_UNPACK_H
 
-#include "kernels/cpu/avx2/lk_avx2.h"
-#include "kernels/cpu/lk_packed.h"
-
-/* 8 outputs' d and what is added: number = code * d + plus in one rounding, as by the formula, since every other
- * product is exact: at most 11 bits of d, 8 of a subgroup's scale and 5 of a code. */
-struct lk_scales {
-    __m256 d, plus;
-};
-
-/* Half to single, of numbers: exponent and fraction in place, one exact product for the bias. */
-LK_INLINE __m256 lk_scale8(const enum lk_scale type, const uint8_t *at, int64_t i)
-{
-    if (type == LK_SC_F32)
-        return _mm256_loadu_ps((const float *)(const void *)at + i);
-    __m256i top =
-        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(at + 2 * i))), 16);
-    if (type == LK_SC_BF16)
-        return _mm256_castsi256_ps(top);
-    __m256i small = _mm256_and_si256(_mm256_srai_epi32(top, 3), _mm256_set1_epi32((int)0x8fffe000u));
-    return _mm256_mul_ps(_mm256_castsi256_ps(small), _mm256_set1_ps(0x1p112f));
-}
-
-LK_INLINE __m256 lk_bytes8(const uint8_t *at, const bool is_signed)
-{
-    __m128i x = _mm_loadl_epi64((const __m128i *)(const void *)at);
-    return _mm256_cvtepi32_ps(is_signed ? _mm256_cvtepi8_epi32(x) : _mm256_cvtepu8_epi32(x));
-}
-
-/* Scales of outputs j .. j + 7: of the group at `group`, for K4 and K6 of the subgroups at `sub`. */
-LK_INLINE struct lk_scales lk_scales8(const enum lk_packing kind, enum lk_scale type, const uint8_t *group,
-                                      const uint8_t *sub, int64_t j)
-{
-    const __m256 zero = _mm256_setzero_ps();
-    __m256 d = kind == LK_PK_K4 || kind == LK_PK_K6 || type == LK_SC_F16 ? lk_scale8(LK_SC_F16, group, j)
-               : type == LK_SC_BF16                                      ? lk_scale8(LK_SC_BF16, group, j)
-                                                                         : lk_scale8(LK_SC_F32, group, j);
-    if (kind == LK_PK_A4)
-        return (struct lk_scales){d, type == LK_SC_F16 ? lk_scale8(LK_SC_F16, group, LK_AVX2_PANEL + j)
-                                                       : lk_scale8(LK_SC_BF16, group, LK_AVX2_PANEL + j)};
-    if (kind == LK_PK_K4) {
-        __m256 m =
-            _mm256_mul_ps(lk_scale8(LK_SC_F16, group, LK_AVX2_PANEL + j), lk_bytes8(sub + LK_AVX2_PANEL + j, false));
-        return (struct lk_scales){_mm256_mul_ps(d, lk_bytes8(sub + j, false)), _mm256_sub_ps(zero, m)};
-    }
-    if (kind == LK_PK_K6) {
-        d = _mm256_mul_ps(d, lk_bytes8(sub + j, true));
-        return (struct lk_scales){d, _mm256_mul_ps(d, _mm256_set1_ps(-32))};
-    }
-    if (kind == LK_PK_E4M3)
-        return (struct lk_scales){_mm256_mul_ps(d, _mm256_set1_ps(0x1p120f)), zero};
-    if (kind == LK_PK_S4 || kind == LK_PK_S8)
-        return (struct lk_scales){d, _mm256_mul_ps(d, _mm256_set1_ps(kind == LK_PK_S4 ? -8 : -128))};
-    __m256 z = lk_bytes8(group + 2 * LK_AVX2_PANEL + j, false);
-    return (struct lk_scales){d, _mm256_mul_ps(d, _mm256_sub_ps(zero, z))};
-}
+#include "kernels/cpu/avx2/avx2_scales.h"
 
 /* Four vectors on their way to numbers, each operation done to all of them before the next one, so that those which
  * wait for each other stand apart: of one weight panel (P = 1) two columns of K, of two panels one. */
@@ -139,13 +85,14 @@ LK_INLINE __m256i lk_bits8(__m256i word, const int at, const int bits)
     return _mm256_and_si256(word, _mm256_set1_epi32(((1 << bits) - 1) << at));
 }
 
-/* d[i]: the scales, times step^i. */
-LK_INLINE void lk_steps8(const int P, const struct lk_source *f, const float step, const int n, __m256 (*d)[4])
+/* d[i]: the scales times 2^(-bits i), for LK_QUICK times 2^16 too. */
+LK_INLINE void lk_steps8(const int P, const enum lk_rounding how, const struct lk_source *f, const int bits,
+                         const int n, __m256 (*d)[4])
 {
-    LK_FOUR d[0][v] = f->s[LK_WHICH(P, v)][v % 2].d;
+    const float by = how == LK_QUICK ? 0x1p16f : 1;
 #pragma GCC unroll 5
-    for (int i = 1; i < n; i++)
-        LK_FOUR d[i][v] = _mm256_mul_ps(d[i - 1][v], _mm256_set1_ps(step));
+    for (int i = 0; i < n; i++)
+        LK_FOUR d[i][v] = _mm256_mul_ps(f->s[LK_WHICH(P, v)][v % 2].d, _mm256_set1_ps(by / (float)(1 << bits * i)));
 }
 
 /* Codes to numbers: vector v times d[at[v]][v]. */
@@ -163,7 +110,7 @@ LK_INLINE void lk_unpack4(const int R, const int P, const enum lk_rounding how, 
                           struct lk_sink *sink)
 {
     __m256 d[4][4];
-    lk_steps8(P, f, 0x1p-4f, 4, d);
+    lk_steps8(P, how, f, 4, 4, d);
     for (int o = 0; o < 4; o++) {
         __m256i word[4], code[4];
         LK_FOUR word[v] = lk_words8(P, f, o, v);
@@ -185,7 +132,7 @@ LK_INLINE void lk_unpack8(const int R, const int P, const enum lk_rounding how, 
                           struct lk_sink *sink)
 {
     __m256 d[2][4];
-    lk_steps8(P, f, 0x1p-8f, 2, d);
+    lk_steps8(P, how, f, 8, 2, d);
     for (int o = 0; o < 8; o += 2) {
 #pragma GCC unroll 8
         for (int i = 0; i < 8; i += 2 / P) {
@@ -217,7 +164,7 @@ LK_INLINE void lk_unpack6(const int R, const int P, const enum lk_rounding how, 
                           struct lk_sink *sink)
 {
     __m256 d[5][4];
-    lk_steps8(P, f, 0x1p-6f, 5, d);
+    lk_steps8(P, how, f, 6, 5, d);
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i += 2 / P) {
         __m256i code[4];
@@ -246,7 +193,7 @@ LK_INLINE void lk_unpack_fp8(const int R, const int P, const enum lk_rounding ho
             struct lk_quad q;
             LK_FOUR q.x[v] = lk_fp8(lk_words8(P, f, o + i / 4, v), (i + LK_COLUMN(P, v)) % 4);
             LK_FOUR q.x[v] = _mm256_mul_ps(q.x[v], f->s[LK_WHICH(P, v)][v % 2].d);
-            if (how == LK_QUICK) /* its scale has no room for 2^16 */
+            if (how == LK_QUICK)
                 LK_FOUR q.x[v] = _mm256_mul_ps(q.x[v], _mm256_set1_ps(0x1p16f));
             lk_round_quad(how, &q);
             lk_sink_take(R, P, sink, i, &q);
@@ -262,6 +209,7 @@ LK_INLINE void lk_unpack(const int R, const int P, const enum lk_packing kind, c
 {
     const struct lk_packed_panel *p = b->panel;
     const int halves = kind == LK_PK_K6 ? 2 : 1;
+    const float by = how == LK_QUICK ? 0x1p16f : 1;
     const int64_t apart = P == 2 ? b[1].at - b[0].at : 0;
     int64_t code_at = p->code_at + b->k / LK_BLOCK * p->code_bytes, sub_at = p->sub_at + b->k / LK_BLOCK * p->sub_bytes;
     struct lk_groups g = lk_groups_of(b);
@@ -276,13 +224,8 @@ LK_INLINE void lk_unpack(const int R, const int P, const enum lk_packing kind, c
                 const uint8_t *own = b[i].at + sub_at + half * LK_AVX2_PANEL;
                 f.codes[i] = b[i].at + code_at + half * 3 * LK_AVX2_PANEL * 4;
 #pragma GCC unroll 2
-                for (int h = 0; h < 2; h++) {
-                    f.s[i][h] = lk_scales8(kind, p->q.scale, g.at + i * apart, own, 8 * h);
-                    if (how == LK_QUICK && kind != LK_PK_E4M3) {
-                        f.s[i][h].d = _mm256_mul_ps(f.s[i][h].d, _mm256_set1_ps(0x1p16f));
-                        f.s[i][h].plus = _mm256_mul_ps(f.s[i][h].plus, _mm256_set1_ps(0x1p16f));
-                    }
-                }
+                for (int h = 0; h < 2; h++)
+                    f.s[i][h] = lk_scales_of(kind, p->q.scale, g.at + i * apart, own, 8 * h, by);
             }
             if (kind == LK_PK_K6)
                 lk_unpack6(R, P, how, &f, sink);
