@@ -33,6 +33,7 @@ struct lb_choice {
 static const struct lb_choice lb_devices[] = {{"auto", "cpu", 0}, {"cpu", "cpu", 0}, {"null", "null", 0}, {0}};
 static const struct lb_choice lb_dtypes[] = {{"auto", "auto", 0},   {"f32", "f32", 0},       {"bf16", "bf16", 0},
                                              {"float32", "f32", 0}, {"bfloat16", "bf16", 0}, {0}};
+static const struct lb_choice lb_quantizations[] = {{"none", "none", 0}, {"int8", "int8", 0}, {0}};
 static const struct lb_choice lb_orders[] = {
     {"input", "input", LB_ORDER_INPUT}, {"completion", "completion", LB_ORDER_COMPLETION}, {0}};
 static const struct lb_choice lb_add_bos_values[] = {
@@ -576,6 +577,8 @@ enum lb_status lb_cli_parse(struct lb_cli *c, int argc, char **argv, struct lb_e
     c->run.format = (enum lb_row_format)c->format;
     c->run.inputs = (const char *const *)c->inputs.item;
     c->run.n_input = c->inputs.n;
+    c->run.lora = (const char *const *)c->lora.item;
+    c->run.n_lora = c->lora.n;
     c->run.keep = c->keep.item;
     c->run.n_keep = c->run.keep_all ? 0 : c->keep.n;
     c->run.gen.stop = c->stop.item;
@@ -595,6 +598,7 @@ enum lb_status lb_cli_parse(struct lb_cli *c, int argc, char **argv, struct lb_e
 void lb_cli_release(struct lb_cli *c)
 {
     free(c->inputs.item);
+    free(c->lora.item);
     free(c->stop.item);
     free(c->keep.item);
     free(c->keep_text);

@@ -43,7 +43,9 @@ struct lb_options {
     const char *model;
     const char *const *inputs; /* [n_input] paths, "-" is stdin; none: stdin, unless prompt is given */
     size_t n_input;
-    const char *prompt;           /* one row instead of inputs */
+    const char *prompt;      /* one row instead of inputs */
+    const char *const *lora; /* [n_lora] adapters, "DIR" for rows that name none or "NAME=DIR" */
+    size_t n_lora;
     int64_t shard_index, n_shard; /* only rows whose number is shard_index modulo n_shard */
     const char *output;           /* NULL or "-": stdout */
     const char *stats;            /* NULL: OUT.stats.json when OUT is a regular file */
@@ -55,8 +57,10 @@ struct lb_options {
 
     const char *device;             /* "cpu", "null": made-up logits, no weights are read */
     const char *dtype;              /* "auto" (bf16), "f32", "bf16" */
+    const char *quantize;           /* NULL, "none", "int8": the layers' matrices and their inputs */
     const char *kv_dtype;           /* "auto" (that of the weights), "f32", "bf16": no other than dtype */
     const char *isa;                /* NULL: what the processor has */
+    bool unpack;                    /* tests: weights that could stay packed do not; the same output, more memory */
     int64_t threads;                /* 0: the affinity mask */
     struct lb_world *world;         /* from lb_join; NULL: one process alone */
     int64_t tp;                     /* ranks that share one copy of the weights; 0: chosen */

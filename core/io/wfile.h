@@ -72,10 +72,15 @@ struct lb_wfile {
  * format's reference parser does (safetensors/src/tensor.rs: offsets without holes or overlap, sizes exact, no trailing
  * bytes). LB_E_INPUT names the file and, where there is one, the tensor. */
 enum lb_status lb_safetensors_open(struct lb_wfile *w, const char *dir, struct lb_err *err);
+/* One such file. */
+enum lb_status lb_safetensors_open_file(struct lb_wfile *w, const char *path, struct lb_err *err);
 void lb_wfile_close(struct lb_wfile *w); /* also after a failed open */
 
 /* NULL when there is no such tensor. */
 const struct lb_wtensor *lb_wfile_find(const struct lb_wfile *w, const char *name);
+
+/* Lets go of the mapped pages of data .. data + n, which has been read for now. Data elsewhere is left alone. */
+void lb_wfile_forget(const struct lb_wfile *w, const uint8_t *data, size_t n);
 
 /* Makes text from a file fit for a one-line message: at most 80 bytes of it, controls and invalid UTF-8 as '?'. Returns
  * out, LB_SHOW_BYTES large. */

@@ -6,6 +6,8 @@
 #include "core/model/quant.h"
 #include "core/model/weights_impl.h"
 
+#define TURNED "each head of kv_b is a matrix of its own"
+
 /* Rows of kv_b_proj: each head's nope_dim rows of keys, then its v_dim rows of values. */
 struct head_rows {
     const struct lb_wtensor *t;
@@ -44,7 +46,7 @@ static enum lb_status lay_out_w_uk(struct lb_loader *ld, const struct lb_wtensor
     const struct lb_mla *m = &ld->s->config->mla;
     int64_t n_head = ld->s->cols->slice.n_head;
     struct lb_rows rows = {.n_row = n_head * m->kv_rank, .n_col = m->nope_dim};
-    struct lb_matrix_spec spec = {&rows, &ld->s->cols->nope, false, t->name, true};
+    struct lb_matrix_spec spec = {&rows, &ld->s->cols->nope, false, t->name, true, false};
     return ld->s->backend->ops->heads_new(ld->s->backend, &spec, n_head, out, err);
 }
 
@@ -79,7 +81,7 @@ static enum lb_status load_w_uk(struct lb_loader *ld, const struct lb_wtensor *t
                                  .n_col = m->nope_dim,
                                  .at = transposed_at,
                                  .data_type = LB_F32};
-        struct lb_matrix_spec spec = {&turned, &ld->s->cols->nope, false, t->name, true};
+        struct lb_matrix_spec spec = {&turned, &ld->s->cols->nope, false, t->name, true, false};
         status = ld->s->backend->ops->heads_new(ld->s->backend, &spec, s->n_head, out, err);
     }
     lb_mem_free(all);
@@ -102,9 +104,10 @@ static enum lb_status load_kv_parts(struct lb_loader *ld, int il, struct lb_laye
             return err->status;
         LB_TRY(lb_load_check_shape(ld, t, want[i], 3, err));
         int64_t n = want[i][1];
+        lb_load_count(ld, t->type, TURNED);
         struct head_rows all = {t, s->head_begin, n, 0, n, i == 0 && ld->s->backend->dtype == LB_BF16};
         struct lb_rows rows = {.get = head_rows_get, .ctx = &all, .n_row = s->n_head * n, .n_col = want[i][2]};
-        struct lb_matrix_spec spec = {&rows, cols[i], false, t->name, i == 0};
+        struct lb_matrix_spec spec = {&rows, cols[i], false, t->name, i == 0, false};
         LB_TRY(ld->s->backend->ops->heads_new(ld->s->backend, &spec, s->n_head, out[i], err));
     }
     return LB_OK;
@@ -124,10 +127,11 @@ static enum lb_status load_kv_b(struct lb_loader *ld, int il, struct lb_layer_la
     if (!t)
         return err->status;
     LB_TRY(lb_load_check(ld, t, c->n_head * per_head, m->kv_rank, err));
+    lb_load_count(ld, t->type, TURNED);
     LB_TRY(load_w_uk(ld, t, &l->w_uk, err));
     struct head_rows values = {t, s->head_begin, per_head, m->nope_dim, m->v_dim, false};
     struct lb_rows rows = {.get = head_rows_get, .ctx = &values, .n_row = s->n_head * m->v_dim, .n_col = m->kv_rank};
-    struct lb_matrix_spec spec = {&rows, &ld->s->cols->kv_rank, false, t->name, false};
+    struct lb_matrix_spec spec = {&rows, &ld->s->cols->kv_rank, false, t->name, false, false};
     return ld->s->backend->ops->heads_new(ld->s->backend, &spec, s->n_head, &l->w_uv, err);
 }
 
@@ -145,25 +149,31 @@ static enum lb_status load_index(struct lb_loader *ld, int il, struct lb_layer_l
     return lb_load_vector(ld, &norm, ".bias", &l->index_norm_bias, err);
 }
 
+struct lb_source lb_source_q_b(const struct lb_loader *ld, int il)
+{
+    const struct lb_config *c = ld->s->config;
+    const struct lb_mla *m = &c->mla;
+    int64_t q_dim = m->nope_dim + m->rope_dim;
+    struct lb_source q_b = m->q_rank > 0 ? lb_source_of(il, LB_R_Q_B, c->n_head * q_dim, m->q_rank)
+                                         : lb_source_of(il, LB_R_Q, c->n_head * q_dim, c->dim);
+    q_b.part[0].span.row = ld->s->cols->slice.head_begin * q_dim;
+    q_b.part[0].span.n_take = ld->s->cols->slice.n_head * q_dim;
+    return q_b;
+}
+
 enum lb_status lb_load_latent(struct lb_loader *ld, int il, struct lb_layer_latent *l, struct lb_err *err)
 {
     const struct lb_config *c = ld->s->config;
     const struct lb_mla *m = &c->mla;
-    const struct lb_slice *s = &ld->s->cols->slice;
     const struct lk_cols *from = &ld->s->cols->dim;
-    int64_t q_dim = m->nope_dim + m->rope_dim;
     const struct lb_source q_a = lb_source_of(il, LB_R_Q_A, m->q_rank, c->dim);
     const struct lb_source kv_a = lb_source_of(il, LB_R_KV_A, m->kv_rank + m->rope_dim, c->dim);
-    struct lb_source q_b = lb_source_of(il, LB_R_Q, c->n_head * q_dim, c->dim);
-    q_b.part[0].span.row = s->head_begin * q_dim;
-    q_b.part[0].span.n_take = s->n_head * q_dim;
+    const struct lb_source q_b = lb_source_q_b(ld, il);
     if (m->q_rank > 0) {
         LB_TRY(lb_load_matrix(ld, &q_a, from, &l->wq_a, err));
         LB_TRY(lb_load_bias(ld, &q_a, c->attn_bias, &l->bq_a, err));
         LB_TRY(lb_load_norm(ld, il, LB_R_Q_A_NORM, m->q_rank, &l->q_a_norm, err));
         from = &ld->s->cols->q_rank;
-        q_b.part[0].role = LB_R_Q_B;
-        q_b.n_col = m->q_rank;
     }
     LB_TRY(lb_load_matrix(ld, &q_b, from, &l->wq_b, err));
     LB_TRY(lb_load_matrix(ld, &kv_a, &ld->s->cols->dim, &l->wkv_a, err));

@@ -9,9 +9,22 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "kernels/args_int8.h"
 #include "kernels/args_sparse.h"
 
 enum lk_isa { LK_ISA_REF = 1, LK_ISA_AVX2 = 2, LK_ISA_AVX512BF16 = 4, LK_ISA_AMX = 8 }; /* bits */
+
+/* Products in int8. weight_bytes and pack are for matrices of the table's panel_cols; `linear` takes struct lk_linear
+ * with `a.data` as quantize writes it, all epilogues but the head's, and writes `out` in the table's own order. */
+struct lk_int8 {
+    size_t (*weight_bytes)(int64_t n_out, const struct lk_cols *cols);
+    size_t (*act_bytes)(int64_t n_row, const struct lk_cols *cols); /* n_row times that of one row */
+    void (*pack)(const struct lk_pack *a);
+    int64_t (*quantize_items)(const struct lk_quantize *a);
+    void (*quantize)(const struct lk_quantize *a, int64_t begin, int64_t end);
+    int64_t (*linear_items)(const struct lk_linear *a);
+    void (*linear)(const struct lk_linear *a, int64_t begin, int64_t end);
+};
 
 struct lk_cpu {
     const char *name; /* "ref", "avx512bf16", "amx" */
@@ -40,6 +53,7 @@ struct lk_cpu {
     void (*norm_add)(const struct lk_norm_add *a, int64_t begin, int64_t end);
     int64_t (*linear_items)(const struct lk_linear *a);
     void (*linear)(const struct lk_linear *a, int64_t begin, int64_t end);
+    void (*lora_down)(const struct lk_lora_down *a, int64_t begin, int64_t end);
     void (*rope_table)(const struct lk_rope_table *a, int64_t begin, int64_t end);
     void (*rope_kv)(const struct lk_rope_kv *a, int64_t begin, int64_t end);
     void (*round)(const struct lk_round *a, int64_t begin, int64_t end);
@@ -51,6 +65,7 @@ struct lk_cpu {
     void (*top)(const struct lk_top *a, int64_t begin, int64_t end);
     void (*route)(const struct lk_route *a, int64_t begin, int64_t end);
     void (*combine)(const struct lk_combine *a, int64_t begin, int64_t end);
+    struct lk_int8 int8;
 
     /* Tests and benches. y[i] = e^x[i] as the set computes it. */
     void (*exp)(const float *x, float *y, int64_t n);
