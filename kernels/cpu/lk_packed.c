@@ -63,6 +63,14 @@ static float scale_at(enum lk_scale type, const void *from, int64_t i)
     return type == LK_SC_BF16 ? lk_widen(h) : of_half(h);
 }
 
+static bool has_nan(const uint8_t q[LK_BLOCK])
+{
+    int n = 0;
+    for (int i = 0; i < LK_BLOCK; i++)
+        n |= (q[i] & 0x7f) == 0x7f;
+    return n;
+}
+
 static float of_e4m3(unsigned q)
 {
     float size = (q & 0x7f) == 0x7f ? NAN : lk_float((q & 0x7fu) << 20) * 0x1p120f;
@@ -111,27 +119,41 @@ static void put_subs(const struct lk_packed_panel *p, const struct lk_codes *col
     }
 }
 
-static void put_word(const struct lk_packed_panel *p, uint8_t *codes, int64_t o, int64_t j, uint32_t word)
+/* The low halves of 8 bytes, the first one lowest. */
+static uint32_t word_of_halves(const uint8_t q[8])
 {
-    memcpy(codes + (o * p->width + j) * 4, &word, sizeof word);
+    uint64_t x;
+    memcpy(&x, q, sizeof x);
+    x &= 0x0f0f0f0f0f0f0f0fu;
+    x = (x | x >> 4) & 0x00ff00ff00ff00ffu;
+    x = (x | x >> 8) & 0x0000ffff0000ffffu;
+    return (uint32_t)(x | x >> 16);
+}
+
+/* Word o of one column's block. */
+static uint32_t word_of(int bits, const uint8_t q[LK_BLOCK], int o)
+{
+    uint32_t word;
+    if (bits == 4)
+        return word_of_halves(q + 8 * o);
+    if (bits == 8) {
+        memcpy(&word, q + 4 * o, sizeof word);
+        return word;
+    }
+    const uint8_t *part = q + o / 3 * 16;
+    word = (part[15] >> o % 3 * 2 & 3u) << 30;
+    for (int i = 0; i < 5; i++)
+        word |= (part[o % 3 * 5 + i] & 63u) << 6 * i;
+    return word;
 }
 
 /* Codes of one column's block into its words. */
 static void put_codes(const struct lk_packed_panel *p, const uint8_t q[LK_BLOCK], int64_t j, uint8_t *to)
 {
-    const int bits = lk_packed_bits(p->q.kind), per = 32 / bits;
-    for (int o = 0; o < LK_BLOCK / per && bits != 6; o++) {
-        uint32_t word = 0;
-        for (int i = 0; i < per; i++)
-            word |= (q[o * per + i] & ((1u << bits) - 1u)) << bits * i;
-        put_word(p, to, o, j, word);
-    }
-    for (int o = 0; o < 6 && bits == 6; o++) {
-        const uint8_t *part = q + o / 3 * 16;
-        uint32_t word = (part[15] >> o % 3 * 2 & 3u) << 30;
-        for (int i = 0; i < 5; i++)
-            word |= (part[o % 3 * 5 + i] & 63u) << 6 * i;
-        put_word(p, to, o, j, word);
+    const int bits = lk_packed_bits(p->q.kind);
+    for (int o = 0; o < bits; o++) {
+        uint32_t word = word_of(bits, q, o);
+        memcpy(to + (o * p->width + j) * 4, &word, sizeof word);
     }
 }
 
@@ -244,8 +266,7 @@ void lk_packed_pack(const struct lk_pack_codes *a, int64_t width)
                 if (!a->col[j].q)
                     continue;
                 memcpy(q, a->col[j].q + k, (size_t)n);
-                for (int i = 0; i < n && p.q.kind == LK_PK_E4M3; i++)
-                    odd = odd || (q[i] & 0x7f) == 0x7f;
+                odd |= p.q.kind == LK_PK_E4M3 && has_nan(q);
                 put_codes(&p, q, j, to + p.code_at + block * p.code_bytes);
             }
         }
