@@ -32,7 +32,8 @@ static void lay_a(const struct lb_cpu *c, const struct lb_matrix *m, const struc
         a->get(a, j, 1, row);
         for (int s = 0; s < m->cols.n_seg; s++)
             for (int64_t k = m->cols.begin[s]; k < m->cols.begin[s + 1]; k++)
-                put(c, pair->a, (m->cols.packed[s] + k - m->cols.begin[s]) * pair->n_u + first + j, row[k]);
+                put(c, pair->a, lk_lora_at(m->lk->type, pair->n_u, m->cols.packed[s] + k - m->cols.begin[s], first + j),
+                    row[k]);
     }
 }
 
@@ -75,7 +76,7 @@ static int64_t lay_strips(const struct lb_matrix *m, const struct lb_lora_spec *
         strip[q] = (struct lk_lora_strip){0, 0, at};
         if (end > 0)
             strip[q] = (struct lk_lora_strip){(int32_t)begin, (int32_t)(end - begin), at};
-        at += strip[q].n * STRIP;
+        at += (strip[q].n + 1) / 2 * 2 * STRIP;
     }
     return at;
 }
@@ -94,7 +95,8 @@ static void lay_b(const struct lb_cpu *c, const struct lb_matrix *m, const struc
         const struct lk_lora_strip *strip = &pair->strip[j / STRIP];
         b->get(b, out - spec->part[part].first, 1, row);
         for (int64_t i = 0; i < b->n_col; i++)
-            put(c, pair->b, strip->at + (first[part] + i - strip->begin) * STRIP + j % STRIP, row[i]);
+            put(c, pair->b, strip->at + lk_lora_at(m->lk->type, STRIP, first[part] + i - strip->begin, j % STRIP),
+                row[i]);
     }
 }
 
