@@ -54,7 +54,8 @@ static void put_head(struct lb_str *out, const struct lb_stats *s)
             lb_str_putf(out, ", %.4g million parameters", (double)s->n_param / 1e6);
         lb_str_puts(out, ", ");
     }
-    lb_str_putf(out, "%s on %s, ", s->dtype, s->device);
+    lb_str_putf(out, "%s%s%s on %s, ", s->dtype, s->quantization ? " and " : "", s->quantization ? s->quantization : "",
+                s->device);
     if (s->isa)
         lb_str_putf(out, "kernels %s, ", s->isa);
     lb_html_count(out, "engine.threads", s->n_thread, s->n_thread == 1 ? " thread" : " threads");

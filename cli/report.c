@@ -224,8 +224,9 @@ void lb_report_summary(struct lb_report *r, const struct lb_stats *st)
     lb_str_putc(&s, '\n');
     lb_str_putf(&s, "padding     %lld tokens\n", (long long)st->padding);
     if (st->architecture && st->dtype && st->n_param)
-        lb_str_putf(&s, "model       %s, %.1f million parameters, %s\n", st->architecture, (double)st->n_param / 1e6,
-                    st->dtype);
+        lb_str_putf(&s, "model       %s, %.1f million parameters, %s%s%s\n", st->architecture,
+                    (double)st->n_param / 1e6, st->dtype, st->quantization ? ", layers in " : "",
+                    st->quantization ? st->quantization : "");
     if (st->device)
         lb_str_putf(&s, "engine      %s, %s%sthreads %d, memory %.0f MiB\n", st->device, st->isa ? st->isa : "",
                     st->isa ? ", " : "", st->n_thread, (double)st->peak_rss_bytes / (1 << 20));

@@ -169,6 +169,7 @@ static enum lb_status put_model(const struct lb_fingerprint_spec *spec, struct l
     if (spec->device) {
         put_text(out, "device", spec->device);
         put_text(out, "dtype", spec->dtype);
+        put_text(out, "quantization", spec->quantization);
         put_text(out, "isa", spec->isa);
     }
     if (spec->weights)

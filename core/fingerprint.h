@@ -21,6 +21,7 @@ struct lb_fingerprint_spec {
     const struct lb_adapters *adapters;
     const struct lb_lora_set *lora;   /* their files; NULL, or empty: none are read */
     const char *device, *dtype, *isa; /* device NULL: no model runs; isa NULL: the device has none */
+    const char *quantization;         /* NULL: none */
 };
 
 /* Appends the object. LB_E_INPUT: a file of the model cannot be read. */

@@ -51,6 +51,17 @@ static enum lb_status read_dtype(const char *option, const char *name, enum lb_d
     return LB_OK;
 }
 
+static enum lb_status read_quantize(struct lb_llm *llm, struct lb_err *err)
+{
+    const char *name = llm->o.quantize ? llm->o.quantize : "none";
+    llm->int8 = strcmp(name, "int8") == 0;
+    if (!llm->int8 && strcmp(name, "none") != 0)
+        return lb_err_set(err, LB_E_USAGE, "--quantize must be none or int8, not '%s'", name);
+    if (llm->int8 && llm->o.n_lora > 0)
+        return lb_err_set(err, LB_E_USAGE, "--lora is not added to products in int8: use --quantize none");
+    return LB_OK;
+}
+
 /* The cache has the type of the weights. */
 static enum lb_status check_kv_dtype(const struct lb_llm *llm, struct lb_err *err)
 {
@@ -109,6 +120,7 @@ static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
     LB_TRY(check_device(o, err));
     LB_TRY(read_dtype("dtype", o->dtype, &llm->dtype, err));
     LB_TRY(check_kv_dtype(llm, err));
+    LB_TRY(read_quantize(llm, err));
     if (lb_gen_check(&o->gen, message, sizeof message) != LB_ROW_OK)
         return lb_err_set(err, LB_E_USAGE, "%s", message);
     LB_TRY(lb_gen_merge(&llm->gen, &o->gen, err));
@@ -140,8 +152,10 @@ static enum lb_status open_backend_as(struct lb_llm *llm, const char *isa, struc
     const struct lb_options *o = &llm->o;
     struct lb_backend_spec spec = {.device = o->device,
                                    .dtype = llm->dtype,
+                                   .int8 = llm->int8,
                                    .isa = isa,
                                    .n_thread = o->threads ? (int)o->threads : llm->ranks.cpus.n_thread,
+                                   .unpack = o->unpack,
                                    .log = &o->log};
     return lb_backend_open(&llm->backend, &spec, err);
 }
@@ -289,6 +303,8 @@ struct lb_plan_spec lb_llm_plan_spec(const struct lb_llm *llm)
                                  .weights = weights_of(llm),
                                  .lora = &llm->lora,
                                  .dtype = llm->dtype,
+                                 .unpack = o->unpack,
+                                 .int8 = llm->int8,
                                  .batch_tokens = o->batch_tokens,
                                  .max_seqs = o->max_seqs,
                                  .kv_memory = o->kv_memory,
@@ -344,6 +360,7 @@ static struct lb_fingerprint_spec fingerprint_spec(const struct lb_llm *llm, con
         spec.lora = &llm->lora;
         spec.device = llm->backend->device;
         spec.dtype = llm->dtype == LB_F32 ? "f32" : "bf16";
+        spec.quantization = llm->int8 ? "int8" : NULL;
         spec.isa = llm->backend->isa;
     }
     return spec;
@@ -480,6 +497,7 @@ static void fill_stats(struct lb_llm *llm)
     if (s->no_model)
         return;
     s->dtype = llm->dtype == LB_F32 ? "f32" : "bf16";
+    s->quantization = llm->int8 ? "int8" : NULL;
     s->device = llm->backend->device;
     s->isa = llm->backend->isa;
     s->n_thread = llm->backend->n_thread;

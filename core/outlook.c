@@ -9,6 +9,7 @@ enum lb_status lb_outlook_open(struct lb_llm *llm, struct lb_err *err)
     const struct lb_options *o = &llm->o;
     struct lb_backend_spec spec = {.device = o->device,
                                    .dtype = llm->dtype,
+                                   .int8 = llm->int8,
                                    .isa = o->isa,
                                    .n_thread = o->threads ? (int)o->threads : llm->ranks.cpus.n_thread,
                                    .log = &o->log};

@@ -142,8 +142,10 @@ enum lb_status lb_ranks_compare_options(struct lb_ranks *r, const struct lb_opti
 {
     static const char *const none[] = {NULL};
     struct lb_str facts = {0};
-    lb_str_putf(&facts, "{\"version\":\"%s\",\"render\":%d,\"plan\":%d,\"tp\":%lld,\"dtype\":\"%s\",", LB_VERSION,
-                o->render, o->plan, (long long)o->tp, o->dtype ? o->dtype : "auto");
+    lb_str_putf(&facts,
+                "{\"version\":\"%s\",\"render\":%d,\"plan\":%d,\"tp\":%lld,\"dtype\":\"%s\",\"quantize\":\"%s\",",
+                LB_VERSION, o->render, o->plan, (long long)o->tp, o->dtype ? o->dtype : "auto",
+                o->quantize ? o->quantize : "none");
     lb_str_putf(&facts, "\"batch_tokens\":%lld,\"max_seqs\":%lld,\"max_model_len\":%lld,", (long long)o->batch_tokens,
                 (long long)o->max_seqs, (long long)o->max_model_len);
     lb_str_putf(&facts, "\"report\":%d,\"trace\":%d}", o->report != NULL, o->trace != NULL);

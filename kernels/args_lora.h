@@ -48,6 +48,7 @@ struct lk_lora {
     const int32_t *of_row; /* [n_row] index into pair, -1: no adapter */
     float *u;              /* [n_row, u_ld]: row i's numbers for segment s at i * u_ld + s * n_u of its pair */
     int64_t u_ld;
+    int64_t strip; /* of the product's first column in the matrix that the pairs are for */
 };
 
 /* u of rows row[begin .. end - 1]. Four sums for each number, over columns k of a segment with k mod 4 = 0, 1, 2, 3,

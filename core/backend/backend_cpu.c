@@ -86,6 +86,7 @@ static enum lb_status cpu_reserve(struct lb_backend *be, struct lb_step_limits l
         (c->top_value = lb_cpu_take(c, n_top, sizeof *c->top_value, "candidates", err)) == NULL ||
         (c->cand = lb_cpu_take(c, n_out, sizeof *c->cand, "candidates", err)) == NULL)
         return LB_E_DEVICE;
+    LB_TRY(lb_cpu_int8_reserve(c, err));
     LB_TRY(lb_arena_init(&c->logits, n_out * (size_t)c->ld_logits * sizeof(float), err));
     LB_TRY(lb_cpu_lora_reserve(c, err));
     c->reserved = true;
@@ -194,6 +195,7 @@ static void cpu_parallel(struct lb_backend *be, void (*fn)(void *ctx, int64_t be
 static const struct lb_backend_ops cpu_ops = {
     .close = cpu_close,
     .weight_mem = cpu_weight_mem,
+    .keeps = lb_cpu_keeps,
     .matrix_new = lb_cpu_matrix_new,
     .heads_new = lb_cpu_heads_new,
     .table_new = lb_cpu_table_new,
@@ -271,8 +273,10 @@ enum lb_status lb_cpu_open(struct lb_backend **out, const struct lb_backend_spec
     c->l2_bytes = lk_cpu_l2_bytes();
     c->base.ops = &cpu_ops;
     c->base.dtype = spec->dtype;
+    c->base.int8 = spec->int8;
     c->base.device = "cpu";
     c->base.isa = c->lk.name;
+    c->base.unpack = spec->unpack;
     c->base.n_thread = lb_team_size(c->team);
     if (spec->log)
         lb_log_put(spec->log, LB_LOG_DEBUG, "cpu: kernel set %s, %d threads", c->lk.name, c->base.n_thread);

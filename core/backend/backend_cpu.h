@@ -9,9 +9,13 @@
 
 struct lb_matrix {
     void *w;
+    struct lk_packed q;
+    bool packed; /* w is what pack_codes made, as q says */
     struct lk_cols cols;
     int64_t n_out;
-    bool gate_up;
+    int64_t n_all;          /* rows of this and of those behind it */
+    struct lb_matrix *next; /* the rows behind these, packed otherwise: products of one K into the same y */
+    bool gate_up, int8;
     int64_t n_head;            /* matrices of this shape, one behind the other */
     size_t head_bytes;         /* from one to the next */
     const struct lk_cpu *lk;   /* the table that it was packed for */
@@ -30,7 +34,8 @@ struct lb_cpu_lora {
 };
 
 struct lb_table {
-    const void *data; /* [n_row, n_col] of the backend's type; borrowed or from the chunks */
+    const void *data; /* [n_row, n_col] of the backend's type, borrowed; NULL: rows are read as they are asked for */
+    const struct lb_rows *rows;
     int64_t first, n_row, n_col;
 };
 
@@ -84,6 +89,8 @@ struct lb_cpu {
     struct lb_cand *cand;       /* [max_out] */
     struct lb_arena logits;     /* [max_out, ld_logits] f32, touched as rows ask */
     struct lb_cpu_moe *moe;     /* NULL: no mixture of experts */
+    void *int8;                 /* [limit.n_tok] rows of int8_row_bytes */
+    size_t int8_row_bytes;      /* of the widest input of an int8 matrix; 0: there are none */
     struct lb_cpu_lora lora;
 
     /* fixed by the first step */
@@ -110,6 +117,13 @@ static inline struct lb_cpu *lb_cpu_of(struct lb_backend *be)
 static inline const struct lk_cpu *lb_cpu_table_of(const struct lb_cpu *c, const struct lb_actbuf *a)
 {
     return a->f32 ? &c->lk_f32 : &c->lk;
+}
+
+static inline void lb_cpu_set_weights(struct lk_linear *product, const struct lb_matrix *m)
+{
+    product->w = m->w;
+    product->q = m->packed ? &m->q : NULL;
+    product->n_out = m->n_out;
 }
 
 static inline size_t lb_cpu_elem_bytes(const struct lb_cpu *c)
@@ -141,6 +155,7 @@ static inline bool lb_cpu_idle(const struct lb_cpu *c)
 enum lb_status lb_cpu_open(struct lb_backend **out, const struct lb_backend_spec *spec, struct lb_err *err);
 
 /* backend_cpu_load.c */
+bool lb_cpu_keeps(const struct lb_backend *be, const struct lk_packed *how, const struct lk_cols *cols);
 enum lb_status lb_cpu_matrix_new(struct lb_backend *be, const struct lb_matrix_spec *spec, struct lb_matrix **out,
                                  struct lb_err *err);
 enum lb_status lb_cpu_heads_new(struct lb_backend *be, const struct lb_matrix_spec *spec, int64_t n_head,
@@ -188,6 +203,14 @@ void lb_cpu_linear_heads(struct lb_backend *be, const struct lb_heads_args *args
 void lb_cpu_round(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, int64_t x_col, int64_t x_step);
 void lb_cpu_latent(struct lb_backend *be, const struct lb_latent_args *args);
 void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *args);
+
+/* backend_cpu_int8.c */
+/* Whether the matrix can be had in int8. */
+enum lb_status lb_cpu_int8_check(const struct lb_matrix_spec *spec, struct lb_err *err);
+/* Part of reserve. */
+enum lb_status lb_cpu_int8_reserve(struct lb_cpu *c, struct lb_err *err);
+/* lb_cpu_run_product with a matrix in int8; args->a as the backend's other ops write it. */
+void lb_cpu_run_int8(const struct lb_cpu *c, const struct lk_linear *args);
 
 /* backend_cpu_head.c */
 void lb_cpu_head(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w);

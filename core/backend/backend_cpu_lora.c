@@ -42,9 +42,9 @@ static int64_t row_of_column(const struct lb_matrix *m, int64_t j)
 {
     int64_t width = m->lk->panel_cols, half = width / 2, in = j % width;
     if (!m->gate_up)
-        return j < m->n_out ? j : -1;
+        return j < m->n_all ? j : -1;
     int64_t at = j / width * half + in % half;
-    return at < m->n_out / 2 ? (in < half ? 0 : m->n_out / 2) + at : -1;
+    return at < m->n_all / 2 ? (in < half ? 0 : m->n_all / 2) + at : -1;
 }
 
 /* The part whose B has output row j; -1: none has. */
@@ -84,7 +84,7 @@ static int64_t lay_strips(const struct lb_matrix *m, const struct lb_lora_spec *
 static void lay_b(const struct lb_cpu *c, const struct lb_matrix *m, const struct lb_lora_spec *spec,
                   const struct lk_lora_pair *pair, float *row)
 {
-    int64_t first[LB_LORA_MAX_PART], n_panel = (m->n_out + m->lk->panel_cols - 1) / m->lk->panel_cols;
+    int64_t first[LB_LORA_MAX_PART], n_panel = (m->n_all + m->lk->panel_cols - 1) / m->lk->panel_cols;
     layout(spec, first);
     for (int64_t j = 0; j < n_panel * m->lk->panel_cols; j++) {
         int64_t out = row_of_column(m, j);
@@ -107,7 +107,7 @@ static enum lb_status check(const struct lb_matrix *m, const struct lb_lora_spec
     for (int i = 0; i < spec->n_part && fits; i++) {
         const struct lb_lora_part *p = &spec->part[i];
         fits = p->a->n_col == m->cols.n_col && p->a->n_row == p->b->n_col && p->first >= 0 &&
-               p->first + p->b->n_row <= m->n_out;
+               p->first + p->b->n_row <= m->n_all;
     }
     return fits ? LB_OK : lb_err_set(err, LB_E_INPUT, "%s: the adapter does not fit the matrix", spec->name);
 }
@@ -118,7 +118,8 @@ enum lb_status lb_cpu_lora_new(struct lb_backend *be, struct lb_matrix *m, const
     struct lb_cpu *c = lb_cpu_of(be);
     LB_TRY(check(m, spec, err));
     int64_t first[LB_LORA_MAX_PART], n_u = layout(spec, first), widest = m->cols.n_col;
-    int64_t n_strip = (m->n_out + m->lk->panel_cols - 1) / m->lk->panel_cols * m->lk->panel_cols / STRIP;
+    /* one panel more: that of a run of rows may begin inside another's */
+    int64_t n_strip = ((m->n_all + m->lk->panel_cols - 1) / m->lk->panel_cols + 1) * m->lk->panel_cols / STRIP;
     int64_t n_a = m->cols.packed[m->cols.n_seg] * n_u;
     size_t elem = lb_cpu_elem_bytes(c);
     float *scale = lb_cpu_take(c, (size_t)n_u, sizeof *scale, spec->name, err);
@@ -218,7 +219,7 @@ bool lb_cpu_lora_down(struct lb_cpu *c, const struct lk_act *a, const struct lb_
     const struct lb_cpu_lora *l = &c->lora;
     if (!m->lora || l->n_row == 0)
         return false;
-    *out = (struct lk_lora){m->lora, l->of_row, l->u, l->u_ld};
+    *out = (struct lk_lora){m->lora, l->of_row, l->u, l->u_ld, 0};
     struct down_job job = {&c->lk, {*a, *out, l->row}};
     lb_team_run(c->team, run_down, &job, l->n_row, lb_cpu_grain(c, l->n_row, 4));
     return true;

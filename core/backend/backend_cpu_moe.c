@@ -10,6 +10,7 @@ struct part {
     union {
         struct lk_norm norm;
         struct lk_linear linear;
+        struct lk_quantize quantize;
     } args;
     int64_t n_item, n_unit, first_unit;
 };
@@ -31,6 +32,9 @@ struct lb_cpu_moe {
     void *shared_gated[LK_MAX_SEG];
     float *shared_y[LK_MAX_SEG]; /* [n_tok, dim], NULL where the segment is empty */
     struct part *part;           /* [n_expert + n_leaf] */
+    /* products in int8, else NULL */
+    struct part *to_int8; /* [n_expert + n_leaf] */
+    char *int8;           /* their inputs */
 };
 
 static void one_segment(struct lk_cols *cols, int64_t n)
@@ -57,6 +61,24 @@ static enum lb_status reserve_shared(struct lb_cpu *c, struct lb_cpu_moe *m, con
             (m->shared_y[r] = lb_cpu_take(c, n_row, sizeof(float), "rows of experts", err)) == NULL)
             return LB_E_DEVICE;
     }
+    return LB_OK;
+}
+
+/* Inputs of gate-up products are choices and the shared expert's, the same for all leaves; of down products what was
+ * gated of them. */
+static enum lb_status reserve_int8(struct lb_cpu *c, struct lb_cpu_moe *m, struct lb_err *err)
+{
+    size_t n_tok = (size_t)c->limit.n_tok, n_choice = n_tok * (size_t)m->shape.n_used, shared = 0;
+    if (!c->base.int8)
+        return LB_OK;
+    for (int r = 0; r < m->n_leaf; r++)
+        shared += m->shared_y[r] ? c->lk.int8.act_bytes(1, &m->shared_cols[r]) : 0;
+    size_t in = c->lk.int8.act_bytes(1, &m->in_cols), gated = c->lk.int8.act_bytes(1, &m->ffn_cols);
+    size_t up = n_choice * in + n_tok * in, down = n_choice * gated + n_tok * shared;
+    if ((m->to_int8 = lb_cpu_take(c, (size_t)m->shape.n_expert + LK_MAX_SEG, sizeof *m->to_int8, "chosen experts",
+                                  err)) == NULL ||
+        (m->int8 = lb_cpu_take(c, 1, up > down ? up : down, "int8 activations of experts", err)) == NULL)
+        return LB_E_DEVICE;
     return LB_OK;
 }
 
@@ -91,6 +113,7 @@ enum lb_status lb_cpu_moe_reserve(struct lb_backend *be, const struct lb_moe_sha
         (m->y = lb_cpu_take(c, n_choice * (size_t)dim, sizeof(float), "rows of experts", err)) == NULL)
         return LB_E_DEVICE;
     LB_TRY(reserve_shared(c, m, leaves->shared, err));
+    LB_TRY(reserve_int8(c, m, err));
     c->moe = m;
     return LB_OK;
 }
@@ -177,12 +200,34 @@ static void group_by_expert(struct lb_cpu_moe *m, int64_t n_tok)
     start[0] = 0;
 }
 
+enum part_op { PART_NORM, PART_QUANTIZE, PART_PRODUCT, PART_INT8_PRODUCT };
+
 struct parts_job {
     const struct lk_cpu *lk;
     struct part *part;
     int n_part;
-    bool norm;
+    enum part_op op;
 };
+
+static void run_items(const struct lk_cpu *lk, const struct part *p, enum part_op op, int64_t begin, int64_t end)
+{
+    if (op == PART_NORM)
+        lk->norm(&p->args.norm, begin, end);
+    else if (op == PART_QUANTIZE)
+        lk->int8.quantize(&p->args.quantize, begin, end);
+    else if (op == PART_PRODUCT)
+        lk->linear(&p->args.linear, begin, end);
+    else
+        lk->int8.linear(&p->args.linear, begin, end);
+}
+
+static int64_t part_items(const struct lk_cpu *lk, const struct part *p, enum part_op op)
+{
+    return op == PART_NORM       ? lk->norm_items(&p->args.norm)
+           : op == PART_QUANTIZE ? lk->int8.quantize_items(&p->args.quantize)
+           : op == PART_PRODUCT  ? lk->linear_items(&p->args.linear)
+                                 : lk->int8.linear_items(&p->args.linear);
+}
 
 static void run_units(void *ctx, int64_t begin, int64_t end)
 {
@@ -198,47 +243,69 @@ static void run_units(void *ctx, int64_t begin, int64_t end)
         }
         const struct part *p = &job->part[low];
         int64_t at = unit - p->first_unit, first = p->n_item * at / p->n_unit, last = p->n_item * (at + 1) / p->n_unit;
-        if (job->norm)
-            job->lk->norm(&p->args.norm, first, last);
-        else
-            job->lk->linear(&p->args.linear, first, last);
+        run_items(job->lk, p, job->op, first, last);
     }
 }
 
-static int64_t part_rows(const struct part *p, bool norm)
+static double part_cost(const struct part *p, enum part_op op)
 {
-    return norm ? p->args.norm.y.n_row : READ_ROWS + p->args.linear.a.n_row;
+    const struct lk_linear *product = &p->args.linear;
+    if (op == PART_NORM)
+        return (double)p->args.norm.y.n_row;
+    if (op == PART_QUANTIZE)
+        return (double)p->args.quantize.a.n_row;
+    return (double)(READ_ROWS + product->a.n_row) * (double)(product->n_out * product->a.cols->n_col);
 }
 
 /* Runs all parts at once. A unit is items of one part, at most the LB_CPU_CLAIMS-th share of a thread's work where an
  * item is no more. */
-static void run_parts(struct lb_cpu *c, int n_part, bool norm)
+static void run_parts(struct lb_cpu *c, struct part *part, int n_part, enum part_op op)
 {
-    struct part *part = c->moe->part;
+    bool product = op == PART_PRODUCT || op == PART_INT8_PRODUCT;
     double sum = 0, share = (double)c->base.n_thread * LB_CPU_CLAIMS;
     int64_t n_unit = 0;
     for (int i = 0; i < n_part; i++) {
-        struct part *p = &part[i];
-        p->n_item = norm ? c->lk.norm_items(&p->args.norm) : c->lk.linear_items(&p->args.linear);
-        sum += (double)part_rows(p, norm) * (norm ? 1 : (double)(p->args.linear.n_out * p->args.linear.a.cols->n_col));
+        part[i].n_item = part_items(&c->lk, &part[i], op);
+        sum += part_cost(&part[i], op);
     }
     for (int i = 0; i < n_part; i++) {
         struct part *p = &part[i];
-        double cost = (double)part_rows(p, norm);
-        if (!norm) {
-            cost *= (double)(p->args.linear.n_out * p->args.linear.a.cols->n_col);
-            c->base.counts.product_rows += c->lk.act_rows(&p->args.linear.a);
-            c->base.counts.token_rows += p->args.linear.a.n_row;
-        }
-        int64_t n = (int64_t)(cost * share / sum) + 1;
+        int64_t n = (int64_t)(part_cost(p, op) * share / sum) + 1;
         p->n_unit = n < p->n_item ? n : p->n_item;
         p->first_unit = n_unit;
         n_unit += p->n_unit;
-        if (!norm)
-            p->args.linear.skip_items = (c->base.n_thread - 1) * (p->n_item / p->n_unit);
+        if (!product)
+            continue;
+        p->args.linear.skip_items = (c->base.n_thread - 1) * (p->n_item / p->n_unit);
+        c->base.counts.product_rows += c->lk.act_rows(&p->args.linear.a);
+        c->base.counts.token_rows += p->args.linear.a.n_row;
     }
-    struct parts_job job = {&c->lk, part, n_part, norm};
+    struct parts_job job = {&c->lk, part, n_part, op};
     lb_team_run(c->team, run_units, &job, n_unit, 1);
+}
+
+/* The products of m->part, of inputs as norm and SwiGLU have written them. */
+static void run_products(struct lb_cpu *c, int n_part)
+{
+    struct lb_cpu_moe *m = c->moe;
+    if (!m->int8) {
+        run_parts(c, m->part, n_part, PART_PRODUCT);
+        return;
+    }
+    char *to = m->int8;
+    const void *last = NULL;
+    int n = 0;
+    for (int i = 0; i < n_part; i++) {
+        struct lk_act *a = &m->part[i].args.linear.a;
+        if (a->data != last) {
+            last = a->data;
+            m->to_int8[n++].args.quantize = (struct lk_quantize){to, *a};
+            to += c->lk.int8.act_bytes(a->n_row, a->cols);
+        }
+        a->data = m->to_int8[n - 1].args.quantize.q;
+    }
+    run_parts(c, m->to_int8, n, PART_QUANTIZE);
+    run_parts(c, m->part, n_part, PART_INT8_PRODUCT);
 }
 
 /* Rows begin .. begin + n of packed activations. */
@@ -261,7 +328,7 @@ static void gather(struct lb_cpu *c, const struct lb_moe_args *a)
                                                            .w = a->norm,
                                                            .eps = a->eps};
     }
-    run_parts(c, n_part, true);
+    run_parts(c, m->part, n_part, PART_NORM);
 }
 
 static void gate_up(struct lb_cpu *c, const struct lb_moe_args *a)
@@ -273,8 +340,7 @@ static void gate_up(struct lb_cpu *c, const struct lb_moe_args *a)
         if (!m->shared_y[r])
             continue;
         product.a = (struct lk_act){a->h->data, c->step->n_tok, &a->h->cols};
-        product.w = a->w->shared_gate_up[r]->w;
-        product.n_out = a->w->shared_gate_up[r]->n_out;
+        lb_cpu_set_weights(&product, a->w->shared_gate_up[r]);
         product.out = (struct lk_act){m->shared_gated[r], c->step->n_tok, &m->shared_cols[r]};
         m->part[n_part++].args.linear = product;
     }
@@ -283,24 +349,23 @@ static void gate_up(struct lb_cpu *c, const struct lb_moe_args *a)
         if (n == 0)
             continue;
         product.a = rows_of(c, m->in, begin, n, &m->in_cols);
-        product.w = a->w->gate_up[e]->w;
-        product.n_out = a->w->gate_up[e]->n_out;
+        lb_cpu_set_weights(&product, a->w->gate_up[e]);
         product.out = rows_of(c, m->gated, begin, n, &m->ffn_cols);
         m->part[n_part++].args.linear = product;
     }
-    run_parts(c, n_part, false);
+    run_products(c, n_part);
 }
 
 static void down(struct lb_cpu *c, const struct lb_moe_args *a)
 {
     struct lb_cpu_moe *m = c->moe;
-    struct lk_linear product = {.epilogue = LK_EP_STORE, .n_out = m->dim, .y_ld = m->dim, .l2_bytes = c->l2_bytes};
+    struct lk_linear product = {.epilogue = LK_EP_STORE, .y_ld = m->dim, .l2_bytes = c->l2_bytes};
     int n_part = 0;
     for (int r = 0; r < m->n_leaf; r++) {
         if (!m->shared_y[r])
             continue;
         product.a = (struct lk_act){m->shared_gated[r], c->step->n_tok, &m->shared_cols[r]};
-        product.w = a->w->shared_down[r]->w;
+        lb_cpu_set_weights(&product, a->w->shared_down[r]);
         product.y = m->shared_y[r];
         m->part[n_part++].args.linear = product;
     }
@@ -309,11 +374,11 @@ static void down(struct lb_cpu *c, const struct lb_moe_args *a)
         if (n == 0)
             continue;
         product.a = rows_of(c, m->gated, begin, n, &m->ffn_cols);
-        product.w = a->w->down[e]->w;
+        lb_cpu_set_weights(&product, a->w->down[e]);
         product.y = m->y + begin * m->dim;
         m->part[n_part++].args.linear = product;
     }
-    run_parts(c, n_part, false);
+    run_products(c, n_part);
 }
 
 struct combine_job {

@@ -208,7 +208,8 @@ enum lb_status lb_null_open(struct lb_backend **out, const struct lb_backend_spe
     struct lb_null *d = lb_mem_new(1, sizeof *d);
     if (!d)
         return lb_err_memory(err, "the null device", sizeof *d);
-    d->base = (struct lb_backend){.ops = &null_ops, .dtype = spec->dtype, .device = "null", .n_thread = 1};
+    d->base = (struct lb_backend){
+        .ops = &null_ops, .dtype = spec->dtype, .int8 = spec->int8, .device = "null", .n_thread = 1};
     *out = &d->base;
     return LB_OK;
 }

@@ -6,6 +6,8 @@
 #include "core/model/quant.h"
 #include "core/model/weights_impl.h"
 
+#define TURNED "each head of kv_b is a matrix of its own"
+
 /* Rows of kv_b_proj: each head's nope_dim rows of keys, then its v_dim rows of values. */
 struct head_rows {
     const struct lb_wtensor *t;
@@ -44,7 +46,7 @@ static enum lb_status lay_out_w_uk(struct lb_loader *ld, const struct lb_wtensor
     const struct lb_mla *m = &ld->s->config->mla;
     int64_t n_head = ld->s->cols->slice.n_head;
     struct lb_rows rows = {.n_row = n_head * m->kv_rank, .n_col = m->nope_dim};
-    struct lb_matrix_spec spec = {&rows, &ld->s->cols->nope, false, t->name, true};
+    struct lb_matrix_spec spec = {&rows, &ld->s->cols->nope, false, t->name, true, false};
     return ld->s->backend->ops->heads_new(ld->s->backend, &spec, n_head, out, err);
 }
 
@@ -79,7 +81,7 @@ static enum lb_status load_w_uk(struct lb_loader *ld, const struct lb_wtensor *t
                                  .n_col = m->nope_dim,
                                  .at = transposed_at,
                                  .data_type = LB_F32};
-        struct lb_matrix_spec spec = {&turned, &ld->s->cols->nope, false, t->name, true};
+        struct lb_matrix_spec spec = {&turned, &ld->s->cols->nope, false, t->name, true, false};
         status = ld->s->backend->ops->heads_new(ld->s->backend, &spec, s->n_head, out, err);
     }
     lb_mem_free(all);
@@ -102,9 +104,10 @@ static enum lb_status load_kv_parts(struct lb_loader *ld, int il, struct lb_laye
             return err->status;
         LB_TRY(lb_load_check_shape(ld, t, want[i], 3, err));
         int64_t n = want[i][1];
+        lb_load_count(ld, t->type, TURNED);
         struct head_rows all = {t, s->head_begin, n, 0, n, i == 0 && ld->s->backend->dtype == LB_BF16};
         struct lb_rows rows = {.get = head_rows_get, .ctx = &all, .n_row = s->n_head * n, .n_col = want[i][2]};
-        struct lb_matrix_spec spec = {&rows, cols[i], false, t->name, i == 0};
+        struct lb_matrix_spec spec = {&rows, cols[i], false, t->name, i == 0, false};
         LB_TRY(ld->s->backend->ops->heads_new(ld->s->backend, &spec, s->n_head, out[i], err));
     }
     return LB_OK;
@@ -124,10 +127,11 @@ static enum lb_status load_kv_b(struct lb_loader *ld, int il, struct lb_layer_la
     if (!t)
         return err->status;
     LB_TRY(lb_load_check(ld, t, c->n_head * per_head, m->kv_rank, err));
+    lb_load_count(ld, t->type, TURNED);
     LB_TRY(load_w_uk(ld, t, &l->w_uk, err));
     struct head_rows values = {t, s->head_begin, per_head, m->nope_dim, m->v_dim, false};
     struct lb_rows rows = {.get = head_rows_get, .ctx = &values, .n_row = s->n_head * m->v_dim, .n_col = m->kv_rank};
-    struct lb_matrix_spec spec = {&rows, &ld->s->cols->kv_rank, false, t->name, false};
+    struct lb_matrix_spec spec = {&rows, &ld->s->cols->kv_rank, false, t->name, false, false};
     return ld->s->backend->ops->heads_new(ld->s->backend, &spec, s->n_head, &l->w_uv, err);
 }
 

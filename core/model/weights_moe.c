@@ -47,7 +47,9 @@ static enum lb_status load_cuts(struct lb_loader *ld, const enum lb_role role[2]
     if (!out)
         return LB_OK;
     bool gate_up = role[1] != LB_N_ROLE || role[0] == LB_R_EXPERTS_GATE_UP;
-    struct lb_matrix_spec spec = {.cols = cols, .gate_up = gate_up, .f32 = role[0] == LB_R_ROUTER};
+    bool router = role[0] == LB_R_ROUTER;
+    struct lb_matrix_spec spec = {
+        .cols = cols, .gate_up = gate_up, .f32 = router, .int8 = ld->s->backend->int8 && !router};
     return lb_fused_pack(ld, &f, spec, out, err);
 }
 

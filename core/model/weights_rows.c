@@ -1,8 +1,10 @@
 /* Rows of tensors: found by name, checked, cut, fused, handed to the backend. */
 #include <stdio.h>
 
+#include "core/model/codes.h"
 #include "core/model/quant.h"
 #include "core/model/weights_impl.h"
+#include "kernels/args_lora.h"
 
 #define SUPPORTED "F32, F16, BF16, and GGUF's Q4_0 to Q8_0, Q2_K to Q6_K, IQ4_NL and IQ4_XS"
 
@@ -78,6 +80,72 @@ static bool is_plain(const struct lb_fused *f, enum lb_dtype *type)
     return plain;
 }
 
+static void fused_codes(const struct lb_rows *r, int64_t row, uint8_t *mem, struct lk_codes *out)
+{
+    const struct lb_fused *f = r->ctx;
+    const struct lb_part *p = f->part;
+    for (; row >= p->n_row; p++)
+        row -= p->n_row;
+    lb_codes_read(p->t, &p->how, p->first + source_row(p, row), r->n_col, mem, out);
+}
+
+static bool alike(const struct lk_packed *a, const struct lk_packed *b)
+{
+    return a->kind == b->kind && a->scale == b->scale && a->group == b->group && a->first == b->first;
+}
+
+/* Why rows of a part do not stay packed in a product over these columns, NULL: they do. */
+static const char *why_not(const struct lb_loader *ld, struct lb_part *p, const struct lk_cols *cols)
+{
+    const struct lb_backend *be = ld->s->backend;
+    if (be->unpack)
+        return "as asked for";
+    if (!lb_codes_of(p->t, p->col, &p->how))
+        return "no product takes them";
+    return be->ops->keeps && be->ops->keeps(be, &p->how, cols) ? NULL : "a product begins inside a group";
+}
+
+void lb_load_count(struct lb_loader *ld, enum lb_wtype type, const char *why)
+{
+    if (type < LB_W_Q8_0)
+        return;
+    ld->n_kept[type] += !why;
+    ld->n_unpacked[type] += why != NULL;
+    ld->seen[type] = ld->seen[type] || why;
+    ld->why[type] = why ? why : ld->why[type];
+}
+
+/* Parts that stay packed, joined where they are packed alike. A matrix of gate and up is one run. */
+static void find_runs(struct lb_loader *ld, struct lb_fused *f, const struct lb_matrix_spec *spec)
+{
+    struct lb_rows *r = &f->rows;
+    const char *why[LB_MAX_PART];
+    bool same = true, whole = true; /* whole: parts begin with a group of rows that adapters are added to */
+    int64_t begin = 0;
+    for (int i = 0; i < f->n_part; i++) {
+        why[i] = spec->f32 ? "routers are multiplied in f32" : why_not(ld, &f->part[i], spec->cols);
+        same = same && !why[i] && alike(&f->part[i].how, &f->part[0].how);
+        whole = whole && begin % LK_LORA_STRIP == 0;
+        begin += f->part[i].n_row;
+    }
+    for (int i = 0; i < f->n_part; i++) {
+        const struct lb_part *p = &f->part[i];
+        if (spec->gate_up && !same && !why[i])
+            why[i] = "gate and up are packed unlike each other";
+        if (!whole && !same && !why[i])
+            why[i] = "parts of other types begin inside eight rows";
+        lb_load_count(ld, p->t->type, why[i]);
+        struct lb_packed_run run = {p->n_row, !why[i], p->how}, *last = r->n_run > 0 ? &r->run[r->n_run - 1] : NULL;
+        size_t bytes = run.packed ? lb_codes_bytes(&run.how, r->n_col) : 0;
+        r->codes_bytes = bytes > r->codes_bytes ? bytes : r->codes_bytes;
+        if (last && last->packed == run.packed && (!run.packed || alike(&last->how, &run.how)))
+            last->n_row += run.n_row;
+        else
+            r->run[r->n_run++] = run;
+    }
+    r->codes = fused_codes;
+}
+
 void lb_fused_lend_whole(struct lb_fused *f)
 {
     if (is_plain(f, &f->rows.data_type))
@@ -145,10 +213,8 @@ enum lb_status lb_load_check_shape(struct lb_loader *ld, const struct lb_wtensor
                           t->file, t->name, is, expected);
     }
     size_t row_bytes = lb_quant_bytes(t->type, n_col);
-    if (t->type == LB_W_PACKED) { /* lb_pack_join has checked its parts against its shape */
-        ld->seen[t->type] = true;
+    if (t->type == LB_W_PACKED) /* lb_pack_join has checked its parts against its shape */
         return LB_OK;
-    }
     if (t->type >= LB_W_OTHER)
         return lb_err_set(err, LB_E_INPUT, "%s: tensor '%s' has type %s, which is not read here: %s are", t->file,
                           t->name, t->type_name, SUPPORTED);
@@ -158,7 +224,8 @@ enum lb_status lb_load_check_shape(struct lb_loader *ld, const struct lb_wtensor
     if (t->n_bytes / row_bytes < (size_t)n_row)
         return lb_err_set(err, LB_E_INPUT, "%s: tensor '%s' has %zu bytes, too few for its shape", t->file, t->name,
                           t->n_bytes);
-    ld->seen[t->type] = true;
+    if (t->type < LB_W_Q8_0)
+        ld->seen[t->type] = true;
     return LB_OK;
 }
 
@@ -195,9 +262,17 @@ enum lb_status lb_fused_pack(struct lb_loader *ld, struct lb_fused *f, struct lb
 {
     struct lb_backend *be = ld->s->backend;
     f->rows.at = is_plain(f, &f->rows.data_type) ? fused_at : NULL;
+    find_runs(ld, f, &spec);
     spec.rows = &f->rows;
     spec.name = f->part[0].t->name;
-    return be->ops->matrix_new(be, &spec, out, err);
+    LB_TRY(be->ops->matrix_new(be, &spec, out, err));
+    for (int i = 0; i < f->n_part && (!ld->s->mem || ld->s->mem->reads); i++) {
+        const struct lb_part *p = &f->part[i];
+        bool joined = p->t->type == LB_W_PACKED;
+        lb_wfile_forget(ld->s->file, joined ? p->t->data : p->data,
+                        joined ? p->t->n_bytes : (size_t)p->n_row * p->stride);
+    }
+    return LB_OK;
 }
 
 /* Parameters are those of the whole model, whatever is taken; *n counts them. */
@@ -229,8 +304,11 @@ enum lb_status lb_load_matrix(struct lb_loader *ld, const struct lb_source *src,
     lb_fused_init(&f, cols->n_col);
     LB_TRY(fuse(ld, &f, src, ".weight", &n, err));
     ld->w->n_layer_product += n;
-    bool gate_up = src->part[0].role == LB_R_GATE || src->part[0].role == LB_R_GATE_UP;
-    return lb_fused_pack(ld, &f, (struct lb_matrix_spec){.cols = cols, .gate_up = gate_up}, out, err);
+    enum lb_role role = src->part[0].role;
+    struct lb_matrix_spec spec = {.cols = cols, .gate_up = role == LB_R_GATE || role == LB_R_GATE_UP};
+    /* an indexer's products choose positions: they stay as they are, like a router's */
+    spec.int8 = ld->s->backend->int8 && role != LB_R_INDEX_Q && role != LB_R_INDEX_K;
+    return lb_fused_pack(ld, &f, spec, out, err);
 }
 
 enum lb_status lb_load_vector(struct lb_loader *ld, const struct lb_source *src, const char *suffix, const float **out,

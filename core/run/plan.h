@@ -33,6 +33,8 @@ struct lb_plan_spec {
     const struct lb_wfile *weights; /* NULL: none are read */
     const struct lb_lora_set *lora; /* NULL: no adapters */
     enum lb_dtype dtype;
+    bool unpack; /* no weights stay packed */
+    bool int8;   /* the layers' matrices */
     int64_t batch_tokens, max_seqs, kv_memory, max_model_len;
     size_t free_bytes; /* memory that can be had on this host */
     int tp;            /* ranks that hold one copy of the weights */

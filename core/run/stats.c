@@ -160,6 +160,7 @@ static void put_engine(struct lb_str *out, const struct lb_stats *s)
     if (s->n_param)
         put_int(out, "parameters", s->n_param);
     put_text(out, "dtype", s->dtype);
+    put_text(out, "quantization", s->quantization);
     put_adapters(out, s->adapters);
     lb_str_putc(out, '}');
     open_object(out, "engine");

@@ -49,6 +49,7 @@ struct lb_stats {
     const char *plan;             /* JSON object: what --plan found; NULL: none */
     /* model, engine */
     const char *model_path, *architecture, *dtype, *device, *isa;
+    const char *quantization;           /* NULL: none */
     const struct lb_adapters *adapters; /* lent; NULL: none */
     int64_t n_param;
     int n_thread, segments;

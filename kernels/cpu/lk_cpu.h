@@ -9,9 +9,22 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "kernels/args_int8.h"
 #include "kernels/args_sparse.h"
 
 enum lk_isa { LK_ISA_REF = 1, LK_ISA_AVX2 = 2, LK_ISA_AVX512BF16 = 4, LK_ISA_AMX = 8 }; /* bits */
+
+/* Products in int8. weight_bytes and pack are for matrices of the table's panel_cols; `linear` takes struct lk_linear
+ * with `a.data` as quantize writes it, all epilogues but the head's, and writes `out` in the table's own order. */
+struct lk_int8 {
+    size_t (*weight_bytes)(int64_t n_out, const struct lk_cols *cols);
+    size_t (*act_bytes)(int64_t n_row, const struct lk_cols *cols); /* n_row times that of one row */
+    void (*pack)(const struct lk_pack *a);
+    int64_t (*quantize_items)(const struct lk_quantize *a);
+    void (*quantize)(const struct lk_quantize *a, int64_t begin, int64_t end);
+    int64_t (*linear_items)(const struct lk_linear *a);
+    void (*linear)(const struct lk_linear *a, int64_t begin, int64_t end);
+};
 
 struct lk_cpu {
     const char *name; /* "ref", "avx512bf16", "amx" */
@@ -26,6 +39,9 @@ struct lk_cpu {
     int64_t (*attn_rows)(int64_t v_dim); /* tokens times query heads of an attention item at most */
 
     void (*pack)(const struct lk_pack *a);
+    /* The same for weights that stay packed (args_packed.h); lk_packed_fits says which may. */
+    size_t (*packed_bytes)(const struct lk_packed *q, int64_t n_out, const struct lk_cols *cols);
+    void (*pack_codes)(const struct lk_pack_codes *a);
     /* Row `row` of packed activations as f32 over the source columns: out[cols->n_col]. For tests and hooks. */
     void (*act_row)(const struct lk_act *a, int64_t row, float *out);
     /* Rows of `a` that a product computes, real or not: n_row when nothing is padded. */
@@ -49,6 +65,7 @@ struct lk_cpu {
     void (*top)(const struct lk_top *a, int64_t begin, int64_t end);
     void (*route)(const struct lk_route *a, int64_t begin, int64_t end);
     void (*combine)(const struct lk_combine *a, int64_t begin, int64_t end);
+    struct lk_int8 int8;
 
     /* Tests and benches. y[i] = e^x[i] as the set computes it. */
     void (*exp)(const float *x, float *y, int64_t n);
@@ -56,6 +73,11 @@ struct lk_cpu {
      * floating-point operations done. NULL where the set has no such loop. */
     double (*peak)(bool from_l1, int64_t n);
 };
+
+/* Whether a product can take weights packed like this: segments begin where scales do, but for those of a whole row (a
+ * group or subgroup begins at a multiple of its size in the tensor's row), and scales are of a type that the kind has.
+ */
+bool lk_packed_fits(const struct lk_packed *q, const struct lk_cols *cols);
 
 /* Instruction sets of this processor and operating system, LK_ISA_REF always among them. Asks Linux for the process's
  * use of AMX tiles, so it comes before any kernel runs. */

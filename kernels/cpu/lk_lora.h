@@ -142,7 +142,7 @@ __attribute__((noinline, unused)) static void lk_lora_leaf(const struct lk_lora 
             continue;
         const float *u = l->u + (t->row + i) * l->u_ld + (int64_t)s * p->n_u;
         float *v = t->v + (int64_t)i * t->n_strip * LK_LORA_STRIP;
-        const struct lk_lora_strip *strip = p->strip + t->strip;
+        const struct lk_lora_strip *strip = p->strip + l->strip + t->strip;
         for (int q = 0; q < t->n_strip;) {
             int n = lk_lora_alike(strip + q, t->n_strip - q);
             n = n >= 4 ? 4 : n >= 2 ? 2 : 1;

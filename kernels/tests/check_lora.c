@@ -106,7 +106,7 @@ static void problem_new(struct problem *p, int64_t n_row, int64_t n_out, bool ga
                 p->row[p->n_adapted++] = (int32_t)i;
     int64_t u_ld = 40 * p->cols.n_seg + 3;
     float *u = check_new((size_t)(n_row * u_ld), sizeof *u);
-    p->lora = (struct lk_lora){p->pair, p->of_row, u, u_ld};
+    p->lora = (struct lk_lora){p->pair, p->of_row, u, u_ld, 0};
 }
 
 static void problem_free(struct problem *p)

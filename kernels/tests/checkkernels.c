@@ -8,9 +8,9 @@ static const struct {
     void (*check)(const struct lk_cpu *t);
 } ops[] = {
     {"round", check_round}, {"latent", check_latent},   {"sparse", check_sparse}, {"gather", check_gather},
-    {"embed", check_embed}, {"norm", check_norm},       {"linear", check_linear}, {"lora", check_lora},
+    {"embed", check_embed}, {"norm", check_norm},       {"linear", check_linear}, {"packed", check_packed},
     {"head", check_head},   {"rope_table", check_rope}, {"attend", check_attend}, {"top", check_top},
-    {"moe", check_moe},
+    {"moe", check_moe},     {"int8", check_int8},       {"lora", check_lora},
 };
 
 static void check_lists(void)

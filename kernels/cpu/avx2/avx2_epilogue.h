@@ -2,6 +2,8 @@
 #ifndef KERNELS_CPU_AVX2_AVX2_EPILOGUE_H
 #define KERNELS_CPU_AVX2_AVX2_EPILOGUE_H
 
+#include <math.h>
+
 #include "kernels/cpu/avx2/lk_avx2.h"
 
 /* What one register tile gives: r rows from row `row`, the columns of weight panel `panel`. */
@@ -19,7 +21,7 @@ struct lk_lane_best {
     struct lk_best odd;
 };
 
-static void lk_store_tile(const struct lk_linear *a, const struct lk_tile *t)
+static inline void lk_store_tile(const struct lk_linear *a, const struct lk_tile *t)
 {
     int64_t col = t->panel * LK_AVX2_PANEL;
     for (int j = 0; j < 2 && col < a->n_out; j++, col += 8) {
@@ -44,7 +46,7 @@ LK_INLINE __m256 lk_swiglu8(__m256 g, __m256 u)
 }
 
 /* Where columns col .. col + 7 of an operand stand as one block; -1 when they do not, or zero columns follow them. */
-static int64_t lk_whole_block(const struct lk_cols *c, int64_t col)
+static inline int64_t lk_whole_block(const struct lk_cols *c, int64_t col)
 {
     if (col + 8 > c->n_col)
         return -1;
@@ -81,7 +83,7 @@ LK_INLINE void lk_swiglu_tile(const struct lk_linear *a, const struct lk_tile *t
     }
 }
 
-static void lk_best_init(struct lk_lane_best *b)
+static inline void lk_best_init(struct lk_lane_best *b)
 {
     for (int i = 0; i < 8; i++) {
         b->value[i] = -INFINITY;
@@ -91,7 +93,7 @@ static void lk_best_init(struct lk_lane_best *b)
 }
 
 /* A group of columns that is not full, or has a number that is not finite. */
-static void lk_best_take_odd(struct lk_best *b, const float *v, int64_t n, int64_t col)
+static inline void lk_best_take_odd(struct lk_best *b, const float *v, int64_t n, int64_t col)
 {
     for (int64_t j = 0; j < n; j++) {
         b->finite = b->finite && isfinite(v[j]);
@@ -100,7 +102,7 @@ static void lk_best_take_odd(struct lk_best *b, const float *v, int64_t n, int64
     }
 }
 
-static struct lk_best lk_best_finish(const struct lk_lane_best *b)
+static inline struct lk_best lk_best_finish(const struct lk_lane_best *b)
 {
     struct lk_best best = b->odd;
     for (int i = 0; i < 8; i++)
@@ -121,7 +123,7 @@ LK_INLINE void lk_best_take16(struct lk_lane_best *b, __m256 v0, __m256 v1, int6
     _mm256_storeu_si256(ids, _mm256_blendv_epi8(_mm256_loadu_si256(ids), id, more));
 }
 
-static void lk_head_tile(const struct lk_linear *a, const struct lk_tile *t, struct lk_lane_best *best)
+static inline void lk_head_tile(const struct lk_linear *a, const struct lk_tile *t, struct lk_lane_best *best)
 {
     int64_t col = t->panel * LK_AVX2_PANEL, n = lk_min(LK_AVX2_PANEL, a->n_out - col);
     const __m256 infinite = _mm256_set1_ps(INFINITY), no_sign = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));

@@ -15,6 +15,10 @@ struct lk_tile {
     int64_t row, panel;
 };
 
+/* A tile's 16 numbers from column t->v on, which are columns col ... of `out`, n of which exist: rounded, or as f32. */
+void lk_avx512_put_tile(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n);
+void lk_avx512_put_tile_f32(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n);
+
 static inline void lk_store(const struct lk_linear *a, const struct lk_tile *t)
 {
     int64_t col = t->panel * LK_AVX512_PANEL;

@@ -11,6 +11,7 @@
 #include "kernels/cpu/lk_cpu.h"
 
 #define LK_REF_PANEL 16
+#define LK_REF_ROWS 4 /* of a tile of sums */
 
 static inline float lk_ref_get(const void *x, int64_t i, enum lk_type type)
 {
@@ -38,6 +39,21 @@ static inline size_t lk_ref_elem_bytes(enum lk_type type)
 /* Source columns col0 .. col0 + n - 1 of one row; with the last column of a segment its zero columns too. */
 void lk_ref_put_cols(const struct lk_act *a, int64_t row, int64_t col0, const float *v, int64_t n, enum lk_type type);
 
+/* Rows row .. row + r - 1 against one panel. */
+struct lk_ref_place {
+    int64_t panel, row;
+    int r;
+};
+
+/* Parameter of functions: adds segment s of these rows' products to acc[r], which is zero. */
+#define LK_REF_SUMS                                                                                         \
+    void (*sums)(const struct lk_linear *a, const struct lk_ref_place *p, int s, float acc[][LK_REF_PANEL], \
+                 enum lk_type type)
+
+/* Items of a product, whose segments `sums` adds. */
+int64_t lk_ref_linear_items(const struct lk_linear *a);
+void lk_ref_linear(const struct lk_linear *a, int64_t begin, int64_t end, enum lk_type type, LK_REF_SUMS);
+
 /* Overrides of the table, one a file. */
 void lk_ref_act_init(struct lk_cpu *t, enum lk_type type);
 void lk_ref_linear_init(struct lk_cpu *t, enum lk_type type);
@@ -46,5 +62,6 @@ void lk_ref_attend_init(struct lk_cpu *t, enum lk_type type);
 void lk_ref_index_init(struct lk_cpu *t, enum lk_type type);
 void lk_ref_top_init(struct lk_cpu *t, enum lk_type type);
 void lk_ref_moe_init(struct lk_cpu *t);
+void lk_ref_int8_init(struct lk_cpu *t, enum lk_type type);
 
 #endif

@@ -153,4 +153,5 @@ void lk_ref_init(struct lk_cpu *t, enum lk_type type)
     lk_ref_index_init(t, type);
     lk_ref_top_init(t, type);
     lk_ref_moe_init(t);
+    lk_ref_int8_init(t, type);
 }

@@ -2,10 +2,11 @@
 #include <math.h>
 
 #include "kernels/cpu/lk_lora.h"
+#include "kernels/cpu/lk_packed.h"
 #include "kernels/cpu/ref/lk_ref.h"
 
 #define PANEL LK_REF_PANEL
-#define ROWS 4   /* rows of a tile */
+#define ROWS LK_REF_ROWS
 #define CHUNK 64 /* columns of K at a time: widened, and in the first cache for both halves of a panel */
 
 static size_t weight_elems(int64_t n_out, const struct lk_cols *cols)
@@ -164,8 +165,10 @@ static inline __attribute__((always_inline)) void tile8(int r, float acc[][PANEL
 
 struct operand {
     const void *a; /* first element of the tile's first row in this segment */
-    const void *w; /* the panel at the segment */
+    const void *w; /* the panel at the segment; of packed weights, the panel */
     int64_t lda, n_k;
+    const struct lk_packed_panel *packed; /* NULL: plain */
+    int s;                                /* the segment */
 };
 
 static inline __attribute__((always_inline)) void tile(int r, float acc[][PANEL], const float *a, int64_t lda,
@@ -193,10 +196,26 @@ static void tile_rows(int r, float acc[][PANEL], const float *a, int64_t lda, co
     }
 }
 
-/* One segment of a tile from zero. */
-static void segment(int r, float acc[][PANEL], const struct operand *o, enum lk_type type)
+static void packed_segment(int r, float acc[][PANEL], const struct operand *o, enum lk_type type)
 {
-    memset(acc, 0, (size_t)r * sizeof acc[0]);
+    float a[ROWS * LK_BLOCK], w[LK_BLOCK * PANEL];
+    for (int64_t k = 0; k < o->n_k; k += LK_BLOCK) {
+        for (int i = 0; i < r; i++)
+            for (int64_t j = 0; j < LK_BLOCK; j++)
+                a[i * LK_BLOCK + j] = lk_ref_get(o->a, i * o->lda + k + j, type);
+        lk_packed_numbers(o->packed, o->w, o->s, o->packed->cols->packed[o->s] + k, w);
+        for (int i = 0; i < LK_BLOCK * PANEL; i++)
+            w[i] = lk_ref_rounded(w[i], type);
+        tile_rows(r, acc, a, LK_BLOCK, w, LK_BLOCK);
+    }
+}
+
+static void multiply(int r, float acc[][PANEL], const struct operand *o, enum lk_type type)
+{
+    if (o->packed) {
+        packed_segment(r, acc, o, type);
+        return;
+    }
     if (type == LK_F32) {
         for (int64_t k = 0; k < o->n_k; k += CHUNK)
             tile_rows(r, acc, (const float *)o->a + k, o->lda, (const float *)o->w + k * PANEL,
@@ -223,28 +242,37 @@ static void add_tile(float to[ROWS][PANEL], float from[ROWS][PANEL])
             to[i][j] += from[i][j];
 }
 
-/* Rows row .. row + r - 1 against one panel. */
-struct place {
-    int64_t panel, row;
-    int r;
-};
-
-/* v = tree over segments. */
-static inline void product(const struct lk_linear *a, const struct place *p, float v[ROWS][PANEL], enum lk_type type)
+static void segment(const struct lk_linear *a, const struct lk_ref_place *p, int s, float acc[][PANEL],
+                    enum lk_type type)
 {
+    struct lk_packed_panel packed;
+    if (a->q)
+        packed = lk_packed_panel_of(a->q, a->a.cols, PANEL);
     const struct lk_cols *c = a->a.cols;
     size_t elem = lk_ref_elem_bytes(type);
     int64_t n_k = lk_cols_packed(c);
+    struct operand o = {
+        .a = (const char *)a->a.data + (size_t)(p->row * n_k + c->packed[s]) * elem,
+        .w = (const char *)a->w + (size_t)((p->panel * n_k + c->packed[s]) * PANEL) * elem,
+        .lda = n_k,
+        .n_k = c->packed[s + 1] - c->packed[s],
+        .packed = a->q ? &packed : NULL,
+        .s = s,
+    };
+    if (a->q)
+        o.w = (const uint8_t *)a->w + p->panel * packed.bytes;
+    multiply(p->r, acc, &o, type);
+}
+
+/* v = tree over segments. */
+static void product(const struct lk_linear *a, const struct lk_ref_place *p, float v[ROWS][PANEL], enum lk_type type,
+                    LK_REF_SUMS)
+{
+    const struct lk_cols *c = a->a.cols;
     float part[LK_MAX_SEG][ROWS][PANEL];
     memset(part, 0, sizeof part[0] * (size_t)c->n_seg);
     for (int s = 0; s < c->n_seg; s++) {
-        struct operand o = {
-            .a = (const char *)a->a.data + (size_t)(p->row * n_k + c->packed[s]) * elem,
-            .w = (const char *)a->w + (size_t)((p->panel * n_k + c->packed[s]) * PANEL) * elem,
-            .lda = n_k,
-            .n_k = c->packed[s + 1] - c->packed[s],
-        };
-        segment(p->r, part[s], &o, type);
+        sums(a, p, s, part[s], type);
         struct lk_lora_tile tile = {part[s][0], p->row, p->panel * (PANEL / LK_LORA_STRIP), p->r,
                                     PANEL / LK_LORA_STRIP};
         if (a->lora)
@@ -261,7 +289,7 @@ static inline void product(const struct lk_linear *a, const struct place *p, flo
     memcpy(v, part[0], sizeof part[0]);
 }
 
-static void store(const struct lk_linear *a, const struct place *p, float v[ROWS][PANEL])
+static void store(const struct lk_linear *a, const struct lk_ref_place *p, float v[ROWS][PANEL])
 {
     int64_t n = lk_min(PANEL, a->n_out - p->panel * PANEL);
     for (int i = 0; i < p->r; i++) {
@@ -278,7 +306,7 @@ static float silu(float x)
     return x / (1.0f + expf(-x));
 }
 
-static void swiglu(const struct lk_linear *a, const struct place *p, float v[ROWS][PANEL], enum lk_type type)
+static void swiglu(const struct lk_linear *a, const struct lk_ref_place *p, float v[ROWS][PANEL], enum lk_type type)
 {
     enum { HALF = PANEL / 2 };
     int64_t ffn = a->n_out / 2, col = p->panel * HALF, n = lk_min(HALF, ffn - col);
@@ -296,7 +324,7 @@ static void swiglu(const struct lk_linear *a, const struct place *p, float v[ROW
     }
 }
 
-static void head(const struct lk_linear *a, const struct place *p, float v[ROWS][PANEL])
+static void head(const struct lk_linear *a, const struct lk_ref_place *p, float v[ROWS][PANEL])
 {
     int64_t n_block = lk_ceil_div(a->n_out, LK_HEAD_BLOCK), col = p->panel * PANEL;
     int64_t n = lk_min(PANEL, a->n_out - col);
@@ -323,19 +351,19 @@ static int64_t item_panels(const struct lk_linear *a)
     return a->epilogue == LK_EP_HEAD ? LK_HEAD_BLOCK / PANEL : 1;
 }
 
-static int64_t linear_items(const struct lk_linear *a)
+int64_t lk_ref_linear_items(const struct lk_linear *a)
 {
     return lk_ceil_div(a->n_out, item_panels(a) * PANEL);
 }
 
-static inline void linear(const struct lk_linear *a, int64_t begin, int64_t end, enum lk_type type)
+void lk_ref_linear(const struct lk_linear *a, int64_t begin, int64_t end, enum lk_type type, LK_REF_SUMS)
 {
     int64_t last = lk_min(end * item_panels(a), lk_ceil_div(a->n_out, PANEL));
     for (int64_t panel = begin * item_panels(a); panel < last; panel++) {
         for (int64_t row = 0; row < a->a.n_row; row += ROWS) {
-            struct place p = {panel, row, (int)lk_min(ROWS, a->a.n_row - row)};
+            struct lk_ref_place p = {panel, row, (int)lk_min(ROWS, a->a.n_row - row)};
             float v[ROWS][PANEL];
-            product(a, &p, v, type);
+            product(a, &p, v, type, sums);
             if (a->epilogue == LK_EP_SWIGLU)
                 swiglu(a, &p, v, type);
             else if (a->epilogue == LK_EP_HEAD)
@@ -348,12 +376,22 @@ static inline void linear(const struct lk_linear *a, int64_t begin, int64_t end,
 
 static void linear_f32(const struct lk_linear *a, int64_t begin, int64_t end)
 {
-    linear(a, begin, end, LK_F32);
+    lk_ref_linear(a, begin, end, LK_F32, segment);
 }
 
 static void linear_bf16(const struct lk_linear *a, int64_t begin, int64_t end)
 {
-    linear(a, begin, end, LK_BF16);
+    lk_ref_linear(a, begin, end, LK_BF16, segment);
+}
+
+static size_t packed_bytes(const struct lk_packed *q, int64_t n_out, const struct lk_cols *cols)
+{
+    return lk_packed_matrix_bytes(q, n_out, cols, PANEL);
+}
+
+static void pack_codes(const struct lk_pack_codes *a)
+{
+    lk_packed_pack(a, PANEL);
 }
 
 static struct lk_lora_row row_of_f32(const struct lk_act *a, int64_t row)
@@ -393,7 +431,9 @@ void lk_ref_linear_init(struct lk_cpu *t, enum lk_type type)
     t->panel_cols = PANEL;
     t->weight_bytes = f32 ? weight_bytes_f32 : weight_bytes_bf16;
     t->pack = f32 ? pack_f32 : pack_bf16;
-    t->linear_items = linear_items;
+    t->packed_bytes = packed_bytes;
+    t->pack_codes = pack_codes;
+    t->linear_items = lk_ref_linear_items;
     t->linear = f32 ? linear_f32 : linear_bf16;
     t->lora_down = f32 ? lora_down_f32 : lora_down_bf16;
 }

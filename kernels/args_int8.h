@@ -1,0 +1,35 @@
+/* Products in int8: weights and activations are whole numbers of -127 .. 127 with a scale for each output channel or
+ * row and segment of K, made in three steps, all in f32 with a rounding after each operation.
+ *
+ * Mixed: a segment's columns, zero-filled to blocks of 64, go through a Hadamard transform block by block: for h = 1,
+ * 2, 4, ..., 32 each pair x[i], x[i + h], where i does not have bit h, becomes x[i] + x[i + h], x[i] - x[i + h]. It
+ * leaves products as they are but for a factor of 64, and a column that is far larger than others, as some are in
+ * language models, is spread over its block: without it a row's scale would be that column's (QuaRot, Ashkboos et al.
+ * 2024).
+ *
+ * Scaled: with m the largest |x| of the segment, s = m / 127, and s / 64 for weights; m < 2^-120: s is 0; a NaN or
+ * infinity among them: s is NaN, and so is all that is made of it.
+ *
+ * Rounded: q = x * (127 / m) to the nearest whole number, ties to even; 0 where s is 0.
+ *
+ * A product is that of struct lk_linear with
+ *
+ *     (f32)(sum over k in s of qa[i, k] * qw[j, k]) * (sa[i, s] * sw[j, s])
+ *
+ * in place of a segment's sum. The sum of whole numbers is exact, so these are the same bits in every set. Scales are
+ * of a segment, not of a whole channel, so that a rank quantizes its slice without the others. */
+#ifndef KERNELS_ARGS_INT8_H
+#define KERNELS_ARGS_INT8_H
+
+#include "kernels/args.h"
+
+#define LK_INT8_BLOCK 64       /* columns that are mixed */
+#define LK_INT8_COLS (1 << 16) /* columns of a segment at most: any sums of products of bytes stay below 2^31 */
+
+/* Activations for an int8 product. items: lk_int8.quantize_items. */
+struct lk_quantize {
+    void *q;         /* out: lk_int8.act_bytes(a.n_row, a.cols) bytes in the set's int8 order */
+    struct lk_act a; /* as norm, SwiGLU and attention write them */
+};
+
+#endif
