@@ -63,7 +63,7 @@ LK_INLINE int64_t whole_words(const struct lk_cols *c, int64_t col, const enum l
     return alone && at % per == 0 ? at / per : -1;
 }
 
-static void put_tile_f32(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n)
+void lk_avx512_put_tile_f32(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n)
 {
     int64_t at = whole_words(out->cols, col, LK_F32);
     if (at < 0) {
@@ -76,7 +76,7 @@ static void put_tile_f32(const struct lk_act *out, const struct lk_tile *t, int6
         lk_put_words8(to.at + (at + w) * to.r, t->r, t->v + w, t->ld);
 }
 
-static void put_tile_bf16(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n)
+void lk_avx512_put_tile_bf16(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n)
 {
     int64_t at = whole_words(out->cols, col, LK_BF16);
     if (at < 0) {
@@ -185,7 +185,7 @@ LK_INLINE void panel_rows(const struct lk_linear *a, const struct plan *plan, co
         (two ? two_panels[type] : one_panel[type])[r](&p, &tiles);
         struct lk_tile t = {tiles.tile[0], two ? 2 * PANEL : PANEL, r, row, panel};
         for (int i = 0; i <= two; i++, t.v += PANEL, t.panel++)
-            lk_epilogue(a, &t, piece->best + first, type == LK_F32 ? put_tile_f32 : put_tile_bf16);
+            lk_epilogue(a, &t, piece->best + first, type == LK_F32 ? lk_avx512_put_tile_f32 : lk_avx512_put_tile_bf16);
         first += r;
     }
 }
