@@ -157,8 +157,8 @@ LK_INLINE void sums(const int R, struct int8_product *p, int64_t n, const int32_
 #pragma GCC unroll 12
         for (int i = 0; i < R; i++) {
             __m512i x = _mm512_set1_epi32((int)a[i]);
-            acc[i][0] = _mm512_dpbusd_epi32(acc[i][0], x, b0);
-            acc[i][1] = _mm512_dpbusd_epi32(acc[i][1], x, b1);
+            LK_DOT(acc[i][0], x, b0);
+            LK_DOT(acc[i][1], x, b1);
         }
     }
     p->a = a;
