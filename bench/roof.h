@@ -130,7 +130,8 @@ static const float *ones(struct roof *r, int64_t n)
 /* Opens the backend and loads the dense FFN: [THREADS [SET]]. */
 static void roof_open(struct roof *r, int argc, char **argv)
 {
-    struct lb_backend_spec spec = {"cpu", LB_BF16, argc > 2 ? argv[2] : NULL, argc > 1 ? atoi(argv[1]) : 0, NULL};
+    struct lb_backend_spec spec = {
+        .device = "cpu", .dtype = LB_BF16, .isa = argc > 2 ? argv[2] : NULL, .n_thread = argc > 1 ? atoi(argv[1]) : 0};
     uint32_t state = 7;
     must(lb_backend_open(&r->be, &spec, &err));
     size_t n_thread = (size_t)r->be->n_thread;

@@ -100,6 +100,12 @@ static enum lb_status read_clock(int64_t *created, struct tm *now, struct lb_err
     return LB_OK;
 }
 
+static bool asks_unpacked(void)
+{
+    const char *text = getenv("LLMBATCH_UNPACK");
+    return text && *text && strcmp(text, "0") != 0;
+}
+
 static void say_complete(struct lb_report *report, const char *output)
 {
     struct lb_str text = {0};
@@ -183,6 +189,7 @@ static enum lb_status check_input(const struct lb_cli *cli, struct lb_err *err)
 static enum lb_status check(struct lb_cli *cli, const struct place *p, struct lb_err *err)
 {
     LB_TRY(read_clock(&cli->run.created, &cli->run.now, err));
+    cli->run.unpack = asks_unpacked();
     return speaks(p) ? check_input(cli, err) : LB_OK;
 }
 

@@ -152,6 +152,7 @@ static enum lb_status open_backend_as(struct lb_llm *llm, const char *isa, struc
                                    .int8 = llm->int8,
                                    .isa = isa,
                                    .n_thread = o->threads ? (int)o->threads : llm->ranks.cpus.n_thread,
+                                   .unpack = o->unpack,
                                    .log = &o->log};
     return lb_backend_open(&llm->backend, &spec, err);
 }
@@ -295,6 +296,7 @@ struct lb_plan_spec lb_llm_plan_spec(const struct lb_llm *llm)
     return (struct lb_plan_spec){.config = &llm->config,
                                  .weights = weights_of(llm),
                                  .dtype = llm->dtype,
+                                 .unpack = o->unpack,
                                  .int8 = llm->int8,
                                  .batch_tokens = o->batch_tokens,
                                  .max_seqs = o->max_seqs,

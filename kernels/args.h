@@ -10,7 +10,7 @@
 
 #include <stdbool.h>
 
-#include "kernels/types.h"
+#include "kernels/args_packed.h"
 
 /* x[t, :] = table[id[t], :], widened to f32. items: n_tok. */
 struct lk_embed {
@@ -72,8 +72,9 @@ struct lk_best {
  * two, else left to right. */
 struct lk_linear {
     struct lk_act a;
-    const void *w; /* packed, same cols as a */
-    int64_t n_out; /* output columns; 2 * ffn for LK_EP_SWIGLU */
+    const void *w;             /* packed, same cols as a */
+    const struct lk_packed *q; /* w is what pack_codes made of codes; NULL: what pack made of numbers */
+    int64_t n_out;             /* output columns; 2 * ffn for LK_EP_SWIGLU */
     enum lk_epilogue epilogue;
     const float *bias;    /* [n_out] f32 or NULL */
     float *y;             /* LK_EP_STORE, LK_EP_ADD: [a.n_row, n_out] f32, row-major, rows y_ld apart */

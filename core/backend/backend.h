@@ -14,7 +14,7 @@
 struct lb_backend_counts {
     int64_t product_rows;                      /* rows that entered layer products, one count a product */
     int64_t token_rows;                        /* tokens that those products were asked for */
-    int64_t weight_bytes;                      /* packed matrices, and tables that are not read where the file lies */
+    int64_t weight_bytes;                      /* packed matrices */
     double attend_s, linear_s, norm_s, head_s; /* seconds by kind of op, whole run */
 };
 
@@ -26,12 +26,15 @@ struct lb_backend_ops {
     /* loading; weights may be read by several threads of the backend's team. mem is lent until the next call, NULL: the
      * backend's own memory, as from the beginning */
     void (*weight_mem)(struct lb_backend *be, struct lb_weight_mem *mem);
+    /* Whether products take weights packed like this as they are; NULL: none */
+    bool (*keeps)(const struct lb_backend *be, const struct lk_packed *how, const struct lk_cols *cols);
     enum lb_status (*matrix_new)(struct lb_backend *be, const struct lb_matrix_spec *spec, struct lb_matrix **out,
                                  struct lb_err *err);
     /* n_head matrices of the same shape, whose rows stand one behind the other in spec->rows */
     enum lb_status (*heads_new)(struct lb_backend *be, const struct lb_matrix_spec *spec, int64_t n_head,
                                 struct lb_matrix **out, struct lb_err *err);
-    /* rows `first` and those behind it of the vocabulary */
+    /* rows `first` and those behind it of the vocabulary; lent as long as the backend lives: they are read where the
+     * file lies, by several threads at once */
     enum lb_status (*table_new)(struct lb_backend *be, const struct lb_rows *rows, int64_t first, struct lb_table **out,
                                 struct lb_err *err);
     enum lb_status (*vector_new)(struct lb_backend *be, const float *host, int64_t n, const float **out,
@@ -113,6 +116,7 @@ struct lb_backend {
     const char *device; /* "cpu", "null" */
     const char *isa;    /* kernel set in use: "ref", "avx512bf16"; NULL: the device has none */
     int n_thread;
+    bool unpack; /* packed weights are unpacked when they are loaded: other memory and speed, the same numbers */
     struct lb_backend_counts counts;
 };
 
@@ -123,6 +127,7 @@ struct lb_backend_spec {
     const char *isa; /* list of sets that may be used, or NULL for what the processor has; unknown or missing on
                       * this processor: LB_E_USAGE naming it */
     int n_thread;    /* 0: the affinity mask's size */
+    bool unpack;     /* see struct lb_backend */
     const struct lb_log *log;
 };
 

@@ -194,6 +194,7 @@ static void cpu_parallel(struct lb_backend *be, void (*fn)(void *ctx, int64_t be
 static const struct lb_backend_ops cpu_ops = {
     .close = cpu_close,
     .weight_mem = cpu_weight_mem,
+    .keeps = lb_cpu_keeps,
     .matrix_new = lb_cpu_matrix_new,
     .heads_new = lb_cpu_heads_new,
     .table_new = lb_cpu_table_new,
@@ -273,6 +274,7 @@ enum lb_status lb_cpu_open(struct lb_backend **out, const struct lb_backend_spec
     c->base.int8 = spec->int8;
     c->base.device = "cpu";
     c->base.isa = c->lk.name;
+    c->base.unpack = spec->unpack;
     c->base.n_thread = lb_team_size(c->team);
     if (spec->log)
         lb_log_put(spec->log, LB_LOG_DEBUG, "cpu: kernel set %s, %d threads", c->lk.name, c->base.n_thread);

@@ -9,8 +9,12 @@
 
 struct lb_matrix {
     void *w;
+    struct lk_packed q;
+    bool packed; /* w is what pack_codes made, as q says */
     struct lk_cols cols;
     int64_t n_out;
+    int64_t n_all;          /* rows of this and of those behind it */
+    struct lb_matrix *next; /* the rows behind these, packed otherwise: products of one K into the same y */
     bool gate_up, int8;
     int64_t n_head;          /* matrices of this shape, one behind the other */
     size_t head_bytes;       /* from one to the next */
@@ -18,7 +22,8 @@ struct lb_matrix {
 };
 
 struct lb_table {
-    const void *data; /* [n_row, n_col] of the backend's type; borrowed or from the chunks */
+    const void *data; /* [n_row, n_col] of the backend's type, borrowed; NULL: rows are read as they are asked for */
+    const struct lb_rows *rows;
     int64_t first, n_row, n_col;
 };
 
@@ -101,6 +106,13 @@ static inline const struct lk_cpu *lb_cpu_table_of(const struct lb_cpu *c, const
     return a->f32 ? &c->lk_f32 : &c->lk;
 }
 
+static inline void lb_cpu_set_weights(struct lk_linear *product, const struct lb_matrix *m)
+{
+    product->w = m->w;
+    product->q = m->packed ? &m->q : NULL;
+    product->n_out = m->n_out;
+}
+
 static inline size_t lb_cpu_elem_bytes(const struct lb_cpu *c)
 {
     return c->base.dtype == LB_F32 ? sizeof(float) : sizeof(uint16_t);
@@ -130,6 +142,7 @@ static inline bool lb_cpu_idle(const struct lb_cpu *c)
 enum lb_status lb_cpu_open(struct lb_backend **out, const struct lb_backend_spec *spec, struct lb_err *err);
 
 /* backend_cpu_load.c */
+bool lb_cpu_keeps(const struct lb_backend *be, const struct lk_packed *how, const struct lk_cols *cols);
 enum lb_status lb_cpu_matrix_new(struct lb_backend *be, const struct lb_matrix_spec *spec, struct lb_matrix **out,
                                  struct lb_err *err);
 enum lb_status lb_cpu_heads_new(struct lb_backend *be, const struct lb_matrix_spec *spec, int64_t n_head,

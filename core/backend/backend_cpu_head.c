@@ -95,12 +95,9 @@ static void cand_row(const struct lb_cpu *c, int64_t j, struct lb_cand *cand)
 
 static void product(struct lb_cpu *c, const struct lb_actbuf *a, const struct lb_matrix *w)
 {
-    struct lk_linear args = {.a = {a->data, c->step->n_out, &a->cols},
-                             .w = w->w,
-                             .n_out = w->n_out,
-                             .epilogue = LK_EP_HEAD,
-                             .best = c->best,
-                             .logits = c->logits_of};
+    struct lk_linear args = {
+        .a = {a->data, c->step->n_out, &a->cols}, .epilogue = LK_EP_HEAD, .best = c->best, .logits = c->logits_of};
+    lb_cpu_set_weights(&args, w);
     lb_cpu_run_product(c, &args);
 }
 

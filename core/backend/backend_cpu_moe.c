@@ -340,8 +340,7 @@ static void gate_up(struct lb_cpu *c, const struct lb_moe_args *a)
         if (!m->shared_y[r])
             continue;
         product.a = (struct lk_act){a->h->data, c->step->n_tok, &a->h->cols};
-        product.w = a->w->shared_gate_up[r]->w;
-        product.n_out = a->w->shared_gate_up[r]->n_out;
+        lb_cpu_set_weights(&product, a->w->shared_gate_up[r]);
         product.out = (struct lk_act){m->shared_gated[r], c->step->n_tok, &m->shared_cols[r]};
         m->part[n_part++].args.linear = product;
     }
@@ -350,8 +349,7 @@ static void gate_up(struct lb_cpu *c, const struct lb_moe_args *a)
         if (n == 0)
             continue;
         product.a = rows_of(c, m->in, begin, n, &m->in_cols);
-        product.w = a->w->gate_up[e]->w;
-        product.n_out = a->w->gate_up[e]->n_out;
+        lb_cpu_set_weights(&product, a->w->gate_up[e]);
         product.out = rows_of(c, m->gated, begin, n, &m->ffn_cols);
         m->part[n_part++].args.linear = product;
     }
@@ -361,13 +359,13 @@ static void gate_up(struct lb_cpu *c, const struct lb_moe_args *a)
 static void down(struct lb_cpu *c, const struct lb_moe_args *a)
 {
     struct lb_cpu_moe *m = c->moe;
-    struct lk_linear product = {.epilogue = LK_EP_STORE, .n_out = m->dim, .y_ld = m->dim, .l2_bytes = c->l2_bytes};
+    struct lk_linear product = {.epilogue = LK_EP_STORE, .y_ld = m->dim, .l2_bytes = c->l2_bytes};
     int n_part = 0;
     for (int r = 0; r < m->n_leaf; r++) {
         if (!m->shared_y[r])
             continue;
         product.a = (struct lk_act){m->shared_gated[r], c->step->n_tok, &m->shared_cols[r]};
-        product.w = a->w->shared_down[r]->w;
+        lb_cpu_set_weights(&product, a->w->shared_down[r]);
         product.y = m->shared_y[r];
         m->part[n_part++].args.linear = product;
     }
@@ -376,7 +374,7 @@ static void down(struct lb_cpu *c, const struct lb_moe_args *a)
         if (n == 0)
             continue;
         product.a = rows_of(c, m->gated, begin, n, &m->ffn_cols);
-        product.w = a->w->down[e]->w;
+        lb_cpu_set_weights(&product, a->w->down[e]);
         product.y = m->y + begin * m->dim;
         m->part[n_part++].args.linear = product;
     }

@@ -58,6 +58,12 @@ static void run_embed(void *ctx, int64_t begin, int64_t end)
                 x[k] = -0.0f;
             continue;
         }
+        if (!job->table->data) {
+            job->table->rows->get(job->table->rows, id, 1, x);
+            for (int64_t k = 0; job->lk->type == LK_BF16 && k < dim; k++)
+                x[k] = lb_bf16_widen(lb_bf16_round(x[k]));
+            continue;
+        }
         struct lk_embed args = {.x = x, .table = job->table->data, .id = &id, .n_tok = 1, .dim = dim};
         job->lk->embed(&args, 0, 1);
     }
@@ -114,24 +120,27 @@ void lb_cpu_linear(struct lb_backend *be, const struct lb_linear_args *a)
     double begin = lb_cpu_now();
     int64_t n_tok = c->step->n_tok;
     if (a->w->cols.n_col == 0 && a->epilogue == LB_STORE && !a->bias) { /* a rank's segments may all be empty: +0 */
-        memset(a->y_rows->data, 0, (size_t)(n_tok * a->w->n_out) * sizeof *a->y_rows->data);
+        memset(a->y_rows->data, 0, (size_t)(n_tok * a->w->n_all) * sizeof *a->y_rows->data);
         return;
     }
-    struct lk_linear args = {.a = {a->a->data, n_tok, &a->a->cols},
-                             .w = a->w->w,
-                             .n_out = a->w->n_out,
-                             .epilogue = of[a->epilogue],
-                             .bias = a->bias};
-    if (a->epilogue == LB_SWIGLU)
-        args.out = (struct lk_act){a->y_act->data, n_tok, &a->y_act->cols};
-    else
-        args.y = a->y_rows->data;
-    args.y_ld = a->w->n_out;
-    if (a->w->int8)
-        lb_cpu_run_int8(c, &args);
-    else
-        lb_cpu_run_product(c, &args);
-    c->base.counts.product_rows += c->lk.act_rows(&args.a);
+    int64_t at = 0;
+    for (const struct lb_matrix *m = a->w; m; at += m->n_out, m = m->next) {
+        struct lk_linear args = {.a = {a->a->data, n_tok, &a->a->cols},
+                                 .epilogue = of[a->epilogue],
+                                 .bias = a->bias ? a->bias + at : NULL,
+                                 .y_ld = a->w->n_all};
+        lb_cpu_set_weights(&args, m);
+        if (a->epilogue == LB_SWIGLU)
+            args.out = (struct lk_act){a->y_act->data, n_tok, &a->y_act->cols};
+        else
+            args.y = a->y_rows->data + at;
+        if (m->int8)
+            lb_cpu_run_int8(c, &args);
+        else
+            lb_cpu_run_product(c, &args);
+    }
+    struct lk_act act = {a->a->data, n_tok, &a->a->cols};
+    c->base.counts.product_rows += c->lk.act_rows(&act);
     c->base.counts.token_rows += n_tok;
     c->base.counts.linear_s += lb_cpu_now() - begin;
 }
@@ -210,14 +219,13 @@ void lb_cpu_linear_heads(struct lb_backend *be, const struct lb_heads_args *a)
         .lk = a->w->lk,
         .a = a,
         .first = {.a = {a->a->data, n_tok, &a->a->cols},
-                  .w = a->w->w,
-                  .n_out = a->w->n_out,
                   .epilogue = LK_EP_STORE,
                   .y = a->y->data + a->y_col,
                   .y_ld = a->y->width,
                   .l2_bytes = c->l2_bytes},
         .act_bytes = head_act_bytes(c, a->a),
     };
+    lb_cpu_set_weights(&job.first, a->w);
     job.n_item = job.lk->linear_items(&job.first);
     int64_t n_item = job.n_item * a->w->n_head;
     lb_team_run(c->team, run_heads, &job, n_item, lb_cpu_grain(c, n_item, LB_CPU_CLAIMS));

@@ -6,9 +6,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "kernels/types.h"
+#include "kernels/args_packed.h"
 
 enum lb_dtype { LB_F32 = LK_F32, LB_BF16 = LK_BF16 };
+
+#define LB_MAX_RUN 3
+
+/* Rows that stand one behind the other and are packed alike, or are plain numbers. */
+struct lb_packed_run {
+    int64_t n_row;
+    bool packed; /* as `how` says, to be had by lb_rows.codes; else by get or at */
+    struct lk_packed how;
+};
 
 /* A lazily read matrix [n_row, n_col]: the loader's view of one or several tensors of a file. `get` writes rows
  * row .. row+n-1 as f32, row-major, and may be called by several threads at once. */
@@ -23,10 +32,16 @@ struct lb_rows {
     /* Where every row lies as f32 or bf16 numbers in such memory, if not one behind the other: the address of a row, of
      * `data_type`, any alignment. NULL: rows are had by `get` alone. */
     const void *(*at)(const struct lb_rows *r, int64_t row);
+    /* Which rows are to stay packed: runs that are all of the matrix. n_run 0: none. `codes` takes a row of a packed
+     * run apart in `mem`, codes_bytes long, and may be called by several threads at once. */
+    struct lb_packed_run run[LB_MAX_RUN];
+    int n_run;
+    size_t codes_bytes;
+    void (*codes)(const struct lb_rows *r, int64_t row, uint8_t *mem, struct lk_codes *out);
 };
 
 /* A weight to be packed: rows in [out, in] order; cols cuts `in`. gate_up: rows are n_row/2 gate rows, then the up
- * rows, to be interleaved for the SwiGLU epilogue. */
+ * rows, to be interleaved for the SwiGLU epilogue; such rows are one run, as are those of `f32`. */
 struct lb_matrix_spec {
     const struct lb_rows *rows;
     const struct lk_cols *cols;

@@ -48,6 +48,16 @@ void lb_map_close(struct lb_map *m)
     *m = (struct lb_map){0};
 }
 
+void lb_map_forget(const struct lb_map *m, const uint8_t *data, size_t n)
+{
+    uintptr_t base = (uintptr_t)m->data, begin = (uintptr_t)data, page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    if (!m->data || begin < base || begin - base > m->size_bytes || n > m->size_bytes - (begin - base))
+        return;
+    uintptr_t from = (begin + page - 1) / page * page, to = (begin + n) / page * page;
+    if (from < to)
+        (void)madvise((void *)from, to - from, MADV_DONTNEED); /* advice only: memory, not numbers */
+}
+
 enum lb_status lb_file_read(const char *path, size_t max_bytes, struct lb_str *out, struct lb_err *err)
 {
     FILE *f = fopen(path, "re");

@@ -18,6 +18,10 @@ struct lb_map {
 enum lb_status lb_map_open(struct lb_map *m, const char *path, struct lb_err *err);
 void lb_map_close(struct lb_map *m);
 
+/* Pages wholly inside data .. data + n, if that lies in the mapping, leave this process's memory until they are read
+ * again. */
+void lb_map_forget(const struct lb_map *m, const uint8_t *data, size_t n);
+
 /* Appends a whole file of at most max_bytes to out. A missing file is LB_E_INPUT, naming the path. */
 enum lb_status lb_file_read(const char *path, size_t max_bytes, struct lb_str *out, struct lb_err *err);
 

@@ -31,6 +31,12 @@ const struct lb_wtensor *lb_wfile_find(const struct lb_wfile *w, const char *nam
     return w->n_tensor ? bsearch(&key, w->tensor, w->n_tensor, sizeof key, by_name) : NULL;
 }
 
+void lb_wfile_forget(const struct lb_wfile *w, const uint8_t *data, size_t n)
+{
+    for (size_t i = 0; i < w->n_map; i++)
+        lb_map_forget(&w->map[i], data, n);
+}
+
 const char *lb_wfile_show(char *out, const char *text, size_t n)
 {
     size_t at = 0, len = 0;

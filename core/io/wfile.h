@@ -77,6 +77,9 @@ void lb_wfile_close(struct lb_wfile *w); /* also after a failed open */
 /* NULL when there is no such tensor. */
 const struct lb_wtensor *lb_wfile_find(const struct lb_wfile *w, const char *name);
 
+/* Lets go of the mapped pages of data .. data + n, which has been read for now. Data elsewhere is left alone. */
+void lb_wfile_forget(const struct lb_wfile *w, const uint8_t *data, size_t n);
+
 /* Makes text from a file fit for a one-line message: at most 80 bytes of it, controls and invalid UTF-8 as '?'. Returns
  * out, LB_SHOW_BYTES large. */
 const char *lb_wfile_show(char *out, const char *text, size_t n);

@@ -239,6 +239,7 @@ static enum lb_status join_one(struct joiner *j, size_t n_base, struct lb_wtenso
     LB_TRY(lb_wfile_own(j->w, p, err));
     p->data = t->data;
     p->bits = j->f->bits;
+    p->scale_rows = 1;
     LB_TRY(j->f->kind == LB_PACK_FP8   ? join_fp8(j, p, err)
            : j->f->kind == LB_PACK_INT ? join_rows(j, p, err)
                                        : join_columns(j, p, err));

@@ -16,10 +16,16 @@ static uint32_t load_word(const uint8_t *words, int64_t i)
     return x;
 }
 
-static float load_scale(const struct lb_wpack *p, int64_t i)
+const uint8_t *lb_pack_scale(const struct lb_wpack *p, int64_t row, int64_t group)
+{
+    int64_t i = row / p->scale_rows * p->scale_row_step + group * p->scale_col_step;
+    return p->scales + (size_t)i * lb_quant_bytes(p->scale_type, 1);
+}
+
+static float load_scale(const struct lb_wpack *p, int64_t row, int64_t group)
 {
     float x;
-    lb_quant_read(p->scale_type, p->scales + (size_t)i * lb_quant_bytes(p->scale_type, 1), 1, &x);
+    lb_quant_read(p->scale_type, lb_pack_scale(p, row, group), 1, &x);
     return x;
 }
 
@@ -31,13 +37,28 @@ static int lane_of_row(const struct lb_wpack *p, int64_t row)
     return p->paired_lanes ? awq[lane] : lane;
 }
 
-static int zero_of(const struct lb_wpack *p, int64_t row, int64_t group)
+int lb_pack_zero(const struct lb_wpack *p, int64_t row, int64_t group)
 {
     int mask = (1 << p->bits) - 1;
     if (!p->zeros)
         return p->zero;
     uint32_t word = load_word(p->zeros, row / (32 / p->bits) * p->zero_row_words + group * p->zero_group_words);
     return ((int)(word >> lane_of_row(p, row) * p->bits & (uint32_t)mask) + p->zero_add) & mask;
+}
+
+void lb_pack_codes(const struct lb_wpack *p, int64_t row, int64_t col, int64_t n, uint8_t *q)
+{
+    if (p->fp8) {
+        memcpy(q, p->data + row * p->n_col + col, (size_t)n);
+        return;
+    }
+    const uint32_t mask = (1u << p->bits) - 1;
+    const int64_t base = (row >> p->row_log) * p->row_words, lanes = ((int64_t)1 << p->col_log) - 1;
+    const int row_shift = p->row_log > 0 ? lane_of_row(p, row) * p->bits : 0;
+    for (int64_t c = col; c < col + n; c++) {
+        uint32_t word = load_word(p->data, base + (c >> p->col_log) * p->col_words);
+        q[c - col] = (uint8_t)(word >> (row_shift + (int)(c & lanes) * p->bits) & mask);
+    }
 }
 
 static void read_ints(const struct lb_wpack *p, int64_t row, int64_t col, int64_t n, float *out)
@@ -54,8 +75,8 @@ static void read_ints(const struct lb_wpack *p, int64_t row, int64_t col, int64_
             end = p->g_idx ? c + 1 : (g + 1) * p->group;
             if (g != group) {
                 group = g;
-                scale = load_scale(p, row * p->scale_row_step + g * p->scale_col_step);
-                zero = zero_of(p, row, g);
+                scale = load_scale(p, row, g);
+                zero = lb_pack_zero(p, row, g);
             }
         }
         uint32_t word = load_word(p->data, base + (c >> p->col_log) * p->col_words);
@@ -79,7 +100,7 @@ static void read_fp8(const struct lb_wpack *p, int64_t row, int64_t col, int64_t
     const uint8_t *src = p->data + row * p->n_col;
     for (int64_t c = col; c < col + n;) {
         int64_t g = c / p->group, end = (g + 1) * p->group < col + n ? (g + 1) * p->group : col + n;
-        float scale = load_scale(p, row / p->scale_rows * p->scale_row_step + g * p->scale_col_step);
+        float scale = load_scale(p, row, g);
         for (; c < end; c++)
             out[c - col] = of_e4m3(src[c]) * scale;
     }

@@ -39,11 +39,10 @@ void lb_quant_q3_k(const uint8_t *src, int64_t n, float *out)
     }
 }
 
-/* Scale and minimum j of eight, six bits each, in the 12 bytes that Q4_K and Q5_K have. */
 static void scale_min(const uint8_t *q, int j, float *scale, float *min)
 {
-    int sc = j < 4 ? q[j] & 63 : (q[j + 4] & 15) | q[j - 4] >> 6 << 4;
-    int mn = j < 4 ? q[j + 4] & 63 : q[j + 4] >> 4 | q[j] >> 6 << 4;
+    uint8_t sc, mn;
+    lb_scale_min(q, j, &sc, &mn);
     *scale = (float)sc;
     *min = (float)mn;
 }

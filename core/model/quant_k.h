@@ -41,6 +41,13 @@ static inline float lb_half(const uint8_t *p)
     return lb_float_of_bits(bits | (uint32_t)(h & 0x8000) << 16);
 }
 
+/* Scale and minimum j of eight, six bits each, in the 12 bytes at q that Q4_K and Q5_K have. */
+static inline void lb_scale_min(const uint8_t *q, int j, uint8_t *scale, uint8_t *min)
+{
+    *scale = (uint8_t)(j < 4 ? q[j] & 63 : (q[j + 4] & 15) | q[j - 4] >> 6 << 4);
+    *min = (uint8_t)(j < 4 ? q[j + 4] & 63 : q[j + 4] >> 4 | q[j] >> 6 << 4);
+}
+
 /* What the four bits of IQ4_NL and IQ4_XS stand for. */
 extern const int8_t lb_iq4_value[16];
 

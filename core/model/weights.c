@@ -167,13 +167,16 @@ static enum lb_status load_ends(struct lb_loader *ld, struct lb_err *err)
     LB_TRY(choose_ends(ld, &embed, &head, err));
     LB_TRY(lb_load_norm(ld, 0, LB_R_NORM, c->dim, &ld->w->norm, err));
 
-    struct lb_fused f;
+    struct lb_fused f, *table = lb_mem_new(1, sizeof *table);
+    ld->w->embed_rows = table;
+    if (!table)
+        return lb_err_memory(err, "the embedding table", sizeof *table);
     const struct lb_model_cols *cols = ld->s->cols;
     const struct lb_span rows = {.row = cols->vocab_begin, .n_take = cols->n_vocab};
-    lb_fused_init(&f, c->dim);
-    lb_fused_add(ld, &f, embed, &rows, c->dim, 0);
-    lb_fused_lend_whole(&f);
-    LB_TRY(be->ops->table_new(be, &f.rows, cols->vocab_begin, &ld->w->embed, err));
+    lb_fused_init(table, c->dim);
+    lb_fused_add(ld, table, embed, &rows, c->dim, 0);
+    lb_fused_lend_whole(table);
+    LB_TRY(be->ops->table_new(be, &table->rows, cols->vocab_begin, &ld->w->embed, err));
 
     lb_fused_init(&f, c->dim);
     lb_fused_add(ld, &f, head, &rows, c->dim, 0);
@@ -181,6 +184,28 @@ static enum lb_status load_ends(struct lb_loader *ld, struct lb_err *err)
     ld->w->n_head_product = c->n_vocab * c->dim;
     ld->w->n_param += ld->w->n_head_product * (embed == head ? 1 : 2);
     return LB_OK;
+}
+
+static const char *type_name(const struct lb_loader *ld, int type)
+{
+    return type == LB_W_PACKED ? lb_pack_name(&ld->s->config->pack) : lb_quant_name((enum lb_wtype)type);
+}
+
+/* Which matrices are in memory as the file packs them, which are not and why. */
+static void say_packed(const struct lb_loader *ld)
+{
+    char list[512] = "";
+    size_t at = 0;
+    for (int type = LB_W_Q8_0; type < LB_W_OTHER && at < sizeof list; type++)
+        if (ld->n_kept[type] > 0)
+            at += (size_t)snprintf(list + at, sizeof list - at, "%s%lld of %s", at ? ", " : "",
+                                   (long long)ld->n_kept[type], type_name(ld, type));
+    if (at > 0)
+        lb_log_put(ld->s->log, LB_LOG_INFO, "matrices kept packed: %s", list);
+    for (int type = LB_W_Q8_0; type < LB_W_OTHER; type++)
+        if (ld->n_unpacked[type] > 0)
+            lb_log_put(ld->s->log, LB_LOG_INFO, "matrices unpacked at load: %lld of %s (%s)",
+                       (long long)ld->n_unpacked[type], type_name(ld, type), ld->why[type]);
 }
 
 static void say(const struct lb_loader *ld)
@@ -193,14 +218,14 @@ static void say(const struct lb_loader *ld)
     size_t at = 0;
     for (int type = 0; type < LB_W_OTHER; type++)
         if (ld->seen[type] && type != (bf16 ? LB_W_BF16 : LB_W_F32) && (bf16 || type >= LB_W_Q8_0))
-            at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", at ? ", " : "",
-                                   type == LB_W_PACKED ? lb_pack_name(&ld->s->config->pack)
-                                                       : lb_quant_name((enum lb_wtype)type));
+            at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", at ? ", " : "", type_name(ld, type));
     if (at > 0)
         lb_log_put(ld->s->log, LB_LOG_INFO, "weights of type %s are %s once, at load", list,
                    bf16 ? "rounded to bf16" : "turned into f32");
     if (ld->s->backend->int8)
         lb_log_put(ld->s->log, LB_LOG_INFO, "the layers' matrices are quantized to int8 instead, as --quantize asks");
+    else
+        say_packed(ld);
     size_t n_unused = 0, first = 0;
     for (size_t i = file->n_tensor; i-- > 0;) {
         if (ld->used[i] || strstr(file->tensor[i].name, "rotary_emb.inv_freq") ||
@@ -259,6 +284,7 @@ void lb_weights_release(struct lb_weights *w)
 {
     for (int64_t il = 0; il < w->n_layer; il++)
         lb_mem_free(w->layer[il].expert);
+    lb_mem_free(w->embed_rows);
     lb_mem_free(w->layer);
     *w = (struct lb_weights){0};
 }

@@ -47,10 +47,11 @@ struct lb_layer {
 };
 
 struct lb_weights {
-    struct lb_table *embed; /* [n_vocab, dim] of the slice */
-    const float *norm;      /* [dim] */
-    struct lb_matrix *head; /* [n_vocab, dim] of the slice */
-    struct lb_layer *layer; /* [n_layer], owned */
+    struct lb_table *embed;      /* [n_vocab, dim] of the slice */
+    struct lb_fused *embed_rows; /* of the file, which embed reads; owned */
+    const float *norm;           /* [dim] */
+    struct lb_matrix *head;      /* [n_vocab, dim] of the slice */
+    struct lb_layer *layer;      /* [n_layer], owned */
     int64_t n_layer;
     int64_t n_param; /* elements of the whole model; a tied head counts once */
     int64_t n_layer_product,

@@ -12,12 +12,13 @@
 /* Rows of one tensor inside a fused matrix. */
 struct lb_part {
     const struct lb_wtensor *t;
-    const uint8_t *data; /* the first row taken, of t's type */
-    size_t stride;       /* bytes from row to row */
-    int64_t first;       /* the first row taken */
-    int64_t n_row, col;  /* taken: columns from `col` on */
-    int64_t paired;      /* rows of a head that GGUF stores in pairs (2i, 2i + 1), 0: as stored */
-    int64_t kv_dim;      /* > 0: rows are of KV heads, so many each, and the slice says whose */
+    const uint8_t *data;  /* the first row taken, of t's type */
+    size_t stride;        /* bytes from row to row */
+    int64_t first;        /* the first row taken */
+    int64_t n_row, col;   /* taken: columns from `col` on */
+    struct lk_packed how; /* how the rows are packed, where they are kept so */
+    int64_t paired;       /* rows of a head that GGUF stores in pairs (2i, 2i + 1), 0: as stored */
+    int64_t kv_dim;       /* > 0: rows are of KV heads, so many each, and the slice says whose */
     const struct lb_slice *slice;
 };
 
@@ -30,9 +31,11 @@ struct lb_fused {
 struct lb_loader {
     const struct lb_weights_spec *s;
     struct lb_weights *w;
-    bool *used; /* [file->n_tensor] */
-    bool seen[LB_W_OTHER];
-    float *vector; /* scratch for the widest bias or norm */
+    bool *used;            /* [file->n_tensor] */
+    bool seen[LB_W_OTHER]; /* of plain types, and of others that are unpacked */
+    int64_t n_kept[LB_W_OTHER], n_unpacked[LB_W_OTHER];
+    const char *why[LB_W_OTHER]; /* the last one was unpacked */
+    float *vector;               /* scratch for the widest bias or norm */
 };
 
 /* Rows of a tensor that has n_row of them: n_take from `row` on. paired and kv_dim as in struct lb_part; with kv_dim
@@ -78,6 +81,9 @@ enum lb_status lb_load_check_shape(struct lb_loader *ld, const struct lb_wtensor
 /* n_col 0 asks for a vector of n_row. */
 enum lb_status lb_load_check(struct lb_loader *ld, const struct lb_wtensor *t, int64_t n_row, int64_t n_col,
                              struct lb_err *err);
+
+/* A matrix, or a part of one, is made of a tensor of this type: kept packed (why NULL), or unpacked, and why. */
+void lb_load_count(struct lb_loader *ld, enum lb_wtype type, const char *why);
 
 /* Begins a matrix of n_col columns, adds rows of a checked tensor whose rows have `whole` columns, and packs it. */
 void lb_fused_init(struct lb_fused *f, int64_t n_col);

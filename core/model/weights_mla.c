@@ -6,6 +6,8 @@
 #include "core/model/quant.h"
 #include "core/model/weights_impl.h"
 
+#define TURNED "each head of kv_b is a matrix of its own"
+
 /* Rows of kv_b_proj: each head's nope_dim rows of keys, then its v_dim rows of values. */
 struct head_rows {
     const struct lb_wtensor *t;
@@ -102,6 +104,7 @@ static enum lb_status load_kv_parts(struct lb_loader *ld, int il, struct lb_laye
             return err->status;
         LB_TRY(lb_load_check_shape(ld, t, want[i], 3, err));
         int64_t n = want[i][1];
+        lb_load_count(ld, t->type, TURNED);
         struct head_rows all = {t, s->head_begin, n, 0, n, i == 0 && ld->s->backend->dtype == LB_BF16};
         struct lb_rows rows = {.get = head_rows_get, .ctx = &all, .n_row = s->n_head * n, .n_col = want[i][2]};
         struct lb_matrix_spec spec = {&rows, cols[i], false, t->name, i == 0, false};
@@ -124,6 +127,7 @@ static enum lb_status load_kv_b(struct lb_loader *ld, int il, struct lb_layer_la
     if (!t)
         return err->status;
     LB_TRY(lb_load_check(ld, t, c->n_head * per_head, m->kv_rank, err));
+    lb_load_count(ld, t->type, TURNED);
     LB_TRY(load_w_uk(ld, t, &l->w_uk, err));
     struct head_rows values = {t, s->head_begin, per_head, m->nope_dim, m->v_dim, false};
     struct lb_rows rows = {.get = head_rows_get, .ctx = &values, .n_row = s->n_head * m->v_dim, .n_col = m->kv_rank};

@@ -1,6 +1,7 @@
 /* Rows of tensors: found by name, checked, cut, fused, handed to the backend. */
 #include <stdio.h>
 
+#include "core/model/codes.h"
 #include "core/model/quant.h"
 #include "core/model/weights_impl.h"
 
@@ -78,6 +79,67 @@ static bool is_plain(const struct lb_fused *f, enum lb_dtype *type)
     return plain;
 }
 
+static void fused_codes(const struct lb_rows *r, int64_t row, uint8_t *mem, struct lk_codes *out)
+{
+    const struct lb_fused *f = r->ctx;
+    const struct lb_part *p = f->part;
+    for (; row >= p->n_row; p++)
+        row -= p->n_row;
+    lb_codes_read(p->t, &p->how, p->first + source_row(p, row), r->n_col, mem, out);
+}
+
+static bool alike(const struct lk_packed *a, const struct lk_packed *b)
+{
+    return a->kind == b->kind && a->scale == b->scale && a->group == b->group && a->first == b->first;
+}
+
+/* Why rows of a part do not stay packed in a product over these columns, NULL: they do. */
+static const char *why_not(const struct lb_loader *ld, struct lb_part *p, const struct lk_cols *cols)
+{
+    const struct lb_backend *be = ld->s->backend;
+    if (be->unpack)
+        return "as asked for";
+    if (!lb_codes_of(p->t, p->col, &p->how))
+        return "no product takes them";
+    return be->ops->keeps && be->ops->keeps(be, &p->how, cols) ? NULL : "a product begins inside a group";
+}
+
+void lb_load_count(struct lb_loader *ld, enum lb_wtype type, const char *why)
+{
+    if (type < LB_W_Q8_0)
+        return;
+    ld->n_kept[type] += !why;
+    ld->n_unpacked[type] += why != NULL;
+    ld->seen[type] = ld->seen[type] || why;
+    ld->why[type] = why ? why : ld->why[type];
+}
+
+/* Parts that stay packed, joined where they are packed alike. A matrix of gate and up is one run. */
+static void find_runs(struct lb_loader *ld, struct lb_fused *f, const struct lb_matrix_spec *spec)
+{
+    struct lb_rows *r = &f->rows;
+    const char *why[LB_MAX_PART];
+    bool same = true;
+    for (int i = 0; i < f->n_part; i++) {
+        why[i] = spec->f32 ? "routers are multiplied in f32" : why_not(ld, &f->part[i], spec->cols);
+        same = same && !why[i] && alike(&f->part[i].how, &f->part[0].how);
+    }
+    for (int i = 0; i < f->n_part; i++) {
+        const struct lb_part *p = &f->part[i];
+        if (spec->gate_up && !same && !why[i])
+            why[i] = "gate and up are packed unlike each other";
+        lb_load_count(ld, p->t->type, why[i]);
+        struct lb_packed_run run = {p->n_row, !why[i], p->how}, *last = r->n_run > 0 ? &r->run[r->n_run - 1] : NULL;
+        size_t bytes = run.packed ? lb_codes_bytes(&run.how, r->n_col) : 0;
+        r->codes_bytes = bytes > r->codes_bytes ? bytes : r->codes_bytes;
+        if (last && last->packed == run.packed && (!run.packed || alike(&last->how, &run.how)))
+            last->n_row += run.n_row;
+        else
+            r->run[r->n_run++] = run;
+    }
+    r->codes = fused_codes;
+}
+
 void lb_fused_lend_whole(struct lb_fused *f)
 {
     if (is_plain(f, &f->rows.data_type))
@@ -145,10 +207,8 @@ enum lb_status lb_load_check_shape(struct lb_loader *ld, const struct lb_wtensor
                           t->file, t->name, is, expected);
     }
     size_t row_bytes = lb_quant_bytes(t->type, n_col);
-    if (t->type == LB_W_PACKED) { /* lb_pack_join has checked its parts against its shape */
-        ld->seen[t->type] = true;
+    if (t->type == LB_W_PACKED) /* lb_pack_join has checked its parts against its shape */
         return LB_OK;
-    }
     if (t->type >= LB_W_OTHER)
         return lb_err_set(err, LB_E_INPUT, "%s: tensor '%s' has type %s, which is not read here: %s are", t->file,
                           t->name, t->type_name, SUPPORTED);
@@ -158,7 +218,8 @@ enum lb_status lb_load_check_shape(struct lb_loader *ld, const struct lb_wtensor
     if (t->n_bytes / row_bytes < (size_t)n_row)
         return lb_err_set(err, LB_E_INPUT, "%s: tensor '%s' has %zu bytes, too few for its shape", t->file, t->name,
                           t->n_bytes);
-    ld->seen[t->type] = true;
+    if (t->type < LB_W_Q8_0)
+        ld->seen[t->type] = true;
     return LB_OK;
 }
 
@@ -195,9 +256,17 @@ enum lb_status lb_fused_pack(struct lb_loader *ld, struct lb_fused *f, struct lb
 {
     struct lb_backend *be = ld->s->backend;
     f->rows.at = is_plain(f, &f->rows.data_type) ? fused_at : NULL;
+    find_runs(ld, f, &spec);
     spec.rows = &f->rows;
     spec.name = f->part[0].t->name;
-    return be->ops->matrix_new(be, &spec, out, err);
+    LB_TRY(be->ops->matrix_new(be, &spec, out, err));
+    for (int i = 0; i < f->n_part && (!ld->s->mem || ld->s->mem->reads); i++) {
+        const struct lb_part *p = &f->part[i];
+        bool joined = p->t->type == LB_W_PACKED;
+        lb_wfile_forget(ld->s->file, joined ? p->t->data : p->data,
+                        joined ? p->t->n_bytes : (size_t)p->n_row * p->stride);
+    }
+    return LB_OK;
 }
 
 /* Parameters are those of the whole model, whatever is taken; *n counts them. */

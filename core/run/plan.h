@@ -31,6 +31,7 @@ struct lb_plan_spec {
     const struct lb_config *config;
     const struct lb_wfile *weights; /* NULL: none are read */
     enum lb_dtype dtype;
+    bool unpack; /* no weights stay packed */
     bool int8; /* the layers' matrices */
     int64_t batch_tokens, max_seqs, kv_memory, max_model_len;
     size_t free_bytes; /* memory that can be had on this host */

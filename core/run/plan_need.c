@@ -1,5 +1,8 @@
 /* What a run needs: bytes of weights, pages and steps from the configuration. */
+#include <string.h>
+
 #include "core/dist/shard.h"
+#include "core/model/codes.h"
 #include "core/model/kv.h"
 #include "core/run/plan.h"
 
@@ -41,6 +44,12 @@ static double replicated(const struct lb_config *c, int64_t il)
     return c->layer[il].moe ? n + dim * (double)c->moe.n_expert : n;
 }
 
+static double tensor_bytes(const struct lb_plan_spec *spec, const struct lb_wtensor *t)
+{
+    double kept = spec->unpack ? 0 : lb_codes_kept_bytes(t);
+    return kept > 0 ? kept : (double)lb_wtensor_elements(t) * (double)elem_bytes(spec->dtype);
+}
+
 double lb_plan_layer_bytes(const struct lb_plan_spec *spec)
 {
     const struct lb_config *c = spec->config;
@@ -49,44 +58,43 @@ double lb_plan_layer_bytes(const struct lb_plan_spec *spec)
         return 0;
     for (size_t i = 0; i < spec->weights->n_tensor; i++) {
         int64_t il = lb_family_layer_of(c->family, c->gguf, spec->weights->tensor[i].name);
-        sum += il >= 0 && il < c->n_layer ? (double)lb_wtensor_elements(&spec->weights->tensor[i]) : 0;
+        sum += il >= 0 && il < c->n_layer ? tensor_bytes(spec, &spec->weights->tensor[i]) : 0;
     }
-    return sum * (double)elem_bytes(spec->dtype) / (double)c->n_layer;
+    return sum / (double)c->n_layer;
 }
 
-/* A tied matrix is packed for the head; as the table it is read where the file lies if it is of the right type, else
- * copied. */
-static double tied_copy(const struct lb_plan_spec *spec)
+/* The embedding is read where the file lies, unless the head is made of it. Layers behind the model's own (multi-token
+ * prediction) are never read. */
+static bool has_copy(const struct lb_plan_spec *spec, const struct lb_wtensor *t)
 {
     const struct lb_config *c = spec->config;
-    const struct lb_wtensor *embed =
-        lb_wfile_find(spec->weights, lb_family_tensor(c->family, c->gguf, LB_R_EMBED, 0, ".weight").text);
     const char *head = lb_family_tensor(c->family, c->gguf, LB_R_HEAD, 0, ".weight").text;
-    bool lends = embed && embed->type == (spec->dtype == LB_F32 ? LB_W_F32 : LB_W_BF16);
-    return embed && !lends && !lb_wfile_find(spec->weights, head) ? (double)lb_wtensor_elements(embed) : 0;
+    if (strcmp(t->name, lb_family_tensor(c->family, c->gguf, LB_R_EMBED, 0, ".weight").text) == 0)
+        return !lb_wfile_find(spec->weights, head);
+    return lb_family_layer_of(c->family, c->gguf, t->name) < c->n_layer;
 }
 
-/* Layers behind the model's own (multi-token prediction) are never read. */
 double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp)
 {
     const struct lb_wfile *w = spec->weights;
     const struct lb_config *c = spec->config;
-    double sum = 0, whole = 0, kv = 0;
+    double sum = 0, n = 0, whole = 0, kv = 0;
     if (!w)
         return 0;
-    for (size_t i = 0; i < w->n_tensor; i++)
-        if (lb_family_layer_of(c->family, c->gguf, w->tensor[i].name) < c->n_layer)
-            sum += (double)lb_wtensor_elements(&w->tensor[i]);
-    sum += tied_copy(spec);
-    if (tp > 1) {
-        for (int64_t il = 0; il < c->n_layer; il++)
-            whole += replicated(c, il);
-        if (c->mla.kv_rank == 0)
-            kv = (double)(c->n_layer * 2 * c->head_dim) * (double)c->dim;
-        double cut = sum - whole - kv * (double)c->n_kv_head;
-        sum = (cut > 0 ? cut / tp : 0) + whole + kv * (double)kv_heads(c, tp);
+    for (size_t i = 0; i < w->n_tensor; i++) {
+        if (!has_copy(spec, &w->tensor[i]))
+            continue;
+        sum += tensor_bytes(spec, &w->tensor[i]);
+        n += (double)lb_wtensor_elements(&w->tensor[i]);
     }
-    return sum * (double)elem_bytes(spec->dtype);
+    if (tp <= 1 || n == 0)
+        return sum;
+    for (int64_t il = 0; il < c->n_layer; il++)
+        whole += replicated(c, il);
+    if (c->mla.kv_rank == 0)
+        kv = (double)(c->n_layer * 2 * c->head_dim) * (double)c->dim;
+    double cut = n - whole - kv * (double)c->n_kv_head;
+    return sum / n * ((cut > 0 ? cut / tp : 0) + whole + kv * (double)kv_heads(c, tp));
 }
 
 double lb_plan_moe_bytes(const struct lb_config *c, int64_t n_tok)

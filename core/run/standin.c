@@ -3,6 +3,8 @@
 #include <string.h>
 
 #include "core/base/mem.h"
+#include "core/model/codes.h"
+#include "core/model/quant.h"
 
 #define COLD_BYTES (96.0 * 1048576)   /* weights of this size are in no cache when their turn comes again */
 #define MOST_BYTES (2048.0 * 1048576) /* of layers in front of one that differs in its window alone */
@@ -63,12 +65,32 @@ static void cut_vocab(const struct lb_standin *s, struct lb_wtensor *t, int64_t 
         t->dim[0] = s->config.n_vocab;
 }
 
+/* What stands for a tensor: of the type that it stays packed in or one as large, else bf16. */
+static enum lb_wtype type_for(const struct lb_wtensor *t)
+{
+    struct lk_packed how;
+    if (t->n_dim < 2 || !lb_codes_of(t, 0, &how))
+        return LB_W_BF16;
+    if (t->type != LB_W_PACKED)
+        return t->type;
+    if (t->dim[t->n_dim - 1] % lb_quant_block(LB_W_Q8_0) != 0)
+        return LB_W_BF16;
+    return how.kind == LK_PK_S8 || how.kind == LK_PK_Z8 || how.kind == LK_PK_E4M3 ? LB_W_Q8_0 : LB_W_Q4_0;
+}
+
+/* Bytes of which any two are a small number in half precision: scales of any block. */
+static void make_up_blocks(uint8_t *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = (uint8_t)(0x10 + i * 2654435761u % 0x20);
+}
+
 /* Tensors of the layers that are there; all have the same numbers. */
 static enum lb_status make_weights(struct lb_standin *s, const struct lb_wfile *header, int64_t n_vocab,
                                    struct lb_err *err)
 {
     struct lb_wfile *w = &s->weights;
-    int64_t most = 1;
+    size_t most = 2, most_blocks = 1;
     w->tensor = lb_mem_new(header->n_tensor, sizeof *w->tensor);
     if (!w->tensor)
         return lb_err_memory(err, "a model to measure", header->n_tensor * sizeof *w->tensor);
@@ -78,18 +100,21 @@ static enum lb_status make_weights(struct lb_standin *s, const struct lb_wfile *
         if (lb_family_layer_of(s->config.family, s->config.gguf, t->name) >= s->config.n_layer)
             continue;
         cut_vocab(s, t, n_vocab);
-        t->type = LB_W_BF16;
+        t->type = type_for(t);
         t->pack = NULL;
-        int64_t n = lb_wtensor_elements(t);
-        t->n_bytes = 2 * (size_t)n;
-        most = n > most ? n : most;
+        t->n_bytes = lb_quant_bytes(t->type, lb_wtensor_elements(t));
+        size_t *least = t->type == LB_W_BF16 ? &most : &most_blocks;
+        *least = t->n_bytes > *least ? t->n_bytes : *least;
         w->n_tensor++;
     }
-    uint16_t *data = lb_mem_new((size_t)most, sizeof *data);
+    uint16_t *data = lb_mem_new(most / 2, sizeof *data);
     LB_TRY(lb_wfile_own(w, data, err));
-    make_up(data, (size_t)most);
+    uint8_t *blocks = lb_mem_new(most_blocks, 1);
+    LB_TRY(lb_wfile_own(w, blocks, err));
+    make_up(data, most / 2);
+    make_up_blocks(blocks, most_blocks);
     for (size_t i = 0; i < w->n_tensor; i++)
-        w->tensor[i].data = (const uint8_t *)data;
+        w->tensor[i].data = w->tensor[i].type == LB_W_BF16 ? (const uint8_t *)data : blocks;
     return LB_OK;
 }
 

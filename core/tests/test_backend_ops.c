@@ -170,6 +170,7 @@ static void naive_forward(const int32_t *tok, int n, double *logits)
 struct engine {
     struct lb_backend *be;
     struct lb_table *embed;
+    struct lb_rows embed_rows; /* which embed reads */
     struct lb_matrix *head, *wqkv[N_LAYER], *wo[N_LAYER], *gate_up[N_LAYER], *down[N_LAYER];
     struct lb_buf x, qkv;
     struct lb_actbuf h, a, f;
@@ -196,7 +197,7 @@ static struct lb_matrix *matrix(struct lb_backend *be, const float *w, int64_t n
 static void engine_open(struct engine *e, const char *isa, enum lb_dtype dtype, int n_thread)
 {
     struct lb_err err = LB_ERR_INIT;
-    struct lb_backend_spec spec = {"auto", dtype, isa, n_thread, NULL};
+    struct lb_backend_spec spec = {.device = "auto", .dtype = dtype, .isa = isa, .n_thread = n_thread};
     assert_int_equal(lb_backend_open(&e->be, &spec, &err), LB_OK);
     assert_int_equal(e->be->n_thread, n_thread);
     const struct lb_backend_ops *op = e->be->ops;
@@ -204,9 +205,9 @@ static void engine_open(struct engine *e, const char *isa, enum lb_dtype dtype, 
     lb_cols_init(&dim, 1, (int64_t[]){0, DIM});
     lb_cols_init(&heads, N_SEG, (int64_t[]){0, Q_DIM / 2, Q_DIM});
     lb_cols_init(&ffn, N_SEG, (int64_t[]){0, 32, FFN});
-    struct lb_rows rows = {
+    e->embed_rows = (struct lb_rows){
         .get = get_rows, .ctx = net.embed, .n_row = N_VOCAB, .n_col = DIM, .data = net.embed, .data_type = LB_F32};
-    assert_int_equal(op->table_new(e->be, &rows, 0, &e->embed, &err), LB_OK);
+    assert_int_equal(op->table_new(e->be, &e->embed_rows, 0, &e->embed, &err), LB_OK);
     e->head = matrix(e->be, net.head, N_VOCAB, &dim, false);
     for (int il = 0; il < N_LAYER; il++) {
         e->wqkv[il] = matrix(e->be, net.layer[il].wqkv, QKV_DIM, &dim, false);
@@ -451,7 +452,7 @@ static void other_sets(void **state)
     for (int i = 1; (set = lk_cpu_set(i, &bit)) != NULL; i++) {
         struct lb_backend *be;
         struct lb_err err = LB_ERR_INIT;
-        struct lb_backend_spec spec = {"cpu", LB_BF16, set, 1, NULL};
+        struct lb_backend_spec spec = {.device = "cpu", .dtype = LB_BF16, .isa = set, .n_thread = 1};
         enum lb_status status = lb_backend_open(&be, &spec, &err);
         assert_int_equal(status, lk_cpu_detect() & bit ? LB_OK : LB_E_USAGE);
         if (status != LB_OK) {
@@ -486,7 +487,7 @@ enum { LONG_TOK = 700, LONG_DIM = 576, LONG_OUT = 40, LONG_PAGES = (LONG_TOK + 3
 static void run_long(const char *isa, const float *table, const float *w, int chunk, float *out)
 {
     struct lb_err err = LB_ERR_INIT;
-    struct lb_backend_spec spec = {"cpu", LB_BF16, isa, 2, NULL};
+    struct lb_backend_spec spec = {.device = "cpu", .dtype = LB_BF16, .isa = isa, .n_thread = 2};
     struct lb_backend *be;
     assert_int_equal(lb_backend_open(&be, &spec, &err), LB_OK);
     const struct lb_backend_ops *op = be->ops;
@@ -622,13 +623,13 @@ static void bad_settings(void **state)
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct lb_backend *be;
         struct lb_err err = LB_ERR_INIT;
-        struct lb_backend_spec spec = {bad[i].device, LB_BF16, bad[i].isa, 1, NULL};
+        struct lb_backend_spec spec = {.device = bad[i].device, .dtype = LB_BF16, .isa = bad[i].isa, .n_thread = 1};
         assert_int_equal(lb_backend_open(&be, &spec, &err), LB_E_USAGE);
         assert_non_null(strstr(err.text, bad[i].text));
     }
     struct lb_backend *be;
     struct lb_err err = LB_ERR_INIT;
-    struct lb_backend_spec chosen = {"auto", LB_F32, NULL, 1, NULL};
+    struct lb_backend_spec chosen = {.device = "auto", .dtype = LB_F32, .isa = NULL, .n_thread = 1};
     for (int dtype = LB_F32; dtype <= LB_BF16; dtype++) { /* the last set of the list that has the type */
         chosen.dtype = (enum lb_dtype)dtype;
         assert_int_equal(lb_backend_open(&be, &chosen, &err), LB_OK);

@@ -62,6 +62,43 @@ static void test_map(void **state)
     drop(empty);
 }
 
+/* File pages that the process has mapped in, in KiB. */
+static long file_kib(void)
+{
+    long pages = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (!f || fscanf(f, "%*d %*d %ld", &pages) != 1)
+        fail_msg("/proc/self/statm says nothing");
+    fclose(f);
+    return pages * (sysconf(_SC_PAGESIZE) / 1024);
+}
+
+static void test_forget(void **state)
+{
+    (void)state;
+    enum { N = 8 << 20, ODD = 12345, KIB = N / 1024 };
+    struct lb_err err = LB_ERR_INIT;
+    struct lb_map m;
+    char *data = lb_mem_new(N, 1), other[64] = "elsewhere";
+    for (size_t i = 0; i < N; i++)
+        data[i] = (char)(i * 2654435761u >> 24);
+    char *path = make("large", data, N);
+    assert_int_equal(lb_map_open(&m, path, &err), LB_OK);
+    long before = file_kib();
+    assert_memory_equal(m.data, data, N);
+    assert_true(file_kib() > before + KIB / 2);
+    lb_map_forget(&m, m.data + ODD, N - ODD + 1); /* not in the mapping */
+    lb_map_forget(&m, (const uint8_t *)other, sizeof other);
+    assert_true(file_kib() > before + KIB / 2);
+    lb_map_forget(&m, m.data + ODD, N - 2 * ODD);
+    assert_true(file_kib() < before + KIB / 4);
+    assert_memory_equal(m.data, data, N);
+    assert_string_equal(other, "elsewhere");
+    lb_map_close(&m);
+    lb_mem_free(data);
+    drop(path);
+}
+
 static void check_refused(const char *path, const char *what)
 {
     struct lb_err err = LB_ERR_INIT;
@@ -155,8 +192,9 @@ int main(void)
         return 1;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_map),    cmocka_unit_test(test_map_refused), cmocka_unit_test(test_read),
-        cmocka_unit_test(test_exists), cmocka_unit_test(test_join),        cmocka_unit_test(test_write_fails),
+        cmocka_unit_test(test_map),         cmocka_unit_test(test_forget), cmocka_unit_test(test_map_refused),
+        cmocka_unit_test(test_read),        cmocka_unit_test(test_exists), cmocka_unit_test(test_join),
+        cmocka_unit_test(test_write_fails),
     };
     int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
     rmdir(dir);

@@ -109,7 +109,7 @@ static enum lb_status rig_files(struct rig *r, const char *name, struct lb_err *
 static void rig_start(struct rig *r, enum lb_dtype dtype, const char *isa, int n_thread)
 {
     struct lb_err err = LB_ERR_INIT;
-    struct lb_backend_spec be = {"cpu", dtype, isa, n_thread, NULL};
+    struct lb_backend_spec be = {.device = "cpu", .dtype = dtype, .isa = isa, .n_thread = n_thread};
     if (lb_backend_open(&r->be, &be, &err) != LB_OK)
         fail_msg("%s", err.text);
     struct lb_model_spec spec = {&r->config, &r->gguf.w, r->be, NULL, NULL, NULL};
@@ -536,7 +536,7 @@ static struct lb_wtensor *tensor(struct rig *r, const char *name)
 static void expect_refusal(struct rig *r, const char *what, const char *detail)
 {
     struct lb_err err = LB_ERR_INIT;
-    struct lb_backend_spec be = {"cpu", LB_F32, "ref", 1, NULL};
+    struct lb_backend_spec be = {.device = "cpu", .dtype = LB_F32, .isa = "ref", .n_thread = 1};
     assert_int_equal(lb_backend_open(&r->be, &be, &err), LB_OK);
     struct lb_model_spec spec = {&r->config, &r->gguf.w, r->be, NULL, NULL, NULL};
     assert_int_equal(lb_model_open(&r->m, &spec, &err), LB_E_INPUT);

@@ -8,7 +8,10 @@
 
 #include <cmocka.h>
 
+#include "core/model/codes.h"
 #include "core/model/config.h"
+#include "core/model/pack_read.h"
+#include "core/tests/codevalue.h"
 #include "core/tests/modelfiles.h"
 
 #define MAX_ROW 24
@@ -170,6 +173,22 @@ static void put_ints(const struct lb_pack_format *f, bool g_idx)
 
 static float out[MAX_ROW * MAX_COL];
 
+/* The same numbers from codes, scales and zero points, where groups are contiguous. */
+static void check_codes(const struct lb_wtensor *t, int64_t row, int64_t col, int64_t n_col, const float *want)
+{
+    struct lk_packed how;
+    struct lk_codes c;
+    bool shuffled = t->pack->g_idx != NULL;
+    assert_int_equal(lb_codes_of(t, col, &how), !shuffled);
+    if (shuffled)
+        return;
+    uint8_t *mem = malloc(lb_codes_bytes(&how, n_col));
+    lb_codes_read(t, &how, row, n_col, mem, &c);
+    for (int64_t k = 0; k < n_col; k++)
+        assert_true(code_value(&how, &c, k) == want[k] || (isnan(want[k]) && isnan(code_value(&how, &c, k))));
+    free(mem);
+}
+
 /* Whole, and in cuts as ranks take them. */
 static void check_numbers(const struct lb_pack_format *f, float (*want)(int64_t row, int64_t col), const char *what)
 {
@@ -189,6 +208,7 @@ static void check_numbers(const struct lb_pack_format *f, float (*want)(int64_t 
                 if (out[r * n_col + c] != want(row + r, col + c))
                     fail_msg("%s: [%lld, %lld] is %g, not %g", what, (long long)(row + r), (long long)(col + c),
                              (double)out[r * n_col + c], (double)want(row + r, col + c));
+        check_codes(t, row, col, n_col, out);
     }
     lb_wfile_close(&w);
 }

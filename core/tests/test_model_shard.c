@@ -81,7 +81,7 @@ struct rank {
 static bool rank_open(struct rank *r, struct lb_err *err)
 {
     const struct script *s = r->script;
-    struct lb_backend_spec be = {"cpu", s->dtype, s->isa, r->size == 1 ? 2 : 1, NULL};
+    struct lb_backend_spec be = {.device = "cpu", .dtype = s->dtype, .isa = s->isa, .n_thread = r->size == 1 ? 2 : 1};
     struct lb_model_spec spec = {s->config, s->file, NULL, NULL, r->comm, NULL};
     if (lb_backend_open(&r->be, &be, err) != LB_OK)
         return false;

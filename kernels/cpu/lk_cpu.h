@@ -39,6 +39,9 @@ struct lk_cpu {
     int64_t (*attn_rows)(int64_t v_dim); /* tokens times query heads of an attention item at most */
 
     void (*pack)(const struct lk_pack *a);
+    /* The same for weights that stay packed (args_packed.h); lk_packed_fits says which may. */
+    size_t (*packed_bytes)(const struct lk_packed *q, int64_t n_out, const struct lk_cols *cols);
+    void (*pack_codes)(const struct lk_pack_codes *a);
     /* Row `row` of packed activations as f32 over the source columns: out[cols->n_col]. For tests and hooks. */
     void (*act_row)(const struct lk_act *a, int64_t row, float *out);
     /* Rows of `a` that a product computes, real or not: n_row when nothing is padded. */
@@ -69,6 +72,11 @@ struct lk_cpu {
      * floating-point operations done. NULL where the set has no such loop. */
     double (*peak)(bool from_l1, int64_t n);
 };
+
+/* Whether a product can take weights packed like this: segments begin where scales do, but for those of a whole row (a
+ * group or subgroup begins at a multiple of its size in the tensor's row), and scales are of a type that the kind has.
+ */
+bool lk_packed_fits(const struct lk_packed *q, const struct lk_cols *cols);
 
 /* Instruction sets of this processor and operating system, LK_ISA_REF always among them. Asks Linux for the process's
  * use of AMX tiles, so it comes before any kernel runs. */

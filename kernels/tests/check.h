@@ -17,6 +17,16 @@ int check_failures(void);
 /* Zeroed, 64-byte aligned, exactly as long as asked for so that a sanitizer sees an access behind it. */
 void *check_new(size_t n, size_t size);
 
+/* A sanitizer asks what is read and written: there every so many of the comparisons that cost most will do; a build
+ * without one makes all of them. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define CHECK_EVERY 7
+#define CHECK_CASES 3 /* of a long list of alike cases every so many */
+#else
+#define CHECK_EVERY 1
+#define CHECK_CASES 1
+#endif
+
 uint32_t check_random(void);
 float check_uniform(float low, float high);
 void check_fill(float *x, int64_t n, float low, float high);
@@ -54,6 +64,7 @@ int check_sets(struct lk_cpu t[CHECK_MAX_SETS]);
     } while (0)
 
 void check_linear(const struct lk_cpu *t);
+void check_packed(const struct lk_cpu *t);
 void check_int8(const struct lk_cpu *t);
 void check_head(const struct lk_cpu *t);
 void check_norm(const struct lk_cpu *t);
@@ -68,8 +79,9 @@ void check_top(const struct lk_cpu *t);
 void check_moe(const struct lk_cpu *t);
 /* Tries every `every`-th float. */
 void check_exp(const struct lk_cpu *t, int every);
-/* only: "qkv", "out", "gate-up", "down", "head", "norm", "attend", or NULL for all; set: its name, or NULL for the
- * last one of this processor. */
+void check_bench_packed(const struct lk_cpu *t);
+/* only: "packed", "qkv", "out", "gate-up", "down", "head", "norm", "attend", or NULL for all; set: its name, or NULL
+ * for the last one of this processor. */
 void check_bench(const char *only, const char *set);
 
 #endif

@@ -248,6 +248,10 @@ static void bench_index(const struct lk_cpu *t, int pos)
 static void bench_set(const struct lk_cpu *t, const char *only)
 {
     printf("-- %s %s\n", t->name, t->type == LK_F32 ? "f32" : "bf16");
+    if (only && strcmp(only, "packed") == 0) {
+        check_bench_packed(t);
+        return;
+    }
     peak = t->peak ? measure_peak(t, false) : 0;
     if (t->peak)
         printf("peak, one thread: %.1f GFLOP/s in registers, %.1f from the first cache\n", peak, measure_peak(t, true));

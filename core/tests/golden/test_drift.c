@@ -53,7 +53,7 @@ static void rig_open(struct rig *r, enum lb_dtype dtype, const char *isa)
     must(lb_safetensors_open(&r->file, scratch, &err), &err);
     must(lb_config_read_dir(&r->config, scratch, &log, &err), &err);
     assert_true(r->config.n_vocab <= MAX_VOCAB);
-    struct lb_backend_spec be = {"cpu", dtype, isa, 2, NULL};
+    struct lb_backend_spec be = {.device = "cpu", .dtype = dtype, .isa = isa, .n_thread = 2};
     must(lb_backend_open(&r->be, &be, &err), &err);
     struct lb_model_spec spec = {&r->config, &r->file, r->be, NULL, NULL, NULL};
     must(lb_model_open(&r->m, &spec, &err), &err);

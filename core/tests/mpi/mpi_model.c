@@ -41,7 +41,7 @@ static const struct lb_log counting = {.level = LB_LOG_INFO, .emit = count_line}
 static void engine_open(struct engine *e, const struct made *made, struct lb_comm *comm, struct lb_world *w)
 {
     struct lb_err err = LB_ERR_INIT;
-    struct lb_backend_spec be = {"cpu", LB_BF16, NULL, 1, NULL};
+    struct lb_backend_spec be = {.device = "cpu", .dtype = LB_BF16, .n_thread = 1};
     struct lb_model_spec spec = {.config = &made->config, .weights = &made->file, .comm = comm, .world = w};
     spec.log = &counting;
     CHECK_OK(lb_backend_open(&e->be, &be, &err), &err);

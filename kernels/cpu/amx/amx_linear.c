@@ -2,16 +2,18 @@
 #include "kernels/cpu/amx/amx_product.h"
 #include "kernels/cpu/avx512/avx512_epilogue.h"
 #include "kernels/cpu/avx512/avx512_product.h"
+#include "kernels/cpu/avx512/avx512_unpack.h"
 #include "kernels/cpu/avx512/avx512_words.h"
 
 #define ROWS LK_AMX_ROWS
 #define PANEL LK_AVX512_PANEL
 #define BLOCK_BYTES (2 * LK_AMX_BLOCK * PANEL) /* of weights */
 #define HEAD_PAIRS 4                           /* of one item of the head: their best stay in the first cache */
-#define CHUNK_PAIRS 8 /* of one item, more where the second cache holds them: fewer would wait for weights */
-#define BAND 4        /* pairs of activation panels whose sums are open together */
-#define RUN 8         /* blocks that a larger band takes at a time */
-#define BAND_NUMBERS (2 * BAND * ROWS * PANEL) /* sums of a band */
+#define CHUNK_PAIRS 8  /* of one item, more where the second cache holds them: fewer would wait for weights */
+#define BAND 4         /* pairs of activation panels whose sums are open together */
+#define RUN 8          /* blocks that a larger band takes at a time */
+#define PACKED_BAND 16 /* pairs that meet packed weights: unpacking a block takes the time of some 40 rows */
+#define BAND_NUMBERS (2 * PACKED_BAND * ROWS * PANEL) /* sums of a band */
 
 static void pack(const struct lk_pack *a)
 {
@@ -46,7 +48,8 @@ static struct plan plan_of(const struct lk_linear *a)
         .rows = lk_panels_of(a->a.n_row, LK_AMX_ROWS), .n_panel = lk_ceil_div(a->n_out, PANEL), .group = 1};
     if (p.rows.n == 0)
         return p;
-    int64_t most = lk_chunk_panels(a->l2_bytes, 2 * ROWS * 2 * lk_cols_packed(a->a.cols), CHUNK_PAIRS);
+    int64_t most =
+        a->q ? PACKED_BAND : lk_chunk_panels(a->l2_bytes, 2 * ROWS * 2 * lk_cols_packed(a->a.cols), CHUNK_PAIRS);
     if (a->epilogue == LK_EP_HEAD) {
         p.group = LK_HEAD_BLOCK / PANEL;
         most = lk_min(most, HEAD_PAIRS);
@@ -77,13 +80,40 @@ struct work {
     const char *ahead, *ahead_end; /* the weights that come next */
     int n_ahead;                   /* lines of them to fetch a block */
     float (*sums)[BAND_NUMBERS];   /* [LK_TREE_DEPTH] on the way up the tree; the result is sums[0] */
+    struct lk_packed_panel packed; /* of packed weights, and */
+    uint32_t *unpacked;            /* RUN blocks of one or two panels */
 };
+
+#define UNPACK(kind)                                                \
+    static void unpack_##kind(const struct lk_blocks *b, void *out) \
+    {                                                               \
+        const struct lk_unpacked u = {out, 16, 256};                \
+        lk_unpack(LK_PK_##kind, LK_BF16, b, &u);                    \
+    }
+#define EACH_KIND(X) X(S4) X(A4) X(Z4) X(K4) X(K6) X(S8) X(Z8) X(E4M3)
+EACH_KIND(UNPACK)
+
+#define NAME(kind) [LK_PK_##kind] = unpack_##kind,
+static void (*const unpackers[])(const struct lk_blocks *, void *) = {EACH_KIND(NAME)};
 
 /* Some blocks of one segment. */
 struct part {
     int64_t block, n_block;
     bool begin;
 };
+
+/* Unpacks a part's blocks of segment s. */
+static void take_weights(struct work *t, int s, const struct part *part)
+{
+    for (int i = 0; i <= t->two; i++) {
+        struct lk_blocks b = {.panel = &t->packed,
+                              .at = (const uint8_t *)t->a->w + (t->panel + i) * t->packed.bytes,
+                              .s = s,
+                              .k = part->block * LK_AMX_BLOCK,
+                              .n = part->n_block * LK_AMX_BLOCK};
+        unpackers[t->packed.q.kind](&b, t->unpacked + i * part->n_block * (BLOCK_BYTES / 4));
+    }
+}
 
 /* Adds a part's products to the sums of activation panels ip and, where there is one, ip + 1. */
 static void take_part(struct work *t, const struct part *part, int64_t ip, float *sums)
@@ -92,12 +122,17 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
     int64_t n_block = lk_cols_packed(a->a.cols) / LK_AMX_BLOCK;
     int r0 = lk_panel_rows(&t->plan.rows, ip), r1 = ip + 1 < t->row_end ? lk_panel_rows(&t->plan.rows, ip + 1) : 0;
     const char *a0 = (const char *)a->a.data + lk_panel_begin(&t->plan.rows, ip) * n_block * 64;
-    const char *w = (const char *)a->w + (t->panel * n_block + part->block) * BLOCK_BYTES;
+    const char *w = (const char *)a->w + (t->panel * n_block + part->block) * BLOCK_BYTES,
+               *w2 = w + n_block * BLOCK_BYTES;
+    if (a->q) {
+        w = (const char *)t->unpacked;
+        w2 = w + part->n_block * BLOCK_BYTES;
+    }
     struct lk_amx_run p = {
         .a = {a0 + part->block * r0 * 64, a0 + (n_block * r0 + part->block * r1) * 64},
         .a_row = 64,
         .a_step = {r0 * 64, r1 * 64},
-        .w = {w, w + n_block * BLOCK_BYTES},
+        .w = {w, w2},
         .w_row = 64,
         .w_next = BLOCK_BYTES / 2,
         .w_step = BLOCK_BYTES,
@@ -142,12 +177,14 @@ static void take_band(struct work *t, int64_t begin, int64_t end)
     for (int s = 0; s < c->n_seg; s++) {
         float *sums = t->sums[wait];
         int64_t first = c->packed[s] / LK_AMX_BLOCK, n_block = c->packed[s + 1] / LK_AMX_BLOCK - first;
-        int64_t n_part = end - begin > 4 ? lk_ceil_div(n_block, RUN) : lk_min(1, n_block);
+        int64_t n_part = end - begin > 4 || t->a->q ? lk_ceil_div(n_block, RUN) : lk_min(1, n_block);
         if (n_part == 0)
             memset(sums, 0, (size_t)n * sizeof *sums);
         for (int64_t i = 0; i < n_part; i++) {
             int64_t from = n_block * i / n_part, to = n_block * (i + 1) / n_part;
             struct part part = {first + from, to - from, i == 0};
+            if (t->a->q)
+                take_weights(t, s, &part);
             for (int64_t ip = begin; ip < end; ip += 2)
                 take_part(t, &part, ip, sums + (lk_panel_begin(&t->plan.rows, ip) - row) * width);
         }
@@ -161,12 +198,13 @@ static void take_panel(struct work *t, struct lk_lane_best *best)
 {
     int64_t n_pair = lk_ceil_div(t->row_end - t->row_begin, 2), next = t->panel + 1 + t->two;
     next = next < t->panel_end ? next : t->after;
-    int64_t bytes = lk_cols_packed(t->a->a.cols) * PANEL * 2, width = t->two ? 2 * PANEL : PANEL;
+    int64_t n_block = lk_cols_packed(t->a->a.cols) / LK_AMX_BLOCK, width = t->two ? 2 * PANEL : PANEL;
+    int64_t bytes = t->a->q ? t->packed.bytes : n_block * BLOCK_BYTES, band = t->a->q ? PACKED_BAND : BAND;
     t->ahead = (const char *)t->a->w + next * bytes;
     t->ahead_end = (const char *)t->a->w + lk_min(next + 1 + t->two, t->plan.n_panel) * bytes;
-    t->n_ahead = (int)lk_ceil_div((1 + t->two) * BLOCK_BYTES / 64, n_pair);
+    t->n_ahead = (int)lk_ceil_div((1 + t->two) * bytes / 64, n_pair * (n_block > 0 ? n_block : 1));
     for (int64_t begin = t->row_begin, end; begin < t->row_end; begin = end) {
-        end = lk_min(begin + 2 * BAND, t->row_end);
+        end = lk_min(begin + 2 * band, t->row_end);
         take_band(t, begin, end);
         float *v = t->sums[0];
         for (int64_t ip = begin; ip < end; ip++) {
@@ -187,8 +225,11 @@ static void take_panel(struct work *t, struct lk_lane_best *best)
 static void linear(const struct lk_linear *a, int64_t begin, int64_t end)
 {
     _Alignas(64) float sums[LK_TREE_DEPTH][BAND_NUMBERS];
-    struct work t = {.a = a, .plan = plan_of(a), .sums = sums};
+    _Alignas(64) uint32_t unpacked[2 * RUN * BLOCK_BYTES / 4];
+    struct work t = {.a = a, .plan = plan_of(a), .sums = sums, .unpacked = unpacked};
     struct lk_lane_best best[2 * HEAD_PAIRS * ROWS];
+    if (a->q)
+        t.packed = lk_packed_panel_of(a->q, a->a.cols, PANEL);
     const struct plan *plan = &t.plan;
     for (int64_t item = begin; item < end; item++) {
         int64_t chunk = item / plan->n_group, group = item % plan->n_group;

@@ -145,6 +145,8 @@ static struct plan plan_of(const struct lk_linear *a)
 
 static int64_t linear_items(const struct lk_linear *a)
 {
+    if (a->q)
+        return lk_avx2_packed_items(a);
     struct plan p = plan_of(a);
     return p.n_group * p.n_chunk;
 }
@@ -205,6 +207,10 @@ LK_INLINE void panel_rows(const struct lk_linear *a, const struct plan *plan, co
 
 LK_INLINE void linear(const struct lk_linear *a, int64_t begin, int64_t end, const enum lk_type type)
 {
+    if (a->q) {
+        lk_avx2_packed_linear(a, begin, end, type);
+        return;
+    }
     struct plan plan = plan_of(a);
     struct lk_lane_best best[HEAD_PANELS * ROWS];
     for (int64_t item = begin; item < end; item++) {
@@ -237,6 +243,8 @@ void lk_avx2_linear_init(struct lk_cpu *t, enum lk_type type)
     t->panel_cols = PANEL;
     t->weight_bytes = f32 ? weight_bytes_f32 : weight_bytes_bf16;
     t->pack = f32 ? pack_f32 : pack_bf16;
+    t->packed_bytes = lk_avx2_packed_bytes;
+    t->pack_codes = lk_avx2_pack_codes;
     t->linear_items = linear_items;
     t->linear = f32 ? linear_f32 : linear_bf16;
 }

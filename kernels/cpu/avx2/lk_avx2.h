@@ -175,6 +175,12 @@ LK_INLINE __m256 lk_exp(__m256 x)
  */
 void lk_avx2_put_cols(const struct lk_act *a, int64_t row, int64_t col0, const float *v, int64_t n);
 
+/* Of packed weights (avx2_packed.c). */
+size_t lk_avx2_packed_bytes(const struct lk_packed *q, int64_t n_out, const struct lk_cols *cols);
+void lk_avx2_pack_codes(const struct lk_pack_codes *a);
+int64_t lk_avx2_packed_items(const struct lk_linear *a);
+void lk_avx2_packed_linear(const struct lk_linear *a, int64_t begin, int64_t end, enum lk_type type);
+
 /* Overrides of the table, one a file. */
 void lk_avx2_act_init(struct lk_cpu *t, enum lk_type type);
 void lk_avx2_linear_init(struct lk_cpu *t, enum lk_type type);

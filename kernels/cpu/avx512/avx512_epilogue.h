@@ -15,6 +15,10 @@ struct lk_tile {
     int64_t row, panel;
 };
 
+/* A tile's 16 numbers from column t->v on, which are columns col ... of `out`, n of which exist: rounded, or as f32. */
+void lk_avx512_put_tile(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n);
+void lk_avx512_put_tile_f32(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n);
+
 static inline void lk_store(const struct lk_linear *a, const struct lk_tile *t)
 {
     int64_t col = t->panel * LK_AVX512_PANEL;
@@ -53,10 +57,6 @@ LK_INLINE __m512 lk_swiglu16(__m512 g, __m512 u)
 
 /* Writes columns col .. col + n - 1, n <= 16, of the tile's rows: the first numbers of each row. */
 #define LK_PUT_TILE void (*put)(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n)
-
-/* For the order of activations of avx512bf16. */
-void lk_avx512_put_tile_f32(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n);
-void lk_avx512_put_tile_bf16(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n);
 
 /* The result takes the place of the gate columns. */
 LK_INLINE void lk_swiglu(const struct lk_linear *a, const struct lk_tile *t, LK_PUT_TILE)

@@ -250,7 +250,7 @@ LK_INLINE void panel_rows(const struct lk_linear *a, const struct plan *plan, co
                                  .ahead_step = ahead_step};
         products[r](&p, &tiles);
         struct lk_tile t = {tiles.tile[0], PANEL, r, row, panel};
-        lk_epilogue(a, &t, NULL, type == LK_F32 ? lk_avx512_put_tile_f32 : lk_avx512_put_tile_bf16);
+        lk_epilogue(a, &t, NULL, type == LK_F32 ? lk_avx512_put_tile_f32 : lk_avx512_put_tile);
     }
 }
 

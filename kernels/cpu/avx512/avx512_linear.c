@@ -76,7 +76,7 @@ void lk_avx512_put_tile_f32(const struct lk_act *out, const struct lk_tile *t, i
         lk_put_words8(to.at + (at + w) * to.r, t->r, t->v + w, t->ld);
 }
 
-void lk_avx512_put_tile_bf16(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n)
+void lk_avx512_put_tile(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n)
 {
     int64_t at = whole_words(out->cols, col, LK_BF16);
     if (at < 0) {
@@ -143,12 +143,16 @@ LK_INLINE struct plan plan_of(const struct lk_linear *a, const enum lk_type type
 
 static int64_t linear_items_f32(const struct lk_linear *a)
 {
+    if (a->q)
+        return lk_avx512_packed_items(a);
     struct plan p = plan_of(a, LK_F32);
     return p.n_group * p.n_chunk;
 }
 
 static int64_t linear_items_bf16(const struct lk_linear *a)
 {
+    if (a->q)
+        return lk_avx512_packed_items(a);
     struct plan p = plan_of(a, LK_BF16);
     return p.n_group * p.n_chunk;
 }
@@ -185,13 +189,17 @@ LK_INLINE void panel_rows(const struct lk_linear *a, const struct plan *plan, co
         (two ? two_panels[type] : one_panel[type])[r](&p, &tiles);
         struct lk_tile t = {tiles.tile[0], two ? 2 * PANEL : PANEL, r, row, panel};
         for (int i = 0; i <= two; i++, t.v += PANEL, t.panel++)
-            lk_epilogue(a, &t, piece->best + first, type == LK_F32 ? lk_avx512_put_tile_f32 : lk_avx512_put_tile_bf16);
+            lk_epilogue(a, &t, piece->best + first, type == LK_F32 ? lk_avx512_put_tile_f32 : lk_avx512_put_tile);
         first += r;
     }
 }
 
 LK_INLINE void linear(const struct lk_linear *a, int64_t begin, int64_t end, const enum lk_type type)
 {
+    if (a->q) {
+        lk_avx512_packed_linear(a, begin, end, type);
+        return;
+    }
     struct plan plan = plan_of(a, type);
     struct lk_lane_best best[HEAD_PANELS * ROWS];
     for (int64_t item = begin; item < end; item++) {
@@ -227,6 +235,8 @@ void lk_avx512_linear_init(struct lk_cpu *t, enum lk_type type)
     t->panel_cols = PANEL;
     t->weight_bytes = f32 ? weight_bytes_f32 : weight_bytes_bf16;
     t->pack = f32 ? pack_f32 : pack_bf16;
+    t->packed_bytes = lk_avx512_packed_bytes;
+    t->pack_codes = lk_avx512_pack_codes;
     t->linear_items = f32 ? linear_items_f32 : linear_items_bf16;
     t->linear = f32 ? linear_f32 : linear_bf16;
 }

@@ -1,6 +1,7 @@
 /* y = tree over segments of (A W^T), with its epilogues. */
 #include <math.h>
 
+#include "kernels/cpu/lk_packed.h"
 #include "kernels/cpu/ref/lk_ref.h"
 
 #define PANEL LK_REF_PANEL
@@ -163,8 +164,10 @@ static inline __attribute__((always_inline)) void tile8(int r, float acc[][PANEL
 
 struct operand {
     const void *a; /* first element of the tile's first row in this segment */
-    const void *w; /* the panel at the segment */
+    const void *w; /* the panel at the segment; of packed weights, the panel */
     int64_t lda, n_k;
+    const struct lk_packed_panel *packed; /* NULL: plain */
+    int s;                                /* the segment */
 };
 
 static inline __attribute__((always_inline)) void tile(int r, float acc[][PANEL], const float *a, int64_t lda,
@@ -192,8 +195,26 @@ static void tile_rows(int r, float acc[][PANEL], const float *a, int64_t lda, co
     }
 }
 
+static void packed_segment(int r, float acc[][PANEL], const struct operand *o, enum lk_type type)
+{
+    float a[ROWS * LK_BLOCK], w[LK_BLOCK * PANEL];
+    for (int64_t k = 0; k < o->n_k; k += LK_BLOCK) {
+        for (int i = 0; i < r; i++)
+            for (int64_t j = 0; j < LK_BLOCK; j++)
+                a[i * LK_BLOCK + j] = lk_ref_get(o->a, i * o->lda + k + j, type);
+        lk_packed_numbers(o->packed, o->w, o->s, o->packed->cols->packed[o->s] + k, w);
+        for (int i = 0; i < LK_BLOCK * PANEL; i++)
+            w[i] = lk_ref_rounded(w[i], type);
+        tile_rows(r, acc, a, LK_BLOCK, w, LK_BLOCK);
+    }
+}
+
 static void multiply(int r, float acc[][PANEL], const struct operand *o, enum lk_type type)
 {
+    if (o->packed) {
+        packed_segment(r, acc, o, type);
+        return;
+    }
     if (type == LK_F32) {
         for (int64_t k = 0; k < o->n_k; k += CHUNK)
             tile_rows(r, acc, (const float *)o->a + k, o->lda, (const float *)o->w + k * PANEL,
@@ -223,6 +244,9 @@ static void add_tile(float to[ROWS][PANEL], float from[ROWS][PANEL])
 static void segment(const struct lk_linear *a, const struct lk_ref_place *p, int s, float acc[][PANEL],
                     enum lk_type type)
 {
+    struct lk_packed_panel packed;
+    if (a->q)
+        packed = lk_packed_panel_of(a->q, a->a.cols, PANEL);
     const struct lk_cols *c = a->a.cols;
     size_t elem = lk_ref_elem_bytes(type);
     int64_t n_k = lk_cols_packed(c);
@@ -231,7 +255,11 @@ static void segment(const struct lk_linear *a, const struct lk_ref_place *p, int
         .w = (const char *)a->w + (size_t)((p->panel * n_k + c->packed[s]) * PANEL) * elem,
         .lda = n_k,
         .n_k = c->packed[s + 1] - c->packed[s],
+        .packed = a->q ? &packed : NULL,
+        .s = s,
     };
+    if (a->q)
+        o.w = (const uint8_t *)a->w + p->panel * packed.bytes;
     multiply(p->r, acc, &o, type);
 }
 
@@ -350,12 +378,24 @@ static void linear_bf16(const struct lk_linear *a, int64_t begin, int64_t end)
     lk_ref_linear(a, begin, end, LK_BF16, segment);
 }
 
+static size_t packed_bytes(const struct lk_packed *q, int64_t n_out, const struct lk_cols *cols)
+{
+    return lk_packed_matrix_bytes(q, n_out, cols, PANEL);
+}
+
+static void pack_codes(const struct lk_pack_codes *a)
+{
+    lk_packed_pack(a, PANEL);
+}
+
 void lk_ref_linear_init(struct lk_cpu *t, enum lk_type type)
 {
     bool f32 = type == LK_F32;
     t->panel_cols = PANEL;
     t->weight_bytes = f32 ? weight_bytes_f32 : weight_bytes_bf16;
     t->pack = f32 ? pack_f32 : pack_bf16;
+    t->packed_bytes = packed_bytes;
+    t->pack_codes = pack_codes;
     t->linear_items = lk_ref_linear_items;
     t->linear = f32 ? linear_f32 : linear_bf16;
 }

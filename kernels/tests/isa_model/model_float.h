@@ -50,6 +50,15 @@ LK_MODEL __m512d _mm512_mask_add_pd(__m512d other, __mmask8 m, __m512d a, __m512
     return other;
 }
 
+LK_MODEL __m512 _mm512_cvtepi32_ps(__m512i a)
+{
+    LK_I32X16 x = (LK_I32X16)a;
+    __m512 r;
+    for (int i = 0; i < 16; i++)
+        r[i] = (float)x[i];
+    return r;
+}
+
 LK_MODEL __m512d _mm512_cvtps_pd(__m256 a)
 {
     __m512d r;

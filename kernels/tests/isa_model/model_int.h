@@ -38,6 +38,40 @@ LK_MODEL __m512i _mm512_slli_epi32(__m512i a, unsigned n)
     return n < 32 ? (__m512i)((LK_U32X16)a << n) : a ^ a;
 }
 
+LK_MODEL __m512i _mm512_srli_epi32(__m512i a, unsigned n)
+{
+    return n < 32 ? (__m512i)((LK_U32X16)a >> n) : a ^ a;
+}
+
+/* The sign comes in. */
+LK_MODEL __m512i _mm512_srai_epi32(__m512i a, unsigned n)
+{
+    return (__m512i)((LK_I32X16)a >> (n < 32 ? n : 31));
+}
+
+LK_MODEL __m512i _mm512_or_si512(__m512i a, __m512i b)
+{
+    return a | b;
+}
+
+LK_MODEL __m512i _mm512_cvtepu8_epi32(__m128i a)
+{
+    LK_VECTOR(16) uint8_t x = (LK_VECTOR(16) uint8_t)a;
+    LK_I32X16 r;
+    for (int i = 0; i < 16; i++)
+        r[i] = x[i];
+    return (__m512i)r;
+}
+
+/* Lane i is that of `a` whose number is in the low five bits of lane i of `at`. */
+LK_MODEL __m512i _mm512_permutexvar_epi16(__m512i at, __m512i a)
+{
+    LK_VECTOR(64) uint16_t x = (LK_VECTOR(64) uint16_t)a, i = (LK_VECTOR(64) uint16_t)at, r;
+    for (int lane = 0; lane < 32; lane++)
+        r[lane] = x[i[lane] & 31];
+    return (__m512i)r;
+}
+
 LK_MODEL __m512i _mm512_cvtepu16_epi32(__m256i a)
 {
     LK_VECTOR(32) uint16_t x = (LK_VECTOR(32) uint16_t)a;

@@ -48,6 +48,7 @@ LK_MODEL_SETZERO(_mm256_setzero_si256, __m256i)
 LK_MODEL_LOAD(_mm512_loadu_ps, __m512)
 LK_MODEL_LOAD(_mm512_loadu_si512, __m512i)
 LK_MODEL_LOAD(_mm256_loadu_si256, __m256i)
+LK_MODEL_LOAD(_mm_loadu_si128, __m128i)
 
 #define LK_MODEL_STORE(name, vector)          \
     LK_MODEL_MEM void name(void *p, vector x) \

@@ -7,6 +7,7 @@
 
 #define LK_VECTOR(bytes) __attribute__((vector_size(bytes)))
 
+#define __m128i LK_VECTOR(16) long long
 #define __m256 LK_VECTOR(32) float
 #define __m256i LK_VECTOR(32) long long
 #define __m256bh LK_VECTOR(32) short

@@ -1,0 +1,223 @@
+#include "kernels/cpu/lk_packed.h"
+
+#include <math.h>
+
+/* Beyond these a scale makes numbers that the sets' arithmetic does not round as the formulas say (subnormals, infinity
+ * in between); such panels are marked as odd, and unpacked by lk_packed_numbers. */
+#define LEAST_SCALE 0x1p-90f
+#define MOST_SCALE 0x1p17f
+#define MOST_FP8_SCALE 0x1p7f
+
+bool lk_packed_fits(const struct lk_packed *q, const struct lk_cols *cols)
+{
+    int64_t sub = lk_packed_sub(q->kind);
+    bool whole = q->group >= q->first + cols->n_col;
+    int64_t unit = sub > 0 ? sub : whole ? 1 : LK_BLOCK;
+    if ((q->scale == LK_SC_F32 && q->kind != LK_PK_E4M3) || q->group < 1 || q->first < 0 ||
+        (!whole && q->group % LK_BLOCK != 0))
+        return false;
+    for (int s = 0; s < cols->n_seg; s++)
+        if (cols->begin[s] < cols->begin[s + 1] && (q->first + cols->begin[s]) % unit != 0)
+            return false;
+    return true;
+}
+
+struct lk_packed_panel lk_packed_panel_of(const struct lk_packed *q, const struct lk_cols *cols, int64_t width)
+{
+    int64_t n_block = lk_cols_packed(cols) / LK_BLOCK;
+    int64_t n_group = cols->n_col > 0 ? lk_packed_group(q, cols->n_col - 1) + 1 : 0;
+    struct lk_packed_panel p = {.q = *q, .cols = cols, .width = width};
+    p.group_bytes = width * (lk_scale_bytes(q->scale) * (1 + lk_packed_has_m(q->kind)) + lk_packed_has_z(q->kind));
+    p.sub_bytes = lk_packed_sub(q->kind) > 0 ? 2 * width : 0;
+    p.code_bytes = width * LK_BLOCK * lk_packed_bits(q->kind) / 8;
+    p.sub_at = n_group * p.group_bytes;
+    p.code_at = p.sub_at + n_block * p.sub_bytes;
+    p.odd_at = p.code_at + n_block * p.code_bytes;
+    p.bytes = lk_ceil_div(p.odd_at + 1, 64) * 64;
+    return p;
+}
+
+size_t lk_packed_matrix_bytes(const struct lk_packed *q, int64_t n_out, const struct lk_cols *cols, int64_t width)
+{
+    return (size_t)(lk_ceil_div(n_out, width) * lk_packed_panel_of(q, cols, width).bytes);
+}
+
+/* IEEE half to single: exponent and fraction in place, one exact product for the bias. */
+static float of_half(uint16_t h)
+{
+    uint32_t size = (uint32_t)(h & 0x7fff) << 13;
+    uint32_t bits = size >= 0x0f800000u ? size | 0x7f800000u : lk_bits(lk_float(size) * 0x1p112f);
+    return lk_float(bits | (uint32_t)(h & 0x8000) << 16);
+}
+
+static float scale_at(enum lk_scale type, const void *from, int64_t i)
+{
+    const uint8_t *at = (const uint8_t *)from + i * lk_scale_bytes(type);
+    float x;
+    uint16_t h;
+    if (type == LK_SC_F32) {
+        memcpy(&x, at, sizeof x);
+        return x;
+    }
+    memcpy(&h, at, sizeof h);
+    return type == LK_SC_BF16 ? lk_widen(h) : of_half(h);
+}
+
+static float of_e4m3(unsigned q)
+{
+    float size = (q & 0x7f) == 0x7f ? NAN : lk_float((q & 0x7fu) << 20) * 0x1p120f;
+    return lk_float(lk_bits(size) | (q & 0x80u) << 24);
+}
+
+static bool scale_is_odd(float x)
+{
+    return !(fabsf(x) <= MOST_SCALE) || (x != 0 && fabsf(x) < LEAST_SCALE);
+}
+
+/* Scales of the groups; returns whether any is odd. */
+static bool put_groups(const struct lk_packed_panel *p, const struct lk_codes *col, uint8_t *to)
+{
+    const struct lk_packed *f = &p->q;
+    const int64_t size = lk_scale_bytes(f->scale), n_group = p->sub_at / p->group_bytes;
+    bool odd = false;
+    for (int64_t g = 0; g < n_group; g++, to += p->group_bytes) {
+        for (int64_t j = 0; j < p->width; j++) {
+            if (!col[j].q)
+                continue;
+            memcpy(to + j * size, (const uint8_t *)col[j].d + g * size, (size_t)size);
+            float d = scale_at(f->scale, col[j].d, g);
+            odd = odd || scale_is_odd(d) || (f->kind == LK_PK_E4M3 && fabsf(d) > MOST_FP8_SCALE);
+            if (lk_packed_has_m(f->kind)) {
+                memcpy(to + (p->width + j) * size, (const uint8_t *)col[j].m + g * size, (size_t)size);
+                odd = odd || scale_is_odd(scale_at(f->scale, col[j].m, g));
+            }
+            if (lk_packed_has_z(f->kind))
+                to[p->width * size + j] = col[j].z[g];
+        }
+    }
+    return odd;
+}
+
+/* Subgroups of the block whose first source column is k: K4 sc[width], mn[width]; K6 sc of its halves. */
+static void put_subs(const struct lk_packed_panel *p, const struct lk_codes *col, int64_t k, uint8_t *to)
+{
+    const int64_t n = lk_packed_sub(p->q.kind), first = p->q.first, c = p->cols->n_col;
+    const int64_t g = (first + k) / n - first / n, last = (first + c - 1) / n - first / n;
+    for (int64_t j = 0; j < p->width; j++) {
+        if (!col[j].q)
+            continue;
+        to[j] = col[j].sc[g];
+        to[p->width + j] = p->q.kind == LK_PK_K4 ? col[j].mn[g] : g < last ? col[j].sc[g + 1] : 0;
+    }
+}
+
+static void put_word(const struct lk_packed_panel *p, uint8_t *codes, int64_t o, int64_t j, uint32_t word)
+{
+    memcpy(codes + (o * p->width + j) * 4, &word, sizeof word);
+}
+
+/* Codes of one column's block into its words. */
+static void put_codes(const struct lk_packed_panel *p, const uint8_t q[LK_BLOCK], int64_t j, uint8_t *to)
+{
+    const int bits = lk_packed_bits(p->q.kind), per = 32 / bits;
+    for (int o = 0; o < LK_BLOCK / per && bits != 6; o++) {
+        uint32_t word = 0;
+        for (int i = 0; i < per; i++)
+            word |= (q[o * per + i] & ((1u << bits) - 1u)) << bits * i;
+        put_word(p, to, o, j, word);
+    }
+    for (int o = 0; o < 6 && bits == 6; o++) {
+        const uint8_t *part = q + o / 3 * 16;
+        uint32_t word = (part[15] >> o % 3 * 2 & 3u) << 30;
+        for (int i = 0; i < 5; i++)
+            word |= (part[o % 3 * 5 + i] & 63u) << 6 * i;
+        put_word(p, to, o, j, word);
+    }
+}
+
+void lk_packed_pack(const struct lk_pack_codes *a, int64_t width)
+{
+    struct lk_packed_panel p = lk_packed_panel_of(a->q, a->cols, width);
+    const struct lk_cols *c = a->cols;
+    uint8_t *to = (uint8_t *)a->w + a->panel * p.bytes;
+    memset(to, 0, (size_t)p.bytes);
+    bool odd = put_groups(&p, a->col, to);
+    for (int s = 0; s < c->n_seg; s++) {
+        for (int64_t kp = c->packed[s]; kp < c->packed[s + 1]; kp += LK_BLOCK) {
+            int64_t n, k = lk_packed_col(c, s, kp, &n), block = kp / LK_BLOCK;
+            if (n == 0)
+                continue;
+            if (p.sub_bytes > 0)
+                put_subs(&p, a->col, k, to + p.sub_at + block * p.sub_bytes);
+            for (int64_t j = 0; j < width; j++) {
+                uint8_t q[LK_BLOCK] = {0};
+                if (!a->col[j].q)
+                    continue;
+                memcpy(q, a->col[j].q + k, (size_t)n);
+                for (int i = 0; i < n && p.q.kind == LK_PK_E4M3; i++)
+                    odd = odd || (q[i] & 0x7f) == 0x7f;
+                put_codes(&p, q, j, to + p.code_at + block * p.code_bytes);
+            }
+        }
+    }
+    to[p.odd_at] = odd;
+}
+
+static uint32_t word_at(const struct lk_packed_panel *p, const uint8_t *codes, int64_t o, int64_t j)
+{
+    uint32_t word;
+    memcpy(&word, codes + (o * p->width + j) * 4, sizeof word);
+    return word;
+}
+
+/* Code i of column j of a block. */
+static unsigned code_at(const struct lk_packed_panel *p, const uint8_t *codes, int64_t j, int i)
+{
+    const int bits = lk_packed_bits(p->q.kind), per = 32 / bits, half = i / 16 * 3;
+    if (bits != 6)
+        return word_at(p, codes, i / per, j) >> i % per * bits & ((1u << bits) - 1u);
+    if (i % 16 < 15)
+        return word_at(p, codes, half + i % 16 / 5, j) >> i % 16 % 5 * 6 & 63u;
+    return word_at(p, codes, half, j) >> 30 | word_at(p, codes, half + 1, j) >> 30 << 2 |
+           word_at(p, codes, half + 2, j) >> 30 << 4;
+}
+
+/* What a code of column j stands for, by the published formula. */
+static float number(const struct lk_packed_panel *p, const uint8_t *group, const uint8_t *sub, int64_t j, unsigned code)
+{
+    const struct lk_packed *f = &p->q;
+    const float q = (float)code, d = scale_at(f->scale, group, j);
+    const uint8_t z = group[p->width * lk_scale_bytes(f->scale) + j];
+    switch (f->kind) {
+    case LK_PK_S4:
+        return (q - 8) * d;
+    case LK_PK_A4:
+        return q * d + scale_at(f->scale, group, p->width + j);
+    case LK_PK_K4:
+        return d * (float)sub[j] * q - scale_at(f->scale, group, p->width + j) * (float)sub[p->width + j];
+    case LK_PK_K6:
+        return d * (float)(int8_t)sub[j] * (q - 32);
+    case LK_PK_S8:
+        return (q - 128) * d;
+    case LK_PK_Z4:
+    case LK_PK_Z8:
+        return (q - (float)z) * d;
+    default:
+        return of_e4m3(code) * d;
+    }
+}
+
+void lk_packed_numbers(const struct lk_packed_panel *p, const uint8_t *at, int s, int64_t kp, float *out)
+{
+    int64_t n, k = lk_packed_col(p->cols, s, kp, &n), block = kp / LK_BLOCK, width = p->width;
+    const uint8_t *codes = at + p->code_at + block * p->code_bytes;
+    memset(out, 0, (size_t)(LK_BLOCK * width) * sizeof *out);
+    for (int i = 0; i < n; i++) {
+        const uint8_t *group = at + lk_packed_group(&p->q, k + i) * p->group_bytes;
+        const uint8_t *sub = at + p->sub_at + block * p->sub_bytes;
+        if (p->q.kind == LK_PK_K6 && i >= 16)
+            sub += width;
+        for (int64_t j = 0; j < width; j++)
+            out[i * width + j] = number(p, group, sub, j, code_at(p, codes, j, i));
+    }
+}

@@ -1,0 +1,107 @@
+/* Packed weights in memory, the same for every set but for the width of a panel: scales of groups, scales of subgroups
+ * by blocks of 32 packed columns, then the codes of the blocks in 32-bit words, one of each output column side by side:
+ *   4 bits  [4, width]: word o holds columns 8 o ..., column 8 o + i in bits 4 i .. 4 i + 3
+ *   6 bits  [2, 3, width], a half of 16 columns each: word o holds columns 5 o ... in bits 6 i .. 6 i + 5, and the
+ *           upper two bits of the three words are the bits of column 15, the first word's lowest
+ *   8 bits  [8, width]: word o holds columns 4 o ...
+ * so that a mask, a conversion and a multiplication by a scale times 2^-n unpack a column of all outputs. */
+#ifndef KERNELS_CPU_LK_PACKED_H
+#define KERNELS_CPU_LK_PACKED_H
+
+#include "kernels/cpu/lk_cols.h"
+#include "kernels/cpu/lk_cpu.h"
+
+#define LK_BLOCK 32 /* packed columns */
+#define LK_WIDEST 32
+
+/* Where everything is in a panel of `width` columns. */
+struct lk_packed_panel {
+    struct lk_packed q;
+    const struct lk_cols *cols;
+    int64_t width;
+    int64_t group_bytes, sub_bytes, code_bytes; /* of a group, of a block's subgroups, of a block's codes */
+    int64_t sub_at, code_at, odd_at, bytes;     /* where they begin; the byte that says `odd`; of the panel */
+};
+
+static inline int lk_packed_bits(enum lk_packing kind)
+{
+    return kind == LK_PK_K6 ? 6 : kind >= LK_PK_S8 ? 8 : 4;
+}
+
+/* Elements of a subgroup; 0: there are none. */
+static inline int64_t lk_packed_sub(enum lk_packing kind)
+{
+    return kind == LK_PK_K4 ? 32 : kind == LK_PK_K6 ? 16 : 0;
+}
+
+static inline int64_t lk_scale_bytes(enum lk_scale scale)
+{
+    return scale == LK_SC_F32 ? 4 : 2;
+}
+
+static inline bool lk_packed_has_m(enum lk_packing kind)
+{
+    return kind == LK_PK_A4 || kind == LK_PK_K4;
+}
+
+static inline bool lk_packed_has_z(enum lk_packing kind)
+{
+    return kind == LK_PK_Z4 || kind == LK_PK_Z8;
+}
+
+/* The group of source column k, counted from that of column 0. */
+static inline int64_t lk_packed_group(const struct lk_packed *p, int64_t k)
+{
+    return (p->first + k) / p->group - p->first / p->group;
+}
+
+struct lk_packed_panel lk_packed_panel_of(const struct lk_packed *q, const struct lk_cols *cols, int64_t width);
+
+size_t lk_packed_matrix_bytes(const struct lk_packed *q, int64_t n_out, const struct lk_cols *cols, int64_t width);
+void lk_packed_pack(const struct lk_pack_codes *a, int64_t width);
+
+/* The source column of packed column kp, a multiple of 32, of segment s; *n of the 32 exist. */
+static inline int64_t lk_packed_col(const struct lk_cols *c, int s, int64_t kp, int64_t *n)
+{
+    int64_t k = c->begin[s] + (kp - c->packed[s]), left = c->begin[s + 1] - k;
+    *n = left < 0 ? 0 : lk_min(left, LK_BLOCK);
+    return k;
+}
+
+/* Some blocks of one segment of a panel. */
+struct lk_blocks {
+    const struct lk_packed_panel *panel;
+    const uint8_t *at; /* the panel */
+    int s;             /* segment */
+    int64_t k, n;      /* packed columns k .. k + n - 1, multiples of LK_BLOCK */
+};
+
+/* The groups that these meet, one after another: without a division each. */
+struct lk_groups {
+    const uint8_t *at, *last;
+    int64_t left, size, bytes;
+};
+
+static inline struct lk_groups lk_groups_of(const struct lk_blocks *b)
+{
+    const struct lk_packed_panel *p = b->panel;
+    int64_t col = p->cols->begin[b->s] + (b->k - p->cols->packed[b->s]);
+    const uint8_t *at = b->at + lk_packed_group(&p->q, col) * p->group_bytes;
+    return (struct lk_groups){at, b->at + p->sub_at - p->group_bytes, p->q.group - (p->q.first + col) % p->q.group,
+                              p->q.group, p->group_bytes};
+}
+
+static inline void lk_groups_step(struct lk_groups *g, int64_t n_col)
+{
+    g->left -= n_col;
+    if (g->left > 0 || g->at == g->last)
+        return;
+    g->left = g->size;
+    g->at += g->bytes;
+}
+
+/* Numbers of the block at packed column kp of segment s: out[32, width], rounded once, zeros behind the segment's end;
+ * `at` is the panel. */
+void lk_packed_numbers(const struct lk_packed_panel *p, const uint8_t *at, int s, int64_t kp, float *out);
+
+#endif

@@ -1,0 +1,165 @@
+#include "kernels/cpu/lk_packed_run.h"
+
+/* Items are chunks of activation panels by groups of weight panels, the groups running fastest. */
+struct work {
+    const struct lk_packed_set *set;
+    const struct lk_packed_memory *m;
+    const struct lk_linear *a;
+    struct lk_panels rows;
+    int64_t n_panel, group, n_group, n_chunk;
+    int64_t row_begin, row_end; /* activation panels of the item */
+    struct lk_packed_panel packed;
+    const char *ahead;   /* memory that will be read next */
+    int64_t ahead_lines; /* of it to fetch a block */
+};
+
+static void cut(struct work *t, const struct lk_packed_set *set, const struct lk_linear *a)
+{
+    *t = (struct work){.set = set,
+                       .a = a,
+                       .rows = lk_panels_of(a->a.n_row, set->rows),
+                       .n_panel = lk_ceil_div(a->n_out, set->width),
+                       .group = 1};
+    if (t->rows.n == 0)
+        return;
+    if (a->epilogue == LK_EP_HEAD)
+        t->group = LK_HEAD_BLOCK / set->width;
+    else if (a->a.n_row <= set->pair_rows)
+        t->group = 2;
+    t->n_group = lk_ceil_div(t->n_panel, t->group);
+    t->n_chunk = lk_ceil_div(t->rows.n, set->band);
+}
+
+int64_t lk_packed_items(const struct lk_packed_set *set, const struct lk_linear *a)
+{
+    struct work t;
+    cut(&t, set, a);
+    return t.n_group * t.n_chunk;
+}
+
+static const uint8_t *panel_at(const struct work *t, int64_t panel)
+{
+    return (const uint8_t *)t->a->w + panel * t->packed.bytes;
+}
+
+static void fetch_ahead(struct work *t, int64_t n_block)
+{
+    for (int64_t line = n_block * t->ahead_lines; line > 0; line--, t->ahead += 64)
+        __builtin_prefetch(t->ahead, 0, 2);
+}
+
+/* The piece at b of weight panel `panel`, and with `two` of the one behind it, against the item's activation panels. */
+static void take_piece(struct work *t, struct lk_blocks *b, int64_t panel, bool two, float *sums)
+{
+    const struct lk_packed_set *set = t->set;
+    const int64_t width = set->width * (1 + two), n_col = lk_cols_packed(t->a->a.cols);
+    const int64_t row = lk_panel_begin(&t->rows, t->row_begin);
+    struct lk_blocks both[2] = {*b, *b};
+    bool odd = false;
+    for (int i = 0; i <= two; i++) {
+        both[i].at = panel_at(t, panel + i);
+        odd = odd || both[i].at[t->packed.odd_at];
+        fetch_ahead(t, b->n / LK_BLOCK);
+    }
+    bool few = !odd && t->a->a.n_row <= set->few_rows;
+    for (int i = 0; i <= two && !few; i++)
+        set->unpack(&both[i], (char *)t->m->piece + (size_t)(i * b->n * set->width) * set->elem_bytes);
+    for (int64_t ip = t->row_begin; ip < t->row_end; ip++) {
+        int64_t begin = lk_panel_begin(&t->rows, ip);
+        int r = lk_panel_rows(&t->rows, ip);
+        struct lk_piece p = {.a = (const char *)t->a->a.data + (size_t)(begin * n_col + b->k * r) * set->act_bytes,
+                             .w = t->m->piece,
+                             .n = b->n,
+                             .sums = sums + (begin - row) * width,
+                             .r = r,
+                             .two = two,
+                             .begin = b->k == b->panel->cols->packed[b->s]};
+        if (few)
+            set->few(both, &p);
+        else
+            set->tile(&p);
+    }
+}
+
+/* Adds the n sums at sums[wait] to those that wait for them; returns how many levels are in use then. */
+static int climb(const struct work *t, int s, int wait, int64_t n)
+{
+    for (int left = lk_merges(t->a->a.cols, s); left > 0; left--, wait--) {
+        float *x = t->m->sums[wait - 1];
+        const float *y = t->m->sums[wait];
+        for (int64_t i = 0; i < n; i++)
+            x[i] += y[i];
+    }
+    return wait + 1;
+}
+
+/* sums[0] = the item's activation panels times weight panel `panel`, and with `two` the one behind it. */
+static void take_panel(struct work *t, int64_t panel, bool two)
+{
+    const struct lk_cols *c = t->a->a.cols;
+    const int64_t most = t->set->piece / (1 + two);
+    const int64_t row = lk_panel_begin(&t->rows, t->row_begin);
+    const int64_t n_sum = (lk_panel_begin(&t->rows, t->row_end) - row) * t->set->width * (1 + two);
+    int wait = 0;
+    for (int s = 0; s < c->n_seg; s++) {
+        float *sums = t->m->sums[wait];
+        if (c->packed[s] == c->packed[s + 1])
+            memset(sums, 0, (size_t)n_sum * sizeof *sums);
+        for (int64_t k = c->packed[s]; k < c->packed[s + 1]; k += most) {
+            struct lk_blocks b = {&t->packed, NULL, s, k, lk_min(most, c->packed[s + 1] - k)};
+            take_piece(t, &b, panel, two, sums);
+        }
+        wait = climb(t, s, wait, n_sum);
+    }
+}
+
+static void finish(const struct work *t, int64_t panel, bool two)
+{
+    const int width = t->set->width * (1 + two);
+    float *v = t->m->sums[0];
+    char *best = t->m->best;
+    for (int64_t ip = t->row_begin; ip < t->row_end; ip++) {
+        struct lk_packed_sums s = {v, width, lk_panel_rows(&t->rows, ip), lk_panel_begin(&t->rows, ip), panel};
+        v += s.r * width;
+        for (int i = 0; i <= two; i++, s.v += t->set->width, s.panel++)
+            t->set->finish(t->a, &s, best);
+        best += (size_t)s.r * t->set->best_bytes;
+    }
+}
+
+static void take_item(struct work *t, int64_t group, int64_t after)
+{
+    const struct lk_packed_set *set = t->set;
+    const struct lk_linear *a = t->a;
+    int64_t last = lk_min((group + 1) * t->group, t->n_panel), row = lk_panel_begin(&t->rows, t->row_begin);
+    int64_t n_best = a->epilogue == LK_EP_HEAD ? lk_panel_begin(&t->rows, t->row_end) - row : 0;
+    for (int64_t i = 0; i < n_best; i++)
+        set->best_init(t->m->best + (size_t)i * set->best_bytes);
+    for (int64_t panel = group * t->group; panel < last;) {
+        bool two = a->a.n_row <= set->pair_rows && panel + 1 < last;
+        t->ahead = (const char *)panel_at(t, panel + 1 + two < last ? panel + 1 + two : after);
+        take_panel(t, panel, two);
+        finish(t, panel, two);
+        panel += 1 + two;
+    }
+    for (int64_t i = 0; i < n_best; i++)
+        a->best[(row + i) * t->n_group + group] = set->best_finish(t->m->best + (size_t)i * set->best_bytes);
+}
+
+void lk_packed_linear(const struct lk_packed_set *set, const struct lk_packed_memory *m, const struct lk_linear *a,
+                      int64_t begin, int64_t end)
+{
+    struct work t;
+    cut(&t, set, a);
+    t.m = m;
+    t.packed = lk_packed_panel_of(a->q, a->a.cols, set->width);
+    int64_t n_block = lk_cols_packed(a->a.cols) / LK_BLOCK;
+    t.ahead_lines = n_block > 0 ? lk_ceil_div(t.packed.bytes / 64, n_block) : 0;
+    for (int64_t item = begin; item < end; item++) {
+        int64_t chunk = item / t.n_group;
+        int64_t after = (item + 1 + (item + 1 < end ? 0 : a->skip_items)) % t.n_group * t.group;
+        t.row_begin = t.rows.n * chunk / t.n_chunk;
+        t.row_end = t.rows.n * (chunk + 1) / t.n_chunk;
+        take_item(&t, item % t.n_group, after);
+    }
+}
