@@ -32,7 +32,7 @@ struct lb_plan_spec {
     const struct lb_wfile *weights; /* NULL: none are read */
     enum lb_dtype dtype;
     bool unpack; /* no weights stay packed */
-    bool int8; /* the layers' matrices */
+    bool int8;   /* the layers' matrices */
     int64_t batch_tokens, max_seqs, kv_memory, max_model_len;
     size_t free_bytes; /* memory that can be had on this host */
     int tp;            /* ranks that hold one copy of the weights */
@@ -85,6 +85,9 @@ void lb_plan_take_batch(struct lb_plan *p, int64_t batch_tokens);
 
 /* Bytes that one rank's buffers of a step take: n_tok tokens, of n_out of them the logits. */
 double lb_plan_step_bytes(const struct lb_config *c, enum lb_dtype dtype, int tp, int64_t n_tok, int64_t n_out);
+
+/* What int8 products take besides. */
+double lb_plan_int8_bytes(const struct lb_plan_spec *spec, int tp, int64_t n_tok);
 
 /* Bytes that a step of n_tok tokens takes for its mixtures of experts, at most: a kernel set may store fewer. */
 double lb_plan_moe_bytes(const struct lb_config *c, int64_t n_tok);
