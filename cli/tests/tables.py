@@ -119,6 +119,7 @@ BAD_OPTIONS = [
     (['--prompt-logprobs', '21'], '--prompt-logprobs'),
     (['--overflow', 'cut'], 'cut-left'),
     (['--kv-dtype', 'fp8'], 'bf16'),
+    (['--quantize', 'int4'], 'int8'),
     (['-m', 'MODEL', '-p', 'a', '--dtype', 'f32', '--kv-dtype', 'bf16'], '--kv-dtype bf16 and --dtype f32'),
     (['-m', 'MODEL', '-p', 'a', '--kv-cache-dtype', 'float32'], 'not built in: .* bf16 work'),
     (['--max-tokens', 'many'], 'many'),

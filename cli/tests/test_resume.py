@@ -219,7 +219,7 @@ def unreadable_rows_keep_their_form(tmp):
 # An option of --help, values that change a byte of a row, and the fact that is named.
 CHANGES = {
     'prompt': None, 'model': None, 'input': None,  # their contents count: below
-    'dtype': ('f32', 'dtype'), 'isa': ('ref', 'isa'), 'max-model-len': ('100', 'max_model_len'), 'chat': (None, 'chat'),
+    'dtype': ('f32', 'dtype'), 'quantize': ('int8', 'quantization'), 'isa': ('ref', 'isa'), 'max-model-len': ('100', 'max_model_len'), 'chat': (None, 'chat'),
     'system': ('You are', 'system'), 'chat-template': ('FILE', 'chat_template'),
     'chat-template-kwargs': ('{"a":1}', 'chat_template_kwargs'), 'input-key': ('text', 'input_key'),
     'add-bos': ('no', 'add_bos'), 'max-tokens': ('3', 'max_tokens'), 'min-tokens': ('1', 'min_tokens'),

@@ -42,8 +42,8 @@ static double host_step_bytes(const struct lb_plan_spec *spec, int tp, int64_t n
     int64_t n_out = spec->max_seqs ? least(spec->max_seqs + LB_SCORE_TOKENS, n_tok) : n_tok;
     if (spec->device)
         return lb_plan_device_bytes(spec->config, spec->dtype, tp, n_tok, n_out);
-    return ranks_of(spec) *
-           (lb_plan_step_bytes(spec->config, spec->dtype, tp, n_tok, n_out) + lb_plan_lora_step_bytes(spec, n_tok));
+    return ranks_of(spec) * (lb_plan_step_bytes(spec->config, spec->dtype, tp, n_tok, n_out) +
+                             lb_plan_int8_bytes(spec, tp, n_tok) + lb_plan_lora_step_bytes(spec, n_tok));
 }
 
 enum lb_status lb_plan_length(struct lb_plan *p, const struct lb_plan_spec *spec, struct lb_err *err)

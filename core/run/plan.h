@@ -92,6 +92,9 @@ double lb_plan_step_bytes(const struct lb_config *c, enum lb_dtype dtype, int tp
 /* The same on a CUDA device, where logits and sums of products go through memory of limited size. */
 double lb_plan_device_bytes(const struct lb_config *c, enum lb_dtype dtype, int tp, int64_t n_tok, int64_t n_out);
 
+/* What int8 products take besides. */
+double lb_plan_int8_bytes(const struct lb_plan_spec *spec, int tp, int64_t n_tok);
+
 /* Bytes that a step of n_tok tokens takes for its mixtures of experts, at most: a kernel set may store fewer. */
 double lb_plan_moe_bytes(const struct lb_config *c, int64_t n_tok);
 

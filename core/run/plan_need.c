@@ -5,6 +5,7 @@
 #include "core/model/codes.h"
 #include "core/model/kv.h"
 #include "core/run/plan.h"
+#include "kernels/args_int8.h"
 
 #define TABLES 64 /* bytes of a token in the step's tables */
 #define ITEM 32   /* bytes of a piece of attention, at most one a head */
@@ -44,8 +45,45 @@ static double replicated(const struct lb_config *c, int64_t il)
     return c->layer[il].moe ? n + dim * (double)c->moe.n_expert : n;
 }
 
+/* Whether a tensor becomes an int8 matrix: those of a layer do, but for what chooses and what attention absorbs. */
+static bool is_int8(const struct lb_config *c, const struct lb_wtensor *t)
+{
+    static const struct {
+        enum lb_role role;
+        const char *suffix;
+    } stays[] = {{LB_R_ROUTER, ".weight"},
+                 {LB_R_INDEX_Q, ".weight"},
+                 {LB_R_INDEX_K, ".weight"},
+                 {LB_R_INDEX_W, ".weight"},
+                 {LB_R_KV_B, ".weight"},
+                 {LB_R_K_B, ""},
+                 {LB_R_V_B, ""}};
+    int64_t il = lb_family_layer_of(c->family, c->gguf, t->name);
+    if (il < 0 || t->n_dim < 2)
+        return false;
+    for (size_t i = 0; i < sizeof stays / sizeof *stays; i++)
+        if (strcmp(t->name, lb_family_tensor(c->family, c->gguf, stays[i].role, (int)il, stays[i].suffix).text) == 0)
+            return false;
+    return true;
+}
+
+/* Columns in whole blocks, and for each row and segment a scale and what a kernel set may need beside it. */
+static double int8_bytes(const struct lb_config *c, const struct lb_wtensor *t)
+{
+    int il = (int)lb_family_layer_of(c->family, c->gguf, t->name);
+    int64_t n_col = t->dim[t->n_dim - 1], n_seg = 1;
+    if (strcmp(t->name, lb_family_tensor(c->family, c->gguf, LB_R_O, il, ".weight").text) == 0 ||
+        strcmp(t->name, lb_family_tensor(c->family, c->gguf, LB_R_DOWN, il, ".weight").text) == 0)
+        n_seg = c->n_seg;
+    int64_t width = (n_col - 1) / n_seg + 1, blocks = (width - 1) / LK_INT8_BLOCK + 1;
+    double row = (double)(n_seg * blocks * LK_INT8_BLOCK) + 2 * sizeof(float) * (double)n_seg;
+    return n_col > 0 ? (double)(lb_wtensor_elements(t) / n_col) * row : 0;
+}
+
 static double tensor_bytes(const struct lb_plan_spec *spec, const struct lb_wtensor *t)
 {
+    if (spec->int8 && is_int8(spec->config, t))
+        return int8_bytes(spec->config, t);
     double kept = spec->unpack ? 0 : lb_codes_kept_bytes(t);
     return kept > 0 ? kept : (double)lb_wtensor_elements(t) * (double)elem_bytes(spec->dtype);
 }
@@ -132,6 +170,21 @@ static double latent_bytes(const struct lb_config *c, double n_head, double elem
                  n_head * (double)(2 * m->nope_dim + m->rope_dim + c->out_dim) +
                  (double)((c->index.n_head + 1) * c->index.head_dim + c->index.n_head);
     return sizeof(float) * f32 + elem * ((double)m->q_rank + n_head * (double)m->kv_rank);
+}
+
+/* The widest input of a product, in numbers of 16 bits at most, and of experts those of all choices. */
+double lb_plan_int8_bytes(const struct lb_plan_spec *spec, int tp, int64_t n_tok)
+{
+    const struct lb_config *c = spec->config;
+    const struct lb_moe_shape *m = &c->moe;
+    if (!spec->int8)
+        return 0;
+    double dim = (double)c->dim, heads = (double)(c->n_head * c->out_dim) / tp, ffn = (double)c->ffn_dim / tp;
+    double widest = dim > heads ? dim : heads;
+    widest = widest > ffn ? widest : ffn;
+    if (m->n_expert > 0)
+        widest += (double)(m->n_used + 1) * (dim > (double)m->ffn_dim ? dim : (double)m->ffn_dim);
+    return (double)n_tok * (2 * widest + (double)c->n_seg * sizeof(float));
 }
 
 double lb_plan_step_bytes(const struct lb_config *c, enum lb_dtype dtype, int tp, int64_t n_tok, int64_t n_out)

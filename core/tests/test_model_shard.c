@@ -46,6 +46,7 @@ struct script {
     const struct lb_config *config;
     const struct lb_wfile *file;
     enum lb_dtype dtype;
+    bool int8;
     const char *isa, *name;
     struct lb_step step[N_STEP];
     int32_t slot[N_STEP][N_ROW]; /* after the step */
@@ -90,6 +91,7 @@ static bool rank_open(struct rank *r, struct lb_err *err)
     const struct script *s = r->script;
     struct lb_backend_spec be = {.device = cuda ? "cuda" : "cpu",
                                  .dtype = s->dtype,
+                                 .int8 = s->int8,
                                  .isa = cuda ? NULL : s->isa,
                                  .n_thread = r->size == 1 ? 2 : 1,
                                  .local_rank = r->index,
@@ -344,8 +346,8 @@ static void check_groups(struct script *s)
         run_group(s, tp, false, rank, NULL);
         for (int i = 0; i < tp; i++)
             if (rank[i].text[0] && strcmp(rank[i].text, "another rank has failed") != 0)
-                fail_msg("%s, %s %s, rank %d of %d: %s", s->name, s->isa, s->dtype == LB_F32 ? "f32" : "bf16", i, tp,
-                         rank[i].text);
+                fail_msg("%s, %s %s%s, rank %d of %d: %s", s->name, s->isa, s->dtype == LB_F32 ? "f32" : "bf16",
+                         s->int8 ? " int8" : "", i, tp, rank[i].text);
     }
     script_close(s);
 }
@@ -353,6 +355,16 @@ static void check_groups(struct script *s)
 /* What is run: both types on ref and on the processor's best set; or, of sets whose instructions are modeled in C and
  * take many times as long, the two that another program has not run, in bf16. */
 static bool modeled;
+
+/* Models that are run with layers in int8 too: heads and FFN in segments, experts with a shared one, latents. */
+static bool in_int8(const char *name)
+{
+    static const char *const names[] = {"llama-mha", "llama-gguf-q4_0", "glm4-moe", "glm4-moe-lite"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i]) == 0)
+            return true;
+    return false;
+}
 
 static void check_model(const char *name, const struct lb_config *config, const struct lb_wfile *file)
 {
@@ -367,11 +379,15 @@ static void check_model(const char *name, const struct lb_config *config, const 
     }
     assert_true(config->n_seg > 1);
     for (int i = strcmp(sets[0], sets[1]) == 0; i < 2; i++) {
-        for (int type = modeled; type < 2; type++) {
-            if (is_sampled() && (config->moe.n_expert > 0) != (type > 0))
+        for (int type = modeled; type < 2 + (!cuda && in_int8(name)); type++) {
+            if (is_sampled() && type < 2 && (config->moe.n_expert > 0) != (type > 0))
                 continue; /* one type each */
-            s = (struct script){
-                .config = config, .file = file, .dtype = type ? LB_BF16 : LB_F32, .isa = sets[i], .name = name};
+            s = (struct script){.config = config,
+                                .file = file,
+                                .dtype = type ? LB_BF16 : LB_F32,
+                                .int8 = type == 2,
+                                .isa = sets[i],
+                                .name = name};
             check_groups(&s);
         }
     }

@@ -8,11 +8,12 @@
 #include "kernels/cpu/lk_set.h"
 
 /* A set's order of weights. A panel's numbers are followed by its scales, f32 [n_seg, panel], and with `corrected` by
- * the sums of its q over each segment, int32 [n_seg, panel]. */
+ * what sums have to begin with where activations are stored with 128 added: -128 times the sum of q over the segment,
+ * int32 [n_seg, panel]. */
 struct lk_int8_order {
     int panel;      /* output columns */
     int run;        /* columns of K that lie side by side */
-    bool corrected; /* whether the sums are there */
+    bool corrected; /* whether they are there */
     /* Where (k, j) is, k a multiple of `run`, counted from the segment's first block. */
     int64_t (*at)(int64_t k, int64_t j);
 };
@@ -142,9 +143,9 @@ static inline struct lk_int8_scale lk_int8_source_scale(const struct lk_pack *a,
 
 #define LK_INT8_PANEL 32 /* of any set, at most */
 
-/* Segment s of a panel at `w`, its scales at `scale`, the sums of its numbers to `sum`. */
+/* Segment s of a panel at `w`, its scales at `scale`, what corrects its sums to `begin`. */
 LK_INLINE void lk_int8_pack_segment(const struct lk_pack *a, const struct lk_int8_order *o, int s, int8_t *w,
-                                    float *scale, int32_t sum[LK_INT8_PANEL])
+                                    float *scale, int32_t begin[LK_INT8_PANEL])
 {
     const struct lk_cols *c = a->cols;
     float inverse[LK_INT8_PANEL];
@@ -152,7 +153,7 @@ LK_INLINE void lk_int8_pack_segment(const struct lk_pack *a, const struct lk_int
         struct lk_int8_scale of = lk_int8_source_scale(a, j, c->begin[s], c->begin[s + 1]);
         scale[j] = of.s / LK_INT8_BLOCK;
         inverse[j] = of.inverse;
-        sum[j] = 0;
+        begin[j] = 0;
     }
     int64_t width = lk_int8_width(c, s);
     for (int64_t at = 0; at < width; at += LK_INT8_BLOCK) {
@@ -162,7 +163,7 @@ LK_INLINE void lk_int8_pack_segment(const struct lk_pack *a, const struct lk_int
             lk_int8_source(a, j, c->begin[s] + at, c->begin[s + 1] - c->begin[s] - at, x);
             for (int i = 0; i < LK_INT8_BLOCK; i++) {
                 q[j][i] = lk_int8_of(x[i], inverse[j]);
-                sum[j] += q[j][i];
+                begin[j] -= 128 * q[j][i];
             }
         }
         for (int i = 0; i < LK_INT8_BLOCK; i += o->run)
@@ -179,11 +180,11 @@ LK_INLINE void lk_int8_pack(const struct lk_pack *a, const struct lk_int8_order 
     const size_t n = (size_t)o->panel * sizeof(float);
     for (int s = 0; s < c->n_seg; s++) {
         float scale[LK_INT8_PANEL];
-        int32_t sum[LK_INT8_PANEL];
-        lk_int8_pack_segment(a, o, s, w + o->panel * lk_int8_begin(c, s), scale, sum);
+        int32_t begin[LK_INT8_PANEL];
+        lk_int8_pack_segment(a, o, s, w + o->panel * lk_int8_begin(c, s), scale, begin);
         memcpy(scales + (size_t)s * n, scale, n);
         if (o->corrected)
-            memcpy(scales + (size_t)(c->n_seg + s) * n, sum, n);
+            memcpy(scales + (size_t)(c->n_seg + s) * n, begin, n);
     }
 }
 

@@ -81,8 +81,9 @@ void check_moe(const struct lk_cpu *t);
 /* Tries every `every`-th float. */
 void check_exp(const struct lk_cpu *t, int every);
 void check_bench_packed(const struct lk_cpu *t);
-/* only: "packed", "qkv", "out", "gate-up", "down", "head", "norm", "attend", or NULL for all; set: its name, or NULL
- * for the last one of this processor. */
+void check_bench_int8(const struct lk_cpu *t);
+/* only: "packed", "int8", "qkv", "out", "gate-up", "down", "head", "norm", "attend", or NULL for all; set: its name, or
+ * NULL for the last one of this processor. */
 void check_bench(const char *only, const char *set);
 
 #endif

@@ -252,6 +252,10 @@ static void bench_set(const struct lk_cpu *t, const char *only)
         check_bench_packed(t);
         return;
     }
+    if (only && strcmp(only, "int8") == 0) {
+        check_bench_int8(t);
+        return;
+    }
     peak = t->peak ? measure_peak(t, false) : 0;
     if (t->peak)
         printf("peak, one thread: %.1f GFLOP/s in registers, %.1f from the first cache\n", peak, measure_peak(t, true));

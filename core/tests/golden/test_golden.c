@@ -450,14 +450,21 @@ static void check_cache(const char *path, struct lb_options *o, const json_t *ro
     o->crowd_pages = 0;
 }
 
-static void contract_of(const char *path, const char *dtype, const char *isa, const json_t *rows, bool singles)
+/* A kernel set, a type, and what layers are quantized to. */
+struct way {
+    const char *isa, *dtype, *quantize;
+};
+
+static void contract_of(const char *path, const struct way *way, const json_t *rows, bool singles)
 {
+    const char *dtype = way->dtype, *isa = way->isa;
     char where[600];
     struct lb_options o;
     struct golden_out base, out;
     golden_options(&o, path);
     o.dtype = dtype;
     o.isa = isa;
+    o.quantize = way->quantize;
     golden_run(&o, rows, &base);
     assert_int_equal(base.exit_code, 0);
     assert_int_equal(base.stats.padding, 0);
@@ -501,8 +508,8 @@ void golden_contract(const char *path, const json_t *rows, bool singles, bool re
     for (const char *const *isa = golden_sets(); *isa; isa++) {
         bool ref = strcmp(*isa, "ref") == 0;
         if (golden_extent() > EXTENT_SANITIZED && !golden_falls_back(*isa) && (!ref || golden_extent() == EXTENT_FULL))
-            contract_of(path, "f32", *isa, rows, singles);
-        contract_of(path, "bf16", *isa, rows, ref ? ref_singles : singles);
+            contract_of(path, &(struct way){*isa, "f32", NULL}, rows, singles);
+        contract_of(path, &(struct way){*isa, "bf16", NULL}, rows, ref ? ref_singles : singles);
     }
 }
 
@@ -520,6 +527,26 @@ static void test_contract(void **state)
         bool singles =
             golden_extent() == EXTENT_FULL || (golden_extent() == EXTENT_SAMPLE && (m < 2 || windows_or_outputs));
         golden_contract(path, rows, singles, singles);
+        json_decref(rows);
+        json_decref(golden);
+    }
+}
+
+/* With layers in int8 a row's output depends on the row alone too. */
+static void test_int8_contract(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"llama-mha", "glm4-moe"};
+    int n = golden_extent() == EXTENT_SANITIZED ? 1 : 2;
+    for (int m = 0; m < n; m++) {
+        char path[512];
+        model_path(names[m], path, sizeof path);
+        json_t *golden = golden_rows(names[m], "golden.jsonl"), *rows = contract_rows(golden);
+        for (const char *const *isa = golden_sets(); *isa; isa++) {
+            if (strcmp(*isa, "ref") == 0 && golden_extent() != EXTENT_FULL)
+                continue;
+            contract_of(path, &(struct way){*isa, "bf16", "int8"}, rows, golden_extent() > EXTENT_MODEL);
+        }
         json_decref(rows);
         json_decref(golden);
     }
@@ -652,6 +679,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_greedy),
         cmocka_unit_test(test_two_names),
         cmocka_unit_test(test_contract),
+        cmocka_unit_test(test_int8_contract),
     };
     const struct CMUnitTest once[] = {
         cmocka_unit_test(test_text),

@@ -117,4 +117,5 @@ void lk_amx_init(struct lk_cpu *t, enum lk_type type)
     t->peak = peak;
     lk_amx_linear_init(t);
     lk_amx_attend_init(t);
+    lk_amx_int8_init(t);
 }

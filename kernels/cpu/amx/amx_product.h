@@ -85,8 +85,18 @@ LK_INLINE void lk_amx_put_sums(const int A, const int B, const struct lk_amx_run
         _tile_stored(3, p->c[1] + 16, p->c_row);
 }
 
-/* A panels by B tiles: 1 or 2 by 1 or 2, or 1 by 4. The tiles have the panels' heights. */
-LK_INLINE void lk_amx_run_tiles(const int A, const int B, const struct lk_amx_run *p)
+/* Names of tiles have to be constants for the intrinsics. */
+#define LK_AMX_DOT(int8, c, a, b)    \
+    do {                             \
+        if (int8)                    \
+            _tile_dpbssd(c, a, b);   \
+        else                         \
+            _tile_dpbf16ps(c, a, b); \
+    } while (0)
+
+/* A panels by B tiles: 1 or 2 by 1 or 2, or 1 by 4. The tiles have the panels' heights. int8: a block is 64 columns of
+ * bytes, and sums are whole numbers of 32 bits, which lie where the others' do. */
+LK_INLINE void lk_amx_run_any(const int A, const int B, const bool int8, const struct lk_amx_run *p)
 {
     const char *a0 = p->a[0], *a1 = p->a[1], *w0 = p->w[0], *w1 = p->w[1], *ahead = p->ahead;
     __asm__ volatile("" : : : "memory"); /* tile loads do not tell the compiler that they read memory */
@@ -94,22 +104,22 @@ LK_INLINE void lk_amx_run_tiles(const int A, const int B, const struct lk_amx_ru
     for (int64_t i = 0; i < p->n_block; i++) {
         _tile_loadd(4, a0, p->a_row);
         _tile_loadd(6, w0, p->w_row);
-        _tile_dpbf16ps(0, 4, 6);
+        LK_AMX_DOT(int8, 0, 4, 6);
         if (B > 1) {
             _tile_loadd(7, w0 + p->w_next, p->w_row);
-            _tile_dpbf16ps(1, 4, 7);
+            LK_AMX_DOT(int8, 1, 4, 7);
         }
         if (A > 1) {
             _tile_loadd(5, a1, p->a_row);
-            _tile_dpbf16ps(2, 5, 6);
+            LK_AMX_DOT(int8, 2, 5, 6);
             if (B > 1)
-                _tile_dpbf16ps(3, 5, 7);
+                LK_AMX_DOT(int8, 3, 5, 7);
         }
         if (B > 2) {
             _tile_loadd(5, w1, p->w_row);
-            _tile_dpbf16ps(2, 4, 5);
+            LK_AMX_DOT(int8, 2, 4, 5);
             _tile_loadd(6, w1 + p->w_next, p->w_row);
-            _tile_dpbf16ps(3, 4, 6);
+            LK_AMX_DOT(int8, 3, 4, 6);
         }
         for (int line = 0; line < p->n_ahead && ahead < p->ahead_end; line++, ahead += 64)
             _mm_prefetch(ahead, _MM_HINT_T1);
@@ -119,6 +129,16 @@ LK_INLINE void lk_amx_run_tiles(const int A, const int B, const struct lk_amx_ru
         w1 += p->w_step;
     }
     lk_amx_put_sums(A, B, p);
+}
+
+LK_INLINE void lk_amx_run_tiles(const int A, const int B, const struct lk_amx_run *p)
+{
+    lk_amx_run_any(A, B, false, p);
+}
+
+LK_INLINE void lk_amx_run_int8(const int A, const int B, const struct lk_amx_run *p)
+{
+    lk_amx_run_any(A, B, true, p);
 }
 
 #endif

@@ -3,13 +3,17 @@
 #ifndef KERNELS_CPU_AVX512_LK_AVX512_ISA_H
 #define KERNELS_CPU_AVX512_LK_AVX512_ISA_H
 
-/* LK_KEEP: how an empty asm statement holds a vector, for loops whose result nobody reads. */
+/* LK_KEEP: how an empty asm statement holds a vector, for loops whose result nobody reads. LK_DOT: sum =
+ * _mm512_dpbusd_epi32(sum, x, y), but the sum stays in its register: of the intrinsic the compiler makes copies until a
+ * tile of 24 sums no longer fits. */
 #ifdef LK_ISA_MODEL
 #include "kernels/tests/isa_model/avx512_model.h"
 #define LK_KEEP "+m"
+#define LK_DOT(sum, x, y) ((sum) = _mm512_dpbusd_epi32(sum, x, y))
 #else
 #include <immintrin.h>
 #define LK_KEEP "+v"
+#define LK_DOT(sum, x, y) __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(y))
 #endif
 
 #endif

@@ -57,13 +57,16 @@ static void put_half(uint32_t *out, __m256i x)
     X(mask_storeu_epi32_256, ISA_BITS, _mm256_mask_storeu_epi32(out, M8, HALF(0)))                             \
     X(store_si512, ISA_BITS, _mm512_store_si512(out, SI(0)))                                                   \
     X(add_epi32, ISA_BITS, put(out, _mm512_add_epi32(SI(0), SI(1))))                                           \
+    X(max_epu32, ISA_BITS, put(out, _mm512_max_epu32(SI(0), SI(1))))                                           \
+    X(dpbusd_epi32, ISA_BITS, put(out, _mm512_dpbusd_epi32(SI(0), SI(1), SI(2))))                              \
+    X(cvtepi32_ps, ISA_F32, _mm512_storeu_ps(out, _mm512_cvtepi32_ps(SI(0))))                                  \
+    X(cvtps_epi32, ISA_BITS, put(out, _mm512_cvtps_epi32(PS(0))))                                              \
     X(and_si512, ISA_BITS, put(out, _mm512_and_si512(SI(0), SI(1))))                                           \
     X(slli_epi32, ISA_BITS, put(out, _mm512_slli_epi32(SI(0), 16)))                                            \
     X(srli_epi32, ISA_BITS, put(out, _mm512_srli_epi32(SI(0), 30)))                                            \
     X(srai_epi32, ISA_BITS, put(out, _mm512_srai_epi32(SI(0), 4)))                                             \
     X(or_si512, ISA_BITS, put(out, _mm512_or_si512(SI(0), SI(1))))                                             \
     X(cvtepu8_epi32, ISA_BITS, put(out, _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)in->x[0]))))        \
-    X(cvtepi32_ps, ISA_F32, _mm512_storeu_ps(out, _mm512_cvtepi32_ps(SI(0))))                                  \
     X(permutexvar_epi16, ISA_BITS, put(out, _mm512_permutexvar_epi16(SI(0), SI(1))))                           \
     X(cvtepu16_epi32, ISA_BITS, put(out, _mm512_cvtepu16_epi32(HALF(0))))                                      \
     X(castsi512_ps, ISA_BITS, _mm512_storeu_ps(out, _mm512_castsi512_ps(SI(0))))                               \

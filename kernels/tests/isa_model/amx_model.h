@@ -1,6 +1,7 @@
 /* A model in C of the part of AMX that kernels/cpu/amx uses, under the intrinsics' own names (lk_amx_isa.h): Intel SDM,
- * volume 1, chapter on AMX; volume 2, LDTILECFG, TILELOADD, TILESTORED, TDPBF16PS. Where the processor would raise an
- * exception the program ends. A source file has its own tiles for each thread; kernels keep none between calls. */
+ * volume 1, chapter on AMX; volume 2, LDTILECFG, TILELOADD, TILESTORED, TDPBF16PS, TDPBSSD. Where the processor would
+ * raise an exception the program ends. A source file has its own tiles for each thread; kernels keep none between
+ * calls. */
 #ifndef KERNELS_TESTS_ISA_MODEL_AMX_MODEL_H
 #define KERNELS_TESTS_ISA_MODEL_AMX_MODEL_H
 
@@ -102,16 +103,24 @@ LK_MODEL_STEP float lk_model_half(float pair, int h)
     return lk_model_ftz(x);
 }
 
+/* What a product asks of its tiles; returns the elements of a row of a. */
+LK_MODEL_STEP int lk_model_need_shapes(int c, int a, int b)
+{
+    const struct lk_model_tiles *m = &lk_model_tiles;
+    int n_k = m->colsb[a] / 4;
+    lk_model_need(c != a && c != b && a != b, "one tile as two operands");
+    lk_model_tile(a), lk_model_tile(b), lk_model_tile(c);
+    lk_model_need(m->colsb[a] % 4 == 0 && m->colsb[b] % 4 == 0, "a part of an element");
+    lk_model_need(m->rows[c] == m->rows[a] && n_k == m->rows[b] && m->colsb[c] == m->colsb[b], "shapes that differ");
+    return n_k;
+}
+
 /* c[m, n] += (sum over k of a[m, 2k] b[k, 2n]) + (sum over k of a[m, 2k + 1] b[k, 2n + 1]): each sum from zero by fused
  * multiply-adds in order of k, then two additions, all to nearest even. */
 LK_MODEL void _tile_dpbf16ps(int c, int a, int b)
 {
     struct lk_model_tiles *m = &lk_model_tiles;
-    int n_k = m->colsb[a] / 4, n_col = m->colsb[c] / 4;
-    lk_model_need(c != a && c != b && a != b, "one tile as two operands");
-    lk_model_tile(a), lk_model_tile(b), lk_model_tile(c);
-    lk_model_need(m->colsb[a] % 4 == 0 && m->colsb[b] % 4 == 0, "a part of an element");
-    lk_model_need(m->rows[c] == m->rows[a] && n_k == m->rows[b] && m->colsb[c] == m->colsb[b], "shapes that differ");
+    int n_k = lk_model_need_shapes(c, a, b), n_col = m->colsb[c] / 4;
     for (int i = 0; i < m->rows[c]; i++) {
         float sum[2][LK_MODEL_COLSB / 4] = {{0}};
         for (int k = 0; k < n_k; k++)
@@ -122,6 +131,31 @@ LK_MODEL void _tile_dpbf16ps(int c, int a, int b)
             }
         for (int n = 0; n < n_col; n++)
             m->at[c][i][n] = lk_model_ftz(lk_model_ftz(m->at[c][i][n]) + lk_model_ftz(sum[0][n] + sum[1][n]));
+    }
+}
+
+LK_MODEL_STEP uint32_t lk_model_word(float element)
+{
+    uint32_t u;
+    memcpy(&u, &element, sizeof u);
+    return u;
+}
+
+/* c[m, n] += sum over k and b of byte b of a[m, k] times byte b of b[k, n], both with sign, modulo 2^32. */
+LK_MODEL void _tile_dpbssd(int c, int a, int b)
+{
+    struct lk_model_tiles *m = &lk_model_tiles;
+    int n_k = lk_model_need_shapes(c, a, b), n_col = m->colsb[c] / 4;
+    for (int i = 0; i < m->rows[c]; i++) {
+        for (int n = 0; n < n_col; n++) {
+            uint32_t sum = lk_model_word(m->at[c][i][n]);
+            for (int k = 0; k < n_k; k++) {
+                uint32_t x = lk_model_word(m->at[a][i][k]), y = lk_model_word(m->at[b][k][n]);
+                for (int shift = 0; shift < 32; shift += 8)
+                    sum += (uint32_t)((int8_t)(x >> shift & 0xff) * (int8_t)(y >> shift & 0xff));
+            }
+            memcpy(&m->at[c][i][n], &sum, sizeof sum);
+        }
     }
 }
 

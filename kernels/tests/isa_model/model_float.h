@@ -67,6 +67,15 @@ LK_MODEL __m512d _mm512_cvtps_pd(__m256 a)
     return r;
 }
 
+/* To nearest even; INT32_MIN for what does not fit and for NaN. */
+LK_MODEL __m512i _mm512_cvtps_epi32(__m512 a)
+{
+    LK_I32X16 r;
+    for (int i = 0; i < 16; i++)
+        r[i] = a[i] >= -0x1p31f && a[i] < 0x1p31f ? (int32_t)rintf(a[i]) : INT32_MIN;
+    return (__m512i)r;
+}
+
 LK_MODEL float _mm512_cvtss_f32(__m512 a)
 {
     return a[0];

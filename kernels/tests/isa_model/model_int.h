@@ -9,6 +9,25 @@ LK_MODEL __m512i _mm512_add_epi32(__m512i a, __m512i b)
     return (__m512i)((LK_U32X16)a + (LK_U32X16)b);
 }
 
+LK_MODEL __m512i _mm512_max_epu32(__m512i a, __m512i b)
+{
+    LK_U32X16 x = (LK_U32X16)a, y = (LK_U32X16)b;
+    for (int i = 0; i < 16; i++)
+        x[i] = x[i] > y[i] ? x[i] : y[i];
+    return (__m512i)x;
+}
+
+/* Each lane: sum + the four products of a's bytes without sign and b's bytes with theirs, modulo 2^32. */
+LK_MODEL __m512i _mm512_dpbusd_epi32(__m512i sum, __m512i a, __m512i b)
+{
+    LK_VECTOR(64) uint8_t x = (LK_VECTOR(64) uint8_t)a;
+    LK_VECTOR(64) int8_t y = (LK_VECTOR(64) int8_t)b;
+    LK_U32X16 r = (LK_U32X16)sum;
+    for (int i = 0; i < 64; i++)
+        r[i / 4] += (uint32_t)(x[i] * y[i]);
+    return (__m512i)r;
+}
+
 LK_MODEL __m512i _mm512_and_si512(__m512i a, __m512i b)
 {
     return a & b;

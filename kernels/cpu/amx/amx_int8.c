@@ -1,0 +1,282 @@
+/* Products in int8 (tdpbssd). Layouts:
+ *   activations  panels of up to 16 rows as in bf16; in a panel of r rows a block of 64 columns is [r, 64] int8; then
+ *                scales, [n_row, n_seg]
+ *   weights      panels of 32 output columns, for each block of 64 columns two tiles [16, 16, 4] int8: fours of
+ * columns, output columns, the columns of a four; and their scales A tile has as many bytes as one of bf16 with half
+ * the columns, and products go through memory like those of amx_linear.c. */
+#include "kernels/cpu/amx/amx_product.h"
+#include "kernels/cpu/avx512/avx512_epilogue.h"
+#include "kernels/cpu/lk_int8.h"
+
+#define ROWS LK_AMX_ROWS
+#define PANEL LK_AVX512_PANEL
+#define BLOCK LK_INT8_BLOCK
+#define BLOCK_BYTES (BLOCK * PANEL) /* of weights */
+#define CHUNK_PAIRS 8               /* of one item, more where the second cache holds them */
+#define BAND 4                      /* pairs of activation panels whose sums are open together */
+#define RUN 8                       /* blocks that a larger band takes at a time */
+#define BAND_NUMBERS (2 * BAND * ROWS * PANEL)
+
+static int64_t place(int64_t k, int64_t j)
+{
+    return k / BLOCK * BLOCK_BYTES + j / 16 * (BLOCK_BYTES / 2) + k % BLOCK / 4 * 64 + j % 16 * 4;
+}
+
+static const struct lk_int8_order order = {.panel = PANEL, .run = 4, .at = place};
+
+static size_t weight_bytes(int64_t n_out, const struct lk_cols *cols)
+{
+    return lk_int8_weight_bytes(n_out, cols, &order);
+}
+
+static size_t act_bytes(int64_t n_row, const struct lk_cols *cols)
+{
+    return lk_int8_act_bytes(n_row, cols, 1);
+}
+
+static void pack(const struct lk_pack *a)
+{
+    lk_int8_pack(a, &order);
+}
+
+/* An item is a row. */
+static int64_t quantize_items(const struct lk_quantize *a)
+{
+    return a->a.n_row;
+}
+
+/* The 64 columns that begin with block b of 32, of which n exist, mixed. */
+static inline void mixed(const struct lk_amx_row *from, int64_t b, int64_t n, float x[BLOCK])
+{
+    LK_EIGHT v[8];
+    for (int half = 0; half < 2; half++) {
+        const uint16_t *at = from->at + (b + half) * from->step;
+        for (int i = 0; i < LK_AMX_BLOCK; i++)
+            x[half * LK_AMX_BLOCK + i] = half * LK_AMX_BLOCK < n ? lk_widen(at[i]) : 0;
+    }
+    memcpy(v, x, sizeof v);
+    lk_int8_mix(v);
+    memcpy(x, v, sizeof v);
+}
+
+static void quantize(const struct lk_quantize *a, int64_t begin, int64_t end)
+{
+    const struct lk_cols *c = a->a.cols;
+    const struct lk_panels panels = lk_panels_of(a->a.n_row, ROWS);
+    int64_t n_to = lk_int8_cols(c);
+    float *scales = (float *)(void *)((int8_t *)a->q + a->a.n_row * n_to), x[BLOCK];
+    for (int64_t row = begin; row < end; row++) {
+        struct lk_amx_row from = lk_amx_row_of(&a->a, row);
+        int64_t ip = lk_panel_of(&panels, row), first = lk_panel_begin(&panels, ip), r = lk_panel_rows(&panels, ip);
+        int8_t *to = (int8_t *)a->q + first * n_to + (row - first) * BLOCK;
+        for (int s = 0; s < c->n_seg; s++) {
+            int64_t b = c->packed[s] / LK_AMX_BLOCK, last = c->packed[s + 1] / LK_AMX_BLOCK;
+            uint32_t most = 0;
+            for (int64_t at = b; at < last; at += 2) {
+                mixed(&from, at, (last - at) * LK_AMX_BLOCK, x);
+                for (int i = 0; i < BLOCK; i++)
+                    most = lk_int8_more(most, x[i]);
+            }
+            struct lk_int8_scale of = lk_int8_scale_of(most);
+            scales[row * c->n_seg + s] = of.s;
+            for (int64_t at = b; at < last; at += 2, to += BLOCK * r) {
+                mixed(&from, at, (last - at) * LK_AMX_BLOCK, x);
+                for (int i = 0; i < BLOCK; i++)
+                    to[i] = lk_int8_of(x[i], of.inverse);
+            }
+        }
+    }
+}
+
+static void put_tile(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n)
+{
+    struct lk_amx_rows from = {t->v, t->ld, t->row, t->r};
+    lk_amx_put(out, &from, col, n);
+}
+
+/* How the work is cut: items are chunks of pairs of activation panels by groups of weight panels, the groups running
+ * fastest. */
+struct plan {
+    struct lk_panels rows;
+    int64_t n_pair, n_panel, group, n_group, n_chunk;
+};
+
+static struct plan plan_of(const struct lk_linear *a)
+{
+    struct plan p = {.rows = lk_panels_of(a->a.n_row, ROWS), .n_panel = lk_ceil_div(a->n_out, PANEL), .group = 1};
+    if (p.rows.n == 0)
+        return p;
+    if (p.rows.n == 1)
+        p.group = 2;
+    p.n_pair = lk_ceil_div(p.rows.n, 2);
+    p.n_group = lk_ceil_div(p.n_panel, p.group);
+    p.n_chunk = lk_ceil_div(p.n_pair, lk_chunk_panels(a->l2_bytes, 2 * ROWS * lk_int8_cols(a->a.cols), CHUNK_PAIRS));
+    return p;
+}
+
+static int64_t linear_items(const struct lk_linear *a)
+{
+    struct plan p = plan_of(a);
+    return p.n_group * p.n_chunk;
+}
+
+/* What one thread works with: a chunk's activation panels against a weight panel, or two when there is a single
+ * activation panel. */
+struct work {
+    const struct lk_linear *a;
+    struct plan plan;
+    struct lk_amx_shape shape;
+    int64_t n_col, panel_bytes;    /* columns in whole blocks; bytes of a weight panel */
+    int64_t row_begin, row_end;    /* the chunk's activation panels */
+    int64_t panel;                 /* the weight panel, */
+    bool two;                      /* and the one behind it */
+    const char *ahead, *ahead_end; /* the weights that come next */
+    int n_ahead;                   /* lines of them to fetch a block */
+    float (*sums)[BAND_NUMBERS];   /* [LK_TREE_DEPTH] on the way up the tree; the result is sums[0] */
+};
+
+static int64_t width_of(const struct work *t)
+{
+    return t->two ? 2 * PANEL : PANEL;
+}
+
+/* Some blocks of one segment. */
+struct part {
+    int64_t block, n_block;
+    bool begin;
+};
+
+/* Adds a part's products to the whole numbers at `sums` of activation panels ip and, where there is one, ip + 1. */
+static void take_part(struct work *t, const struct part *part, int64_t ip, float *sums)
+{
+    int r0 = lk_panel_rows(&t->plan.rows, ip), r1 = ip + 1 < t->row_end ? lk_panel_rows(&t->plan.rows, ip + 1) : 0;
+    const char *a0 = (const char *)t->a->a.data + lk_panel_begin(&t->plan.rows, ip) * t->n_col;
+    const char *w = (const char *)t->a->w + t->panel * t->panel_bytes + part->block * BLOCK_BYTES;
+    struct lk_amx_run p = {
+        .a = {a0 + part->block * r0 * BLOCK, a0 + t->n_col * r0 + part->block * r1 * BLOCK},
+        .a_row = BLOCK,
+        .a_step = {r0 * BLOCK, r1 * BLOCK},
+        .w = {w, w + t->panel_bytes},
+        .w_row = 64,
+        .w_next = BLOCK_BYTES / 2,
+        .w_step = BLOCK_BYTES,
+        .n_block = part->n_block,
+        .c = {sums, sums + (t->two ? PANEL : r0 * PANEL)},
+        .c_row = width_of(t) * 4,
+        .begin = part->begin,
+        .ahead = t->ahead,
+        .ahead_end = t->ahead_end,
+        .n_ahead = t->n_ahead,
+    };
+    lk_amx_configure(&t->shape, r0, r1);
+    if (r1 > 0)
+        lk_amx_run_int8(2, 2, &p);
+    else if (t->two)
+        lk_amx_run_int8(1, 4, &p);
+    else
+        lk_amx_run_int8(1, 2, &p);
+    t->ahead += lk_min(t->ahead_end - t->ahead, part->n_block * t->n_ahead * 64);
+}
+
+/* The whole numbers of segment s become numbers: n rows from `row` on. */
+static void scale(const struct work *t, int s, int64_t row, int64_t n, float *sums)
+{
+    const struct lk_cols *c = t->a->a.cols;
+    const char *end_of_w = (const char *)t->a->w + t->panel * t->panel_bytes + PANEL * t->n_col;
+    const float *a_scale = (const float *)(const void *)((const char *)t->a->a.data + t->a->a.n_row * t->n_col);
+    for (int64_t i = 0; i < n; i++) {
+        __m512 x = _mm512_set1_ps(a_scale[(row + i) * c->n_seg + s]);
+        for (int64_t j = 0; j < width_of(t); j += 16, sums += 16) {
+            const char *w = end_of_w + j / PANEL * t->panel_bytes + (s * PANEL + j % PANEL) * 4;
+            __m512 v = _mm512_cvtepi32_ps(_mm512_loadu_si512(sums));
+            _mm512_storeu_ps(sums, _mm512_mul_ps(v, _mm512_mul_ps(x, _mm512_loadu_ps(w))));
+        }
+    }
+}
+
+/* Adds the n sums at sums[wait] to those that wait for them; returns how many levels are in use then. */
+static int climb(struct work *t, int s, int wait, int64_t n)
+{
+    for (int left = lk_merges(t->a->a.cols, s); left > 0; left--, wait--) {
+        float *x = t->sums[wait - 1], *y = t->sums[wait];
+        for (int64_t i = 0; i < n; i += 16)
+            _mm512_storeu_ps(x + i, _mm512_add_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(y + i)));
+    }
+    return wait + 1;
+}
+
+/* sums[0] = the products of activation panels begin .. end - 1, one behind the other. */
+static void take_band(struct work *t, int64_t begin, int64_t end)
+{
+    const struct lk_cols *c = t->a->a.cols;
+    int64_t row = lk_panel_begin(&t->plan.rows, begin), n = lk_panel_begin(&t->plan.rows, end) - row, first = 0;
+    int wait = 0;
+    for (int s = 0; s < c->n_seg; s++) {
+        float *sums = t->sums[wait];
+        int64_t n_block = lk_int8_width(c, s) / BLOCK;
+        int64_t n_part = end - begin > 4 ? lk_ceil_div(n_block, RUN) : lk_min(1, n_block);
+        if (n_part == 0)
+            memset(sums, 0, (size_t)(n * width_of(t)) * sizeof *sums);
+        for (int64_t i = 0; i < n_part; i++) {
+            int64_t from = n_block * i / n_part, to = n_block * (i + 1) / n_part;
+            struct part part = {first + from, to - from, i == 0};
+            for (int64_t ip = begin; ip < end; ip += 2)
+                take_part(t, &part, ip, sums + (lk_panel_begin(&t->plan.rows, ip) - row) * width_of(t));
+        }
+        first += n_block;
+        scale(t, s, row, n, sums);
+        wait = climb(t, s, wait, n * width_of(t));
+    }
+}
+
+/* The chunk against its weight panel; `next` is read after it. */
+static void take_panel(struct work *t, int64_t next)
+{
+    int64_t n_pair = lk_ceil_div(t->row_end - t->row_begin, 2);
+    t->ahead = (const char *)t->a->w + next * t->panel_bytes;
+    t->ahead_end = (const char *)t->a->w + lk_min(next + 1 + t->two, t->plan.n_panel) * t->panel_bytes;
+    t->n_ahead = (int)lk_ceil_div((1 + t->two) * BLOCK_BYTES / 64, n_pair);
+    for (int64_t begin = t->row_begin, end; begin < t->row_end; begin = end) {
+        end = lk_min(begin + 2 * BAND, t->row_end);
+        take_band(t, begin, end);
+        float *v = t->sums[0];
+        for (int64_t ip = begin; ip < end; ip++) {
+            int r = lk_panel_rows(&t->plan.rows, ip);
+            struct lk_tile tile = {v, (int)width_of(t), r, lk_panel_begin(&t->plan.rows, ip), t->panel};
+            for (int i = 0; i <= t->two; i++, tile.v += PANEL, tile.panel++)
+                lk_epilogue(t->a, &tile, NULL, put_tile);
+            v += r * width_of(t);
+        }
+    }
+}
+
+static void linear(const struct lk_linear *a, int64_t begin, int64_t end)
+{
+    _Alignas(64) float sums[LK_TREE_DEPTH][BAND_NUMBERS];
+    struct work t = {.a = a,
+                     .plan = plan_of(a),
+                     .n_col = lk_int8_cols(a->a.cols),
+                     .panel_bytes = lk_int8_panel_bytes(a->a.cols, &order),
+                     .sums = sums};
+    const struct plan *plan = &t.plan;
+    for (int64_t item = begin; item < end; item++) {
+        int64_t chunk = item / plan->n_group, group = item % plan->n_group;
+        t.row_begin = 2 * (plan->n_pair * chunk / plan->n_chunk);
+        t.row_end = lk_min(2 * (plan->n_pair * (chunk + 1) / plan->n_chunk), plan->rows.n);
+        t.panel = group * plan->group;
+        t.two = plan->group == 2 && t.panel + 1 < plan->n_panel;
+        take_panel(&t, (item + 1 + (item + 1 < end ? 0 : a->skip_items)) % plan->n_group * plan->group);
+    }
+    _tile_release(); /* else each context switch of the thread would carry eight tiles */
+}
+
+void lk_amx_int8_init(struct lk_cpu *t)
+{
+    t->int8 = (struct lk_int8){.weight_bytes = weight_bytes,
+                               .act_bytes = act_bytes,
+                               .pack = pack,
+                               .quantize_items = quantize_items,
+                               .quantize = quantize,
+                               .linear_items = linear_items,
+                               .linear = linear};
+}
