@@ -514,6 +514,15 @@ static void fill_chosen(struct lb_llm *llm)
     }
 }
 
+static void log_adapters(const struct lb_llm *llm)
+{
+    for (int32_t i = 0; i < llm->lora.n; i++) {
+        const struct lb_lora *l = &llm->lora.adapter[i];
+        lb_log_put(&llm->o.log, LB_LOG_INFO, "adapter %s%s%s: %zu modules, rank up to %lld", l->name,
+                   *l->name ? " = " : "", l->dir, l->n_module, (long long)l->max_rank);
+    }
+}
+
 static void fill_stats(struct lb_llm *llm)
 {
     struct lb_stats *s = &llm->stats;
@@ -535,6 +544,7 @@ static void fill_stats(struct lb_llm *llm)
     s->n_param = lb_model_size_of(llm->model).n_param;
     s->segments = llm->config.n_seg;
     fill_chosen(llm);
+    log_adapters(llm);
     s->tp = llm->ranks.tp;
     s->dp = llm->ranks.dp;
     for (int i = 0; i < s->n_setting; i++)

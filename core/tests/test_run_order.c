@@ -36,13 +36,14 @@ static struct lb_work *random_row(int64_t index, uint32_t *random)
     struct lb_work *w = new_row(index, n);
     for (int64_t i = 0; i < n; i++)
         w->prompt[i] = i < same ? 100 + (i < 40 ? kind / 3 : kind) : (int32_t)(next_random(random) % 3);
+    w->set.adapter = (int32_t)(next_random(random) % 2);
     return w;
 }
 
 static int64_t alike(const struct lb_work *a, const struct lb_work *b)
 {
     int64_t n = 0;
-    while (n < a->n_prompt && n < b->n_prompt && a->prompt[n] == b->prompt[n])
+    while (a->set.adapter == b->set.adapter && n < a->n_prompt && n < b->n_prompt && a->prompt[n] == b->prompt[n])
         n++;
     return n;
 }

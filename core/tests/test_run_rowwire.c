@@ -100,6 +100,7 @@ static struct lb_work *plain(void)
                                   .penalty = {.repetition = 1},
                                   .max_given = true,
                                   .include_stop = true,
+                                  .adapter = 3,
                                   .max_tokens = 4,
                                   .logprobs = -1,
                                   .prompt_logprobs = -1,
@@ -126,6 +127,7 @@ static void assert_same_settings(const struct lb_settings *a, const struct lb_se
     assert_int_equal(a->ignore_eos, b->ignore_eos);
     assert_int_equal(a->skip_special, b->skip_special);
     assert_int_equal(a->include_stop, b->include_stop);
+    assert_int_equal(a->adapter, b->adapter);
     assert_int_equal(a->logprobs, b->logprobs);
     assert_int_equal(a->prompt_logprobs, b->prompt_logprobs);
     assert_int_equal(a->prompt_from, b->prompt_from);

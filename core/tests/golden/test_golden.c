@@ -619,7 +619,7 @@ static void test_products(void **state)
     (void)state;
     char path[512];
     model_path("llama-gqa-tied", path, sizeof path);
-    json_t *golden = golden_rows("llama-gqa-tied", "golden.jsonl"), *all = contract_rows(golden);
+    json_t *golden = golden_rows("llama-gqa-tied", "golden.jsonl"), *all = golden_contract_rows(golden);
     struct said said = {0};
     struct lb_options o;
     struct golden_out own, tried;
