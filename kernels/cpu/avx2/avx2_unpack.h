@@ -41,22 +41,27 @@ struct lk_sink {
     __m256 acc[LK_AVX2_ROWS][4];
 };
 
+/* R rows times column i of the sink's next ones, n vectors at x. */
+LK_INLINE void lk_sink_multiply(const int R, struct lk_sink *s, const int i, const __m256 *x, const int n)
+{
+    const float *a = s->a + i / 8 * 8 * R + i % 8;
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++) {
+        __m256 by = _mm256_broadcast_ss(a + 8 * r);
+#pragma GCC unroll 4
+        for (int j = 0; j < n; j++)
+            s->acc[r][j] = lk_fma_in_place(by, x[j], s->acc[r][j]);
+    }
+}
+
 /* Column i of the sink's next ones, for P = 1 columns i and i + 1. */
 LK_INLINE void lk_sink_take(const int R, const int P, struct lk_sink *s, const int i, const struct lk_quad *q)
 {
     if (R == 0)
         LK_FOUR _mm256_store_ps(s->out + i * LK_AVX2_PANEL + 8 * v, q->x[v]);
-#pragma GCC unroll 2
-    for (int k = 0; k < 2 / P; k++) {
-        const float *a = s->a + (i + k) / 8 * 8 * R + (i + k) % 8;
-#pragma GCC unroll 6
-        for (int r = 0; r < R; r++) {
-            __m256 x = _mm256_broadcast_ss(a + 8 * r);
-#pragma GCC unroll 4
-            for (int j = 0; j < 2 * P; j++)
-                s->acc[r][j] = lk_fma_in_place(x, q->x[2 * k + j], s->acc[r][j]);
-        }
-    }
+    lk_sink_multiply(R, s, i, q->x, 2 * P);
+    if (P == 1)
+        lk_sink_multiply(R, s, i + 1, q->x + 2, 2);
 }
 
 /* The next n columns are taken; n is a multiple of 8. */
