@@ -84,7 +84,7 @@ static bool rank_open(struct rank *r, struct lb_err *err)
     const struct script *s = r->script;
     struct lb_backend_spec be = {
         .device = "cpu", .dtype = s->dtype, .int8 = s->int8, .isa = s->isa, .n_thread = r->size == 1 ? 2 : 1};
-    struct lb_model_spec spec = {s->config, s->file, NULL, NULL, r->comm, NULL};
+    struct lb_model_spec spec = {.config = s->config, .weights = s->file, .comm = r->comm};
     if (lb_backend_open(&r->be, &be, err) != LB_OK)
         return false;
     spec.backend = r->be;

@@ -318,7 +318,7 @@ static void add_scores(json_t *row, size_t i)
 
 /* Greedy rows, and the same prompts sampled, all with log-probabilities so that a changed bit shows; some of both with
  * penalties. */
-static json_t *contract_rows(const json_t *golden)
+json_t *golden_contract_rows(const json_t *golden)
 {
     json_t *rows = json_array();
     for (int sampled = 0; sampled < 2; sampled++) {
@@ -506,7 +506,7 @@ static void test_contract(void **state)
         if (golden_extent() != EXTENT_FULL && !in_sample(models[m], golden_extent() == EXTENT_SAMPLE ? N_MODEL : 6))
             continue;
         model_path(models[m], path, sizeof path);
-        json_t *golden = golden_rows(models[m], "golden.jsonl"), *rows = contract_rows(golden);
+        json_t *golden = golden_rows(models[m], "golden.jsonl"), *rows = golden_contract_rows(golden);
         bool windows_or_outputs = strcmp(models[m], "mistral-swa") == 0 || strncmp(models[m], "glm4", 4) == 0;
         bool singles =
             golden_extent() == EXTENT_FULL || (golden_extent() == EXTENT_SAMPLE && (m < 2 || windows_or_outputs));
@@ -580,11 +580,15 @@ int golden_shapes(void);    /* test_shapes.c */
 int golden_bent(void);      /* test_bent.c */
 int golden_ggufs(void);     /* test_ggufs.c */
 int golden_score(void);     /* test_score.c */
+int golden_adapters(void);  /* test_lora.c */
 
-/* test_golden [--without SET]: with it only what depends on the kernel sets. */
+/* test_golden [--without SET | --only PATTERN]: with the first only what depends on the kernel sets, with the other
+ * only tests whose names match. */
 int main(int argc, char **argv)
 {
     golden_without = argc == 3 && strcmp(argv[1], "--without") == 0 ? argv[2] : NULL;
+    if (argc == 3 && strcmp(argv[1], "--only") == 0)
+        cmocka_set_test_filter(argv[2]);
     const struct CMUnitTest shared[] = {
         cmocka_unit_test(test_greedy),
         cmocka_unit_test(test_two_names),
@@ -603,7 +607,7 @@ int main(int argc, char **argv)
     }
     failed += golden_layers();
     failed += cmocka_run_group_tests_name("sets", shared, NULL, NULL);
-    failed += golden_score() + golden_packed();
+    failed += golden_score() + golden_packed() + golden_adapters();
     if (golden_without)
         return failed;
     failed += golden_bent();
