@@ -127,8 +127,9 @@ struct lb_backend {
     const char *arch;   /* of a device, "sm_90"; NULL: the processor */
     const char *build;  /* what else decides its bits: the device's name, versions of libraries; NULL likewise */
     void *stream;       /* what ops are enqueued on (a cudaStream_t), buffers are the device's; NULL: the host's */
-    /* asked while step_end waits: false ends the step as failed. NULL: it just waits */
-    bool (*alive)(void *ctx);
+    /* asked while a step waits, and once behind that: false ends it as failed, and err, which may hold another failure,
+     * gets why. lost: the device does nothing any more, which the other ranks must hear. NULL: it just waits */
+    bool (*alive)(void *ctx, bool lost, struct lb_err *err);
     void *alive_ctx;
     int n_thread;
     struct lb_backend_memory memory;

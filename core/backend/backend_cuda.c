@@ -40,23 +40,29 @@ bool lb_cuda_ok(struct lb_cuda *c, int code, const char *call, const char *op)
     return lb_cuda_try(code, call, op, &c->err) == LB_OK;
 }
 
-bool lb_cuda_wait(struct lb_cuda *c, const char *op)
+/* Asks about the group's ranks until the stream is through, and tells them when it will not be. */
+static void watch_peers(struct lb_cuda *c, const char *op)
 {
     const struct timespec nap = {0, 20000};
-    cudaError_t code = cudaSuccess;
-    if (c->base.alive) {
-        if (!lb_cuda_ok(c, (int)cudaEventRecord(c->end_event, c->stream), "cudaEventRecord", op))
-            return false;
-        while ((code = cudaEventQuery(c->end_event)) == cudaErrorNotReady && c->base.alive(c->base.alive_ctx))
+    cudaError_t code = cudaEventRecord(c->end_event, c->stream);
+    bool alive = true;
+    if (code == cudaSuccess)
+        while (alive && (code = cudaEventQuery(c->end_event)) == cudaErrorNotReady) {
+            alive = c->base.alive(c->base.alive_ctx, false, &c->err);
             nanosleep(&nap, NULL);
-        if (code == cudaErrorNotReady) {
-            lb_err_set(&c->err, LB_E_DEVICE, "another rank of the group is gone or late");
-            return false;
         }
-        if (!lb_cuda_ok(c, (int)code, "cudaEventQuery", op))
-            return false;
-    }
-    return lb_cuda_ok(c, (int)cudaStreamSynchronize(c->stream), "cudaStreamSynchronize", op);
+    if (!alive) /* what is enqueued ends now */
+        code = cudaStreamSynchronize(c->stream);
+    bool lost = !lb_cuda_ok(c, (int)code, "cudaEventQuery", op);
+    c->base.alive(c->base.alive_ctx, lost, &c->err); /* what failed at once leaves nothing to wait for */
+}
+
+/* Waits behind a failure too: what was sent may still be read. */
+bool lb_cuda_wait(struct lb_cuda *c, const char *op)
+{
+    if (c->base.alive)
+        watch_peers(c, op);
+    return lb_cuda_ok(c, (int)cudaStreamSynchronize(c->stream), "cudaStreamSynchronize", op) && c->err.status == LB_OK;
 }
 
 /* ---- memory ---- */
@@ -259,10 +265,7 @@ static enum lb_status cuda_step_end(struct lb_backend *be, const struct lb_cand 
 {
     struct lb_cuda *c = lb_cuda_of(be);
     *cand = c->head.cand;
-    bool failed = c->err.status != LB_OK;
-    if (failed) /* what was sent may still be read */
-        cudaStreamSynchronize(c->stream);
-    else if (lb_cuda_wait(c, "a step"))
+    if (lb_cuda_wait(c, "a step"))
         lb_cuda_head_end(c);
     c->step = NULL;
     return c->err.status == LB_OK ? LB_OK : lb_err_set(err, c->err.status, "%s", c->err.text);

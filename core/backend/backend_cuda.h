@@ -186,7 +186,7 @@ static inline bool lb_cuda_idle(const struct lb_cuda *c)
 bool lb_cuda_ok(struct lb_cuda *c, int code, const char *call, const char *op);
 
 /* Waits for what was enqueued, and asks meanwhile whether the ranks that it may wait for are there; false: the step
- * failed. */
+ * failed, now or before. */
 bool lb_cuda_wait(struct lb_cuda *c, const char *op);
 
 /* lb_cuda_ok outside of a step. */

@@ -17,8 +17,8 @@ struct nccl {
     struct lb_comm *boot;
     ncclComm_t nccl; /* NULL once it has failed */
     cudaStream_t stream;
-    float *parts; /* [size, CHUNK], the device's */
-    bool ring;
+    float *parts;       /* [size, CHUNK], the device's */
+    bool ring, by_peer; /* err is of something that another rank did */
     struct lb_err err;
 };
 
@@ -41,13 +41,14 @@ static ncclResult_t look(struct nccl *c, const char *call)
     ncclResult_t asked = ncclCommGetAsyncError(c->nccl, &async);
     if (asked != ncclSuccess)
         async = asked;
-    if (async != ncclSuccess && async != ncclInProgress) {
+    bool ok = async == ncclSuccess || async == ncclInProgress;
+    c->by_peer = !ok && asked == ncclSuccess;
+    if (!ok)
         broke(c, call, ncclGetErrorString(async));
-        return async;
-    }
-    if (c->boot->ops->status(c->boot, &err) != LB_OK) {
+    else if (c->boot->ops->status(c->boot, &err) != LB_OK) {
+        c->by_peer = true;
         broke(c, call, err.text);
-        return ncclSystemError;
+        async = ncclSystemError;
     }
     return async;
 }
@@ -65,13 +66,20 @@ static bool went_well(struct nccl *c, const char *call, ncclResult_t result)
     return c->nccl != NULL;
 }
 
-bool lb_comm_nccl_poll(void *comm)
+bool lb_comm_nccl_poll(void *comm, bool lost, struct lb_err *err)
 {
     struct nccl *c = comm;
     if (strcmp(c->comm.name, "nccl") != 0)
         return true;
-    look(c, "NCCL");
-    return c->nccl != NULL;
+    if (lost)
+        broke(c, "NCCL", "this rank's device has failed");
+    else
+        look(c, "NCCL");
+    if (c->nccl)
+        return true;
+    c->comm.heard |= c->by_peer && err->status == LB_OK;
+    lb_err_set(err, c->err.status, "%s", c->err.text);
+    return false;
 }
 
 /* ---- operations ---- */
@@ -120,12 +128,11 @@ static void nccl_beat(struct lb_comm *comm, const char *where, int64_t n)
     c->boot->ops->beat(c->boot, where, n);
 }
 
-/* A peer that is gone is why NCCL fails, and the better news. */
+/* Of bcast and gather; a reduce's failures are for those who wait for the stream. */
 static enum lb_status nccl_status(struct lb_comm *comm, struct lb_err *err)
 {
     struct nccl *c = (struct nccl *)comm;
-    LB_TRY(c->boot->ops->status(c->boot, err));
-    return c->err.status ? lb_err_set(err, c->err.status, "%s", c->err.text) : LB_OK;
+    return c->boot->ops->status(c->boot, err);
 }
 
 /* Parts lie where the backend has them. */
@@ -211,7 +218,7 @@ enum lb_status lb_comm_nccl_open(struct lb_comm **out, const struct lb_nccl_spec
         lb_err_memory(&none.err, "NCCL", sizeof *c);
         return agree(&none, err);
     }
-    *c = (struct nccl){.comm = {&ops, "nccl", boot->rank, boot->size, 0},
+    *c = (struct nccl){.comm = {&ops, "nccl", boot->rank, boot->size, 0, false},
                        .boot = boot,
                        .stream = spec->stream,
                        .ring = spec->ring,

@@ -25,8 +25,8 @@ struct lb_nccl_spec {
 enum lb_status lb_comm_nccl_open(struct lb_comm **out, const struct lb_nccl_spec *spec, struct lb_err *err);
 
 /* To be asked again and again by whoever waits for the stream: a collective that a peer does not join never ends.
- * false: it has failed, and ends soon without a result; status tells why. comm is a struct lb_comm; true of other
- * kinds. */
-bool lb_comm_nccl_poll(void *comm);
+ * false: it has failed, and ends soon without a result; err gets why. bcast and gather work on, unless status has a
+ * failure. lost: it shall fail, as this rank's device has. comm is a struct lb_comm; true of other kinds. */
+bool lb_comm_nccl_poll(void *comm, bool lost, struct lb_err *err);
 
 #endif

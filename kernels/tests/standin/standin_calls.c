@@ -219,6 +219,16 @@ int standin_end(void)
 
 /* ---- devices and handles ---- */
 
+bool standin_lost(void)
+{
+    return all.has_died;
+}
+
+bool standin_has_failed(void)
+{
+    return all.failed != NULL;
+}
+
 int standin_device(void)
 {
     return this_device;

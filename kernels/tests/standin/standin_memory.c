@@ -57,23 +57,45 @@ enum standin_place standin_place(const void *p, size_t bytes, int *device)
     return a->device < 0 ? STANDIN_PINNED : STANDIN_ON_DEVICE;
 }
 
-static void protect(int how)
+/* A key of the processor's, which opens and shuts all device memory for a thread in no time; -1: it has none, and the
+ * pages are protected. */
+static int key(void)
 {
+    static int found = -2;
+    if (found == -2)
+        found = pkey_alloc(0, PKEY_DISABLE_ACCESS);
+    return found;
+}
+
+static void protect(bool open)
+{
+    if (key() >= 0) {
+        pkey_set(key(), open ? 0 : PKEY_DISABLE_ACCESS);
+        return;
+    }
     for (int i = 0; i < n_allocation; i++)
         if (allocations[i].device >= 0)
-            mprotect(allocations[i].begin, allocations[i].mapped, how);
+            mprotect(allocations[i].begin, allocations[i].mapped, open ? PROT_READ | PROT_WRITE : PROT_NONE);
+}
+
+static void lock_up(const struct allocation *a)
+{
+    if (key() >= 0)
+        pkey_mprotect(a->begin, a->mapped, PROT_READ | PROT_WRITE, key());
+    else if (!opened)
+        mprotect(a->begin, a->mapped, PROT_NONE);
 }
 
 void standin_open(void)
 {
     if (opened++ == 0)
-        protect(PROT_READ | PROT_WRITE);
+        protect(true);
 }
 
 void standin_shut(void)
 {
     if (--opened == 0)
-        protect(PROT_NONE);
+        protect(false);
 }
 
 static void *map(size_t bytes)
@@ -105,8 +127,7 @@ static cudaError_t allocate(void **p, size_t bytes, int device)
     if (device >= 0) {
         used[device] += bytes;
         standin_bridge_add(a.begin, bytes);
-        if (!opened)
-            mprotect(a.begin, a.mapped, PROT_NONE);
+        lock_up(&a);
     }
     allocations[n_allocation++] = a;
     *p = a.begin;
@@ -122,6 +143,9 @@ static cudaError_t release(void *p, bool pinned)
         standin_report("%p is no such allocation", p);
         return cudaErrorInvalidValue;
     }
+    for (int i = 0; standin_lost() && i < standin_n_device(); i++)
+        standin_drain_device(i);
+    a = find(p);
     if (pinned && standin_pending(a->begin, a->bytes))
         standin_report("pinned memory %ld is used by work that is still to be done", a->number);
     if (!pinned) { /* cudaFree waits for the device */
@@ -195,7 +219,7 @@ static void touch_part(struct allocation *a, size_t i, bool store)
     if (!is_before(p->writer, p->written))
         race(a, i, store, p->writer, p->written);
     if (!store) {
-        if (p->written == 0 && a->device >= 0 && is_new(1))
+        if (p->written == 0 && a->device >= 0 && !standin_has_failed() && is_new(1))
             standin_report("%s reads bytes at %zu of allocation %ld (%zu bytes), which nothing has written",
                            standin_now.op->name, i * PART, a->number, a->bytes);
         note_read(p);

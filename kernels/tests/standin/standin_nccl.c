@@ -1,5 +1,6 @@
-/* NCCL whose ranks are threads of this process, each with a device of its own. A collective is an operation of each
- * rank's stream, done when all of them have come to it. */
+/* NCCL whose ranks are threads of this process, or processes, each with a device of its own. A collective is an
+ * operation of each rank's stream, done when all of them have come to it. */
+#include "kernels/tests/standin/standin_between.h"
 #include "kernels/tests/standin/standin_state.h"
 
 #include <nccl.h>
@@ -18,6 +19,7 @@ struct clique {
     int n_rank, n_come, n_open;
     struct standin_meeting *meeting[MAX_MEETING]; /* number n at n % MAX_MEETING */
     bool broken;
+    struct standin_between *between; /* NULL: all ranks are here */
 };
 
 struct ncclComm {
@@ -41,6 +43,7 @@ struct collective {
     ncclDataType_t type;
     int root;
     size_t taken; /* bytes */
+    long number;  /* of the communicator's collectives */
 };
 
 static struct clique *cliques[MAX_CLIQUE];
@@ -123,10 +126,23 @@ static void clique_drop(struct clique *c)
     for (int i = 0; i < n_clique; i++)
         if (cliques[i] == c)
             cliques[i--] = cliques[--n_clique];
+    if (c->between)
+        standin_between_close(c->between, c->broken);
     for (int i = 0; i < MAX_MEETING; i++)
         if (c->meeting[i] && --c->meeting[i]->n_ref == 0)
             free(c->meeting[i]);
     free(c);
+}
+
+static bool all_came(const struct clique *c)
+{
+    return c->between ? standin_between_all_came(c->between) : c->n_come >= c->n_rank;
+}
+
+/* The number of a rank among those of this process. */
+static int seat_of(const struct ncclComm *comm)
+{
+    return comm->clique->between ? 0 : comm->rank;
 }
 
 static ncclResult_t join_clique(ncclComm_t *out, int n_rank, const ncclUniqueId *id, int rank, bool blocking)
@@ -137,9 +153,12 @@ static ncclResult_t join_clique(ncclComm_t *out, int n_rank, const ncclUniqueId 
         standin_report("rank %d of %d with id %llu", rank, n_rank, (unsigned long long)name[0]);
         return ncclInvalidArgument;
     }
-    if (name[1] != (uint64_t)getpid() && n_rank > 1)
-        return ncclSystemError; /* ranks are threads here */
+    bool apart = getenv("STANDIN_PROCESSES") && n_rank > 1;
+    if (name[1] != (uint64_t)getpid() && n_rank > 1 && !apart)
+        return ncclSystemError;
     struct clique *c = clique_of(name[0], n_rank);
+    if (apart && !c->between && !(c->between = standin_between_open(name, n_rank, rank)))
+        return ncclSystemError;
     struct ncclComm *comm = calloc(1, sizeof *comm);
     if (!comm)
         abort();
@@ -149,7 +168,7 @@ static ncclResult_t join_clique(ncclComm_t *out, int n_rank, const ncclUniqueId 
     standin_made("communicator", comm);
     standin_news();
     *out = comm;
-    while (blocking && c->n_come < n_rank)
+    while (blocking && !all_came(c))
         standin_await();
     return blocking ? ncclSuccess : ncclInProgress;
 }
@@ -176,7 +195,8 @@ static void give_up(struct ncclComm *comm)
 {
     for (int i = 0; i < comm->n_pending; i++) {
         comm->pending[i]->aborted = true;
-        comm->pending[i]->meeting->op[comm->rank] = NULL;
+        comm->pending[i]->meeting->op[seat_of(comm)] = NULL;
+        ((struct collective *)comm->pending[i]->ctx)->comm = NULL;
     }
 }
 
@@ -198,7 +218,7 @@ ncclResult_t ncclCommAbort(ncclComm_t comm)
     ncclResult_t r = enter("ncclCommAbort");
     if (!standin_gone("communicator", comm))
         return leave(ncclInvalidArgument);
-    comm->clique->broken |= comm->clique->n_come < comm->clique->n_rank;
+    comm->clique->broken |= !all_came(comm->clique) || comm->clique->between;
     give_up(comm);
     standin_news();
     close_comm(comm);
@@ -210,8 +230,10 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *async)
     ncclResult_t r = enter("ncclCommGetAsyncError");
     if (r || !standin_lives("communicator", comm))
         return leave(r ? r : ncclInvalidArgument);
-    *async = comm->clique->broken ? ncclRemoteError : comm->async;
-    if (!comm->blocking && comm->clique->n_come < comm->clique->n_rank)
+    const struct clique *c = comm->clique;
+    bool broken = c->broken || (c->between && standin_between_has_gone(c->between));
+    *async = broken ? ncclRemoteError : comm->async;
+    if (!broken && !comm->blocking && !all_came(c))
         *async = ncclInProgress;
     comm->async = ncclSuccess;
     return leave(ncclSuccess);
@@ -307,6 +329,42 @@ static void no_more(struct standin_meeting *m)
     }
 }
 
+static void write_result(const struct collective *c, char *const *from)
+{
+    int n_rank = c->comm->clique->n_rank;
+    standin_touch(c->to, taken(c), true);
+    for (int i = 0; i < n_rank && c->verb == ALL_GATHER; i++)
+        memcpy(c->to + (size_t)i * sent(c), from[i], sent(c));
+    if (c->verb == BROADCAST)
+        memcpy(c->to, from[c->root], sent(c));
+    if (c->verb == ALL_REDUCE)
+        add_ring((float *)(void *)c->to, from, n_rank, c->count);
+}
+
+/* Among processes: this one's part is given when its stream has come to it. */
+static bool there(struct standin_meeting *m)
+{
+    const struct collective *c = m->op[0]->ctx;
+    bool gives = c->verb != BROADCAST || c->comm->rank == c->root;
+    standin_begin_op(m->stream[0], m->op[0]);
+    if (gives)
+        standin_touch(c->from, sent(c), false);
+    standin_now = (struct standin_now){0};
+    return standin_between_meet(c->comm->clique->between, c->number, gives ? c->from : NULL, sent(c));
+}
+
+static void run_apart(struct standin_meeting *m)
+{
+    const struct collective *c = m->op[0]->ctx;
+    char *from[STANDIN_MAX_DEVICE];
+    for (int r = 0; r < c->comm->clique->n_rank; r++)
+        from[r] = standin_between_area(c->comm->clique->between, r);
+    standin_begin_op(m->stream[0], m->op[0]);
+    write_result(c, from);
+    standin_between_leave(c->comm->clique->between, c->number);
+    no_more(m);
+}
+
 static void run(struct standin_meeting *m)
 {
     const struct collective *first = m->op[0]->ctx;
@@ -325,13 +383,7 @@ static void run(struct standin_meeting *m)
         const struct collective *c = m->op[r]->ctx;
         standin_join(&m->stream[r]->clock, &all);
         standin_begin_op(m->stream[r], m->op[r]);
-        standin_touch(c->to, taken(c), true);
-        for (int i = 0; i < m->n_rank && c->verb == ALL_GATHER; i++)
-            memcpy(c->to + (size_t)i * sent(c), from[i], sent(c));
-        if (c->verb == BROADCAST)
-            memcpy(c->to, from[c->root], sent(c));
-        if (c->verb == ALL_REDUCE)
-            add_ring((float *)(void *)c->to, from, m->n_rank, c->count);
+        write_result(c, from);
     }
     for (int r = 0; r < m->n_rank; r++)
         free(from[r]);
@@ -345,16 +397,18 @@ static void join(void *ctx, struct standin_op *op, struct CUstream_st *s)
     const struct collective *c = ctx;
     struct ncclComm *comm = c->comm;
     struct clique *q = comm->clique;
-    long n = comm->n_meeting++;
+    long n = ((struct collective *)op->ctx)->number = comm->n_meeting++;
     struct standin_meeting **m = &q->meeting[n % MAX_MEETING];
     if (!*m) {
         *m = calloc(1, sizeof **m);
         if (!*m)
             abort();
         **m = (struct standin_meeting){.n_rank = q->n_rank, .n_ref = 1, .run = run};
+        if (q->between)
+            **m = (struct standin_meeting){.n_rank = 1, .n_ref = 1, .run = run_apart, .there = there};
     }
-    (*m)->op[comm->rank] = op;
-    (*m)->stream[comm->rank] = s;
+    (*m)->op[seat_of(comm)] = op;
+    (*m)->stream[seat_of(comm)] = s;
     (*m)->n_ref++;
     op->meeting = *m;
     if (comm->n_pending == MAX_MEETING)
@@ -367,17 +421,21 @@ static void join(void *ctx, struct standin_op *op, struct CUstream_st *s)
         (*m)->at_ms = troubles[i].ms > 0 ? now_ms() + (double)troubles[i].ms : 0;
         q->broken |= troubles[i].ms == -2;
     }
-    if (++(*m)->n_come == q->n_rank && !(*m)->never) {
+    if (++(*m)->n_come == (*m)->n_rank && !(*m)->never) {
         (*m)->n_ref--;
         *m = NULL;
     }
 }
 
-/* Of a communicator that was aborted: whatever may stand there then. */
+/* Of a communicator that was aborted, or on a device that is lost: whatever may stand there then. */
 static int abandon(void *ctx, void *stream)
 {
     const struct collective *c = ctx;
+    struct ncclComm *comm = c->comm;
     (void)stream;
+    for (int i = 0; comm && i < comm->n_pending; i++)
+        if (comm->pending[i]->ctx == ctx)
+            comm->pending[i--] = comm->pending[--comm->n_pending];
     standin_touch(c->to, c->taken, true);
     return 0;
 }
@@ -396,7 +454,7 @@ static ncclResult_t collect(const char *name, struct collective *c, cudaStream_t
     c->size = size_of(c->type);
     if (!c->size || (c->verb == ALL_REDUCE && c->type != ncclFloat32))
         standin_report("type %d is not modeled", (int)c->type);
-    if (c->comm->clique->n_come < c->comm->clique->n_rank) {
+    if (!all_came(c->comm->clique)) {
         standin_report("the communicator is not ready");
         return leave(ncclInvalidUsage);
     }
@@ -438,7 +496,7 @@ ncclResult_t ncclAllReduce(const void *from, void *to, size_t count, ncclDataTyp
 ncclResult_t ncclBroadcast(const void *from, void *to, size_t count, ncclDataType_t type, int root, ncclComm_t comm,
                            cudaStream_t s)
 {
-    struct collective c = {comm, BROADCAST, from, to, count, 0, type, root, 0};
+    struct collective c = {comm, BROADCAST, from, to, count, 0, type, root, 0, 0};
     return collect("ncclBroadcast", &c, s);
 }
 

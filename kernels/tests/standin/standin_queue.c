@@ -155,7 +155,7 @@ static void run_op(struct CUstream_st *s, struct standin_op *op)
 {
     int code = 0;
     standin_begin_op(s, op);
-    bool lost = standin_device_error(s->device) != cudaSuccess;
+    bool lost = standin_lost() || standin_device_error(s->device) != cudaSuccess;
     if (op->kind == OP_WAIT)
         standin_join(&s->clock, &op->mark->clock);
     if (op->kind == OP_RECORD) {
@@ -165,7 +165,7 @@ static void run_op(struct CUstream_st *s, struct standin_op *op)
     }
     if (!lost && (op->kind == OP_COPY || op->kind == OP_SET))
         run_rect(op);
-    if (!lost && op->run)
+    if (op->run && (!lost || op->kind == OP_MEET))
         code = op->run(op->ctx, s);
     if (code)
         standin_device_fail(s->device, (cudaError_t)code);
@@ -195,6 +195,7 @@ static bool is_met(struct standin_meeting *m, bool may_wait, bool *on)
         }
         there = there && m->op[i];
     }
+    there = there && (!m->there || m->there(m));
     *on = may_wait;
     if (!there && may_wait) {
         standin_shut();
@@ -209,6 +210,11 @@ static bool step_meeting(struct CUstream_st *s, bool may_wait)
 {
     struct standin_meeting *m = s->head->meeting;
     bool on;
+    for (int i = 0; i < m->n_rank && standin_lost(); i++)
+        if (m->op[i] == s->head) {
+            s->head->aborted = true;
+            m->op[i] = NULL;
+        }
     if (s->head->aborted) {
         struct standin_op *op = pop(s);
         run_op(s, op);
@@ -235,7 +241,7 @@ static bool step_meeting(struct CUstream_st *s, bool may_wait)
  * had to wait for another rank. */
 static bool step(struct CUstream_st *s, bool may_wait)
 {
-    if (s->head->kind == OP_WAIT && !s->head->mark->done)
+    if (s->head->kind == OP_WAIT && !s->head->mark->done && !standin_lost())
         return step(s->head->mark->stream, may_wait);
     if (s->head->kind == OP_MEET)
         return step_meeting(s, may_wait);

@@ -43,7 +43,7 @@ cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device)
         e = cudaErrorInvalidDevice;
     if (e)
         return standin_leave(e);
-    snprintf(p->name, sizeof p->name, "stand-in %d", device);
+    snprintf(p->name, sizeof p->name, "stand-in");
     p->totalGlobalMem = standin_device_bytes();
     p->sharedMemPerBlock = 49152;
     p->sharedMemPerBlockOptin = SHARED_OPTIN;

@@ -37,6 +37,11 @@ void standin_news(void);
 
 void standin_report(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
+/* All calls fail from now on: what is queued is never done. */
+bool standin_lost(void);
+/* A call has failed on purpose: what was to be written by it is not. */
+bool standin_has_failed(void);
+
 int standin_device(void); /* the calling thread's */
 void standin_device_set(int device);
 int standin_n_device(void);
@@ -91,8 +96,9 @@ struct standin_meeting {
     int n_rank, n_come, n_ref;
     struct standin_op *op[STANDIN_MAX_DEVICE]; /* NULL: has not come, or has given up */
     struct CUstream_st *stream[STANDIN_MAX_DEVICE];
-    bool never;   /* nobody gets on */
-    double at_ms; /* not before */
+    bool never;                               /* nobody gets on */
+    bool (*there)(struct standin_meeting *m); /* whether those of other processes have come too; NULL: there are none */
+    double at_ms;                             /* not before */
     void (*run)(struct standin_meeting *m);
 };
 
@@ -108,7 +114,7 @@ struct standin_op {
     int (*run)(void *ctx, void *s); /* OP_LAUNCH, OP_CALL, OP_MEET if aborted: 0 or an error code */
     void *ctx;                      /* the op's own, freed with it */
     size_t ctx_bytes;
-    bool aborted;                    /* OP_MEET: nothing is done */
+    bool aborted;                    /* OP_MEET: nothing is done but run */
     struct standin_meeting *meeting; /* OP_MEET: joined when the op is queued, by join(ctx, op, stream) */
     void (*join)(void *ctx, struct standin_op *op, struct CUstream_st *s);
 };

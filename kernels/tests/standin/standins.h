@@ -8,7 +8,8 @@
  * host's threads of one device count as one.
  *
  * Environment, read once: STANDIN_DEVICES (count, 4), STANDIN_BYTES (memory of a device, 256 MiB), STANDIN_FAIL (the
- * n-th call fails), STANDIN_DEAD (so do all later ones), STANDIN_ORDER (0, 1: enum standin_order). */
+ * n-th call fails), STANDIN_DEAD (so do all later ones), STANDIN_ORDER (0, 1: enum standin_order),
+ * STANDIN_PROCESSES (NCCL's ranks are processes of this host, not threads of this process). */
 #ifndef KERNELS_TESTS_STANDINS_H
 #define KERNELS_TESTS_STANDINS_H
 
