@@ -578,6 +578,8 @@ enum lb_status lb_cli_parse(struct lb_cli *c, int argc, char **argv, struct lb_e
     c->run.format = (enum lb_row_format)c->format;
     c->run.inputs = (const char *const *)c->inputs.item;
     c->run.n_input = c->inputs.n;
+    c->run.lora = (const char *const *)c->lora.item;
+    c->run.n_lora = c->lora.n;
     c->run.keep = c->keep.item;
     c->run.n_keep = c->run.keep_all ? 0 : c->keep.n;
     c->run.gen.stop = c->stop.item;
@@ -597,6 +599,7 @@ enum lb_status lb_cli_parse(struct lb_cli *c, int argc, char **argv, struct lb_e
 void lb_cli_release(struct lb_cli *c)
 {
     free(c->inputs.item);
+    free(c->lora.item);
     free(c->stop.item);
     free(c->keep.item);
     free(c->keep_text);

@@ -23,7 +23,7 @@ struct lb_ids {
 /* run points into argv and into the lists here: the struct must stay where it is while run is used. */
 struct lb_cli {
     struct lb_options run;
-    struct lb_texts inputs, stop;
+    struct lb_texts inputs, stop, lora;
     struct lb_texts keep; /* items lie in keep_text */
     char *keep_text;
     struct lb_ids stop_ids;

@@ -113,7 +113,7 @@ static enum lb_status put_files(struct lb_str *out, const char *as, const char *
 }
 
 /* The headers of weight files: what lies before the first tensor's data, and the sizes. */
-static void put_weights(struct lb_str *out, const struct lb_wfile *w)
+static uint64_t hash_weights(const struct lb_wfile *w)
 {
     uint64_t hash = 0;
     for (size_t i = 0; i < w->n_map; i++) {
@@ -126,7 +126,34 @@ static void put_weights(struct lb_str *out, const struct lb_wfile *w)
         uint64_t size64 = size;
         hash = lb_hash64(&size64, sizeof size64, lb_hash64(begin, head, hash));
     }
-    put_hash(out, "weights", hash);
+    return hash;
+}
+
+/* Adapters: names in the order of the command line, configuration and weights of each. Files of weights are read whole:
+ * versions of one adapter differ in nothing else. */
+static enum lb_status put_adapters(const struct lb_fingerprint_spec *spec, struct lb_str *out, struct lb_err *err)
+{
+    bool reads = spec->lora && spec->lora->n > 0;
+    if (spec->adapters->n == 0)
+        return LB_OK;
+    put_name(out, "adapters");
+    for (int32_t i = 0; i < spec->adapters->n; i++) {
+        uint64_t sum = 0;
+        bool found = false;
+        if (reads) {
+            const struct lb_wfile *w = &spec->lora->adapter[i].file;
+            LB_TRY(add_in_dir(&sum, &found, spec->adapters->item[i].dir, "adapter_config.json", err));
+            for (size_t k = 0; k < w->n_map; k++)
+                sum = lb_hash64(w->map[k].data, w->map[k].size_bytes, sum);
+        }
+        lb_str_puts(out, i ? "," : "[");
+        lb_str_puts(out, "{\"name\":");
+        put_value(out, spec->adapters->item[i].name);
+        put_hash(out, "files", sum);
+        lb_str_putc(out, '}');
+    }
+    lb_str_putc(out, ']');
+    return LB_OK;
 }
 
 static enum lb_status put_model(const struct lb_fingerprint_spec *spec, struct lb_str *out, struct lb_err *err)
@@ -156,9 +183,10 @@ static enum lb_status put_model(const struct lb_fingerprint_spec *spec, struct l
         }
     }
     if (spec->weights)
-        put_weights(out, spec->weights);
+        put_hash(out, "weights", hash_weights(spec->weights));
     else if (spec->gguf)
-        put_weights(out, &spec->gguf->w);
+        put_hash(out, "weights", hash_weights(&spec->gguf->w));
+    LB_TRY(put_adapters(spec, out, err));
     if (spec->dir) {
         LB_TRY(put_files(out, "config", spec->dir, config, err));
         LB_TRY(put_files(out, "generation_config", spec->dir, generation, err));

@@ -7,6 +7,7 @@
 #include "core/io/gguf.h"
 #include "core/io/wfile.h"
 #include "core/llmbatch.h"
+#include "core/run/adapter.h"
 
 /* All lent. */
 struct lb_fingerprint_spec {
@@ -14,9 +15,11 @@ struct lb_fingerprint_spec {
     const struct lb_gen *gen; /* what the command line sets */
     const char *const *inputs;
     size_t n_input;
-    const char *dir;                  /* the model's folder, or NULL */
-    const struct lb_gguf *gguf;       /* or its file */
-    const struct lb_wfile *weights;   /* NULL: none are read */
+    const char *dir;                /* the model's folder, or NULL */
+    const struct lb_gguf *gguf;     /* or its file */
+    const struct lb_wfile *weights; /* NULL: none are read */
+    const struct lb_adapters *adapters;
+    const struct lb_lora_set *lora;   /* their files; NULL, or empty: none are read */
     const char *device, *dtype, *isa; /* device NULL: no model runs; isa NULL: the device has none */
     int device_ranks;                 /* of a run whose ranks have a device each; else 0 */
     const char *arch, *build;         /* of a device, see struct lb_backend; NULL: the processor */

@@ -14,6 +14,7 @@
 #include "core/model/decoder.h"
 #include "core/ranks.h"
 #include "core/resume.h"
+#include "core/run/adapter.h"
 #include "core/run/pipeline.h"
 #include "core/run/survey.h"
 
@@ -33,6 +34,8 @@ struct lb_llm {
     int64_t input_bytes;
     struct lb_expect expect;
 
+    struct lb_adapters adapters;
+    struct lb_lora_set lora; /* their files, once a model is to run */
     struct lb_gguf gguf;
     struct lb_wfile safetensors;
     bool gguf_open, safetensors_open;

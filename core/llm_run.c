@@ -224,6 +224,7 @@ static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
         .stream = llm->stream,
         .input_bytes = llm->input_bytes,
         .gen = &llm->gen,
+        .adapters = &llm->adapters,
         .overflow = o->overflow,
         .no_prefix_cache = o->no_prefix_cache,
         .verify = o->verify,

@@ -60,6 +60,8 @@ static enum lb_status read_quantize(struct lb_llm *llm, struct lb_err *err)
     llm->int8 = strcmp(name, "int8") == 0;
     if (!llm->int8 && strcmp(name, "none") != 0)
         return lb_err_set(err, LB_E_USAGE, "--quantize must be none or int8, not '%s'", name);
+    if (llm->int8 && llm->o.n_lora > 0)
+        return lb_err_set(err, LB_E_USAGE, "--lora is not added to products in int8: use --quantize none");
     return LB_OK;
 }
 
@@ -125,6 +127,7 @@ static enum lb_status check_settings(struct lb_llm *llm, struct lb_err *err)
     if (lb_gen_check(&o->gen, message, sizeof message) != LB_ROW_OK)
         return lb_err_set(err, LB_E_USAGE, "%s", message);
     LB_TRY(lb_gen_merge(&llm->gen, &o->gen, err));
+    LB_TRY(lb_adapters_init(&llm->adapters, o->lora, o->n_lora, err));
     if (o->keep_special && !(llm->gen.set & LB_GEN_SKIP_SPECIAL)) {
         llm->gen.set |= LB_GEN_SKIP_SPECIAL;
         llm->gen.skip_special = false;
@@ -287,8 +290,11 @@ static const struct lb_wfile *weights_of(const struct lb_llm *llm)
     return llm->gguf_open ? &llm->gguf.w : &llm->safetensors;
 }
 
+/* A device that makes its logits up has no use for adapters. */
 static enum lb_status open_headers(struct lb_llm *llm, struct lb_err *err)
 {
+    if (!lb_makes_up(&llm->o))
+        LB_TRY(lb_lora_open(&llm->lora, llm->adapters.item, llm->adapters.n, &llm->config, err));
     if (llm->gguf_open || lb_makes_up(&llm->o))
         return LB_OK;
     LB_TRY(lb_pack_open(&llm->safetensors, llm->o.model, &llm->config.pack, err));
@@ -303,6 +309,7 @@ struct lb_plan_spec lb_llm_plan_spec(const struct lb_llm *llm)
     bool device = be && be->memory.total_bytes > 0;
     return (struct lb_plan_spec){.config = &llm->config,
                                  .weights = weights_of(llm),
+                                 .lora = &llm->lora,
                                  .dtype = llm->dtype,
                                  .unpack = o->unpack || device,
                                  .int8 = llm->int8,
@@ -347,6 +354,7 @@ static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
                                  .backend = llm->backend,
                                  .log = &o->log,
                                  .comm = llm->ranks.comm,
+                                 .lora = &llm->lora,
                                  .world = llm->ranks.world};
     LB_TRY(lb_llm_agree(llm, lb_model_open(&llm->model, &spec, err), err));
     LB_TRY(lb_llm_agree(llm, lb_plan_pages(&llm->plan, lb_model_page_bytes(llm->model), err), err));
@@ -371,9 +379,11 @@ static struct lb_fingerprint_spec fingerprint_spec(const struct lb_llm *llm, con
                                        .inputs = llm->inputs,
                                        .n_input = llm->n_input,
                                        .dir = job->dir,
+                                       .adapters = &llm->adapters,
                                        .gguf = llm->gguf_open ? &llm->gguf : NULL};
     if (!lb_text_only(llm)) {
         spec.weights = weights_of(llm);
+        spec.lora = &llm->lora;
         spec.device = llm->backend->device;
         spec.dtype = llm->dtype == LB_F32 ? "f32" : "bf16";
         spec.quantization = llm->int8 ? "int8" : NULL;
@@ -521,6 +531,7 @@ static void fill_stats(struct lb_llm *llm)
     s->device = llm->backend->device;
     s->isa = llm->backend->isa ? llm->backend->isa : llm->backend->arch;
     s->n_thread = llm->backend->n_thread;
+    s->adapters = &llm->adapters;
     s->n_param = lb_model_size_of(llm->model).n_param;
     s->segments = llm->config.n_seg;
     fill_chosen(llm);
@@ -625,6 +636,8 @@ void lb_close(struct lb_llm *llm)
     lb_str_release(&llm->plan_text);
     lb_str_release(&llm->plan_json);
     lb_config_release(&llm->config);
+    lb_lora_close(&llm->lora);
+    lb_adapters_release(&llm->adapters);
     if (llm->safetensors_open)
         lb_wfile_close(&llm->safetensors);
     if (llm->gguf_open)

@@ -43,7 +43,9 @@ struct lb_options {
     const char *model;
     const char *const *inputs; /* [n_input] paths, "-" is stdin; none: stdin, unless prompt is given */
     size_t n_input;
-    const char *prompt;           /* one row instead of inputs */
+    const char *prompt;      /* one row instead of inputs */
+    const char *const *lora; /* [n_lora] adapters, "DIR" for rows that name none or "NAME=DIR" */
+    size_t n_lora;
     int64_t shard_index, n_shard; /* only rows whose number is shard_index modulo n_shard */
     const char *output;           /* NULL or "-": stdout */
     const char *stats;            /* NULL: OUT.stats.json when OUT is a regular file */

@@ -17,6 +17,8 @@ enum lb_status lb_outlook_open(struct lb_llm *llm, struct lb_err *err)
                                    .log = &o->log};
     struct lb_err why = LB_ERR_INIT;
     LB_TRY(lb_backend_open(&llm->backend, &spec, err));
+    if (!lb_makes_up(&llm->o))
+        LB_TRY(lb_lora_open(&llm->lora, llm->adapters.item, llm->adapters.n, &llm->config, err));
     if (llm->gguf_open || lb_makes_up(&llm->o))
         return LB_OK;
     llm->safetensors_open = lb_pack_open(&llm->safetensors, o->model, &llm->config.pack, &why) == LB_OK;

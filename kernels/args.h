@@ -10,6 +10,7 @@
 
 #include <stdbool.h>
 
+#include "kernels/args_lora.h"
 #include "kernels/args_packed.h"
 
 /* x[t, :] = table[id[t], :], widened to f32. items: n_tok. */
@@ -72,9 +73,10 @@ struct lk_best {
  * two, else left to right. */
 struct lk_linear {
     struct lk_act a;
-    const void *w;             /* packed, same cols as a */
-    const struct lk_packed *q; /* w is what pack_codes made of codes; NULL: what pack made of numbers */
-    int64_t n_out;             /* output columns; 2 * ffn for LK_EP_SWIGLU */
+    const void *w;              /* packed, same cols as a */
+    const struct lk_packed *q;  /* w is what pack_codes made of codes; NULL: what pack made of numbers */
+    int64_t n_out;              /* output columns; 2 * ffn for LK_EP_SWIGLU */
+    const struct lk_lora *lora; /* adapters of the rows, added to each segment's sum; NULL: none. u is made */
     enum lk_epilogue epilogue;
     const float *bias;    /* [n_out] f32 or NULL */
     float *y;             /* LK_EP_STORE, LK_EP_ADD: [a.n_row, n_out] f32, row-major, rows y_ld apart */

@@ -64,7 +64,7 @@ BAD_ROWS = [
     ('more than the default', b'{"prompt":"a","min_tokens":400}', 'bad_param', '400'),
     ('prompt log-probabilities', b'{"prompt":"a","prompt_logprobs":21}', 'bad_param', 'prompt_logprobs'),
     ('from nowhere', b'{"prompt":"a","prompt_logprobs_from":1}', 'bad_param', 'prompt_logprobs_from'),
-    ('adapter', b'{"prompt":"a","lora":"x"}', 'unsupported', 'lora'),
+    ('adapter', b'{"prompt":"a","lora":"x"}', 'bad_param', 'lora'),
     ('JSON mode', b'{"prompt":"a","response_format":{"type":"json_object"}}', 'unsupported', 'response_format'),
 ]
 

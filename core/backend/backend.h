@@ -39,6 +39,10 @@ struct lb_backend_ops {
                                 struct lb_err *err);
     enum lb_status (*vector_new)(struct lb_backend *be, const float *host, int64_t n, const float **out,
                                  struct lb_err *err);
+    /* What an adapter adds to the products of `linear` with m, for sequences whose number in the step is adapter + 1;
+     * before reserve. NULL: the device has no adapters */
+    enum lb_status (*lora_new)(struct lb_backend *be, struct lb_matrix *m, const struct lb_lora_spec *spec,
+                               struct lb_err *err);
 
     /* memory of the step; max_row is fixed by reserve, called once after loading. vocab: the whole vocabulary, cut into
      * the contract's segments */

@@ -77,6 +77,7 @@ static enum lb_status cpu_reserve(struct lb_backend *be, struct lb_step_limits l
         return LB_E_DEVICE;
     LB_TRY(lb_cpu_int8_reserve(c, err));
     LB_TRY(lb_head_reserve(&c->head, max_out, vocab, err));
+    LB_TRY(lb_cpu_lora_reserve(c, err));
     c->reserved = true;
     return LB_OK;
 }
@@ -188,6 +189,7 @@ static const struct lb_backend_ops cpu_ops = {
     .heads_new = lb_cpu_heads_new,
     .table_new = lb_cpu_table_new,
     .vector_new = lb_cpu_vector_new,
+    .lora_new = lb_cpu_lora_new,
     .reserve = cpu_reserve,
     .buf_new = cpu_buf_new,
     .act_new = cpu_act_new,

@@ -17,9 +17,21 @@ struct lb_matrix {
     int64_t n_all;          /* rows of this and of those behind it */
     struct lb_matrix *next; /* the rows behind these, packed otherwise: products of one K into the same y */
     bool gate_up, int8;
-    int64_t n_head;          /* matrices of this shape, one behind the other */
-    size_t head_bytes;       /* from one to the next */
-    const struct lk_cpu *lk; /* the table that it was packed for */
+    int64_t n_head;            /* matrices of this shape, one behind the other */
+    size_t head_bytes;         /* from one to the next */
+    const struct lk_cpu *lk;   /* the table that it was packed for */
+    struct lk_lora_pair *lora; /* [adapters], NULL: none has anything for it */
+};
+
+/* Adapters, and the step's tokens that have one. */
+struct lb_cpu_lora {
+    int32_t n_adapter; /* 0: none was loaded */
+    int64_t u_ld;      /* numbers of u that a token has at most */
+    float *u;          /* [limit.n_tok, u_ld] of the product in progress */
+    int32_t *of_row;   /* [limit.n_tok] adapter of a token, -1: none */
+    int32_t *row;      /* [limit.n_tok] n_row tokens with an adapter, sorted by it */
+    int32_t *at;       /* [n_adapter + 1] scratch of the sorting */
+    int64_t n_row;
 };
 
 struct lb_table {
@@ -72,6 +84,7 @@ struct lb_cpu {
     struct lb_cpu_moe *moe; /* NULL: no mixture of experts */
     void *int8;             /* [limit.n_tok] rows of int8_row_bytes */
     size_t int8_row_bytes;  /* of the widest input of an int8 matrix; 0: there are none */
+    struct lb_cpu_lora lora;
 
     /* fixed by the first step */
     void *q;
@@ -156,6 +169,14 @@ void lb_cpu_index_begin(struct lb_cpu_index *x, const struct lb_step *s);
 void lb_cpu_index(struct lb_backend *be, const struct lb_index_args *args);
 /* Attention of those tokens; `all` is that of the others. */
 void lb_cpu_attend_chosen(struct lb_cpu *c, struct lb_cpu_index *x, const struct lk_attend *all);
+
+/* backend_cpu_lora.c */
+enum lb_status lb_cpu_lora_new(struct lb_backend *be, struct lb_matrix *m, const struct lb_lora_spec *spec,
+                               struct lb_err *err);
+enum lb_status lb_cpu_lora_reserve(struct lb_cpu *c, struct lb_err *err);
+enum lb_status lb_cpu_lora_begin(struct lb_cpu *c, const struct lb_step *s, struct lb_err *err);
+/* Makes u of a product of m with these activations, and tells the product of it. false: it needs none. */
+bool lb_cpu_lora_down(struct lb_cpu *c, const struct lk_act *a, const struct lb_matrix *m, struct lk_lora *out);
 
 /* backend_cpu_step.c */
 void lb_cpu_step_begin(struct lb_backend *be, const struct lb_step *step, struct lb_kv_mem *kv,

@@ -215,7 +215,7 @@ void lb_cpu_step_begin(struct lb_backend *be, const struct lb_step *step, struct
     }
     if (lb_step_check(step, &c->limit, c->max_out, kv->spec.n_page, &c->err) != LB_OK ||
         lb_step_resolve(step, c->slot, c->max_out, c->head.n_vocab, c->id, &c->err) != LB_OK ||
-        first_step(c, rope, n_head, &c->err) != LB_OK)
+        lb_cpu_lora_begin(c, step, &c->err) != LB_OK || first_step(c, rope, n_head, &c->err) != LB_OK)
         return;
     if (step->n_copy > 0) {
         lb_team_run(c->team, copy_pages, c, kv->spec.n_layer, 1);

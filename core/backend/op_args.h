@@ -47,6 +47,24 @@ struct lb_kv_spec {
     struct lb_index_shape index;
 };
 
+#define LB_LORA_MAX_PART 3 /* modules in a fused matrix */
+
+/* One module's pair inside a matrix: rows first, first + 1, ... of W become W + scale * B A. Lent for the call. */
+struct lb_lora_part {
+    const struct lb_rows *a; /* [rank, columns of the matrix] */
+    const struct lb_rows *b; /* [rows, rank] */
+    int64_t first;
+    float scale;
+};
+
+/* What one adapter of n_adapter has for a matrix; parts do not overlap. */
+struct lb_lora_spec {
+    const struct lb_lora_part *part;
+    int n_part;
+    int32_t adapter, n_adapter;
+    const char *name; /* for messages */
+};
+
 enum lb_epilogue { LB_STORE, LB_ADD, LB_SWIGLU };
 
 /* One product. LB_STORE and LB_ADD write y_rows, LB_SWIGLU writes y_act; the other is NULL. */

@@ -13,7 +13,7 @@ enum lb_status lb_step_init(struct lb_step *s, struct lb_step_limits limit, stru
         return lb_err_set(err, LB_E_USAGE, "a step cannot hold %d tokens, %d sequences and %d pages", limit.n_tok,
                           limit.n_seq, limit.n_page);
     size_t n_tok = (size_t)limit.n_tok, n_seq = (size_t)limit.n_seq, n_page = (size_t)limit.n_page;
-    size_t n = 6 * n_tok + 2 * (n_seq + 1) + 2 * n_seq + 2 * n_page;
+    size_t n = 6 * n_tok + 2 * (n_seq + 1) + 3 * n_seq + 2 * n_page;
     int32_t *at = lb_mem_new(n, sizeof *at);
     if (!at)
         return lb_err_memory(err, "a step", n * sizeof *at);
@@ -31,6 +31,7 @@ enum lb_status lb_step_init(struct lb_step *s, struct lb_step_limits limit, stru
     s->new_page = s->page + n_page;
     s->copy_from = s->new_page + n_page;
     s->copy_to = s->copy_from + n_seq;
+    s->adapter = s->copy_to + n_seq;
     return LB_OK;
 }
 
@@ -63,17 +64,17 @@ struct lb_out_counts lb_step_outputs(const struct lb_step *s)
     return n;
 }
 
-enum { N_TABLE = 13 };
+enum { N_TABLE = 14 };
 
 /* Samples, then the tables in the order of struct lb_step, with the numbers of each that are in use. */
 static void tables_of(const struct lb_step *s, int32_t *slot, int32_t n_slot, int32_t *table[N_TABLE],
                       int32_t count[N_TABLE])
 {
-    int32_t *const all[N_TABLE] = {slot,         s->tok,        s->pos,    s->tok_page, s->rope_len,
-                                   s->seq_start, s->page_start, s->page,   s->new_page, s->out_tok,
-                                   s->out_flags, s->copy_from,  s->copy_to};
+    int32_t *const all[N_TABLE] = {slot,         s->tok,        s->pos,     s->tok_page, s->rope_len,
+                                   s->seq_start, s->page_start, s->page,    s->new_page, s->out_tok,
+                                   s->out_flags, s->copy_from,  s->copy_to, s->adapter};
     const int32_t n[N_TABLE] = {n_slot,    s->n_tok, s->n_tok, s->n_tok, s->n_tok,  s->n_seq + 1, s->n_seq + 1,
-                                s->n_page, s->n_new, s->n_out, s->n_out, s->n_copy, s->n_copy};
+                                s->n_page, s->n_new, s->n_out, s->n_out, s->n_copy, s->n_copy,    s->n_seq};
     memcpy(table, all, sizeof all);
     memcpy(count, n, sizeof n);
 }
@@ -111,7 +112,8 @@ enum lb_status lb_step_head_check(const struct lb_step *s, const struct lb_step_
 {
     const struct lb_step_limits *l = &s->limit;
     int64_t n = (int64_t)head->n_slot + 4 * (int64_t)head->n_tok + 2 * ((int64_t)head->n_seq + 1) +
-                (int64_t)head->n_page + head->n_new + 2 * (int64_t)head->n_out + 2 * (int64_t)head->n_copy;
+                (int64_t)head->n_page + head->n_new + 2 * (int64_t)head->n_out + 2 * (int64_t)head->n_copy +
+                head->n_seq;
     if (within(head->n_tok, l->n_tok) && within(head->n_seq, l->n_seq) && within(head->n_page, l->n_page) &&
         within(head->n_out, l->n_tok) && within(head->n_new, l->n_page) && within(head->n_slot, l->n_tok) &&
         within(head->n_copy, l->n_seq) && head->n_int == n)

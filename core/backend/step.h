@@ -35,6 +35,7 @@ struct lb_step {
     int32_t *rope_len;   /* [n_tok] length that sets a dynamic RoPE base: prompt length in the prompt, else pos + 1 */
     int32_t *seq_start;  /* [n_seq + 1] first token of each sequence */
     int32_t *page_start; /* [n_seq + 1] first entry of each sequence's page table in `page` */
+    int32_t *adapter;    /* [n_seq] the adapter of each sequence, from 1; 0: none */
     int32_t *page;       /* [n_page] pages in order of position, enough for the sequence's last token here */
     int32_t *copy_from;  /* [n_copy] pages whose content, over all layers, is copied before anything else is done ... */
     int32_t *copy_to;    /* [n_copy] ... to these, one copy after the other */

@@ -49,6 +49,7 @@ enum lb_gen_bit {
     LB_GEN_INCLUDE_STOP = 1 << 17,
     LB_GEN_PROMPT_LOGPROBS = 1 << 18,
     LB_GEN_PROMPT_FROM = 1 << 19,
+    LB_GEN_LORA = 1 << 20,
 };
 
 /* A token's bias: what is added to its logit. */
@@ -74,6 +75,7 @@ struct lb_gen {
     size_t n_stop_ids;
     struct lb_bias *bias; /* [n_bias] owned, ids all different, not yet checked against the vocabulary */
     size_t n_bias;
+    char *lora; /* name of an adapter, owned; rows alone */
 };
 
 #define LB_MAX_PENALTY 2 /* presence and frequency, either side of 0 */

@@ -32,6 +32,7 @@ static const struct name {
     {"include_stop_str_in_output", LB_GEN_INCLUDE_STOP},
     {"prompt_logprobs", LB_GEN_PROMPT_LOGPROBS},
     {"prompt_logprobs_from", LB_GEN_PROMPT_FROM},
+    {"lora", LB_GEN_LORA},
 };
 
 #define N_NAME (sizeof names / sizeof *names)
@@ -177,6 +178,7 @@ void lb_gen_release(struct lb_gen *g)
     free_stops(g);
     free_stop_ids(g);
     free_bias(g);
+    lb_mem_free(g->lora);
     *g = (struct lb_gen){0};
 }
 
@@ -397,6 +399,16 @@ static enum lb_row_code read_bias(struct lb_gen *g, const char *name, const json
     return LB_ROW_OK;
 }
 
+static enum lb_row_code read_lora(struct lb_gen *g, const char *name, const json_t *v, char *message)
+{
+    const char *text = json_string_value(v);
+    if (!text || strlen(text) != json_string_length(v))
+        return bad_type(name, "the name of an adapter", v, message);
+    lb_mem_free(g->lora);
+    g->lora = lb_mem_strdup(text);
+    return g->lora ? LB_ROW_OK : LB_ROW_NO_MEMORY;
+}
+
 static enum lb_row_code read_value(struct lb_gen *g, uint32_t bit, const char *name, const json_t *v, char *message)
 {
     switch (bit) {
@@ -440,6 +452,8 @@ static enum lb_row_code read_value(struct lb_gen *g, uint32_t bit, const char *n
         return read_stop(g, name, v, message);
     case LB_GEN_STOP_IDS:
         return read_stop_ids(g, name, v, message);
+    case LB_GEN_LORA:
+        return read_lora(g, name, v, message);
     default:
         return read_bool(&g->skip_special, name, v, message);
     }

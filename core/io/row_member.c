@@ -17,7 +17,6 @@ struct member {
 /* Members of the contract that this version does not have yet, then those of OpenAI, vLLM, Transformers, llama.cpp,
  * Ollama, TGI and SGLang. A member that gets built leaves this table. */
 static const struct member members[] = {
-    {"lora", NEVER, 0, NULL},
     {"documents", EMPTY, 0, NULL},
     {"tools", EMPTY, 0, NULL},
     {"chat_template", NEVER, 0, NULL},

@@ -383,3 +383,18 @@ enum lb_status lb_safetensors_open(struct lb_wfile *w, const char *dir, struct l
         lb_wfile_close(w);
     return status;
 }
+
+enum lb_status lb_safetensors_open_file(struct lb_wfile *w, const char *path, struct lb_err *err)
+{
+    *w = (struct lb_wfile){0};
+    struct reader r = {.w = w};
+    char *copy = lb_mem_strdup(path);
+    if (!copy)
+        return lb_err_memory(err, path, strlen(path));
+    enum lb_status status = read_file(&r, copy, err);
+    if (status == LB_OK)
+        status = lb_wfile_sort(w, err);
+    if (status != LB_OK)
+        lb_wfile_close(w);
+    return status;
+}

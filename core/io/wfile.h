@@ -72,6 +72,8 @@ struct lb_wfile {
  * format's reference parser does (safetensors/src/tensor.rs: offsets without holes or overlap, sizes exact, no trailing
  * bytes). LB_E_INPUT names the file and, where there is one, the tensor. */
 enum lb_status lb_safetensors_open(struct lb_wfile *w, const char *dir, struct lb_err *err);
+/* One such file. */
+enum lb_status lb_safetensors_open_file(struct lb_wfile *w, const char *path, struct lb_err *err);
 void lb_wfile_close(struct lb_wfile *w); /* also after a failed open */
 
 /* NULL when there is no such tensor. */

@@ -376,6 +376,8 @@ enum lb_status lb_model_open(struct lb_model **out, const struct lb_model_spec *
     if (status == LB_OK && spec->weights)
         status = alone ? lb_weights_load(&m->weights, &weights, err)
                        : lb_weights_share(&m->weights, &weights, spec->world, &m->shared, err);
+    if (status == LB_OK && spec->weights && spec->lora)
+        status = lb_weights_adapt(&m->weights, &weights, spec->lora, err);
     if (status != LB_OK) {
         lb_model_free(m);
         return status;

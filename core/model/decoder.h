@@ -21,6 +21,7 @@
 #include "core/dist/world.h"
 #include "core/io/wfile.h"
 #include "core/model/config.h"
+#include "core/model/lora.h"
 
 struct lb_model;
 
@@ -30,9 +31,10 @@ struct lb_model_spec {
     const struct lb_config *config;
     const struct lb_wfile *weights; /* NULL: the device makes up what the head would say of each token */
     struct lb_backend *backend;
-    const struct lb_log *log; /* NULL: silent */
-    struct lb_comm *comm;     /* the group whose ranks hold a slice each; NULL: one rank that holds all */
-    struct lb_world *world;   /* its ranks share memory where they pack the same; NULL: nothing is shared */
+    const struct lb_log *log;       /* NULL: silent */
+    struct lb_comm *comm;           /* the group whose ranks hold a slice each; NULL: one rank that holds all */
+    const struct lb_lora_set *lora; /* NULL: no adapters; not needed once the model is open */
+    struct lb_world *world;         /* its ranks share memory where they pack the same; NULL: nothing is shared */
 };
 
 /* What a model weighs, all ranks of a group together. Numbers of parameters count a tied head once, in n_param. */

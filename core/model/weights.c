@@ -52,7 +52,7 @@ static bool fused_in_file(const struct lb_loader *ld, int il, enum lb_role role)
     return only || (name.text[0] && lb_wfile_find(ld->s->file, name.text));
 }
 
-static enum lb_status load_qkv(struct lb_loader *ld, int il, struct lb_layer *l, struct lb_err *err)
+struct lb_source lb_source_qkv(const struct lb_loader *ld, int il, bool fused)
 {
     const struct lb_config *c = ld->s->config;
     const struct lb_slice *s = &ld->s->cols->slice;
@@ -73,20 +73,33 @@ static enum lb_status load_qkv(struct lb_loader *ld, int il, struct lb_layer *l,
                                     {{LB_R_QKV, {all, q_row, n_q, 0, 0}},
                                      {LB_R_QKV, {all, q_all, n_kv, 0, hd}},
                                      {LB_R_QKV, {all, q_all + kv_all, n_kv, 0, hd}}}};
-    const struct lb_source *qkv = fused_in_file(ld, il, LB_R_QKV) ? &whole : &parts;
-    LB_TRY(lb_load_matrix(ld, qkv, &ld->s->cols->dim, &l->wqkv, err));
-    LB_TRY(lb_load_bias(ld, qkv, c->attn_bias, &l->bqkv, err));
+    return fused ? whole : parts;
+}
+
+static enum lb_status load_qkv(struct lb_loader *ld, int il, struct lb_layer *l, struct lb_err *err)
+{
+    const struct lb_config *c = ld->s->config;
+    const struct lb_source qkv = lb_source_qkv(ld, il, fused_in_file(ld, il, LB_R_QKV));
+    LB_TRY(lb_load_matrix(ld, &qkv, &ld->s->cols->dim, &l->wqkv, err));
+    LB_TRY(lb_load_bias(ld, &qkv, c->attn_bias, &l->bqkv, err));
     if (!c->qk_norm)
         return LB_OK;
-    LB_TRY(lb_load_norm(ld, il, LB_R_Q_NORM, hd, &l->q_norm, err));
-    return lb_load_norm(ld, il, LB_R_K_NORM, hd, &l->k_norm, err);
+    LB_TRY(lb_load_norm(ld, il, LB_R_Q_NORM, c->head_dim, &l->q_norm, err));
+    return lb_load_norm(ld, il, LB_R_K_NORM, c->head_dim, &l->k_norm, err);
+}
+
+struct lb_source lb_source_o(const struct lb_loader *ld, int il)
+{
+    const struct lb_config *c = ld->s->config;
+    struct lb_source o = lb_source_of(il, LB_R_O, c->dim, c->n_head * c->out_dim);
+    o.col = ld->s->cols->heads_col;
+    return o;
 }
 
 static enum lb_status load_attention(struct lb_loader *ld, int il, struct lb_layer *l, struct lb_err *err)
 {
     const struct lb_config *c = ld->s->config;
-    struct lb_source o = lb_source_of(il, LB_R_O, c->dim, c->n_head * c->out_dim);
-    o.col = ld->s->cols->heads_col;
+    const struct lb_source o = lb_source_o(ld, il);
     LB_TRY(lb_load_norm(ld, il, LB_R_ATTN_NORM, c->dim, &l->attn_norm, err));
     if (c->mla.kv_rank > 0)
         LB_TRY(lb_load_latent(ld, il, &l->latent, err));
@@ -99,7 +112,7 @@ static enum lb_status load_attention(struct lb_loader *ld, int il, struct lb_lay
     return lb_load_norm(ld, il, LB_R_POST_ATTN_NORM, c->dim, &l->post_attn_norm, err);
 }
 
-static enum lb_status load_ffn(struct lb_loader *ld, int il, struct lb_layer *l, struct lb_err *err)
+struct lb_source lb_source_gate_up(const struct lb_loader *ld, int il, bool fused)
 {
     const struct lb_config *c = ld->s->config;
     const struct lb_model_cols *cols = ld->s->cols;
@@ -108,13 +121,26 @@ static enum lb_status load_ffn(struct lb_loader *ld, int il, struct lb_layer *l,
         il, 2, c->dim, 0, {{LB_R_GATE, {all, row, n, 0, 0}}, {LB_R_UP, {all, row, n, 0, 0}}}};
     const struct lb_source whole = {
         il, 2, c->dim, 0, {{LB_R_GATE_UP, {2 * all, row, n, 0, 0}}, {LB_R_GATE_UP, {2 * all, all + row, n, 0, 0}}}};
-    const struct lb_source *gate_up = fused_in_file(ld, il, LB_R_GATE_UP) ? &whole : &parts;
-    struct lb_source down = lb_source_of(il, LB_R_DOWN, c->dim, all);
-    down.col = row;
+    return fused ? whole : parts;
+}
 
+struct lb_source lb_source_down(const struct lb_loader *ld, int il)
+{
+    const struct lb_config *c = ld->s->config;
+    struct lb_source down = lb_source_of(il, LB_R_DOWN, c->dim, c->ffn_dim);
+    down.col = ld->s->cols->ffn_col;
+    return down;
+}
+
+static enum lb_status load_ffn(struct lb_loader *ld, int il, struct lb_layer *l, struct lb_err *err)
+{
+    const struct lb_config *c = ld->s->config;
+    const struct lb_model_cols *cols = ld->s->cols;
+    const struct lb_source gate_up = lb_source_gate_up(ld, il, fused_in_file(ld, il, LB_R_GATE_UP));
+    const struct lb_source down = lb_source_down(ld, il);
     LB_TRY(lb_load_norm(ld, il, LB_R_FFN_NORM, c->dim, &l->ffn_norm, err));
-    LB_TRY(lb_load_matrix(ld, gate_up, &cols->dim, &l->w_gate_up, err));
-    LB_TRY(lb_load_bias(ld, gate_up, c->mlp_bias, &l->b_gate_up, err));
+    LB_TRY(lb_load_matrix(ld, &gate_up, &cols->dim, &l->w_gate_up, err));
+    LB_TRY(lb_load_bias(ld, &gate_up, c->mlp_bias, &l->b_gate_up, err));
     LB_TRY(lb_load_matrix(ld, &down, &cols->ffn, &l->w_down, err));
     LB_TRY(lb_load_bias(ld, &down, c->mlp_bias, &l->b_down, err));
     if (!lb_family_is(c->family, LB_FAM_SANDWICH))

@@ -13,6 +13,7 @@
 #include "core/dist/share.h"
 #include "core/io/wfile.h"
 #include "core/model/config.h"
+#include "core/model/lora.h"
 
 /* Latent attention: see struct lb_mla and struct lk_latent. */
 struct lb_layer_latent {
@@ -89,6 +90,9 @@ struct lb_weights_spec {
 /* LB_E_INPUT names the tensor that is missing, has another shape, or is of a type that is not read. Tensors that the
  * model does not use are left alone. In bf16 mode every weight is rounded once, and the log says so. */
 enum lb_status lb_weights_load(struct lb_weights *w, const struct lb_weights_spec *spec, struct lb_err *err);
+/* Lays adapters out beside the matrices of weights that are loaded. LB_E_USAGE where the device has none. */
+enum lb_status lb_weights_adapt(struct lb_weights *w, const struct lb_weights_spec *spec, const struct lb_lora_set *set,
+                                struct lb_err *err);
 void lb_weights_release(struct lb_weights *w); /* matrices belong to the backend */
 
 /* The same into memory that ranks of one host with the same slice share: one of them packs. *shared stays as long as

@@ -66,6 +66,13 @@ static inline struct lb_source lb_source_of(int layer, enum lb_role role, int64_
     return (struct lb_source){layer, 1, n_col, 0, {{role, lb_span_all(n_row)}}};
 }
 
+/* The slice's rows and columns of a layer's matrices. fused: from one tensor, not from one for each part. */
+struct lb_source lb_source_qkv(const struct lb_loader *ld, int il, bool fused);
+struct lb_source lb_source_gate_up(const struct lb_loader *ld, int il, bool fused);
+struct lb_source lb_source_o(const struct lb_loader *ld, int il);
+struct lb_source lb_source_down(const struct lb_loader *ld, int il);
+struct lb_source lb_source_q_b(const struct lb_loader *ld, int il); /* latent attention; or Q, without a latent of it */
+
 /* Found tensors count as used. NULL, and err set, when one that must be there is not. */
 const struct lb_wtensor *lb_load_find_name(struct lb_loader *ld, const char *name);
 const struct lb_wtensor *lb_load_find(struct lb_loader *ld, enum lb_role role, int layer);

@@ -149,25 +149,31 @@ static enum lb_status load_index(struct lb_loader *ld, int il, struct lb_layer_l
     return lb_load_vector(ld, &norm, ".bias", &l->index_norm_bias, err);
 }
 
+struct lb_source lb_source_q_b(const struct lb_loader *ld, int il)
+{
+    const struct lb_config *c = ld->s->config;
+    const struct lb_mla *m = &c->mla;
+    int64_t q_dim = m->nope_dim + m->rope_dim;
+    struct lb_source q_b = m->q_rank > 0 ? lb_source_of(il, LB_R_Q_B, c->n_head * q_dim, m->q_rank)
+                                         : lb_source_of(il, LB_R_Q, c->n_head * q_dim, c->dim);
+    q_b.part[0].span.row = ld->s->cols->slice.head_begin * q_dim;
+    q_b.part[0].span.n_take = ld->s->cols->slice.n_head * q_dim;
+    return q_b;
+}
+
 enum lb_status lb_load_latent(struct lb_loader *ld, int il, struct lb_layer_latent *l, struct lb_err *err)
 {
     const struct lb_config *c = ld->s->config;
     const struct lb_mla *m = &c->mla;
-    const struct lb_slice *s = &ld->s->cols->slice;
     const struct lk_cols *from = &ld->s->cols->dim;
-    int64_t q_dim = m->nope_dim + m->rope_dim;
     const struct lb_source q_a = lb_source_of(il, LB_R_Q_A, m->q_rank, c->dim);
     const struct lb_source kv_a = lb_source_of(il, LB_R_KV_A, m->kv_rank + m->rope_dim, c->dim);
-    struct lb_source q_b = lb_source_of(il, LB_R_Q, c->n_head * q_dim, c->dim);
-    q_b.part[0].span.row = s->head_begin * q_dim;
-    q_b.part[0].span.n_take = s->n_head * q_dim;
+    const struct lb_source q_b = lb_source_q_b(ld, il);
     if (m->q_rank > 0) {
         LB_TRY(lb_load_matrix(ld, &q_a, from, &l->wq_a, err));
         LB_TRY(lb_load_bias(ld, &q_a, c->attn_bias, &l->bq_a, err));
         LB_TRY(lb_load_norm(ld, il, LB_R_Q_A_NORM, m->q_rank, &l->q_a_norm, err));
         from = &ld->s->cols->q_rank;
-        q_b.part[0].role = LB_R_Q_B;
-        q_b.n_col = m->q_rank;
     }
     LB_TRY(lb_load_matrix(ld, &q_b, from, &l->wq_b, err));
     LB_TRY(lb_load_matrix(ld, &kv_a, &ld->s->cols->dim, &l->wkv_a, err));

@@ -14,8 +14,8 @@ static uint64_t key_of(const struct lb_weights_spec *spec)
 {
     const struct lb_wfile *file = spec->file;
     const struct lb_slice *slice = &spec->cols->slice;
-    const int64_t own[] = {slice->rank, slice->tp, slice->n_seg, spec->backend->dtype, spec->backend->unpack,
-                           spec->backend->int8};
+    const int64_t own[] = {slice->rank,           slice->tp,          slice->n_seg, spec->backend->dtype,
+                           spec->backend->unpack, spec->backend->int8};
     uint64_t key = mix(1, own, sizeof own);
     key = mix(key, spec->backend->isa, strlen(spec->backend->isa));
     for (size_t i = 0; i < file->n_tensor; i++) {

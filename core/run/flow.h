@@ -44,6 +44,7 @@ struct lb_settings {
     bool max_given; /* somebody set max_tokens: it is never shortened */
     uint64_t seed;
     bool ignore_eos, skip_special, include_stop;
+    int32_t adapter;                      /* from 1; 0: none */
     int64_t logprobs;                     /* K, or -1: not asked for */
     int64_t prompt_logprobs, prompt_from; /* the same of the prompt's tokens, from this position on */
     int64_t n;                            /* samples */

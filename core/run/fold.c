@@ -58,7 +58,7 @@ static bool same_settings(const struct lb_settings *a, const struct lb_settings 
     return a->max_tokens == b->max_tokens && a->min_tokens == b->min_tokens && a->ignore_eos == b->ignore_eos &&
            a->skip_special == b->skip_special && a->include_stop == b->include_stop && a->logprobs == b->logprobs &&
            a->prompt_logprobs == b->prompt_logprobs && a->prompt_from == b->prompt_from && a->n == b->n &&
-           same_penalty(&a->penalty, &b->penalty) && same_stops(a, b);
+           a->adapter == b->adapter && same_penalty(&a->penalty, &b->penalty) && same_stops(a, b);
 }
 
 static bool same(const struct lb_work *a, const struct lb_work *b)

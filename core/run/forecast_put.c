@@ -79,7 +79,8 @@ static void put_groups(struct lb_str *out, const struct lb_forecast *f, const st
         if (c->n_seg % tp != 0)
             continue;
         int64_t n_out = p->max_out;
-        double need = lb_plan_weight_bytes(spec, tp) + lb_plan_step_bytes(c, spec->dtype, tp, p->batch_most, n_out) +
+        double need = lb_plan_weight_bytes(spec, tp) + lb_plan_lora_bytes(spec) +
+                      lb_plan_step_bytes(c, spec->dtype, tp, p->batch_most, n_out) +
                       (double)f->peak_pages * (double)lb_plan_page_bytes(c, spec->dtype, tp);
         lb_str_putf(out, "            --tp %-3d ", tp);
         put_size(out, need);

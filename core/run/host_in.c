@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "core/base/mem.h"
+#include "core/run/adapter.h"
 #include "core/run/adjust.h"
 #include "core/run/fold.h"
 #include "core/run/order.h"
@@ -122,6 +123,18 @@ static void check_ids(const struct lb_config *config, struct lb_work *w)
                     (long long)n_end, (long long)config->n_vocab);
 }
 
+/* Which adapter a row runs with. */
+static void choose_adapter(const struct lb_run_spec *spec, struct lb_work *w)
+{
+    const struct lb_gen *gen = &w->row.gen;
+    w->set.adapter = spec->adapters->all;
+    if (!(gen->set & LB_GEN_LORA) || w->row.code != LB_ROW_OK)
+        return;
+    w->set.adapter = lb_adapters_find(spec->adapters, gen->lora);
+    if (w->set.adapter == 0)
+        lb_row_fail(&w->row, LB_ROW_BAD_PARAM, "lora: no adapter is called \"%.80s\" (--lora NAME=DIR)", gen->lora);
+}
+
 /* The same of a row's settings. A failed row keeps its code. */
 static void check_settings(const struct lb_run_spec *spec, struct lb_work *w)
 {
@@ -205,6 +218,7 @@ static enum lb_status tokenize(struct encoder *e, struct lb_work *w, struct lb_e
     static const struct lb_gen_defaults none;
     const struct lb_run_spec *spec = e->r->spec;
     lb_settings_resolve(&w->set, spec->config ? &spec->config->gen : &none, spec->gen, &w->row.gen);
+    choose_adapter(spec, w);
     if (w->row.api == LB_API_CHAT && !w->set.max_given && spec->plan->max_model_len > 0)
         w->set.max_tokens = spec->plan->max_model_len; /* shortened to what the prompt leaves */
     /* the API's echo has log-probabilities of all that it writes */

@@ -9,9 +9,10 @@ static int64_t shorter(const struct lb_work *a, const struct lb_work *b)
     return a->n_prompt < b->n_prompt ? a->n_prompt : b->n_prompt;
 }
 
+/* Nothing, where adapters differ: their pages do. */
 static int64_t n_alike(const struct lb_work *a, const struct lb_work *b)
 {
-    int64_t n = 0, most = shorter(a, b);
+    int64_t n = 0, most = a->set.adapter == b->set.adapter ? shorter(a, b) : 0;
     while (n < most && a->prompt[n] == b->prompt[n])
         n++;
     return n;
@@ -25,6 +26,8 @@ static int by_index(const struct lb_work *a, const struct lb_work *b)
 static int by_tokens(const void *x, const void *y)
 {
     const struct lb_work *a = *(struct lb_work *const *)x, *b = *(struct lb_work *const *)y;
+    if (a->set.adapter != b->set.adapter)
+        return a->set.adapter < b->set.adapter ? -1 : 1;
     int64_t n = n_alike(a, b);
     if (n < shorter(a, b))
         return a->prompt[n] < b->prompt[n] ? -1 : 1;

@@ -8,8 +8,8 @@
 #include "core/run/flow.h"
 
 /* Sorts rows[n] and sets n_shared of each sequence: how many tokens from the beginning another one of these rows begins
- * with too. Groups are made of rows whose first page of tokens (32) is the same; the group with the longest row comes
- * first, inside a group the longest row; ties by row number. */
+ * with too. Groups are made of rows with the same adapter whose first page of tokens (32) is the same; the group with
+ * the longest row comes first, inside a group the longest row; ties by row number. */
 void lb_order_rows(struct lb_work **rows, size_t n);
 
 #endif

@@ -58,6 +58,7 @@ struct lb_run_spec {
     bool stream;                  /* the input may pause: windows are closed after a second */
     int64_t input_bytes;          /* of all inputs; 0 when not known (a stream, compressed files) */
     const struct lb_gen *gen;
+    const struct lb_adapters *adapters;
     enum lb_overflow overflow;
     bool token_ids, timing;
     bool no_prefix_cache;

@@ -31,7 +31,8 @@ static double ranks_of(const struct lb_plan_spec *spec)
 static double host_weight_bytes(const struct lb_plan_spec *spec, int tp)
 {
     double n_copy = (double)tp * (spec->host_nodes > 1 ? spec->host_nodes : 1);
-    return (ranks_of(spec) < n_copy ? ranks_of(spec) : n_copy) * lb_plan_weight_bytes(spec, tp);
+    return (ranks_of(spec) < n_copy ? ranks_of(spec) : n_copy) * lb_plan_weight_bytes(spec, tp) +
+           ranks_of(spec) * lb_plan_lora_bytes(spec); /* each rank has its own */
 }
 
 /* Buffers of steps on the host. Each running row may have a token whose logits are wanted,
@@ -41,7 +42,8 @@ static double host_step_bytes(const struct lb_plan_spec *spec, int tp, int64_t n
     int64_t n_out = spec->max_seqs ? least(spec->max_seqs + LB_SCORE_TOKENS, n_tok) : n_tok;
     if (spec->device)
         return lb_plan_device_bytes(spec->config, spec->dtype, tp, n_tok, n_out);
-    return ranks_of(spec) * lb_plan_step_bytes(spec->config, spec->dtype, tp, n_tok, n_out);
+    return ranks_of(spec) *
+           (lb_plan_step_bytes(spec->config, spec->dtype, tp, n_tok, n_out) + lb_plan_lora_step_bytes(spec, n_tok));
 }
 
 enum lb_status lb_plan_length(struct lb_plan *p, const struct lb_plan_spec *spec, struct lb_err *err)

@@ -9,6 +9,7 @@
 #include "core/base/log.h"
 #include "core/io/wfile.h"
 #include "core/model/config.h"
+#include "core/model/lora.h"
 
 #define LB_DEFAULT_BATCH_TOKENS 512
 #define LB_MOST_BATCH_TOKENS 4096 /* that is ever chosen */
@@ -30,6 +31,7 @@ struct lb_need {
 struct lb_plan_spec {
     const struct lb_config *config;
     const struct lb_wfile *weights; /* NULL: none are read */
+    const struct lb_lora_set *lora; /* NULL: no adapters */
     enum lb_dtype dtype;
     bool unpack; /* no weights stay packed */
     bool int8;   /* the layers' matrices */
@@ -98,6 +100,10 @@ size_t lb_plan_page_bytes(const struct lb_config *c, enum lb_dtype dtype, int tp
 
 /* Bytes of the weights that one of tp ranks holds, likewise; of a layer, in the mean. */
 double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp);
+
+/* Bytes that a rank's adapters take, and those of a step's tokens for them, at most. */
+double lb_plan_lora_bytes(const struct lb_plan_spec *spec);
+double lb_plan_lora_step_bytes(const struct lb_plan_spec *spec, int64_t n_tok);
 double lb_plan_layer_bytes(const struct lb_plan_spec *spec);
 
 #endif

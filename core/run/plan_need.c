@@ -96,6 +96,20 @@ double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp)
     return sum / n * ((cut > 0 ? cut / tp : 0) + whole + kv * (double)kv_heads(c, tp));
 }
 
+double lb_plan_lora_bytes(const struct lb_plan_spec *spec)
+{
+    return spec->lora ? (double)lb_lora_elements(spec->lora) * (double)elem_bytes(spec->dtype) : 0;
+}
+
+/* A fused matrix has three modules, and a cut one numbers for each segment. */
+double lb_plan_lora_step_bytes(const struct lb_plan_spec *spec, int64_t n_tok)
+{
+    int64_t rank = 0, each = spec->config->n_seg > 3 ? spec->config->n_seg : 3;
+    for (int32_t i = 0; spec->lora && i < spec->lora->n; i++)
+        rank = spec->lora->adapter[i].max_rank > rank ? spec->lora->adapter[i].max_rank : rank;
+    return rank > 0 ? (double)n_tok * ((double)((rank + 7) * each) * sizeof(float) + 2 * sizeof(int32_t)) : 0;
+}
+
 double lb_plan_moe_bytes(const struct lb_config *c, int64_t n_tok)
 {
     const struct lb_moe_shape *m = &c->moe;

@@ -111,6 +111,7 @@ static void put_settings(struct lb_str *out, const struct lb_settings *s)
     put_i64(out, s->ignore_eos);
     put_i64(out, s->skip_special);
     put_i64(out, s->include_stop);
+    put_i64(out, s->adapter);
     put_i64(out, s->logprobs);
     put_i64(out, s->prompt_logprobs);
     put_i64(out, s->prompt_from);
@@ -164,6 +165,7 @@ static void take_settings(struct cursor *c, struct lb_settings *s, struct lb_gen
     s->ignore_eos = take_within(c, 0, 1);
     s->skip_special = take_within(c, 0, 1);
     s->include_stop = take_within(c, 0, 1);
+    s->adapter = (int32_t)take_within(c, 0, INT32_MAX);
     s->logprobs = take_within(c, -1, LB_MAX_LOGPROBS);
     s->prompt_logprobs = take_within(c, -1, LB_MAX_LOGPROBS);
     s->prompt_from = take_within(c, 0, INT32_MAX);

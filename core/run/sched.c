@@ -88,7 +88,8 @@ static struct lb_prefix_text shared_text(const struct lb_sched *s, const struct 
 {
     bool own_base = s->spec.dynamic_above > 0 && w->n_prompt > s->spec.dynamic_above;
     int64_t n = s->spec.prefix ? w->n_shared : 0;
-    return (struct lb_prefix_text){w->prompt, n < most ? n : most, own_base ? (uint64_t)w->n_prompt : 0};
+    uint64_t variant = (uint64_t)w->set.adapter << 32 | (own_base ? (uint64_t)w->n_prompt : 0);
+    return (struct lb_prefix_text){w->prompt, n < most ? n : most, variant};
 }
 
 /* ---- a row's tokens ---- */
@@ -147,6 +148,7 @@ static void put(struct lb_sched *s, struct lb_step *step, int64_t index, int64_t
     const struct lb_kv_seq *pages = &s->spec.kv->seq[q->kv_seq];
     step->seq_start[step->n_seq] = step->n_tok;
     step->page_start[step->n_seq] = step->n_page;
+    step->adapter[step->n_seq] = w->set.adapter;
     step->n_seq++;
     for (int32_t i = 0; i < pages->n_page; i++)
         step->page[step->n_page++] = pages->page[i];

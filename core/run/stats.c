@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/run/adapter.h"
 #include "core/run/audit.h"
 #include "kernels/types.h"
 
@@ -131,6 +132,22 @@ static void put_times(struct lb_str *out, const struct lb_stats *s)
     }
 }
 
+/* Those without a name have their directory alone. */
+static void put_adapters(struct lb_str *out, const struct lb_adapters *a)
+{
+    if (!a || a->n == 0)
+        return;
+    name(out, "adapters");
+    for (int32_t i = 0; i < a->n; i++) {
+        lb_str_puts(out, i ? "," : "[");
+        lb_str_putc(out, '{');
+        put_text(out, "name", *a->item[i].name ? a->item[i].name : NULL);
+        put_text(out, "path", a->item[i].dir);
+        lb_str_putc(out, '}');
+    }
+    lb_str_putc(out, ']');
+}
+
 static void put_engine(struct lb_str *out, const struct lb_stats *s)
 {
     open_object(out, "model");
@@ -144,6 +161,7 @@ static void put_engine(struct lb_str *out, const struct lb_stats *s)
         put_int(out, "parameters", s->n_param);
     put_text(out, "dtype", s->dtype);
     put_text(out, "quantization", s->quantization);
+    put_adapters(out, s->adapters);
     lb_str_putc(out, '}');
     open_object(out, "engine");
     put_text(out, "device", s->device);

@@ -21,7 +21,8 @@ struct lb_note { /* what the audit found and said */
     int64_t count; /* rows; 0: of the model */
 };
 
-struct lb_audit; /* core/run/audit.h */
+struct lb_audit;    /* core/run/audit.h */
+struct lb_adapters; /* core/run/adapter.h */
 
 enum lb_audit_mode { LB_AUDIT_WARN, LB_AUDIT_ERROR, LB_AUDIT_OFF };
 
@@ -48,7 +49,8 @@ struct lb_stats {
     const char *plan;             /* JSON object: what --plan found; NULL: none */
     /* model, engine */
     const char *model_path, *architecture, *dtype, *device, *isa;
-    const char *quantization; /* NULL: none */
+    const char *quantization;           /* NULL: none */
+    const struct lb_adapters *adapters; /* lent; NULL: none */
     int64_t n_param;
     int n_thread, segments;
     int64_t batch_tokens, max_seqs, kv_pages;

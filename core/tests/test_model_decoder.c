@@ -112,7 +112,7 @@ static void rig_start(struct rig *r, enum lb_dtype dtype, const char *isa, int n
     struct lb_backend_spec be = {.device = "cpu", .dtype = dtype, .isa = isa, .n_thread = n_thread};
     if (lb_backend_open(&r->be, &be, &err) != LB_OK)
         fail_msg("%s", err.text);
-    struct lb_model_spec spec = {&r->config, &r->gguf.w, r->be, NULL, NULL, NULL};
+    struct lb_model_spec spec = {.config = &r->config, .weights = &r->gguf.w, .backend = r->be};
     if (lb_model_open(&r->m, &spec, &err) != LB_OK)
         fail_msg("%s", err.text);
     struct lb_step_limits limit = {MAX_TOK, MAX_ROW, MAX_ROW * 8};
@@ -538,7 +538,7 @@ static void expect_refusal(struct rig *r, const char *what, const char *detail)
     struct lb_err err = LB_ERR_INIT;
     struct lb_backend_spec be = {.device = "cpu", .dtype = LB_F32, .isa = "ref", .n_thread = 1};
     assert_int_equal(lb_backend_open(&r->be, &be, &err), LB_OK);
-    struct lb_model_spec spec = {&r->config, &r->gguf.w, r->be, NULL, NULL, NULL};
+    struct lb_model_spec spec = {.config = &r->config, .weights = &r->gguf.w, .backend = r->be};
     assert_int_equal(lb_model_open(&r->m, &spec, &err), LB_E_INPUT);
     assert_null(r->m);
     if (!strstr(err.text, what) || !strstr(err.text, detail))

@@ -105,7 +105,7 @@ static bool rank_open(struct rank *r, struct lb_err *err)
         r->be->alive = cuda->comm_alive;
         r->be->alive_ctx = comm;
     }
-    struct lb_model_spec spec = {s->config, s->file, r->be, NULL, r->comm, NULL};
+    struct lb_model_spec spec = {.config = s->config, .weights = s->file, .backend = r->be, .comm = r->comm};
     return lb_model_open(&r->m, &spec, err) == LB_OK && lb_model_reserve(r->m, limit, N_ROW, N_PAGE, err) == LB_OK;
 }
 

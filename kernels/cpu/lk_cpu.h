@@ -53,6 +53,7 @@ struct lk_cpu {
     void (*norm_add)(const struct lk_norm_add *a, int64_t begin, int64_t end);
     int64_t (*linear_items)(const struct lk_linear *a);
     void (*linear)(const struct lk_linear *a, int64_t begin, int64_t end);
+    void (*lora_down)(const struct lk_lora_down *a, int64_t begin, int64_t end);
     void (*rope_table)(const struct lk_rope_table *a, int64_t begin, int64_t end);
     void (*rope_kv)(const struct lk_rope_kv *a, int64_t begin, int64_t end);
     void (*round)(const struct lk_round *a, int64_t begin, int64_t end);

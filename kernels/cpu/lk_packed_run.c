@@ -1,5 +1,7 @@
 #include "kernels/cpu/lk_packed_run.h"
 
+#include "kernels/cpu/lk_lora.h"
+
 /* Items are chunks of activation panels by groups of weight panels, the groups running fastest. */
 struct work {
     const struct lk_packed_set *set;
@@ -99,7 +101,7 @@ static void take_panel(struct work *t, int64_t panel, bool two)
     const struct lk_cols *c = t->a->a.cols;
     const int64_t most = t->set->piece / (1 + two);
     const int64_t row = lk_panel_begin(&t->rows, t->row_begin);
-    const int64_t n_sum = (lk_panel_begin(&t->rows, t->row_end) - row) * t->set->width * (1 + two);
+    const int64_t width = t->set->width * (1 + two), n_sum = (lk_panel_begin(&t->rows, t->row_end) - row) * width;
     int wait = 0;
     for (int s = 0; s < c->n_seg; s++) {
         float *sums = t->m->sums[wait];
@@ -109,6 +111,10 @@ static void take_panel(struct work *t, int64_t panel, bool two)
             struct lk_blocks b = {&t->packed, NULL, s, k, lk_min(most, c->packed[s + 1] - k)};
             take_piece(t, &b, panel, two, sums);
         }
+        const struct lk_lora_tile tile = {sums, row, panel * (t->set->width / LK_LORA_STRIP), (int)(n_sum / width),
+                                          (int)width / LK_LORA_STRIP};
+        if (t->a->lora)
+            lk_lora_leaf(t->a->lora, s, &tile, t->set->type);
         wait = climb(t, s, wait, n_sum);
     }
 }

@@ -34,6 +34,7 @@ struct lk_packed_set {
     size_t elem_bytes; /* of an unpacked number */
     size_t act_bytes;  /* of an activation */
     size_t best_bytes; /* of a row's running best */
+    enum lk_type type; /* of what adapters are stored in */
     void (*unpack)(const struct lk_blocks *b, void *out);
     void (*tile)(const struct lk_piece *p);
     /* Unpacks in registers, for one activation panel of at most few_rows rows; b[1] is read with `two`. */

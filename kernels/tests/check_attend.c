@@ -365,7 +365,8 @@ static void attn_case(const struct lk_cpu *t, const struct shape *s)
     for (int is = 0; is < s->n_seq; is++) {
         for (int64_t tok = c.seq_of[is]; tok < c.seq_of[is + 1]; tok++) {
             int32_t pos = c.pos[tok];
-            if (tok % (s->step * CHECK_EVERY) && !(s->len[is] > 512 && (pos == 511 || pos == 512 || pos == 513 || pos == 1100)))
+            if (tok % (s->step * CHECK_EVERY) &&
+                !(s->len[is] > 512 && (pos == 511 || pos == 512 || pos == 513 || pos == 1100)))
                 continue;
             t->act_row(&all, tok, got);
             check_token(&c, is, tok, got, probs);

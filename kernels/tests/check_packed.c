@@ -179,12 +179,54 @@ static void same(const struct lk_cpu *t, const struct matrix *x, const struct pa
     check_that(1, t, "packed", "same");
 }
 
+/* An adapter of half of the rows, what it adds behind each segment made up. */
+struct adapter {
+    struct lk_lora_pair pair;
+    struct lk_lora lora;
+    struct lk_lora_strip *strip;
+    int32_t *of_row;
+    void *b;
+};
+
+static struct adapter adapter_new(const struct lk_cpu *t, const struct matrix *x, int64_t n_row)
+{
+    int64_t n_strip = lk_ceil_div(x->n_out, t->panel_cols) * t->panel_cols / LK_LORA_STRIP, u_ld = 8 * x->cols.n_seg;
+    struct adapter d = {.strip = check_new((size_t)n_strip, sizeof *d.strip),
+                        .of_row = check_new((size_t)n_row, sizeof *d.of_row),
+                        .b = check_new((size_t)(n_strip * 64), t->type == LK_F32 ? 4 : 2)};
+    float *u = check_new((size_t)(n_row * u_ld), sizeof *u);
+    check_fill(u, n_row * u_ld, -1, 1);
+    for (int64_t i = 0; i < n_strip; i++)
+        d.strip[i] = (struct lk_lora_strip){0, 8, i * 64};
+    for (int64_t i = 0; i < n_row; i++)
+        d.of_row[i] = i % 2 ? -1 : 0;
+    for (int64_t i = 0; i < n_strip * 64; i++) {
+        float v = check_uniform(-1, 1);
+        uint16_t half = lk_round(v);
+        memcpy((char *)d.b + i * (t->type == LK_F32 ? 4 : 2), t->type == LK_F32 ? (void *)&v : &half,
+               t->type == LK_F32 ? 4 : 2);
+    }
+    d.pair = (struct lk_lora_pair){NULL, d.b, d.strip, NULL, 8};
+    d.lora = (struct lk_lora){NULL, d.of_row, u, u_ld, 0};
+    return d;
+}
+
+static void adapter_free(struct adapter *d)
+{
+    free(d->strip);
+    free(d->of_row);
+    free(d->b);
+    free(d->lora.u);
+}
+
 static void store_and_add(const struct lk_cpu *t, const struct matrix *x, const struct lk_act *a)
 {
     int64_t n = a->n_row * x->n_out;
     float *bias = check_new((size_t)x->n_out, sizeof *bias);
     float *got = check_new((size_t)n, sizeof *got), *want = check_new((size_t)n, sizeof *want);
     void *plain = check_pack(t, x->w, x->n_out, &x->cols, 0), *packed = pack_codes(t, x, 0);
+    struct adapter adapter = adapter_new(t, x, a->n_row);
+    adapter.lora.pair = &adapter.pair;
     check_fill(bias, x->n_out, -1, 1);
     for (int add = 0; add < 2; add++) {
         struct lk_linear args = {.a = *a,
@@ -192,6 +234,7 @@ static void store_and_add(const struct lk_cpu *t, const struct matrix *x, const 
                                  .n_out = x->n_out,
                                  .epilogue = add ? LK_EP_ADD : LK_EP_STORE,
                                  .bias = add ? bias : NULL,
+                                 .lora = a->n_row % 3 ? NULL : &adapter.lora,
                                  .y = want,
                                  .y_ld = x->n_out,
                                  .l2_bytes = 1 + check_random() % 600000,
@@ -203,6 +246,7 @@ static void store_and_add(const struct lk_cpu *t, const struct matrix *x, const 
         CHECK_SPLIT(t->linear, &args, t->linear_items(&args));
         same(t, x, &(struct pair){got, want, add ? "added" : "stored"}, n);
     }
+    adapter_free(&adapter);
     free(bias);
     free(got);
     free(want);

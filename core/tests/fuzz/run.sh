@@ -12,7 +12,7 @@ cmake --build --preset fuzz --target "fuzz_$target"
 mkdir -p "$found" build/fuzz/crashes "$here/corpus/$target"
 "$here/seeds.py" build/fuzz/seeds
 case $target in
-gguf | packed | safetensors | tokfile | tokmodel) max_len=24576 ;;
+adapter | gguf | packed | safetensors | tokfile | tokmodel) max_len=24576 ;;
 *) max_len=4096 ;;
 esac
 dict=

@@ -482,6 +482,39 @@ put_packed('int8', ct('pack-quantized', num_bits=8, type='int', strategy='tensor
     'weight_packed': ('I32', [m, n // 4], None), 'weight_scale': ('F32', [1], None)})
 put_packed('none', None, lambda m, n: {'weight': ('F16', [m, n], None)})
 
+# ---- adapters ----
+
+
+def put_adapter(name, config, modules, dtype='F32'):
+    header, body = {}, b''
+    size = {'F32': 4, 'F16': 2, 'BF16': 2}[dtype]
+    for module, r, m, n in modules:
+        for ab, dim in (('A', [r, n]), ('B', [m, r])):
+            end = len(body) + dim[0] * dim[1] * size
+            header[f'base_model.model.model.layers.{module}.lora_{ab}.weight'] = {
+                'dtype': dtype, 'shape': dim, 'data_offsets': [len(body), end]}
+            body += bytes(range(256)) * 8
+            body = body[:end]
+    text = compact(header).encode()
+    config = dict({'peft_type': 'LORA', 'r': 2, 'lora_alpha': 4}, **config)
+    put('adapter', name, compact(config).encode() + b'\0' + struct.pack('<Q', len(text)) + text + body)
+
+
+put_adapter('llama', {'target_modules': ['q_proj', 'mlp.down_proj'], 'bias': 'none', 'modules_to_save': None, 'use_dora': False},
+            [('0.self_attn.q_proj', 2, 12, 8), ('1.mlp.down_proj', 2, 8, 12)])
+put_adapter('all', {'use_rslora': True, 'target_modules': 'all-linear', 'init_lora_weights': 'gaussian'},
+            [('0.self_attn.' + p, 2, m, n) for p, m, n in (('q_proj', 12, 8), ('k_proj', 6, 8), ('v_proj', 6, 8), ('o_proj', 8, 12))] +
+            [('0.mlp.gate_proj', 2, 12, 8), ('0.mlp.up_proj', 2, 12, 8)], 'BF16')
+put_adapter('patterns', {'rank_pattern': {'k_proj': 1, '.*layers\\.1.*': 3}, 'alpha_pattern': {'(q|k)_proj': 0.5}, 'exclude_modules': ['x'],
+                         'target_modules': '.*\\.(k|v)_proj', 'layers_to_transform': [0, 1]},
+            [('0.self_attn.k_proj', 1, 6, 8), ('1.self_attn.v_proj', 3, 6, 8)], 'F16')
+put_adapter('latent', {'target_modules': ['q_a_proj', 'q_b_proj', 'kv_a_proj_with_mqa', 'gate_proj', 'down_proj'], 'layers_to_transform': 0},
+            [('0.self_attn.q_a_proj', 2, 4, 8), ('0.self_attn.q_b_proj', 2, 12, 4), ('0.self_attn.kv_a_proj_with_mqa', 2, 6, 8),
+             ('0.mlp.gate_proj', 2, 12, 8), ('0.mlp.down_proj', 2, 8, 12)])
+put_adapter('experts', {}, [('1.mlp.experts.0.up_proj', 2, 4, 8)])
+put_adapter('absorbed', {}, [('0.self_attn.kv_b_proj', 2, 16, 4)])
+put_adapter('refused', {'use_dora': True, 'modules_to_save': ['lm_head'], 'bias': 'all', 'layer_replication': [[0, 1]]}, [])
+
 # ---- texts ----
 
 for n, line in enumerate(('Hello, world! It\'s 12345 o\'clock', '  two\n\n\n three \t', 'a\u0301 \u4f60\u597d \U0001f600',

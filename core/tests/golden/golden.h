@@ -49,6 +49,30 @@ bool golden_falls_back(const char *isa);
  * f32 has run in other tests); rows alone too when `singles`, for the reference in bf16 when `ref_singles`. */
 void golden_contract(const char *path, const json_t *rows, bool singles, bool ref_singles);
 
+/* The rows of a golden model that test the contract: greedy and sampled, with penalties, scores, several samples. */
+json_t *golden_contract_rows(const json_t *golden);
+
+/* Adapters that golden_options gives to runs; none as a rule. */
+extern const char *const *golden_lora;
+extern size_t golden_n_lora;
+
+/* An adapter drawn from a seed for a model's float32 matrices whose modules' names end in one of `target` (NULL behind
+ * the last), in layers 0 .. n_layer - 1: as PEFT's files in the folder `into`. merged: the folder where the model's
+ * file with W + scale * B A is written, computed in double, NULL: nowhere; then the model must be one file. */
+struct golden_adapter {
+    const char *model, *into, *merged;
+    const char *const *target;
+    int n_layer;
+    int64_t rank;
+    double alpha;
+    int64_t head_dim;             /* GGUF: of Q and K */
+    bool rslora, bf16, patterned; /* patterned: rank and alpha stand in patterns */
+    uint32_t seed;
+};
+
+/* Returns how many modules it has. */
+int golden_adapter(const struct golden_adapter *a);
+
 /* Options for a golden model: f32 on the best set, progress and log off. */
 void golden_options(struct lb_options *o, const char *model);
 

@@ -56,9 +56,14 @@ bool golden_falls_back(const char *isa)
     return no_f32 && golden_without && strcmp(isa, no_f32) == 0;
 }
 
+const char *const *golden_lora;
+size_t golden_n_lora;
+
 void golden_options(struct lb_options *o, const char *model)
 {
     lb_options_init(o);
+    o->lora = golden_lora;
+    o->n_lora = golden_n_lora;
     o->model = model;
     o->dtype = "f32";
     o->threads = 2;

@@ -55,7 +55,7 @@ static void rig_open(struct rig *r, enum lb_dtype dtype, const char *isa)
     assert_true(r->config.n_vocab <= MAX_VOCAB);
     struct lb_backend_spec be = {.device = "cpu", .dtype = dtype, .isa = isa, .n_thread = 2};
     must(lb_backend_open(&r->be, &be, &err), &err);
-    struct lb_model_spec spec = {&r->config, &r->file, r->be, NULL, NULL, NULL};
+    struct lb_model_spec spec = {.config = &r->config, .weights = &r->file, .backend = r->be};
     must(lb_model_open(&r->m, &spec, &err), &err);
     must(lb_model_reserve(r->m, limit, 1, n_page, &err), &err);
     must(lb_kv_init(&r->kv, n_page, 1, MAX_LEN, &err), &err);

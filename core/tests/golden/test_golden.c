@@ -332,7 +332,7 @@ static void add_scores(json_t *row, size_t i)
 
 /* Greedy rows, and the same prompts sampled, all with log-probabilities so that a changed bit shows; some of both with
  * penalties. */
-static json_t *contract_rows(const json_t *golden)
+json_t *golden_contract_rows(const json_t *golden)
 {
     json_t *rows = json_array();
     for (int sampled = 0; sampled < 2; sampled++) {
@@ -515,7 +515,7 @@ static void test_contract(void **state)
                                       !in_sample(models[m], golden_extent() == EXTENT_SAMPLE ? N_MODEL : 6)))
             continue;
         model_path(models[m], path, sizeof path);
-        json_t *golden = golden_rows(models[m], "golden.jsonl"), *rows = contract_rows(golden);
+        json_t *golden = golden_rows(models[m], "golden.jsonl"), *rows = golden_contract_rows(golden);
         bool windows_or_outputs = strcmp(models[m], "mistral-swa") == 0 || strncmp(models[m], "glm4", 4) == 0;
         bool singles =
             golden_extent() == EXTENT_FULL || (golden_extent() == EXTENT_SAMPLE && (m < 2 || windows_or_outputs));
@@ -569,6 +569,7 @@ int golden_shapes(void);    /* test_shapes.c */
 int golden_bent(void);      /* test_bent.c */
 int golden_ggufs(void);     /* test_ggufs.c */
 int golden_score(void);     /* test_score.c */
+int golden_adapters(void);  /* test_lora.c */
 
 /* What was said of products, in order. */
 struct said {
@@ -591,7 +592,7 @@ static void test_products(void **state)
     (void)state;
     char path[512];
     model_path("llama-gqa-tied", path, sizeof path);
-    json_t *golden = golden_rows("llama-gqa-tied", "golden.jsonl"), *all = contract_rows(golden);
+    json_t *golden = golden_rows("llama-gqa-tied", "golden.jsonl"), *all = golden_contract_rows(golden);
     struct said said = {0};
     struct lb_options o;
     struct golden_out own, tried;
@@ -639,11 +640,14 @@ static int run_cuda(const char *part, char **names)
     return cmocka_run_group_tests_name("contract", contract, NULL, NULL);
 }
 
-/* test_golden [--without SET]: with it only what depends on the kernel sets. */
+/* test_golden [--without SET | --only PATTERN]: with the first only what depends on the kernel sets, with the other
+ * only tests whose names match. */
 int main(int argc, char **argv)
 {
     golden_without = argc == 3 && strcmp(argv[1], "--without") == 0 ? argv[2] : NULL;
     golden_cuda = argc >= 4 && strcmp(argv[1], "--cuda") == 0 ? argv[2] : NULL;
+    if (argc == 3 && strcmp(argv[1], "--only") == 0)
+        cmocka_set_test_filter(argv[2]);
     const struct CMUnitTest shared[] = {
         cmocka_unit_test(test_greedy),
         cmocka_unit_test(test_two_names),
@@ -664,7 +668,7 @@ int main(int argc, char **argv)
     }
     failed += golden_layers();
     failed += cmocka_run_group_tests_name("sets", shared, NULL, NULL);
-    failed += golden_score() + golden_packed();
+    failed += golden_score() + golden_packed() + golden_adapters();
     if (golden_without)
         return failed;
     failed += golden_bent();

@@ -4,6 +4,7 @@
 #include "kernels/cpu/avx512/avx512_product.h"
 #include "kernels/cpu/avx512/avx512_unpack.h"
 #include "kernels/cpu/avx512/avx512_words.h"
+#include "kernels/cpu/lk_lora.h"
 
 #define ROWS LK_AMX_ROWS
 #define PANEL LK_AVX512_PANEL
@@ -188,6 +189,10 @@ static void take_band(struct work *t, int64_t begin, int64_t end)
             for (int64_t ip = begin; ip < end; ip += 2)
                 take_part(t, &part, ip, sums + (lk_panel_begin(&t->plan.rows, ip) - row) * width);
         }
+        struct lk_lora_tile tile = {sums, row, t->panel * (PANEL / LK_LORA_STRIP), (int)(n / width),
+                                    (int)width / LK_LORA_STRIP};
+        if (t->a->lora)
+            lk_lora_leaf(t->a->lora, s, &tile, LK_BF16);
         wait = climb(t, s, wait, n);
     }
 }
@@ -251,9 +256,28 @@ static void linear(const struct lk_linear *a, int64_t begin, int64_t end)
     _tile_release(); /* else each context switch of the thread would carry eight tiles */
 }
 
+static struct lk_lora_row lora_row_of(const struct lk_act *a, int64_t row)
+{
+    struct lk_amx_row r = lk_amx_row_of(a, row);
+    return (struct lk_lora_row){r.at, r.step};
+}
+
+static void lora_read(const struct lk_lora_row *r, int64_t k, float x[32])
+{
+    const uint16_t *at = (const uint16_t *)r->at + k / LK_AMX_BLOCK * r->step;
+    for (int i = 0; i < LK_AMX_BLOCK; i++)
+        x[i] = lk_widen(at[i]);
+}
+
+static void lora_down(const struct lk_lora_down *a, int64_t begin, int64_t end)
+{
+    lk_lora_down_rows(a, begin, end, lora_row_of, lora_read, LK_BF16);
+}
+
 void lk_amx_linear_init(struct lk_cpu *t)
 {
     t->pack = pack;
     t->linear_items = linear_items;
     t->linear = linear;
+    t->lora_down = lora_down;
 }

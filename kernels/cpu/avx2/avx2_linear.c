@@ -189,7 +189,10 @@ LK_INLINE void panel_rows(const struct lk_linear *a, const struct plan *plan, co
                                .w2 = w + step,
                                .cols = a->a.cols,
                                .ahead = w + next * step + (ip - piece->row_begin) * ahead_step * (n_col / 2),
-                               .ahead_step = ahead_step};
+                               .ahead_step = ahead_step,
+                               .lora = a->lora,
+                               .row = row,
+                               .strip = panel * (PANEL / LK_LORA_STRIP)};
         if (type == LK_F32)
             (two ? two_panels_f32 : one_panel_f32)[r](&p, &tiles);
         else
@@ -237,6 +240,25 @@ LK_INLINE void linear(const struct lk_linear *a, int64_t begin, int64_t end, con
 
 LK_BOTH_TYPES(linear, lk_linear)
 
+static struct lk_lora_row lora_row_of(const struct lk_act *a, int64_t row)
+{
+    struct lk_row r = lk_row_of(a, row);
+    return (struct lk_lora_row){r.at, r.step};
+}
+
+static void lora_read(const struct lk_lora_row *r, int64_t k, float x[32])
+{
+    for (int i = 0; i < 4; i++)
+        memcpy(x + 8 * i, (const float *)r->at + (k / 8 + i) * r->step, 8 * sizeof *x);
+}
+
+LK_INLINE void lora_down(const struct lk_lora_down *a, int64_t begin, int64_t end, const enum lk_type type)
+{
+    lk_lora_down_rows(a, begin, end, lora_row_of, lora_read, type);
+}
+
+LK_BOTH_TYPES(lora_down, lk_lora_down)
+
 void lk_avx2_linear_init(struct lk_cpu *t, enum lk_type type)
 {
     bool f32 = type == LK_F32;
@@ -247,4 +269,5 @@ void lk_avx2_linear_init(struct lk_cpu *t, enum lk_type type)
     t->pack_codes = lk_avx2_pack_codes;
     t->linear_items = linear_items;
     t->linear = f32 ? linear_f32 : linear_bf16;
+    t->lora_down = f32 ? lora_down_f32 : lora_down_bf16;
 }

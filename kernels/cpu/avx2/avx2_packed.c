@@ -165,14 +165,14 @@ static struct lk_best best_finish(const void *best)
 }
 
 static const struct lk_packed_set sets[2] = {
-#define SET(finish_)                                                                                         \
+#define SET(type_, finish_)                                                                                  \
     {                                                                                                        \
         .rows = ROWS, .width = PANEL, .pair_rows = PAIR_ROWS, .band = BAND, .piece = PIECE, .elem_bytes = 4, \
         .act_bytes = 4, .best_bytes = sizeof(struct lk_lane_best), .tile = tile_of, .finish = (finish_),     \
-        .best_init = best_init, .best_finish = best_finish                                                   \
+        .type = (type_), .best_init = best_init, .best_finish = best_finish                                  \
     }
-    [LK_F32] = SET(finish_f32),
-    [LK_BF16] = SET(finish_bf16),
+    [LK_F32] = SET(LK_F32, finish_f32),
+    [LK_BF16] = SET(LK_BF16, finish_bf16),
 };
 
 int64_t lk_avx2_packed_items(const struct lk_linear *a)

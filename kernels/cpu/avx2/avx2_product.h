@@ -3,6 +3,7 @@
 #define KERNELS_CPU_AVX2_AVX2_PRODUCT_H
 
 #include "kernels/cpu/avx2/lk_avx2.h"
+#include "kernels/cpu/lk_lora.h"
 
 /* Tiles on the way up the tree; the result is tile[0]. For two panels the second one's columns follow the first's. */
 struct lk_tiles {
@@ -15,6 +16,8 @@ struct lk_product {
     const struct lk_cols *cols;
     const char *ahead; /* memory that will be read next: as much as is read is fetched into the second cache */
     int64_t ahead_step;
+    const struct lk_lora *lora; /* NULL: none */
+    int64_t row, strip;         /* the tile's first row, its first columns in strips of adapters */
 };
 
 /* Columns 8 j .. 8 j + 7 of the right-hand operand's pair of k at w, the first or (odd) the second k; n_col columns lie
@@ -73,6 +76,25 @@ LK_INLINE void lk_segment(const int R, const int N, const enum lk_type type, str
     p->ahead = ahead;
 }
 
+/* Adapters' part of a segment's sums. */
+LK_INLINE void lk_lora_acc(const int R, const int N, const enum lk_type type, const struct lk_product *p, int s,
+                           __m256 acc[LK_AVX2_ROWS][4])
+{
+    _Alignas(32) float v[LK_AVX2_ROWS * 4 * 8];
+    const struct lk_lora_tile tile = {v, p->row, p->strip, R, N};
+#pragma GCC unroll 6
+    for (int i = 0; i < R; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < N; j++)
+            _mm256_store_ps(v + (i * N + j) * 8, acc[i][j]);
+    lk_lora_leaf(p->lora, s, &tile, type);
+#pragma GCC unroll 6
+    for (int i = 0; i < R; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < N; j++)
+            acc[i][j] = _mm256_load_ps(v + (i * N + j) * 8);
+}
+
 LK_INLINE void lk_product_tile(const int R, const int N, const enum lk_type type, struct lk_product *p,
                                struct lk_tiles *t)
 {
@@ -81,6 +103,8 @@ LK_INLINE void lk_product_tile(const int R, const int N, const enum lk_type type
     for (int s = 0; s < cols->n_seg; s++) {
         __m256 acc[LK_AVX2_ROWS][4];
         lk_segment(R, N, type, p, s, acc);
+        if (p->lora)
+            lk_lora_acc(R, N, type, p, s, acc);
         for (int n = lk_merges(cols, s); n > 0; n--) {
             const float *left = t->tile[--wait];
 #pragma GCC unroll 6

@@ -185,6 +185,9 @@ LK_INLINE void panel_rows(const struct lk_linear *a, const struct plan *plan, co
             .cols = a->a.cols,
             .ahead = (const char *)(w + next * step) + (ip - piece->row_begin) * ahead_step * n_word,
             .ahead_step = ahead_step,
+            .lora = a->lora,
+            .row = row,
+            .strip = panel * (PANEL / LK_LORA_STRIP),
         };
         (two ? two_panels[type] : one_panel[type])[r](&p, &tiles);
         struct lk_tile t = {tiles.tile[0], two ? 2 * PANEL : PANEL, r, row, panel};
@@ -229,6 +232,43 @@ LK_INLINE void linear(const struct lk_linear *a, int64_t begin, int64_t end, con
 }
 LK_BOTH_TYPES(linear, lk_linear)
 
+static struct lk_lora_row lora_row_of_f32(const struct lk_act *a, int64_t row)
+{
+    struct lk_row r = lk_row_of(a, row, LK_F32);
+    return (struct lk_lora_row){r.at, r.r};
+}
+
+static struct lk_lora_row lora_row_of_bf16(const struct lk_act *a, int64_t row)
+{
+    struct lk_row r = lk_row_of(a, row, LK_BF16);
+    return (struct lk_lora_row){r.at, r.r};
+}
+
+static void lora_read_f32(const struct lk_lora_row *r, int64_t k, float x[32])
+{
+    for (int i = 0; i < 32; i++)
+        x[i] = lk_float(((const uint32_t *)r->at)[(k + i) * r->step]);
+}
+
+static void lora_read_bf16(const struct lk_lora_row *r, int64_t k, float x[32])
+{
+    for (int i = 0; i < 16; i++) {
+        uint32_t word = ((const uint32_t *)r->at)[(k / 2 + i) * r->step];
+        x[2 * i] = lk_float(word << 16);
+        x[2 * i + 1] = lk_float(word & 0xffff0000u);
+    }
+}
+
+static void lora_down_f32(const struct lk_lora_down *a, int64_t begin, int64_t end)
+{
+    lk_lora_down_rows(a, begin, end, lora_row_of_f32, lora_read_f32, LK_F32);
+}
+
+static void lora_down_bf16(const struct lk_lora_down *a, int64_t begin, int64_t end)
+{
+    lk_lora_down_rows(a, begin, end, lora_row_of_bf16, lora_read_bf16, LK_BF16);
+}
+
 void lk_avx512_linear_init(struct lk_cpu *t, enum lk_type type)
 {
     bool f32 = type == LK_F32;
@@ -239,4 +279,5 @@ void lk_avx512_linear_init(struct lk_cpu *t, enum lk_type type)
     t->pack_codes = lk_avx512_pack_codes;
     t->linear_items = f32 ? linear_items_f32 : linear_items_bf16;
     t->linear = f32 ? linear_f32 : linear_bf16;
+    t->lora_down = f32 ? lora_down_f32 : lora_down_bf16;
 }

@@ -109,8 +109,8 @@ static struct lk_best best_finish(const void *best)
     .rows = ROWS, .width = PANEL, .pair_rows = PAIR_ROWS, .band = BAND, .piece = PIECE, \
     .best_bytes = sizeof(struct lk_lane_best), .best_init = best_init, .best_finish = best_finish
 static const struct lk_packed_set sets[2] = {
-    [LK_F32] = {SHARED, .elem_bytes = 4, .act_bytes = 4, .tile = tile_f32, .finish = finish_f32},
-    [LK_BF16] = {SHARED, .elem_bytes = 2, .act_bytes = 2, .tile = tile_bf16, .finish = finish_bf16},
+    [LK_F32] = {SHARED, .elem_bytes = 4, .act_bytes = 4, .tile = tile_f32, .finish = finish_f32, .type = LK_F32},
+    [LK_BF16] = {SHARED, .elem_bytes = 2, .act_bytes = 2, .tile = tile_bf16, .finish = finish_bf16, .type = LK_BF16},
 };
 
 int64_t lk_avx512_packed_items(const struct lk_linear *a)

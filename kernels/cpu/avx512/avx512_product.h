@@ -4,6 +4,7 @@
 #define KERNELS_CPU_AVX512_AVX512_PRODUCT_H
 
 #include "kernels/cpu/avx512/lk_avx512.h"
+#include "kernels/cpu/lk_lora.h"
 
 /* Tiles on the way up the tree; the result is tile[0]. For N = 4 the second panel's columns follow the first's. */
 struct lk_tiles {
@@ -17,7 +18,28 @@ struct lk_product {
     const struct lk_cols *cols;
     const char *ahead; /* memory that will be read next: N lines are fetched into the second cache a word */
     int64_t ahead_step;
+    const struct lk_lora *lora; /* NULL: none */
+    int64_t row, strip;         /* the tile's first row, its first columns in strips of adapters */
 };
+
+/* Adapters' part of a segment's sums. */
+LK_INLINE void lk_lora_acc(const int R, const int N, const enum lk_type type, const struct lk_product *p, int s,
+                           __m512 acc[LK_AVX512_ROWS][4])
+{
+    float v[LK_AVX512_ROWS * LK_AVX512_PANEL];
+    const struct lk_lora_tile tile = {v, p->row, p->strip, R, 16 / LK_LORA_STRIP * N};
+#pragma GCC unroll 12
+    for (int i = 0; i < R; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < N; j++)
+            _mm512_storeu_ps(v + (i * N + j) * 16, acc[i][j]);
+    lk_lora_leaf(p->lora, s, &tile, type);
+#pragma GCC unroll 12
+    for (int i = 0; i < R; i++)
+#pragma GCC unroll 4
+        for (int j = 0; j < N; j++)
+            acc[i][j] = _mm512_loadu_ps(v + (i * N + j) * 16);
+}
 
 LK_INLINE void lk_product_tile(const int R, const int N, const enum lk_type type, const struct lk_product *p,
                                struct lk_tiles *t)
@@ -59,6 +81,8 @@ LK_INLINE void lk_product_tile(const int R, const int N, const enum lk_type type
             w += LK_AVX512_PANEL;
             ahead += p->ahead_step;
         }
+        if (p->lora)
+            lk_lora_acc(R, N, type, p, s, acc);
         for (int n = lk_merges(cols, s); n > 0; n--) {
             const float *left = t->tile[--wait];
 #pragma GCC unroll 12

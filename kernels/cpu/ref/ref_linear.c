@@ -1,6 +1,7 @@
 /* y = tree over segments of (A W^T), with its epilogues. */
 #include <math.h>
 
+#include "kernels/cpu/lk_lora.h"
 #include "kernels/cpu/lk_packed.h"
 #include "kernels/cpu/ref/lk_ref.h"
 
@@ -270,8 +271,13 @@ static void product(const struct lk_linear *a, const struct lk_ref_place *p, flo
     const struct lk_cols *c = a->a.cols;
     float part[LK_MAX_SEG][ROWS][PANEL];
     memset(part, 0, sizeof part[0] * (size_t)c->n_seg);
-    for (int s = 0; s < c->n_seg; s++)
+    for (int s = 0; s < c->n_seg; s++) {
         sums(a, p, s, part[s], type);
+        struct lk_lora_tile tile = {part[s][0], p->row, p->panel * (PANEL / LK_LORA_STRIP), p->r,
+                                    PANEL / LK_LORA_STRIP};
+        if (a->lora)
+            lk_lora_leaf(a->lora, s, &tile, type);
+    }
     if (lk_cols_balanced(c)) {
         for (int step = 1; step < c->n_seg; step *= 2)
             for (int s = 0; s < c->n_seg; s += 2 * step)
@@ -388,6 +394,37 @@ static void pack_codes(const struct lk_pack_codes *a)
     lk_packed_pack(a, PANEL);
 }
 
+static struct lk_lora_row row_of_f32(const struct lk_act *a, int64_t row)
+{
+    return (struct lk_lora_row){(const float *)a->data + row * lk_cols_packed(a->cols), 0};
+}
+
+static struct lk_lora_row row_of_bf16(const struct lk_act *a, int64_t row)
+{
+    return (struct lk_lora_row){(const uint16_t *)a->data + row * lk_cols_packed(a->cols), 0};
+}
+
+static void read_f32(const struct lk_lora_row *r, int64_t k, float x[32])
+{
+    memcpy(x, (const float *)r->at + k, 32 * sizeof *x);
+}
+
+static void read_bf16(const struct lk_lora_row *r, int64_t k, float x[32])
+{
+    for (int i = 0; i < 32; i++)
+        x[i] = lk_widen(((const uint16_t *)r->at)[k + i]);
+}
+
+static void lora_down_f32(const struct lk_lora_down *a, int64_t begin, int64_t end)
+{
+    lk_lora_down_rows(a, begin, end, row_of_f32, read_f32, LK_F32);
+}
+
+static void lora_down_bf16(const struct lk_lora_down *a, int64_t begin, int64_t end)
+{
+    lk_lora_down_rows(a, begin, end, row_of_bf16, read_bf16, LK_BF16);
+}
+
 void lk_ref_linear_init(struct lk_cpu *t, enum lk_type type)
 {
     bool f32 = type == LK_F32;
@@ -398,4 +435,5 @@ void lk_ref_linear_init(struct lk_cpu *t, enum lk_type type)
     t->pack_codes = pack_codes;
     t->linear_items = lk_ref_linear_items;
     t->linear = f32 ? linear_f32 : linear_bf16;
+    t->lora_down = f32 ? lora_down_f32 : lora_down_bf16;
 }
