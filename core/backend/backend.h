@@ -128,8 +128,8 @@ struct lb_backend {
     const char *build;  /* what else decides its bits: the device's name, versions of libraries; NULL likewise */
     void *stream;       /* what ops are enqueued on (a cudaStream_t), buffers are the device's; NULL: the host's */
     /* asked while a step waits, and once behind that: false ends it as failed, and err, which may hold another failure,
-     * gets why. NULL: it just waits */
-    bool (*alive)(void *ctx, struct lb_err *err);
+     * gets why. lost: the device does nothing any more, which the other ranks must hear. NULL: it just waits */
+    bool (*alive)(void *ctx, bool lost, struct lb_err *err);
     void *alive_ctx;
     int n_thread;
     struct lb_backend_memory memory;

@@ -40,20 +40,21 @@ bool lb_cuda_ok(struct lb_cuda *c, int code, const char *call, const char *op)
     return lb_cuda_try(code, call, op, &c->err) == LB_OK;
 }
 
-/* Asks about the group's ranks until the stream is through. */
+/* Asks about the group's ranks until the stream is through, and tells them when it will not be. */
 static void watch_peers(struct lb_cuda *c, const char *op)
 {
     const struct timespec nap = {0, 20000};
-    cudaError_t code = cudaSuccess;
+    cudaError_t code = cudaEventRecord(c->end_event, c->stream);
     bool alive = true;
-    if (!lb_cuda_ok(c, (int)cudaEventRecord(c->end_event, c->stream), "cudaEventRecord", op))
-        return;
-    while (alive && (code = cudaEventQuery(c->end_event)) == cudaErrorNotReady) {
-        alive = c->base.alive(c->base.alive_ctx, &c->err);
-        nanosleep(&nap, NULL);
-    }
-    if (alive && lb_cuda_ok(c, (int)code, "cudaEventQuery", op))
-        c->base.alive(c->base.alive_ctx, &c->err); /* what failed at once leaves nothing to wait for */
+    if (code == cudaSuccess)
+        while (alive && (code = cudaEventQuery(c->end_event)) == cudaErrorNotReady) {
+            alive = c->base.alive(c->base.alive_ctx, false, &c->err);
+            nanosleep(&nap, NULL);
+        }
+    if (!alive) /* what is enqueued ends now */
+        code = cudaStreamSynchronize(c->stream);
+    bool lost = !lb_cuda_ok(c, (int)code, "cudaEventQuery", op);
+    c->base.alive(c->base.alive_ctx, lost, &c->err); /* what failed at once leaves nothing to wait for */
 }
 
 /* Waits behind a failure too: what was sent may still be read. */

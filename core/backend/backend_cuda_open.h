@@ -18,7 +18,7 @@ struct lb_cuda_library {
     enum lb_status (*open)(struct lb_backend **out, const struct lb_backend_spec *spec, struct lb_err *err);
     /* NCCL's communicator (core/dist), and whether it still works: backend.h's `alive` */
     enum lb_status (*comm_open)(struct lb_comm **out, const struct lb_nccl_spec *spec, struct lb_err *err);
-    bool (*comm_alive)(void *comm, struct lb_err *err);
+    bool (*comm_alive)(void *comm, bool lost, struct lb_err *err);
     /* "CUDA 13.0, cuBLASLt 13.0.1, NCCL 2.27": what it was linked with */
     const char *(*libraries)(void);
 };

@@ -66,12 +66,15 @@ static bool went_well(struct nccl *c, const char *call, ncclResult_t result)
     return c->nccl != NULL;
 }
 
-bool lb_comm_nccl_poll(void *comm, struct lb_err *err)
+bool lb_comm_nccl_poll(void *comm, bool lost, struct lb_err *err)
 {
     struct nccl *c = comm;
     if (strcmp(c->comm.name, "nccl") != 0)
         return true;
-    look(c, "NCCL");
+    if (lost)
+        broke(c, "NCCL", "this rank's device has failed");
+    else
+        look(c, "NCCL");
     if (c->nccl)
         return true;
     c->comm.heard |= c->by_peer && err->status == LB_OK;

@@ -26,7 +26,7 @@ enum lb_status lb_comm_nccl_open(struct lb_comm **out, const struct lb_nccl_spec
 
 /* To be asked again and again by whoever waits for the stream: a collective that a peer does not join never ends.
  * false: it has failed, and ends soon without a result; err gets why. bcast and gather work on, unless status has a
- * failure. comm is a struct lb_comm; true of other kinds. */
-bool lb_comm_nccl_poll(void *comm, struct lb_err *err);
+ * failure. lost: it shall fail, as this rank's device has. comm is a struct lb_comm; true of other kinds. */
+bool lb_comm_nccl_poll(void *comm, bool lost, struct lb_err *err);
 
 #endif

@@ -31,6 +31,7 @@ static void fill_step(struct lb_step *s, const struct lb_work *w, int64_t begin,
 {
     lb_step_clear(s);
     s->n_seq = 1;
+    s->adapter[0] = 0;
     s->n_page = (int32_t)((end + LK_PAGE_TOKENS - 1) / LK_PAGE_TOKENS);
     for (int32_t i = 0; i < s->n_page; i++) {
         s->page[i] = i;

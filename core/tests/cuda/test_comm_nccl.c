@@ -56,11 +56,11 @@ static enum lb_status await(struct rank *r, struct device *d)
     cudaError_t e;
     CALL(cudaEventRecord, d->done, d->stream);
     while ((e = cudaEventQuery(d->done)) == cudaErrorNotReady) {
-        lb_comm_nccl_poll(d->comm, &r->err);
+        lb_comm_nccl_poll(d->comm, false, &r->err);
         nanosleep(&(struct timespec){0, 20000}, NULL);
     }
     LB_TRY(call(r, "cudaEventQuery", e));
-    if (!lb_comm_nccl_poll(d->comm, &r->err))
+    if (!lb_comm_nccl_poll(d->comm, false, &r->err))
         return r->err.status;
     return d->comm->ops->status(d->comm, &r->err);
 }
@@ -96,7 +96,7 @@ static void *run_rank(void *ctx)
     if (r->status != LB_OK)
         lb_comm_threads_fail(r->boot);
     if (d.comm)
-        lb_comm_nccl_poll(d.comm, &late); /* a peer may have failed since */
+        lb_comm_nccl_poll(d.comm, false, &late); /* a peer may have failed since */
     if (d.comm)
         d.comm->ops->close(d.comm);
     else
@@ -272,7 +272,7 @@ static void test_alone(void **state)
     struct lb_nccl_spec spec = {lb_comm_self(), NULL, false, NULL};
     assert_int_equal(lb_comm_nccl_open(&comm, &spec, &err), LB_OK);
     assert_ptr_equal(comm, lb_comm_self());
-    assert_true(lb_comm_nccl_poll(comm, &err));
+    assert_true(lb_comm_nccl_poll(comm, false, &err));
 }
 
 static int setup(void **state)
