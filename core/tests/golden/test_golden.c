@@ -593,6 +593,8 @@ static void test_products(void **state)
     char path[512];
     model_path("llama-gqa-tied", path, sizeof path);
     json_t *golden = golden_rows("llama-gqa-tied", "golden.jsonl"), *all = golden_contract_rows(golden);
+    while (json_array_size(all) > 3)
+        json_array_remove(all, 0);
     struct said said = {0};
     struct lb_options o;
     struct golden_out own, tried;
