@@ -175,6 +175,8 @@ enum lb_status lb_cpu_lora_new(struct lb_backend *be, struct lb_matrix *m, const
                                struct lb_err *err);
 enum lb_status lb_cpu_lora_reserve(struct lb_cpu *c, struct lb_err *err);
 enum lb_status lb_cpu_lora_begin(struct lb_cpu *c, const struct lb_step *s, struct lb_err *err);
+/* Strips of one matrix of those that make a fused one. */
+int64_t lb_cpu_lora_strips(const struct lb_matrix *m);
 /* Makes u of a product of m with these activations, and tells the product of it. false: it needs none. */
 bool lb_cpu_lora_down(struct lb_cpu *c, const struct lk_act *a, const struct lb_matrix *m, struct lk_lora *out);
 
