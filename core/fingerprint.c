@@ -175,9 +175,11 @@ static enum lb_status put_model(const struct lb_fingerprint_spec *spec, struct l
             put_text(out, "arch", spec->arch);
         if (spec->build)
             put_text(out, "build", spec->build);
-        if (spec->ring_ranks > 1) { /* of whom how many add up is in the bits, and --tp 0 is chosen by the memory */
-            put_int(out, "nccl_ring_tp", spec->o->tp);
-            put_int(out, "nccl_ring_ranks", spec->ring_ranks);
+        if (spec->device_ranks > 1 && spec->o->tp != 1) {
+            put_int(out, "tp", spec->o->tp);
+            if (spec->o->tp == 0) /* chosen by the memory, from these */
+                put_int(out, "ranks", spec->device_ranks);
+            put_flag(out, "nccl_ring", spec->o->nccl_ring);
         }
     }
     if (spec->weights)

@@ -390,7 +390,7 @@ static struct lb_fingerprint_spec fingerprint_spec(const struct lb_llm *llm, con
         spec.isa = llm->backend->isa;
         spec.arch = llm->backend->arch;
         spec.build = llm->backend->build;
-        spec.ring_ranks = llm->o.nccl_ring && llm->backend->stream ? llm->ranks.size : 0;
+        spec.device_ranks = llm->backend->stream ? llm->ranks.size : 0;
     }
     return spec;
 }
