@@ -4,7 +4,8 @@
 
 #include "core/backend/backend_cuda_parts.h"
 
-#define HEAD_BYTES ((size_t)256 << 20) /* of logits at a time */
+#define HEAD_BYTES ((size_t)256 << 20)   /* of logits at a time */
+#define PINNED_BYTES ((size_t)512 << 20) /* of the host's logits, at most: pinned, they come without a detour */
 
 enum lb_status lb_cuda_head_reserve(struct lb_cuda *c, const struct lk_cols *vocab, struct lb_err *err)
 {
@@ -29,6 +30,8 @@ enum lb_status lb_cuda_head_reserve(struct lb_cuda *c, const struct lk_cols *voc
         (h->lse = lb_cuda_take(c, pin, n_out * n_seg, sizeof *h->lse, what, err)) == NULL ||
         (h->top_id = lb_cuda_take(c, pin, n_out * LK_TOP, sizeof *h->top_id, what, err)) == NULL ||
         (h->top_value = lb_cuda_take(c, pin, n_out * LK_TOP, sizeof *h->top_value, what, err)) == NULL)
+        return LB_E_DEVICE;
+    if (n_out * row_bytes <= PINNED_BYTES && (h->logits = lb_cuda_take(c, pin, n_out, row_bytes, what, err)) == NULL)
         return LB_E_DEVICE;
     LB_TRY(lb_cuda_upload(c, d->seg, vocab->begin, n_bound * sizeof *d->seg, what, err));
     return lb_cuda_loaded(c, err);

@@ -541,7 +541,7 @@ static void test_int8_contract(void **state)
     for (int m = 0; m < n; m++) {
         char path[512];
         model_path(names[m], path, sizeof path);
-        json_t *golden = golden_rows(names[m], "golden.jsonl"), *rows = contract_rows(golden);
+        json_t *golden = golden_rows(names[m], "golden.jsonl"), *rows = golden_contract_rows(golden);
         for (const char *const *isa = golden_sets(); *isa; isa++) {
             if (strcmp(*isa, "ref") == 0 && golden_extent() != EXTENT_FULL)
                 continue;
@@ -620,6 +620,8 @@ static void test_products(void **state)
     char path[512];
     model_path("llama-gqa-tied", path, sizeof path);
     json_t *golden = golden_rows("llama-gqa-tied", "golden.jsonl"), *all = golden_contract_rows(golden);
+    while (json_array_size(all) > 3)
+        json_array_remove(all, 0);
     struct said said = {0};
     struct lb_options o;
     struct golden_out own, tried;
