@@ -541,7 +541,7 @@ static void test_int8_contract(void **state)
     for (int m = 0; m < n; m++) {
         char path[512];
         model_path(names[m], path, sizeof path);
-        json_t *golden = golden_rows(names[m], "golden.jsonl"), *rows = contract_rows(golden);
+        json_t *golden = golden_rows(names[m], "golden.jsonl"), *rows = golden_contract_rows(golden);
         for (const char *const *isa = golden_sets(); *isa; isa++) {
             if (strcmp(*isa, "ref") == 0 && golden_extent() != EXTENT_FULL)
                 continue;
