@@ -100,9 +100,9 @@ static const char *why_not(const struct lb_loader *ld, struct lb_part *p, const 
     const struct lb_backend *be = ld->s->backend;
     if (be->unpack)
         return "as asked for";
-    if (!lb_codes_of(p->t, p->col, &p->how))
+    if (!be->ops->keeps || !lb_codes_of(p->t, p->col, &p->how))
         return "no product takes them";
-    return be->ops->keeps && be->ops->keeps(be, &p->how, cols) ? NULL : "a product begins inside a group";
+    return be->ops->keeps(be, &p->how, cols) ? NULL : "a product begins inside a group";
 }
 
 void lb_load_count(struct lb_loader *ld, enum lb_wtype type, const char *why)
