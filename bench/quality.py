@@ -34,7 +34,7 @@ def run(program, model, rows, words, out):
             env[name] = value
         else:
             options.append(word)
-    args = [program, "-m", model, "-i", rows, "-o", out, "--overwrite", "--progress", "off", "--stats", out + ".stats"]
+    args = [program, "-m", model, "-i", rows, "-o", out, "--overwrite", "--progress", "off", "--log-level", "error", "--stats", out + ".stats"]
     if subprocess.run(args + options, env=env, check=False).returncode:
         sys.exit(f"quality.py: {' '.join(args + options)} failed")
     with open(out, encoding="utf-8") as f:

@@ -102,7 +102,8 @@ static struct lb_matrix *matrix(struct roof *r, int64_t n_row, int64_t n_col, st
     struct lb_matrix *m;
     int64_t mine = ++count;
     struct lb_rows rows = {.ctx = &mine, .n_row = n_row, .n_col = n_col, .data_type = LB_BF16, .at = row_at};
-    struct lb_matrix_spec spec = {&rows, one_segment(n_col), kind.gate_up, "a matrix", kind.f32};
+    struct lb_matrix_spec spec = {
+        .rows = &rows, .cols = one_segment(n_col), .gate_up = kind.gate_up, .name = "a matrix", .f32 = kind.f32};
     if (kind.n_head > 1)
         must(r->be->ops->heads_new(r->be, &spec, kind.n_head, &m, &err));
     else

@@ -188,6 +188,10 @@ static enum lb_status check_input(const struct lb_cli *cli, struct lb_err *err)
 
 static enum lb_status check(struct lb_cli *cli, const struct place *p, struct lb_err *err)
 {
+    const char *library = getenv("LLMBATCH_CUDA_LIBRARY");
+    const char *ring = getenv("LLMBATCH_NCCL_RING");
+    cli->run.cuda_library = library && library[0] ? library : NULL;
+    cli->run.nccl_ring = ring && strcmp(ring, "1") == 0;
     LB_TRY(read_clock(&cli->run.created, &cli->run.now, err));
     cli->run.unpack = asks_unpacked();
     return speaks(p) ? check_input(cli, err) : LB_OK;

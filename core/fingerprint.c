@@ -171,6 +171,14 @@ static enum lb_status put_model(const struct lb_fingerprint_spec *spec, struct l
         put_text(out, "dtype", spec->dtype);
         put_text(out, "quantization", spec->quantization);
         put_text(out, "isa", spec->isa);
+        if (spec->arch)
+            put_text(out, "arch", spec->arch);
+        if (spec->build)
+            put_text(out, "build", spec->build);
+        if (spec->ring_ranks > 1) { /* of whom how many add up is in the bits, and --tp 0 is chosen by the memory */
+            put_int(out, "nccl_ring_tp", spec->o->tp);
+            put_int(out, "nccl_ring_ranks", spec->ring_ranks);
+        }
     }
     if (spec->weights)
         put_hash(out, "weights", hash_weights(spec->weights));

@@ -21,6 +21,8 @@ struct lb_fingerprint_spec {
     const struct lb_adapters *adapters;
     const struct lb_lora_set *lora;   /* their files; NULL, or empty: none are read */
     const char *device, *dtype, *isa; /* device NULL: no model runs; isa NULL: the device has none */
+    int ring_ranks;                   /* ranks of a run whose devices add up in a ring (nccl_ring); else 0 */
+    const char *arch, *build;         /* of a device, see struct lb_backend; NULL: the processor */
     const char *quantization;         /* NULL: none */
 };
 

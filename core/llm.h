@@ -48,6 +48,8 @@ struct lb_llm {
     struct lb_str plan_text, plan_json;
     struct lb_backend *backend;
     struct lb_model *model;
+    struct lb_backend *other_backend; /* other.h; NULL: none */
+    struct lb_model *other_model;
     struct lb_plan plan;
 
     struct lb_resume resume;

@@ -3,6 +3,7 @@
 
 #include "core/base/hash.h"
 #include "core/base/mem.h"
+#include "core/other.h"
 #include "core/outlook.h"
 
 /* What is known of a run when its files are closed. */
@@ -227,6 +228,8 @@ static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
         .overflow = o->overflow,
         .no_prefix_cache = o->no_prefix_cache,
         .verify = o->verify,
+        .open_other = llm->backend && llm->backend->stream ? lb_other_open : NULL,
+        .other_ctx = llm,
         .no_fold = o->no_fold,
         .crowd = o->crowd_pages > 0,
         .token_ids = o->token_ids,

@@ -7,10 +7,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/backend/backend_cuda_open.h"
 #include "core/base/file.h"
 #include "core/base/mem.h"
+#include "core/dist/nccl.h"
 #include "core/llm.h"
 #include "core/opening.h"
+#include "core/other.h"
 #include "core/outlook.h"
 #include "core/run/probe.h"
 #include "core/run/settings.h"
@@ -155,6 +158,9 @@ static enum lb_status open_backend_as(struct lb_llm *llm, const char *isa, struc
                                    .int8 = llm->int8,
                                    .isa = isa,
                                    .n_thread = o->threads ? (int)o->threads : llm->ranks.cpus.n_thread,
+                                   .local_rank = llm->ranks.world->host_rank,
+                                   .lt_weights = o->lt_weights,
+                                   .cuda_library = o->cuda_library,
                                    .unpack = o->unpack,
                                    .log = &o->log};
     return lb_backend_open(&llm->backend, &spec, err);
@@ -299,21 +305,41 @@ static enum lb_status open_headers(struct lb_llm *llm, struct lb_err *err)
 struct lb_plan_spec lb_llm_plan_spec(const struct lb_llm *llm)
 {
     const struct lb_options *o = &llm->o;
+    const struct lb_backend *be = llm->backend;
+    bool device = be && be->memory.total_bytes > 0;
     return (struct lb_plan_spec){.config = &llm->config,
                                  .weights = weights_of(llm),
                                  .lora = &llm->lora,
                                  .dtype = llm->dtype,
-                                 .unpack = o->unpack,
+                                 .unpack = o->unpack || device,
                                  .int8 = llm->int8,
                                  .batch_tokens = o->batch_tokens,
                                  .max_seqs = o->max_seqs,
                                  .kv_memory = o->kv_memory,
                                  .max_model_len = o->max_model_len,
-                                 .free_bytes = lb_mem_available(),
+                                 .free_bytes = device ? be->memory.free_bytes : lb_mem_available(),
+                                 .device = device,
                                  .tp = llm->ranks.tp,
-                                 .host_ranks = llm->ranks.world->host_size,
+                                 .host_ranks = device ? 1 : llm->ranks.world->host_size,
                                  .expect = llm->expect,
                                  .log = &o->log};
+}
+
+/* A group whose partial results lie in its devices adds them up there. */
+static enum lb_status open_nccl(struct lb_llm *llm, struct lb_err *err)
+{
+    struct lb_backend *be = llm->backend;
+    const struct lb_cuda_library *library;
+    struct lb_comm *comm;
+    if (!be->stream || llm->ranks.comm->size == 1)
+        return LB_OK;
+    LB_TRY(lb_cuda_library_open(&library, llm->o.cuda_library, err));
+    struct lb_nccl_spec spec = {llm->ranks.comm, be->stream, llm->o.nccl_ring, &be->memory.free_bytes};
+    LB_TRY(library->comm_open(&comm, &spec, err));
+    llm->ranks.comm = comm;
+    be->alive = library->comm_alive;
+    be->alive_ctx = comm;
+    return LB_OK;
 }
 
 static enum lb_status open_weights(struct lb_llm *llm, struct lb_err *err)
@@ -362,6 +388,9 @@ static struct lb_fingerprint_spec fingerprint_spec(const struct lb_llm *llm, con
         spec.dtype = llm->dtype == LB_F32 ? "f32" : "bf16";
         spec.quantization = llm->int8 ? "int8" : NULL;
         spec.isa = llm->backend->isa;
+        spec.arch = llm->backend->arch;
+        spec.build = llm->backend->build;
+        spec.ring_ranks = llm->o.nccl_ring && llm->backend->stream ? llm->ranks.size : 0;
     }
     return spec;
 }
@@ -435,6 +464,7 @@ static enum lb_status open_model(struct lb_llm *llm, struct lb_err *err)
         return LB_OK;
     struct lb_plan_spec want = lb_llm_plan_spec(llm);
     LB_TRY(lb_ranks_form(&llm->ranks, (int)llm->o.tp, &want, err));
+    LB_TRY(lb_llm_agree(llm, open_nccl(llm, err), err));
     LB_TRY(lb_llm_agree(llm, open_parts(llm, &job, err), err));
     lb_config_log(&llm->config, &llm->o.log);
     return LB_OK;
@@ -499,7 +529,7 @@ static void fill_stats(struct lb_llm *llm)
     s->dtype = llm->dtype == LB_F32 ? "f32" : "bf16";
     s->quantization = llm->int8 ? "int8" : NULL;
     s->device = llm->backend->device;
-    s->isa = llm->backend->isa;
+    s->isa = llm->backend->isa ? llm->backend->isa : llm->backend->arch;
     s->n_thread = llm->backend->n_thread;
     s->adapters = &llm->adapters;
     s->n_param = lb_model_size_of(llm->model).n_param;
@@ -594,7 +624,9 @@ void lb_close(struct lb_llm *llm)
     if (!llm)
         return;
     lb_lines_close(llm->lines);
+    lb_other_close(llm);
     lb_model_free(llm->model);
+    lb_ranks_part(&llm->ranks); /* its work is on the backend's stream */
     if (llm->backend)
         llm->backend->ops->close(llm->backend);
     lb_chat_free(llm->chat);

@@ -55,7 +55,9 @@ struct lb_options {
     bool overwrite; /* an existing OUT is replaced; without, only one that is complete is let be */
     bool restart;   /* what an earlier run left in OUT.partial is discarded, not taken over */
 
-    const char *device;             /* "cpu", "null": made-up logits, no weights are read */
+    const char *device;             /* "auto", "cpu", "cuda", "null": made-up logits, no weights are read */
+    const char *cuda_library;       /* path of llmbatch-cuda.so; NULL: it is looked for */
+    bool nccl_ring;                 /* ranks' sums on devices are added by NCCL, in an order of its own */
     const char *dtype;              /* "auto" (bf16), "f32", "bf16" */
     const char *quantize;           /* NULL, "none", "int8": the layers' matrices and their inputs */
     const char *kv_dtype;           /* "auto" (that of the weights), "f32", "bf16": no other than dtype */
@@ -99,6 +101,7 @@ struct lb_options {
     void *progress_ctx;
     const volatile sig_atomic_t *stop; /* not 0: stop admitting, keep finished rows; NULL: never */
     const struct lb_hook *hook;        /* tests only; NULL as a rule */
+    int64_t lt_weights;                /* tests only: see struct lb_backend_spec */
     int64_t crowd_pages; /* tests only: a cache of so many pages, and rows admitted until they are evicted; 0 */
 };
 

@@ -12,6 +12,8 @@ enum lb_status lb_outlook_open(struct lb_llm *llm, struct lb_err *err)
                                    .int8 = llm->int8,
                                    .isa = o->isa,
                                    .n_thread = o->threads ? (int)o->threads : llm->ranks.cpus.n_thread,
+                                   .local_rank = llm->ranks.world->host_rank,
+                                   .cuda_library = o->cuda_library,
                                    .log = &o->log};
     struct lb_err why = LB_ERR_INIT;
     LB_TRY(lb_backend_open(&llm->backend, &spec, err));

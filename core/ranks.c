@@ -70,10 +70,16 @@ enum lb_status lb_ranks_init(struct lb_ranks *r, struct lb_world *world, struct 
     return LB_OK;
 }
 
-void lb_ranks_release(struct lb_ranks *r)
+void lb_ranks_part(struct lb_ranks *r)
 {
     if (r->comm)
         r->comm->ops->close(r->comm);
+    r->comm = NULL;
+}
+
+void lb_ranks_release(struct lb_ranks *r)
+{
+    lb_ranks_part(r);
     if (r->own_world)
         lb_world_close(r->world);
     *r = (struct lb_ranks){0};

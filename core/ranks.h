@@ -26,6 +26,9 @@ struct lb_ranks {
 enum lb_status lb_ranks_init(struct lb_ranks *r, struct lb_world *world, struct lb_err *err);
 void lb_ranks_release(struct lb_ranks *r);
 
+/* Closes the group, before the backend whose device it may use. release does so too. */
+void lb_ranks_part(struct lb_ranks *r);
+
 static inline bool lb_ranks_leads(const struct lb_ranks *r)
 {
     return r->rank % r->tp == 0;

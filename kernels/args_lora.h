@@ -18,8 +18,9 @@
 
 #define LK_LORA_STRIP 8 /* output columns that take the same numbers of u; n_u is a multiple of it too */
 
-/* Eight output columns, in the order of the packed matrix: the sum over i < n of u[begin + i] * b[at + 8 i ...]. A
- * fused matrix has parts with their own A and B, so that a column takes some of u alone. */
+/* Eight output columns, in the order of the packed matrix: the sum over even i < n of u[begin + i] * B[i], in ascending
+ * order, plus that over odd i; row i of eight numbers of B lies as in struct lk_lora_pair, from b[at] on, n rounded up
+ * to an even number. A fused matrix has parts with their own A and B, so that a column takes some of u alone. */
 struct lk_lora_strip {
     int32_t begin, n;
     int64_t at;
@@ -27,12 +28,19 @@ struct lk_lora_strip {
 
 /* What one adapter adds to one matrix. */
 struct lk_lora_pair {
-    const void *a;                     /* [packed columns of K, n_u] T: A turned over, zeros where K is padded */
-    const void *b;                     /* [*, 8] T */
+    const void *a; /* A turned over, zeros where K is padded: f32 [packed columns of K, n_u]; bf16 in pairs of columns,
+                    * [packed columns / 2, n_u, 2] */
+    const void *b; /* f32 [*, 8]; bf16 in pairs of rows, [* / 2, 8, 2] */
     const struct lk_lora_strip *strip; /* [panels * panel_cols / 8] */
     const float *scale;                /* [n_u] */
     int32_t n_u;                       /* 0: nothing, the rest is NULL */
 };
+
+/* Where number j of row i stands in a matrix of such rows, n numbers wide. */
+static inline int64_t lk_lora_at(enum lk_type type, int64_t n, int64_t i, int64_t j)
+{
+    return type == LK_F32 ? i * n + j : (i / 2 * n + j) * 2 + i % 2;
+}
 
 /* A step's adapters in front of one matrix. */
 struct lk_lora {

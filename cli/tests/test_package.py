@@ -44,7 +44,8 @@ def debian_package(tmp):
     do('cmake', '--install', BUILD, '--prefix', os.path.join(tmp, 'installed', 'usr'))
     equal(tree(os.path.join(tmp, 'installed')), files, 'cmake --install')
     for name in ('usr/bin/llmbatch', 'usr/share/man/man1/llmbatch.1', 'usr/share/man/man5/llmbatch-jsonl.5',
-                 'usr/share/man/man7/llmbatch-mpi.7', 'usr/share/doc/llmbatch/copyright', 'usr/share/doc/llmbatch/README.md',
+                 'usr/share/man/man7/llmbatch-mpi.7', 'usr/share/man/man7/llmbatch-cuda.7',
+                 'usr/share/doc/llmbatch/copyright', 'usr/share/doc/llmbatch/README.md',
                  'usr/share/bash-completion/completions/llmbatch', 'usr/share/zsh/vendor-completions/_llmbatch',
                  'usr/share/fish/vendor_completions.d/llmbatch.fish'):
         check(name in files, name, files)

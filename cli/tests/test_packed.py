@@ -1,8 +1,10 @@
 """Weights that stay packed in memory: the same bytes as unpacked, less memory."""
 import os
 import re
+import subprocess
+import sys
 
-from run import GOLDENS, Skip, case, check, equal, lines, program, write
+from run import GOLDENS, ROOT, Skip, case, check, equal, lines, program, write
 
 
 def rows():
@@ -28,6 +30,21 @@ def packed_and_unpacked_give_the_same(_):
         check(n and 'unpacked at load' not in packed.err, packed.err)
         check(f'matrices unpacked at load: {n[1]} of {kind} (as asked for)' in plain.err, plain.err)
         check('kept packed' not in plain.err, plain.err)
+
+
+@case
+def parts_of_a_matrix_may_be_packed_otherwise(tmp):
+    """Q and K of one type, V of another, as Q4_K_M files have them: products into the same rows."""
+    script = os.path.join(ROOT, 'bench', 'make_random_model.py')
+    shape = {'layers': 2, 'vocab': 512, 'dim': 512, 'ffn': 768, 'heads': 8, 'kv-heads': 2}
+    options = [word for name, n in shape.items() for word in (f'--{name}', str(n))]
+    subprocess.run([sys.executable, script, '--format', 'q4_k_m', *options, tmp], check=True)
+    for dtype in ('f32', 'bf16'):
+        r = [program(['-m', os.path.join(tmp, 'model.gguf'), '--dtype', dtype, '--log-level', 'info'], rows(),
+                     env={'LLMBATCH_UNPACK': unpack}) for unpack in ('0', '1')]
+        check('matrices kept packed: 11 of Q4_K, 4 of Q6_K\n' in r[0].err, r[0].err)
+        check(r[0].code == 0 and r[0].out.count(b'"length"') == 6, r[0].err, r[0].out)
+        check(r[0].out == r[1].out, f'{dtype}: other bytes')
 
 
 @case

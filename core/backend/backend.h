@@ -113,25 +113,41 @@ struct lb_backend_ops {
                      int64_t n_item);
 };
 
+/* Of a device with memory of its own, when it was opened. */
+struct lb_backend_memory {
+    size_t free_bytes, total_bytes; /* 0: the host's memory is used */
+};
+
 struct lb_backend {
     const struct lb_backend_ops *ops;
     enum lb_dtype dtype;
     bool int8;          /* it was opened for matrices in int8 */
-    const char *device; /* "cpu", "null" */
+    const char *device; /* "cpu", "cuda", "null" */
     const char *isa;    /* kernel set in use: "ref", "avx512bf16"; NULL: the device has none */
+    const char *arch;   /* of a device, "sm_90"; NULL: the processor */
+    const char *build;  /* what else decides its bits: the device's name, versions of libraries; NULL likewise */
+    void *stream;       /* what ops are enqueued on (a cudaStream_t), buffers are the device's; NULL: the host's */
+    /* asked while a step waits, and once behind that: false ends it as failed, and err, which may hold another failure,
+     * gets why. NULL: it just waits */
+    bool (*alive)(void *ctx, struct lb_err *err);
+    void *alive_ctx;
     int n_thread;
+    struct lb_backend_memory memory;
     bool unpack; /* packed weights are unpacked when they are loaded: other memory and speed, the same numbers */
     struct lb_backend_counts counts;
 };
 
 struct lb_backend_spec {
-    const char *device; /* "auto", "cpu", "null" */
+    const char *device; /* "auto", "cpu", "cuda", "null" */
     enum lb_dtype dtype;
-    bool int8;       /* matrices may be asked for in int8 */
-    const char *isa; /* list of sets that may be used, or NULL for what the processor has; unknown or missing on
-                      * this processor: LB_E_USAGE naming it */
-    int n_thread;    /* 0: the affinity mask's size */
-    bool unpack;     /* see struct lb_backend */
+    bool int8;          /* matrices may be asked for in int8 */
+    const char *isa;    /* list of sets that may be used, or NULL for what the processor has; unknown or missing on
+                         * this processor: LB_E_USAGE naming it */
+    int n_thread;       /* 0: the affinity mask's size */
+    int local_rank;     /* among the ranks of this host: its device */
+    int64_t lt_weights; /* tests only: matrices of so many weights have cuBLASLt's algorithms tried; 0: as is best */
+    const char *cuda_library; /* path of llmbatch-cuda.so; NULL: it is looked for */
+    bool unpack;              /* see struct lb_backend */
     const struct lb_log *log;
 };
 

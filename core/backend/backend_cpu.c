@@ -51,7 +51,7 @@ static void cpu_close(struct lb_backend *be)
         lb_mem_free(c->kv_list);
         c->kv_list = next;
     }
-    lb_arena_release(&c->logits);
+    lb_head_release(&c->head);
     lb_mem_free(c);
 }
 
@@ -70,24 +70,13 @@ static enum lb_status cpu_reserve(struct lb_backend *be, struct lb_step_limits l
                           limit.n_tok, limit.n_seq, max_out);
     c->limit = limit;
     c->max_out = max_out;
-    c->n_vocab = n_vocab;
-    c->vocab = *vocab;
-    c->n_block = (n_vocab + LK_HEAD_BLOCK - 1) / LK_HEAD_BLOCK;
-    c->ld_logits = (n_vocab + 15) / 16 * 16;
-    size_t n_tok = (size_t)limit.n_tok, n_out = (size_t)max_out, n_top = n_out * LK_TOP;
+    size_t n_tok = (size_t)limit.n_tok, n_out = (size_t)max_out;
     if ((c->id = lb_cpu_take(c, n_tok, sizeof *c->id, "token ids", err)) == NULL ||
         (c->slot = lb_cpu_take(c, n_out, sizeof *c->slot, "sample slots", err)) == NULL ||
-        (c->piece = lb_cpu_take(c, n_tok, sizeof *c->piece, "attention pieces", err)) == NULL ||
-        (c->best = lb_cpu_take(c, n_out * (size_t)c->n_block, sizeof *c->best, "best logits", err)) == NULL ||
-        (c->logits_of = lb_cpu_take(c, n_out, sizeof *c->logits_of, "logits", err)) == NULL ||
-        (c->top_of = lb_cpu_take(c, n_out, sizeof *c->top_of, "logits", err)) == NULL ||
-        (c->lse = lb_cpu_take(c, n_out * (size_t)vocab->n_seg, sizeof *c->lse, "log sums", err)) == NULL ||
-        (c->top_id = lb_cpu_take(c, n_top, sizeof *c->top_id, "candidates", err)) == NULL ||
-        (c->top_value = lb_cpu_take(c, n_top, sizeof *c->top_value, "candidates", err)) == NULL ||
-        (c->cand = lb_cpu_take(c, n_out, sizeof *c->cand, "candidates", err)) == NULL)
+        (c->piece = lb_cpu_take(c, n_tok, sizeof *c->piece, "attention pieces", err)) == NULL)
         return LB_E_DEVICE;
     LB_TRY(lb_cpu_int8_reserve(c, err));
-    LB_TRY(lb_arena_init(&c->logits, n_out * (size_t)c->ld_logits * sizeof(float), err));
+    LB_TRY(lb_head_reserve(&c->head, max_out, vocab, err));
     LB_TRY(lb_cpu_lora_reserve(c, err));
     c->reserved = true;
     return LB_OK;
@@ -157,7 +146,7 @@ static enum lb_status cpu_step_end(struct lb_backend *be, const struct lb_cand *
 {
     struct lb_cpu *c = lb_cpu_of(be);
     c->step = NULL;
-    *cand = c->cand;
+    *cand = c->head.cand;
     if (c->err.status == LB_OK)
         return LB_OK;
     return lb_err_set(err, c->err.status, "%s", c->err.text);

@@ -3,6 +3,7 @@
 #define CORE_BACKEND_BACKEND_CPU_H
 
 #include "core/backend/backend.h"
+#include "core/backend/head.h"
 #include "core/backend/team.h"
 #include "core/base/mem.h"
 #include "kernels/cpu/lk_cpu.h"
@@ -75,22 +76,14 @@ struct lb_cpu {
     /* fixed by reserve */
     bool reserved;
     struct lb_step_limits limit;
-    int64_t max_out, n_vocab, n_block, ld_logits;
-    struct lk_cols vocab;       /* the segments of the vocabulary */
+    int64_t max_out;
     int32_t *id;                /* [limit.n_tok] token ids with slots resolved */
     int32_t *slot;              /* [max_out] */
     struct lb_cpu_piece *piece; /* [limit.n_tok] */
-    struct lk_best *best;       /* [max_out, n_block] */
-    float **logits_of;          /* [max_out] of rows that ask for anything */
-    const float **top_of;       /* [max_out] those whose candidates are looked for */
-    double *lse;                /* [max_out, segments] */
-    int32_t *top_id;            /* [max_out, LK_TOP] */
-    float *top_value;           /* [max_out, LK_TOP] */
-    struct lb_cand *cand;       /* [max_out] */
-    struct lb_arena logits;     /* [max_out, ld_logits] f32, touched as rows ask */
-    struct lb_cpu_moe *moe;     /* NULL: no mixture of experts */
-    void *int8;                 /* [limit.n_tok] rows of int8_row_bytes */
-    size_t int8_row_bytes;      /* of the widest input of an int8 matrix; 0: there are none */
+    struct lb_head head;
+    struct lb_cpu_moe *moe; /* NULL: no mixture of experts */
+    void *int8;             /* [limit.n_tok] rows of int8_row_bytes */
+    size_t int8_row_bytes;  /* of the widest input of an int8 matrix; 0: there are none */
     struct lb_cpu_lora lora;
 
     /* fixed by the first step */
@@ -182,6 +175,8 @@ enum lb_status lb_cpu_lora_new(struct lb_backend *be, struct lb_matrix *m, const
                                struct lb_err *err);
 enum lb_status lb_cpu_lora_reserve(struct lb_cpu *c, struct lb_err *err);
 enum lb_status lb_cpu_lora_begin(struct lb_cpu *c, const struct lb_step *s, struct lb_err *err);
+/* Strips of one matrix of those that make a fused one. */
+int64_t lb_cpu_lora_strips(const struct lb_matrix *m);
 /* Makes u of a product of m with these activations, and tells the product of it. false: it needs none. */
 bool lb_cpu_lora_down(struct lb_cpu *c, const struct lk_act *a, const struct lb_matrix *m, struct lk_lora *out);
 

@@ -32,18 +32,37 @@ static void lay_a(const struct lb_cpu *c, const struct lb_matrix *m, const struc
         a->get(a, j, 1, row);
         for (int s = 0; s < m->cols.n_seg; s++)
             for (int64_t k = m->cols.begin[s]; k < m->cols.begin[s + 1]; k++)
-                put(c, pair->a, (m->cols.packed[s] + k - m->cols.begin[s]) * pair->n_u + first + j, row[k]);
+                put(c, pair->a, lk_lora_at(m->lk->type, pair->n_u, m->cols.packed[s] + k - m->cols.begin[s], first + j),
+                    row[k]);
     }
 }
 
-/* The matrix's output row that stands in packed column j; -1: none. */
+int64_t lb_cpu_lora_strips(const struct lb_matrix *m)
+{
+    return (m->n_out + m->lk->panel_cols - 1) / m->lk->panel_cols * m->lk->panel_cols / STRIP;
+}
+
+static int64_t strips_of_all(const struct lb_matrix *m)
+{
+    int64_t n = 0;
+    for (; m; m = m->next)
+        n += lb_cpu_lora_strips(m);
+    return n;
+}
+
+/* The output row that stands in packed column j, the matrices behind each other as they are packed; -1: none. */
 static int64_t row_of_column(const struct lb_matrix *m, int64_t j)
 {
+    int64_t before = 0;
+    for (; m->next && j >= lb_cpu_lora_strips(m) * STRIP; m = m->next) {
+        j -= lb_cpu_lora_strips(m) * STRIP;
+        before += m->n_out;
+    }
     int64_t width = m->lk->panel_cols, half = width / 2, in = j % width;
     if (!m->gate_up)
-        return j < m->n_all ? j : -1;
+        return j < m->n_out ? before + j : -1;
     int64_t at = j / width * half + in % half;
-    return at < m->n_all / 2 ? (in < half ? 0 : m->n_all / 2) + at : -1;
+    return at < m->n_out / 2 ? (in < half ? 0 : m->n_out / 2) + at : -1;
 }
 
 /* The part whose B has output row j; -1: none has. */
@@ -75,7 +94,7 @@ static int64_t lay_strips(const struct lb_matrix *m, const struct lb_lora_spec *
         strip[q] = (struct lk_lora_strip){0, 0, at};
         if (end > 0)
             strip[q] = (struct lk_lora_strip){(int32_t)begin, (int32_t)(end - begin), at};
-        at += strip[q].n * STRIP;
+        at += (strip[q].n + 1) / 2 * 2 * STRIP;
     }
     return at;
 }
@@ -83,9 +102,9 @@ static int64_t lay_strips(const struct lb_matrix *m, const struct lb_lora_spec *
 static void lay_b(const struct lb_cpu *c, const struct lb_matrix *m, const struct lb_lora_spec *spec,
                   const struct lk_lora_pair *pair, float *row)
 {
-    int64_t first[LB_LORA_MAX_PART], n_panel = (m->n_all + m->lk->panel_cols - 1) / m->lk->panel_cols;
+    int64_t first[LB_LORA_MAX_PART], n_column = strips_of_all(m) * STRIP;
     layout(spec, first);
-    for (int64_t j = 0; j < n_panel * m->lk->panel_cols; j++) {
+    for (int64_t j = 0; j < n_column; j++) {
         int64_t out = row_of_column(m, j);
         int part = part_of_row(spec, out);
         if (part < 0)
@@ -94,7 +113,8 @@ static void lay_b(const struct lb_cpu *c, const struct lb_matrix *m, const struc
         const struct lk_lora_strip *strip = &pair->strip[j / STRIP];
         b->get(b, out - spec->part[part].first, 1, row);
         for (int64_t i = 0; i < b->n_col; i++)
-            put(c, pair->b, strip->at + (first[part] + i - strip->begin) * STRIP + j % STRIP, row[i]);
+            put(c, pair->b, strip->at + lk_lora_at(m->lk->type, STRIP, first[part] + i - strip->begin, j % STRIP),
+                row[i]);
     }
 }
 
@@ -117,7 +137,7 @@ enum lb_status lb_cpu_lora_new(struct lb_backend *be, struct lb_matrix *m, const
     LB_TRY(check(m, spec, err));
     int64_t first[LB_LORA_MAX_PART], n_u = layout(spec, first), widest = m->cols.n_col;
     /* one panel more: that of a run of rows may begin inside another's */
-    int64_t n_strip = ((m->n_all + m->lk->panel_cols - 1) / m->lk->panel_cols + 1) * m->lk->panel_cols / STRIP;
+    int64_t n_strip = strips_of_all(m);
     int64_t n_a = m->cols.packed[m->cols.n_seg] * n_u;
     size_t elem = lb_cpu_elem_bytes(c);
     float *scale = lb_cpu_take(c, (size_t)n_u, sizeof *scale, spec->name, err);

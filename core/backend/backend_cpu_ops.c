@@ -124,7 +124,7 @@ void lb_cpu_linear(struct lb_backend *be, const struct lb_linear_args *a)
         return;
     }
     struct lk_act act = {a->a->data, n_tok, &a->a->cols};
-    struct lk_lora lora;
+    struct lk_lora lora = {.strip = 0};
     bool adapted = lb_cpu_lora_down(c, &act, a->w, &lora);
     int64_t at = 0;
     for (const struct lb_matrix *m = a->w; m; at += m->n_out, m = m->next) {
@@ -137,13 +137,13 @@ void lb_cpu_linear(struct lb_backend *be, const struct lb_linear_args *a)
             args.out = (struct lk_act){a->y_act->data, n_tok, &a->y_act->cols};
         else
             args.y = a->y_rows->data + at;
-        lora.strip = at / LK_LORA_STRIP;
         if (adapted)
             args.lora = &lora;
         if (m->int8)
             lb_cpu_run_int8(c, &args);
         else
             lb_cpu_run_product(c, &args);
+        lora.strip += lb_cpu_lora_strips(m);
     }
     c->base.counts.product_rows += c->lk.act_rows(&act);
     c->base.counts.token_rows += n_tok;

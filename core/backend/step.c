@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/base/mem.h"
+#include "kernels/types.h"
 
 enum lb_status lb_step_init(struct lb_step *s, struct lb_step_limits limit, struct lb_err *err)
 {
@@ -137,4 +138,75 @@ void lb_step_unpack(struct lb_step *s, int32_t *slot, const struct lb_step_head 
             memcpy(table[i], ints, (size_t)count[i] * sizeof *ints);
         ints += count[i];
     }
+}
+
+#define FAIL(...) return lb_err_set(err, LB_E_USAGE, __VA_ARGS__)
+
+/* Whether the sequence's tokens and pages agree with each other and with the cache. */
+static enum lb_status check_seq(const struct lb_step *s, int32_t is, int64_t n_page, struct lb_err *err)
+{
+    int32_t begin = s->seq_start[is], end = s->seq_start[is + 1];
+    int32_t first = s->page_start[is], last = s->page_start[is + 1];
+    if (begin < 0 || end <= begin || end > s->n_tok || first < 0 || last < first || last > s->n_page)
+        FAIL("step %lld: sequence %d has tokens %d..%d and pages %d..%d", (long long)s->number, is, begin, end, first,
+             last);
+    if (s->pos[begin] < 0 || s->pos[begin] > INT32_MAX - (end - begin))
+        FAIL("step %lld: sequence %d begins at position %d", (long long)s->number, is, s->pos[begin]);
+    for (int32_t i = first; i < last; i++)
+        if (s->page[i] < 0 || s->page[i] >= n_page)
+            FAIL("step %lld: sequence %d: page %d of %lld", (long long)s->number, is, s->page[i], (long long)n_page);
+    for (int32_t t = begin; t < end; t++) {
+        int32_t at = s->pos[t] / LK_PAGE_TOKENS;
+        if (s->pos[t] != s->pos[begin] + (t - begin) || at >= last - first || s->page[first + at] != s->tok_page[t])
+            FAIL("step %lld: sequence %d: token %d has position %d and page %d", (long long)s->number, is, t, s->pos[t],
+                 s->tok_page[t]);
+    }
+    return LB_OK;
+}
+
+enum lb_status lb_step_check(const struct lb_step *s, const struct lb_step_limits *limit, int64_t max_out,
+                             int64_t n_page, struct lb_err *err)
+{
+    if (s->n_tok < 0 || s->n_tok > limit->n_tok || s->n_seq < 0 || s->n_seq > limit->n_seq || s->n_page < 0 ||
+        s->n_page > limit->n_page || s->n_out < 0 || s->n_out > max_out || s->n_new < 0)
+        FAIL("step %lld: %d tokens, %d sequences, %d pages, %d outputs are beyond %d, %d, %d, %lld",
+             (long long)s->number, s->n_tok, s->n_seq, s->n_page, s->n_out, limit->n_tok, limit->n_seq, limit->n_page,
+             (long long)max_out);
+    if (s->seq_start[0] != 0 || s->seq_start[s->n_seq] != s->n_tok)
+        FAIL("step %lld: the sequences do not cover the tokens", (long long)s->number);
+    for (int32_t is = 0; is < s->n_seq; is++)
+        LB_TRY(check_seq(s, is, n_page, err));
+    for (int32_t j = 0; j < s->n_out; j++)
+        if (s->out_tok[j] < 0 || s->out_tok[j] >= s->n_tok || (j > 0 && s->out_tok[j] <= s->out_tok[j - 1]))
+            FAIL("step %lld: output %d asks for token %d of %d", (long long)s->number, j, s->out_tok[j], s->n_tok);
+    if (s->n_copy < 0 || s->n_copy > limit->n_seq)
+        FAIL("step %lld: %d copies are beyond %d", (long long)s->number, s->n_copy, limit->n_seq);
+    for (int32_t i = 0; i < s->n_copy; i++)
+        if (s->copy_from[i] < 0 || s->copy_from[i] >= n_page || s->copy_to[i] < 0 || s->copy_to[i] >= n_page ||
+            s->copy_from[i] == s->copy_to[i])
+            FAIL("step %lld: page %d of %lld is to be a copy of %d", (long long)s->number, s->copy_to[i],
+                 (long long)n_page, s->copy_from[i]);
+    for (int32_t i = 0; i < s->n_new; i++)
+        if (s->new_page[i] < 0 || s->new_page[i] >= n_page)
+            FAIL("step %lld: new page %d of %lld", (long long)s->number, s->new_page[i], (long long)n_page);
+    return LB_OK;
+}
+
+enum lb_status lb_step_resolve(const struct lb_step *s, const int32_t *slot, int64_t n_slot, int64_t n_vocab,
+                               int32_t *id_of, struct lb_err *err)
+{
+    for (int32_t t = 0; t < s->n_tok; t++) {
+        int32_t id = s->tok[t];
+        if (id < 0) {
+            if (~id >= n_slot)
+                FAIL("step %lld: token %d is the sample of slot %d of %lld", (long long)s->number, t, ~id,
+                     (long long)n_slot);
+            id = slot[~id];
+        }
+        if (id < 0 || id >= n_vocab)
+            FAIL("step %lld: token %d has id %d, outside the vocabulary of %lld", (long long)s->number, t, id,
+                 (long long)n_vocab);
+        id_of[t] = id;
+    }
+    return LB_OK;
 }

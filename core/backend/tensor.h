@@ -41,7 +41,7 @@ struct lb_rows {
 };
 
 /* A weight to be packed: rows in [out, in] order; cols cuts `in`. gate_up: rows are n_row/2 gate rows, then the up
- * rows, to be interleaved for the SwiGLU epilogue; such rows are one run, as are those of `f32`. */
+ * rows, to be interleaved for the SwiGLU epilogue; such rows are one run, as are those of `f32` and `int8`. */
 struct lb_matrix_spec {
     const struct lb_rows *rows;
     const struct lk_cols *cols;

@@ -8,6 +8,7 @@
 #ifndef CORE_DIST_COMM_H
 #define CORE_DIST_COMM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -40,6 +41,7 @@ struct lb_comm {
     const char *name; /* "self", "mpi" */
     int rank, size;
     double seconds; /* spent inside reduce, bcast and gather since it was opened */
+    bool heard;     /* a reduce has ended because of another rank, which may know why */
 };
 
 /* comm_self.c: rank 0 of 1. Its segments are all there are, so reduce leaves part as it is. close does nothing. */

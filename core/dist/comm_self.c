@@ -54,6 +54,6 @@ struct lb_comm *lb_comm_self(void)
 {
     static const struct lb_comm_ops ops = {self_close, self_reduce, self_bcast, self_gather,
                                            self_beat,  self_status, self_buffer};
-    static struct lb_comm self = {&ops, "self", 0, 1, 0};
+    static struct lb_comm self = {&ops, "self", 0, 1, 0, false};
     return &self;
 }

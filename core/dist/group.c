@@ -308,7 +308,7 @@ enum lb_status lb_world_group(struct lb_world *w, int tp, struct lb_comm **comm,
     struct group *g = lb_mem_new(1, sizeof *g);
     enum lb_status status = g ? LB_OK : lb_err_memory(err, "a group", sizeof *g);
     if (g) {
-        g->comm = (struct lb_comm){&ops, "mpi", w->rank % tp, tp, 0};
+        g->comm = (struct lb_comm){&ops, "mpi", w->rank % tp, tp, 0, false};
         g->v = w->impl;
         g->base = w->rank - g->comm.rank;
         if (tp == 1) {

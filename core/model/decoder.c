@@ -371,7 +371,8 @@ enum lb_status lb_model_open(struct lb_model **out, const struct lb_model_spec *
     rope_init(m);
     enum lb_status status = slice_init(m, err);
     struct lb_weights_spec weights = {spec->config, spec->weights, spec->backend, &m->cols, spec->log, NULL};
-    bool alone = !spec->world || spec->world->size == 1;
+    /* what lies in a device's memory is not shared */
+    bool alone = !spec->world || spec->world->size == 1 || spec->backend->stream;
     if (status == LB_OK && spec->weights)
         status = alone ? lb_weights_load(&m->weights, &weights, err)
                        : lb_weights_share(&m->weights, &weights, spec->world, &m->shared, err);

@@ -6,6 +6,7 @@
 struct message {
     _Alignas(8) int32_t status; /* enum lb_status */
     uint32_t flags;
+    bool heard; /* of a rank that may say more */
     char text[LB_ERR_TEXT_BYTES];
 };
 
@@ -45,20 +46,26 @@ static enum lb_status read_messages(struct lb_gather *g, const struct lb_step *s
 {
     struct lb_head_part part[LB_COMM_MAX_RANKS];
     const uint8_t *at = g->arena.base;
-    enum lb_status status = LB_OK;
+    const struct message *worst = NULL;
+    int rank = 0;
     g->flags_of_all = 0;
     for (int i = 0; i < g->comm->size; i++) {
         const struct message *m = (const struct message *)(const void *)at;
         g->flags_of_all |= m->flags;
-        if (m->status != LB_OK && status == LB_OK)
-            status = i == 0 ? (enum lb_status)m->status
-                            : lb_err_set(err, (enum lb_status)m->status, "rank %d of the group: %s", i, m->text);
+        if (m->status != LB_OK && (!worst || (worst->heard && !m->heard))) {
+            worst = m;
+            rank = i;
+        }
         part[i] = (struct lb_head_part){m + 1, g->vocab[i], g->vocab[i + 1] - g->vocab[i]};
         at += bytes[i];
     }
-    if (status == LB_OK && wanted)
+    if (worst && rank > 0) {
+        *err = (struct lb_err)LB_ERR_INIT;
+        lb_err_set(err, (enum lb_status)worst->status, "rank %d of the group: %s", rank, worst->text);
+    }
+    if (!worst && wanted)
         *cand = g->be->ops->head_merge(g->be, step, part, g->comm->size);
-    return status;
+    return worst ? (enum lb_status)worst->status : LB_OK;
 }
 
 enum lb_status lb_gather_step(struct lb_gather *g, const struct lb_step *step, bool fits, const struct lb_cand **cand,
@@ -74,6 +81,7 @@ enum lb_status lb_gather_step(struct lb_gather *g, const struct lb_step *step, b
     bool leader = g->comm->rank == 0;
     mine->status = (int32_t)err->status;
     mine->flags = g->flags;
+    mine->heard = g->comm->heard;
     memcpy(mine->text, err->text, sizeof mine->text);
     *cand = NULL;
     g->comm->ops->gather(g->comm, mine, leader ? mine : NULL, bytes);

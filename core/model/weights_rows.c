@@ -123,7 +123,9 @@ static void find_runs(struct lb_loader *ld, struct lb_fused *f, const struct lb_
     bool same = true, whole = true; /* whole: parts begin with a group of rows that adapters are added to */
     int64_t begin = 0;
     for (int i = 0; i < f->n_part; i++) {
-        why[i] = spec->f32 ? "routers are multiplied in f32" : why_not(ld, &f->part[i], spec->cols);
+        why[i] = spec->f32    ? "routers are multiplied in f32"
+                 : spec->int8 ? "quantized to int8"
+                              : why_not(ld, &f->part[i], spec->cols);
         same = same && !why[i] && alike(&f->part[i].how, &f->part[0].how);
         whole = whole && begin % LK_LORA_STRIP == 0;
         begin += f->part[i].n_row;

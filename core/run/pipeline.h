@@ -62,7 +62,11 @@ struct lb_run_spec {
     enum lb_overflow overflow;
     bool token_ids, timing;
     bool no_prefix_cache;
-    int64_t verify;             /* finished rows that are run again */
+    int64_t verify; /* finished rows that are run again */
+    /* opens the same model elsewhere, for steps within the limit, to compare those rows (crosscheck.h); NULL: they are
+     * not compared */
+    enum lb_status (*open_other)(void *ctx, struct lb_step_limits limit, struct lb_model **out, struct lb_err *err);
+    void *other_ctx;
     bool no_fold;               /* rows that would give the same are all run */
     bool crowd;                 /* tests: see struct lb_sched_spec */
     int64_t created;            /* of OpenAI responses */

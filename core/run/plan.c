@@ -10,6 +10,7 @@
 #define MIB 1048576.0
 #define HOST_BYTES (200.0 * MIB) /* rows in flight, tokenizer, tables: what engine.md 4 allows them */
 #define CACHE_SHARE 0.75         /* of what is left when all else has its memory: others may want some */
+#define DEVICE_SHARE 0.9         /* the same of a device, which is the rank's alone */
 #define STEP_SHARE 0.125         /* of free memory that steps of a chosen size may take */
 #define LEAST_BATCH 64
 #define STEPS_MOST 16 /* a run of fewer steps has no use for larger ones */
@@ -39,6 +40,8 @@ static double host_weight_bytes(const struct lb_plan_spec *spec, int tp)
 static double host_step_bytes(const struct lb_plan_spec *spec, int tp, int64_t n_tok)
 {
     int64_t n_out = spec->max_seqs ? least(spec->max_seqs + LB_SCORE_TOKENS, n_tok) : n_tok;
+    if (spec->device)
+        return lb_plan_device_bytes(spec->config, spec->dtype, tp, n_tok, n_out);
     return ranks_of(spec) * (lb_plan_step_bytes(spec->config, spec->dtype, tp, n_tok, n_out) +
                              lb_plan_lora_step_bytes(spec, n_tok) + lb_plan_int8_bytes(spec, tp, n_tok));
 }
@@ -94,8 +97,8 @@ static enum lb_status check_room(const struct lb_plan *p, const struct lb_plan_s
     double steps = host_step_bytes(spec, tp, p->batch_most);
     int64_t fit = p->batch_most;
     if (weights > room)
-        return lb_err_set(err, LB_E_DEVICE, "the weights need %.1f GiB of memory, %.1f GiB are free", weights / GIB,
-                          room / GIB);
+        return lb_err_set(err, LB_E_DEVICE, "the weights need %.1f GiB of %smemory, %.1f GiB are free", weights / GIB,
+                          spec->device ? "device " : "", room / GIB);
     if (weights + steps <= room)
         return LB_OK;
     while (fit > 1 && weights + host_step_bytes(spec, tp, fit) > room)
@@ -110,8 +113,9 @@ static enum lb_status choose_cache(struct lb_plan *p, const struct lb_plan_spec 
 {
     double n_rank = ranks_of(spec), weights = host_weight_bytes(spec, tp);
     double room = (double)spec->free_bytes - weights - host_step_bytes(spec, tp, p->batch_most);
-    double beside = HOST_BYTES < room / 4 ? HOST_BYTES : room / 4;
-    p->kv_memory = spec->kv_memory ? spec->kv_memory : (int64_t)(CACHE_SHARE * (room - beside) / n_rank);
+    double beside = spec->device ? 0 : HOST_BYTES < room / 4 ? HOST_BYTES : room / 4;
+    double share = spec->device ? DEVICE_SHARE : CACHE_SHARE;
+    p->kv_memory = spec->kv_memory ? spec->kv_memory : (int64_t)(share * (room - beside) / n_rank);
     p->need = (struct lb_need){.weights = weights,
                                .steps = host_step_bytes(spec, tp, p->batch_most),
                                .host = beside,

@@ -36,7 +36,8 @@ struct lb_plan_spec {
     bool unpack; /* no weights stay packed */
     bool int8;   /* the layers' matrices */
     int64_t batch_tokens, max_seqs, kv_memory, max_model_len;
-    size_t free_bytes; /* memory that can be had on this host */
+    size_t free_bytes; /* memory that can be had on this host, or on the rank's device */
+    bool device;       /* the latter */
     int tp;            /* ranks that hold one copy of the weights */
     int host_ranks;    /* ranks that share the host's memory */
     int host_nodes;    /* its NUMA nodes, in each of which they share one copy of what several of them need */
@@ -87,6 +88,9 @@ void lb_plan_take_batch(struct lb_plan *p, int64_t batch_tokens);
 
 /* Bytes that one rank's buffers of a step take: n_tok tokens, of n_out of them the logits. */
 double lb_plan_step_bytes(const struct lb_config *c, enum lb_dtype dtype, int tp, int64_t n_tok, int64_t n_out);
+
+/* The same on a CUDA device, where logits and sums of products go through memory of limited size. */
+double lb_plan_device_bytes(const struct lb_config *c, enum lb_dtype dtype, int tp, int64_t n_tok, int64_t n_out);
 
 /* What int8 products take besides. */
 double lb_plan_int8_bytes(const struct lb_plan_spec *spec, int tp, int64_t n_tok);

@@ -101,14 +101,14 @@ double lb_plan_layer_bytes(const struct lb_plan_spec *spec)
     return sum / (double)c->n_layer;
 }
 
-/* The embedding is read where the file lies, unless the head is made of it. Layers behind the model's own (multi-token
- * prediction) are never read. */
-static bool has_copy(const struct lb_plan_spec *spec, const struct lb_wtensor *t)
+/* Copies in memory. The embedding is read where the file lies, unless the head is made of it; a device has it besides.
+ * Layers behind the model's own (multi-token prediction) are never read. */
+static int n_copy(const struct lb_plan_spec *spec, const struct lb_wtensor *t)
 {
     const struct lb_config *c = spec->config;
     const char *head = lb_family_tensor(c->family, c->gguf, LB_R_HEAD, 0, ".weight").text;
     if (strcmp(t->name, lb_family_tensor(c->family, c->gguf, LB_R_EMBED, 0, ".weight").text) == 0)
-        return !lb_wfile_find(spec->weights, head);
+        return !lb_wfile_find(spec->weights, head) + spec->device;
     return lb_family_layer_of(c->family, c->gguf, t->name) < c->n_layer;
 }
 
@@ -120,10 +120,9 @@ double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp)
     if (!w)
         return 0;
     for (size_t i = 0; i < w->n_tensor; i++) {
-        if (!has_copy(spec, &w->tensor[i]))
-            continue;
-        sum += tensor_bytes(spec, &w->tensor[i]);
-        n += (double)lb_wtensor_elements(&w->tensor[i]);
+        int copies = n_copy(spec, &w->tensor[i]);
+        sum += copies * tensor_bytes(spec, &w->tensor[i]);
+        n += copies * (double)lb_wtensor_elements(&w->tensor[i]);
     }
     if (tp <= 1 || n == 0)
         return sum;
@@ -197,4 +196,31 @@ double lb_plan_step_bytes(const struct lb_config *c, enum lb_dtype dtype, int tp
     double token = sizeof(float) * f32 + elem * rounded + latent_bytes(c, n_head, elem) + TABLES + kv * n_head * ITEM;
     double out = (double)c->n_vocab * sizeof(float) + LK_TOP * (sizeof(float) + sizeof(int32_t));
     return (double)n_tok * token + lb_plan_moe_bytes(c, n_tok) + (double)n_out * out;
+}
+
+#define DEVICE_PIECE (256.0 * 1048576) /* that logits take at most, and sums of products */
+#define DEVICE_REST (64.0 * 1048576)   /* tables, tails of pieces, what libraries want */
+#define INDEX_TOKENS 32                /* whose chosen positions are gathered at a time */
+#define INDEX_SUMS (32.0 * 1048576)
+
+static double smaller(double a, double b)
+{
+    return a < b ? a : b;
+}
+
+double lb_plan_device_bytes(const struct lb_config *c, enum lb_dtype dtype, int tp, int64_t n_tok, int64_t n_out)
+{
+    double elem = (double)elem_bytes(dtype), vocab = (double)c->n_vocab * sizeof(float);
+    double widest = (double)c->n_seg * (double)c->dim, ffn = 2 * (double)c->ffn_dim;
+    widest = widest > ffn ? widest : ffn;
+    if (dtype == LB_F32 && widest < (double)c->n_vocab)
+        widest = (double)c->n_vocab;
+    double sums = smaller((double)n_tok * widest * sizeof(float), DEVICE_PIECE);
+    double logits = smaller((double)n_out * vocab, DEVICE_PIECE > vocab ? DEVICE_PIECE : vocab);
+    double index = 0;
+    if (c->index.topk > 0)
+        index = (double)c->index.topk *
+                    (INDEX_TOKENS * elem * (double)(c->head_dim + c->v_dim) + (double)n_tok * sizeof(int32_t)) +
+                INDEX_SUMS;
+    return lb_plan_step_bytes(c, dtype, tp, n_tok, 0) + sums + logits + index + DEVICE_REST;
 }

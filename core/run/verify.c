@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "core/base/mem.h"
+#include "core/run/crosscheck.h"
 #include "core/run/run.h"
 #include "core/run/stages.h"
 
@@ -171,6 +172,8 @@ enum lb_status lb_verify_rows(struct lb_run *r, struct lb_err *err)
     int64_t n = lb_verify_choose(&r->verify);
     for (int64_t i = 0; i < n && done && status == LB_OK; i++)
         status = verify_row(r, r->verify.kept[i], &done, err);
+    if (done && status == LB_OK && n > 0 && r->spec->open_other)
+        status = lb_cross_rows(r, r->verify.kept, n, err);
     if (!done)
         lb_log_put(r->spec->log, LB_LOG_WARN, "--verify was stopped after %lld of %lld rows",
                    (long long)r->stats->verified, (long long)n);

@@ -151,7 +151,7 @@ void lb_comm_threads_open(int n, struct lb_comm **comm)
         struct thread_comm *t = calloc(1, sizeof *t);
         if (!t)
             abort();
-        t->comm = (struct lb_comm){&ops, "threads", i, n, 0};
+        t->comm = (struct lb_comm){&ops, "threads", i, n, 0, false};
         t->group = g;
         comm[i] = &t->comm;
     }

@@ -1,6 +1,7 @@
 /* A group of ranks against one rank that holds the whole model: candidates of ragged steps with decode in between, bit
  * for bit, for every tp that the model's segments allow, every type and the processor's kernel sets. Ranks are threads.
- * Models are the goldens, and made ones whose shapes are at odds with the cuts. */
+ * Models are the goldens, and made ones whose shapes are at odds with the cuts. With --cuda LIBRARY the ranks have a
+ * device each, of that library, and add up through its NCCL. */
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,8 +13,10 @@
 
 #include <cmocka.h>
 
+#include "core/backend/backend_cuda_open.h"
 #include "core/base/file.h"
 #include "core/base/mem.h"
+#include "core/dist/nccl.h"
 #include "core/model/decoder.h"
 #include "core/model/kv.h"
 #include "core/tests/comm_threads.h"
@@ -25,6 +28,10 @@
 enum { N_STEP = 6, BAD = 3, N_ROW = 5, MAX_TOK = 160, MAX_LEN = 96, N_PAGE = N_ROW * MAX_LEN / LK_PAGE_TOKENS };
 
 static const struct lb_step_limits limit = {MAX_TOK, N_ROW, N_PAGE};
+
+/* --cuda */
+static const char *cuda_path;
+static const struct lb_cuda_library *cuda;
 
 /* What the leader found of one wanted token. */
 struct found {
@@ -67,7 +74,7 @@ static struct found found_of(const struct lb_cand *cand)
 /* One rank's model. */
 struct rank {
     const struct script *script;
-    struct lb_comm *comm;
+    struct lb_comm *boot, *comm; /* of threads; what the model has: the same, or one over it */
     struct lb_backend *be;
     struct lb_model *m;
     int index, size;
@@ -82,18 +89,32 @@ struct rank {
 static bool rank_open(struct rank *r, struct lb_err *err)
 {
     const struct script *s = r->script;
-    struct lb_backend_spec be = {
-        .device = "cpu", .dtype = s->dtype, .int8 = s->int8, .isa = s->isa, .n_thread = r->size == 1 ? 2 : 1};
-    struct lb_model_spec spec = {.config = s->config, .weights = s->file, .comm = r->comm};
+    struct lb_backend_spec be = {.device = cuda ? "cuda" : "cpu",
+                                 .dtype = s->dtype,
+                                 .isa = cuda ? NULL : s->isa,
+                                 .n_thread = r->size == 1 ? 2 : 1,
+                                 .local_rank = r->index,
+                                 .cuda_library = cuda_path};
     if (lb_backend_open(&r->be, &be, err) != LB_OK)
         return false;
-    spec.backend = r->be;
+    if (cuda && r->size > 1) {
+        struct lb_nccl_spec nccl = {r->comm, r->be->stream, false, NULL};
+        struct lb_comm *comm;
+        if (cuda->comm_open(&comm, &nccl, err) != LB_OK)
+            return false;
+        r->comm = comm;
+        r->be->alive = cuda->comm_alive;
+        r->be->alive_ctx = comm;
+    }
+    struct lb_model_spec spec = {.config = s->config, .weights = s->file, .backend = r->be, .comm = r->comm};
     return lb_model_open(&r->m, &spec, err) == LB_OK && lb_model_reserve(r->m, limit, N_ROW, N_PAGE, err) == LB_OK;
 }
 
 static void rank_close(struct rank *r)
 {
     lb_model_free(r->m);
+    if (r->comm)
+        r->comm->ops->close(r->comm);
     if (r->be)
         r->be->ops->close(r->be);
 }
@@ -172,13 +193,13 @@ static void *rank_main(void *arg)
     struct lb_err err = LB_ERR_INIT;
     if (!rank_open(r, &err)) {
         snprintf(r->text, sizeof r->text, "%s", err.text);
-        lb_comm_threads_fail(r->comm);
+        lb_comm_threads_fail(r->boot);
         return NULL;
     }
     for (int i = 0; i < N_STEP && rank_step(r, i); i++)
         ;
     if (r->text[0])
-        lb_comm_threads_fail(r->comm);
+        lb_comm_threads_fail(r->boot);
     return NULL;
 }
 
@@ -189,7 +210,7 @@ static void run_group(const struct script *s, int tp, bool fails, struct rank *r
     pthread_t thread[LB_COMM_MAX_RANKS];
     lb_comm_threads_open(tp, comm);
     for (int i = 0; i < tp; i++) {
-        rank[i] = (struct rank){.script = s, .comm = comm[i], .index = i, .size = tp, .fails = fails};
+        rank[i] = (struct rank){.script = s, .boot = comm[i], .comm = comm[i], .index = i, .size = tp, .fails = fails};
         assert_int_equal(pthread_create(&thread[i], NULL, rank_main, &rank[i]), 0);
     }
     for (int i = 0; i < tp; i++)
@@ -200,7 +221,6 @@ static void run_group(const struct script *s, int tp, bool fails, struct rank *r
         if (!fails && rank[i].be && rank[i].be->counts.product_rows != rank[i].be->counts.token_rows)
             fail_msg("%s: rank %d of %d computes padding", s->name, i, tp);
         rank_close(&rank[i]);
-        comm[i]->ops->close(comm[i]);
     }
 }
 
@@ -308,13 +328,19 @@ static void script_close(struct script *s)
     }
 }
 
+/* On a device's model, which takes its time, a sample; all with LB_TEST_FULL=1. */
+static bool is_sampled(void)
+{
+    return cuda && !getenv("LB_TEST_FULL");
+}
+
 /* Every tp above 1. */
 static void check_groups(struct script *s)
 {
     static struct rank rank[LB_COMM_MAX_RANKS];
     script_open(s);
     for (int tp = 2; tp <= s->config->n_seg; tp++) {
-        if (s->config->n_seg % tp != 0)
+        if (s->config->n_seg % tp != 0 || (is_sampled() && tp > 3))
             continue;
         run_group(s, tp, false, rank, NULL);
         for (int i = 0; i < tp; i++)
@@ -344,7 +370,7 @@ static void check_model(const char *name, const struct lb_config *config, const 
     static struct script s;
     const char *set, *sets[2] = {"ref", "ref"};
     unsigned bit;
-    for (int i = 0; (set = lk_cpu_set(i, &bit)) != NULL; i++) {
+    for (int i = 0; !cuda && (set = lk_cpu_set(i, &bit)) != NULL; i++) {
         if ((lk_cpu_detect() & bit) == 0)
             continue;
         sets[0] = modeled ? sets[1] : "ref";
@@ -352,7 +378,9 @@ static void check_model(const char *name, const struct lb_config *config, const 
     }
     assert_true(config->n_seg > 1);
     for (int i = strcmp(sets[0], sets[1]) == 0; i < 2; i++) {
-        for (int type = modeled; type < 2 + in_int8(name); type++) {
+        for (int type = modeled; type < (in_int8(name) && !cuda ? 3 : 2); type++) {
+            if (is_sampled() && type < 2 && (config->moe.n_expert > 0) != (type > 0))
+                continue; /* one type each */
             s = (struct script){.config = config,
                                 .file = file,
                                 .dtype = type ? LB_BF16 : LB_F32,
@@ -399,7 +427,9 @@ static void golden_models(void **state)
     (void)state;
     if (!lb_file_exists(GOLDENS "README.md"))
         skip();
-    for (size_t i = 0; i < sizeof goldens / sizeof *goldens; i += modeled ? 3 * EVERY : EVERY) {
+    for (size_t i = 0; i < sizeof goldens / sizeof *goldens; i += modeled        ? 3 * EVERY
+                                                                  : is_sampled() ? 6 * EVERY
+                                                                                 : EVERY) {
         char path[512];
         struct lb_config config = {0};
         struct lb_gguf gguf = {0};
@@ -472,10 +502,11 @@ static const struct {
 static void odd_shapes(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
+    for (size_t i = 0; i < sizeof odd / sizeof *odd; i += is_sampled() ? 6 : 1) {
         struct made made;
         made_open(&made, odd[i].config, odd[i].type, (uint32_t)i + 1);
-        check_model(odd[i].name, &made.config, &made.file);
+        if (!cuda || made.config.head_dim % 8 == 0)
+            check_model(odd[i].name, &made.config, &made.file);
         made_close(&made);
     }
 }
@@ -490,7 +521,7 @@ static void slices_are_small(void **state)
     made_open(&made, LLAMA(8, 8, 32, 256, 1024, 2048, ""), LB_W_F32, 5);
     s = (struct script){.config = &made.config, .file = &made.file, .dtype = LB_BF16, .isa = "ref", .name = "memory"};
     script_open(&s);
-    for (int tp = 2; tp <= 8; tp *= 2) {
+    for (int tp = 2; tp <= (is_sampled() ? 4 : 8); tp *= 2) {
         int64_t bytes[LB_COMM_MAX_RANKS];
         run_group(&s, tp, false, rank, bytes);
         for (int i = 0; i < tp; i++) {
@@ -514,7 +545,7 @@ static void a_failure_reaches_the_leader(void **state)
     made_open(&made, LLAMA(8, 4, 8, 24, 96, 70, ""), LB_W_F32, 5);
     s = (struct script){.config = &made.config, .file = &made.file, .dtype = LB_F32, .isa = "ref", .name = "failure"};
     script_open(&s);
-    for (int tp = 2; tp <= 8; tp *= 2) {
+    for (int tp = 2; tp <= (is_sampled() ? 2 : 8); tp *= 2) {
         run_group(&s, tp, true, rank, NULL);
         for (int i = 0; i < tp; i++) {
             char whose[32];
@@ -534,6 +565,17 @@ static void a_failure_reaches_the_leader(void **state)
 int main(int argc, char **argv)
 {
     modeled = argc > 1 && strcmp(argv[1], "--modeled") == 0;
+    if (argc > 2 && strcmp(argv[1], "--cuda") == 0) {
+        struct lb_err err = LB_ERR_INIT;
+        cuda_path = argv[2];
+        setenv("STANDIN_DEVICES", "16", 1);
+        if (argc > 3)
+            cmocka_set_test_filter(argv[3]);
+        if (lb_cuda_library_open(&cuda, cuda_path, &err) != LB_OK) {
+            fprintf(stderr, "%s\n", err.text);
+            return 1;
+        }
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(odd_shapes),
         cmocka_unit_test(golden_models),

@@ -13,18 +13,20 @@ struct lk_lora_row {
     int64_t step;
 };
 
-/* Numbers at .. at + 7 of x. */
-LK_INLINE void lk_lora_take(LK_LORA_EIGHT *to, const void *x, int64_t at, const enum lk_type type)
+/* Numbers j .. j + 7 of rows i and i + 1, i even, of a matrix as struct lk_lora_pair has it, n numbers wide. */
+LK_INLINE void lk_lora_take(LK_LORA_EIGHT row[2], const void *x, int64_t at, int64_t n, const enum lk_type type)
 {
     if (type == LK_F32) {
-        memcpy(to, (const float *)x + at, sizeof *to);
+        memcpy(&row[0], (const float *)x + at, sizeof row[0]);
+        memcpy(&row[1], (const float *)x + at + n, sizeof row[1]);
         return;
     }
-    __attribute__((vector_size(16))) uint16_t half;
-    memcpy(&half, (const uint16_t *)x + at, sizeof half);
-    __attribute__((vector_size(32))) uint32_t word =
-        __builtin_convertvector(half, __attribute__((vector_size(32))) uint32_t) << 16;
-    memcpy(to, &word, sizeof *to);
+    __attribute__((vector_size(32))) uint32_t word, low, high;
+    memcpy(&word, (const uint16_t *)x + at, sizeof word);
+    low = word << 16;
+    high = word & 0xffff0000u;
+    memcpy(&row[0], &low, sizeof low);
+    memcpy(&row[1], &high, sizeof high);
 }
 
 /* One row against one adapter in one segment: packed columns begin .. end - 1. */
@@ -45,13 +47,14 @@ LK_INLINE void lk_lora_sums(const int N, const struct lk_lora_segment *t, int64_
         float x[32];
         read(&t->row, k, x);
         for (int i = 0; i < 32; i += 4) {
-#pragma GCC unroll 4
-            for (int c = 0; c < 4; c++) {
+#pragma GCC unroll 2
+            for (int c = 0; c < 4; c += 2) {
 #pragma GCC unroll 2
                 for (int n = 0; n < N; n++) {
-                    LK_LORA_EIGHT w;
-                    lk_lora_take(&w, p->a, (k + i + c) * p->n_u + j + 8 * n, type);
-                    sum[c][n] += x[i + c] * w;
+                    LK_LORA_EIGHT w[2];
+                    lk_lora_take(w, p->a, lk_lora_at(type, p->n_u, k + i + c, j + 8 * n), p->n_u, type);
+                    sum[c][n] += x[i + c] * w[0];
+                    sum[c + 1][n] += x[i + c + 1] * w[1];
                 }
             }
         }
@@ -93,6 +96,40 @@ struct lk_lora_tile {
     int r, n_strip;
 };
 
+/* Adds to N strips' sums; all take the same numbers of u, n of them. Two sums a strip, and as many strips together as
+ * there are, hide the additions' latency. */
+LK_INLINE void lk_lora_strips(const int N, const struct lk_lora_strip *strip, const void *b, const float *u, float *v,
+                              const enum lk_type type)
+{
+    LK_LORA_EIGHT even[4] = {0}, odd[4] = {0}, w[2];
+    u += strip->begin;
+    for (int j = 0; j < strip->n; j += 2) {
+        bool both = j + 1 < strip->n;
+#pragma GCC unroll 4
+        for (int q = 0; q < N; q++) {
+            lk_lora_take(w, b, strip[q].at + (int64_t)j * LK_LORA_STRIP, LK_LORA_STRIP, type);
+            even[q] += u[j] * w[0];
+            if (both)
+                odd[q] += u[j + 1] * w[1];
+        }
+    }
+#pragma GCC unroll 4
+    for (int q = 0; q < N; q++, v += LK_LORA_STRIP) {
+        memcpy(&w[0], v, sizeof w[0]);
+        w[0] += even[q] + odd[q];
+        memcpy(v, &w[0], sizeof w[0]);
+    }
+}
+
+/* Strips from this one on, up to `most`, that take the same numbers of u. */
+static inline int lk_lora_alike(const struct lk_lora_strip *strip, int most)
+{
+    int n = 1;
+    while (n < most && strip[n].begin == strip->begin && strip[n].n == strip->n)
+        n++;
+    return n;
+}
+
 /* Adds B u_s of each of the tile's rows to its sums of segment s. Not inlined: it stands beside the product's inner
  * loop, which keeps its registers. */
 __attribute__((noinline, unused)) static void lk_lora_leaf(const struct lk_lora *l, int s, const struct lk_lora_tile *t,
@@ -105,18 +142,19 @@ __attribute__((noinline, unused)) static void lk_lora_leaf(const struct lk_lora 
             continue;
         const float *u = l->u + (t->row + i) * l->u_ld + (int64_t)s * p->n_u;
         float *v = t->v + (int64_t)i * t->n_strip * LK_LORA_STRIP;
-        for (int q = 0; q < t->n_strip; q++, v += LK_LORA_STRIP) {
-            const struct lk_lora_strip *strip = &p->strip[l->strip + t->strip + q];
-            if (strip->n == 0)
-                continue;
-            LK_LORA_EIGHT sum = {0}, w;
-            for (int j = 0; j < strip->n; j++) {
-                lk_lora_take(&w, p->b, strip->at + (int64_t)j * LK_LORA_STRIP, type);
-                sum += u[strip->begin + j] * w;
-            }
-            memcpy(&w, v, sizeof w);
-            w += sum;
-            memcpy(v, &w, sizeof w);
+        const struct lk_lora_strip *strip = p->strip + l->strip + t->strip;
+        for (int q = 0; q < t->n_strip;) {
+            int n = lk_lora_alike(strip + q, t->n_strip - q);
+            n = n >= 4 ? 4 : n >= 2 ? 2 : 1;
+            if (strip[q].n == 0)
+                n = 1;
+            else if (n == 4)
+                lk_lora_strips(4, strip + q, p->b, u, v + q * LK_LORA_STRIP, type);
+            else if (n == 2)
+                lk_lora_strips(2, strip + q, p->b, u, v + q * LK_LORA_STRIP, type);
+            else
+                lk_lora_strips(1, strip + q, p->b, u, v + q * LK_LORA_STRIP, type);
+            q += n;
         }
     }
 }

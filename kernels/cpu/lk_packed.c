@@ -63,6 +63,14 @@ static float scale_at(enum lk_scale type, const void *from, int64_t i)
     return type == LK_SC_BF16 ? lk_widen(h) : of_half(h);
 }
 
+static bool has_nan(const uint8_t q[LK_BLOCK])
+{
+    int n = 0;
+    for (int i = 0; i < LK_BLOCK; i++)
+        n |= (q[i] & 0x7f) == 0x7f;
+    return n;
+}
+
 static float of_e4m3(unsigned q)
 {
     float size = (q & 0x7f) == 0x7f ? NAN : lk_float((q & 0x7fu) << 20) * 0x1p120f;
@@ -111,56 +119,42 @@ static void put_subs(const struct lk_packed_panel *p, const struct lk_codes *col
     }
 }
 
-static void put_word(const struct lk_packed_panel *p, uint8_t *codes, int64_t o, int64_t j, uint32_t word)
+/* The low halves of 8 bytes, the first one lowest. */
+static uint32_t word_of_halves(const uint8_t q[8])
 {
-    memcpy(codes + (o * p->width + j) * 4, &word, sizeof word);
+    uint64_t x;
+    memcpy(&x, q, sizeof x);
+    x &= 0x0f0f0f0f0f0f0f0fu;
+    x = (x | x >> 4) & 0x00ff00ff00ff00ffu;
+    x = (x | x >> 8) & 0x0000ffff0000ffffu;
+    return (uint32_t)(x | x >> 16);
+}
+
+/* Word o of one column's block. */
+static uint32_t word_of(int bits, const uint8_t q[LK_BLOCK], int o)
+{
+    uint32_t word;
+    if (bits == 4)
+        return word_of_halves(q + 8 * o);
+    if (bits == 8) {
+        memcpy(&word, q + 4 * o, sizeof word);
+        return word;
+    }
+    const uint8_t *part = q + o / 3 * 16;
+    word = (part[15] >> o % 3 * 2 & 3u) << 30;
+    for (int i = 0; i < 5; i++)
+        word |= (part[o % 3 * 5 + i] & 63u) << 6 * i;
+    return word;
 }
 
 /* Codes of one column's block into its words. */
 static void put_codes(const struct lk_packed_panel *p, const uint8_t q[LK_BLOCK], int64_t j, uint8_t *to)
 {
-    const int bits = lk_packed_bits(p->q.kind), per = 32 / bits;
-    for (int o = 0; o < LK_BLOCK / per && bits != 6; o++) {
-        uint32_t word = 0;
-        for (int i = 0; i < per; i++)
-            word |= (q[o * per + i] & ((1u << bits) - 1u)) << bits * i;
-        put_word(p, to, o, j, word);
+    const int bits = lk_packed_bits(p->q.kind);
+    for (int o = 0; o < bits; o++) {
+        uint32_t word = word_of(bits, q, o);
+        memcpy(to + (o * p->width + j) * 4, &word, sizeof word);
     }
-    for (int o = 0; o < 6 && bits == 6; o++) {
-        const uint8_t *part = q + o / 3 * 16;
-        uint32_t word = (part[15] >> o % 3 * 2 & 3u) << 30;
-        for (int i = 0; i < 5; i++)
-            word |= (part[o % 3 * 5 + i] & 63u) << 6 * i;
-        put_word(p, to, o, j, word);
-    }
-}
-
-void lk_packed_pack(const struct lk_pack_codes *a, int64_t width)
-{
-    struct lk_packed_panel p = lk_packed_panel_of(a->q, a->cols, width);
-    const struct lk_cols *c = a->cols;
-    uint8_t *to = (uint8_t *)a->w + a->panel * p.bytes;
-    memset(to, 0, (size_t)p.bytes);
-    bool odd = put_groups(&p, a->col, to);
-    for (int s = 0; s < c->n_seg; s++) {
-        for (int64_t kp = c->packed[s]; kp < c->packed[s + 1]; kp += LK_BLOCK) {
-            int64_t n, k = lk_packed_col(c, s, kp, &n), block = kp / LK_BLOCK;
-            if (n == 0)
-                continue;
-            if (p.sub_bytes > 0)
-                put_subs(&p, a->col, k, to + p.sub_at + block * p.sub_bytes);
-            for (int64_t j = 0; j < width; j++) {
-                uint8_t q[LK_BLOCK] = {0};
-                if (!a->col[j].q)
-                    continue;
-                memcpy(q, a->col[j].q + k, (size_t)n);
-                for (int i = 0; i < n && p.q.kind == LK_PK_E4M3; i++)
-                    odd = odd || (q[i] & 0x7f) == 0x7f;
-                put_codes(&p, q, j, to + p.code_at + block * p.code_bytes);
-            }
-        }
-    }
-    to[p.odd_at] = odd;
 }
 
 static uint32_t word_at(const struct lk_packed_panel *p, const uint8_t *codes, int64_t o, int64_t j)
@@ -205,6 +199,79 @@ static float number(const struct lk_packed_panel *p, const uint8_t *group, const
     default:
         return of_e4m3(code) * d;
     }
+}
+
+/* Of 24 bits the last one is set, and the first 16. */
+static bool number_is_odd(float x)
+{
+    return (lk_bits(x) & 0x7fff01u) >= 0x7fff01u;
+}
+
+/* Codes of 4 bits with m, whose sum may fill 24 bits; K6 and those without m have at most 24 less the lowest, or 20. */
+static bool column_is_odd(const struct lk_packed_panel *p, const uint8_t *group, const uint8_t *sub, int64_t j)
+{
+    const float d = scale_at(p->q.scale, group, j), m = scale_at(p->q.scale, group, p->width + j);
+    const float least = fminf(d != 0 ? fabsf(d) : INFINITY, m != 0 ? fabsf(m) : INFINITY);
+    const bool k = p->q.kind == LK_PK_K4;
+    /* the last bit of any sum is at least 2^-11 of `least` */
+    if (fabsf(d) * (k ? 15 * 63 : 15) + fabsf(m) * (k ? 63 : 1) < least * 0x1p11f)
+        return false;
+    for (unsigned code = 0; code < 16; code++)
+        if (number_is_odd(number(p, group, sub, j, code)))
+            return true;
+    return false;
+}
+
+/* Whether a panel with ordinary scales may hold numbers that are odd. */
+static bool has_odd_numbers(const struct lk_packed_panel *p, const uint8_t *at)
+{
+    const struct lk_cols *c = p->cols;
+    if (p->q.kind == LK_PK_E4M3)
+        for (int64_t g = 0; g < p->sub_at; g += p->group_bytes)
+            for (int64_t i = 0; i < 8 * p->width; i++)
+                if (number_is_odd(scale_at(p->q.scale, at + g, i / 8) * (float)(8 + i % 8)))
+                    return true;
+    if (!lk_packed_has_m(p->q.kind))
+        return false;
+    for (int s = 0; s < c->n_seg; s++) {
+        for (int64_t kp = c->packed[s]; kp < c->packed[s + 1]; kp += LK_BLOCK) {
+            int64_t n, k = lk_packed_col(c, s, kp, &n);
+            if (n == 0)
+                continue;
+            const uint8_t *group = at + lk_packed_group(&p->q, k) * p->group_bytes;
+            for (int64_t j = 0; j < p->width; j++)
+                if (column_is_odd(p, group, at + p->sub_at + kp / LK_BLOCK * p->sub_bytes, j))
+                    return true;
+        }
+    }
+    return false;
+}
+
+void lk_packed_pack(const struct lk_pack_codes *a, int64_t width)
+{
+    struct lk_packed_panel p = lk_packed_panel_of(a->q, a->cols, width);
+    const struct lk_cols *c = a->cols;
+    uint8_t *to = (uint8_t *)a->w + a->panel * p.bytes;
+    memset(to, 0, (size_t)p.bytes);
+    bool odd = put_groups(&p, a->col, to);
+    for (int s = 0; s < c->n_seg; s++) {
+        for (int64_t kp = c->packed[s]; kp < c->packed[s + 1]; kp += LK_BLOCK) {
+            int64_t n, k = lk_packed_col(c, s, kp, &n), block = kp / LK_BLOCK;
+            if (n == 0)
+                continue;
+            if (p.sub_bytes > 0)
+                put_subs(&p, a->col, k, to + p.sub_at + block * p.sub_bytes);
+            for (int64_t j = 0; j < width; j++) {
+                uint8_t q[LK_BLOCK] = {0};
+                if (!a->col[j].q)
+                    continue;
+                memcpy(q, a->col[j].q + k, (size_t)n);
+                odd |= p.q.kind == LK_PK_E4M3 && has_nan(q);
+                put_codes(&p, q, j, to + p.code_at + block * p.code_bytes);
+            }
+        }
+    }
+    to[p.odd_at] = odd ? LK_ODD_SCALES : has_odd_numbers(&p, to) ? LK_ODD_NUMBERS : 0;
 }
 
 void lk_packed_numbers(const struct lk_packed_panel *p, const uint8_t *at, int s, int64_t kp, float *out)

@@ -14,6 +14,10 @@
 #define LK_BLOCK 32 /* packed columns */
 #define LK_WIDEST 32
 
+/* What a panel's byte `odd` says: scales that only lk_packed_numbers takes right; numbers that a quick way to round to
+ * bf16 (avx2_unpack.h) does not. */
+enum { LK_ODD_SCALES = 1, LK_ODD_NUMBERS = 2 };
+
 /* Where everything is in a panel of `width` columns. */
 struct lk_packed_panel {
     struct lk_packed q;
@@ -74,7 +78,17 @@ struct lk_blocks {
     const uint8_t *at; /* the panel */
     int s;             /* segment */
     int64_t k, n;      /* packed columns k .. k + n - 1, multiples of LK_BLOCK */
+    const char *ahead; /* memory that will be read next, */
+    int64_t n_ahead;   /* lines of it to fetch a block */
 };
+
+/* Fetches the share of the block i blocks behind the first one. */
+static inline __attribute__((always_inline)) void lk_fetch_ahead(const struct lk_blocks *b, int64_t i)
+{
+    const char *at = b->ahead + i * b->n_ahead * 64;
+    for (int64_t line = 0; line < b->n_ahead; line++)
+        __builtin_prefetch(at + 64 * line, 0, 2);
+}
 
 /* The groups that these meet, one after another: without a division each. */
 struct lk_groups {

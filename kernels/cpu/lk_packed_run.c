@@ -11,7 +11,7 @@ struct work {
     int64_t n_panel, group, n_group, n_chunk;
     int64_t row_begin, row_end; /* activation panels of the item */
     struct lk_packed_panel packed;
-    const char *ahead;   /* memory that will be read next */
+    const char *ahead;   /* memory that will be read next, for two panels the first one's */
     int64_t ahead_lines; /* of it to fetch a block */
 };
 
@@ -44,26 +44,37 @@ static const uint8_t *panel_at(const struct work *t, int64_t panel)
     return (const uint8_t *)t->a->w + panel * t->packed.bytes;
 }
 
-static void fetch_ahead(struct work *t, int64_t n_block)
+/* How a weight panel is taken. */
+struct way {
+    int64_t panel;
+    bool two; /* and the one behind it */
+    bool few; /* unpacked in registers */
+};
+
+static struct way way_of(const struct work *t, int64_t panel, bool two)
 {
-    for (int64_t line = n_block * t->ahead_lines; line > 0; line--, t->ahead += 64)
-        __builtin_prefetch(t->ahead, 0, 2);
+    const struct lk_packed_set *set = t->set;
+    const int64_t n_row = t->a->a.n_row;
+    bool odd = false;
+    for (int i = 0; i <= two; i++)
+        odd = odd || panel_at(t, panel + i)[t->packed.odd_at];
+    return (struct way){panel, two, !odd && set->few && two == (n_row <= set->pair_rows)};
 }
 
-/* The piece at b of weight panel `panel`, and with `two` of the one behind it, against the item's activation panels. */
-static void take_piece(struct work *t, struct lk_blocks *b, int64_t panel, bool two, float *sums)
+/* The piece at b against the item's activation panels. */
+static void take_piece(struct work *t, const struct way *way, const struct lk_blocks *b, float *sums)
 {
+    const int64_t panel = way->panel;
+    const bool two = way->two, few = way->few;
     const struct lk_packed_set *set = t->set;
     const int64_t width = set->width * (1 + two), n_col = lk_cols_packed(t->a->a.cols);
     const int64_t row = lk_panel_begin(&t->rows, t->row_begin);
     struct lk_blocks both[2] = {*b, *b};
-    bool odd = false;
     for (int i = 0; i <= two; i++) {
         both[i].at = panel_at(t, panel + i);
-        odd = odd || both[i].at[t->packed.odd_at];
-        fetch_ahead(t, b->n / LK_BLOCK);
+        both[i].ahead = t->ahead + i * t->packed.bytes;
     }
-    bool few = !odd && t->a->a.n_row <= set->few_rows;
+    t->ahead += b->n / LK_BLOCK * t->ahead_lines * 64;
     for (int i = 0; i <= two && !few; i++)
         set->unpack(&both[i], (char *)t->m->piece + (size_t)(i * b->n * set->width) * set->elem_bytes);
     for (int64_t ip = t->row_begin; ip < t->row_end; ip++) {
@@ -99,7 +110,8 @@ static int climb(const struct work *t, int s, int wait, int64_t n)
 static void take_panel(struct work *t, int64_t panel, bool two)
 {
     const struct lk_cols *c = t->a->a.cols;
-    const int64_t most = t->set->piece / (1 + two);
+    const struct way way = way_of(t, panel, two);
+    const int64_t most = way.few ? lk_cols_packed(c) : t->set->piece / (1 + two);
     const int64_t row = lk_panel_begin(&t->rows, t->row_begin);
     const int64_t width = t->set->width * (1 + two), n_sum = (lk_panel_begin(&t->rows, t->row_end) - row) * width;
     int wait = 0;
@@ -108,8 +120,12 @@ static void take_panel(struct work *t, int64_t panel, bool two)
         if (c->packed[s] == c->packed[s + 1])
             memset(sums, 0, (size_t)n_sum * sizeof *sums);
         for (int64_t k = c->packed[s]; k < c->packed[s + 1]; k += most) {
-            struct lk_blocks b = {&t->packed, NULL, s, k, lk_min(most, c->packed[s + 1] - k)};
-            take_piece(t, &b, panel, two, sums);
+            struct lk_blocks b = {.panel = &t->packed,
+                                  .s = s,
+                                  .k = k,
+                                  .n = lk_min(most, c->packed[s + 1] - k),
+                                  .n_ahead = t->ahead_lines};
+            take_piece(t, &way, &b, sums);
         }
         const struct lk_lora_tile tile = {sums, row, panel * (t->set->width / LK_LORA_STRIP), (int)(n_sum / width),
                                           (int)width / LK_LORA_STRIP};

@@ -37,9 +37,9 @@ struct lk_packed_set {
     enum lk_type type; /* of what adapters are stored in */
     void (*unpack)(const struct lk_blocks *b, void *out);
     void (*tile)(const struct lk_piece *p);
-    /* Unpacks in registers, for one activation panel of at most few_rows rows; b[1] is read with `two`. */
+    /* Unpacks in registers, where rows are that few: two weight panels up to pair_rows, else one. NULL: not that few.
+     */
     void (*few)(const struct lk_blocks b[2], const struct lk_piece *p);
-    int few_rows;
     void (*finish)(const struct lk_linear *a, const struct lk_packed_sums *s, void *best);
     void (*best_init)(void *best);
     struct lk_best (*best_finish)(const void *best);

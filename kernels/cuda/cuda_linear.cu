@@ -14,23 +14,25 @@ struct linear_args {
     bool add;
     int64_t packed[LK_MAX_SEG + 1];
     const int32_t *tile_group, *tile_row, *row_begin, *row_of; /* grouped: see struct lk_grouped */
+    const void *const *w_of;
     int64_t n_tile;
 };
 
-/* A block's rows of A and y, and where its weights begin. */
+/* A block's rows of A and y, and its weights. */
 struct span {
-    int64_t row, end, w_row;
+    int64_t row, end;
+    const uint8_t *w;
 };
 
 template <int BM> static __device__ __forceinline__ bool span_of(const linear_args &a, span *s)
 {
-    *s = {(int64_t)blockIdx.x * BM, a.n_row, 0};
+    *s = {(int64_t)blockIdx.x * BM, a.n_row, a.w};
     if (!a.tile_group)
         return true;
     int group = a.tile_group[blockIdx.x];
     if (group < 0)
         return false;
-    *s = {a.tile_row[blockIdx.x], a.row_begin[group + 1], group * a.n_out};
+    *s = {a.tile_row[blockIdx.x], a.row_begin[group + 1], (const uint8_t *)a.w_of[group]};
     return true;
 }
 
@@ -50,9 +52,9 @@ static __device__ __forceinline__ void fetch(const linear_args &a, const span &s
     for (int i = (int)threadIdx.x; i < BN * CHUNKS; i += (int)blockDim.x) {
         int64_t row = (int64_t)blockIdx.y * BN + i / CHUNKS;
         bool real = row < a.n_out;
-        int64_t at = ((s.w_row + row) * a.k + k) * W / LK_K_TILE + i % CHUNKS * 16;
+        int64_t at = (row * a.k + k) * W / LK_K_TILE + i % CHUNKS * 16;
         int to = F == LK_W_BF16 ? lk_swizzle(i / CHUNKS, i % CHUNKS) : i * 16;
-        lk_cp_async(stage + to, real ? a.w + at : a.w, real ? 16 : 0);
+        lk_cp_async(stage + to, real ? s.w + at : s.w, real ? 16 : 0);
     }
 }
 
@@ -133,7 +135,7 @@ static __global__ void __launch_bounds__(BM / WM * BN / WN * LK_WARP)
         lk_cp_commit();
         const uint8_t *stage = smem + i % STAGES * STAGE;
         lk_block_scale scale[NT];
-        load_scales<F, NT>(scale, a, s.w_row + (int64_t)blockIdx.y * BN + n0, begin + i * LK_K_TILE);
+        load_scales<F, NT>(scale, a, (int64_t)blockIdx.y * BN + n0, begin + i * LK_K_TILE);
 #pragma unroll
         for (int step = 0; step < 2; step++) {
             uint32_t fa[MT][4], fb[NT][2];
@@ -278,7 +280,7 @@ int lk_cuda_grouped(const struct lk_grouped *a, void *stream)
 {
     linear_args x = {};
     x.a = (const uint16_t *)a->a;
-    x.w = (const uint8_t *)a->w;
+    x.w_of = a->w;
     x.k = x.packed[1] = a->k;
     x.n_row = a->n_row;
     x.n_out = a->n_out;

@@ -151,16 +151,18 @@ template <typename A> static int lk_launch(void (*kernel)(A), const lk_shape &s,
     } c = {kernel, args};
     if (s.grid.x == 0 || s.grid.y == 0 || s.grid.z == 0)
         return 0;
-    simt_add(&c, sizeof c, false);
-    int fault = simt_launch(
-        s.name, s.grid, s.threads, s.shared,
-        [](const void *ctx) {
-            const call *k = (const call *)ctx;
-            k->kernel(k->args);
-        },
-        &c);
-    simt_remove(&c);
-    return fault;
+    simt_call call = {s.name,
+                      s.grid,
+                      s.threads,
+                      s.shared,
+                      s.stream,
+                      [](const void *ctx) {
+                          const struct call *k = (const struct call *)ctx;
+                          k->kernel(k->args);
+                      },
+                      &c,
+                      sizeof c};
+    return simt_enqueue ? simt_enqueue(&call) : simt_run_call(&call);
 }
 
 #endif

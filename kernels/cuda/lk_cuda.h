@@ -85,10 +85,10 @@ int lk_cuda_linear(const struct lk_linear *a, const struct lk_weight *w, float *
 /* Rows of an expert in a tile of a grouped product. */
 #define LK_GROUP_TILE 32
 
-/* y[i, :] = W[e] a[row_of[i], :] for i in row_begin[e] .. row_begin[e + 1] - 1; tiles from lk_cuda_group. */
+/* y[i, :] = w[e] a[row_of[i], :] for i in row_begin[e] .. row_begin[e + 1] - 1; tiles from lk_cuda_group. */
 struct lk_grouped {
     const void *a;         /* [*, k] bf16, k packed columns of one segment */
-    const void *w;         /* [n_expert, n_out, k] bf16 */
+    const void *const *w;  /* [n_expert] the device's array of matrices [n_out, k] bf16 */
     float *y;              /* [n_row, n_out] */
     const int32_t *row_of; /* [n_row] or NULL: i */
     const int32_t *row_begin, *tile_group, *tile_row;

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <time.h>
 
+#include "kernels/cpu/lk_packed.h"
 #include "kernels/tests/check.h"
 
 enum { N_COL = 2048, N_OUT = 8192, N_MANY = 512 };
@@ -79,7 +80,8 @@ static void packed_new(struct copies *c, const struct lk_cpu *t, const struct lk
     for (int i = 0; i < N_COL / 16; i++)
         byte[i] = (uint8_t)(check_random() % 16);
     for (int i = 0; i < N_COL; i++)
-        code[i] = (uint8_t)(check_random() % (q->kind == LK_PK_K6 ? 64 : q->kind >= LK_PK_S8 ? 120 : 16));
+        code[i] = (uint8_t)(q->kind == LK_PK_E4M3 ? 8 + check_random() % 112 /* real ones are seldom subnormal */
+                                                  : check_random() % (1u << lk_packed_bits(q->kind)));
     for (int j = 0; j < 64; j++)
         col[j] = (struct lk_codes){code, d, d, byte, byte, byte};
     for (int64_t p = 0; p * t->panel_cols < N_OUT; p++) {

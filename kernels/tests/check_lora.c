@@ -43,7 +43,7 @@ static void new_pair(struct problem *p, int i, int32_t n_u)
     int64_t k = p->cols.n_col, n_k = lk_cols_packed(&p->cols);
     size_t elem = t->type == LK_F32 ? 4 : 2;
     float *a = check_new((size_t)(n_u * k), sizeof *a), *b = check_new((size_t)(p->n_out * n_u), sizeof *b);
-    void *pa = check_new((size_t)(n_k * n_u), elem), *pb = check_new((size_t)(p->n_strip * n_u * 8), elem);
+    void *pa = check_new((size_t)(n_k * n_u), elem), *pb = check_new((size_t)(p->n_strip * (n_u + 1) * 8), elem);
     float *scale = check_new((size_t)n_u, sizeof *scale);
     struct lk_lora_strip *strip = check_new((size_t)p->n_strip, sizeof *strip);
     check_fill(scale, n_u, 0.25f, 3);
@@ -52,18 +52,23 @@ static void new_pair(struct problem *p, int i, int32_t n_u)
     for (int s = 0; s < p->cols.n_seg; s++)
         for (int64_t c = p->cols.begin[s]; c < p->cols.begin[s + 1]; c++)
             for (int64_t j = 0; j < n_u; j++)
-                put(t, pa, (p->cols.packed[s] + c - p->cols.begin[s]) * n_u + j, a[j * k + c]);
+                put(t, pa, lk_lora_at(t->type, n_u, p->cols.packed[s] + c - p->cols.begin[s], j), a[j * k + c]);
     for (int64_t q = 0, at = 0; q < p->n_strip; q++) {
         int32_t begin = (int32_t)(check_random() % (uint32_t)n_u), n = n_u - begin;
+        if (q > 0 && check_random() % 4 != 0) { /* neighbors of one module take the same */
+            begin = strip[q - 1].begin;
+            n = n_u - begin;
+        }
         strip[q] = (struct lk_lora_strip){begin, q % 5 == 3 ? 0 : n, at};
         for (int64_t j = 0; j < strip[q].n; j++)
-            for (int64_t c = 0; c < 8; c++, at++) {
+            for (int64_t c = 0; c < 8; c++) {
                 int64_t from = source_of(p, q * 8 + c);
                 float x = from < 0 ? 0 : check_stored(t, check_uniform(-1, 1));
-                put(t, pb, at, x);
+                put(t, pb, at + lk_lora_at(t->type, 8, j, c), x);
                 if (from >= 0)
                     b[from * n_u + begin + j] = x;
             }
+        at += (strip[q].n + 1) / 2 * 2 * 8;
     }
     p->a[i] = a;
     p->b[i] = b;
@@ -134,21 +139,30 @@ static float u_of(const struct problem *p, int64_t i, int of, int s, int64_t j)
     return ((sum[0] + sum[1]) + (sum[2] + sum[3])) * p->pair[of].scale[j];
 }
 
+/* The first number of u that an output row takes. */
+static int64_t begin_of(const struct problem *p, int of, int64_t row)
+{
+    for (int64_t c = 0; c < p->n_strip * 8; c++)
+        if (source_of(p, c) == row)
+            return p->pair[of].strip[c / 8].begin;
+    return 0;
+}
+
 static float want_of(const struct problem *p, int64_t i, int64_t j)
 {
     float part[LK_MAX_SEG] = {0};
     int n = p->cols.n_seg, of = p->of_row[i];
-    int64_t k = p->cols.n_col;
+    int64_t k = p->cols.n_col, first = of >= 0 && p->pair[of].n_u > 0 ? begin_of(p, of, j) : 0;
     for (int s = 0; s < n; s++) {
-        float delta = 0;
+        float delta[2] = {0};
         for (int64_t c = p->cols.begin[s]; c < p->cols.begin[s + 1]; c++)
             part[s] += p->x[i * k + c] * p->w[j * k + c];
         for (int64_t q = 0; of >= 0 && q < p->pair[of].n_u; q++) {
             float x = u_of(p, i, of, s, q) * p->b[of][j * p->pair[of].n_u + q];
-            delta += x;
+            delta[(q - first) & 1] += x;
         }
         if (of >= 0 && p->pair[of].n_u > 0)
-            part[s] += delta;
+            part[s] += delta[0] + delta[1];
     }
     if (lk_cols_balanced(&p->cols)) {
         for (int step = 1; step < n; step *= 2)

@@ -118,12 +118,48 @@ static inline void fuzz_rows(const struct lb_rows *r)
     free(row);
 }
 
+static inline bool fuzz_keeps(const struct lb_backend *be, const struct lk_packed *how, const struct lk_cols *cols)
+{
+    (void)be;
+    FUZZ_REQUIRE(how->group > 0 && how->first >= 0 && cols->n_col > 0);
+    return true;
+}
+
+/* Every code, scale and zero point of the rows that are to stay packed. */
+static inline void fuzz_codes(const struct lb_rows *r)
+{
+    uint8_t *mem = malloc(r->codes_bytes + 1);
+    volatile uint8_t sum = 0;
+    int64_t row = 0;
+    FUZZ_REQUIRE(mem && r->n_run >= 1 && r->n_run <= LB_MAX_RUN);
+    for (int i = 0; i < r->n_run; i++) {
+        const struct lk_packed *how = &r->run[i].how;
+        for (int64_t end = row + r->run[i].n_row; row < end; row++) {
+            struct lk_codes c;
+            if (!r->run[i].packed)
+                continue;
+            r->codes(r, row, mem, &c);
+            int64_t n_group = (how->first + r->n_col - 1) / how->group - how->first / how->group + 1;
+            for (int64_t k = 0; k < r->n_col; k++)
+                sum = (uint8_t)(sum + c.q[k]);
+            for (int64_t g = 0; g < n_group * (how->scale == LK_SC_F32 ? 4 : 2); g++)
+                sum = (uint8_t)(sum + ((const uint8_t *)c.d)[g]);
+            for (int64_t g = 0; g < n_group; g++)
+                sum = (uint8_t)(sum + c.z[g]);
+        }
+    }
+    FUZZ_REQUIRE(row == r->n_row);
+    free(mem);
+}
+
 static inline enum lb_status fuzz_matrix(struct lb_backend *be, const struct lb_matrix_spec *spec,
                                          struct lb_matrix **out, struct lb_err *err)
 {
     (void)err;
     FUZZ_REQUIRE(spec->rows->n_col == spec->cols->n_col);
     fuzz_rows(spec->rows);
+    if (spec->rows->n_run > 0)
+        fuzz_codes(spec->rows);
     *out = (struct lb_matrix *)be; /* not looked into */
     return LB_OK;
 }
@@ -166,7 +202,8 @@ static inline void fuzz_weight_mem(struct lb_backend *be, struct lb_weight_mem *
 /* Reads the weights; a file that does not fit the configuration says which tensor. */
 static inline void fuzz_weights(const struct lb_config *c, const struct lb_wfile *w)
 {
-    static const struct lb_backend_ops ops = {.matrix_new = fuzz_matrix,
+    static const struct lb_backend_ops ops = {.keeps = fuzz_keeps,
+                                              .matrix_new = fuzz_matrix,
                                               .heads_new = fuzz_heads,
                                               .table_new = fuzz_table,
                                               .vector_new = fuzz_vector,

@@ -28,6 +28,8 @@ void golden_out_release(struct golden_out *out);
  * main takes from the command line (another program has tested it). */
 const char *const *golden_sets(void);
 extern const char *golden_without;
+/* The CUDA backend's library: runs are on it, in place of kernel sets but for "ref". NULL: they are not. */
+extern const char *golden_cuda;
 
 /* How much is run: LB_TEST_FULL=1 all of it; otherwise a fixed sample of the contract, smaller where the model of an
  * instruction set makes each run many times slower. Under a sanitizer fewer rows and models do: there the question is

@@ -14,7 +14,7 @@ static void print_log(void *ctx, enum lb_log_level level, const char *text)
         fprintf(stderr, "log: %s\n", text);
 }
 
-const char *golden_without;
+const char *golden_without, *golden_cuda;
 
 const char *const *golden_sets(void)
 {
@@ -22,7 +22,7 @@ const char *const *golden_sets(void)
     static const char *sets[16];
     char *rest = list;
     size_t n = 0;
-    snprintf(list, sizeof list, "%s", lb_isa_list());
+    snprintf(list, sizeof list, "%s", golden_cuda ? "cuda" : lb_isa_list());
     for (char *set = strtok_r(list, " ", &rest); set && n < 15; set = strtok_r(NULL, " ", &rest))
         if (!golden_without || strcmp(set, golden_without) != 0)
             sets[n++] = set;
@@ -34,6 +34,8 @@ enum golden_extent golden_extent(void)
 {
     if (getenv("LB_TEST_FULL"))
         return EXTENT_FULL;
+    if (golden_cuda) /* where each thread of a device is modeled */
+        return EXTENT_SANITIZED;
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     return EXTENT_SANITIZED;
 #else
@@ -139,6 +141,11 @@ enum lb_status golden_try(struct lb_options *o, const json_t *rows, struct golde
     o->inputs = inputs;
     o->n_input = 1;
     o->output = path;
+    if (golden_cuda && !(o->isa && strcmp(o->isa, "ref") == 0)) {
+        o->device = "cuda";
+        o->cuda_library = golden_cuda;
+        o->isa = NULL;
+    }
     struct lb_llm *llm = NULL;
     enum lb_status status = lb_open(&llm, o, err);
     if (status == LB_OK)

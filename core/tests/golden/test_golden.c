@@ -67,6 +67,17 @@ static bool in_sample(const char *name, size_t n)
     return false;
 }
 
+/* Models that were asked for by name; NULL: all. */
+static char **only;
+
+static bool is_wanted(const char *name)
+{
+    for (char **at = only; at && *at; at++)
+        if (strcmp(*at, name) == 0)
+            return true;
+    return !only;
+}
+
 /* Path of a model: its folder, or the .gguf in it. */
 static void model_path(const char *name, char *path, size_t n)
 {
@@ -168,7 +179,8 @@ static void test_greedy(void **state)
     (void)state;
     for (int m = 0; m < N_MODEL; m++) {
         char path[512];
-        if (golden_extent() == EXTENT_SANITIZED && !in_sample(models[m], N_MODEL))
+        bool sampled = golden_extent() == EXTENT_SANITIZED && !only;
+        if (!is_wanted(models[m]) || (sampled && !in_sample(models[m], N_MODEL)))
             continue;
         model_path(models[m], path, sizeof path);
         json_t *golden = golden_rows(models[m], "golden.jsonl"), *rows = greedy_rows(golden);
@@ -272,6 +284,8 @@ static void test_end_tokens(void **state)
 static void test_two_names(void **state)
 {
     (void)state;
+    if (!is_wanted("chatglm"))
+        return;
     json_t *golden = golden_rows("glm", "golden.jsonl"), *rows = greedy_rows(golden);
     for (const char *const *isa = golden_sets(); *isa; isa++) {
         for (int bf16 = 0; bf16 < 2; bf16++) {
@@ -454,7 +468,8 @@ static void contract_of(const char *path, const struct way *way, const json_t *r
     golden_run(&o, rows, &base);
     assert_int_equal(base.exit_code, 0);
     assert_int_equal(base.stats.padding, 0);
-    if (strcmp(base.stats.isa, isa) != 0) { /* the set does not cover the type: it was ref's run once more */
+    if (!golden_cuda &&
+        strcmp(base.stats.isa, isa) != 0) { /* the set does not cover the type: it was ref's run once more */
         assert_string_equal(dtype, "f32");
         golden_out_release(&base);
         return;
@@ -503,7 +518,8 @@ static void test_contract(void **state)
     (void)state;
     for (int m = 0; m < N_MODEL; m++) {
         char path[512];
-        if (golden_extent() != EXTENT_FULL && !in_sample(models[m], golden_extent() == EXTENT_SAMPLE ? N_MODEL : 6))
+        if (!is_wanted(models[m]) || (!only && golden_extent() != EXTENT_FULL &&
+                                      !in_sample(models[m], golden_extent() == EXTENT_SAMPLE ? N_MODEL : 6)))
             continue;
         model_path(models[m], path, sizeof path);
         json_t *golden = golden_rows(models[m], "golden.jsonl"), *rows = golden_contract_rows(golden);
@@ -582,11 +598,81 @@ int golden_ggufs(void);     /* test_ggufs.c */
 int golden_score(void);     /* test_score.c */
 int golden_adapters(void);  /* test_lora.c */
 
+/* What was said of products, in order. */
+struct said {
+    char text[4096];
+    size_t n;
+};
+
+static void note_products(void *ctx, enum lb_log_level level, const char *text)
+{
+    struct said *s = ctx;
+    (void)level;
+    if (strstr(text, "algorithms of cuBLASLt") && s->n < sizeof s->text)
+        s->n += (size_t)snprintf(s->text + s->n, sizeof s->text - s->n, "%s\n", text);
+}
+
+/* The stand-in for cuBLASLt offers an algorithm whose rows depend on their number, which must not be taken, one that
+ * has the bits of our own kernel, and one that has others: the rows are those of our own kernel, all of them. */
+static void test_products(void **state)
+{
+    (void)state;
+    char path[512];
+    model_path("llama-gqa-tied", path, sizeof path);
+    json_t *golden = golden_rows("llama-gqa-tied", "golden.jsonl"), *all = contract_rows(golden);
+    struct said said = {0};
+    struct lb_options o;
+    struct golden_out own, tried;
+    golden_options(&o, path);
+    o.dtype = "bf16";
+    o.log = (struct lb_log){.level = LB_LOG_DEBUG, .emit = note_products, .ctx = &said};
+    golden_run(&o, all, &own);
+    assert_string_equal(said.text, "");
+    o.lt_weights = 1;
+    golden_run(&o, all, &tried);
+    check_same("products by cuBLASLt", own.rows, tried.rows);
+    int n_line = 0, n_whole = 0;
+    for (char *line = said.text, *end; (end = strchr(line, '\n')) != NULL; line = end + 1, n_line++) {
+        *end = '\0';
+        assert_non_null(strstr(line, "of 3 algorithms of cuBLASLt are fit, our own kernel is too"));
+        assert_null(strstr(line, "at 0 of 4")); /* it costs less than a kernel that is modeled */
+        bool whole = strstr(line, "in 1 segments") != NULL;
+        if (whole) /* segments of eight columns are added up at once, whatever the order of what is larger */
+            assert_non_null(strstr(line, "in 1 segments: 1 of 3"));
+        n_whole += whole;
+    }
+    assert_int_equal(n_line, 4); /* qkv, output, gate-up, head; down's segments are not alike */
+    assert_int_equal(n_whole, 3);
+    golden_out_release(&own);
+    golden_out_release(&tried);
+    json_decref(all);
+    json_decref(golden);
+}
+
+/* What depends on the device: test_golden --cuda LIBRARY greedy|layers|products|contract [MODEL ...], the latter for a
+ * sample.
+ */
+static int run_cuda(const char *part, char **names)
+{
+    const struct CMUnitTest greedy[] = {cmocka_unit_test(test_greedy), cmocka_unit_test(test_two_names)};
+    const struct CMUnitTest contract[] = {cmocka_unit_test(test_contract)};
+    const struct CMUnitTest products[] = {cmocka_unit_test(test_products)};
+    only = names[0] && golden_extent() != EXTENT_FULL ? names : NULL;
+    if (strcmp(part, "layers") == 0)
+        return golden_layers();
+    if (strcmp(part, "products") == 0)
+        return cmocka_run_group_tests_name("products", products, NULL, NULL);
+    if (strcmp(part, "greedy") == 0)
+        return cmocka_run_group_tests_name("greedy", greedy, NULL, NULL);
+    return cmocka_run_group_tests_name("contract", contract, NULL, NULL);
+}
+
 /* test_golden [--without SET | --only PATTERN]: with the first only what depends on the kernel sets, with the other
  * only tests whose names match. */
 int main(int argc, char **argv)
 {
     golden_without = argc == 3 && strcmp(argv[1], "--without") == 0 ? argv[2] : NULL;
+    golden_cuda = argc >= 4 && strcmp(argv[1], "--cuda") == 0 ? argv[2] : NULL;
     if (argc == 3 && strcmp(argv[1], "--only") == 0)
         cmocka_set_test_filter(argv[2]);
     const struct CMUnitTest shared[] = {
@@ -600,8 +686,11 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_end_tokens),
         cmocka_unit_test(test_pad_is_eos),
     };
-    int failed = golden_penalties() + golden_drift() + golden_shapes();
-    if (access(GOLDENS "README.md", R_OK) != 0) {
+    bool recorded = access(GOLDENS "README.md", R_OK) == 0;
+    if (golden_cuda && recorded)
+        return run_cuda(argv[3], argv + 4);
+    int failed = golden_cuda ? 0 : golden_penalties() + golden_drift() + golden_shapes();
+    if (!recorded) {
         printf("skip: test_golden: no ../shared/goldens\n");
         return failed ? failed : 77;
     }

@@ -264,6 +264,51 @@ static void test_mixed(void **state)
         mixed_of("glm4-moe-lite", lite, layers_of(GOLDENS "glm4-moe-lite", 3));
 }
 
+/* Weights that stay packed, with an adapter beside them: the bytes of weights that do not. */
+static void test_packed_weights(void **state)
+{
+    (void)state;
+    static const struct family packed[] = {
+        {"llama-gguf-q4_k", 2, {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}, 14},
+        {"fp8-block", 3, {"q_proj", "v_proj", "up_proj", "down_proj"}, -1},
+    };
+    for (size_t i = 0; i < sizeof packed / sizeof *packed; i++) {
+        const struct family *f = &packed[i];
+        char model[512], adapter[512];
+        const char *lora[] = {adapter};
+        snprintf(model, sizeof model, strstr(f->name, "gguf") ? GOLDENS "%s/%s.gguf" : GOLDENS "%s", f->name, f->name);
+        folder(adapter, sizeof adapter, "packed");
+        struct golden_adapter a = {.model = model,
+                                   .into = adapter,
+                                   .target = f->target,
+                                   .n_layer = layers_of(model, f->n_layer),
+                                   .rank = 5,
+                                   .alpha = 4,
+                                   .seed = 3};
+        assert_true(golden_adapter(&a) > 0);
+        json_t *rows = prompts_of(f->name, 6);
+        for (const char *const *isa = golden_sets(); *isa; isa++) {
+            struct golden_out out[3];
+            for (int k = 0; k < 3; k++) { /* packed; unpacked; packed without the adapter */
+                struct lb_options o;
+                golden_options(&o, model);
+                o.isa = *isa;
+                o.dtype = "bf16";
+                o.lora = lora;
+                o.n_lora = k < 2;
+                o.unpack = k == 1;
+                golden_run(&o, rows, &out[k]);
+                assert_int_equal(out[k].exit_code, 0);
+            }
+            assert_string_equal(out[0].text, out[1].text);
+            assert_string_not_equal(out[0].text, out[2].text);
+            for (int k = 0; k < 3; k++)
+                golden_out_release(&out[k]);
+        }
+        json_decref(rows);
+    }
+}
+
 int golden_adapters(void);
 
 int golden_adapters(void)
@@ -271,6 +316,7 @@ int golden_adapters(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_recorded),
         cmocka_unit_test(test_mixed),
+        cmocka_unit_test(test_packed_weights),
     };
     const struct CMUnitTest once[] = {cmocka_unit_test(test_merged)};
     if (!mkdtemp(scratch))

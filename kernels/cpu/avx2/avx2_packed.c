@@ -9,13 +9,13 @@
 #define PANEL LK_AVX2_PANEL
 #define BAND 16   /* activation panels */
 #define PIECE 256 /* packed columns: 16 KB */
-#define PAIR_ROWS 2
+#define PAIR_ROWS 1
 #define FEW_ROWS 3 /* up to here weights are unpacked in registers */
 
 /* Panels with scales that the fast way does not round right. */
 LK_INLINE bool unpack_odd(const struct lk_blocks *b, float *out, const enum lk_type type)
 {
-    if (!b->at[b->panel->odd_at])
+    if (b->at[b->panel->odd_at] != LK_ODD_SCALES)
         return false;
     for (int64_t n = 0; n < b->n; n += LK_BLOCK, out += LK_BLOCK * PANEL) {
         lk_packed_numbers(b->panel, b->at, b->s, b->k + n, out);
@@ -25,59 +25,60 @@ LK_INLINE bool unpack_odd(const struct lk_blocks *b, float *out, const enum lk_t
     return true;
 }
 
-/* One or two weight panels times R rows of activations, unpacked in registers. */
-LK_INLINE void few(const int R, const enum lk_packing kind, const enum lk_type type, const struct lk_blocks b[2],
-                   const struct lk_piece *p)
+/* P weight panels times R rows of activations, unpacked in registers. */
+LK_INLINE void few(const int R, const int P, const enum lk_packing kind, const enum lk_type type,
+                   const struct lk_blocks b[2], const struct lk_piece *p)
 {
-    for (int i = 0; i <= p->two; i++) {
-        const int64_t ld = p->two ? 2 * PANEL : PANEL;
-        float *sums = p->sums + i * PANEL;
-        struct lk_sink sink = {.a = p->a};
+    struct lk_sink sink = {.a = p->a};
 #pragma GCC unroll 4
-        for (int r = 0; r < R; r++) {
-            sink.acc[r][0] = p->begin ? _mm256_setzero_ps() : _mm256_load_ps(sums + r * ld);
-            sink.acc[r][1] = p->begin ? _mm256_setzero_ps() : _mm256_load_ps(sums + r * ld + 8);
-        }
-        lk_unpack(R, kind, type, &b[i], &sink);
+    for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-        for (int r = 0; r < R; r++) {
-            _mm256_store_ps(sums + r * ld, sink.acc[r][0]);
-            _mm256_store_ps(sums + r * ld + 8, sink.acc[r][1]);
-        }
-    }
+        for (int j = 0; j < 2 * P; j++)
+            sink.acc[r][j] = p->begin ? _mm256_setzero_ps() : _mm256_load_ps(p->sums + (r * 2 * P + j) * 8);
+    lk_unpack(R, P, kind, type == LK_BF16 ? LK_QUICK : LK_KEEP, b, &sink);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+        for (int j = 0; j < 2 * P; j++)
+            _mm256_store_ps(p->sums + (r * 2 * P + j) * 8, sink.acc[r][j]);
 }
 
-#define UNPACK(kind, type, suffix)                                                            \
-    static void unpack_##kind##_##suffix(const struct lk_blocks *b, void *out)                \
-    {                                                                                         \
-        struct lk_sink sink = {.out = out};                                                   \
-        if (!unpack_odd(b, out, type))                                                        \
-            lk_unpack(0, LK_PK_##kind, type, b, &sink);                                       \
-    }                                                                                         \
-    static void few1_##kind##_##suffix(const struct lk_blocks b[2], const struct lk_piece *p) \
-    {                                                                                         \
-        few(1, LK_PK_##kind, type, b, p);                                                     \
-    }                                                                                         \
-    static void few2_##kind##_##suffix(const struct lk_blocks b[2], const struct lk_piece *p) \
-    {                                                                                         \
-        few(2, LK_PK_##kind, type, b, p);                                                     \
-    }                                                                                         \
-    static void few3_##kind##_##suffix(const struct lk_blocks b[2], const struct lk_piece *p) \
-    {                                                                                         \
-        few(3, LK_PK_##kind, type, b, p);                                                     \
+#define UNPACK(kind, type, suffix)                                                         \
+    static void unpack_##kind##_##suffix(const struct lk_blocks *b, void *out)             \
+    {                                                                                      \
+        struct lk_sink sink = {.out = out};                                                \
+        if (unpack_odd(b, out, type))                                                      \
+            return;                                                                        \
+        if (type == LK_BF16 && b->at[b->panel->odd_at])                                    \
+            lk_unpack(0, 1, LK_PK_##kind, LK_CAREFUL, b, &sink);                           \
+        else                                                                               \
+            lk_unpack(0, 1, LK_PK_##kind, type == LK_BF16 ? LK_QUICK : LK_KEEP, b, &sink); \
     }
-#define UNPACK_BOTH(kind) UNPACK(kind, LK_F32, f32) UNPACK(kind, LK_BF16, bf16)
+#define FEW(R, P, kind, type, suffix)                                                                   \
+    static void few##R##x##P##_##kind##_##suffix(const struct lk_blocks b[2], const struct lk_piece *p) \
+    {                                                                                                   \
+        few(R, P, LK_PK_##kind, type, b, p);                                                            \
+    }
 #define EACH_KIND(X) X(S4) X(A4) X(Z4) X(K4) X(K6) X(S8) X(Z8) X(E4M3)
-EACH_KIND(UNPACK_BOTH)
+#define EACH_BUT_K6(X) X(S4) X(A4) X(Z4) X(K4) X(S8) X(Z8) X(E4M3) /* its scales leave no registers for more rows */
+#define ALL(kind)             \
+    UNPACK(kind, LK_F32, f32) \
+    UNPACK(kind, LK_BF16, bf16) FEW(1, 2, kind, LK_F32, f32) FEW(1, 2, kind, LK_BF16, bf16)
+#define MORE(kind)               \
+    FEW(2, 1, kind, LK_F32, f32) \
+    FEW(2, 1, kind, LK_BF16, bf16) FEW(3, 1, kind, LK_F32, f32) FEW(3, 1, kind, LK_BF16, bf16)
+EACH_KIND(ALL)
+EACH_BUT_K6(MORE)
 
-/* By kind and type; by rows. */
 #define NAMES(kind) [LK_PK_##kind] = {[LK_F32] = unpack_##kind##_f32, [LK_BF16] = unpack_##kind##_bf16},
 static void (*const unpackers[][2])(const struct lk_blocks *, void *) = {EACH_KIND(NAMES)};
-#define FEW_NAMES(kind)                                                                           \
-    [LK_PK_##kind] = {[LK_F32] = {NULL, few1_##kind##_f32, few2_##kind##_f32, few3_##kind##_f32}, \
-                      [LK_BF16] = {NULL, few1_##kind##_bf16, few2_##kind##_bf16, few3_##kind##_bf16}},
-static void (*const few_of[][2][FEW_ROWS + 1])(const struct lk_blocks *,
-                                               const struct lk_piece *) = {EACH_KIND(FEW_NAMES)};
+
+/* By kind, type and rows. */
+#define FEW_NAMES(kind)                                                                                 \
+    [LK_PK_##kind] = {[LK_F32] = {NULL, few1x2_##kind##_f32, few2x1_##kind##_f32, few3x1_##kind##_f32}, \
+                      [LK_BF16] = {NULL, few1x2_##kind##_bf16, few2x1_##kind##_bf16, few3x1_##kind##_bf16}},
+static void (*const few_of[][2][FEW_ROWS + 1])(const struct lk_blocks *, const struct lk_piece *) = {
+    EACH_BUT_K6(FEW_NAMES)[LK_PK_K6] = {[LK_F32] = {NULL, few1x2_K6_f32}, [LK_BF16] = {NULL, few1x2_K6_bf16}}};
 
 LK_INLINE void tile(const int R, const int N, const struct lk_piece *p)
 {
@@ -123,14 +124,15 @@ TILE(4, 2)
 TILE(5, 2)
 TILE(6, 2)
 TILE(1, 4)
-TILE(2, 4)
 
 static void tile_of(const struct lk_piece *p)
 {
     static void (*const one[])(const struct lk_piece *) = {NULL,      packed1x2, packed2x2, packed3x2,
                                                            packed4x2, packed5x2, packed6x2};
-    static void (*const two[])(const struct lk_piece *) = {NULL, packed1x4, packed2x4};
-    (p->two ? two : one)[p->r](p);
+    if (p->two)
+        packed1x4(p);
+    else
+        one[p->r](p);
 }
 
 LK_INLINE void finish(const struct lk_linear *a, const struct lk_packed_sums *s, void *best, const enum lk_type type)
@@ -189,10 +191,7 @@ void lk_avx2_packed_linear(const struct lk_linear *a, int64_t begin, int64_t end
     for (int i = 0; i < LK_TREE_DEPTH; i++)
         m.sums[i] = sums[i];
     set.unpack = unpackers[a->q->kind][type];
-    if (a->a.n_row >= 1 && a->a.n_row <= FEW_ROWS) {
-        set.few = few_of[a->q->kind][type][a->a.n_row];
-        set.few_rows = FEW_ROWS;
-    }
+    set.few = a->a.n_row <= FEW_ROWS ? few_of[a->q->kind][type][a->a.n_row] : NULL;
     lk_packed_linear(&set, &m, a, begin, end);
 }
 

@@ -2,97 +2,60 @@
 #ifndef KERNELS_CPU_AVX2_AVX2_UNPACK_H
 #define KERNELS_CPU_AVX2_AVX2_UNPACK_H
 
-#include "kernels/cpu/avx2/lk_avx2.h"
-#include "kernels/cpu/lk_packed.h"
+#include "kernels/cpu/avx2/avx2_scales.h"
 
-/* 8 outputs' d and what is added: number = code * d + plus in one rounding, as by the formula, since every other
- * product is exact: at most 11 bits of d, 8 of a subgroup's scale and 5 of a code. */
-struct lk_scales {
-    __m256 d, plus;
+/* Four vectors on their way to numbers, each operation done to all of them before the next one, so that those which
+ * wait for each other stand apart: of one weight panel (P = 1) two columns of K, of two panels one. */
+struct lk_quad {
+    __m256 x[4];
 };
+#define LK_FOUR _Pragma("GCC unroll 4") for (int v = 0; v < 4; v++)
+#define LK_COLUMN(P, v) ((P) == 1 ? (v) / 2 : 0)
+#define LK_WHICH(P, v) ((P) == 1 ? 0 : (v) / 2) /* panel */
 
-/* Half to single, of numbers: exponent and fraction in place, one exact product for the bias. */
-LK_INLINE __m256 lk_scale8(const enum lk_scale type, const uint8_t *at, int64_t i)
-{
-    if (type == LK_SC_F32)
-        return _mm256_loadu_ps((const float *)(const void *)at + i);
-    __m256i top =
-        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)(at + 2 * i))), 16);
-    if (type == LK_SC_BF16)
-        return _mm256_castsi256_ps(top);
-    __m256i small = _mm256_and_si256(_mm256_srai_epi32(top, 3), _mm256_set1_epi32((int)0x8fffe000u));
-    return _mm256_mul_ps(_mm256_castsi256_ps(small), _mm256_set1_ps(0x1p112f));
-}
+/* How numbers become bf16. */
+enum lk_rounding { LK_KEEP, LK_QUICK, LK_CAREFUL };
 
-LK_INLINE __m256 lk_bytes8(const uint8_t *at, const bool is_signed)
+/* LK_QUICK: x holds 2^16 times the number. The sum of both has its last bit where that of bf16 is, and what is left
+ * when 2^16 times the number is taken off is rounded to nearest; to even, because a tie has an even last bit itself.
+ * Only where the sum reaches the next power of two and the number's last bit is set does it fail: lk_packed_pack finds
+ * panels with such numbers. LK_CAREFUL does the same with E, the number less its fraction, times 1.5 2^16. */
+LK_INLINE void lk_round_quad(const enum lk_rounding how, struct lk_quad *q)
 {
-    __m128i x = _mm_loadl_epi64((const __m128i *)(const void *)at);
-    return _mm256_cvtepi32_ps(is_signed ? _mm256_cvtepi8_epi32(x) : _mm256_cvtepu8_epi32(x));
-}
-
-/* Scales of outputs j .. j + 7: of the group at `group`, for K4 and K6 of the subgroups at `sub`. */
-LK_INLINE struct lk_scales lk_scales8(const enum lk_packing kind, enum lk_scale type, const uint8_t *group,
-                                      const uint8_t *sub, int64_t j)
-{
-    const __m256 zero = _mm256_setzero_ps();
-    __m256 d = kind == LK_PK_K4 || kind == LK_PK_K6 || type == LK_SC_F16 ? lk_scale8(LK_SC_F16, group, j)
-               : type == LK_SC_BF16                                      ? lk_scale8(LK_SC_BF16, group, j)
-                                                                         : lk_scale8(LK_SC_F32, group, j);
-    if (kind == LK_PK_A4)
-        return (struct lk_scales){d, type == LK_SC_F16 ? lk_scale8(LK_SC_F16, group, LK_AVX2_PANEL + j)
-                                                       : lk_scale8(LK_SC_BF16, group, LK_AVX2_PANEL + j)};
-    if (kind == LK_PK_K4) {
-        __m256 m =
-            _mm256_mul_ps(lk_scale8(LK_SC_F16, group, LK_AVX2_PANEL + j), lk_bytes8(sub + LK_AVX2_PANEL + j, false));
-        return (struct lk_scales){_mm256_mul_ps(d, lk_bytes8(sub + j, false)), _mm256_sub_ps(zero, m)};
+    __m256 t[4];
+    if (how == LK_QUICK) {
+        LK_FOUR t[v] = _mm256_mul_ps(q->x[v], _mm256_set1_ps(1 + 0x1p-16f));
+        LK_FOUR q->x[v] = _mm256_sub_ps(t[v], q->x[v]);
+    } else if (how == LK_CAREFUL) {
+        const __m256 top = _mm256_castsi256_ps(_mm256_set1_epi32((int)0xff800000u)), far = _mm256_set1_ps(0x1.8p16f);
+        LK_FOUR t[v] = _mm256_and_ps(q->x[v], top);
+        LK_FOUR q->x[v] = _mm256_fmadd_ps(t[v], far, q->x[v]);
+        LK_FOUR q->x[v] = _mm256_fnmadd_ps(t[v], far, q->x[v]);
     }
-    if (kind == LK_PK_K6) {
-        d = _mm256_mul_ps(d, lk_bytes8(sub + j, true));
-        return (struct lk_scales){d, _mm256_mul_ps(d, _mm256_set1_ps(-32))};
-    }
-    if (kind == LK_PK_E4M3)
-        return (struct lk_scales){_mm256_mul_ps(d, _mm256_set1_ps(0x1p120f)), zero};
-    if (kind == LK_PK_S4 || kind == LK_PK_S8)
-        return (struct lk_scales){d, _mm256_mul_ps(d, _mm256_set1_ps(kind == LK_PK_S4 ? -8 : -128))};
-    __m256 z = lk_bytes8(group + 2 * LK_AVX2_PANEL + j, false);
-    return (struct lk_scales){d, _mm256_mul_ps(d, _mm256_sub_ps(zero, z))};
 }
 
-/* Nearest even to 8 bits, for numbers between 2^-120 and 2^110: with E, x less its fraction, E 1.5 2^16 + x has its
- * last bit where that of bf16 is. */
-LK_INLINE __m256 lk_packed_rounded8(const enum lk_type type, const bool few, __m256 x)
-{
-    if (type == LK_F32)
-        return x;
-    __m256 e = _mm256_and_ps(x, _mm256_castsi256_ps(_mm256_set1_epi32((int)0xff800000u)));
-    if (!few) {
-        const __m256 far = _mm256_set1_ps(0x1.8p16f);
-        return _mm256_fnmadd_ps(e, far, _mm256_fmadd_ps(e, far, x));
-    }
-    /* one operation more, but none where the products are computed */
-    __m256i far = _mm256_add_epi32(_mm256_castps_si256(e), _mm256_set1_epi32((16 << 23) + (1 << 22)));
-    return _mm256_sub_ps(_mm256_add_ps(_mm256_castsi256_ps(far), x), _mm256_castsi256_ps(far));
-}
-
-/* What is done with unpacked columns: R = 0: stored; else multiplied with R rows of activations at once. */
+/* Where unpacked numbers go: with R = 0 to memory, else they are multiplied with R rows of activations at once. */
 struct lk_sink {
-    float *out;     /* [columns, 16] */
+    float *out;     /* [columns, 16], of one panel */
     const float *a; /* activation panel at the next column, a multiple of 8 */
-    __m256 acc[LK_AVX2_ROWS][2];
+    __m256 acc[LK_AVX2_ROWS][4];
 };
 
-/* Column i of the sink's next ones. */
-LK_INLINE void lk_sink_take(const int R, struct lk_sink *s, int i, __m256 x0, __m256 x1)
+/* Column i of the sink's next ones, for P = 1 columns i and i + 1. */
+LK_INLINE void lk_sink_take(const int R, const int P, struct lk_sink *s, const int i, const struct lk_quad *q)
 {
-    if (R == 0) {
-        _mm256_store_ps(s->out + i * LK_AVX2_PANEL, x0);
-        _mm256_store_ps(s->out + i * LK_AVX2_PANEL + 8, x1);
-    }
+    if (R == 0)
+        LK_FOUR _mm256_store_ps(s->out + i * LK_AVX2_PANEL + 8 * v, q->x[v]);
+#pragma GCC unroll 2
+    for (int k = 0; k < 2 / P; k++) {
+        const float *a = s->a + (i + k) / 8 * 8 * R + (i + k) % 8;
 #pragma GCC unroll 6
-    for (int r = 0; r < R; r++) {
-        __m256 a = _mm256_broadcast_ss(s->a + i / 8 * 8 * R + 8 * r + i % 8);
-        s->acc[r][0] = lk_fma_in_place(a, x0, s->acc[r][0]);
-        s->acc[r][1] = lk_fma_in_place(a, x1, s->acc[r][1]);
+        for (int r = 0; r < R; r++) {
+            __m256 x = _mm256_broadcast_ss(a + 8 * r);
+#pragma GCC unroll 4
+            for (int j = 0; j < 2 * P; j++)
+                s->acc[r][j] = lk_fma_in_place(x, q->x[2 * k + j], s->acc[r][j]);
+        }
     }
 }
 
@@ -104,10 +67,17 @@ LK_INLINE void lk_sink_step(const int R, struct lk_sink *s, int n)
     s->a += n * R;
 }
 
-/* What `bits` bits of each word from bit `at` on stand for; d is that of the scales times 2^-at. */
-LK_INLINE __m256 lk_number8(const enum lk_type type, const bool few, __m256i code, __m256 d, __m256 plus)
+/* Where numbers come from: codes of a block (of K6 a half of it) and scales of each panel and of its outputs 0 .. 7 and
+ * 8 .. 15. */
+struct lk_source {
+    const uint8_t *codes[2];
+    struct lk_scales s[2][2];
+};
+
+LK_INLINE __m256i lk_words8(const int P, const struct lk_source *f, int64_t o, const int v)
 {
-    return lk_packed_rounded8(type, few, _mm256_fmadd_ps(_mm256_cvtepi32_ps(code), d, plus));
+    const uint8_t *at = f->codes[LK_WHICH(P, v)] + o * LK_AVX2_PANEL * 4;
+    return _mm256_loadu_si256((const __m256i *)(const void *)at + v % 2);
 }
 
 LK_INLINE __m256i lk_bits8(__m256i word, const int at, const int bits)
@@ -115,130 +85,156 @@ LK_INLINE __m256i lk_bits8(__m256i word, const int at, const int bits)
     return _mm256_and_si256(word, _mm256_set1_epi32(((1 << bits) - 1) << at));
 }
 
-LK_INLINE __m256i lk_words8(const uint8_t *codes, int64_t o, const int j)
+/* d[i]: the scales times 2^(-bits i), for LK_QUICK times 2^16 too. */
+LK_INLINE void lk_steps8(const int P, const enum lk_rounding how, const struct lk_source *f, const int bits,
+                         const int n, __m256 (*d)[4])
 {
-    return _mm256_loadu_si256((const __m256i *)(const void *)(codes + o * LK_AVX2_PANEL * 4) + j);
-}
-
-/* d times 2^(-bits i), i < n. */
-LK_INLINE void lk_steps8(__m256 d, const float step, const int n, __m256 *to)
-{
-    to[0] = d;
+    const float by = how == LK_QUICK ? 0x1p16f : 1;
 #pragma GCC unroll 5
-    for (int i = 1; i < n; i++)
-        to[i] = _mm256_mul_ps(to[i - 1], _mm256_set1_ps(step));
+    for (int i = 0; i < n; i++)
+        LK_FOUR d[i][v] = _mm256_mul_ps(f->s[LK_WHICH(P, v)][v % 2].d, _mm256_set1_ps(by / (float)(1 << bits * i)));
 }
 
-/* A block of 32 columns, whose codes begin at `codes`; s: of outputs 0 .. 7 and 8 .. 15. */
-LK_INLINE void lk_unpack4(const int R, const enum lk_type type, const uint8_t *codes, const struct lk_scales s[2],
+/* Codes to numbers: vector v times d[at[v]][v]. */
+LK_INLINE struct lk_quad lk_numbers(const int P, const enum lk_rounding how, const __m256i code[4], const __m256 d[4],
+                                    const struct lk_source *f)
+{
+    struct lk_quad q;
+    LK_FOUR q.x[v] = _mm256_cvtepi32_ps(code[v]);
+    LK_FOUR q.x[v] = _mm256_fmadd_ps(q.x[v], d[v], f->s[LK_WHICH(P, v)][v % 2].plus);
+    lk_round_quad(how, &q);
+    return q;
+}
+
+LK_INLINE void lk_unpack4(const int R, const int P, const enum lk_rounding how, const struct lk_source *f,
                           struct lk_sink *sink)
 {
-    __m256 d0[4], d1[4];
-    lk_steps8(s[0].d, 0x1p-4f, 4, d0);
-    lk_steps8(s[1].d, 0x1p-4f, 4, d1);
+    __m256 d[4][4];
+    lk_steps8(P, how, f, 4, 4, d);
     for (int o = 0; o < 4; o++) {
-        __m256i w0 = lk_words8(codes, o, 0), w1 = lk_words8(codes, o, 1);
+        __m256i word[4], code[4];
+        LK_FOUR word[v] = lk_words8(P, f, o, v);
 #pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) {
-            if (i == 4) {
-                w0 = _mm256_srli_epi32(w0, 16);
-                w1 = _mm256_srli_epi32(w1, 16);
-            }
-            lk_sink_take(R, sink, i, lk_number8(type, R > 0, lk_bits8(w0, i % 4 * 4, 4), d0[i % 4], s[0].plus),
-                         lk_number8(type, R > 0, lk_bits8(w1, i % 4 * 4, 4), d1[i % 4], s[1].plus));
+        for (int i = 0; i < 8; i += 2 / P) {
+            __m256 by[4];
+            if (i == 4)
+                LK_FOUR word[v] = _mm256_srli_epi32(word[v], 16);
+            LK_FOUR code[v] = lk_bits8(word[v], (i + LK_COLUMN(P, v)) % 4 * 4, 4);
+            LK_FOUR by[v] = d[(i + LK_COLUMN(P, v)) % 4][v];
+            struct lk_quad q = lk_numbers(P, how, code, by, f);
+            lk_sink_take(R, P, sink, i, &q);
         }
         lk_sink_step(R, sink, 8);
     }
 }
 
-LK_INLINE void lk_unpack8(const int R, const enum lk_type type, const uint8_t *codes, const struct lk_scales s[2],
+LK_INLINE void lk_unpack8(const int R, const int P, const enum lk_rounding how, const struct lk_source *f,
                           struct lk_sink *sink)
 {
-    __m256 d0[2], d1[2];
-    lk_steps8(s[0].d, 0x1p-8f, 2, d0);
-    lk_steps8(s[1].d, 0x1p-8f, 2, d1);
+    __m256 d[2][4];
+    lk_steps8(P, how, f, 8, 2, d);
     for (int o = 0; o < 8; o += 2) {
-#pragma GCC unroll 4
-        for (int half = 0; half < 4; half++) {
-            __m256i w0 = lk_words8(codes, o + half / 2, 0), w1 = lk_words8(codes, o + half / 2, 1);
-            if (half % 2) {
-                w0 = _mm256_srli_epi32(w0, 16);
-                w1 = _mm256_srli_epi32(w1, 16);
-            }
-#pragma GCC unroll 2
-            for (int i = 0; i < 2; i++)
-                lk_sink_take(R, sink, 2 * half + i, lk_number8(type, R > 0, lk_bits8(w0, 8 * i, 8), d0[i], s[0].plus),
-                             lk_number8(type, R > 0, lk_bits8(w1, 8 * i, 8), d1[i], s[1].plus));
+#pragma GCC unroll 8
+        for (int i = 0; i < 8; i += 2 / P) {
+            __m256i code[4];
+            __m256 by[4];
+            LK_FOUR code[v] = lk_words8(P, f, o + i / 4, v);
+            if (i % 4 > 1)
+                LK_FOUR code[v] = _mm256_srli_epi32(code[v], 16);
+            LK_FOUR code[v] = lk_bits8(code[v], (i + LK_COLUMN(P, v)) % 2 * 8, 8);
+            LK_FOUR by[v] = d[(i + LK_COLUMN(P, v)) % 2][v];
+            struct lk_quad q = lk_numbers(P, how, code, by, f);
+            lk_sink_take(R, P, sink, i, &q);
         }
         lk_sink_step(R, sink, 8);
     }
 }
 
-/* A half of 16 columns, each of which has scales of its own. */
-LK_INLINE void lk_unpack6(const int R, const enum lk_type type, const uint8_t *codes, const struct lk_scales s[2],
+/* Code i of a half of 16 columns; i is a constant. */
+LK_INLINE __m256i lk_code6(const int P, const struct lk_source *f, const int i, const int v)
+{
+    if (i < 15)
+        return lk_bits8(lk_words8(P, f, i / 5, v), i % 5 * 6, 6);
+    __m256i top = _mm256_srli_epi32(lk_words8(P, f, 0, v), 30);
+    top = _mm256_or_si256(top, _mm256_slli_epi32(_mm256_srli_epi32(lk_words8(P, f, 1, v), 30), 2));
+    return _mm256_or_si256(top, _mm256_slli_epi32(_mm256_srli_epi32(lk_words8(P, f, 2, v), 30), 4));
+}
+
+LK_INLINE void lk_unpack6(const int R, const int P, const enum lk_rounding how, const struct lk_source *f,
                           struct lk_sink *sink)
 {
-    __m256 d0[5], d1[5];
-    __m256i last0 = _mm256_setzero_si256(), last1 = last0;
-    lk_steps8(s[0].d, 0x1p-6f, 5, d0);
-    lk_steps8(s[1].d, 0x1p-6f, 5, d1);
-#pragma GCC unroll 3
-    for (int o = 0; o < 3; o++) {
-        __m256i w0 = lk_words8(codes, o, 0), w1 = lk_words8(codes, o, 1);
-        last0 = _mm256_or_si256(last0, _mm256_slli_epi32(_mm256_srli_epi32(w0, 30), 2 * o));
-        last1 = _mm256_or_si256(last1, _mm256_slli_epi32(_mm256_srli_epi32(w1, 30), 2 * o));
-#pragma GCC unroll 5
-        for (int i = 0; i < 5; i++)
-            lk_sink_take(R, sink, 5 * o + i, lk_number8(type, R > 0, lk_bits8(w0, 6 * i, 6), d0[i], s[0].plus),
-                         lk_number8(type, R > 0, lk_bits8(w1, 6 * i, 6), d1[i], s[1].plus));
+    __m256 d[5][4];
+    lk_steps8(P, how, f, 6, 5, d);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i += 2 / P) {
+        __m256i code[4];
+        __m256 by[4];
+        LK_FOUR code[v] = lk_code6(P, f, i + LK_COLUMN(P, v), v);
+        LK_FOUR by[v] = d[(i + LK_COLUMN(P, v)) % 15 % 5][v];
+        struct lk_quad q = lk_numbers(P, how, code, by, f);
+        lk_sink_take(R, P, sink, i, &q);
     }
-    lk_sink_take(R, sink, 15, lk_number8(type, R > 0, last0, s[0].d, s[0].plus),
-                 lk_number8(type, R > 0, last1, s[1].d, s[1].plus));
     lk_sink_step(R, sink, 16);
 }
 
-/* Byte i of E4M3: sign, exponent and fraction in place; d holds the 2^120 for the bias. */
-LK_INLINE __m256 lk_fp8(const enum lk_type type, const bool few, __m256i word, const int i, __m256 d)
+/* Byte i of E4M3: sign, exponent and fraction in place; the scales hold the 2^120 for the bias. */
+LK_INLINE __m256 lk_fp8(__m256i word, const int i)
 {
     __m256i x = _mm256_srai_epi32(i < 3 ? _mm256_slli_epi32(word, 24 - 8 * i) : word, 4);
-    x = _mm256_and_si256(x, _mm256_set1_epi32((int)0x87f00000u));
-    return lk_packed_rounded8(type, few, _mm256_mul_ps(_mm256_castsi256_ps(x), d));
+    return _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32((int)0x87f00000u)));
 }
 
-LK_INLINE void lk_unpack_fp8(const int R, const enum lk_type type, const uint8_t *codes, const struct lk_scales s[2],
+LK_INLINE void lk_unpack_fp8(const int R, const int P, const enum lk_rounding how, const struct lk_source *f,
                              struct lk_sink *sink)
 {
     for (int o = 0; o < 8; o += 2) {
 #pragma GCC unroll 8
-        for (int i = 0; i < 8; i++)
-            lk_sink_take(R, sink, i, lk_fp8(type, R > 0, lk_words8(codes, o + i / 4, 0), i % 4, s[0].d),
-                         lk_fp8(type, R > 0, lk_words8(codes, o + i / 4, 1), i % 4, s[1].d));
+        for (int i = 0; i < 8; i += 2 / P) {
+            struct lk_quad q;
+            LK_FOUR q.x[v] = lk_fp8(lk_words8(P, f, o + i / 4, v), (i + LK_COLUMN(P, v)) % 4);
+            LK_FOUR q.x[v] = _mm256_mul_ps(q.x[v], f->s[LK_WHICH(P, v)][v % 2].d);
+            if (how == LK_QUICK)
+                LK_FOUR q.x[v] = _mm256_mul_ps(q.x[v], _mm256_set1_ps(0x1p16f));
+            lk_round_quad(how, &q);
+            lk_sink_take(R, P, sink, i, &q);
+        }
         lk_sink_step(R, sink, 8);
     }
 }
 
-/* The blocks of b, one after another, to the sink. Columns behind the segment's end become some number. */
-LK_INLINE void lk_unpack(const int R, const enum lk_packing kind, const enum lk_type type, const struct lk_blocks *b,
-                         struct lk_sink *sink)
+/* The same blocks of P panels, one block after another, to the sink. Columns behind the segment's end become some
+ * number. */
+LK_INLINE void lk_unpack(const int R, const int P, const enum lk_packing kind, const enum lk_rounding how,
+                         const struct lk_blocks *b, struct lk_sink *sink)
 {
     const struct lk_packed_panel *p = b->panel;
-    const int64_t block = b->k / LK_BLOCK;
     const int halves = kind == LK_PK_K6 ? 2 : 1;
-    const uint8_t *codes = b->at + p->code_at + block * p->code_bytes, *sub = b->at + p->sub_at + block * p->sub_bytes;
+    const float by = how == LK_QUICK ? 0x1p16f : 1;
+    const int64_t apart = P == 2 ? b[1].at - b[0].at : 0;
+    int64_t code_at = p->code_at + b->k / LK_BLOCK * p->code_bytes, sub_at = p->sub_at + b->k / LK_BLOCK * p->sub_bytes;
     struct lk_groups g = lk_groups_of(b);
-    for (int64_t n = 0; n < b->n; n += LK_BLOCK, codes += p->code_bytes, sub += p->sub_bytes) {
+    for (int64_t n = 0; n < b->n; n += LK_BLOCK, code_at += p->code_bytes, sub_at += p->sub_bytes) {
+#pragma GCC unroll 2
+        for (int i = 0; i < P; i++)
+            lk_fetch_ahead(&b[i], n / LK_BLOCK);
         for (int half = 0; half < halves; half++, lk_groups_step(&g, LK_BLOCK / halves)) {
-            const uint8_t *own = sub + half * LK_AVX2_PANEL, *at = codes + half * 3 * LK_AVX2_PANEL * 4;
-            const struct lk_scales s[2] = {lk_scales8(kind, p->q.scale, g.at, own, 0),
-                                           lk_scales8(kind, p->q.scale, g.at, own, 8)};
+            struct lk_source f;
+#pragma GCC unroll 2
+            for (int i = 0; i < P; i++) {
+                const uint8_t *own = b[i].at + sub_at + half * LK_AVX2_PANEL;
+                f.codes[i] = b[i].at + code_at + half * 3 * LK_AVX2_PANEL * 4;
+#pragma GCC unroll 2
+                for (int h = 0; h < 2; h++)
+                    f.s[i][h] = lk_scales_of(kind, p->q.scale, g.at + i * apart, own, 8 * h, by);
+            }
             if (kind == LK_PK_K6)
-                lk_unpack6(R, type, at, s, sink);
+                lk_unpack6(R, P, how, &f, sink);
             else if (kind == LK_PK_E4M3)
-                lk_unpack_fp8(R, type, at, s, sink);
+                lk_unpack_fp8(R, P, how, &f, sink);
             else if (kind == LK_PK_S8 || kind == LK_PK_Z8)
-                lk_unpack8(R, type, at, s, sink);
+                lk_unpack8(R, P, how, &f, sink);
             else
-                lk_unpack4(R, type, at, s, sink);
+                lk_unpack4(R, P, how, &f, sink);
         }
     }
 }

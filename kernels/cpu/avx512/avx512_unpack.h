@@ -192,7 +192,7 @@ LK_INLINE void lk_unpack(const enum lk_packing kind, const enum lk_type type, co
 {
     const struct lk_packed_panel *p = b->panel;
     const int64_t block = b->k / LK_BLOCK;
-    if (b->at[p->odd_at]) {
+    if (b->at[p->odd_at] == LK_ODD_SCALES) {
         lk_unpack_odd(type, b, u);
         return;
     }
@@ -200,6 +200,7 @@ LK_INLINE void lk_unpack(const enum lk_packing kind, const enum lk_type type, co
     struct lk_groups g = lk_groups_of(b);
     uint32_t *to = u->to;
     for (int64_t n = 0; n < b->n; n += LK_BLOCK, codes += p->code_bytes, sub += p->sub_bytes) {
+        lk_fetch_ahead(b, n / LK_BLOCK);
         for (int part = 0; part < 2; part++) {
             for (int h = 0; h < 2; h++) {
                 __m512 x[16];

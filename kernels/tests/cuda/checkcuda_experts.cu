@@ -83,7 +83,11 @@ static void group_case(int64_t n_tok, int64_t n_used, int64_t n_expert, int64_t 
         x = lk_round(random_in(-2, 2));
     dev<uint16_t> da(a), dw(w);
     dev<float> y(n * n_out);
-    struct lk_grouped p = {da.p, dw.p, y.p, row_of.p, begin.p, tile_group.p, tile_row.p, n, n_out, k, n_tile};
+    host<const void *> w_of;
+    for (int64_t e = 0; e < n_own; e++)
+        w_of.push_back(dw.p + e * n_out * k);
+    dev<const void *> dw_of(w_of);
+    struct lk_grouped p = {da.p, dw_of.p, y.p, row_of.p, begin.p, tile_group.p, tile_row.p, n, n_out, k, n_tile};
     check_launch(lk_cuda_grouped(&p, NULL), "grouped");
     host<float> got = y.get();
     struct lk_cols c = even_cols(k, 1, 32);

@@ -4,7 +4,7 @@
  * (enum simt_fault); kernels run on otherwise as on the device. The kernels' objects are compiled with
  * -fsanitize=thread but linked without its runtime: simt_shadow.cu has those functions, so that every load and store of
  * a kernel, plain C++ as it is, is checked against the known buffers, and in shared memory against what other threads
- * did since the last barrier. One host thread at a time. */
+ * did since the last barrier. One host thread at a time runs kernels; others may launch meanwhile. */
 #ifndef KERNELS_TESTS_SIMT_H
 #define KERNELS_TESTS_SIMT_H
 
@@ -80,6 +80,28 @@ const char *simt_message(void);
 
 /* Calls see(...) for each kernel that was launched so far: most threads and shared memory of a block. */
 void simt_each_kernel(void (*see)(const char *name, int threads, size_t shared));
+
+/* ---- for a stand-in of the runtime (kernels/tests/standin) ---- */
+
+/* A launch: what lk_launch was given. ctx[ctx_bytes] may be copied and the kernel run from the copy. */
+struct simt_call {
+    const char *name;
+    dim3 grid;
+    int threads;
+    size_t shared;
+    void *stream;
+    void (*kernel)(const void *ctx);
+    const void *ctx;
+    size_t ctx_bytes;
+};
+
+/* What takes launches, in place of running them at once; what sees a kernel's accesses to known buffers. NULL: nobody.
+ */
+extern int (*simt_enqueue)(const struct simt_call *call);
+extern void (*simt_saw)(const void *at, size_t bytes, bool store);
+
+/* Runs a launch: ctx is a buffer that the kernel may read. 0 or the fault. */
+int simt_run_call(const struct simt_call *call);
 
 /* ---- for cuda_util.cuh ---- */
 

@@ -13,6 +13,8 @@
 
 const simt_thread *simt_now;
 simt_block simt_the_block;
+thread_local bool simt_is_here;
+int (*simt_enqueue)(const struct simt_call *call);
 
 static struct {
     enum simt_fault fault;
@@ -310,10 +312,20 @@ int simt_launch(const char *name, dim3 grid, int threads, size_t shared, void (*
     simt_the_block.shared = shared;
     bool backward = now.n_launch++ % 2 == 1;
     uint64_t n = (uint64_t)grid.x * grid.y * grid.z;
+    simt_is_here = true;
     for (uint64_t i = 0; i < n && now.fault == SIMT_OK; i++) {
         uint64_t k = backward ? n - 1 - i : i;
         run_block(grid, {(unsigned)(k % grid.x), (unsigned)(k / grid.x % grid.y), (unsigned)(k / grid.x / grid.y)},
                   backward);
     }
+    simt_is_here = false;
     return now.fault;
+}
+
+int simt_run_call(const struct simt_call *call)
+{
+    simt_add(call->ctx, call->ctx_bytes, false);
+    int fault = simt_launch(call->name, call->grid, call->threads, call->shared, call->kernel, call->ctx);
+    simt_remove(call->ctx);
+    return fault;
 }

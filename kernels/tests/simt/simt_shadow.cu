@@ -39,6 +39,8 @@ struct queue {
     int first, last, group;
 };
 
+void (*simt_saw)(const void *at, size_t bytes, bool store);
+
 static buffer buffers[MAX_BUFFERS];
 static int n_buffer, last_buffer;
 static cell cells[SIMT_MAX_SHARED / CELL];
@@ -136,6 +138,8 @@ static void access_global(const uint8_t *p, size_t bytes, bool store)
         if (store && !buffers[i].writable)
             simt_fail(SIMT_READONLY, "stores into a buffer that is only read, byte %zu",
                       (size_t)(p - buffers[i].begin));
+        if (simt_saw)
+            simt_saw(p, bytes, store);
         return;
     }
     const buffer *best = NULL; /* the one that ends nearest before */
@@ -157,7 +161,7 @@ static bool of_the_model(const uint8_t *p)
 void simt_access(const void *at, size_t bytes, bool store, bool atomic)
 {
     const uint8_t *p = (const uint8_t *)at;
-    if (!simt_now)
+    if (!simt_now || !simt_is_here)
         return;
     const simt_fiber *f = simt_current();
     if (p >= f->stack_begin && p < f->stack_end)

@@ -54,6 +54,9 @@ struct simt_block {
 
 extern simt_block simt_the_block;
 
+/* Whether this host thread is the one that runs a kernel: what others load and store is no kernel's. */
+extern thread_local bool simt_is_here;
+
 simt_fiber *simt_current(void);
 simt_clock simt_clock_of(const simt_fiber *f);
 

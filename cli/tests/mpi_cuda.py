@@ -1,0 +1,76 @@
+"""Ranks with a device each (stand-ins: kernels/tests/standin): the same rows from one rank and from groups that add up
+through NCCL, and how a run ends when a device or a rank fails."""
+import json
+import os
+import re
+import signal
+
+from ranks import Run, finished, local, needs_mpi
+from run import PROGRAM, TINY, Skip, case, check, equal, lines, read, write
+
+STANDIN = os.path.join(os.path.dirname(PROGRAM), 'llmbatch-cuda-standin.so')
+ROWS, MANY = ([{'prompt_token_ids': [5 + i, 7, 9][:1 + i % 3], 'max_tokens': 2, 'ignore_eos': True} for i in range(n)]
+              for n in (3, 50))
+
+
+def on_devices(tmp, n, *more, rows=ROWS, launch=None, **env):
+    needs_mpi()
+    if not os.path.exists(STANDIN):
+        raise Skip('no CUDA headers')
+    path = write(os.path.join(tmp, 'rows.jsonl'), lines(rows))
+    out = os.path.join(tmp, 'out.jsonl')
+    args = ['-m', TINY, '-i', path, '-o', out, '--device', 'cuda', '--threads', '1', '--batch-tokens', '16',
+            '--max-model-len', '64', '--rank-timeout', '60s', *more]
+    return Run(launch or local(n), args, LLMBATCH_CUDA_LIBRARY=STANDIN, STANDIN_PROCESSES='1', **env), out
+
+
+def bytes_of(tmp, n, *more, **env):
+    r, out = on_devices(tmp, n, *more, '--overwrite', **env)
+    with r:
+        code = r.end(120)
+    equal(code, 0, f'{n} ranks: {r.err}')
+    return read(out)
+
+
+@case
+def groups_give_the_same_bytes(tmp):
+    alone = bytes_of(tmp, 1)
+    equal(bytes_of(tmp, 2, '--tp', '2'), alone, 'a group of two')
+    equal(bytes_of(tmp, 2, '--tp', '1'), alone, 'two groups of one')
+
+
+@case
+def a_ring_is_another_run(tmp):
+    """Its order of additions is its own, so that what another order began is not gone on with."""
+    def fingerprint(**env):
+        bytes_of(tmp, 2, '--tp', '2', '--stats', stats, **env)
+        return json.loads(read(stats))['fingerprint']
+    stats = os.path.join(tmp, 'stats.json')
+    ordered, ring = fingerprint(), fingerprint(LLMBATCH_NCCL_RING='1')
+    check('ring' not in json.dumps(ordered), ordered)
+    check(re.search('nccl_ring_tp.*2.*nccl_ring_ranks.*2', json.dumps(ring)), ring)
+
+
+@case
+def a_device_fails(tmp):
+    """That of one rank, while it opens and while it works: all end, and the error names the rank and the call."""
+    script = 'test $OMPI_COMM_WORLD_RANK = 0 || export STANDIN_FAIL={} STANDIN_DEAD=1; exec "$@"'
+    for n in (20, 900):
+        r, _ = on_devices(tmp, 2, '--tp', '2', '--overwrite', '--restart', rows=MANY,
+                          launch=[*local(2), 'sh', '-c', script.format(n), 'sh'])
+        with r:
+            code = r.end(60)
+        equal(code, 4, f'exit code when call {n} fails: {r.err}')
+        check(re.search('rank 1.*(cuda|nccl|kernel|product)', r.err), r.err)
+
+
+@case
+def a_rank_is_killed(tmp):
+    r, out = on_devices(tmp, 2, '--tp', '2', '--max-seqs', '2', rows=MANY)
+    with r:
+        r.wait_for(lambda: len(r.ranks()) == 2 and len(finished(out + '.partial')) >= 1, 'a finished row')
+        before = finished(out + '.partial')
+        os.kill(r.ranks()[1], signal.SIGKILL)
+        code = r.end(60)
+    check(code in (4, 137), f'exit {code}', r.err)
+    check(before.items() <= finished(out + '.partial').items(), 'finished rows are lost')

@@ -1,0 +1,86 @@
+"""The CUDA device from the command line: what is said where there is none, and runs on the library that has stand-ins
+for CUDA's (kernels/tests/standin), whose kernels run on the model of a block."""
+import json
+import os
+import re
+
+from run import PROGRAM, TINY, Skip, case, check, equal, good, program, read, refused, write
+
+STANDIN = os.path.join(os.path.dirname(PROGRAM), 'llmbatch-cuda-standin.so')
+ROWS = b''.join(json.dumps({'prompt_token_ids': [5 + i, 7, 9][:1 + i % 3], 'max_tokens': 3 + i % 2,
+                            'ignore_eos': True}).encode() + b'\n' for i in range(6))
+
+
+def on_device(args, stdin=b'', **env):
+    """A run on the stand-ins; what they find wrong ends a process with 99."""
+    if not os.path.exists(STANDIN):
+        raise Skip('no CUDA headers')
+    return program(['-m', TINY, '--device', 'cuda', '--threads', '1', '--batch-tokens', '64', *args], stdin,
+                   env={'LLMBATCH_CUDA_LIBRARY': STANDIN, **env})
+
+
+@case
+def a_device_that_is_not_there(_):
+    away = {'LLMBATCH_CUDA_LIBRARY': '/nowhere/llmbatch-cuda.so'}
+    refused(program(['-m', TINY, '-p', 'a', '--device', 'cuda'], env=away), 4, 'cannot load the CUDA library: /nowhere')
+    other = {'LLMBATCH_CUDA_LIBRARY': PROGRAM}
+    refused(program(['-m', TINY, '-p', 'a', '--device', 'cuda'], env=other), 4, 'cannot load|not llmbatch')
+    r = program(['-m', TINY, '-p', 'a', '--device', 'cuda', '--max-tokens', '1'])
+    if r.code:  # no GPU here
+        refused(r, 4, 'no llmbatch-cuda.so|cannot load|no CUDA driver|finds no device|driver is for')
+        check('--device cpu' in r.err, r.err)
+
+
+@case
+def auto_says_what_it_takes(_):
+    args = ['-m', TINY, '-p', 'Once', '--max-tokens', '4', '--temperature', '0']
+    away = {'LLMBATCH_CUDA_LIBRARY': '/nowhere/llmbatch-cuda.so'}
+    r = program([*args, '--device', 'auto', '--log-level', 'debug'], env=away)
+    check(r.code == 0 and re.search('device auto: cpu, as there is no CUDA: cannot load', r.err), r.err)
+    equal(r.out, good([*args, '--device', 'cpu']).out, 'rows')
+    equal(good([*args, '--device', 'auto'], env=away).out, r.out, 'rows, in silence')
+
+
+@case
+def rows_on_a_device(tmp):
+    args = ['--dtype', 'f32', '--token-ids', '--temperature', '0']
+    stats = os.path.join(tmp, 'stats.json')
+    r = on_device([*args, '--stats', stats], ROWS)
+    equal((r.code, r.err), (0, ''), 'the run')
+    equal([row['token_ids'] for row in r.rows],
+          [row['token_ids'] for row in good(['-m', TINY, *args], ROWS).rows], 'ids as on the CPU')
+    engine = json.loads(read(stats))['engine']
+    equal((engine['device'], engine['isa']), ('cuda', 'sm_90'), 'engine')
+    r = on_device(['--verify', '2', '--temperature', '0.8', '--log-level', 'info'], ROWS[:ROWS.index(b'\n') + 1] * 2)
+    equal(r.code, 0, r.err)
+    said = re.search(r'--verify: (\d) rows on cpu and cuda: (\d+) log-probabilities differ by up to (\S+),', r.err)
+    check(said and said[1] == '2' and said[2] == '6' and float(said[3]) < 1e-3, r.err)
+    refused(on_device(['--isa', 'ref', '-p', 'a']), 2, 'the CUDA device has its own')
+
+
+@case
+def device_memory(_):
+    r = on_device(['-p', 'a'], STANDIN_BYTES='300000')
+    refused(r, 4, 'device memory|are free')
+    r = on_device(['-p', 'a', '--kv-memory', '200M'], STANDIN_BYTES=str(256 << 20))
+    refused(r, 4, r'--kv-memory of .* are free')
+
+
+@case
+def a_device_that_fails(tmp):
+    """Finished rows are kept, and the same command goes on from them."""
+    undisturbed = os.path.join(tmp, 'whole.jsonl')
+    rows = write(os.path.join(tmp, 'in.jsonl'), ROWS)
+    args = ['-i', rows, '--seed', '3', '--temperature', '0.9', '--max-seqs', '2']
+    equal(on_device([*args, '-o', undisturbed]).code, 0, 'undisturbed')
+    out = os.path.join(tmp, 'out.jsonl')
+    r = on_device([*args, '-o', out], STANDIN_FAIL='500')
+    equal(r.code, 4, r.err)
+    check(re.search(r'llmbatch: error: [^\n]* of [^\n]*: cuda\w+', r.err), r.err)
+    kept = read(out + '.partial').count(b'\n') - 1
+    check(0 < kept < 6, f'{kept} rows kept')
+    r = on_device([*args, '-o', out])
+    equal(r.code, 0, r.err)
+    equal(read(out), read(undisturbed), 'rows')
+    resumed = json.loads(read(out + '.stats.json'))['rows']['resumed']
+    equal(resumed, kept, 'rows taken over')

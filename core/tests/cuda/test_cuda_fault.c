@@ -1,0 +1,297 @@
+/* Whole runs on a device of the stand-ins in which one call of CUDA, cuBLASLt or NCCL fails, each in turn, once or for
+ * good: the error names a call, the exit code is 4, finished rows are kept, nothing leaks, and the same command goes on
+ * to the same bytes. Every few calls; all with LB_TEST_FULL=1. The argument is the library with the backend and the
+ * stand-ins. */
+#include <dlfcn.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "core/base/file.h"
+#include "core/llmbatch.h"
+#include "core/tests/mademodel.h"
+#include "core/tests/modelfiles.h"
+
+#define CONFIG                                                                                                \
+    "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"num_hidden_layers\":1,"             \
+    "\"max_position_embeddings\":64,\"eos_token_id\":1,\"hidden_act\":\"silu\",\"num_attention_heads\":2,"    \
+    "\"num_key_value_heads\":1,\"head_dim\":8,\"hidden_size\":16,\"intermediate_size\":32,\"vocab_size\":40," \
+    "\"torch_dtype\":\"float32\"}"
+#define ROWS                                                                             \
+    "{\"prompt_token_ids\":[5,6,7],\"max_tokens\":2,\"ignore_eos\":true}\n"              \
+    "{\"prompt_token_ids\":[8,9],\"max_tokens\":3,\"ignore_eos\":true,\"logprobs\":1}\n" \
+    "{\"prompt_token_ids\":[9],\"max_tokens\":2,\"ignore_eos\":true,\"temperature\":1,\"seed\":3}\n"
+#define N_ROW 3
+
+/* The stand-ins' knobs (kernels/tests/standin/standins.h), found in the library. */
+static struct {
+    const char *path;
+    void (*arm)(long n, bool dead);
+    long (*calls)(void);
+    const char *(*failed)(void);
+    const char *(*reports)(void);
+    int (*end)(void);
+    void (*forget)(void);
+    void (*devices)(int n, size_t bytes);
+} lib;
+
+static char in_path[512], out_path[512], partial_path[512], model_path[512];
+static struct lb_str want;
+
+static void find(void *to, void *library, const char *name)
+{
+    void *p = dlsym(library, name);
+    if (!p) {
+        fprintf(stderr, "%s is not in the library\n", name);
+        exit(1);
+    }
+    memcpy(to, &p, sizeof p);
+}
+
+static void find_all(const char *path)
+{
+    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+    if (!library) {
+        fprintf(stderr, "%s\n", dlerror());
+        exit(1);
+    }
+    lib.path = path;
+    find(&lib.arm, library, "standin_fail");
+    find(&lib.calls, library, "standin_calls");
+    find(&lib.failed, library, "standin_failed");
+    find(&lib.reports, library, "standin_reports");
+    find(&lib.end, library, "standin_end");
+    find(&lib.forget, library, "standin_forget");
+    find(&lib.devices, library, "standin_devices");
+}
+
+static void keep(char *to, const char *name)
+{
+    snprintf(to, 512, "%s", scratch_path(name));
+}
+
+/* The made model as a folder. */
+static void write_model(void)
+{
+    struct made made;
+    struct lb_str head = {0}, data = {0};
+    made_open(&made, CONFIG, LB_W_F32, 7);
+    for (size_t i = 0; i < made.file.n_tensor; i++) {
+        const struct lb_wtensor *t = &made.file.tensor[i];
+        int64_t n = 1;
+        lb_str_putf(&head, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[", i ? "," : "{", t->name);
+        for (int d = 0; d < t->n_dim; d++) {
+            lb_str_putf(&head, "%s%lld", d ? "," : "", (long long)t->dim[d]);
+            n *= t->dim[d];
+        }
+        lb_str_putf(&head, "],\"data_offsets\":[%zu,", data.len);
+        lb_str_put(&data, t->data, (size_t)n * sizeof(float));
+        lb_str_putf(&head, "%zu]}", data.len);
+    }
+    lb_str_putc(&head, '}');
+    scratch_safetensors("model.safetensors", head.data, data.data, data.len);
+    scratch_text("config.json", CONFIG);
+    lb_str_release(&head);
+    lb_str_release(&data);
+    made_close(&made);
+}
+
+static enum lb_status run(struct lb_stats *stats, int *code, struct lb_err *err)
+{
+    static const char *inputs[1];
+    struct lb_options o;
+    struct lb_llm *llm = NULL;
+    inputs[0] = in_path;
+    lb_options_init(&o);
+    o.model = model_path;
+    o.inputs = inputs;
+    o.n_input = 1;
+    o.output = out_path;
+    o.device = "cuda";
+    o.cuda_library = lib.path;
+    o.dtype = "f32";
+    o.threads = 1;
+    o.audit = LB_AUDIT_OFF;
+    o.max_model_len = 32;
+    o.batch_tokens = 8;
+    o.max_seqs = 1; /* one row is finished before the next begins */
+    o.kv_memory = 1 << 16;
+    *err = (struct lb_err)LB_ERR_INIT;
+    enum lb_status status = lb_open(&llm, &o, err);
+    if (status == LB_OK)
+        status = lb_run(llm, err);
+    *code = lb_exit_code(llm, status);
+    *stats = llm ? *lb_stats_of(llm) : (struct lb_stats){0};
+    lb_close(llm);
+    return status;
+}
+
+static int64_t count_rows(const char *path)
+{
+    struct lb_str text = {0};
+    struct lb_err err = LB_ERR_INIT;
+    int64_t n = 0;
+    if (lb_file_exists(path) && lb_file_read(path, 1 << 20, &text, &err) == LB_OK)
+        for (size_t i = 0; i < text.len; i++)
+            n += text.data[i] == '\n';
+    lb_str_release(&text);
+    return n;
+}
+
+static void check_out(const char *what)
+{
+    struct lb_str out = {0};
+    struct lb_err err = LB_ERR_INIT;
+    if (lb_file_read(out_path, 1 << 20, &out, &err) != LB_OK)
+        fail_msg("%s: %s", what, err.text);
+    if (out.len != want.len || memcmp(out.data, want.data, out.len) != 0)
+        fail_msg("%s: OUT is not what an undisturbed run makes", what);
+    lb_str_release(&out);
+    unlink(out_path);
+}
+
+static void check_standin(const char *what)
+{
+    if (*lib.reports())
+        fail_msg("%s: %s", what, lib.reports());
+    if (lib.end() != 0)
+        fail_msg("%s: left over: %s", what, lib.reports());
+    lib.forget();
+}
+
+static void run_well(const char *what, int64_t n_kept)
+{
+    struct lb_stats stats;
+    struct lb_err err;
+    int code;
+    if (run(&stats, &code, &err) != LB_OK)
+        fail_msg("%s, then without a fault: %s", what, err.text);
+    if (stats.resumed < n_kept)
+        fail_msg("%s: of %d rows %d were taken over", what, (int)n_kept, (int)stats.resumed);
+    check_standin(what);
+    check_out(what);
+}
+
+/* Whether the run came to call n. */
+static bool disturb(long n, bool dead, int64_t *most_kept)
+{
+    char what[128];
+    struct lb_stats stats;
+    struct lb_err err;
+    int code;
+    lib.arm(n, dead);
+    enum lb_status status = run(&stats, &code, &err);
+    const char *failed = lib.failed();
+    lib.arm(0, false);
+    snprintf(what, sizeof what, "call %ld, %s%s", n, failed ? failed : "none", dead ? ", and later ones" : "");
+    check_standin(what);
+    if (!failed)
+        assert_int_equal(status, LB_OK);
+    if (status == LB_OK) { /* no call, or one that only asked or gave back */
+        check_out(what);
+        return failed != NULL;
+    }
+    bool named = strstr(err.text, failed) || strstr(err.text, "kernel ") || strstr(err.text, "product of ") ||
+                 strstr(err.text, "cuBLASLt ") || strstr(err.text, "out of ");
+    if (code != LB_E_DEVICE || !named || strchr(err.text, '\n'))
+        fail_msg("%s: exit code %d, '%s'", what, code, err.text);
+    int64_t n_kept = count_rows(partial_path) - 1; /* a header stands before them */
+    *most_kept = n_kept > *most_kept ? n_kept : *most_kept;
+    run_well(what, n_kept);
+    return true;
+}
+
+static void test_every_call(void **state)
+{
+    (void)state;
+    long step = getenv("LB_TEST_FULL") ? 1 : 11;
+    long before = lib.calls();
+    run_well("undisturbed", 0);
+    long n_call = lib.calls() - before;
+    for (int dead = 0; dead < 2; dead++) {
+        int64_t most_kept = 0;
+        long n = 1;
+        while (disturb(n, dead, &most_kept))
+            n += step;
+        assert_true(n > n_call && n <= n_call + step);
+        assert_int_equal(most_kept, N_ROW - 1); /* the last row's end is a step like any other */
+        printf("%ld calls, one in %ld of them%s\n", n_call, step, dead ? ", and those behind it" : "");
+    }
+}
+
+/* Memory that does not do is found before the run, whatever it falls short by. */
+static void test_small_devices(void **state)
+{
+    (void)state;
+    bool ran = false;
+    for (size_t bytes = 1 << 12; bytes <= (size_t)1 << 27; bytes *= 2) {
+        struct lb_stats stats;
+        struct lb_err err;
+        int code;
+        char what[64];
+        snprintf(what, sizeof what, "a device of %zu bytes", bytes);
+        lib.devices(1, bytes);
+        enum lb_status status = run(&stats, &code, &err);
+        check_standin(what);
+        if (status != LB_OK &&
+            (code != LB_E_DEVICE || (!strstr(err.text, "memory") && !strstr(err.text, "free")) || ran))
+            fail_msg("%s: exit code %d, '%s'", what, code, err.text);
+        if (status != LB_OK && strstr(err.text, "cuda"))
+            fail_msg("%s: found by a call, not by the plan: '%s'", what, err.text);
+        assert_true(status == LB_OK || count_rows(partial_path) <= 1);
+        ran = ran || status == LB_OK;
+        if (status == LB_OK)
+            check_out(what);
+        unlink(partial_path);
+    }
+    assert_true(ran);
+    lib.devices(4, (size_t)256 << 20);
+}
+
+static int setup(void **state)
+{
+    struct lb_stats stats;
+    struct lb_err err;
+    int code;
+    if (scratch_make(state) != 0)
+        return -1;
+    snprintf(model_path, sizeof model_path, "%s", scratch);
+    keep(in_path, "in");
+    keep(out_path, "out");
+    keep(partial_path, "out.partial");
+    write_model();
+    scratch_text("in", ROWS);
+    if (run(&stats, &code, &err) != LB_OK || lb_file_read(out_path, 1 << 20, &want, &err) != LB_OK) {
+        fprintf(stderr, "%s\n", err.text);
+        return -1;
+    }
+    unlink(out_path);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    lb_str_release(&want);
+    return scratch_remove(state);
+}
+
+int main(int argc, char **argv)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_every_call),
+        cmocka_unit_test(test_small_devices),
+    };
+    if (argc < 2)
+        return 1;
+    find_all(argv[1]);
+    if (argc > 2)
+        cmocka_set_test_filter(argv[2]);
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
