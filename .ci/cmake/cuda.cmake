@@ -118,7 +118,7 @@ if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
              WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
     set_tests_properties(test_model_shard_cuda PROPERTIES TIMEOUT 1800 SKIP_RETURN_CODE 77)
   else()
-    add_test(NAME standin COMMAND sh -c "echo 'skip: standin: no headers of CUDA'; exit 77")
+    add_test(NAME standin COMMAND sh -c "echo 'skip: standin: no CUDA headers'; exit 77")
     set_tests_properties(standin PROPERTIES SKIP_RETURN_CODE 77)
   endif()
 

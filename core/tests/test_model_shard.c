@@ -517,8 +517,6 @@ static void slices_are_small(void **state)
     static struct script s;
     static struct rank rank[LB_COMM_MAX_RANKS];
     struct made made;
-    if (is_sampled())
-        skip();
     made_open(&made, LLAMA(8, 8, 32, 256, 1024, 2048, ""), LB_W_F32, 5);
     s = (struct script){.config = &made.config, .file = &made.file, .dtype = LB_BF16, .isa = "ref", .name = "memory"};
     script_open(&s);
@@ -572,6 +570,8 @@ int main(int argc, char **argv)
         setenv("STANDIN_DEVICES", "16", 1);
         if (argc > 3)
             cmocka_set_test_filter(argv[3]);
+        else if (!getenv("LB_TEST_FULL")) /* minutes on the model of a block */
+            cmocka_set_skip_filter("slices*");
         if (lb_cuda_library_open(&cuda, cuda_path, &err) != LB_OK) {
             fprintf(stderr, "%s\n", err.text);
             return 1;
