@@ -67,7 +67,6 @@ static void put_half(uint32_t *out, __m256i x)
     X(srai_epi32, ISA_BITS, put(out, _mm512_srai_epi32(SI(0), 4)))                                             \
     X(or_si512, ISA_BITS, put(out, _mm512_or_si512(SI(0), SI(1))))                                             \
     X(cvtepu8_epi32, ISA_BITS, put(out, _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)in->x[0]))))        \
-    X(cvtepi32_ps, ISA_F32, _mm512_storeu_ps(out, _mm512_cvtepi32_ps(SI(0))))                                  \
     X(permutexvar_epi16, ISA_BITS, put(out, _mm512_permutexvar_epi16(SI(0), SI(1))))                           \
     X(cvtepu16_epi32, ISA_BITS, put(out, _mm512_cvtepu16_epi32(HALF(0))))                                      \
     X(castsi512_ps, ISA_BITS, _mm512_storeu_ps(out, _mm512_castsi512_ps(SI(0))))                               \

@@ -67,14 +67,6 @@ LK_MODEL __m512d _mm512_cvtps_pd(__m256 a)
     return r;
 }
 
-LK_MODEL __m512 _mm512_cvtepi32_ps(__m512i a)
-{
-    __m512 r;
-    for (int i = 0; i < 16; i++)
-        r[i] = (float)((LK_I32X16)a)[i];
-    return r;
-}
-
 /* To nearest even; INT32_MIN for what does not fit and for NaN. */
 LK_MODEL __m512i _mm512_cvtps_epi32(__m512 a)
 {
