@@ -145,7 +145,6 @@ BAD_OPTIONS = [
     (['--keep', 'a,,b'], '--keep'),
     (['--order', 'random'], 'completion'),
     (['--dtype', 'f16'], 'bf16'),
-    (['--device', 'cuda'], 'cpu'),
     (['--add-bos', 'maybe'], 'yes'),
     (['--progress', 'loud'], 'off'),
     (['--log-level', '3'], 'debug'),

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 
+from adapters import adapter
 from run import (CLEAN_ENV, PROGRAM, TINY, WAIT_S, case, check, copy_model, equal, good, lines, program, read,
                  refused, start_long_run, threads, write)
 
@@ -230,7 +231,7 @@ CHANGES = {
     'ignore-eos': (None, 'ignore_eos'), 'logprobs': ('1', 'logprobs'),
     'prompt-logprobs': ('1', 'prompt_logprobs'), 'overflow': ('shorten', 'overflow'), 'keep-special': (None, 'keep_special'),
     'format': ('native', 'format'), 'token-ids': (None, 'token_ids'), 'timing': (None, 'timing'), 'keep': ('x', 'keep'),
-    'render': (None, 'render'), 'shard': None,
+    'render': (None, 'render'), 'shard': None, 'lora': ('ADAPTER', 'adapters'),
 }
 # Options that change no byte of a row.
 NEUTRAL = {
@@ -251,11 +252,13 @@ def what_must_be_the_same(tmp):
     equal(sorted(set(known) - set(aliases)), sorted({*CHANGES, *NEUTRAL}), 'options')
     args, out = command(tmp, [{'prompt': 'Once upon a time', 'max_tokens': 4}] * 3)
     template = write(os.path.join(tmp, 'template'), b'{{ messages }}')
+    tuned = adapter(TINY, os.path.join(tmp, 'tuned'), seed=1, rank=2)
     partial = keep_partial(args)
     before = read(partial)
     for name, change in CHANGES.items():
         if change:
-            value = [] if change[0] is None else [template if change[0] == 'FILE' else change[0]]
+            made = {'FILE': template, 'ADAPTER': tuned}
+            value = [] if change[0] is None else [made.get(change[0], change[0])]
             refused(program([*args, '--' + name, *value]), 2, rf'other settings: [^;]*\b({change[1]}) \(')
             equal((read(partial), os.path.exists(out)), (before, False), f'--{name} touches something')
     for name, value in NEUTRAL.items():

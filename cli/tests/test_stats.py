@@ -8,7 +8,7 @@ from run import ROOT, TINY, case, check, equal, program, read
 
 # What the page lists and a plain run of one process does not have; it is absent then.
 RANKS = {'time_s.collective', 'ranks.collective_s'}
-ASKED_FOR = {'plan', 'scoring', 'verify', 'time_s.verify'}
+ASKED_FOR = {'plan', 'scoring', 'verify', 'time_s.verify', 'model.quantization', 'model.adapters', 'model.name'}
 
 
 def listed():
