@@ -136,7 +136,6 @@ enum lb_status lb_cpu_lora_new(struct lb_backend *be, struct lb_matrix *m, const
     struct lb_cpu *c = lb_cpu_of(be);
     LB_TRY(check(m, spec, err));
     int64_t first[LB_LORA_MAX_PART], n_u = layout(spec, first), widest = m->cols.n_col;
-    /* one panel more: that of a run of rows may begin inside another's */
     int64_t n_strip = strips_of_all(m);
     int64_t n_a = m->cols.packed[m->cols.n_seg] * n_u;
     size_t elem = lb_cpu_elem_bytes(c);

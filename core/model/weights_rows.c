@@ -4,7 +4,6 @@
 #include "core/model/codes.h"
 #include "core/model/quant.h"
 #include "core/model/weights_impl.h"
-#include "kernels/args_lora.h"
 
 #define SUPPORTED "F32, F16, BF16, and GGUF's Q4_0 to Q8_0, Q2_K to Q6_K, IQ4_NL and IQ4_XS"
 
@@ -120,22 +119,17 @@ static void find_runs(struct lb_loader *ld, struct lb_fused *f, const struct lb_
 {
     struct lb_rows *r = &f->rows;
     const char *why[LB_MAX_PART];
-    bool same = true, whole = true; /* whole: parts begin with a group of rows that adapters are added to */
-    int64_t begin = 0;
+    bool same = true;
     for (int i = 0; i < f->n_part; i++) {
         why[i] = spec->f32    ? "routers are multiplied in f32"
                  : spec->int8 ? "quantized to int8"
                               : why_not(ld, &f->part[i], spec->cols);
         same = same && !why[i] && alike(&f->part[i].how, &f->part[0].how);
-        whole = whole && begin % LK_LORA_STRIP == 0;
-        begin += f->part[i].n_row;
     }
     for (int i = 0; i < f->n_part; i++) {
         const struct lb_part *p = &f->part[i];
         if (spec->gate_up && !same && !why[i])
             why[i] = "gate and up are packed unlike each other";
-        if (!whole && !same && !why[i])
-            why[i] = "parts of other types begin inside eight rows";
         lb_load_count(ld, p->t->type, why[i]);
         struct lb_packed_run run = {p->n_row, !why[i], p->how}, *last = r->n_run > 0 ? &r->run[r->n_run - 1] : NULL;
         size_t bytes = run.packed ? lb_codes_bytes(&run.how, r->n_col) : 0;

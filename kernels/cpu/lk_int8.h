@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "kernels/args_int8.h"
+#include "kernels/cpu/lk_panels.h"
 #include "kernels/cpu/lk_set.h"
 
 /* A set's order of weights. A panel's numbers are followed by its scales, f32 [n_seg, panel], and with `corrected` by
@@ -106,6 +107,39 @@ static inline int64_t lk_int8_panel_bytes(const struct lk_cols *c, const struct 
 static inline size_t lk_int8_weight_bytes(int64_t n_out, const struct lk_cols *c, const struct lk_int8_order *o)
 {
     return (size_t)(lk_ceil_div(n_out, o->panel) * lk_int8_panel_bytes(c, o));
+}
+
+/* How the sets with one register tile cut the work: items are chunks of activation panels by weight panels, the latter
+ * running fastest. A chunk has CHUNK panels at least, where there are so many. */
+#define LK_INT8_CHUNK 16
+
+struct lk_int8_plan {
+    struct lk_panels rows;
+    int64_t n_panel, n_chunk;
+};
+
+/* Panels of at most `rows` rows, of `each` bytes a number. */
+static inline struct lk_int8_plan lk_int8_plan_of(const struct lk_linear *a, const struct lk_int8_order *o, int rows,
+                                                  int each)
+{
+    struct lk_int8_plan p = {.rows = lk_panels_of(a->a.n_row, rows), .n_panel = lk_ceil_div(a->n_out, o->panel)};
+    int64_t most = lk_chunk_panels(a->l2_bytes, rows * each * lk_int8_cols(a->a.cols), LK_INT8_CHUNK);
+    p.n_chunk = lk_ceil_div(p.rows.n, most);
+    return p;
+}
+
+/* An item: activation panels first .. last - 1 against weight panel `panel`, `next` being read after it. */
+struct lk_int8_item {
+    int64_t first, last, panel, next;
+};
+
+/* Of the call that goes up to `end`. */
+static inline struct lk_int8_item lk_int8_item_of(const struct lk_linear *a, const struct lk_int8_plan *p, int64_t item,
+                                                  int64_t end)
+{
+    int64_t chunk = item / p->n_panel, after = item + 1 + (item + 1 < end ? 0 : a->skip_items);
+    return (struct lk_int8_item){p->rows.n * chunk / p->n_chunk, p->rows.n * (chunk + 1) / p->n_chunk,
+                                 item % p->n_panel, after % p->n_panel};
 }
 
 /* Columns k .. k + 63 of source row j, of which n exist, mixed. */

@@ -94,29 +94,17 @@ static void take_piece(struct work *t, const struct way *way, const struct lk_bl
     }
 }
 
-/* Adds the n sums at sums[wait] to those that wait for them; returns how many levels are in use then. */
-static int climb(const struct work *t, int s, int wait, int64_t n)
-{
-    for (int left = lk_merges(t->a->a.cols, s); left > 0; left--, wait--) {
-        float *x = t->m->sums[wait - 1];
-        const float *y = t->m->sums[wait];
-        for (int64_t i = 0; i < n; i++)
-            x[i] += y[i];
-    }
-    return wait + 1;
-}
-
 /* sums[0] = the item's activation panels times weight panel `panel`, and with `two` the one behind it. */
 static void take_panel(struct work *t, int64_t panel, bool two)
 {
     const struct lk_cols *c = t->a->a.cols;
     const struct way way = way_of(t, panel, two);
     const int64_t most = way.few ? lk_cols_packed(c) : t->set->piece / (1 + two);
-    const int64_t row = lk_panel_begin(&t->rows, t->row_begin);
+    const int64_t row = lk_panel_begin(&t->rows, t->row_begin), level = t->set->band * t->set->rows * t->set->width;
     const int64_t width = t->set->width * (1 + two), n_sum = (lk_panel_begin(&t->rows, t->row_end) - row) * width;
     int wait = 0;
     for (int s = 0; s < c->n_seg; s++) {
-        float *sums = t->m->sums[wait];
+        float *sums = t->m->sums + wait * level;
         if (c->packed[s] == c->packed[s + 1])
             memset(sums, 0, (size_t)n_sum * sizeof *sums);
         for (int64_t k = c->packed[s]; k < c->packed[s + 1]; k += most) {
@@ -131,14 +119,14 @@ static void take_panel(struct work *t, int64_t panel, bool two)
                                           (int)width / LK_LORA_STRIP};
         if (t->a->lora)
             lk_lora_leaf(t->a->lora, s, &tile, t->set->type);
-        wait = climb(t, s, wait, n_sum);
+        wait = lk_climb(t->m->sums, level, c, s, wait, n_sum);
     }
 }
 
 static void finish(const struct work *t, int64_t panel, bool two)
 {
     const int width = t->set->width * (1 + two);
-    float *v = t->m->sums[0];
+    float *v = t->m->sums;
     char *best = t->m->best;
     for (int64_t ip = t->row_begin; ip < t->row_end; ip++) {
         struct lk_packed_sums s = {v, width, lk_panel_rows(&t->rows, ip), lk_panel_begin(&t->rows, ip), panel};

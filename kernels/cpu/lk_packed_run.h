@@ -47,9 +47,9 @@ struct lk_packed_set {
 
 /* Memory of a call, on the caller's stack. */
 struct lk_packed_memory {
-    void *piece;                /* piece * width numbers */
-    float *sums[LK_TREE_DEPTH]; /* band * rows * width numbers each */
-    char *best;                 /* band * rows of best_bytes */
+    void *piece; /* piece * width numbers */
+    float *sums; /* [LK_TREE_DEPTH, band * rows * width] */
+    char *best;  /* band * rows of best_bytes */
 };
 
 int64_t lk_packed_items(const struct lk_packed_set *set, const struct lk_linear *a);

@@ -27,6 +27,19 @@ LK_INLINE int lk_merges(const struct lk_cols *cols, int s)
     return lk_cols_balanced(cols) ? __builtin_ctz(~(unsigned)s) : s > 0;
 }
 
+/* Adds segment s's n sums, at `wait` of the levels that lie `level` numbers apart, to those that wait for them; returns
+ * how many levels are in use then. */
+LK_INLINE int lk_climb(float *sums, int64_t level, const struct lk_cols *cols, int s, int wait, int64_t n)
+{
+    for (int left = lk_merges(cols, s); left > 0; left--, wait--) {
+        float *x = sums + (wait - 1) * level;
+        const float *y = x + level;
+        for (int64_t i = 0; i < n; i++)
+            x[i] += y[i];
+    }
+    return wait + 1;
+}
+
 /* The larger of *b and logit x of token id, ties to the lower id; id < 0: there is none. */
 static inline void lk_best_take_one(struct lk_best *b, float x, int32_t id)
 {

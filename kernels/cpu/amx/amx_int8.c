@@ -194,17 +194,6 @@ static void scale(const struct work *t, int s, int64_t row, int64_t n, float *su
     }
 }
 
-/* Adds the n sums at sums[wait] to those that wait for them; returns how many levels are in use then. */
-static int climb(struct work *t, int s, int wait, int64_t n)
-{
-    for (int left = lk_merges(t->a->a.cols, s); left > 0; left--, wait--) {
-        float *x = t->sums[wait - 1], *y = t->sums[wait];
-        for (int64_t i = 0; i < n; i += 16)
-            _mm512_storeu_ps(x + i, _mm512_add_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(y + i)));
-    }
-    return wait + 1;
-}
-
 /* sums[0] = the products of activation panels begin .. end - 1, one behind the other. */
 static void take_band(struct work *t, int64_t begin, int64_t end)
 {
@@ -225,7 +214,7 @@ static void take_band(struct work *t, int64_t begin, int64_t end)
         }
         first += n_block;
         scale(t, s, row, n, sums);
-        wait = climb(t, s, wait, n * width_of(t));
+        wait = lk_climb(t->sums[0], BAND_NUMBERS, c, s, wait, n * width_of(t));
     }
 }
 

@@ -155,17 +155,6 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
     t->ahead += lk_min(t->ahead_end - t->ahead, part->n_block * t->n_ahead * 64);
 }
 
-/* Adds the n sums at sums[wait] to those that wait for them; returns how many levels are in use then. */
-static int climb(struct work *t, int s, int wait, int64_t n)
-{
-    for (int left = lk_merges(t->a->a.cols, s); left > 0; left--, wait--) {
-        float *x = t->sums[wait - 1], *y = t->sums[wait];
-        for (int64_t i = 0; i < n; i += 16)
-            _mm512_storeu_ps(x + i, _mm512_add_ps(_mm512_loadu_ps(x + i), _mm512_loadu_ps(y + i)));
-    }
-    return wait + 1;
-}
-
 /* sums[0] = the products of activation panels begin .. end - 1, one behind the other. With more than two pairs, a part
  * of the weight panel (16 KB) stays in the first cache while the pairs come from the second: two tiles a block instead
  * of four, which the second cache delivers in the time of four products. */
@@ -193,7 +182,7 @@ static void take_band(struct work *t, int64_t begin, int64_t end)
                                     (int)width / LK_LORA_STRIP};
         if (t->a->lora)
             lk_lora_leaf(t->a->lora, s, &tile, LK_BF16);
-        wait = climb(t, s, wait, n);
+        wait = lk_climb(t->sums[0], BAND_NUMBERS, c, s, wait, n);
     }
 }
 

@@ -186,10 +186,8 @@ void lk_avx2_packed_linear(const struct lk_linear *a, int64_t begin, int64_t end
 {
     _Alignas(32) float sums[LK_TREE_DEPTH][BAND * ROWS * PANEL], piece[PIECE * PANEL];
     struct lk_lane_best best[BAND * ROWS];
-    struct lk_packed_memory m = {.piece = piece, .best = (char *)best};
+    struct lk_packed_memory m = {.piece = piece, .sums = sums[0], .best = (char *)best};
     struct lk_packed_set set = sets[type];
-    for (int i = 0; i < LK_TREE_DEPTH; i++)
-        m.sums[i] = sums[i];
     set.unpack = unpackers[a->q->kind][type];
     set.few = a->a.n_row <= FEW_ROWS ? few_of[a->q->kind][type][a->a.n_row] : NULL;
     lk_packed_linear(&set, &m, a, begin, end);

@@ -8,7 +8,6 @@
 
 #define ROWS LK_AVX512_ROWS
 #define PANEL LK_AVX512_PANEL
-#define CHUNK_PANELS 16 /* activation panels of an item at least, where there are so many */
 
 static int64_t place(int64_t k, int64_t j)
 {
@@ -208,36 +207,27 @@ LK_INLINE void product_tile(const int R, struct int8_product *p, struct int8_til
 EACH_ROWS(PRODUCT)
 static void (*const products[ROWS + 1])(struct int8_product *, struct int8_tiles *) = {NULL, EACH_ROWS(NAME)};
 
-/* How the work is cut: items are chunks of activation panels by weight panels, the latter running fastest. */
-struct plan {
-    struct lk_panels rows;
-    int64_t n_panel, n_chunk;
-};
-
-static struct plan plan_of(const struct lk_linear *a)
+static struct lk_int8_plan plan_of(const struct lk_linear *a)
 {
-    struct plan p = {.rows = lk_panels_of(a->a.n_row, ROWS), .n_panel = lk_ceil_div(a->n_out, PANEL)};
-    p.n_chunk = lk_ceil_div(p.rows.n, lk_chunk_panels(a->l2_bytes, ROWS * lk_int8_cols(a->a.cols), CHUNK_PANELS));
-    return p;
+    return lk_int8_plan_of(a, &order, ROWS, 1);
 }
 
 static int64_t linear_items(const struct lk_linear *a)
 {
-    struct plan p = plan_of(a);
+    struct lk_int8_plan p = plan_of(a);
     return p.n_panel * p.n_chunk;
 }
 
-/* Activation panels panels[0] .. panels[1] - 1 against weight panel `panel`, `next` being read after it. */
-LK_INLINE void panel_rows(const struct lk_linear *a, const struct plan *plan, const int64_t panels[2], int64_t panel,
-                          int64_t next, const enum lk_type type)
+LK_INLINE void panel_rows(const struct lk_linear *a, const struct lk_int8_plan *plan, const struct lk_int8_item *item,
+                          const enum lk_type type)
 {
     const struct lk_cols *c = a->a.cols;
     int64_t n_col = lk_int8_cols(c), step = lk_int8_panel_bytes(c, &order);
-    const int8_t *w = (const int8_t *)a->w + panel * step;
+    const int8_t *w = (const int8_t *)a->w + item->panel * step;
     const float *scales = (const float *)(const void *)((const int8_t *)a->a.data + a->a.n_row * n_col);
-    int64_t ahead_step = lk_ceil_div(4 * PANEL, panels[1] - panels[0]);
+    int64_t ahead_step = lk_ceil_div(4 * PANEL, item->last - item->first);
     struct int8_tiles tiles;
-    for (int64_t ip = panels[0]; ip < panels[1]; ip++) {
+    for (int64_t ip = item->first; ip < item->last; ip++) {
         int64_t row = lk_panel_begin(&plan->rows, ip);
         int r = lk_panel_rows(&plan->rows, ip);
         struct int8_product p = {.a = (const uint32_t *)a->a.data + row * (n_col / 4),
@@ -245,23 +235,21 @@ LK_INLINE void panel_rows(const struct lk_linear *a, const struct plan *plan, co
                                  .w = w,
                                  .w_scale = (const float *)(const void *)(w + PANEL * n_col),
                                  .cols = c,
-                                 .ahead =
-                                     (const char *)a->w + next * step + (ip - panels[0]) * ahead_step * (n_col / 4),
+                                 .ahead = (const char *)a->w + item->next * step +
+                                          (ip - item->first) * ahead_step * (n_col / 4),
                                  .ahead_step = ahead_step};
         products[r](&p, &tiles);
-        struct lk_tile t = {tiles.tile[0], PANEL, r, row, panel};
+        struct lk_tile t = {tiles.tile[0], PANEL, r, row, item->panel};
         lk_epilogue(a, &t, NULL, type == LK_F32 ? lk_avx512_put_tile_f32 : lk_avx512_put_tile);
     }
 }
 
 LK_INLINE void linear(const struct lk_linear *a, int64_t begin, int64_t end, const enum lk_type type)
 {
-    struct plan plan = plan_of(a);
-    for (int64_t item = begin; item < end; item++) {
-        int64_t chunk = item / plan.n_panel, panel = item % plan.n_panel;
-        int64_t panels[2] = {plan.rows.n * chunk / plan.n_chunk, plan.rows.n * (chunk + 1) / plan.n_chunk};
-        int64_t next = (item + 1 + (item + 1 < end ? 0 : a->skip_items)) % plan.n_panel;
-        panel_rows(a, &plan, panels, panel, next, type);
+    struct lk_int8_plan plan = plan_of(a);
+    for (int64_t i = begin; i < end; i++) {
+        struct lk_int8_item item = lk_int8_item_of(a, &plan, i, end);
+        panel_rows(a, &plan, &item, type);
     }
 }
 LK_BOTH_TYPES(linear, lk_linear)

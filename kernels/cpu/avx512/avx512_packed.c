@@ -123,10 +123,8 @@ void lk_avx512_packed_linear(const struct lk_linear *a, int64_t begin, int64_t e
     _Alignas(64) float sums[LK_TREE_DEPTH][BAND * ROWS * PANEL];
     _Alignas(64) uint32_t piece[PIECE * PANEL];
     struct lk_lane_best best[BAND * ROWS];
-    struct lk_packed_memory m = {.piece = piece, .best = (char *)best};
+    struct lk_packed_memory m = {.piece = piece, .sums = sums[0], .best = (char *)best};
     struct lk_packed_set set = sets[type];
-    for (int i = 0; i < LK_TREE_DEPTH; i++)
-        m.sums[i] = sums[i];
     set.unpack = unpackers[a->q->kind][type];
     lk_packed_linear(&set, &m, a, begin, end);
 }
