@@ -4,9 +4,10 @@ import json
 import os
 import re
 
-from run import PROGRAM, TINY, Skip, case, check, equal, good, program, read, refused, write
+from run import GLM, PROGRAM, TINY, Skip, case, check, equal, good, lines, program, read, refused, write
 
 STANDIN = os.path.join(os.path.dirname(PROGRAM), 'llmbatch-cuda-standin.so')
+FULL = os.environ.get('LB_TEST_FULL') == '1'
 ROWS = b''.join(json.dumps({'prompt_token_ids': [5 + i, 7, 9][:1 + i % 3], 'max_tokens': 3 + i % 2,
                             'ignore_eos': True}).encode() + b'\n' for i in range(6))
 
@@ -57,6 +58,29 @@ def rows_on_a_device(tmp):
     said = re.search(r'--verify: (\d) rows on cpu and cuda: (\d+) log-probabilities differ by up to (\S+),', r.err)
     check(said and said[1] == '2' and said[2] == '6' and float(said[3]) < 1e-3, r.err)
     refused(on_device(['--isa', 'ref', '-p', 'a']), 2, 'the CUDA device has its own')
+
+
+@case
+def decode_steps_as_graphs(tmp):
+    """Steps that are queued from graphs give the bytes of steps that are launched: rows of different length that end
+    one after the other, positions on both sides of a page's and a split's end, more shapes than are kept."""
+    ids = [(7 * i) % 200 + 5 for i in range(600)]
+    rows = [{'id': i, 'prompt_token_ids': ids[i:i + n], 'max_tokens': new, 'temperature': t, 'ignore_eos': True}
+            for i, (n, new, t) in enumerate(((3, 24, 0), (30, 17, 0.8), (505 if FULL else 57, 12, 0), (1, 9, 0.9)))]
+    path = write(os.path.join(tmp, 'in.jsonl'), lines(rows))
+
+    def run(graphs, *more):
+        r = on_device(['-i', path, '--log-level', 'debug', '--batch-tokens', '512', *more], LLMBATCH_CUDA_GRAPHS=graphs)
+        equal(r.code, 0, r.err)
+        said = re.search(r'graphs: (\d+) of (\d+) decode steps were queued from (\d+) graphs', r.err)
+        return r.out, tuple(map(int, said.groups())) if said else None
+    for more in ([], ['-m', GLM]) if FULL else ([],):
+        plain, none = run('0', *more)
+        equal(none, None, 'graphs are off')
+        for kept in ('', '1'):
+            out, (replayed, steps, made) = run(kept, *more)
+            equal(out, plain, f'{kept or "64"} graphs kept')
+            check(made >= 2 and 6 <= replayed <= steps - 2 * made, f'{replayed} of {steps} steps from {made} graphs')
 
 
 @case

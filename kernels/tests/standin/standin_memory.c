@@ -252,12 +252,16 @@ void standin_touch(const void *at, size_t bytes, bool store)
 cudaError_t cudaMalloc(void **p, size_t bytes)
 {
     cudaError_t e = standin_enter("cudaMalloc");
+    if (!standin_may_touch_all("cudaMalloc"))
+        e = cudaErrorStreamCaptureUnsupported;
     return standin_leave(e ? e : allocate(p, bytes, standin_device()));
 }
 
 cudaError_t cudaMallocHost(void **p, size_t bytes)
 {
     cudaError_t e = standin_enter("cudaMallocHost");
+    if (!standin_may_touch_all("cudaMallocHost"))
+        e = cudaErrorStreamCaptureUnsupported;
     return standin_leave(e ? e : allocate(p, bytes, -1));
 }
 
@@ -271,12 +275,14 @@ cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags)
 
 cudaError_t cudaFree(void *p)
 {
+    standin_may_touch_all("cudaFree");
     cudaError_t e = standin_enter("cudaFree"), freed = release(p, false);
     return standin_leave(e ? e : freed);
 }
 
 cudaError_t cudaFreeHost(void *p)
 {
+    standin_may_touch_all("cudaFreeHost");
     cudaError_t e = standin_enter("cudaFreeHost"), freed = release(p, true);
     return standin_leave(e ? e : freed);
 }
