@@ -18,7 +18,7 @@ if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
     target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR})
     target_compile_features(${name} PRIVATE cxx_std_17)
     target_compile_options(${name} PRIVATE -Wall -Wextra -Wpedantic -Wshadow=local -Wno-unknown-pragmas -Werror
-      -ffp-contract=off -O2 -fno-exceptions)
+      -ffp-contract=off -O2 -fno-exceptions -fvisibility=hidden)
     if(sanitizers)
       target_compile_options(${name} PRIVATE -fsanitize=${sanitizers})
     endif()
