@@ -108,12 +108,15 @@ if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
     target_link_libraries(test_cuda_fault PRIVATE lb_core PkgConfig::CMOCKA)
     add_test(NAME test_cuda_fault COMMAND test_cuda_fault $<TARGET_FILE:llmbatch-cuda-standin>)
     set_tests_properties(test_cuda_fault PROPERTIES TIMEOUT 1800)
-    foreach(part layers products "greedy;llama-gqa-tied" "contract;llama-gqa-tied")
+    foreach(part layers products "greedy;sample;llama-gqa-tied" "contract;sample;llama-gqa-tied")
       list(GET part 0 name)
       add_test(NAME test_golden_cuda_${name} COMMAND test_golden --cuda $<TARGET_FILE:llmbatch-cuda-standin> ${part}
                WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
       set_tests_properties(test_golden_cuda_${name} PROPERTIES TIMEOUT 1200 SKIP_RETURN_CODE 77 COST 80)
     endforeach()
+    add_test(NAME test_model_decoder_cuda COMMAND test_model_decoder --cuda $<TARGET_FILE:llmbatch-cuda-standin> sample
+             qwen3 WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+    set_tests_properties(test_model_decoder_cuda PROPERTIES TIMEOUT 7200 SKIP_RETURN_CODE 77)
     add_test(NAME test_model_shard_cuda COMMAND test_model_shard --cuda $<TARGET_FILE:llmbatch-cuda-standin>
              WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
     set_tests_properties(test_model_shard_cuda PROPERTIES TIMEOUT 1800 SKIP_RETURN_CODE 77)
