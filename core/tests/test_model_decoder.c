@@ -21,6 +21,7 @@
 #include "core/base/mem.h"
 #include "core/model/decoder.h"
 #include "core/model/kv.h"
+#include "core/model/pack.h"
 #include "kernels/cpu/lk_cpu.h"
 
 #define GOLDENS LB_SOURCE_DIR "/../shared/goldens/"
@@ -107,8 +108,8 @@ static enum lb_status rig_files(struct rig *r, const char *name, struct lb_err *
         LB_TRY(lb_gguf_open(&r->gguf, path, err));
         return lb_config_read_gguf(&r->config, &r->gguf, &log, err);
     }
-    LB_TRY(lb_safetensors_open(&r->gguf.w, path, err));
-    return lb_config_read_dir(&r->config, path, &log, err);
+    LB_TRY(lb_config_read_dir(&r->config, path, &log, err));
+    return lb_pack_open(&r->gguf.w, path, &r->config.pack, err);
 }
 
 /* The model of files that are open. */
