@@ -2,23 +2,39 @@
 for CUDA's (kernels/tests/standin), whose kernels run on the model of a block."""
 import json
 import os
+import random
 import re
+import signal
+import subprocess
+import time
 
-from run import GLM, PROGRAM, TINY, Skip, case, check, equal, good, lines, program, read, refused, write
+from run import CLEAN_ENV, GLM, PROGRAM, TINY, WAIT_S, Skip, case, check, equal, good, lines, program, read, refused, write
 
-STANDIN = os.path.join(os.path.dirname(PROGRAM), 'llmbatch-cuda-standin.so')
 FULL = os.environ.get('LB_TEST_FULL') == '1'
+STANDIN = os.path.join(os.path.dirname(PROGRAM), 'llmbatch-cuda-standin.so')
 ROWS = b''.join(json.dumps({'prompt_token_ids': [5 + i, 7, 9][:1 + i % 3], 'max_tokens': 3 + i % 2,
                             'ignore_eos': True}).encode() + b'\n' for i in range(6))
+
+
+def device_args(*args):
+    if not os.path.exists(STANDIN):
+        raise Skip('no CUDA headers')
+    return ['-m', TINY, '--device', 'cuda', '--threads', '1', '--batch-tokens', '64', *args]
+
+
+def device_env(**env):
+    return {'LLMBATCH_CUDA_LIBRARY': STANDIN, 'ASAN_OPTIONS': 'detect_leaks=0', **env}
 
 
 def on_device(args, stdin=b'', **env):
     """A run on the stand-ins; what they find wrong, leaks too, ends a process with 99. A sanitizer's look for leaks reads all
     memory, fibers' stacks and what the stand-ins forbid to the host among it, and falls over."""
-    if not os.path.exists(STANDIN):
-        raise Skip('no CUDA headers')
-    return program(['-m', TINY, '--device', 'cuda', '--threads', '1', '--batch-tokens', '64', *args], stdin,
-                   env={'LLMBATCH_CUDA_LIBRARY': STANDIN, 'ASAN_OPTIONS': 'detect_leaks=0', **env})
+    return program(device_args(*args), stdin, env=device_env(**env))
+
+
+def n_finished(partial):
+    """Whole records behind the header of a partial output."""
+    return max(read(partial).count(b'\n') - 1, 0) if os.path.exists(partial) else 0
 
 
 @case
@@ -109,3 +125,35 @@ def a_device_that_fails(tmp):
     equal(read(out), read(undisturbed), 'rows')
     resumed = json.loads(read(out + '.stats.json'))['rows']['resumed']
     equal(resumed, kept, 'rows taken over')
+
+
+@case
+def a_run_on_a_device_that_is_killed(tmp):
+    """At random moments, again and again: no finished row is lost or computed twice, and the bytes are the same."""
+    draw = random.Random(time.time_ns() if FULL else 11)
+    n_row, n_prompt, n_new = (24, 40, 6) if FULL else (6, 8, 2)
+    rows = [{'prompt_token_ids': [5 + i] * draw.randint(1, n_prompt), 'max_tokens': draw.randint(1, n_new), 'logprobs': 1,
+             'prompt_logprobs': 1, 'n': 1 + i % 2, 'temperature': 0.9} for i in range(n_row)]
+    path = write(os.path.join(tmp, 'in.jsonl'), b''.join(json.dumps(row).encode() + b'\n' for row in rows))
+    whole, out = (os.path.join(tmp, name) for name in ('whole.jsonl', 'out.jsonl'))
+    partial = out + '.partial'
+    args = ['-i', path, '--audit', 'off', '--seed', '3', '--max-seqs', '2', '--progress', 'off']
+    equal(on_device([*args, '-o', whole]).code, 0, 'undisturbed')
+    n_kept, n_kill = 0, 0
+    for target in sorted(draw.sample(range(1, len(rows)), 8 if FULL else 2)):
+        p = subprocess.Popen([PROGRAM, *device_args(*args, '-o', out)], env={**CLEAN_ENV, **device_env()},
+                             stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + WAIT_S
+        while p.poll() is None and n_finished(partial) < target and time.monotonic() < deadline:
+            time.sleep(0.002)
+        p.kill()
+        if p.wait() == 0:
+            break
+        equal(p.returncode, -signal.SIGKILL, 'its end')
+        check(n_finished(partial) >= max(n_kept, target), f'{n_kept} rows were finished, {n_finished(partial)} are')
+        n_kept, n_kill = n_finished(partial), n_kill + 1
+    check(n_kill > 0, 'it was done before each kill')
+    r = on_device([*args, '-o', out])
+    equal(r.code, 0, r.err)
+    equal(read(out), read(whole), 'rows')
+    equal(json.loads(read(out + '.stats.json'))['rows']['resumed'], n_kept, 'rows taken over')

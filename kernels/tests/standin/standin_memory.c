@@ -28,20 +28,27 @@ struct allocation {
 };
 
 static struct allocation allocations[MAX_ALLOCATIONS];
-static int n_allocation, last_found;
+static int n_allocation;
+static uint16_t found_at[1024]; /* by the page of an address */
 static long n_made;
 static size_t used[STANDIN_MAX_DEVICE];
 static int opened;
 
+static bool has(const struct allocation *a, const void *p)
+{
+    return (const char *)p >= a->begin && (const char *)p < a->begin + a->bytes;
+}
+
 static struct allocation *find(const void *p)
 {
-    for (int n = 0; n < n_allocation; n++) {
-        int i = (last_found + n) % n_allocation;
-        struct allocation *a = &allocations[i];
-        if ((const char *)p < a->begin || (const char *)p >= a->begin + a->bytes)
+    uint16_t *guess = &found_at[(uintptr_t)p / PAGE % (sizeof found_at / sizeof *found_at)];
+    if (*guess < n_allocation && has(&allocations[*guess], p))
+        return &allocations[*guess];
+    for (int i = 0; i < n_allocation; i++) {
+        if (!has(&allocations[i], p))
             continue;
-        last_found = i;
-        return a;
+        *guess = (uint16_t)i;
+        return &allocations[i];
     }
     return NULL;
 }
