@@ -236,7 +236,7 @@ static void begin_samples(struct world *t, int32_t j, struct lb_work *w)
         if (at_end(t, f))
             end_row(t, f);
         else
-            lb_sched_fork(&t->sched, j, f);
+            lb_sched_fork(&t->sched, t->sched.outs, j, f);
     }
     w->n_follow = 0;
 }
@@ -245,10 +245,11 @@ static void begin_samples(struct world *t, int32_t j, struct lb_work *w)
 static void sample(struct world *t)
 {
     for (int32_t j = 0; j < t->step.n_out; j++) {
-        const struct lb_seq *q = &t->sched.seq[t->sched.out_seq[j]];
+        const struct lb_seq *q = &t->sched.seq[t->sched.outs->seq[j]];
         int64_t row = q->work->row.index;
         struct course *c = &t->course[row];
-        struct lb_work *w = lb_sched_advance(&t->sched, &t->step, j, id_of(row, q->work->n_prompt + q->work->n_out));
+        int32_t id = id_of(row, q->work->n_prompt + q->work->n_out);
+        struct lb_work *w = lb_sched_advance(&t->sched, t->sched.outs, j, id);
         assert_ptr_equal(w, c->work);
         c->slot = j;
         c->slot_step = t->step.number;
@@ -256,7 +257,7 @@ static void sample(struct world *t)
         if (!at_end(t, w))
             continue;
         assert_int_equal(c->n_fed, w->n_prompt + w->n_out - 1);
-        lb_sched_finish(&t->sched, j);
+        lb_sched_finish(&t->sched, t->sched.outs, j);
         end_row(t, w);
     }
 }
@@ -473,7 +474,7 @@ static void test_order(void **state)
         for (int32_t i = 0; i < n_seq; i++)
             assert_int_equal(t.step.seq_start[i + 1] - t.step.seq_start[i], want[step][i]);
         for (int32_t j = 0; j < t.step.n_out; j++)
-            lb_sched_advance(&t.sched, &t.step, j, 7);
+            lb_sched_advance(&t.sched, t.sched.outs, j, 7);
     }
     world_release(&t);
 }
