@@ -38,7 +38,7 @@ static int n_golden;
 /* One recorded row in so many is run. Under a sanitizer the question is what is read and written; the release build
  * compares every row. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { SAMPLE = 3 };
+enum { SAMPLE = 6 };
 #else
 enum { SAMPLE = 1 };
 #endif

@@ -418,7 +418,7 @@ static const char *const goldens[] = {"llama-mha",
 
 /* Under a sanitizer one of each kind: there the question is what is read and written. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { EVERY = 3 };
+enum { EVERY = 6 };
 #else
 enum { EVERY = 1 };
 #endif
