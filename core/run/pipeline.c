@@ -274,6 +274,8 @@ static void count_forward(struct lb_run *r)
     lb_log_put(r->spec->log, LB_LOG_DEBUG,
                "forward: layer products %.6g s, attention and cache %.6g s, norms %.6g s, head %.6g s", c->linear_s,
                c->attend_s, c->norm_s, c->head_s);
+    lb_log_put(r->spec->log, LB_LOG_DEBUG, "steps launched while another one was on its way: %lld",
+               (long long)r->n_ahead);
     const int64_t *n = r->asker.n_put;
     if (r->asked)
         lb_log_put(r->spec->log, LB_LOG_DEBUG,

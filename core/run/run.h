@@ -57,6 +57,7 @@ struct lb_run {
     struct lb_work *finished;           /* rows of this step that ended */
     bool input_done, interrupted, over; /* over: end after this round */
     bool timed_out;                     /* the deadline came, or was too near for rows that were then left out */
+    int64_t n_ahead;                    /* steps that were launched while another one flew */
     double landed;                      /* when the last step was collected */
     double step_s;                      /* of late, for what can be done before the deadline */
     int64_t n_ended, n_ended_tok;       /* sequences that have ended, and their new tokens */

@@ -223,6 +223,7 @@ enum lb_status lb_run_forward(struct lb_run *r, struct lb_err *err)
     lb_world_beat(r->spec->ranks.world, "step", r->now->step.number);
     if (f)
         launch(r, f);
+    r->n_ahead += f && r->flying;
     bool stays = f && (r->flying || may_follow(r, f));
     r->got = r->flying ? r->flying : stays ? NULL : f;
     r->flying = stays ? f : NULL;
