@@ -106,6 +106,16 @@ static bool asks_for(const char *name)
     return text && *text && strcmp(text, "0") != 0;
 }
 
+/* 0: nothing was asked for. */
+static int graphs_asked(void)
+{
+    const char *text = getenv("LLMBATCH_CUDA_GRAPHS");
+    if (!text || !*text)
+        return 0;
+    long n = strtol(text, NULL, 10);
+    return n <= 0 ? -1 : n < 4096 ? (int)n : 4096;
+}
+
 static void say_complete(struct lb_report *report, const char *output)
 {
     struct lb_str text = {0};
@@ -195,6 +205,7 @@ static enum lb_status check(struct lb_cli *cli, const struct place *p, struct lb
     LB_TRY(read_clock(&cli->run.created, &cli->run.now, err));
     cli->run.unpack = asks_for("LLMBATCH_UNPACK");
     cli->run.no_ahead = asks_for("LLMBATCH_NO_AHEAD");
+    cli->run.graphs = graphs_asked();
     return speaks(p) ? check_input(cli, err) : LB_OK;
 }
 

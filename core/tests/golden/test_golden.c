@@ -666,15 +666,15 @@ static void test_products(void **state)
     json_decref(golden);
 }
 
-/* What depends on the device: test_golden --cuda LIBRARY greedy|layers|products|contract [MODEL ...], the latter for a
- * sample.
- */
+/* What depends on the device: test_golden --cuda LIBRARY greedy|layers|products|contract [[sample] MODEL ...]; a sample
+ * is all of them with LB_TEST_FULL=1. */
 static int run_cuda(const char *part, char **names)
 {
     const struct CMUnitTest greedy[] = {cmocka_unit_test(test_greedy), cmocka_unit_test(test_two_names)};
     const struct CMUnitTest contract[] = {cmocka_unit_test(test_contract)};
     const struct CMUnitTest products[] = {cmocka_unit_test(test_products)};
-    only = names[0] && golden_extent() != EXTENT_FULL ? names : NULL;
+    bool sample = names[0] && strcmp(names[0], "sample") == 0;
+    only = sample && golden_extent() == EXTENT_FULL ? NULL : names[sample] ? names + sample : NULL;
     if (strcmp(part, "layers") == 0)
         return golden_layers();
     if (strcmp(part, "products") == 0)
