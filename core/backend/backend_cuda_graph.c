@@ -95,8 +95,8 @@ static struct graph *find(struct lb_cuda *c)
     return NULL;
 }
 
-/* Notes the key, in place of the one that was used longest ago where there are as many as are kept. No step is under
- * way whose graph could be destroyed. */
+/* Notes the key, in place of the one that was used longest ago where there are as many as are kept. Its graph may be
+ * the older step's, which is through then. */
 static void note(struct lb_cuda *c)
 {
     struct lb_cuda_graphs *g = c->graphs;
@@ -106,6 +106,8 @@ static void note(struct lb_cuda *c)
     else
         for (int i = 1; i < g->n; i++)
             to = g->graph[i].used < to->used ? &g->graph[i] : to;
+    if (to->exec && c->other.step && !lb_cuda_wait(c, "a decode step"))
+        return;
     if (to->exec && !lb_cuda_ok(c, cudaGraphExecDestroy(to->exec), "cudaGraphExecDestroy", "a decode step"))
         return;
     *to = (struct graph){.used = c->step->number,

@@ -14,7 +14,7 @@ extern "C" {
 #include "kernels/cpu/lk_cpu.h"
 }
 
-#include "kernels/cuda/lk_cuda.h"
+#include "kernels/cuda/lk_cuda_attend.h"
 
 /* ---- the device's memory: dev_simt.cu or dev_cuda.cu ---- */
 
