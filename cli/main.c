@@ -106,6 +106,16 @@ static bool asks_unpacked(void)
     return text && *text && strcmp(text, "0") != 0;
 }
 
+/* 0: nothing was asked for. */
+static int graphs_asked(void)
+{
+    const char *text = getenv("LLMBATCH_CUDA_GRAPHS");
+    if (!text || !*text)
+        return 0;
+    long n = strtol(text, NULL, 10);
+    return n <= 0 ? -1 : n < 4096 ? (int)n : 4096;
+}
+
 static void say_complete(struct lb_report *report, const char *output)
 {
     struct lb_str text = {0};
@@ -194,6 +204,7 @@ static enum lb_status check(struct lb_cli *cli, const struct place *p, struct lb
     cli->run.nccl_ring = ring && strcmp(ring, "1") == 0;
     LB_TRY(read_clock(&cli->run.created, &cli->run.now, err));
     cli->run.unpack = asks_unpacked();
+    cli->run.graphs = graphs_asked();
     return speaks(p) ? check_input(cli, err) : LB_OK;
 }
 

@@ -160,6 +160,7 @@ static enum lb_status open_backend_as(struct lb_llm *llm, const char *isa, struc
                                    .lt_weights = o->lt_weights,
                                    .cuda_library = o->cuda_library,
                                    .unpack = o->unpack,
+                                   .graphs = o->graphs,
                                    .log = &o->log};
     return lb_backend_open(&llm->backend, &spec, err);
 }

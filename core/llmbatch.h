@@ -62,6 +62,7 @@ struct lb_options {
     const char *quantize;           /* NULL, "none", "int8": the layers' matrices and their inputs */
     const char *kv_dtype;           /* "auto" (that of the weights), "f32", "bf16": no other than dtype */
     const char *isa;                /* NULL: what the processor has */
+    int graphs;                     /* tests: of decode steps on CUDA, kept at most; 0: as is usual, -1: none */
     bool unpack;                    /* tests: weights that could stay packed do not; the same output, more memory */
     int64_t threads;                /* 0: the affinity mask */
     struct lb_world *world;         /* from lb_join; NULL: one process alone */

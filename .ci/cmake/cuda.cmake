@@ -18,7 +18,7 @@ if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
     target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR})
     target_compile_features(${name} PRIVATE cxx_std_17)
     target_compile_options(${name} PRIVATE -Wall -Wextra -Wpedantic -Wshadow=local -Wno-unknown-pragmas -Werror
-      -ffp-contract=off -O2 -fno-exceptions)
+      -ffp-contract=off -O2 -fno-exceptions -fvisibility=hidden)
     if(sanitizers)
       target_compile_options(${name} PRIVATE -fsanitize=${sanitizers})
     endif()
@@ -42,7 +42,9 @@ if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
   if(LB_SANITIZE) # the kernels themselves under the sanitizers, without the model's own checks of memory
     lk_simt_objects(lk_cuda_sanitized "${LB_SANITIZE}" ${cuda_kernels})
     target_compile_definitions(lk_cuda_sanitized PRIVATE LK_SIMT)
-    target_compile_options(lk_cuda_sanitized PRIVATE -fno-sanitize-recover=all)
+    # at -O2 the compiler takes seven times as long over them
+    target_compile_options(lk_cuda_sanitized PRIVATE -fno-sanitize-recover=all -O0)
+    target_compile_options(lk_cuda_checks PRIVATE -O1)
     add_executable(checkcuda_sanitized $<TARGET_OBJECTS:lk_cuda_checks> $<TARGET_OBJECTS:lk_simt>
                    $<TARGET_OBJECTS:lk_cuda_sanitized>)
     list(APPEND programs checkcuda_sanitized)
@@ -108,12 +110,15 @@ if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
     target_link_libraries(test_cuda_fault PRIVATE lb_core PkgConfig::CMOCKA)
     add_test(NAME test_cuda_fault COMMAND test_cuda_fault $<TARGET_FILE:llmbatch-cuda-standin>)
     set_tests_properties(test_cuda_fault PROPERTIES TIMEOUT 1800)
-    foreach(part layers products adapters "greedy;llama-gqa-tied" "contract;llama-gqa-tied")
+    foreach(part layers products adapters "greedy;sample;llama-gqa-tied" "contract;sample;llama-gqa-tied")
       list(GET part 0 name)
       add_test(NAME test_golden_cuda_${name} COMMAND test_golden --cuda $<TARGET_FILE:llmbatch-cuda-standin> ${part}
                WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
       set_tests_properties(test_golden_cuda_${name} PROPERTIES TIMEOUT 1200 SKIP_RETURN_CODE 77 COST 80)
     endforeach()
+    add_test(NAME test_model_decoder_cuda COMMAND test_model_decoder --cuda $<TARGET_FILE:llmbatch-cuda-standin> sample
+             qwen3 WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+    set_tests_properties(test_model_decoder_cuda PROPERTIES TIMEOUT 7200 SKIP_RETURN_CODE 77)
     add_test(NAME test_model_shard_cuda COMMAND test_model_shard --cuda $<TARGET_FILE:llmbatch-cuda-standin>
              WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
     set_tests_properties(test_model_shard_cuda PROPERTIES TIMEOUT 1800 SKIP_RETURN_CODE 77)

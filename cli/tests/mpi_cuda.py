@@ -67,14 +67,22 @@ def a_device_fails(tmp):
 
 @case
 def a_rank_is_killed(tmp):
-    r, out = on_devices(tmp, 2, '--tp', '2', '--max-seqs', '2', rows=MANY)
+    """Finished rows are kept, and the same command goes on to what an undisturbed run makes."""
+    r, out = on_devices(tmp, 2, '--tp', '2', '--max-seqs', '2', rows=MANY[:16])
     with r:
         r.wait_for(lambda: len(r.ranks()) == 2 and len(finished(out + '.partial')) >= 1, 'a finished row')
         before = finished(out + '.partial')
         os.kill(r.ranks()[1], signal.SIGKILL)
         code = r.end(60)
     check(code in (4, 137), f'exit {code}', r.err)
-    check(before.items() <= finished(out + '.partial').items(), 'finished rows are lost')
+    kept = finished(out + '.partial')
+    check(before.items() <= kept.items(), 'finished rows are lost')
+    r, out = on_devices(tmp, 2, '--tp', '2', '--max-seqs', '2', rows=MANY[:16])
+    with r:
+        equal(r.end(120), 0, f'gone on with: {r.err}')
+    equal(json.loads(read(out + '.stats.json'))['rows']['resumed'], len(kept), 'rows taken over')
+    resumed = read(out)
+    equal(bytes_of(tmp, 1, rows=MANY[:16]), resumed, 'rows')
 
 
 @case

@@ -62,6 +62,11 @@ struct lb_backend_ops {
     /* the forward pass */
     void (*step_begin)(struct lb_backend *be, const struct lb_step *step, struct lb_kv_mem *kv,
                        const struct lb_rope_args *rope, int64_t n_head);
+    /* Around embed and all layers with the last norm, where the model runs them whole, alone and unobserved; NULL:
+     * none. layers_begin: true, they are queued already, as they were recorded in an earlier step of this shape, and
+     * are left out. layers_end: true, they could not be recorded and are to run once more. */
+    bool (*layers_begin)(struct lb_backend *be);
+    bool (*layers_end)(struct lb_backend *be);
     /* Ids that the table does not hold give -0, so that the sum of all ranks' rows is the row of the one that does. */
     void (*embed)(struct lb_backend *be, struct lb_buf *x, const struct lb_table *table);
     /* wanted: only the step's out_tok rows, in their order */
@@ -147,7 +152,8 @@ struct lb_backend_spec {
     int local_rank;     /* among the ranks of this host: its device */
     int64_t lt_weights; /* tests only: matrices of so many weights have cuBLASLt's algorithms tried; 0: as is best */
     const char *cuda_library; /* path of llmbatch-cuda.so; NULL: it is looked for */
-    bool unpack;              /* see struct lb_backend */
+    int graphs;  /* of decode steps, kept at most on a device that has them; 0: as many as is usual, -1: none */
+    bool unpack; /* see struct lb_backend */
     const struct lb_log *log;
 };
 

@@ -11,6 +11,7 @@
 #define PIECE_BYTES ((size_t)8 << 20) /* of device memory at a time, or what is asked for where that is much */
 #define ALIGN ((size_t)256)
 #define LEAST_WEIGHTS ((int64_t)1 << 18) /* of a matrix that cuBLASLt is tried for */
+#define GRAPHS 64                        /* of decode steps, at most: each takes some hundred KB of the device */
 #define LEAST_SHARED (99 * 1024)         /* of a block: what the kernels for attention need */
 
 int64_t lb_cuda_grain(const struct lb_cuda *c, int64_t n_item, int64_t per_thread)
@@ -144,6 +145,7 @@ static void cuda_close(struct lb_backend *be)
     for (int i = 0; i < 2; i++)
         if (c->load_event[i])
             cudaEventDestroy(c->load_event[i]);
+    lb_cuda_graphs_close(c);
     lb_cuda_lt_close(c);
     if (c->end_event)
         cudaEventDestroy(c->end_event);
@@ -300,6 +302,8 @@ static const struct lb_backend_ops cuda_ops = {
     .kv_new = cuda_kv_new,
     .moe_reserve = lb_cuda_moe_reserve,
     .step_begin = lb_cuda_step_begin,
+    .layers_begin = lb_cuda_layers_begin,
+    .layers_end = lb_cuda_layers_end,
     .embed = lb_cuda_embed,
     .norm = lb_cuda_norm,
     .norm_add = lb_cuda_norm_add,
@@ -397,6 +401,7 @@ static enum lb_status open_device(struct lb_cuda *c, const struct lb_backend_spe
     LB_TRY(describe_device(c, &c->base.memory, err));
     LB_TRY(open_streams(c, err));
     LB_TRY(lb_cuda_lt_open(c, err));
+    LB_TRY(lb_cuda_graphs_init(c, spec->graphs == 0 ? GRAPHS : spec->graphs, err));
     c->base.ops = &cuda_ops;
     c->base.dtype = spec->dtype;
     c->base.device = "cuda";

@@ -36,8 +36,9 @@ struct lb_table {
 
 struct lb_cuda_lt; /* backend_cuda_lt.h */
 struct lb_cuda_shape;
-struct lb_cuda_index; /* backend_cuda_index.c */
-struct lb_cuda_moe;   /* backend_cuda_moe.c */
+struct lb_cuda_index;  /* backend_cuda_index.c */
+struct lb_cuda_moe;    /* backend_cuda_moe.c */
+struct lb_cuda_graphs; /* backend_cuda_graph.c */
 
 /* n_plane planes of pages, one behind the other. */
 struct lb_cuda_planes {
@@ -142,6 +143,7 @@ struct lb_cuda {
     size_t scratch_bytes, row_scratch; /* row_scratch: what a row of the largest matrix needs */
     struct lb_cuda_moe *moe;
     struct lb_cuda_lora lora;
+    struct lb_cuda_graphs *graphs;
 
     /* fixed by the first step */
     void *q;
@@ -150,6 +152,8 @@ struct lb_cuda {
     int64_t n_rot;
     float *state;
     int64_t n_slot, state_head, state_dim;
+    struct lk_attn_shape shape[LB_CUDA_PLANS]; /* of the model's windows, as steps come to know them */
+    int n_shape;
 
     /* the step in progress */
     const struct lb_step *step;

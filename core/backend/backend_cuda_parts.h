@@ -40,6 +40,9 @@ int64_t lb_cuda_plan_slots(const struct lb_cuda *c);
 /* Makes a plan for sequences seq[n_seq] and sends it; false where the step failed. */
 bool lb_cuda_plan_make(struct lb_cuda *c, const struct lk_attn_seq *seq, int64_t n_seq,
                        const struct lk_attn_shape *shape, struct lk_attn_plan *plan);
+/* Plans of the whole step for all windows that the model is known to have, with counts that are rounded; false: none
+ * is known, or they do not fit. What was made stays and is found by the layers. */
+bool lb_cuda_plan_all(struct lb_cuda *c);
 void lb_cuda_attend(struct lb_backend *be, const struct lb_attend_args *args);
 
 /* ---- backend_cuda_ops.c ---- */
@@ -100,6 +103,12 @@ size_t lb_cuda_lora_block_bytes(const struct lb_cuda *c);
 bool lb_cuda_lora_begin(struct lb_cuda *c, const struct lb_step *s);
 /* Makes u of activations in front of w; *out says what to add to the product. False: nothing. */
 bool lb_cuda_lora_down(struct lb_cuda *c, const struct lk_act *x, const struct lb_matrix *w, struct lk_adapt *out);
+
+/* ---- backend_cuda_graph.c ---- */
+enum lb_status lb_cuda_graphs_init(struct lb_cuda *c, int most, struct lb_err *err);
+void lb_cuda_graphs_close(struct lb_cuda *c);
+bool lb_cuda_layers_begin(struct lb_backend *be);
+bool lb_cuda_layers_end(struct lb_backend *be);
 
 /* ---- backend_cuda_index.c ---- */
 #define LB_CUDA_INDEX_TOKENS 32 /* that choose, at a time */

@@ -40,6 +40,23 @@ void lb_cuda_block_send(struct lb_cuda *c, size_t from, const char *op)
                    "cudaMemcpyAsync", op);
 }
 
+/* Page tables differ in length from step to step: they have a place of their own in front of all else, so that the
+ * other tables of steps with as many tokens, sequences and outputs lie at the same addresses. */
+static size_t page_room(const struct lb_cuda *c)
+{
+    return padded((size_t)c->limit.n_page * sizeof(int32_t));
+}
+
+static void send_pages(struct lb_cuda *c, const struct lb_step *s)
+{
+    size_t n = (size_t)s->n_page * sizeof *s->page;
+    c->t.page = (int32_t *)(void *)c->block;
+    memcpy(c->block_host, s->page, n);
+    if (n > 0)
+        lb_cuda_ok(c, cudaMemcpyAsync(c->block, c->block_host, n, cudaMemcpyHostToDevice, c->stream), "cudaMemcpyAsync",
+                   "a step's pages");
+}
+
 /* n numbers of a table. */
 static int32_t *put(struct lb_cuda *c, const int32_t *from, int32_t n)
 {
@@ -95,17 +112,19 @@ static bool send_tables(struct lb_cuda *c, const struct lb_step *s, bool dynamic
 {
     struct lb_cuda_tables *t = &c->t;
     *t = (struct lb_cuda_tables){0};
+    c->block_used = page_room(c);
     if (!put_ids(c, s) || (t->pos = put(c, s->pos, s->n_tok)) == NULL ||
         (t->tok_page = put(c, s->tok_page, s->n_tok)) == NULL ||
         (dynamic && (t->rope_len = put(c, s->rope_len, s->n_tok)) == NULL) ||
         (t->page_start = put(c, s->page_start, s->n_seq + 1)) == NULL ||
-        (t->page = put(c, s->page, s->n_page)) == NULL || (t->out_tok = put(c, s->out_tok, s->n_out)) == NULL)
+        (t->out_tok = put(c, s->out_tok, s->n_out)) == NULL)
         return false;
     if (c->base.dtype == LB_F32 && !put_items(c, s, (int32_t)n_head))
         return false;
     if (!lb_cuda_lora_begin(c, s))
         return false;
-    lb_cuda_block_send(c, 0, "a step's tables");
+    lb_cuda_block_send(c, page_room(c), "a step's tables");
+    send_pages(c, s);
     if (c->kv->index)
         lb_cuda_index_begin(c, c->kv->index, s, n_head);
     c->plan_base = c->block_used;

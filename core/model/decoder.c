@@ -298,7 +298,7 @@ static void embed(struct lb_pass *p)
         reduce(p, &p->m->x);
 }
 
-static void layers_forward(struct lb_pass *p)
+static void layers_run(struct lb_pass *p)
 {
     struct lb_model *m = p->m;
     embed(p);
@@ -309,6 +309,22 @@ static void layers_forward(struct lb_pass *p)
         hook_layer(p, il);
     }
     p->op->norm(p->be, &m->h, &m->x, m->weights.norm, m->config->norm_eps, true);
+}
+
+/* Steps whose launches are the same are recorded, unless somebody looks into them or other ranks take part. */
+static void layers_forward(struct lb_pass *p)
+{
+    struct lb_model *m = p->m;
+    bool whole = m->first_layer == 0 && m->end_layer == (int)m->config->n_layer;
+    if (!p->op->layers_begin || m->hook || !whole || shared(p)) {
+        layers_run(p);
+        return;
+    }
+    if (p->op->layers_begin(p->be))
+        return;
+    do
+        layers_run(p);
+    while (p->op->layers_end(p->be));
 }
 
 enum lb_status lb_model_forward(struct lb_model *m, const struct lb_step *step, const struct lb_cand **cand,

@@ -169,7 +169,7 @@ int lk_cuda_sample(const struct lk_sample *a, void *stream);
 
 /* ---- attention ---- */
 
-/* A row of attention work, all heads of a token; its state in split s is in slot + s. */
+/* A row of attention work, all heads of a token; its state in split s is in slot + s. tok -1: nothing to merge. */
 struct lk_attn_row {
     int32_t tok, slot;
 };
@@ -181,7 +181,7 @@ enum lk_attn_kind {
 };
 
 /* Rows row .. row + n_row - 1 against pages page_begin .. page_end - 1 of sequence seq, whose first pages they share.
- */
+ * No rows: the block of threads ends at once. */
 struct lk_attn_work {
     int32_t row, n_row, seq, page_begin, page_end;
     enum lk_attn_kind kind;
@@ -214,6 +214,7 @@ size_t lk_attn_state_bytes(int64_t n_slot, int64_t n_head, int64_t v_dim);
 struct lk_attn_shape {
     int64_t n_head, n_kv_head, v_dim, window;
     size_t shared_bytes; /* that a block of the device may have: 99 KB at least */
+    bool rounds;         /* counts are rounded up with work that is none, so that a recorded launch serves more steps */
 };
 
 /* Fills item and row, and the counts of *plan. Neighboring sequences of one token that begin with the same pages read

@@ -256,7 +256,7 @@ static void store_and_add(const struct lk_cpu *t, const struct problem *p)
             check_that(y[at] == 7 && z[at] == 7, t, "int8", "numbers between the rows have changed");
             continue;
         }
-        if ((i * p->n_out + j) % CHECK_EVERY != 0)
+        if ((i * p->n_out + j) % check_every != 0)
             continue;
         float want = value_of(p, i, j), sum = 7.0f + (want + p->bias[j]);
         check_that(same(y[at], want), t, "int8", "n_row %lld row %lld column %lld: %a, not %a", (long long)p->n_row,
@@ -279,7 +279,7 @@ static void swiglu(const struct lk_cpu *t, const struct problem *p, const struct
     multiply(t, p, &args);
     for (int64_t i = 0; i < p->n_row; i++) {
         t->act_row(&out, i, got);
-        for (int64_t j = i % CHECK_EVERY; j < ffn; j += CHECK_EVERY) {
+        for (int64_t j = i % check_every; j < ffn; j += check_every) {
             double g = (double)(value_of(p, i, j) + p->bias[j]);
             double u = (double)(value_of(p, i, ffn + j) + p->bias[ffn + j]), want = g / (1 + exp(-g)) * u;
             double bound = (t->type == LK_F32 ? 0x1p-17 : 0x1p-8) * fabs(want) + 1e-30;
@@ -352,7 +352,7 @@ void check_int8(const struct lk_cpu *t)
     static const int odd_n[] = {3, 4, 4}, seg_of[] = {1, 2, 3, 4, 8, 16};
     static const int64_t out_of[] = {1, 16, 31, 32, 33, 64, 100}, row_of[] = {100, 512};
     struct lk_cols cols, out_cols;
-    for (int64_t n_row = 1; n_row <= 72; n_row += n_row < 70 ? CHECK_CASES : 1) {
+    for (int64_t n_row = 1; n_row <= 72; n_row += n_row < 70 ? check_cases : 1) {
         struct problem p;
         if (n_row % 4 == 0)
             check_cols(&cols, odd_n[n_row / 4 % 3], odd[n_row / 4 % 3]);
