@@ -142,8 +142,8 @@ struct lb_cuda {
     float *scratch;                    /* device: sums of products, scratch_bytes */
     size_t scratch_bytes, row_scratch; /* row_scratch: what a row of the largest matrix needs */
     struct lb_cuda_moe *moe;
-    struct lb_cuda_lora lora;
     struct lb_cuda_graphs *graphs;
+    struct lb_cuda_lora lora;
 
     /* fixed by the first step */
     void *q;

@@ -93,6 +93,12 @@ enum lb_status lb_cuda_moe_reserve(struct lb_backend *be, const struct lb_moe_sh
                                    const struct lb_moe_leaves *leaves, int64_t dim, struct lb_err *err);
 void lb_cuda_moe(struct lb_backend *be, const struct lb_moe_args *args);
 
+/* ---- backend_cuda_graph.c ---- */
+enum lb_status lb_cuda_graphs_init(struct lb_cuda *c, int most, struct lb_err *err);
+void lb_cuda_graphs_close(struct lb_cuda *c);
+bool lb_cuda_layers_begin(struct lb_backend *be);
+bool lb_cuda_layers_end(struct lb_backend *be);
+
 /* ---- backend_cuda_lora.c ---- */
 enum lb_status lb_cuda_lora_new(struct lb_backend *be, struct lb_matrix *m, const struct lb_lora_spec *spec,
                                 struct lb_err *err);
@@ -103,12 +109,6 @@ size_t lb_cuda_lora_block_bytes(const struct lb_cuda *c);
 bool lb_cuda_lora_begin(struct lb_cuda *c, const struct lb_step *s);
 /* Makes u of activations in front of w; *out says what to add to the product. False: nothing. */
 bool lb_cuda_lora_down(struct lb_cuda *c, const struct lk_act *x, const struct lb_matrix *w, struct lk_adapt *out);
-
-/* ---- backend_cuda_graph.c ---- */
-enum lb_status lb_cuda_graphs_init(struct lb_cuda *c, int most, struct lb_err *err);
-void lb_cuda_graphs_close(struct lb_cuda *c);
-bool lb_cuda_layers_begin(struct lb_backend *be);
-bool lb_cuda_layers_end(struct lb_backend *be);
 
 /* ---- backend_cuda_index.c ---- */
 #define LB_CUDA_INDEX_TOKENS 32 /* that choose, at a time */
