@@ -60,8 +60,6 @@ static enum lb_status read_quantize(struct lb_llm *llm, struct lb_err *err)
     llm->int8 = strcmp(name, "int8") == 0;
     if (!llm->int8 && strcmp(name, "none") != 0)
         return lb_err_set(err, LB_E_USAGE, "--quantize must be none or int8, not '%s'", name);
-    if (llm->int8 && llm->o.n_lora > 0)
-        return lb_err_set(err, LB_E_USAGE, "--lora is not added to products in int8: use --quantize none");
     return LB_OK;
 }
 

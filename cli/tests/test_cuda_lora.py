@@ -39,9 +39,9 @@ def adapters_on_a_device(tmp):
 
 @case
 def adapters_and_company_on_a_device(tmp):
-    """bf16: each row alone, and all at once in other chunks; log-probabilities show every bit of f32."""
+    """bf16: each row alone, and all at once in other chunks, decode steps enough to be recorded; log-probabilities show the bits."""
     args = [*QUIET, *two(tmp)]
-    some = rows(5, logprobs=2)
+    some = rows(5, logprobs=2, max_tokens=4)
     whole = test_cuda.on_device([*args, '--batch-tokens', '16'], some)
     alone = test_cuda.on_device([*args, '--max-seqs', '1', '--no-prefix-cache', '--no-fold'], some)
     equal(whole.code, 0, whole.err)

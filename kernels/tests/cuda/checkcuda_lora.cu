@@ -108,7 +108,7 @@ template <typename T> static void lora_case(int64_t n_row, int64_t n_out, int64_
 {
     static const int rank[N_ADAPTER][3] = {{5, 0, 33}, {16, 8, 1}, {0, 0, 0}, {0, 130, 0}};
     struct lk_cols c = even_cols(n_col, n_seg, 32);
-    int64_t k = lk_cols_packed(&c), first = n_row / 3, n = n_row - first, part_ld = n * n_out + 3, n_u = 0;
+    int64_t k = lk_cols_packed(&c), first = n_row / 3, n = n_row - first - n_row / 4, part_ld = n * n_out + 3, n_u = 0;
     pair<T> *p[N_ADAPTER];
     host<struct lk_adapter> all;
     for (int i = 0; i < N_ADAPTER; i++) {
@@ -131,7 +131,7 @@ template <typename T> static void lora_case(int64_t n_row, int64_t n_out, int64_
     check_launch(lk_cuda_lora_down(&l, &act, type_of<T>(), NULL), "adapters");
     check_launch(lk_cuda_lora_up(&l, &sums, type_of<T>(), NULL), "adapters");
     host<float> got = y.get(), want = before;
-    for (int64_t i = first; i < n_row; i++)
+    for (int64_t i = first; i < first + n; i++)
         for (int is = 0; is < n_seg && s.of[(size_t)i] >= 0; is++) {
             const pair<T> &q = *p[s.of[(size_t)i]];
             host<float> ui((size_t)q.p.n_u);
