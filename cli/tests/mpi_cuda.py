@@ -9,6 +9,7 @@ from adapters import adapter
 from ranks import Run, finished, local, needs_mpi
 from run import PROGRAM, TINY, Skip, case, check, equal, lines, read, write
 
+FULL = os.environ.get('LB_TEST_FULL') == '1'
 STANDIN = os.path.join(os.path.dirname(PROGRAM), 'llmbatch-cuda-standin.so')
 ROWS, MANY = ([{'prompt_token_ids': [5 + i, 7, 9][:1 + i % 3], 'max_tokens': 2, 'ignore_eos': True} for i in range(n)]
               for n in (3, 50))
@@ -38,6 +39,24 @@ def groups_give_the_same_bytes(tmp):
     alone = bytes_of(tmp, 1)
     equal(bytes_of(tmp, 2, '--tp', '2'), alone, 'a group of two')
     equal(bytes_of(tmp, 2, '--tp', '1'), alone, 'two groups of one')
+
+
+@case
+def groups_record_their_steps(tmp):
+    """Decode steps of a group come from graphs, collectives inside, on each rank: the bytes of one rank whose steps are
+    launched. Rows end one after the other, and a graph is destroyed for the next: one alone is kept."""
+    rows = [{'id': i, 'prompt_token_ids': [5 + i, 7, 9][:1 + i], 'max_tokens': n, 'temperature': 0.8, 'ignore_eos': True}
+            for i, n in enumerate((17, 12, 7))]
+    plain = bytes_of(tmp, 1, rows=rows, LLMBATCH_CUDA_GRAPHS='0')
+    for kept in ('1', '64') if FULL else ('1',):
+        r, out = on_devices(tmp, 2, '--tp', '2', '--overwrite', '--log-level', 'debug', rows=rows,
+                            LLMBATCH_CUDA_GRAPHS=kept)
+        with r:
+            code = r.end(120)
+        equal(code, 0, r.err)
+        equal(read(out), plain, f'{kept} graphs kept')
+        said = re.findall(r'graphs: (\d+) of (\d+) decode steps were queued from (\d+) graphs', r.err)
+        check(said and all(int(n) >= 6 and int(made) >= 2 for n, _, made in said), r.err)
 
 
 @case

@@ -68,11 +68,14 @@ struct lb_backend_ops {
     /* step is lent until its step_end */
     void (*step_begin)(struct lb_backend *be, const struct lb_step *step, struct lb_kv_mem *kv,
                        const struct lb_rope_args *rope, int64_t n_head);
-    /* Around embed and all layers with the last norm, where the model runs them whole, alone and unobserved; NULL:
-     * none. layers_begin: true, they are queued already, as they were recorded in an earlier step of this shape, and
-     * are left out. layers_end: true, they could not be recorded and are to run once more. */
+    /* Around embed and all layers with the last norm, where the model runs them whole and unobserved; NULL: none.
+     * layers_begin: true, they are queued already, as they were recorded in an earlier step of this shape, and are left
+     * out. layers_end: true, nothing of them is queued and they are to run once more. Ranks of a group need not agree:
+     * recorded or not, after a failure too, a step queues the same collectives in the same order. layers_forget: what
+     * is recorded goes, no step is under way; before what layers use does, the communicator too. */
     bool (*layers_begin)(struct lb_backend *be);
     bool (*layers_end)(struct lb_backend *be);
+    void (*layers_forget)(struct lb_backend *be);
     /* Ids that the table does not hold give -0, so that the sum of all ranks' rows is the row of the one that does. */
     void (*embed)(struct lb_backend *be, struct lb_buf *x, const struct lb_table *table);
     /* wanted: only the step's out_tok rows, in their order */

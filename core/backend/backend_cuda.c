@@ -145,7 +145,7 @@ static void cuda_close(struct lb_backend *be)
     for (int i = 0; i < 2; i++)
         if (c->load_event[i])
             cudaEventDestroy(c->load_event[i]);
-    lb_cuda_graphs_close(c);
+    lb_cuda_layers_forget(be);
     lb_cuda_lt_close(c);
     if (c->end_event)
         cudaEventDestroy(c->end_event);
@@ -296,6 +296,8 @@ static enum lb_status cuda_step_end(struct lb_backend *be, const struct lb_cand 
     *cand = c->head.cand;
     if (two ? wait_older(c) : lb_cuda_wait(c, "a step"))
         lb_cuda_head_end(c);
+    if (c->err.status != LB_OK)
+        lb_cuda_graphs_stop(c);
     c->step = NULL;
     struct lb_err how = c->err;
     if (two) {
@@ -335,6 +337,7 @@ static const struct lb_backend_ops cuda_ops = {
     .step_begin = lb_cuda_step_begin,
     .layers_begin = lb_cuda_layers_begin,
     .layers_end = lb_cuda_layers_end,
+    .layers_forget = lb_cuda_layers_forget,
     .embed = lb_cuda_embed,
     .norm = lb_cuda_norm,
     .norm_add = lb_cuda_norm_add,

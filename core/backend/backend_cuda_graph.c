@@ -43,17 +43,26 @@ enum lb_status lb_cuda_graphs_init(struct lb_cuda *c, int most, struct lb_err *e
     return LB_OK;
 }
 
-void lb_cuda_graphs_close(struct lb_cuda *c)
+void lb_cuda_graphs_stop(struct lb_cuda *c)
 {
+    if (c->graphs)
+        c->graphs->off = true;
+}
+
+void lb_cuda_layers_forget(struct lb_backend *be)
+{
+    struct lb_cuda *c = lb_cuda_of(be);
     struct lb_cuda_graphs *g = c->graphs;
     if (!g)
         return;
     for (int i = 0; i < g->n; i++)
         if (g->graph[i].exec)
             cudaGraphExecDestroy(g->graph[i].exec);
+    g->n = 0;
     if (g->n_step > 0)
         lb_log_put(c->log, LB_LOG_DEBUG, "graphs: %lld of %lld decode steps were queued from %lld graphs",
                    (long long)g->n_replay, (long long)g->n_step, (long long)g->n_made);
+    g->n_step = g->n_replay = g->n_made = 0;
 }
 
 /* Each sequence has one token, and no layer asks the host for anything in between. */
@@ -142,7 +151,8 @@ bool lb_cuda_layers_begin(struct lb_backend *be)
     }
     one->used = c->step->number;
     if (one->exec) {
-        launch(c, one);
+        if (!launch(c, one))
+            return false;
         g->n_replay++;
         be->counts.product_rows += one->product_rows;
         be->counts.token_rows += one->token_rows;
@@ -163,15 +173,41 @@ static bool is_refusal(cudaError_t code)
            code == cudaErrorStreamCaptureWrongThread;
 }
 
-static bool refused(struct lb_cuda *c, cudaError_t code)
+static void refused(struct lb_cuda *c, cudaError_t code)
 {
     struct lb_cuda_graphs *g = c->graphs;
     cudaGetLastError();
     lb_log_put(c->log, LB_LOG_INFO, "decode steps are not recorded as graphs: %s", cudaGetErrorString(code));
     c->err = (struct lb_err)LB_ERR_INIT; /* what was recorded has not run: if more is wrong, the layers find it again */
     g->off = true;
-    c->base.counts = g->counts;
-    return true;
+}
+
+/* Makes a graph of what was recorded and launches it. Where a rank that its collectives would meet is gone, or this
+ * one's communicator with it, it is not launched. */
+static bool finish(struct lb_cuda *c, struct graph *one)
+{
+    struct lb_cuda_graphs *g = c->graphs;
+    cudaGraph_t graph = NULL;
+    cudaError_t code = cudaStreamEndCapture(c->stream, &graph);
+    if (is_refusal(code)) {
+        refused(c, code);
+        return false;
+    }
+    if (!lb_cuda_ok(c, code, "cudaStreamEndCapture", "a decode step"))
+        return false;
+    bool alive = !c->base.alive || c->base.alive(c->base.alive_ctx, false, &c->err);
+    bool ok = alive && c->err.status == LB_OK;
+    if (ok && is_refusal(code = cudaGraphInstantiate(&one->exec, graph, 0))) {
+        refused(c, code);
+        one->exec = NULL;
+        ok = false;
+    } else if (ok) {
+        ok = lb_cuda_ok(c, code, "cudaGraphInstantiate", "a decode step");
+    }
+    ok = lb_cuda_ok(c, cudaGraphDestroy(graph), "cudaGraphDestroy", "a decode step") && ok;
+    one->product_rows = c->base.counts.product_rows - g->counts.product_rows;
+    one->token_rows = c->base.counts.token_rows - g->counts.token_rows;
+    return ok && launch(c, one);
 }
 
 bool lb_cuda_layers_end(struct lb_backend *be)
@@ -182,24 +218,10 @@ bool lb_cuda_layers_end(struct lb_backend *be)
     if (!one)
         return false;
     g->recording = NULL;
-    cudaGraph_t graph = NULL;
-    cudaError_t code = cudaStreamEndCapture(c->stream, &graph);
-    if (is_refusal(code))
-        return refused(c, code);
-    if (!lb_cuda_ok(c, code, "cudaStreamEndCapture", "a decode step"))
-        return false;
-    if (c->err.status == LB_OK) {
-        code = cudaGraphInstantiate(&one->exec, graph, 0);
-        if (is_refusal(code)) {
-            cudaGraphDestroy(graph);
-            return refused(c, code);
-        }
-        lb_cuda_ok(c, code, "cudaGraphInstantiate", "a decode step");
+    if (!finish(c, one)) {
+        be->counts = g->counts;
+        return true;
     }
-    bool ok = lb_cuda_ok(c, cudaGraphDestroy(graph), "cudaGraphDestroy", "a decode step");
-    one->product_rows = be->counts.product_rows - g->counts.product_rows;
-    one->token_rows = be->counts.token_rows - g->counts.token_rows;
-    if (ok && c->err.status == LB_OK && launch(c, one))
-        g->n_made++;
+    g->n_made++;
     return false;
 }

@@ -95,7 +95,9 @@ void lb_cuda_moe(struct lb_backend *be, const struct lb_moe_args *args);
 
 /* ---- backend_cuda_graph.c ---- */
 enum lb_status lb_cuda_graphs_init(struct lb_cuda *c, int most, struct lb_err *err);
-void lb_cuda_graphs_close(struct lb_cuda *c);
+/* No graphs any more: a step failed, and what they hold may be broken. */
+void lb_cuda_graphs_stop(struct lb_cuda *c);
+void lb_cuda_layers_forget(struct lb_backend *be);
 bool lb_cuda_layers_begin(struct lb_backend *be);
 bool lb_cuda_layers_end(struct lb_backend *be);
 

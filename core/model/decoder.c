@@ -312,17 +312,19 @@ static void layers_run(struct lb_pass *p)
     p->op->norm(p->be, &m->h, &m->x, m->weights.norm, m->config->norm_eps, true);
 }
 
-/* Steps whose launches are the same are recorded, unless somebody looks into them or other ranks take part. */
+/* Steps whose launches are the same are recorded, unless somebody looks into them. */
 static void layers_forward(struct lb_pass *p)
 {
     struct lb_model *m = p->m;
     bool whole = m->first_layer == 0 && m->end_layer == (int)m->config->n_layer;
-    if (!p->op->layers_begin || m->hook || !whole || shared(p)) {
+    if (!p->op->layers_begin || m->hook || !whole) {
         layers_run(p);
         return;
     }
-    if (p->op->layers_begin(p->be))
+    if (p->op->layers_begin(p->be)) {
+        m->comm->ops->beat(m->comm, "layer", m->end_layer - 1);
         return;
+    }
     do
         layers_run(p);
     while (p->op->layers_end(p->be));
@@ -425,6 +427,8 @@ void lb_model_free(struct lb_model *m)
 {
     if (!m)
         return;
+    if (m->be->ops->layers_forget)
+        m->be->ops->layers_forget(m->be);
     lb_gather_release(&m->gather);
     lb_weights_release(&m->weights);
     lb_shared_release(&m->shared);

@@ -43,7 +43,7 @@ cudaError_t standin_capture(struct CUstream_st *s, struct standin_op *op)
     return cudaSuccess;
 }
 
-static int n_recorded; /* streams that are recorded now */
+static _Thread_local int n_recorded; /* streams that this thread records now */
 
 bool standin_may_touch_all(const char *call)
 {
