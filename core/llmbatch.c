@@ -60,8 +60,6 @@ static enum lb_status read_quantize(struct lb_llm *llm, struct lb_err *err)
     llm->int8 = strcmp(name, "int8") == 0;
     if (!llm->int8 && strcmp(name, "none") != 0)
         return lb_err_set(err, LB_E_USAGE, "--quantize must be none or int8, not '%s'", name);
-    if (llm->int8 && llm->o.n_lora > 0)
-        return lb_err_set(err, LB_E_USAGE, "--lora is not added to products in int8: use --quantize none");
     return LB_OK;
 }
 
@@ -162,6 +160,8 @@ static enum lb_status open_backend_as(struct lb_llm *llm, const char *isa, struc
                                    .lt_weights = o->lt_weights,
                                    .cuda_library = o->cuda_library,
                                    .unpack = o->unpack,
+                                   .no_ahead = o->no_ahead,
+                                   .graphs = o->graphs,
                                    .log = &o->log};
     return lb_backend_open(&llm->backend, &spec, err);
 }

@@ -5,9 +5,11 @@ import os
 import re
 import signal
 
+from adapters import adapter
 from ranks import Run, finished, local, needs_mpi
 from run import PROGRAM, TINY, Skip, case, check, equal, lines, read, write
 
+FULL = os.environ.get('LB_TEST_FULL') == '1'
 STANDIN = os.path.join(os.path.dirname(PROGRAM), 'llmbatch-cuda-standin.so')
 ROWS, MANY = ([{'prompt_token_ids': [5 + i, 7, 9][:1 + i % 3], 'max_tokens': 2, 'ignore_eos': True} for i in range(n)]
               for n in (3, 50))
@@ -40,6 +42,24 @@ def groups_give_the_same_bytes(tmp):
 
 
 @case
+def groups_record_their_steps(tmp):
+    """Decode steps of a group come from graphs, collectives inside, on each rank: the bytes of one rank whose steps are
+    launched. Rows end one after the other, and a graph is destroyed for the next: one alone is kept."""
+    rows = [{'id': i, 'prompt_token_ids': [5 + i, 7, 9][:1 + i], 'max_tokens': n, 'temperature': 0.8, 'ignore_eos': True}
+            for i, n in enumerate((17, 12, 7))]
+    plain = bytes_of(tmp, 1, rows=rows, LLMBATCH_CUDA_GRAPHS='0')
+    for kept in ('1', '64') if FULL else ('1',):
+        r, out = on_devices(tmp, 2, '--tp', '2', '--overwrite', '--log-level', 'debug', rows=rows,
+                            LLMBATCH_CUDA_GRAPHS=kept)
+        with r:
+            code = r.end(120)
+        equal(code, 0, r.err)
+        equal(read(out), plain, f'{kept} graphs kept')
+        said = re.findall(r'graphs: (\d+) of (\d+) decode steps were queued from (\d+) graphs', r.err)
+        check(said and all(int(n) >= 6 and int(made) >= 2 for n, _, made in said), r.err)
+
+
+@case
 def a_ring_is_another_run(tmp):
     """Its order of additions is its own, so that what another order began is not gone on with."""
     def fingerprint(**env):
@@ -66,11 +86,30 @@ def a_device_fails(tmp):
 
 @case
 def a_rank_is_killed(tmp):
-    r, out = on_devices(tmp, 2, '--tp', '2', '--max-seqs', '2', rows=MANY)
+    """Finished rows are kept, and the same command goes on to what an undisturbed run makes."""
+    r, out = on_devices(tmp, 2, '--tp', '2', '--max-seqs', '2', rows=MANY[:16])
     with r:
         r.wait_for(lambda: len(r.ranks()) == 2 and len(finished(out + '.partial')) >= 1, 'a finished row')
         before = finished(out + '.partial')
         os.kill(r.ranks()[1], signal.SIGKILL)
         code = r.end(60)
     check(code in (4, 137), f'exit {code}', r.err)
-    check(before.items() <= finished(out + '.partial').items(), 'finished rows are lost')
+    kept = finished(out + '.partial')
+    check(before.items() <= kept.items(), 'finished rows are lost')
+    r, out = on_devices(tmp, 2, '--tp', '2', '--max-seqs', '2', rows=MANY[:16])
+    with r:
+        equal(r.end(120), 0, f'gone on with: {r.err}')
+    equal(json.loads(read(out + '.stats.json'))['rows']['resumed'], len(kept), 'rows taken over')
+    resumed = read(out)
+    equal(bytes_of(tmp, 1, rows=MANY[:16]), resumed, 'rows')
+
+
+@case
+def adapters_in_groups(tmp):
+    modules = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
+    lora = [x for k in range(2)
+            for x in ('--lora', f'a{k}=' + adapter(TINY, os.path.join(tmp, f'a{k}'), rank=3 + 6 * k, seed=k, modules=modules))]
+    rows = [dict(r, **({'lora': f'a{i % 2}'} if i else {})) for i, r in enumerate(ROWS)]
+    alone = bytes_of(tmp, 1, *lora, rows=rows)
+    equal(bytes_of(tmp, 2, '--tp', '2', *lora, rows=rows), alone, 'a group of two')
+    check(alone != bytes_of(tmp, 1), 'adapters that do nothing')

@@ -7,7 +7,7 @@ import socket
 import time
 
 from ranks import SLOW, Run, alone, finished, local, needs_mpi
-from run import PROGRAM, TINY, Skip, case, check, equal, lines, read, write
+from run import PROGRAM, TINY, Skip, case, check, equal, lines, long, read, write
 
 HOST = socket.gethostname()
 TIMEOUT_S = 20 if SLOW else 4   # --rank-timeout
@@ -77,6 +77,7 @@ def a_rank_stands_still(tmp):
 
 
 @case
+@long
 def a_rank_is_asked_to_end(tmp):
     for number in (signal.SIGTERM, signal.SIGUSR1):
         for _ in every_rank(tmp, number, (130,), '', 10):

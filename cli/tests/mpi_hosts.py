@@ -6,7 +6,7 @@ import time
 
 import hosts
 from ranks import SLOW, Run, alone, finished, mixed_rows, needs_mpi
-from run import TINY, Skip, case, check, equal, lines, read, write
+from run import TINY, Skip, case, check, equal, lines, long, read, write
 
 NAMES = ['ash', 'birch', 'cedar']
 TIMEOUT_S = 8 if SLOW else 5    # --rank-timeout, sooner than TCP gives up (hosts.py)
@@ -80,6 +80,7 @@ def cut_off(tmp, layout, lost, says):
 
 
 @case
+@long
 def a_host_of_a_group_of_its_own_is_cut_off(tmp):
     cut_off(tmp, ('ash,birch,cedar', 1, 3), 'cedar', r'rank 2 on (host )?cedar')
 
@@ -90,6 +91,7 @@ def a_host_inside_a_group_is_cut_off(tmp):
 
 
 @case
+@long
 def a_host_inside_another_group_is_cut_off(tmp):
     cut_off(tmp, ('ash:2,birch,cedar', 2, 4), 'cedar', r'rank [23] on (host )?(birch|cedar)')
 

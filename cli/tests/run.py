@@ -6,7 +6,7 @@
 FILE: the cases of a file beside this one alone; each mpi_*.py, which needs several processes, is a CTest of its
 own. Completions are compared with golden rows of transformers in float32 (../shared/goldens/llama-mha, whose pad token is
 its end token, and testdata/tiny-llama and tiny-glm), never with own recorded output. LB_TEST_SUBSET=threads runs the cases
-in which threads meet, LB_TEST_SUBSET=third every third one."""
+in which threads meet, LB_TEST_SUBSET=sixth every sixth one; what is marked `long` is run with LB_TEST_FULL=1 alone."""
 import concurrent.futures
 import fnmatch
 import gzip
@@ -44,6 +44,12 @@ class Skip(Exception):
 
 def case(function):
     CASES.append((function.__name__.replace('_', ' '), function))
+    return function
+
+
+def long(function):
+    """A case that waits for deadlines, or repeats at length what others show: LB_TEST_FULL=1 has it."""
+    function.long = True
     return function
 
 
@@ -347,7 +353,6 @@ def render_equals_transformers(tmp):
 
 
 @case
-@threads
 def render_is_a_run(tmp):
     out = os.path.join(tmp, 'out.jsonl.gz')
     rows = [*CHAT, b'{bad', {'id': 'x', 'prompt_token_ids': [5, 700]}, {'prompt': 'b', 'max_tokens': 2048}, *CHAT * 2000]
@@ -380,7 +385,6 @@ def chat_rows_run(_):
 
 
 @case
-@threads
 def conversations_of_glm(_):
     """An answer ends where the user's turn would begin: with an end token that no file calls eos_token."""
     rows = [({**row, 'max_tokens': g['max_tokens']}, g) for row, g in text_rows(GLM) if 'messages' in row]
@@ -595,7 +599,6 @@ def mixed_forms(_):
 
 
 @case
-@threads
 def several_samples(_):
     row = {'id': 'a', 'prompt': 'Once upon a time', 'temperature': 1.5, 'max_tokens': 16}
     args = ['-m', TINY, '--token-ids', '--audit', 'off']
@@ -644,7 +647,6 @@ def ids_that_come_again(tmp):
 
 
 @case
-@threads
 def golden_rows(_):
     for model in dict.fromkeys((MHA, TINY, GLM)):
         for text in (False, True) if model in (TINY, GLM) else (False,):
@@ -664,7 +666,6 @@ def golden_rows(_):
 
 
 @case
-@threads
 def a_row_depends_on_itself_alone(_):
     """Pad token is end token in all models: a ragged batch gives what single rows give, bit for bit."""
     for model, dtype in ((MHA, 'f32'), (MHA, 'bf16'), (TINY, 'bf16'), (GLM, 'bf16')):
@@ -757,7 +758,6 @@ def penalties(_):
 
 
 @case
-@threads
 def sampling(_):
     rows = [{'id': f'r{i}', 'prompt': 'Once upon a time', 'max_tokens': 12} for i in range(6)]
     args = ['-m', TINY, '--temperature', '1', '--token-ids']
@@ -1191,8 +1191,10 @@ def main():
     picked = [c for c in CASES if not patterns or any(fnmatch.fnmatch(c[0], p) for p in patterns)]
     if os.environ.get('LB_TEST_SUBSET') == 'threads':
         picked = [c for c in picked if hasattr(c[1], 'threads')]
-    if os.environ.get('LB_TEST_SUBSET') == 'third' and len(picked) > 2:
-        picked = picked[::3]
+    if os.environ.get('LB_TEST_FULL') != '1':
+        picked = [c for c in picked if not hasattr(c[1], 'long')]
+    if os.environ.get('LB_TEST_SUBSET') == 'sixth' and len(picked) > 2:
+        picked = picked[::6]
     count = {'ok': 0, 'FAIL': 0, 'skip': 0}
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         for name, end, text, seconds in pool.map(run_case, picked):

@@ -2,22 +2,39 @@
 for CUDA's (kernels/tests/standin), whose kernels run on the model of a block."""
 import json
 import os
+import random
 import re
+import signal
+import subprocess
+import time
 
-from run import PROGRAM, TINY, Skip, case, check, equal, good, program, read, refused, write
+from run import CLEAN_ENV, GLM, PROGRAM, TINY, WAIT_S, Skip, case, check, equal, good, lines, program, read, refused, write
 
+FULL = os.environ.get('LB_TEST_FULL') == '1'
 STANDIN = os.path.join(os.path.dirname(PROGRAM), 'llmbatch-cuda-standin.so')
 ROWS = b''.join(json.dumps({'prompt_token_ids': [5 + i, 7, 9][:1 + i % 3], 'max_tokens': 3 + i % 2,
                             'ignore_eos': True}).encode() + b'\n' for i in range(6))
 
 
+def device_args(*args):
+    if not os.path.exists(STANDIN):
+        raise Skip('no CUDA headers')
+    return ['-m', TINY, '--device', 'cuda', '--threads', '1', '--batch-tokens', '64', *args]
+
+
+def device_env(**env):
+    return {'LLMBATCH_CUDA_LIBRARY': STANDIN, 'ASAN_OPTIONS': 'detect_leaks=0', **env}
+
+
 def on_device(args, stdin=b'', **env):
     """A run on the stand-ins; what they find wrong, leaks too, ends a process with 99. A sanitizer's look for leaks reads all
     memory, fibers' stacks and what the stand-ins forbid to the host among it, and falls over."""
-    if not os.path.exists(STANDIN):
-        raise Skip('no CUDA headers')
-    return program(['-m', TINY, '--device', 'cuda', '--threads', '1', '--batch-tokens', '64', *args], stdin,
-                   env={'LLMBATCH_CUDA_LIBRARY': STANDIN, 'ASAN_OPTIONS': 'detect_leaks=0', **env})
+    return program(device_args(*args), stdin, env=device_env(**env))
+
+
+def n_finished(partial):
+    """Whole records behind the header of a partial output."""
+    return max(read(partial).count(b'\n') - 1, 0) if os.path.exists(partial) else 0
 
 
 @case
@@ -60,6 +77,29 @@ def rows_on_a_device(tmp):
 
 
 @case
+def decode_steps_as_graphs(tmp):
+    """Steps that are queued from graphs give the bytes of steps that are launched: rows of different length that end
+    one after the other, positions on both sides of a page's and a split's end, more shapes than are kept."""
+    ids = [(7 * i) % 200 + 5 for i in range(600)]
+    rows = [{'id': i, 'prompt_token_ids': ids[i:i + n], 'max_tokens': new, 'temperature': t, 'ignore_eos': True}
+            for i, (n, new, t) in enumerate(((3, 24, 0), (30, 17, 0.8), (505 if FULL else 57, 12, 0), (1, 9, 0.9)))]
+    path = write(os.path.join(tmp, 'in.jsonl'), lines(rows))
+
+    def run(graphs, *more):
+        r = on_device(['-i', path, '--log-level', 'debug', '--batch-tokens', '512', *more], LLMBATCH_CUDA_GRAPHS=graphs)
+        equal(r.code, 0, r.err)
+        said = re.search(r'graphs: (\d+) of (\d+) decode steps were queued from (\d+) graphs', r.err)
+        return r.out, tuple(map(int, said.groups())) if said else None
+    for more in ([], ['-m', GLM]) if FULL else ([],):
+        plain, none = run('0', *more)
+        equal(none, None, 'graphs are off')
+        for kept in ('', '1'):
+            out, (replayed, steps, made) = run(kept, *more)
+            equal(out, plain, f'{kept or "64"} graphs kept')
+            check(made >= 2 and 6 <= replayed <= steps - 2 * made, f'{replayed} of {steps} steps from {made} graphs')
+
+
+@case
 def device_memory(_):
     r = on_device(['-p', 'a'], STANDIN_BYTES='300000')
     refused(r, 4, 'device memory|are free')
@@ -85,3 +125,35 @@ def a_device_that_fails(tmp):
     equal(read(out), read(undisturbed), 'rows')
     resumed = json.loads(read(out + '.stats.json'))['rows']['resumed']
     equal(resumed, kept, 'rows taken over')
+
+
+@case
+def a_run_on_a_device_that_is_killed(tmp):
+    """At random moments, again and again: no finished row is lost or computed twice, and the bytes are the same."""
+    draw = random.Random(time.time_ns() if FULL else 11)
+    n_row, n_prompt, n_new = (24, 40, 6) if FULL else (6, 8, 2)
+    rows = [{'prompt_token_ids': [5 + i] * draw.randint(1, n_prompt), 'max_tokens': draw.randint(1, n_new), 'logprobs': 1,
+             'prompt_logprobs': 1, 'n': 1 + i % 2, 'temperature': 0.9} for i in range(n_row)]
+    path = write(os.path.join(tmp, 'in.jsonl'), b''.join(json.dumps(row).encode() + b'\n' for row in rows))
+    whole, out = (os.path.join(tmp, name) for name in ('whole.jsonl', 'out.jsonl'))
+    partial = out + '.partial'
+    args = ['-i', path, '--audit', 'off', '--seed', '3', '--max-seqs', '2', '--progress', 'off']
+    equal(on_device([*args, '-o', whole]).code, 0, 'undisturbed')
+    n_kept, n_kill = 0, 0
+    for target in sorted(draw.sample(range(1, len(rows)), 8 if FULL else 2)):
+        p = subprocess.Popen([PROGRAM, *device_args(*args, '-o', out)], env={**CLEAN_ENV, **device_env()},
+                             stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + WAIT_S
+        while p.poll() is None and n_finished(partial) < target and time.monotonic() < deadline:
+            time.sleep(0.002)
+        p.kill()
+        if p.wait() == 0:
+            break
+        equal(p.returncode, -signal.SIGKILL, 'its end')
+        check(n_finished(partial) >= max(n_kept, target), f'{n_kept} rows were finished, {n_finished(partial)} are')
+        n_kept, n_kill = n_finished(partial), n_kill + 1
+    check(n_kill > 0, 'it was done before each kill')
+    r = on_device([*args, '-o', out])
+    equal(r.code, 0, r.err)
+    equal(read(out), read(whole), 'rows')
+    equal(json.loads(read(out + '.stats.json'))['rows']['resumed'], n_kept, 'rows taken over')

@@ -19,8 +19,9 @@ int64_t lb_cuda_plan_slots(const struct lb_cuda *c)
 static size_t whole_plan_bytes(const struct lb_cuda *c)
 {
     size_t n_tok = (size_t)c->limit.n_tok, n_seq = (size_t)c->limit.n_seq, n_page = (size_t)c->limit.n_page;
-    return (n_tok + 2 * (n_page / SPLIT_PAGES + n_seq)) * sizeof(struct lk_attn_work) +
-           (n_tok + 2 * n_seq) * sizeof(struct lk_attn_row);
+    size_t n_item = n_tok + 2 * (n_page / SPLIT_PAGES + n_seq) + 8, n_row = n_tok + 2 * n_seq + 4;
+    /* what lk_attn_plan_step may round up */
+    return (n_item + n_item / 3 + 8) * sizeof(struct lk_attn_work) + (n_row + n_row / 8) * sizeof(struct lk_attn_row);
 }
 
 size_t lb_cuda_plan_bytes(const struct lb_cuda *c)
@@ -51,13 +52,18 @@ bool lb_cuda_plan_make(struct lb_cuda *c, const struct lk_attn_seq *seq, int64_t
     return c->err.status == LB_OK;
 }
 
+static bool has_room(const struct lb_cuda *c, const struct lk_attn_seq *seq, int64_t n_seq)
+{
+    size_t need = (size_t)lk_attn_plan_items(seq, n_seq) * sizeof(struct lk_attn_work) +
+                  (size_t)lk_attn_plan_rows(seq, n_seq) * sizeof(struct lk_attn_row) + 2 * (size_t)64;
+    return c->n_plan < LB_CUDA_PLANS && need <= c->block_bytes - c->block_used;
+}
+
 /* Room in the block for another plan. Where there is none, all are forgotten: their memory is free once the device is
  * through with them. */
 static bool make_room(struct lb_cuda *c, const struct lk_attn_seq *seq, int64_t n_seq)
 {
-    size_t need = (size_t)lk_attn_plan_items(seq, n_seq) * sizeof(struct lk_attn_work) +
-                  (size_t)lk_attn_plan_rows(seq, n_seq) * sizeof(struct lk_attn_row) + 2 * (size_t)64;
-    if (c->n_plan < LB_CUDA_PLANS && need <= c->block_bytes - c->block_used)
+    if (has_room(c, seq, n_seq))
         return true;
     if (!lb_cuda_wait(c, "attention"))
         return false;
@@ -87,12 +93,48 @@ static bool run_plan(struct lb_cuda *c, const struct lk_attend *all, const struc
     return lb_cuda_ok(c, lk_cuda_attend(&args, &p->plan, c->stream), "kernel", "attend");
 }
 
+static void list_sequences(struct lb_cuda *c)
+{
+    const struct lb_step *s = c->step;
+    for (int32_t is = 0; is < s->n_seq; is++)
+        c->seq[is] = (struct lk_attn_seq){s->seq_start[is], lb_cuda_n_dense(c, is), s->pos[s->seq_start[is]],
+                                          s->page + s->page_start[is]};
+}
+
+bool lb_cuda_plan_all(struct lb_cuda *c)
+{
+    int64_t n_seq = c->step->n_seq;
+    list_sequences(c);
+    for (int i = 0; i < c->n_shape; i++) {
+        struct lb_cuda_plan *p = &c->plan[c->n_plan];
+        if (fitting(c, 0, n_seq) < n_seq || !has_room(c, c->seq, n_seq) ||
+            !lb_cuda_plan_make(c, c->seq, n_seq, &c->shape[i], &p->plan))
+            return false;
+        p->window = c->shape[i].window;
+        p->seq = 0;
+        c->n_plan++;
+    }
+    return c->n_shape > 0;
+}
+
+/* A window of the model's layers, of which a step that is to be recorded has its plan before the layers begin. */
+static void know_shape(struct lb_cuda *c, const struct lk_attn_shape *shape)
+{
+    for (int i = 0; i < c->n_shape; i++)
+        if (c->shape[i].window == shape->window)
+            return;
+    if (c->n_shape == LB_CUDA_PLANS)
+        return;
+    c->shape[c->n_shape] = *shape;
+    c->shape[c->n_shape++].rounds = true;
+}
+
 /* With the plans for the window, which are made when it is first asked for. */
 static void attend_bf16(struct lb_cuda *c, const struct lk_attend *args)
 {
     const struct lb_step *s = c->step;
     const struct lb_kv_spec *kv = &c->kv->spec;
-    const struct lk_attn_shape shape = {args->n_head, kv->n_kv_head, kv->v_dim, args->window, c->shared_bytes};
+    const struct lk_attn_shape shape = {args->n_head, kv->n_kv_head, kv->v_dim, args->window, c->shared_bytes, false};
     bool found = false;
     for (int i = 0; i < c->n_plan; i++) {
         bool same = c->plan[i].window == args->window;
@@ -102,9 +144,8 @@ static void attend_bf16(struct lb_cuda *c, const struct lk_attend *args)
     }
     if (found)
         return;
-    for (int32_t is = 0; is < s->n_seq; is++)
-        c->seq[is] = (struct lk_attn_seq){s->seq_start[is], lb_cuda_n_dense(c, is), s->pos[s->seq_start[is]],
-                                          s->page + s->page_start[is]};
+    know_shape(c, &shape);
+    list_sequences(c);
     for (int64_t is = 0, n; is < s->n_seq; is += n) {
         n = fitting(c, is, s->n_seq);
         if (!make_room(c, c->seq + is, n))

@@ -128,7 +128,7 @@ static void cut_batches(struct lb_cuda_index *x)
 
 static void plan_batches(struct lb_cuda *c, struct lb_cuda_index *x, const struct lk_attn_item *item, int64_t n_head)
 {
-    struct lk_attn_shape shape = {n_head, 1, c->kv->spec.v_dim, 0, c->shared_bytes};
+    struct lk_attn_shape shape = {n_head, 1, c->kv->spec.v_dim, 0, c->shared_bytes, false};
     for (int64_t b = 0; b < x->n_batch; b++) {
         struct batch *batch = &x->batch[b];
         for (int64_t i = 0; i < batch->n; i++)

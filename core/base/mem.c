@@ -139,17 +139,20 @@ static enum lb_status map_arena(struct lb_arena *a, size_t bytes, size_t unit, s
 enum lb_status lb_arena_init(struct lb_arena *a, size_t bytes, struct lb_err *err)
 {
     if (bytes < HUGE_BYTES / 8 * 7)
-        return map_arena(a, bytes, SMALL_BYTES, err);
+        return lb_arena_init_plain(a, bytes, err);
     LB_TRY(map_arena(a, bytes, HUGE_BYTES, err));
     /* a last huge page that would be mostly empty is left to small ones */
     size_t rest = bytes % HUGE_BYTES, huge = rest > bytes / 8 || rest > HUGE_BYTES / 2 ? a->cap_bytes : bytes - rest;
+    madvise(a->base + huge, a->cap_bytes - huge, MADV_NOHUGEPAGE);
     madvise(a->base, huge, MADV_HUGEPAGE); /* advice only: a kernel without huge pages is slower, not wrong */
     return LB_OK;
 }
 
 enum lb_status lb_arena_init_plain(struct lb_arena *a, size_t bytes, struct lb_err *err)
 {
-    return map_arena(a, bytes, SMALL_BYTES, err);
+    LB_TRY(map_arena(a, bytes, SMALL_BYTES, err));
+    madvise(a->base, a->cap_bytes, MADV_NOHUGEPAGE); /* some kernels give them to all */
+    return LB_OK;
 }
 
 void lb_arena_trim(struct lb_arena *a)

@@ -261,6 +261,8 @@ template <int R, int C, int NT>
 static __global__ void __launch_bounds__(R *C *LK_WARP) attend_kernel(const __grid_constant__ attend_args a)
 {
     lk_attn_work item = a.item[blockIdx.x];
+    if (item.n_row == 0)
+        return;
     heads h = heads_of(a, R * 16);
     room m = room_of(a, R * 16);
     int group = lk_warp() / C, share = lk_warp() % C, dim = share * NT * 8;
@@ -314,6 +316,8 @@ static __global__ void __launch_bounds__(R *C *LK_WARP) attend_kernel(const __gr
 static __global__ void __launch_bounds__(MERGE_THREADS) merge_kernel(const __grid_constant__ attend_args a)
 {
     lk_attn_row r = a.row[blockIdx.x];
+    if (r.tok < 0)
+        return;
     int last = a.pos[r.tok], from = a.window > 0 && last >= a.window ? (int)(last - a.window + 1) : 0;
     seen s = {r.tok, (int)blockIdx.y, r.slot, from, last};
     int first = from / LK_SPLIT_TOKENS;

@@ -1,5 +1,5 @@
 /* Which blocks of threads do a step's attention. */
-#include "kernels/cuda/lk_cuda.h"
+#include "kernels/cuda/lk_cuda_attend.h"
 
 #define SPLIT_PAGES (LK_SPLIT_TOKENS / LK_PAGE_TOKENS)
 #define WIDE_SHARED (128 * 1024) /* that a tile of 32 rows of 576 and 512 dimensions fits into */
@@ -23,20 +23,29 @@ static int64_t splits_of(int64_t pos)
     return pos / LK_SPLIT_TOKENS + 1;
 }
 
+/* At most an eighth more, or four: few counts for many. 0 stays 0: nothing is launched. */
+static int64_t rounded(int64_t n)
+{
+    int64_t step = 4;
+    while (step * 16 <= n)
+        step *= 2;
+    return (n + step - 1) / step * step;
+}
+
 int64_t lk_attn_plan_items(const struct lk_attn_seq *seq, int64_t n_seq)
 {
-    int64_t n = 0;
+    int64_t n = 8;
     for (int64_t i = 0; i < n_seq; i++)
         n += seq[i].n_tok > 1 ? seq[i].n_tok : 2 * splits_of(seq[i].pos);
-    return n;
+    return rounded(n + n / 8);
 }
 
 int64_t lk_attn_plan_rows(const struct lk_attn_seq *seq, int64_t n_seq)
 {
-    int64_t n = 0;
+    int64_t n = 4;
     for (int64_t i = 0; i < n_seq; i++)
         n += seq[i].n_tok > 1 ? seq[i].n_tok : 2;
-    return n;
+    return n + n / 8;
 }
 
 size_t lk_attn_state_bytes(int64_t n_slot, int64_t n_head, int64_t v_dim)
@@ -160,17 +169,26 @@ void lk_attn_plan_step(const struct lk_attn_seq *seq, int64_t n_seq, const struc
             is += add_tokens(&p, is, n_seq, per);
         }
     }
+    const struct lk_attn_work idle = {0, 0, 0, 0, 0, LK_ATTN_WHOLE};
+    int64_t n_many = shape->rounds ? rounded(p.n_many) : p.n_many, n_few = shape->rounds ? rounded(p.n_few) : p.n_few;
+    int64_t n_merge = shape->rounds ? rounded(p.n_merge) : p.n_merge;
+    for (int64_t i = p.n_many; i < n_many; i++)
+        item[i] = idle;
     for (int64_t i = 0; i < p.n_few; i++) /* down to where the others end: a copy never meets what it still needs */
-        item[p.n_many + i] = *(p.few - p.n_few + i);
+        item[n_many + i] = *(p.few - p.n_few + i);
+    for (int64_t i = p.n_few; i < n_few; i++)
+        item[n_many + i] = idle;
     for (int64_t i = 0; i < p.n_merge; i++)
         row[p.n_row + i] = *(p.merge - p.n_merge + i);
+    for (int64_t i = p.n_merge; i < n_merge; i++)
+        row[p.n_row + i] = (struct lk_attn_row){-1, 0};
     plan->shared_bytes = shape->shared_bytes;
     plan->item = item;
     plan->row = row;
-    plan->n_many = p.n_many;
-    plan->n_few = p.n_few;
+    plan->n_many = n_many;
+    plan->n_few = n_few;
     plan->merge_row = p.n_row;
-    plan->n_merge = p.n_merge;
-    plan->n_row = p.n_row + p.n_merge;
+    plan->n_merge = n_merge;
+    plan->n_row = p.n_row + n_merge;
     plan->n_slot = p.n_slot;
 }

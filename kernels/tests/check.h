@@ -17,15 +17,10 @@ int check_failures(void);
 /* Zeroed, 64-byte aligned, exactly as long as asked for so that a sanitizer sees an access behind it. */
 void *check_new(size_t n, size_t size);
 
-/* A sanitizer asks what is read and written: there every so many of the comparisons that cost most will do; a build
- * without one makes all of them. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define CHECK_EVERY 7
-#define CHECK_CASES 3 /* of a long list of alike cases every so many */
-#else
-#define CHECK_EVERY 1
-#define CHECK_CASES 1
-#endif
+/* Of the comparisons that cost most, and of a long list of alike cases, every so many are made. A sanitizer asks what
+ * is read and written: there fewer will do, and fewer cases where instructions are modeled. LB_TEST_FULL=1 has all. */
+extern int check_every, check_cases;
+void check_sample(int modeled);
 
 uint32_t check_random(void);
 float check_uniform(float low, float high);

@@ -365,7 +365,7 @@ static void attn_case(const struct lk_cpu *t, const struct shape *s)
     for (int is = 0; is < s->n_seq; is++) {
         for (int64_t tok = c.seq_of[is]; tok < c.seq_of[is + 1]; tok++) {
             int32_t pos = c.pos[tok];
-            if (tok % (s->step * CHECK_EVERY) &&
+            if (tok % (s->step * check_every) &&
                 !(s->len[is] > 512 && (pos == 511 || pos == 512 || pos == 513 || pos == 1100)))
                 continue;
             t->act_row(&all, tok, got);
@@ -375,7 +375,7 @@ static void attn_case(const struct lk_cpu *t, const struct shape *s)
     /* each token alone, K and V being written anew; then in steps of 5 tokens and items of 2 */
     for (int64_t tok = 0, n = 1; tok < c.n_tok; tok += n) {
         n = tok % 3 ? lk_min(5, c.n_tok - tok) : 1;
-        if ((s->step > 1 && tok % s->step > 8 && c.pos[tok] % 256 < 250) || tok / 9 % CHECK_EVERY != 0)
+        if ((s->step > 1 && tok % s->step > 8 && c.pos[tok] % 256 < 250) || tok / 9 % check_every != 0)
             continue;
         struct lk_act some = run(&c, tok, n, n == 1 ? 1 : 2, NULL);
         for (int64_t i = 0; i < n; i++) {
@@ -484,7 +484,7 @@ static void check_shared(const struct lk_cpu *t)
 {
     static const int n_shared[] = {1, 2, 5}, n_wide[] = {15, 16, 17};
     static const int64_t windows[] = {0, 1, 40, 100, 170, 1000}, groups[] = {1, 3, 4, 7, 16, 30};
-    for (int i = 0; i < 18; i += CHECK_CASES + (CHECK_CASES > 1)) {
+    for (int i = 0; i < 18; i += check_cases + (check_cases > 1)) {
         struct shape s = {i % 2 ? 64 : 40,
                           groups[i % 6],
                           1 + i % 2,
@@ -499,7 +499,7 @@ static void check_shared(const struct lk_cpu *t)
         shared_case(t, &s, n_shared[i % 3]);
     }
     /* what is in common ends before a split does, with it, behind it; some go on for two more */
-    for (int i = 0; i < 3; i += CHECK_CASES) {
+    for (int i = 0; i < 3; i += check_cases) {
         struct shape s = {32, 3, 1, 32, false, false, 5, {545, 1090, 560, 1025, 546}, 1, i == 1 ? 1100 : 0, 0};
         shared_case(t, &s, n_wide[i]);
     }
@@ -584,14 +584,14 @@ void check_gather(const struct lk_cpu *t)
 static void check_windows(const struct lk_cpu *t)
 {
     static const int64_t windows[] = {1, 2, 5, 17, 31, 32, 33, 47, 64, 65, 99, 150}, dims[] = {24, 40, 64, 7};
-    for (int w = 0; w < 12; w += CHECK_CASES) {
+    for (int w = 0; w < 12; w += check_cases) {
         struct shape s = {dims[w % 4], 1 + w % 5,    1 + w % 2, dims[w % 4] / 2 * 2, w % 2 == 1, w % 3 == 1,
                           3,           {149, 33, 5}, 1,         windows[w],          0};
         attn_case(t, &s);
     }
     /* windows that begin in an earlier split, at its end, or two before */
     static const int64_t wide[] = {3, 200, 511, 512, 513, 700, 1029, 2000};
-    for (int w = 0; w < 8; w += CHECK_CASES) {
+    for (int w = 0; w < 8; w += check_cases) {
         struct shape s = {32, 1 + w % 4, 1, 32, w % 2 == 1, false, 1, {1160}, w % 2 ? 61 : 67, wide[w], 0};
         attn_case(t, &s);
     }
@@ -601,7 +601,7 @@ void check_attend(const struct lk_cpu *t)
 {
     static const int64_t dims[] = {24, 48, 64, 80, 128, 7}, groups[] = {1, 2, 3, 4, 7, 8, 16};
     for (int d = 0; d < 6; d++) {
-        for (int g = d % CHECK_CASES; g < 7; g += CHECK_CASES) {
+        for (int g = d % check_cases; g < 7; g += check_cases) {
             struct shape s = {
                 dims[d], groups[g], 1 + (d + g) % 3, dims[d] / 2 * 2, g % 2 == 1, d % 2 == 1, 2, {37 + g, 5 + d}, 3,
                 0,       0};

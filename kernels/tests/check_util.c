@@ -35,6 +35,20 @@ void *check_new(size_t n, size_t size)
     return p;
 }
 
+int check_every = 1, check_cases = 1;
+
+void check_sample(int modeled)
+{
+    const char *full = getenv("LB_TEST_FULL");
+    if (full && strcmp(full, "1") == 0)
+        return;
+    check_cases = modeled ? 2 : 1;
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    check_every = 7;
+    check_cases = 4;
+#endif
+}
+
 uint32_t check_random(void)
 {
     static uint64_t state = 0x9e3779b97f4a7c15u;

@@ -38,6 +38,7 @@ int main(int argc, char **argv)
     struct lk_cpu t[CHECK_MAX_SETS];
     int n = check_sets(t);
     check_lists();
+    check_sample(*without);
     for (int i = 0; i < n; i++) {
         if (strcmp(t[i].name, without) == 0)
             continue;

@@ -404,7 +404,8 @@ static void bent_keys(void **state)
         o.log = (struct lb_log){0};
         write_config(subjects[m].dir, "{}");
         golden_run(&o, rows, &base);
-        for (size_t i = 0; i < subjects[m].n; i++) {
+        size_t step = golden_extent() == EXTENT_SANITIZED ? 4 : 1;
+        for (size_t i = m % step; i < subjects[m].n; i += step) {
             const struct bend *b = &subjects[m].bend[i];
             struct lb_err err = LB_ERR_INIT;
             write_config(subjects[m].dir, b->change);

@@ -115,7 +115,7 @@ static host<uint16_t> run_step(const step &s, size_t shared_bytes)
     }
     host<struct lk_attn_work> item((size_t)lk_attn_plan_items(seq.data(), (int64_t)seq.size()));
     host<struct lk_attn_row> row((size_t)lk_attn_plan_rows(seq.data(), (int64_t)seq.size()));
-    struct lk_attn_shape shape = {w.p.n_head, w.p.n_kv, w.p.v_dim, w.p.window, shared_bytes};
+    struct lk_attn_shape shape = {w.p.n_head, w.p.n_kv, w.p.v_dim, w.p.window, shared_bytes, tok % 2 == 0};
     struct lk_attn_plan plan = {};
     lk_attn_plan_step(seq.data(), (int64_t)seq.size(), &shape, item.data(), row.data(), &plan);
     item.resize((size_t)(plan.n_many + plan.n_few));

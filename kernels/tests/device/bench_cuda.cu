@@ -8,7 +8,7 @@
 #include <functional>
 #include <vector>
 
-#include "kernels/cuda/lk_cuda.h"
+#include "kernels/cuda/lk_cuda_attend.h"
 
 #define PAGE LK_PAGE_TOKENS
 
@@ -134,7 +134,7 @@ static void bench_attend(const char *kind, const heads &h, int64_t n_seq, int64_
     int device = 0, most = 0;
     must(cudaGetDevice(&device));
     must(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-    lk_attn_shape shape = {h.n_head, h.n_kv, h.v_dim, 0, (size_t)most};
+    lk_attn_shape shape = {h.n_head, h.n_kv, h.v_dim, 0, (size_t)most, false};
     lk_attn_plan plan = {};
     lk_attn_plan_step(seq.data(), n_seq, &shape, item.data(), row.data(), &plan);
     plan.item = copied(item);

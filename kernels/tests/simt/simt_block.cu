@@ -13,7 +13,7 @@
 
 const simt_thread *simt_now;
 simt_block simt_the_block;
-thread_local bool simt_is_here;
+__thread bool simt_is_here;
 int (*simt_enqueue)(const struct simt_call *call);
 
 static struct {
@@ -38,16 +38,6 @@ static size_t most_shared = SIMT_MAX_SHARED;
 void simt_limit_shared(size_t bytes)
 {
     most_shared = bytes < SIMT_MAX_SHARED ? bytes : SIMT_MAX_SHARED;
-}
-
-simt_fiber *simt_current(void)
-{
-    return (simt_fiber *)const_cast<simt_thread *>(simt_now);
-}
-
-simt_clock simt_clock_of(const simt_fiber *f)
-{
-    return {simt_the_block.barrier, simt_the_block.warp[f->id / SIMT_LANES]};
 }
 
 enum simt_fault simt_fault_of_last(void)
@@ -119,24 +109,28 @@ void simt_sync_block(simt_site at)
     simt_yield(SIMT_AT_BARRIER);
 }
 
+static bool same_file(simt_site a, simt_site b)
+{
+    return a.file == b.file || strcmp(a.file, b.file) == 0;
+}
+
 /* The lane's part is in f->lane. The last lane of a warp to come does the work of all. */
 static void join_warp(simt_fiber *f)
 {
     simt_fiber *lanes = simt_the_block.fiber + f->id / SIMT_LANES * SIMT_LANES;
-    int n = 0;
+    int *n_come = &simt_the_block.n_come[f->id / SIMT_LANES];
     f->wait = SIMT_IN_WARP;
-    for (int i = 0; i < SIMT_LANES; i++)
-        n += lanes[i].wait == SIMT_IN_WARP;
-    if (n < SIMT_LANES) {
+    if (++*n_come < SIMT_LANES) {
         simt_yield(SIMT_IN_WARP);
         return;
     }
     for (int i = 0; i < SIMT_LANES; i++)
         if (lanes[i].lane.op != f->lane.op || lanes[i].lane.at.line != f->lane.at.line ||
-            strcmp(lanes[i].lane.at.file, f->lane.at.file) != 0)
+            !same_file(lanes[i].lane.at, f->lane.at))
             simt_fail(SIMT_WARP, "lane %d is at %s:%d, this one at %s:%d", i, lanes[i].lane.at.file,
                       lanes[i].lane.at.line, f->lane.at.file, f->lane.at.line);
     simt_warp_run(lanes);
+    *n_come = 0;
     for (int i = 0; i < SIMT_LANES; i++)
         lanes[i].wait = SIMT_RUNS;
 }
@@ -224,7 +218,7 @@ static bool open_barrier(void)
         if (f->wait != SIMT_AT_BARRIER)
             continue;
         first = first ? first : f;
-        if (f->at.line != first->at.line || strcmp(f->at.file, first->at.file) != 0)
+        if (f->at.line != first->at.line || !same_file(f->at, first->at))
             found(SIMT_BARRIER, "thread %d waits at %s:%d, thread %d at %s:%d", first->id, first->at.file,
                   first->at.line, f->id, f->at.file, f->at.line);
     }
@@ -265,6 +259,7 @@ static void run_block(dim3 grid, uint3 at, bool backward)
     simt_block *b = &simt_the_block;
     b->number++;
     b->barrier++;
+    memset(b->n_come, 0, sizeof b->n_come);
     simt_memory_begin();
     for (int i = 0; i < b->n_thread; i++) {
         simt_fiber *f = &b->fiber[i];

@@ -7,6 +7,7 @@
 #define MAX_COPIES 32768 /* of a block, under way */
 #define CELL 2           /* bytes */
 #define VECTOR 16
+#define PAGE 4096
 
 struct buffer {
     const uint8_t *begin, *end;
@@ -42,7 +43,8 @@ struct queue {
 void (*simt_saw)(const void *at, size_t bytes, bool store);
 
 static buffer buffers[MAX_BUFFERS];
-static int n_buffer, last_buffer;
+static int n_buffer;
+static uint16_t found_at[1024]; /* by the page of an address: threads go back and forth between a few buffers */
 static cell cells[SIMT_MAX_SHARED / CELL];
 alignas(VECTOR) static uint8_t shared[SIMT_MAX_SHARED];
 static copy copies[MAX_COPIES];
@@ -128,16 +130,27 @@ static void access_shared(size_t at, size_t bytes, bool store, bool atomic)
     }
 }
 
-static void access_global(const uint8_t *p, size_t bytes, bool store)
+/* The buffer that has all of these bytes, or NULL. */
+static const buffer *find(const uint8_t *p, size_t bytes)
 {
-    for (int n = 0; n < n_buffer; n++) {
-        int i = (last_buffer + n) % n_buffer;
+    uint16_t *guess = &found_at[(uintptr_t)p / PAGE % (sizeof found_at / sizeof *found_at)];
+    if (*guess < n_buffer && p >= buffers[*guess].begin && p + bytes <= buffers[*guess].end)
+        return &buffers[*guess];
+    for (int i = 0; i < n_buffer; i++) {
         if (p < buffers[i].begin || p + bytes > buffers[i].end)
             continue;
-        last_buffer = i;
-        if (store && !buffers[i].writable)
-            simt_fail(SIMT_READONLY, "stores into a buffer that is only read, byte %zu",
-                      (size_t)(p - buffers[i].begin));
+        *guess = (uint16_t)i;
+        return &buffers[i];
+    }
+    return NULL;
+}
+
+static void access_global(const uint8_t *p, size_t bytes, bool store)
+{
+    const buffer *b = find(p, bytes);
+    if (b) {
+        if (store && !b->writable)
+            simt_fail(SIMT_READONLY, "stores into a buffer that is only read, byte %zu", (size_t)(p - b->begin));
         if (simt_saw)
             simt_saw(p, bytes, store);
         return;

@@ -49,16 +49,24 @@ struct simt_block {
     uint32_t number; /* of the block, over all launches; 0 outside of a kernel */
     uint32_t barrier;
     uint32_t warp[SIMT_MAX_THREADS / SIMT_LANES];
-    simt_fiber *fiber; /* [SIMT_MAX_THREADS] */
+    int n_come[SIMT_MAX_THREADS / SIMT_LANES]; /* lanes that stand in the warp's operation */
+    simt_fiber *fiber;                         /* [SIMT_MAX_THREADS] */
 };
 
 extern simt_block simt_the_block;
 
 /* Whether this host thread is the one that runs a kernel: what others load and store is no kernel's. */
-extern thread_local bool simt_is_here;
+extern __thread bool simt_is_here __attribute__((tls_model("initial-exec"))); /* read at every load and store */
 
-simt_fiber *simt_current(void);
-simt_clock simt_clock_of(const simt_fiber *f);
+inline simt_fiber *simt_current(void)
+{
+    return (simt_fiber *)const_cast<simt_thread *>(simt_now);
+}
+
+inline simt_clock simt_clock_of(const simt_fiber *f)
+{
+    return {simt_the_block.barrier, simt_the_block.warp[f->id / SIMT_LANES]};
+}
 
 /* Ends the launch with the first fault; returns to the scheduler and never to the caller. */
 [[noreturn]] void simt_fail(enum simt_fault fault, const char *format, ...) __attribute__((format(printf, 2, 3)));

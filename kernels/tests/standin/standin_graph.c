@@ -43,10 +43,20 @@ cudaError_t standin_capture(struct CUstream_st *s, struct standin_op *op)
     return cudaSuccess;
 }
 
+static _Thread_local int n_recorded; /* streams that this thread records now */
+
+bool standin_may_touch_all(const char *call)
+{
+    if (n_recorded > 0)
+        standin_report("%s while a stream is recorded", call);
+    return n_recorded == 0;
+}
+
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode)
 {
-    (void)mode;
     cudaError_t e = standin_enter("cudaStreamBeginCapture");
+    if (mode != cudaStreamCaptureModeThreadLocal)
+        standin_report("a recording that other threads' calls may end");
     if (e || !standin_lives("stream", s))
         return standin_leave(e ? e : cudaErrorInvalidResourceHandle);
     if (s->capture) {
@@ -57,6 +67,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mo
     if (!s->capture)
         abort();
     s->capture->tail = &s->capture->head;
+    n_recorded++;
     return standin_leave(cudaSuccess);
 }
 
@@ -74,6 +85,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph)
         standin_made("graph", *graph);
     }
     s->capture = NULL;
+    n_recorded--;
     return standin_leave(e);
 }
 

@@ -28,20 +28,27 @@ struct allocation {
 };
 
 static struct allocation allocations[MAX_ALLOCATIONS];
-static int n_allocation, last_found;
+static int n_allocation;
+static uint16_t found_at[1024]; /* by the page of an address */
 static long n_made;
 static size_t used[STANDIN_MAX_DEVICE];
 static int opened;
 
+static bool has(const struct allocation *a, const void *p)
+{
+    return (const char *)p >= a->begin && (const char *)p < a->begin + a->bytes;
+}
+
 static struct allocation *find(const void *p)
 {
-    for (int n = 0; n < n_allocation; n++) {
-        int i = (last_found + n) % n_allocation;
-        struct allocation *a = &allocations[i];
-        if ((const char *)p < a->begin || (const char *)p >= a->begin + a->bytes)
+    uint16_t *guess = &found_at[(uintptr_t)p / PAGE % (sizeof found_at / sizeof *found_at)];
+    if (*guess < n_allocation && has(&allocations[*guess], p))
+        return &allocations[*guess];
+    for (int i = 0; i < n_allocation; i++) {
+        if (!has(&allocations[i], p))
             continue;
-        last_found = i;
-        return a;
+        *guess = (uint16_t)i;
+        return &allocations[i];
     }
     return NULL;
 }
@@ -252,12 +259,16 @@ void standin_touch(const void *at, size_t bytes, bool store)
 cudaError_t cudaMalloc(void **p, size_t bytes)
 {
     cudaError_t e = standin_enter("cudaMalloc");
+    if (!standin_may_touch_all("cudaMalloc"))
+        e = cudaErrorStreamCaptureUnsupported;
     return standin_leave(e ? e : allocate(p, bytes, standin_device()));
 }
 
 cudaError_t cudaMallocHost(void **p, size_t bytes)
 {
     cudaError_t e = standin_enter("cudaMallocHost");
+    if (!standin_may_touch_all("cudaMallocHost"))
+        e = cudaErrorStreamCaptureUnsupported;
     return standin_leave(e ? e : allocate(p, bytes, -1));
 }
 
@@ -271,12 +282,14 @@ cudaError_t cudaHostAlloc(void **p, size_t bytes, unsigned flags)
 
 cudaError_t cudaFree(void *p)
 {
+    standin_may_touch_all("cudaFree");
     cudaError_t e = standin_enter("cudaFree"), freed = release(p, false);
     return standin_leave(e ? e : freed);
 }
 
 cudaError_t cudaFreeHost(void *p)
 {
+    standin_may_touch_all("cudaFreeHost");
     cudaError_t e = standin_enter("cudaFreeHost"), freed = release(p, true);
     return standin_leave(e ? e : freed);
 }

@@ -152,6 +152,8 @@ void standin_begin_op(struct CUstream_st *s, const struct standin_op *op);
 
 /* ---- graphs: standin_graph.c ---- */
 
+/* False, and reported, while a stream is recorded: calls that touch all of a device end its recording. */
+bool standin_may_touch_all(const char *call);
 /* The op of a stream that is recorded; takes it. */
 cudaError_t standin_capture(struct CUstream_st *s, struct standin_op *op);
 void standin_op_drop(struct standin_op *op);

@@ -300,6 +300,9 @@ static void test_graph(void **state)
     OK(kernel(one));
     assert_int_equal(cudaStreamSynchronize(one), cudaErrorStreamCaptureUnsupported);
     expect("is recorded");
+    void *p;
+    assert_int_equal(cudaMalloc(&p, 8), cudaErrorStreamCaptureUnsupported);
+    expect("cudaMalloc while a stream is recorded");
     down(one);
     OK(cudaStreamEndCapture(one, &graph));
     OK(cudaGraphInstantiate(&x2, graph, 0));
