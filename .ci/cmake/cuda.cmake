@@ -110,7 +110,7 @@ if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
     target_link_libraries(test_cuda_fault PRIVATE lb_core PkgConfig::CMOCKA)
     add_test(NAME test_cuda_fault COMMAND test_cuda_fault $<TARGET_FILE:llmbatch-cuda-standin>)
     set_tests_properties(test_cuda_fault PROPERTIES TIMEOUT 1800)
-    foreach(part layers products "greedy;sample;llama-gqa-tied" "contract;sample;llama-gqa-tied")
+    foreach(part layers products adapters "greedy;sample;llama-gqa-tied" "contract;sample;llama-gqa-tied")
       list(GET part 0 name)
       add_test(NAME test_golden_cuda_${name} COMMAND test_golden --cuda $<TARGET_FILE:llmbatch-cuda-standin> ${part}
                WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
