@@ -120,7 +120,9 @@ if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
     endforeach()
     add_test(NAME test_model_decoder_cuda COMMAND test_model_decoder --cuda $<TARGET_FILE:llmbatch-cuda-standin> sample
              qwen3 WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
-    set_tests_properties(test_model_decoder_cuda PROPERTIES TIMEOUT 7200 SKIP_RETURN_CODE 77)
+    # the stand-ins look for leaks themselves; LeakSanitizer falls over in memory that they forbid to the host
+    set_tests_properties(test_model_decoder_cuda PROPERTIES TIMEOUT 7200 SKIP_RETURN_CODE 77
+                         ENVIRONMENT "ASAN_OPTIONS=detect_leaks=0")
     add_test(NAME test_model_shard_cuda COMMAND test_model_shard --cuda $<TARGET_FILE:llmbatch-cuda-standin>
              WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
     set_tests_properties(test_model_shard_cuda PROPERTIES TIMEOUT 1800 SKIP_RETURN_CODE 77)
