@@ -100,9 +100,9 @@ static enum lb_status read_clock(int64_t *created, struct tm *now, struct lb_err
     return LB_OK;
 }
 
-static bool asks_unpacked(void)
+static bool asks_for(const char *name)
 {
-    const char *text = getenv("LLMBATCH_UNPACK");
+    const char *text = getenv(name);
     return text && *text && strcmp(text, "0") != 0;
 }
 
@@ -203,7 +203,8 @@ static enum lb_status check(struct lb_cli *cli, const struct place *p, struct lb
     cli->run.cuda_library = library && library[0] ? library : NULL;
     cli->run.nccl_ring = ring && strcmp(ring, "1") == 0;
     LB_TRY(read_clock(&cli->run.created, &cli->run.now, err));
-    cli->run.unpack = asks_unpacked();
+    cli->run.unpack = asks_for("LLMBATCH_UNPACK");
+    cli->run.no_ahead = asks_for("LLMBATCH_NO_AHEAD");
     cli->run.graphs = graphs_asked();
     return speaks(p) ? check_input(cli, err) : LB_OK;
 }

@@ -60,8 +60,6 @@ static enum lb_status read_quantize(struct lb_llm *llm, struct lb_err *err)
     llm->int8 = strcmp(name, "int8") == 0;
     if (!llm->int8 && strcmp(name, "none") != 0)
         return lb_err_set(err, LB_E_USAGE, "--quantize must be none or int8, not '%s'", name);
-    if (llm->int8 && llm->o.n_lora > 0)
-        return lb_err_set(err, LB_E_USAGE, "--lora is not added to products in int8: use --quantize none");
     return LB_OK;
 }
 
@@ -162,6 +160,7 @@ static enum lb_status open_backend_as(struct lb_llm *llm, const char *isa, struc
                                    .lt_weights = o->lt_weights,
                                    .cuda_library = o->cuda_library,
                                    .unpack = o->unpack,
+                                   .no_ahead = o->no_ahead,
                                    .graphs = o->graphs,
                                    .log = &o->log};
     return lb_backend_open(&llm->backend, &spec, err);
@@ -451,6 +450,9 @@ static enum lb_status open_parts(struct lb_llm *llm, struct lb_tok_job *job, str
     if (status != LB_OK) /* which all know */
         return of_tok != LB_OK ? of_tok : lb_err_set(err, status, "%s", of_weights.text);
     LB_TRY(lb_llm_agree(llm, of_tok, err));
+    lb_mem_trim();
+    if (llm->gguf_open && llm->gguf.w.n_map > 0) /* the vocabulary was in it */
+        lb_wfile_forget(&llm->gguf.w, llm->gguf.w.map[0].data, llm->gguf.w.map[0].size_bytes);
     if (leads)
         LB_TRY(join_tokenizer(llm, err));
     return lb_is_first(llm) ? open_chat(llm, job, err) : LB_OK;

@@ -16,8 +16,10 @@
  *
  *     (f32)(sum over k in s of qa[i, k] * qw[j, k]) * (sa[i, s] * sw[j, s])
  *
- * in place of a segment's sum. The sum of whole numbers is exact, so these are the same bits in every set. Scales are
- * of a segment, not of a whole channel, so that a rank quantizes its slice without the others. */
+ * in place of a segment's sum, which an adapter's B u is added to (args_lora.h): u is made of the activations as they
+ * were before they became whole numbers, rounded to the set's type alone, so that an adapter loses nothing by int8. The
+ * sum of whole numbers is exact, so these are the same bits in every set. Scales are of a segment, not of a whole
+ * channel, so that a rank quantizes its slice without the others. */
 #ifndef KERNELS_ARGS_INT8_H
 #define KERNELS_ARGS_INT8_H
 

@@ -12,13 +12,13 @@ def rows():
              **({'lora': f'a{i % 4}'} if i % 5 else {})} for i in range(24)]
 
 
-def same(tmp, model, modules, launches):
+def same(tmp, model, modules, launches, *more):
     lora = []
     for k in range(4):
         lora += ['--lora', f'a{k}={adapter(model, os.path.join(tmp, f"a{k}"), rank=1 + 6 * k, seed=k, modules=modules)}']
     path, out = write(os.path.join(tmp, 'in.jsonl'), lines(rows())), os.path.join(tmp, 'out.jsonl')
     for dtype in ('f32', 'bf16'):
-        options = ['-m', model, '-i', path, '--dtype', dtype, '--audit', 'off', *lora]
+        options = ['-m', model, '-i', path, '--dtype', dtype, '--audit', 'off', *lora, *more]
         want = good(options).out
         equal(want.count(b'"length"'), 24, 'rows')
         for n, tp in launches:
@@ -31,6 +31,12 @@ def same(tmp, model, modules, launches):
 def lora_on_ranks(tmp):
     needs_mpi()
     same(tmp, TINY, ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'), ((2, 2), (2, 1), (4, 2)))
+
+
+@case
+def lora_beside_int8_on_ranks(tmp):
+    needs_mpi()
+    same(tmp, TINY, ('q_proj', 'v_proj', 'o_proj', 'down_proj'), ((2, 2),), '--quantize', 'int8')
 
 
 @case

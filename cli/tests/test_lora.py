@@ -14,6 +14,10 @@ def ids(r):
     return [row['token_ids'] for row in r.rows]
 
 
+def distance(x, y):
+    return sum((a - b) ** 2 for a, b in zip(x, y)) ** 0.5
+
+
 def two(tmp):
     return [f'{name}={adapter(TINY, os.path.join(tmp, name), seed=k, rank=3 + k)}' for k, name in enumerate(('a', 'b'), 1)]
 
@@ -76,6 +80,28 @@ def lora_options(tmp):
         file = os.path.join(bad, 'adapter_model.safetensors')
         write(file, read(file)[:cut])
         refused(program([*QUIET, '--lora', bad], [PROMPT]), 3, 'adapter_model.safetensors')
+
+
+@case
+def lora_beside_int8(tmp):
+    """An adapter's part is that of a run without int8: what an adapter changes is far more than what int8 does. A row is
+    the one that it is alone."""
+    lora = [x for pair in two(tmp) for x in ('--lora', pair)]
+    args = ['-m', TINY, '--audit', 'off', '--temperature', '0']
+    prompt = {'prompt_token_ids': [696, *range(20, 70)], 'max_tokens': 0, 'prompt_logprobs': 0}
+    rows = [dict(prompt, **({'lora': name} if name else {})) for name in (None, 'a', 'b')]
+
+    def scores(more):
+        return [[p['logprob'] for p in row['prompt_logprobs'] if p] for row in good([*args, *lora, *more], rows).rows]
+    for dtype in ('f32', 'bf16'):
+        plain, whole = scores(['--dtype', dtype]), scores(['--dtype', dtype, '--quantize', 'int8'])
+        off = [distance(x, y) for x, y in zip(plain, whole)]
+        by_adapter = [distance(plain[0], plain[1]), distance(whole[0], whole[1])]
+        check(max(off[1:]) < 3 * off[0] + 0.02 and 0 < off[0] and 4 * max(off) < min(by_adapter), dtype, off, by_adapter)
+    some = [dict(PROMPT, prompt_token_ids=PROMPT['prompt_token_ids'][:3 + 7 * i], logprobs=2, max_tokens=5,
+                 **({'lora': 'ab'[i % 2]} if i % 3 else {})) for i in range(7)]
+    whole = good([*args, *lora, '--quantize', 'int8', '--batch-tokens', '24'], some)
+    check(whole.out == good([*args, *lora, '--quantize', 'int8', '--max-seqs', '1', '--no-fold'], some).out, 'other bytes')
 
 
 @case

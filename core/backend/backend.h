@@ -2,7 +2,12 @@
  *
  * One thread (the forward thread) calls a backend. Between step_begin and step_end the first failure sticks and later
  * ops do nothing; step_end reports it. Ops take device buffers; only step_end and the read functions give host
- * memory. Everything a backend hands out is freed by close. */
+ * memory. Everything a backend hands out is freed by close.
+ *
+ * Where n_ahead is 1, step_begin of one more step may come before the step_end of the one before: then two are on their
+ * way, a step_end ends the older one, and `~j` of the newer one is found where it is computed: the best id of output j,
+ * the lowest of equals, whatever the host will make of it (some id where the logits are no numbers). The older one may
+ * ask for no logits. What a step fails with is told by its own step_end, and ends the step behind it too. */
 #ifndef CORE_BACKEND_BACKEND_H
 #define CORE_BACKEND_BACKEND_H
 
@@ -40,7 +45,7 @@ struct lb_backend_ops {
     enum lb_status (*vector_new)(struct lb_backend *be, const float *host, int64_t n, const float **out,
                                  struct lb_err *err);
     /* What an adapter adds to the products of `linear` with m, for sequences whose number in the step is adapter + 1;
-     * before reserve. NULL: the device has no adapters */
+     * before reserve */
     enum lb_status (*lora_new)(struct lb_backend *be, struct lb_matrix *m, const struct lb_lora_spec *spec,
                                struct lb_err *err);
 
@@ -60,6 +65,7 @@ struct lb_backend_ops {
                                   const struct lb_moe_leaves *leaves, int64_t dim, struct lb_err *err); /* of `moe` */
 
     /* the forward pass */
+    /* step is lent until its step_end */
     void (*step_begin)(struct lb_backend *be, const struct lb_step *step, struct lb_kv_mem *kv,
                        const struct lb_rope_args *rope, int64_t n_head);
     /* Around embed and all layers with the last norm, where the model runs them whole and unobserved; NULL: none.
@@ -96,7 +102,7 @@ struct lb_backend_ops {
      * lb_head_part_bytes, and is written when step_end is back */
     void (*head_part)(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w, int64_t first,
                       void *out);
-    /* waits for the pass; *cand is [step->n_out], lent until the next step_begin */
+    /* waits for the oldest pass on its way; *cand is [step->n_out], lent until the next step_begin */
     enum lb_status (*step_end)(struct lb_backend *be, const struct lb_cand **cand, struct lb_err *err);
     /* After step_end: the step's candidates from the parts of a whole vocabulary, in its order, as `head` gives them.
      */
@@ -140,6 +146,7 @@ struct lb_backend {
     bool (*alive)(void *ctx, bool lost, struct lb_err *err);
     void *alive_ctx;
     int n_thread;
+    int n_ahead; /* steps that may begin before the one before is ended; 0: each ends before the next begins */
     struct lb_backend_memory memory;
     bool unpack; /* packed weights are unpacked when they are loaded: other memory and speed, the same numbers */
     struct lb_backend_counts counts;
@@ -155,8 +162,9 @@ struct lb_backend_spec {
     int local_rank;     /* among the ranks of this host: its device */
     int64_t lt_weights; /* tests only: matrices of so many weights have cuBLASLt's algorithms tried; 0: as is best */
     const char *cuda_library; /* path of llmbatch-cuda.so; NULL: it is looked for */
-    int graphs;  /* of decode steps, kept at most on a device that has them; 0: as many as is usual, -1: none */
-    bool unpack; /* see struct lb_backend */
+    int graphs;    /* of decode steps, kept at most on a device that has them; 0: as many as is usual, -1: none */
+    bool unpack;   /* see struct lb_backend */
+    bool no_ahead; /* n_ahead is 0 whatever the device can */
     const struct lb_log *log;
 };
 

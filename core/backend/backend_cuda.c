@@ -149,6 +149,8 @@ static void cuda_close(struct lb_backend *be)
     lb_cuda_lt_close(c);
     if (c->end_event)
         cudaEventDestroy(c->end_event);
+    if (c->other.end_event)
+        cudaEventDestroy(c->other.end_event);
     while (c->piece) {
         struct lb_cuda_piece *next = c->piece->next;
         free_piece(c->piece);
@@ -198,6 +200,7 @@ static enum lb_status cuda_reserve(struct lb_backend *be, struct lb_step_limits 
         (c->seq = lb_cuda_take(c, LB_CUDA_HOST, n_seq, sizeof *c->seq, "sequences", err)) == NULL ||
         (c->scratch = lb_cuda_take(c, LB_CUDA_DEVICE, c->scratch_bytes, 1, "sums of products", err)) == NULL)
         return LB_E_DEVICE;
+    LB_TRY(lb_cuda_lora_reserve(c, err));
     LB_TRY(lb_cuda_lt_choose(c, err));
     LB_TRY(lb_head_reserve(&c->head, max_out, vocab, err));
     LB_TRY(lb_cuda_head_reserve(c, vocab, err));
@@ -263,16 +266,45 @@ static enum lb_status cuda_kv_new(struct lb_backend *be, const struct lb_kv_spec
     return LB_OK;
 }
 
+void lb_cuda_swap(struct lb_cuda *c)
+{
+    struct lb_cuda_flight was = {c->step, c->err, c->block_host, c->head, c->dev_head.whole, c->end_event};
+    const struct lb_cuda_flight *now = &c->other;
+    c->step = now->step;
+    c->err = now->err;
+    c->block_host = now->block_host;
+    c->head = now->head;
+    c->dev_head.whole = now->whole;
+    c->end_event = now->end_event;
+    c->other = was;
+}
+
+/* A step that has another one behind it ends at its event; behind a failure there may be none. */
+static bool wait_older(struct lb_cuda *c)
+{
+    if (c->err.status != LB_OK)
+        return lb_cuda_wait(c, "a step");
+    return lb_cuda_ok(c, (int)cudaEventSynchronize(c->end_event), "cudaEventSynchronize", "a step");
+}
+
 static enum lb_status cuda_step_end(struct lb_backend *be, const struct lb_cand **cand, struct lb_err *err)
 {
     struct lb_cuda *c = lb_cuda_of(be);
+    bool two = c->other.step != NULL;
+    if (two)
+        lb_cuda_swap(c);
     *cand = c->head.cand;
-    if (lb_cuda_wait(c, "a step"))
+    if (two ? wait_older(c) : lb_cuda_wait(c, "a step"))
         lb_cuda_head_end(c);
     if (c->err.status != LB_OK)
         lb_cuda_graphs_stop(c);
     c->step = NULL;
-    return c->err.status == LB_OK ? LB_OK : lb_err_set(err, c->err.status, "%s", c->err.text);
+    struct lb_err how = c->err;
+    if (two) {
+        lb_cuda_swap(c);
+        c->err = c->err.status == LB_OK ? how : c->err;
+    }
+    return how.status == LB_OK ? LB_OK : lb_err_set(err, how.status, "%s", how.text);
 }
 
 static int32_t *cuda_slots(struct lb_backend *be)
@@ -294,6 +326,7 @@ static const struct lb_backend_ops cuda_ops = {
     .heads_new = lb_cuda_heads_new,
     .table_new = lb_cuda_table_new,
     .vector_new = lb_cuda_vector_new,
+    .lora_new = lb_cuda_lora_new,
     .reserve = cuda_reserve,
     .buf_new = cuda_buf_new,
     .act_new = cuda_act_new,
@@ -389,6 +422,8 @@ static enum lb_status open_streams(struct lb_cuda *c, struct lb_err *err)
                        "loading", err));
     LB_TRY(lb_cuda_try(cudaEventCreateWithFlags(&c->end_event, cudaEventDisableTiming), "cudaEventCreateWithFlags",
                        "a step", err));
+    LB_TRY(lb_cuda_try(cudaEventCreateWithFlags(&c->other.end_event, cudaEventDisableTiming),
+                       "cudaEventCreateWithFlags", "a step", err));
     for (int i = 0; i < 2; i++)
         LB_TRY(lb_cuda_try(cudaEventCreateWithFlags(&c->load_event[i], cudaEventDisableTiming),
                            "cudaEventCreateWithFlags", "loading", err));
@@ -411,6 +446,7 @@ static enum lb_status open_device(struct lb_cuda *c, const struct lb_backend_spe
     c->base.build = build;
     c->base.stream = c->stream;
     c->base.n_thread = lb_team_size(c->team);
+    c->base.n_ahead = spec->no_ahead ? 0 : 1;
     if (spec->log)
         lb_log_put(spec->log, LB_LOG_INFO, "cuda: device %d, %s, %s, %.1f of %.1f GiB free", c->device, c->name, arch,
                    (double)c->base.memory.free_bytes / 1073741824.0, (double)c->base.memory.total_bytes / 1073741824.0);

@@ -1,7 +1,10 @@
 /* Inside the CUDA backend: its state, shared by the files backend_cuda*.c. Nobody else includes it.
  *
  * Ops enqueue on one stream and wait for nothing; step_end waits. What the host writes for a step lies in one pinned
- * block that is filled while nothing runs, and is copied in pieces to the same places of a block on the device. */
+ * block that is filled while nothing reads it, and is copied in pieces to the same places of a block on the device.
+ *
+ * Two steps can be on their way. The stream orders what they do to the device's memory, which there is once; what the
+ * host writes and reads for a step, while the device may do so too, there is twice (struct lb_cuda_flight). */
 #ifndef CORE_BACKEND_BACKEND_CUDA_H
 #define CORE_BACKEND_BACKEND_CUDA_H
 
@@ -10,7 +13,8 @@
 #include "core/backend/backend.h"
 #include "core/backend/head.h"
 #include "core/backend/team.h"
-#include "kernels/cuda/lk_cuda.h"
+#include "kernels/cuda/lk_cuda_attend.h"
+#include "kernels/cuda/lk_cuda_lora.h"
 
 #define LB_CUDA_NAME_BYTES 96
 
@@ -21,6 +25,8 @@ struct lb_matrix {
     int64_t n_head;    /* matrices of this shape, one behind the other */
     size_t head_bytes; /* from one to the next */
     bool f32;
+    struct lk_adapter *lora;     /* device: [adapters], NULL: none has anything for it */
+    int64_t lora_n_u;            /* of the adapter that has most */
     struct lb_cuda_shape *shape; /* NULL: products are our own kernel's */
     struct lb_matrix *next;      /* of all that were loaded */
     char name[LB_CUDA_NAME_BYTES];
@@ -93,6 +99,29 @@ struct lb_cuda_head {
     bool own_known;
     struct lb_head_put put; /* what step_end has to write; out NULL: nothing */
     bool whole;             /* step_end has to reduce */
+    int32_t *slot;          /* device: [max_out] best ids of the newest step; NULL: none runs ahead */
+};
+
+/* What belongs to a step from its beginning to its end. The logits of `head`, and what is found of them, both flights
+ * share: the older of two steps asks for none. */
+struct lb_cuda_flight {
+    const struct lb_step *step;
+    struct lb_err err;
+    uint8_t *block_host;
+    struct lb_head head;
+    bool whole;
+    cudaEvent_t end_event;
+};
+
+/* Adapters: memory for a step, and its tiles. */
+struct lb_cuda_lora {
+    int32_t n_adapter;
+    int64_t u_ld;
+    float *u;     /* device: [limit.n_tok, u_ld] */
+    int32_t *at;  /* host: [n_adapter + 1] */
+    int32_t *row; /* device, of the step in progress: lk_adapt's */
+    struct lk_adapt_tile *tile;
+    int64_t n_tile;
 };
 
 struct lb_cuda {
@@ -101,7 +130,7 @@ struct lb_cuda {
     char name[256];
     size_t shared_bytes, most_pitch;
     cudaStream_t stream, load_stream;
-    cudaEvent_t end_event;     /* of a step */
+    cudaEvent_t end_event;     /* of the newest step */
     cudaEvent_t load_event[2]; /* a buffer of loading was copied */
     uint8_t *load_buffer[2];   /* pinned, NULL: nothing was loaded */
     int load_next;
@@ -130,6 +159,7 @@ struct lb_cuda {
     size_t scratch_bytes, row_scratch; /* row_scratch: what a row of the largest matrix needs */
     struct lb_cuda_moe *moe;
     struct lb_cuda_graphs *graphs;
+    struct lb_cuda_lora lora;
 
     /* fixed by the first step */
     void *q;
@@ -141,8 +171,9 @@ struct lb_cuda {
     struct lk_attn_shape shape[LB_CUDA_PLANS]; /* of the model's windows, as steps come to know them */
     int n_shape;
 
-    /* the step in progress */
-    const struct lb_step *step;
+    /* the newest step; the other one is the step before while its `step` is set, else what the next one takes */
+    struct lb_cuda_flight other;
+    const struct lb_step *step; /* NULL: none is on its way */
     struct lb_kv_mem *kv;
     struct lb_cuda_tables t;
     struct lb_cuda_plan plan[LB_CUDA_PLANS];
@@ -188,6 +219,9 @@ static inline bool lb_cuda_idle(const struct lb_cuda *c)
 
 /* True where a call of the runtime, or a kernel, went well; else the step's error names call and op. */
 bool lb_cuda_ok(struct lb_cuda *c, int code, const char *call, const char *op);
+
+/* Exchanges the newest step's flight and the other one. */
+void lb_cuda_swap(struct lb_cuda *c);
 
 /* Waits for what was enqueued, and asks meanwhile whether the ranks that it may wait for are there; false: the step
  * failed, now or before. */

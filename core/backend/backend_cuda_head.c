@@ -7,6 +7,21 @@
 #define HEAD_BYTES ((size_t)256 << 20)   /* of logits at a time */
 #define PINNED_BYTES ((size_t)512 << 20) /* of the host's logits, at most: pinned, they come without a detour */
 
+/* What a second step on its way has of its own, and the ids that it takes over. */
+static enum lb_status reserve_other(struct lb_cuda *c, size_t n_block, struct lb_err *err)
+{
+    struct lb_head *h = &c->other.head;
+    const char *what = "the LM head";
+    size_t n_out = (size_t)c->max_out;
+    *h = c->head;
+    bool taken = (h->best = lb_cuda_take(c, LB_CUDA_PINNED, n_out * n_block, sizeof *h->best, what, err)) != NULL &&
+                 (h->logits_of = lb_cuda_take(c, LB_CUDA_HOST, n_out, sizeof *h->logits_of, what, err)) != NULL &&
+                 (h->top_of = lb_cuda_take(c, LB_CUDA_HOST, n_out, sizeof *h->top_of, what, err)) != NULL &&
+                 (h->cand = lb_cuda_take(c, LB_CUDA_HOST, n_out, sizeof *h->cand, what, err)) != NULL &&
+                 (c->dev_head.slot = lb_cuda_take(c, LB_CUDA_DEVICE, n_out, sizeof *c->dev_head.slot, what, err));
+    return taken ? LB_OK : LB_E_DEVICE;
+}
+
 enum lb_status lb_cuda_head_reserve(struct lb_cuda *c, const struct lk_cols *vocab, struct lb_err *err)
 {
     struct lb_cuda_head *d = &c->dev_head;
@@ -33,6 +48,8 @@ enum lb_status lb_cuda_head_reserve(struct lb_cuda *c, const struct lk_cols *voc
         return LB_E_DEVICE;
     if (n_out * row_bytes <= PINNED_BYTES && (h->logits = lb_cuda_take(c, pin, n_out, row_bytes, what, err)) == NULL)
         return LB_E_DEVICE;
+    if (c->base.n_ahead > 0)
+        LB_TRY(reserve_other(c, n_block, err));
     LB_TRY(lb_cuda_upload(c, d->seg, vocab->begin, n_bound * sizeof *d->seg, what, err));
     return lb_cuda_loaded(c, err);
 }
@@ -105,6 +122,14 @@ static bool find_top(struct lb_cuda *c, int64_t row, int64_t n, const struct lk_
     return true;
 }
 
+/* The ids that a step behind this one takes; of a part of the vocabulary nothing is known. */
+static bool pick(struct lb_cuda *c, int64_t row, int64_t n, int64_t n_block, bool whole)
+{
+    struct lb_cuda_head *d = &c->dev_head;
+    const struct lk_pick args = {d->best, n, n_block, d->slot + row};
+    return !d->slot || !whole || lb_cuda_ok(c, lk_cuda_pick(&args, c->stream), "kernel", "pick");
+}
+
 /* The product of rows row .. row + n - 1, and what is wanted of it. */
 static bool some_rows(struct lb_cuda *c, const struct lb_actbuf *a, const struct lb_matrix *w, int64_t row, int64_t n,
                       bool whole)
@@ -119,6 +144,7 @@ static bool some_rows(struct lb_cuda *c, const struct lb_actbuf *a, const struct
                              .y_ld = h->ld_logits};
     struct lk_blocks_best best = {d->logits, h->ld_logits, n, w->n_out, d->best};
     if (!lb_cuda_product(c, args, w, 0) || !lb_cuda_ok(c, lk_cuda_best(&best, c->stream), "kernel", "best") ||
+        !pick(c, row, n, n_block, whole) ||
         !copy_back(c, h->best + row * n_block, d->best, (size_t)(n * n_block) * sizeof *d->best) ||
         !find_top(c, row, n, whole ? &h->vocab : &d->own, whole ? d->seg : d->seg + LK_MAX_SEG + 1))
         return false;

@@ -16,7 +16,7 @@ size_t lb_cuda_block_bytes(const struct lb_cuda *c)
     size_t n_tok = (size_t)c->limit.n_tok, n_seq = (size_t)c->limit.n_seq, n_page = (size_t)c->limit.n_page;
     size_t tables = 5 * padded(n_tok * sizeof(int32_t)) + padded((n_seq + 1) * sizeof(int32_t)) +
                     padded(n_page * sizeof(int32_t)) + padded(n_tok * sizeof(struct lk_attn_item));
-    return tables + lb_cuda_plan_bytes(c) + lb_cuda_index_block_bytes(c);
+    return tables + lb_cuda_lora_block_bytes(c) + lb_cuda_plan_bytes(c) + lb_cuda_index_block_bytes(c);
 }
 
 void *lb_cuda_block_take(struct lb_cuda *c, size_t bytes, void **device)
@@ -67,16 +67,21 @@ static int32_t *put(struct lb_cuda *c, const int32_t *from, int32_t n)
     return device;
 }
 
-/* Ids as rows of the table; those of other ranks' rows get the one behind the last. */
+/* Ids as rows of the table; those of other ranks' rows get the one behind the last. What the device knows alone stays
+ * as it is. */
 static bool put_ids(struct lb_cuda *c, const struct lb_step *s)
 {
+    const struct lb_step *older = c->other.step;
     void *device;
     int32_t *id = lb_cuda_block_take(c, (size_t)s->n_tok * sizeof *id, &device);
-    if (!id || lb_step_resolve(s, c->slot, c->max_out, c->head.n_vocab, id, &c->err) != LB_OK)
+    if (!id || lb_step_resolve(s, older ? NULL : c->slot, older ? older->n_out : c->max_out, c->head.n_vocab, id,
+                               &c->err) != LB_OK)
         return false;
     c->t.id = device;
     const struct lb_table *table = c->table;
     for (int32_t t = 0; t < s->n_tok && table; t++) {
+        if (id[t] < 0)
+            continue;
         int64_t row = id[t] - table->first;
         id[t] = (int32_t)(row >= 0 && row < table->n_row ? row : table->n_row);
     }
@@ -120,6 +125,8 @@ static bool send_tables(struct lb_cuda *c, const struct lb_step *s, bool dynamic
         (t->out_tok = put(c, s->out_tok, s->n_out)) == NULL)
         return false;
     if (c->base.dtype == LB_F32 && !put_items(c, s, (int32_t)n_head))
+        return false;
+    if (!lb_cuda_lora_begin(c, s))
         return false;
     lb_cuda_block_send(c, page_room(c), "a step's tables");
     send_pages(c, s);
@@ -214,6 +221,9 @@ static enum lb_status first_step(struct lb_cuda *c, const struct lb_rope_args *r
     const struct lb_kv_spec *kv = &c->kv->spec;
     if (!c->block) {
         size_t bytes = lb_cuda_block_bytes(c);
+        if (c->base.n_ahead > 0 &&
+            (c->other.block_host = lb_cuda_take(c, LB_CUDA_PINNED, bytes, 1, "a step's tables", err)) == NULL)
+            return LB_E_DEVICE;
         if ((c->block_host = lb_cuda_take(c, LB_CUDA_PINNED, bytes, 1, "a step's tables", err)) == NULL ||
             (c->block = lb_cuda_take(c, LB_CUDA_DEVICE, bytes, 1, "a step's tables", err)) == NULL)
             return LB_E_DEVICE;
@@ -253,12 +263,35 @@ static void rope_table(struct lb_cuda *c, const struct lb_step *s, const struct 
     lb_cuda_ok(c, lk_cuda_rope_table(&args, c->stream), "kernel", "rope_table");
 }
 
+/* Ids that the step before has left on the device. */
+static bool resolve(struct lb_cuda *c, const struct lb_step *s)
+{
+    const struct lk_resolve args = {c->t.id, c->dev_head.slot, s->n_tok};
+    return !c->other.step || s->n_tok == 0 || lb_cuda_ok(c, lk_cuda_resolve(&args, c->stream), "kernel", "resolve");
+}
+
+/* The step before, where it is on its way, becomes the older one. */
+static bool begin_flight(struct lb_cuda *c, const struct lb_step *step)
+{
+    const struct lb_step *older = c->step;
+    bool room = !c->other.step && (!older || c->base.n_ahead > 0);
+    if (older && room) {
+        lb_cuda_ok(c, (int)cudaEventRecord(c->end_event, c->stream), "cudaEventRecord", "a step");
+        lb_cuda_swap(c);
+    }
+    c->err = older && room ? c->other.err : c->late;
+    c->step = step;
+    if (!room)
+        lb_err_set(&c->err, LB_E_USAGE, "step %lld begins before an earlier one is ended", (long long)step->number);
+    return room;
+}
+
 void lb_cuda_step_begin(struct lb_backend *be, const struct lb_step *step, struct lb_kv_mem *kv,
                         const struct lb_rope_args *rope, int64_t n_head)
 {
     struct lb_cuda *c = lb_cuda_of(be);
-    c->err = c->late;
-    c->step = step;
+    if (!begin_flight(c, step))
+        return;
     c->kv = kv;
     c->n_plan = 0;
     c->forgets = false;
@@ -271,7 +304,7 @@ void lb_cuda_step_begin(struct lb_backend *be, const struct lb_step *step, struc
     }
     if (lb_step_check(step, &c->limit, c->max_out, kv->spec.n_page, &c->err) != LB_OK ||
         lb_cuda_loaded(c, &c->err) != LB_OK || first_step(c, rope, n_head, &c->err) != LB_OK ||
-        !send_tables(c, step, rope->dynamic, n_head) || !prepare_pages(c, step))
+        !send_tables(c, step, rope->dynamic, n_head) || !resolve(c, step) || !prepare_pages(c, step))
         return;
     if (step->n_tok > 0)
         rope_table(c, step, rope);

@@ -201,9 +201,9 @@ enum lb_status lb_step_resolve(const struct lb_step *s, const int32_t *slot, int
             if (~id >= n_slot)
                 FAIL("step %lld: token %d is the sample of slot %d of %lld", (long long)s->number, t, ~id,
                      (long long)n_slot);
-            id = slot[~id];
+            id = slot ? slot[~id] : id;
         }
-        if (id < 0 || id >= n_vocab)
+        if ((slot && id < 0) || id >= n_vocab)
             FAIL("step %lld: token %d has id %d, outside the vocabulary of %lld", (long long)s->number, t, id,
                  (long long)n_vocab);
         id_of[t] = id;

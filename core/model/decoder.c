@@ -24,6 +24,7 @@ struct lb_model {
     struct lb_rope_args rope;
     struct lb_kv_mem *kv;
     const struct lb_hook *hook;
+    bool no_memory; /* a hook's copy could not be made, since the last step was collected */
     /* the step's numbers, in the paper's letters; heads and ffn_dim are this rank's */
     struct lb_buf x;    /* [n_tok, dim] residual stream */
     struct lb_buf y;    /* [n_tok, dim] a product on its way to x: a norm stands before, or ranks have parts of it */
@@ -329,8 +330,7 @@ static void layers_forward(struct lb_pass *p)
     while (p->op->layers_end(p->be));
 }
 
-enum lb_status lb_model_forward(struct lb_model *m, const struct lb_step *step, const struct lb_cand **cand,
-                                struct lb_err *err)
+void lb_model_launch(struct lb_model *m, const struct lb_step *step)
 {
     struct lb_pass p = {.m = m, .be = m->be, .op = m->be->ops, .step = step, .fits = fits(m, step)};
     p.op->step_begin(p.be, step, m->kv, &m->rope, m->cols.slice.n_head);
@@ -344,10 +344,29 @@ enum lb_status lb_model_forward(struct lb_model *m, const struct lb_step *step, 
         p.op->head(p.be, &m->h, m->weights.head);
 
     lb_mem_free(p.probs);
-    enum lb_status status = p.op->step_end(p.be, cand, err);
-    if (status == LB_OK && p.no_memory)
+    m->no_memory = m->no_memory || p.no_memory;
+}
+
+enum lb_status lb_model_collect(struct lb_model *m, const struct lb_step *step, const struct lb_cand **cand,
+                                struct lb_err *err)
+{
+    enum lb_status status = m->be->ops->step_end(m->be, cand, err);
+    if (status == LB_OK && m->no_memory)
         status = lb_err_memory(err, "a test hook", 0);
-    return shared(&p) ? lb_gather_step(&m->gather, step, p.fits, cand, err) : status;
+    m->no_memory = false;
+    return m->comm->size > 1 ? lb_gather_step(&m->gather, step, fits(m, step), cand, err) : status;
+}
+
+enum lb_status lb_model_forward(struct lb_model *m, const struct lb_step *step, const struct lb_cand **cand,
+                                struct lb_err *err)
+{
+    lb_model_launch(m, step);
+    return lb_model_collect(m, step, cand, err);
+}
+
+int lb_model_ahead(const struct lb_model *m)
+{
+    return m->comm->size > 1 ? 0 : m->be->n_ahead;
 }
 
 static void rope_init(struct lb_model *m)

@@ -2,7 +2,7 @@
  *
  *     lb_model_open(&m, &spec, err);                 reads and packs the weights
  *     lb_model_reserve(m, limits, max_out, n_page, err);  memory of the step and the cache, once
- *     lb_model_forward(m, step, &cand, err);         as often as there are steps
+ *     lb_model_forward(m, step, &cand, err);         as often as there are steps; or lb_model_launch, lb_model_collect
  *     lb_model_free(m);
  *
  * One thread, the forward thread, uses a model. Nothing is allocated after the first lb_model_forward, hooks aside.
@@ -64,6 +64,15 @@ enum lb_status lb_model_reserve(struct lb_model *m, struct lb_step_limits limit,
  * their own, learn of it from the leader's next step. */
 enum lb_status lb_model_forward(struct lb_model *m, const struct lb_step *step, const struct lb_cand **cand,
                                 struct lb_err *err);
+
+/* The two halves of lb_model_forward, which have its rules. Where lb_model_ahead is 1, another step can be launched
+ * before a step is collected, and steps are collected in the order of their launches. A step is lent from its launch
+ * until it is collected; failures are told then. `~j` of a step that is launched while another is on its way is the
+ * best id of that one's output j; a step that asks for logits is collected before another is launched. */
+void lb_model_launch(struct lb_model *m, const struct lb_step *step);
+enum lb_status lb_model_collect(struct lb_model *m, const struct lb_step *step, const struct lb_cand **cand,
+                                struct lb_err *err);
+int lb_model_ahead(const struct lb_model *m);
 
 /* Where the next step's `~j` tokens are read: [max_out], written by the caller after lb_model_forward. */
 int32_t *lb_model_slots(struct lb_model *m);

@@ -11,7 +11,7 @@ enum lb_status lb_follow_init(struct lb_run *r, struct lb_err *err)
 {
     if (r->spec->ranks.tp == 1)
         return LB_OK;
-    size_t n = lb_step_pack_max(&r->step);
+    size_t n = lb_step_pack_max(&r->now->step);
     r->packed = lb_mem_new(n, sizeof *r->packed);
     if (!r->packed)
         return lb_err_memory(err, "a step", n * sizeof *r->packed);
@@ -42,7 +42,7 @@ void lb_follow_send(struct lb_run *r)
     struct lb_step_head head;
     if (c->size == 1)
         return;
-    lb_step_pack(&r->step, lb_model_slots(r->spec->model), r->n_slot, &head, r->packed);
+    lb_step_pack(&r->now->step, lb_model_slots(r->spec->model), r->n_slot, &head, r->packed);
     c->ops->bcast(c, &head, sizeof head);
     c->ops->bcast(c, r->packed, (size_t)head.n_int * sizeof *r->packed);
 }
@@ -91,10 +91,10 @@ static enum lb_status take_step(struct lb_run *r, bool *over, struct lb_err *err
     if (*over)
         return LB_OK;
     lb_world_beat(r->spec->ranks.world, "step", head.number);
-    LB_TRY(lb_step_head_check(&r->step, &head, err));
+    LB_TRY(lb_step_head_check(&r->now->step, &head, err));
     c->ops->bcast(c, r->packed, (size_t)head.n_int * sizeof *r->packed);
     LB_TRY(c->ops->status(c, err));
-    lb_step_unpack(&r->step, lb_model_slots(r->spec->model), &head, r->packed);
+    lb_step_unpack(&r->now->step, lb_model_slots(r->spec->model), &head, r->packed);
     return LB_OK;
 }
 
@@ -108,20 +108,21 @@ static enum lb_status follow(struct lb_run *r, struct lb_err *err)
         if (over)
             break;
         double begin = lb_now();
-        enum lb_status pass = lb_model_forward(r->spec->model, &r->step, &none, err);
+        const struct lb_step *step = &r->now->step;
+        enum lb_status pass = lb_model_forward(r->spec->model, step, &none, err);
         status = status == LB_OK ? pass : status;
         double end = lb_now();
         r->stats->mine.busy_s += end - begin;
-        r->note = (struct lb_step_note){.begin = begin,
-                                        .packed = begin,
-                                        .computed = end,
-                                        .sampled = end,
-                                        .end = end,
-                                        .number = r->step.number,
-                                        .n_tok = r->step.n_tok,
-                                        .n_out = r->step.n_out,
-                                        .n_seq = r->step.n_seq};
-        lb_timeline_step(r->spec->timeline, &r->note);
+        const struct lb_step_note note = {.begin = begin,
+                                          .packed = begin,
+                                          .computed = end,
+                                          .sampled = end,
+                                          .end = end,
+                                          .number = step->number,
+                                          .n_tok = step->n_tok,
+                                          .n_out = step->n_out,
+                                          .n_seq = step->n_seq};
+        lb_timeline_step(r->spec->timeline, &note);
     }
     return status;
 }
@@ -133,9 +134,10 @@ enum lb_status lb_run_follow(const struct lb_run_spec *spec, struct lb_stats *st
     bool watched = false;
     if (r) {
         *r = (struct lb_run){.spec = spec, .stats = stats, .begin = lb_now(), .wake = -1};
+        r->now = r->flight;
         status = pthread_mutex_init(&r->mutex, NULL) == 0 ? LB_OK : lb_err_memory(err, "a mutex", sizeof r->mutex);
         if (status == LB_OK)
-            status = lb_step_init(&r->step, spec->plan->limit, err);
+            status = lb_step_init(&r->now->step, spec->plan->limit, err);
         if (status == LB_OK)
             status = lb_follow_init(r, err);
     }
@@ -154,7 +156,7 @@ enum lb_status lb_run_follow(const struct lb_run_spec *spec, struct lb_stats *st
     lb_follow_count(spec, &stats->mine);
     if (r) {
         lb_follow_release(r);
-        lb_step_release(&r->step);
+        lb_step_release(&r->now->step);
         pthread_mutex_destroy(&r->mutex);
         lb_mem_free(r);
     }

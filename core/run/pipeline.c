@@ -122,7 +122,10 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
                                   .out_flag = spec->ranks.tp > 1 ? LB_OUT_TOP : LB_OUT_LOGITS,
                                   .crowd = spec->crowd};
     LB_TRY(lb_sched_init(&r->sched, &sched, err));
-    LB_TRY(lb_step_init(&r->step, p->limit, err));
+    r->ahead = lb_model_ahead(spec->model) > 0;
+    r->now = r->flight;
+    for (int i = 0; i <= r->ahead; i++)
+        LB_TRY(lb_step_init(&r->flight[i].step, p->limit, err));
     LB_TRY(lb_follow_init(r, err));
     r->drawn = lb_mem_new((size_t)p->max_out, sizeof *r->drawn);
     return r->drawn ? LB_OK : lb_err_memory(err, "samples", (size_t)p->max_out * sizeof *r->drawn);
@@ -141,7 +144,8 @@ static void run_release(struct lb_run *r)
     lb_sched_release(&r->sched);
     lb_prefix_release(&r->prefix);
     lb_kv_release(&r->kv);
-    lb_step_release(&r->step);
+    for (int i = 0; i < 2; i++)
+        lb_step_release(&r->flight[i].step);
     lb_follow_release(r);
     lb_mem_free(r->drawn);
     lb_mem_free(r->tally.latency);
@@ -270,6 +274,8 @@ static void count_forward(struct lb_run *r)
     lb_log_put(r->spec->log, LB_LOG_DEBUG,
                "forward: layer products %.6g s, attention and cache %.6g s, norms %.6g s, head %.6g s", c->linear_s,
                c->attend_s, c->norm_s, c->head_s);
+    lb_log_put(r->spec->log, LB_LOG_DEBUG, "steps launched while another one was on its way: %lld",
+               (long long)r->n_ahead);
     const int64_t *n = r->asker.n_put;
     if (r->asked)
         lb_log_put(r->spec->log, LB_LOG_DEBUG,
@@ -345,6 +351,10 @@ enum lb_status lb_run_rows(const struct lb_run_spec *spec, struct lb_stats *stat
         status = start(r, &why);
     if (status == LB_OK)
         status = spec->mode == LB_RUN_MODEL ? loop(r, &why) : lb_run_wait(r, &why);
+    if (status == LB_OK)
+        status = lb_run_land(r, &why);
+    else
+        lb_run_land(r, &(struct lb_err)LB_ERR_INIT);
     if (stats->mine.steps)
         lb_log_put(spec->log, LB_LOG_DEBUG, "allocations of the forward thread after the first step: %llu",
                    (unsigned long long)(lb_mem_count() - r->first_allocs));

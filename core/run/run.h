@@ -23,6 +23,15 @@ struct lb_tally {
     size_t n_latency, cap_latency;
 };
 
+/* A step from its packing to the end of what became of it. */
+struct lb_flight {
+    struct lb_step step;
+    const struct lb_outs *outs; /* the scheduler's */
+    struct lb_step_note note;
+    int64_t n_prefill, n_decode, n_again, n_hit; /* as the scheduler counts them */
+    double waste;                                /* of the cache, a row */
+};
+
 struct lb_run {
     const struct lb_run_spec *spec;
     struct lb_queue raw, tokens, ready, done;
@@ -36,15 +45,20 @@ struct lb_run {
     struct lb_kv kv;
     struct lb_prefix prefix;
     struct lb_sched sched;
-    struct lb_step step;
-    const struct lb_cand *cand;         /* [step.n_out] */
+    struct lb_flight flight[2];
+    struct lb_flight *now;              /* it is packed in this round */
+    struct lb_flight *flying;           /* launched in an earlier round, not collected; NULL: none */
+    struct lb_flight *got;              /* it was collected in this round; NULL: none */
+    bool ahead;                         /* a step may fly while the next one is packed */
+    const struct lb_cand *cand;         /* [got->step.n_out] */
     int32_t *drawn;                     /* [max_out] ids; -1: logits that are no numbers */
     struct lb_work *waiting;            /* next row to be admitted ... */
     int32_t next_part;                  /* ... from this sequence on */
     struct lb_work *finished;           /* rows of this step that ended */
-    struct lb_step_note note;           /* of this step */
     bool input_done, interrupted, over; /* over: end after this round */
     bool timed_out;                     /* the deadline came, or was too near for rows that were then left out */
+    int64_t n_ahead;                    /* steps that were launched while another one flew */
+    double landed;                      /* when the last step was collected */
     double step_s;                      /* of late, for what can be done before the deadline */
     int64_t n_ended, n_ended_tok;       /* sequences that have ended, and their new tokens */
     struct lb_stats *stats;

@@ -16,9 +16,15 @@ enum lb_status lb_sched_init(struct lb_sched *s, const struct lb_sched_spec *spe
     s->most_seq = spec->max_seqs < spec->batch_tokens ? spec->max_seqs : spec->batch_tokens;
     int64_t n_out = spec->max_seqs + spec->score_tokens;
     size_t out = (size_t)(n_out < spec->batch_tokens ? n_out : spec->batch_tokens);
-    s->out_seq = lb_mem_new(out, sizeof *s->out_seq);
-    s->out_scored = lb_mem_new(out, sizeof *s->out_scored);
-    if (!s->seq || !s->evicted || !s->out_seq || !s->out_scored) {
+    s->moved = lb_mem_new(n, sizeof *s->moved);
+    bool taken = s->seq && s->evicted && s->moved;
+    for (int i = 0; i < 2; i++) {
+        s->out[i].seq = lb_mem_new(out, sizeof *s->out[i].seq);
+        s->out[i].scored = lb_mem_new(out, sizeof *s->out[i].scored);
+        taken = taken && s->out[i].seq && s->out[i].scored;
+    }
+    s->outs = s->out;
+    if (!taken) {
         lb_sched_release(s);
         return lb_err_memory(err, "the scheduler", n * sizeof *s->seq);
     }
@@ -39,8 +45,11 @@ void lb_sched_release(struct lb_sched *s)
         drop_work(s->evicted[i]);
     lb_mem_free(s->seq);
     lb_mem_free(s->evicted);
-    lb_mem_free(s->out_seq);
-    lb_mem_free(s->out_scored);
+    lb_mem_free(s->moved);
+    for (int i = 0; i < 2; i++) {
+        lb_mem_free(s->out[i].seq);
+        lb_mem_free(s->out[i].scored);
+    }
     *s = (struct lb_sched){0};
 }
 
@@ -105,6 +114,12 @@ static bool decoding(const struct lb_seq *q)
     return q->work->n_out > 0 && n_left(q) == 1;
 }
 
+/* Its last id is on its way. */
+static bool ends(const struct lb_seq *q)
+{
+    return q->promised && q->work->n_out == q->work->set.max_tokens;
+}
+
 static int32_t token_of(const struct lb_seq *q, const struct lb_step *step, int64_t pos)
 {
     const struct lb_work *w = q->work;
@@ -131,8 +146,9 @@ static void want(struct lb_sched *s, struct lb_step *step, int64_t index, int64_
     const struct lb_work *w = s->seq[index].work;
     bool logits = scored > 0 || (w->set.max_tokens > 0 && lb_work_needs_logits(w));
     bool many = scored == 0 && w->n_follow > 0; /* draws from the same logits */
-    s->out_seq[step->n_out] = (int32_t)index;
-    s->out_scored[step->n_out] = (int32_t)scored;
+    s->outs->seq[step->n_out] = (int32_t)index;
+    s->outs->scored[step->n_out] = (int32_t)scored;
+    s->outs->n = step->n_out + 1;
     step->out_tok[step->n_out] = step->n_tok - 1;
     step->out_flags[step->n_out] = !logits ? 0 : many ? LB_OUT_LOGITS : s->spec.out_flag;
     step->n_out++;
@@ -190,14 +206,19 @@ static int64_t most_of(const struct lb_sched *s, const struct lb_step *step, con
     return n < most ? n : most;
 }
 
+/* The newest step's outputs, which may not be taken yet, find their rows again. */
 static void sweep(struct lb_sched *s)
 {
     int64_t n = 0;
     for (int64_t i = 0; i < s->n_seq; i++) {
+        s->moved[i] = s->seq[i].work ? (int32_t)n : -1;
         if (s->seq[i].work)
             s->seq[n++] = s->seq[i];
     }
     s->n_seq = n;
+    for (int32_t j = 0; j < s->outs->n; j++)
+        if (s->outs->seq[j] >= 0)
+            s->outs->seq[j] = s->moved[s->outs->seq[j]];
 }
 
 static void leave(struct lb_sched *s, struct lb_seq *q)
@@ -232,8 +253,9 @@ static int64_t make_room(struct lb_sched *s, int64_t index, int64_t n)
 {
     struct lb_seq *q = &s->seq[index];
     while (!lb_kv_extend(s->spec.kv, q->kv_seq, q->n_fed + n)) {
-        if (evict_behind(s, index))
+        if (!s->ahead && evict_behind(s, index))
             continue;
+        s->short_of_pages = s->ahead;
         int64_t fit = (s->spec.kv->seq[q->kv_seq].n_page + s->spec.kv->n_free) * LK_PAGE_TOKENS - q->n_fed;
         n = fit < n ? fit : n - 1;
     }
@@ -302,16 +324,46 @@ static bool admit(struct lb_sched *s, struct lb_step *step, struct lb_work *w, b
     return true;
 }
 
+bool lb_sched_can_promise(const struct lb_sched *s, const struct lb_step *step)
+{
+    if (s->short_of_pages)
+        return false;
+    for (int32_t j = 0; j < s->outs->n; j++) {
+        const struct lb_work *w = s->outs->seq[j] < 0 ? NULL : s->seq[s->outs->seq[j]].work;
+        if (w && (step->out_flags[j] != 0 || s->outs->scored[j] > 0 || w->n_follow > 0 || w->set.max_tokens == 0))
+            return false;
+    }
+    return true;
+}
+
+void lb_sched_promise(struct lb_sched *s, const struct lb_step *step)
+{
+    for (int32_t j = 0; j < s->outs->n; j++) {
+        struct lb_seq *q = lb_sched_seq(s, s->outs, j);
+        if (!q)
+            continue;
+        q->work->out[q->work->n_out++] = 0;
+        q->slot = j;
+        q->slot_step = step->number;
+        q->promised = true;
+    }
+    s->ahead = true;
+}
+
 void lb_sched_begin(struct lb_sched *s, struct lb_step *step)
 {
     sweep(s);
     lb_step_clear(step);
     s->step = step->number;
+    s->outs = s->outs == s->out ? s->out + 1 : s->out;
+    s->outs->n = 0;
+    s->outs->step = step->number;
+    s->short_of_pages = false;
     s->n_prefill = s->n_decode = s->n_again = s->n_hit = 0;
     s->n_scored = 0;
     s->crowded = s->held = false;
     for (int64_t i = 0; i < s->n_seq; i++)
-        if (s->seq[i].work && decoding(&s->seq[i]) && make_room(s, i, 1) == 1)
+        if (s->seq[i].work && decoding(&s->seq[i]) && !ends(&s->seq[i]) && make_room(s, i, 1) == 1)
             put(s, step, i, 1);
     for (int64_t i = 0; i < s->n_seq && room(s, step) > 0; i++) {
         if (!s->seq[i].work || decoding(&s->seq[i]))
@@ -338,20 +390,23 @@ void lb_sched_end(struct lb_sched *s, struct lb_step *step)
     step->page_start[step->n_seq] = step->n_page;
     step->n_copy = lb_kv_take_copies(s->spec.kv, step->copy_from, step->copy_to, step->limit.n_seq);
     step->n_new = lb_kv_take_new(s->spec.kv, step->new_page, step->limit.n_page);
+    s->ahead = false;
 }
 
-struct lb_work *lb_sched_advance(struct lb_sched *s, const struct lb_step *step, int32_t j, int32_t id)
+struct lb_work *lb_sched_advance(struct lb_sched *s, const struct lb_outs *o, int32_t j, int32_t id)
 {
-    struct lb_seq *q = &s->seq[s->out_seq[j]];
+    struct lb_seq *q = lb_sched_seq(s, o, j);
+    q->work->n_out -= q->promised;
+    q->promised = false;
     q->work->out[q->work->n_out++] = id;
     q->slot = j;
-    q->slot_step = step->number;
+    q->slot_step = o->step;
     return q->work;
 }
 
-void lb_sched_fork(struct lb_sched *s, int32_t j, struct lb_work *w)
+void lb_sched_fork(struct lb_sched *s, const struct lb_outs *o, int32_t j, struct lb_work *w)
 {
-    const struct lb_seq *q = &s->seq[s->out_seq[j]];
+    const struct lb_seq *q = &s->seq[o->seq[j]];
     int32_t kv_seq = s->n_seq < s->most_seq ? lb_kv_fork(s->spec.kv, q->kv_seq) : -1;
     if (kv_seq < 0) { /* it runs by itself when there is room */
         s->evicted[s->n_evicted++] = w;
@@ -362,9 +417,11 @@ void lb_sched_fork(struct lb_sched *s, int32_t j, struct lb_work *w)
     s->n_stored += q->n_fed;
 }
 
-void lb_sched_finish(struct lb_sched *s, int32_t j)
+void lb_sched_finish(struct lb_sched *s, const struct lb_outs *o, int32_t j)
 {
-    struct lb_seq *q = &s->seq[s->out_seq[j]];
+    struct lb_seq *q = &s->seq[o->seq[j]];
+    q->work->n_out -= q->promised;
+    q->work->steps -= q->step > o->step;
     if (q->work->set.max_tokens > 0) {
         s->used_sum += (double)q->work->n_out / (double)q->work->set.max_tokens;
         s->n_used++;

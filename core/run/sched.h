@@ -13,6 +13,10 @@
  * It starts on pages of its own, since all its positions must be computed, and what was scored before an eviction is
  * not scored again.
  *
+ * A step may be begun while the outputs of the one before are not known yet, where a device runs a step ahead: rows go
+ * on with "the sample of slot j" then, those whose ids end with it for certain apart. Where one turns out to have
+ * ended, it has a token in the newer step that nobody wants. Such a step evicts no row.
+ *
  * Samples of a prompt run it once: the first one is admitted for all of them, and the others begin when it is done, on
  * its full pages and on copies of the last one. */
 #ifndef CORE_RUN_SCHED_H
@@ -37,6 +41,7 @@ struct lb_seq {
     int64_t slot_step; /* step whose sample slot holds the newest id */
     int32_t slot;
     int64_t step;                 /* the last step that has tokens of it */
+    bool promised;                /* the newest id of `out` is not known yet: only its slot is */
     struct lb_prefix_place known; /* pages that others can take */
 };
 
@@ -50,6 +55,14 @@ struct lb_sched_spec {
     bool crowd;           /* tests: admission expects no row to go on, so that rows are evicted */
 };
 
+/* Which rows the outputs of a step are for. Valid until the next step but one begins. */
+struct lb_outs {
+    int32_t *seq;    /* [n] index into the scheduler's seq; -1: its row has ended before */
+    int32_t *scored; /* [n] position of the prompt's token that is scored; 0: a new token */
+    int32_t n;
+    int64_t step; /* the step's number */
+};
+
 struct lb_sched {
     struct lb_sched_spec spec;
     struct lb_seq *seq;       /* [max_seqs], n_seq of them, in order of admission */
@@ -60,8 +73,11 @@ struct lb_sched {
     int64_t step;                /* the number of the step that is being filled */
     bool crowded;                /* a row was evicted in this step: none comes */
     bool held;                   /* a row has to wait for a part of its prompt: none comes after it */
-    int32_t *out_seq;            /* [step->n_out] index into seq */
-    int32_t *out_scored;         /* [step->n_out] position of the prompt's token that is scored; 0: a new token */
+    bool ahead;                  /* the step is begun before the outputs of the one before are known */
+    bool short_of_pages;         /* a row has to wait for pages, since such a step evicts none */
+    struct lb_outs out[2];       /* of the newest step and of the one before */
+    struct lb_outs *outs;        /* of the newest step */
+    int32_t *moved;              /* [max_seqs] where rows went when those that ended were swept out */
     int64_t n_scored;            /* of the step */
     int64_t n_prefill, n_decode; /* tokens of the step: of prompts, and generated */
     int64_t n_again;             /* tokens of the step that had been fed before an eviction, in neither of them */
@@ -80,6 +96,12 @@ static inline int64_t lb_sched_peak_pages(int64_t n_prompt, int64_t max_tokens)
 enum lb_status lb_sched_init(struct lb_sched *s, const struct lb_sched_spec *spec, struct lb_err *err);
 void lb_sched_release(struct lb_sched *s); /* frees the rows that still run, unless sequences of theirs are elsewhere */
 
+/* Whether the outputs of the newest step, which is closed, can be left for later: nobody has to see them to know how
+ * its rows go on. lb_sched_promise says that they are, so that the next step begins without them; they are taken before
+ * the step behind that begins. */
+bool lb_sched_can_promise(const struct lb_sched *s, const struct lb_step *step);
+void lb_sched_promise(struct lb_sched *s, const struct lb_step *step);
+
 /* Starts a step: tokens of the running rows, and of evicted ones where there is room again. */
 void lb_sched_begin(struct lb_sched *s, struct lb_step *step);
 
@@ -91,15 +113,23 @@ bool lb_sched_admit(struct lb_sched *s, struct lb_step *step, struct lb_work *w)
 /* Closes the step: its tables are complete. */
 void lb_sched_end(struct lb_sched *s, struct lb_step *step);
 
+/* The sequence of output j; NULL: its row has ended before. */
+static inline struct lb_seq *lb_sched_seq(struct lb_sched *s, const struct lb_outs *o, int32_t j)
+{
+    struct lb_seq *q = o->seq[j] < 0 ? NULL : &s->seq[o->seq[j]];
+    return q && q->work ? q : NULL;
+}
+
 /* Adds the id of output j to its row and returns the row. */
-struct lb_work *lb_sched_advance(struct lb_sched *s, const struct lb_step *step, int32_t j, int32_t id);
+struct lb_work *lb_sched_advance(struct lb_sched *s, const struct lb_outs *o, int32_t j, int32_t id);
 
 /* A sample of the prompt that output j's row has just run, with its first id (w->out[0]): it begins where that stands.
  * Called for each of those that follow the row and have not ended with that id, before the row itself may end. */
-void lb_sched_fork(struct lb_sched *s, int32_t j, struct lb_work *w);
+void lb_sched_fork(struct lb_sched *s, const struct lb_outs *o, int32_t j, struct lb_work *w);
 
-/* The row of output j has ended: gives back its pages and its place. The row is the caller's. */
-void lb_sched_finish(struct lb_sched *s, int32_t j);
+/* The row of output j has ended: gives back its pages and its place. The row is the caller's. A token of it in a newer
+ * step is no step of the row. */
+void lb_sched_finish(struct lb_sched *s, const struct lb_outs *o, int32_t j);
 
 static inline bool lb_sched_idle(const struct lb_sched *s)
 {

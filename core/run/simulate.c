@@ -194,10 +194,10 @@ static enum lb_status prepare(struct simulation *m, const struct lb_sim_row *row
 static void advance(struct simulation *m)
 {
     for (int32_t j = 0; j < m->step.n_out; j++) {
-        struct lb_work *w = lb_sched_advance(&m->sched, &m->step, j, 0);
+        struct lb_work *w = lb_sched_advance(&m->sched, m->sched.outs, j, 0);
         if (w->n_out < w->set.max_tokens)
             continue;
-        lb_sched_finish(&m->sched, j);
+        lb_sched_finish(&m->sched, m->sched.outs, j);
         drop(m, w);
         m->free_work[m->n_free++] = w;
     }

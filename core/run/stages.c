@@ -110,11 +110,25 @@ static void gather_samples(struct lb_work *lead, int32_t i, struct lb_work *w)
         w->n_follow++;
 }
 
-enum lb_status lb_run_pack(struct lb_run *r, struct lb_err *err)
+/* The one to pack now: the other of two, where the last one may still fly. Steps are counted through. */
+static struct lb_flight *next_flight(struct lb_run *r)
 {
-    (void)err;
-    r->note = (struct lb_step_note){.begin = lb_now()};
-    lb_sched_begin(&r->sched, &r->step);
+    struct lb_flight *last = r->now;
+    if (r->ahead)
+        r->now = last == r->flight ? r->flight + 1 : r->flight;
+    r->now->step.number = last->step.number;
+    r->now->note = (struct lb_step_note){.begin = lb_now()};
+    return r->now;
+}
+
+/* Whether a step may be packed while the last one flies. */
+static bool may_follow(const struct lb_run *r, const struct lb_flight *f)
+{
+    return r->ahead && lb_sched_can_promise(&r->sched, &f->step);
+}
+
+static void admit_rows(struct lb_run *r)
+{
     while (!r->over && r->waiting) {
         struct lb_work *w = lb_work_part(r->waiting, r->next_part);
         gather_samples(r->waiting, r->next_part, w);
@@ -125,55 +139,102 @@ enum lb_status lb_run_pack(struct lb_run *r, struct lb_err *err)
             take_next(r);
             continue;
         }
-        if (!lb_sched_admit(&r->sched, &r->step, w))
+        if (!lb_sched_admit(&r->sched, &r->now->step, w))
             break;
         w->time.admitted = lb_now();
         r->next_part += 1 + w->n_follow;
         if (r->next_part == r->waiting->n_part)
             take_next(r);
     }
-    lb_sched_end(&r->sched, &r->step);
+}
+
+enum lb_status lb_run_pack(struct lb_run *r, struct lb_err *err)
+{
+    (void)err;
+    struct lb_flight *flying = r->flying, *f = next_flight(r);
+    if (flying && !may_follow(r, flying)) {
+        lb_step_clear(&f->step);
+        return LB_OK;
+    }
+    if (flying)
+        lb_sched_promise(&r->sched, &flying->step);
+    lb_sched_begin(&r->sched, &f->step);
+    admit_rows(r);
+    lb_sched_end(&r->sched, &f->step);
+    f->outs = r->sched.outs;
+    f->n_prefill = r->sched.n_prefill;
+    f->n_decode = r->sched.n_decode;
+    f->n_again = r->sched.n_again;
+    f->n_hit = r->sched.n_hit;
     return LB_OK;
 }
 
-static void count_step(struct lb_run *r, double seconds)
+static void count_step(struct lb_run *r, const struct lb_flight *f, double seconds)
 {
-    const struct lb_sched *s = &r->sched;
     struct lb_rank_stats *st = &r->stats->mine;
-    double n_tok = (double)r->step.n_tok;
+    double n_tok = (double)f->step.n_tok;
     st->forward_s += seconds;
     /* over many steps: a row that one slow step leaves out does not come back */
     double n_mean = st->steps < STEPS_MEAN ? (double)st->steps + 1 : STEPS_MEAN;
     r->step_s += (seconds - r->step_s) / n_mean;
-    st->prefill_s += seconds * (double)(s->n_prefill + s->n_again) / n_tok;
-    st->decode_s += seconds * (double)s->n_decode / n_tok;
-    st->prompt_computed += s->n_prefill;
-    st->recomputed += s->n_again;
-    st->prefix_hit += s->n_hit;
+    st->prefill_s += seconds * (double)(f->n_prefill + f->n_again) / n_tok;
+    st->decode_s += seconds * (double)f->n_decode / n_tok;
+    st->prompt_computed += f->n_prefill;
+    st->recomputed += f->n_again;
+    st->prefix_hit += f->n_hit;
     if (st->steps++ == 0)
         r->first_allocs = lb_mem_count();
-    r->n_fed += r->step.n_tok;
-    r->n_wanted += r->step.n_out;
-    r->seqs_sum += (double)r->step.n_seq;
-    r->waste_sum += (double)lb_kv_waste(&r->kv, s->n_stored) / (double)s->n_seq;
+    r->n_fed += f->step.n_tok;
+    r->n_wanted += f->step.n_out;
+    r->seqs_sum += (double)f->step.n_seq;
+    r->waste_sum += f->waste;
+}
+
+static void launch(struct lb_run *r, struct lb_flight *f)
+{
+    f->note.packed = lb_now();
+    f->note.pages = lb_kv_used(&r->kv);
+    f->waste = (double)lb_kv_waste(&r->kv, r->sched.n_stored) / (double)r->sched.n_seq;
+    if (r->first_step <= 0)
+        r->first_step = f->note.packed;
+    lb_follow_send(r);
+    lb_model_launch(r->spec->model, &f->step);
+}
+
+/* Its time counts from when the device was through with the step before. */
+static enum lb_status collect(struct lb_run *r, struct lb_flight *f, struct lb_err *err)
+{
+    LB_TRY(lb_model_collect(r->spec->model, &f->step, &r->cand, err));
+    struct lb_step_note *note = &f->note;
+    note->computed = lb_now();
+    note->packed = note->packed > r->landed ? note->packed : r->landed;
+    note->begin = note->begin > r->landed ? note->begin : r->landed;
+    count_step(r, f, note->computed - note->packed);
+    r->landed = note->computed;
+    return LB_OK;
 }
 
 enum lb_status lb_run_forward(struct lb_run *r, struct lb_err *err)
 {
-    if (r->over || r->step.n_tok == 0)
+    struct lb_flight *f = r->now->step.n_tok > 0 ? r->now : NULL;
+    r->got = NULL;
+    if (r->over || (!f && !r->flying))
         return LB_OK;
-    double begin = lb_now();
-    if (r->first_step <= 0)
-        r->first_step = begin;
-    lb_world_beat(r->spec->ranks.world, "step", r->step.number);
-    lb_follow_send(r);
-    LB_TRY(lb_model_forward(r->spec->model, &r->step, &r->cand, err));
-    double end = lb_now();
-    count_step(r, end - begin);
-    r->note.packed = begin;
-    r->note.computed = end;
-    r->note.pages = lb_kv_used(&r->kv);
-    return LB_OK;
+    lb_world_beat(r->spec->ranks.world, "step", r->now->step.number);
+    if (f)
+        launch(r, f);
+    r->n_ahead += f && r->flying;
+    bool stays = f && (r->flying || may_follow(r, f));
+    r->got = r->flying ? r->flying : stays ? NULL : f;
+    r->flying = stays ? f : NULL;
+    return r->got ? collect(r, r->got, err) : LB_OK;
+}
+
+enum lb_status lb_run_land(struct lb_run *r, struct lb_err *err)
+{
+    struct lb_flight *f = r->flying;
+    r->flying = NULL;
+    return f ? lb_model_collect(r->spec->model, &f->step, &r->cand, err) : LB_OK;
 }
 
 /* The logit of an id, where a row's logits or candidates hold it. */
@@ -267,13 +328,16 @@ static int32_t draw(const struct lb_run *r, struct lb_work *w, const struct lb_c
 static int32_t take_logits(struct lb_run *r, int64_t j, struct lb_asked *q)
 {
     struct lb_cand c = r->cand[j];
-    struct lb_work *w = r->sched.seq[r->sched.out_seq[j]].work;
+    struct lb_seq *seq = lb_sched_seq(&r->sched, r->got->outs, (int32_t)j);
+    if (!seq)
+        return 0;
+    struct lb_work *w = seq->work;
     if (!c.finite || c.best < 0)
         return -1;
     if (q && q->row)
         c.logits = q->row;
-    if (r->sched.out_scored[j] > 0)
-        return score(r, w, &c, r->sched.out_scored[j], q);
+    if (r->got->outs->scored[j] > 0)
+        return score(r, w, &c, r->got->outs->scored[j], q);
     if (w->set.max_tokens == 0)
         return 0;
     for (int32_t i = 0; i < w->n_follow; i++)
@@ -293,40 +357,40 @@ static void draw_range(void *ctx, int64_t begin, int64_t end)
 static enum lb_status draw_all(struct lb_run *r, bool logits, struct lb_err *err)
 {
     struct lb_backend *be = r->spec->backend;
-    for (int32_t j = 0; j < r->step.n_out; j++) {
+    for (int32_t j = 0; j < r->got->step.n_out; j++) {
         r->drawn[j] = LB_SAMPLE_ASKS;
         if (r->asked)
             r->asked[j] = (struct lb_asked){.next.q.output = j};
     }
     for (bool asks = true; asks;) {
         if (logits)
-            be->ops->parallel(be, draw_range, r, r->step.n_out);
+            be->ops->parallel(be, draw_range, r, r->got->step.n_out);
         else
-            draw_range(r, 0, r->step.n_out);
+            draw_range(r, 0, r->got->step.n_out);
         asks = false;
-        for (int32_t j = 0; j < r->step.n_out; j++)
+        for (int32_t j = 0; j < r->got->step.n_out; j++)
             asks = asks || r->drawn[j] == LB_SAMPLE_ASKS;
         if (asks)
-            LB_TRY(lb_asker_put(&r->asker, r->asked, r->step.n_out, err));
+            LB_TRY(lb_asker_put(&r->asker, r->asked, r->got->step.n_out, err));
     }
     return LB_OK;
 }
 
 enum lb_status lb_run_sample(struct lb_run *r, struct lb_err *err)
 {
-    if (r->over || r->step.n_tok == 0)
+    if (r->over || !r->got)
         return LB_OK;
     double begin = lb_now();
     bool logits = false;
-    for (int32_t j = 0; j < r->step.n_out; j++)
-        logits = logits || r->step.out_flags[j] != 0;
+    for (int32_t j = 0; j < r->got->step.n_out; j++)
+        logits = logits || r->got->step.out_flags[j] != 0;
     LB_TRY(draw_all(r, logits, err));
     int32_t *slot = lb_model_slots(r->spec->model);
-    for (int32_t j = 0; j < r->step.n_out; j++)
+    for (int32_t j = 0; j < r->got->step.n_out; j++)
         slot[j] = r->drawn[j] < 0 ? 0 : r->drawn[j];
-    r->n_slot = r->step.n_out;
-    r->note.sampled = lb_now();
-    r->stats->mine.sample_s += r->note.sampled - begin;
+    r->n_slot = r->got->step.n_out;
+    r->got->note.sampled = lb_now();
+    r->stats->mine.sample_s += r->got->note.sampled - begin;
     return LB_OK;
 }
 
@@ -353,9 +417,9 @@ static void begin_samples(struct lb_run *r, int32_t j, struct lb_work *w, double
         f->steps = w->steps;
         f->fail = f->out[0] < 0 ? LB_ROW_NOT_FINITE : LB_ROW_OK;
         f->n_out = f->fail == LB_ROW_OK;
-        r->note.n_new += (int32_t)f->n_out;
+        r->got->note.n_new += (int32_t)f->n_out;
         if (f->n_out && !lb_stop_check(f, r->spec->config))
-            lb_sched_fork(&r->sched, j, f);
+            lb_sched_fork(&r->sched, r->got->outs, j, f);
         else
             end_sequences(r, f, 1);
     }
@@ -363,22 +427,23 @@ static void begin_samples(struct lb_run *r, int32_t j, struct lb_work *w, double
 }
 
 /* What output j is for its row. True when the row has ended. */
-static bool take_output(struct lb_run *r, int32_t j, struct lb_work *w, double now)
+static bool take_output(struct lb_run *r, int32_t j, const struct lb_seq *q, double now)
 {
+    struct lb_work *w = q->work;
     if (r->drawn[j] < 0) {
         w->fail = LB_ROW_NOT_FINITE;
         return true;
     }
-    if (r->sched.out_scored[j] > 0)
+    if (r->got->outs->scored[j] > 0)
         return false;
-    if (w->n_out == 0)
+    if (w->n_out == q->promised)
         w->time.first = now;
     if (w->set.max_tokens == 0) {
         w->finish = LB_FINISH_LENGTH;
         return true;
     }
-    lb_sched_advance(&r->sched, &r->step, j, r->drawn[j]);
-    r->note.n_new++;
+    lb_sched_advance(&r->sched, r->got->outs, j, r->drawn[j]);
+    r->got->note.n_new++;
     begin_samples(r, j, w, now);
     return lb_stop_check(w, r->spec->config);
 }
@@ -393,22 +458,22 @@ static void end_row(struct lb_run *r, int32_t j, struct lb_work *w, double now)
     }
     int32_t n = 1 + w->n_follow;
     w->n_follow = 0;
-    lb_sched_finish(&r->sched, j);
+    lb_sched_finish(&r->sched, r->got->outs, j);
     end_sequences(r, w, n);
 }
 
 /* Tells of the step, which has ended. */
 static void tell_step(struct lb_run *r)
 {
-    struct lb_step_note *s = &r->note;
+    struct lb_step_note *s = &r->got->note;
     if (r->verify.running)
         return;
     s->end = lb_now();
-    s->number = r->step.number;
-    s->n_tok = r->step.n_tok;
-    s->n_prompt = (int32_t)r->sched.n_prefill;
-    s->n_out = r->step.n_out;
-    s->n_seq = r->step.n_seq;
+    s->number = r->got->step.number;
+    s->n_tok = r->got->step.n_tok;
+    s->n_prompt = (int32_t)r->got->n_prefill;
+    s->n_out = r->got->step.n_out;
+    s->n_seq = r->got->step.n_seq;
     lb_watch_step(r->spec->watch, s, r->spec->plan->batch_tokens);
     lb_timeline_step(r->spec->timeline, s);
 }
@@ -416,12 +481,14 @@ static void tell_step(struct lb_run *r)
 enum lb_status lb_run_detokenize(struct lb_run *r, struct lb_err *err)
 {
     (void)err;
-    if (r->over || r->step.n_tok == 0)
+    if (r->over || !r->got)
         return LB_OK;
     double now = lb_now();
-    for (int32_t j = 0; j < r->step.n_out; j++) {
-        struct lb_work *w = r->sched.seq[r->sched.out_seq[j]].work;
-        if (w && take_output(r, j, w, now)) /* else it has failed before, in the same step */
+    for (int32_t j = 0; j < r->got->step.n_out; j++) {
+        struct lb_seq *q = lb_sched_seq(&r->sched, r->got->outs, j);
+        struct lb_work *w =
+            q ? q->work : NULL; /* NULL: it has ended with an earlier output, of this step or the last */
+        if (w && take_output(r, j, q, now))
             end_row(r, j, w, now);
     }
     tell_step(r);

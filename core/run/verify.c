@@ -168,6 +168,8 @@ enum lb_status lb_verify_rows(struct lb_run *r, struct lb_err *err)
     double began = lb_now();
     enum lb_status status = begin(r, &kv, &sched, err);
     r->sched = sched;
+    bool ahead = r->ahead;
+    r->ahead = false; /* it is how rows run together that is to be checked */
     r->verify.running = true;
     int64_t n = lb_verify_choose(&r->verify);
     for (int64_t i = 0; i < n && done && status == LB_OK; i++)
@@ -180,6 +182,7 @@ enum lb_status lb_verify_rows(struct lb_run *r, struct lb_err *err)
     lb_sched_release(&r->sched);
     r->sched = was;
     r->verify.running = false;
+    r->ahead = ahead;
     lb_kv_release(&kv);
     r->stats->mine = mine;
     r->interrupted = interrupted;

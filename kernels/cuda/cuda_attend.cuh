@@ -6,7 +6,7 @@
 #define KERNELS_CUDA_ATTEND_H
 
 #include "kernels/cuda/cuda_cols.cuh"
-#include "kernels/cuda/lk_cuda.h"
+#include "kernels/cuda/lk_cuda_attend.h"
 
 #define PAGE LK_PAGE_TOKENS
 #define SPLIT_PAGES (LK_SPLIT_TOKENS / LK_PAGE_TOKENS)

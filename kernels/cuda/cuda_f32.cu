@@ -1,7 +1,7 @@
 /* The f32 set's product and attention: for exactness, so in the reference's order and without tensor cores. */
 #include "kernels/cuda/cuda_cols.cuh"
 #include "kernels/cuda/cuda_f32.cuh"
-#include "kernels/cuda/lk_cuda.h"
+#include "kernels/cuda/lk_cuda_attend.h"
 
 #define TILE 32
 #define THREADS 256

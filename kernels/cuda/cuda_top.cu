@@ -1,4 +1,5 @@
-/* Candidates: the best of each block of columns, the best of a row, log-sum-exp, log-probabilities. */
+/* Candidates: the best of each block of columns, the best of a row, log-sum-exp, log-probabilities; ids that stay on
+ * the device for the next step. */
 #include "kernels/cuda/cuda_select.cuh"
 #include "kernels/cuda/lk_cuda.h"
 
@@ -36,6 +37,29 @@ static __global__ void __launch_bounds__(BEST_WARPS *LK_WARP) best_kernel(const 
     to->id = best ? (int32_t)lk_index_of(best) : -1;
     to->value = best ? x[to->id] : -INFINITY;
     to->finite = all == 0xffffffffu;
+}
+
+/* ---- ids for the next step: a warp a row ---- */
+
+static __global__ void __launch_bounds__(LK_WARP) pick_kernel(const __grid_constant__ lk_pick a)
+{
+    const lk_best *best = a.best + blockIdx.x * a.n_block;
+    uint64_t ranked = 0;
+    for (int64_t b = lk_lane(); b < a.n_block; b += LK_WARP)
+        if (best[b].id >= 0) {
+            uint64_t r = lk_ranked(lk_key(best[b].value, 0), (uint32_t)best[b].id);
+            ranked = ranked > r ? ranked : r;
+        }
+    ranked = lk_warp_best(ranked);
+    if (lk_lane() == 0)
+        a.id[blockIdx.x] = ranked ? (int32_t)lk_index_of(ranked) : 0;
+}
+
+static __global__ void __launch_bounds__(THREADS) resolve_kernel(const __grid_constant__ lk_resolve a)
+{
+    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i < a.n && a.id[i] < 0)
+        a.id[i] = a.slot[~a.id[i]];
 }
 
 /* ---- the best of a row and the sum of its exponentials ---- */
@@ -197,6 +221,18 @@ int lk_cuda_best(const struct lk_blocks_best *a, void *stream)
     dim3 grid((unsigned)a->n_row, (unsigned)lk_blocks(n_block, BEST_WARPS));
     lk_shape s = {"best", grid, BEST_WARPS * LK_WARP, 0, stream};
     return lk_launch(best_kernel, s, *a);
+}
+
+int lk_cuda_pick(const struct lk_pick *a, void *stream)
+{
+    lk_shape s = {"pick", dim3((unsigned)a->n_row), LK_WARP, 0, stream};
+    return lk_launch(pick_kernel, s, *a);
+}
+
+int lk_cuda_resolve(const struct lk_resolve *a, void *stream)
+{
+    lk_shape s = {"resolve", dim3((unsigned)lk_blocks(a->n, THREADS)), THREADS, 0, stream};
+    return lk_launch(resolve_kernel, s, *a);
 }
 
 int lk_cuda_top(const struct lk_top *a, void *stream)

@@ -82,6 +82,11 @@ struct lk_weight {
 size_t lk_cuda_linear_scratch(const struct lk_linear *a, enum lk_weight_format format);
 int lk_cuda_linear(const struct lk_linear *a, const struct lk_weight *w, float *scratch, void *stream);
 
+/* The same in two parts, for what is done to the sums between them: the segments' sums alone, [n_seg] each [n_row,
+ * n_out], and all that follows from them. With LK_EP_SWIGLU and several segments there is room for one more of them. */
+int lk_cuda_linear_sums(const struct lk_linear *a, const struct lk_weight *w, float *sums, void *stream);
+int lk_cuda_linear_finish(const struct lk_linear *a, float *sums, enum lk_type type, void *stream);
+
 /* Rows of an expert in a tile of a grouped product. */
 #define LK_GROUP_TILE 32
 
@@ -128,6 +133,22 @@ struct lk_blocks_best {
 };
 int lk_cuda_best(const struct lk_blocks_best *a, void *stream);
 
+/* id[i] = the id of the largest of row i's best[n_block], the lowest one of those; 0 where none of them is a number. */
+struct lk_pick {
+    const struct lk_best *best; /* [n_row, n_block] */
+    int64_t n_row, n_block;
+    int32_t *id; /* out: [n_row] */
+};
+int lk_cuda_pick(const struct lk_pick *a, void *stream);
+
+/* id[i] = id[i] < 0 ? slot[~id[i]] : id[i]. */
+struct lk_resolve {
+    int32_t *id; /* [n] */
+    const int32_t *slot;
+    int64_t n;
+};
+int lk_cuda_resolve(const struct lk_resolve *a, void *stream);
+
 int lk_cuda_top(const struct lk_top *a, void *stream);
 
 /* out[i, j] = logits[i, j] - lse[i] in f64, rounded; of id[i] its logprob and its rank: how many logits are not below.
@@ -161,70 +182,6 @@ struct lk_sample {
     int32_t *id;                   /* out: [n_row] */
 };
 int lk_cuda_sample(const struct lk_sample *a, void *stream);
-
-/* ---- attention ---- */
-
-/* A row of attention work, all heads of a token; its state in split s is in slot + s. tok -1: nothing to merge. */
-struct lk_attn_row {
-    int32_t tok, slot;
-};
-
-enum lk_attn_kind {
-    LK_ATTN_WHOLE, /* the pages are all that the rows see: results go out */
-    LK_ATTN_STATE, /* pages of one split: the rows' states are kept */
-    LK_ATTN_RESUME /* the same, from the states that an item of the first launch kept */
-};
-
-/* Rows row .. row + n_row - 1 against pages page_begin .. page_end - 1 of sequence seq, whose first pages they share.
- * No rows: the block of threads ends at once. */
-struct lk_attn_work {
-    int32_t row, n_row, seq, page_begin, page_end;
-    enum lk_attn_kind kind;
-};
-
-/* What a step's attention does, made by lk_attn_plan_step on the host and copied to the device: items in tiles of many
- * rows, then (second launch) of few, then rows whose states are merged. The same for all layers of a window. */
-struct lk_attn_plan {
-    const struct lk_attn_work *item; /* [n_many + n_few] */
-    int64_t n_many, n_few;
-    const struct lk_attn_row *row; /* [n_row], from merge_row on those to merge */
-    int64_t n_row, merge_row, n_merge;
-    int64_t n_slot;
-    float *state; /* scratch of lk_attn_state_bytes */
-    size_t shared_bytes;
-};
-
-/* A sequence of the step: tokens tok .. tok + n_tok - 1 at positions pos ...; page is the host's list of its pages. */
-struct lk_attn_seq {
-    int32_t tok, n_tok, pos;
-    const int32_t *page;
-};
-
-/* Most items and rows that a step can need; what the states take. */
-int64_t lk_attn_plan_items(const struct lk_attn_seq *seq, int64_t n_seq);
-int64_t lk_attn_plan_rows(const struct lk_attn_seq *seq, int64_t n_seq);
-size_t lk_attn_state_bytes(int64_t n_slot, int64_t n_head, int64_t v_dim);
-
-/* Shape that a plan is made for. */
-struct lk_attn_shape {
-    int64_t n_head, n_kv_head, v_dim, window;
-    size_t shared_bytes; /* that a block of the device may have: 99 KB at least */
-    bool rounds;         /* counts are rounded up with work that is none, so that a recorded launch serves more steps */
-};
-
-/* Fills item and row, and the counts of *plan. Neighboring sequences of one token that begin with the same pages read
- * these once, as many as fit into a tile. */
-void lk_attn_plan_step(const struct lk_attn_seq *seq, int64_t n_seq, const struct lk_attn_shape *shape,
-                       struct lk_attn_work *item, struct lk_attn_row *row, struct lk_attn_plan *plan);
-
-/* Rows (tokens times heads of a KV head) that an item has at most. */
-int lk_cuda_attn_rows(int64_t v_dim, size_t shared_bytes);
-
-/* f32, v_dim <= 512; a->item is the device's. */
-int lk_cuda_attend_f32(const struct lk_attend *a, void *stream);
-
-/* bf16; a->item is not used. */
-int lk_cuda_attend(const struct lk_attend *a, const struct lk_attn_plan *plan, void *stream);
 
 #ifdef __cplusplus
 }

@@ -1,5 +1,5 @@
 /* Which blocks of threads do a step's attention. */
-#include "kernels/cuda/lk_cuda.h"
+#include "kernels/cuda/lk_cuda_attend.h"
 
 #define SPLIT_PAGES (LK_SPLIT_TOKENS / LK_PAGE_TOKENS)
 #define WIDE_SHARED (128 * 1024) /* that a tile of 32 rows of 576 and 512 dimensions fits into */

@@ -14,7 +14,20 @@ struct problem {
     int64_t n_row, n_out;
     float *a, *w, *bias; /* [n_row, n_col] as the set has them, [n_out, n_col], [n_out] */
     struct lk_act act;
-    struct whole *qa, *qw; /* [n_row, n_seg], [n_out, n_seg] what becomes of them */
+    struct whole *qa, *qw;   /* [n_row, n_seg], [n_out, n_seg] what becomes of them */
+    struct adapter *adapter; /* NULL: none */
+};
+
+#define RANK 5 /* of an adapter, with zeros behind it */
+
+/* An adapter of all rows but every third one; u is made up. */
+struct adapter {
+    struct lk_lora_pair pair;
+    struct lk_lora lora;
+    struct lk_lora_strip *strip;
+    int32_t *of_row;
+    float *u, *b; /* [n_row, n_seg, 8], [n_out, RANK] */
+    void *packed;
 };
 
 static float any_number(int kind)
@@ -136,12 +149,21 @@ static float segment_of(const struct whole *x, const struct whole *y)
     return (float)sum * both;
 }
 
+/* What the adapter adds to it. */
+static float added_to(const struct problem *p, int64_t i, int64_t j, int s)
+{
+    const float *u = p->adapter->u + (i * p->cols.n_seg + s) * 8, *b = p->adapter->b + j * RANK;
+    return (u[0] * b[0] + u[2] * b[2] + u[4] * b[4]) + (u[1] * b[1] + u[3] * b[3]);
+}
+
 static float value_of(const struct problem *p, int64_t i, int64_t j)
 {
     float part[LK_MAX_SEG] = {0};
     int n = p->cols.n_seg;
     for (int s = 0; s < n; s++)
         part[s] = segment_of(&p->qa[i * n + s], &p->qw[j * n + s]);
+    for (int s = 0; p->adapter && p->adapter->of_row[i] >= 0 && s < n; s++)
+        part[s] += added_to(p, i, j, s);
     for (int step = 1; lk_cols_balanced(&p->cols) && step < n; step *= 2)
         for (int s = 0; s < n; s += 2 * step)
             part[s] += part[s + step];
@@ -179,6 +201,42 @@ static void multiply(const struct lk_cpu *t, const struct problem *p, struct lk_
     free(quantize.q);
 }
 
+static void adapter_new(struct problem *p, struct adapter *d, const struct lk_cpu *t)
+{
+    int64_t n_strip = lk_ceil_div(p->n_out, t->panel_cols) * t->panel_cols / LK_LORA_STRIP, u_ld = 8 * p->cols.n_seg;
+    bool f32 = t->type == LK_F32;
+    *d = (struct adapter){.strip = check_new((size_t)n_strip, sizeof *d->strip),
+                          .of_row = check_new((size_t)p->n_row, sizeof *d->of_row),
+                          .u = check_new((size_t)(p->n_row * u_ld), sizeof *d->u),
+                          .b = check_new((size_t)(p->n_out * RANK), sizeof *d->b),
+                          .packed = check_new((size_t)(n_strip * 8 * 8), f32 ? 4 : 2)};
+    check_fill(d->u, p->n_row * u_ld, -9, 9);
+    for (int64_t i = 0; i < n_strip; i++)
+        d->strip[i] = (struct lk_lora_strip){0, RANK, i * 8 * 8};
+    for (int64_t i = 0; i < p->n_row; i++)
+        d->of_row[i] = i % 3 == 1 ? -1 : 0;
+    memset(d->packed, 0, (size_t)(n_strip * 8 * 8) * (f32 ? 4 : 2));
+    for (int64_t j = 0; j < p->n_out; j++)
+        for (int64_t r = 0; r < RANK; r++) {
+            uint16_t half = lk_round(check_uniform(-9, 9));
+            int64_t at = j / 8 * 8 * 8 + lk_lora_at(t->type, 8, r, j % 8);
+            d->b[j * RANK + r] = lk_widen(half);
+            memcpy((char *)d->packed + at * (f32 ? 4 : 2), f32 ? (void *)&d->b[j * RANK + r] : &half, f32 ? 4 : 2);
+        }
+    d->pair = (struct lk_lora_pair){NULL, d->packed, d->strip, NULL, 8};
+    d->lora = (struct lk_lora){&d->pair, d->of_row, d->u, u_ld, 0};
+    p->adapter = d;
+}
+
+static void adapter_free(struct adapter *d)
+{
+    free(d->strip);
+    free(d->of_row);
+    free(d->u);
+    free(d->b);
+    free(d->packed);
+}
+
 static void store_and_add(const struct lk_cpu *t, const struct problem *p)
 {
     int64_t ld = p->n_out + 5;
@@ -187,6 +245,7 @@ static void store_and_add(const struct lk_cpu *t, const struct problem *p)
     void *packed = pack_int8(t, p, 0);
     struct lk_linear store = {.w = packed, .y = y, .y_ld = ld};
     struct lk_linear add = {.w = packed, .y = z, .y_ld = ld, .bias = p->bias, .epilogue = LK_EP_ADD};
+    store.lora = add.lora = p->adapter ? &p->adapter->lora : NULL;
     for (size_t i = 0; i < n; i++)
         y[i] = z[i] = 7;
     multiply(t, p, &store);
@@ -302,6 +361,12 @@ void check_int8(const struct lk_cpu *t)
         problem_new(&p, &cols, n_row <= 70 ? n_row : row_of[n_row - 71], out_of[n_row % 7]);
         problem_act(&p, t);
         store_and_add(t, &p);
+        if (n_row % 3 == 0 || n_row > 70) {
+            struct adapter adapter;
+            adapter_new(&p, &adapter, t);
+            store_and_add(t, &p);
+            adapter_free(&adapter);
+        }
         problem_free(&p);
         if (n_row % 5 > 1)
             continue;

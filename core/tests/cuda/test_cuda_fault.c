@@ -2,7 +2,6 @@
  * good: the error names a call, the exit code is 4, finished rows are kept, nothing leaks, and the same command goes on
  * to the same bytes. Every few calls; all with LB_TEST_FULL=1. The argument is the library with the backend and the
  * stand-ins. */
-#include <dlfcn.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,8 +15,7 @@
 
 #include "core/base/file.h"
 #include "core/llmbatch.h"
-#include "core/tests/mademodel.h"
-#include "core/tests/modelfiles.h"
+#include "core/tests/cuda/standinrun.h"
 
 #define CONFIG                                                                                                \
     "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"num_hidden_layers\":1,"             \
@@ -30,78 +28,8 @@
     "{\"prompt_token_ids\":[9],\"max_tokens\":2,\"ignore_eos\":true,\"temperature\":1,\"seed\":3}\n"
 #define N_ROW 3
 
-/* The stand-ins' knobs (kernels/tests/standin/standins.h), found in the library. */
-static struct {
-    const char *path;
-    void (*arm)(const char *call, long n, bool dead); /* call NULL: any */
-    long (*calls)(void);
-    const char *(*failed)(void);
-    const char *(*reports)(void);
-    int (*end)(void);
-    void (*forget)(void);
-    void (*devices)(int n, size_t bytes);
-} lib;
-
 static char in_path[512], out_path[512], partial_path[512], model_path[512];
 static struct lb_str want;
-
-static void find(void *to, void *library, const char *name)
-{
-    void *p = dlsym(library, name);
-    if (!p) {
-        fprintf(stderr, "%s is not in the library\n", name);
-        exit(1);
-    }
-    memcpy(to, &p, sizeof p);
-}
-
-static void find_all(const char *path)
-{
-    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (!library) {
-        fprintf(stderr, "%s\n", dlerror());
-        exit(1);
-    }
-    lib.path = path;
-    find(&lib.arm, library, "standin_fail_at");
-    find(&lib.calls, library, "standin_calls");
-    find(&lib.failed, library, "standin_failed");
-    find(&lib.reports, library, "standin_reports");
-    find(&lib.end, library, "standin_end");
-    find(&lib.forget, library, "standin_forget");
-    find(&lib.devices, library, "standin_devices");
-}
-
-static void keep(char *to, const char *name)
-{
-    snprintf(to, 512, "%s", scratch_path(name));
-}
-
-/* The made model as a folder. */
-static void write_model(void)
-{
-    struct made made;
-    struct lb_str head = {0}, data = {0};
-    made_open(&made, CONFIG, LB_W_F32, 7);
-    for (size_t i = 0; i < made.file.n_tensor; i++) {
-        const struct lb_wtensor *t = &made.file.tensor[i];
-        int64_t n = 1;
-        lb_str_putf(&head, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[", i ? "," : "{", t->name);
-        for (int d = 0; d < t->n_dim; d++) {
-            lb_str_putf(&head, "%s%lld", d ? "," : "", (long long)t->dim[d]);
-            n *= t->dim[d];
-        }
-        lb_str_putf(&head, "],\"data_offsets\":[%zu,", data.len);
-        lb_str_put(&data, t->data, (size_t)n * sizeof(float));
-        lb_str_putf(&head, "%zu]}", data.len);
-    }
-    lb_str_putc(&head, '}');
-    scratch_safetensors("model.safetensors", head.data, data.data, data.len);
-    scratch_text("config.json", CONFIG);
-    lb_str_release(&head);
-    lb_str_release(&data);
-    made_close(&made);
-}
 
 static enum lb_status run(struct lb_stats *stats, int *code, struct lb_err *err)
 {
@@ -133,18 +61,6 @@ static enum lb_status run(struct lb_stats *stats, int *code, struct lb_err *err)
     return status;
 }
 
-static int64_t count_rows(const char *path)
-{
-    struct lb_str text = {0};
-    struct lb_err err = LB_ERR_INIT;
-    int64_t n = 0;
-    if (lb_file_exists(path) && lb_file_read(path, 1 << 20, &text, &err) == LB_OK)
-        for (size_t i = 0; i < text.len; i++)
-            n += text.data[i] == '\n';
-    lb_str_release(&text);
-    return n;
-}
-
 static void check_out(const char *what)
 {
     struct lb_str out = {0};
@@ -155,15 +71,6 @@ static void check_out(const char *what)
         fail_msg("%s: OUT is not what an undisturbed run makes", what);
     lb_str_release(&out);
     unlink(out_path);
-}
-
-static void check_standin(const char *what)
-{
-    if (*lib.reports())
-        fail_msg("%s: %s", what, lib.reports());
-    if (lib.end() != 0)
-        fail_msg("%s: left over: %s", what, lib.reports());
-    lib.forget();
 }
 
 static void run_well(const char *what, int64_t n_kept)
@@ -186,10 +93,10 @@ static bool disturb(const char *call, long n, bool dead, int64_t *most_kept)
     struct lb_stats stats;
     struct lb_err err;
     int code;
-    lib.arm(call, n, dead);
+    lib.arm_at(call, n, dead);
     enum lb_status status = run(&stats, &code, &err);
     const char *failed = lib.failed();
-    lib.arm(NULL, 0, false);
+    lib.arm(0, false);
     snprintf(what, sizeof what, "call %ld, %s%s", n, failed ? failed : "none", dead ? ", and later ones" : "");
     check_standin(what);
     if (!failed)
@@ -281,7 +188,7 @@ static int setup(void **state)
     keep(in_path, "in");
     keep(out_path, "out");
     keep(partial_path, "out.partial");
-    write_model();
+    write_model(CONFIG);
     scratch_text("in", ROWS);
     if (run(&stats, &code, &err) != LB_OK || lb_file_read(out_path, 1 << 20, &want, &err) != LB_OK) {
         fprintf(stderr, "%s\n", err.text);

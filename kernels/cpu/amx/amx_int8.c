@@ -7,6 +7,7 @@
 #include "kernels/cpu/amx/amx_product.h"
 #include "kernels/cpu/avx512/avx512_epilogue.h"
 #include "kernels/cpu/lk_int8.h"
+#include "kernels/cpu/lk_lora.h"
 
 #define ROWS LK_AMX_ROWS
 #define PANEL LK_AVX512_PANEL
@@ -214,6 +215,10 @@ static void take_band(struct work *t, int64_t begin, int64_t end)
         }
         first += n_block;
         scale(t, s, row, n, sums);
+        struct lk_lora_tile tile = {sums, row, t->panel * (PANEL / LK_LORA_STRIP), (int)n,
+                                    (int)width_of(t) / LK_LORA_STRIP};
+        if (t->a->lora)
+            lk_lora_leaf(t->a->lora, s, &tile, LK_BF16);
         wait = lk_climb(t->sums[0], BAND_NUMBERS, c, s, wait, n * width_of(t));
     }
 }

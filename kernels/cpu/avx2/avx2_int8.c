@@ -7,6 +7,7 @@
 #include "kernels/cpu/avx2/avx2_epilogue.h"
 #include "kernels/cpu/avx2/avx2_product.h"
 #include "kernels/cpu/lk_int8.h"
+#include "kernels/cpu/lk_lora.h"
 
 #define ROWS LK_AVX2_ROWS
 #define PANEL LK_AVX2_PANEL
@@ -117,6 +118,9 @@ struct int8_product {
     const struct lk_cols *cols;
     const char *ahead; /* memory that will be read next: as much as is read is fetched into the second cache */
     int64_t ahead_step;
+    const struct lk_lora *lora; /* NULL: none */
+    int64_t row, strip;         /* the tile's first row, its first columns in strips of adapters */
+    enum lk_type type;          /* of adapters */
 };
 
 /* sum + x y, pairs of 16-bit numbers. As the intrinsics say, but a product is added at once: the compiler multiplies
@@ -160,6 +164,25 @@ LK_INLINE void sums(const int R, struct int8_product *p, int64_t n, __m256i acc[
     p->ahead = ahead;
 }
 
+/* Adapters' part of a segment's sums v. */
+LK_INLINE void add_adapters(const int R, const struct int8_product *p, int s, __m256 v[ROWS][2])
+{
+    _Alignas(64) float sum[ROWS * PANEL];
+    const struct lk_lora_tile tile = {sum, p->row, p->strip, R, PANEL / LK_LORA_STRIP};
+#pragma GCC unroll 6
+    for (int i = 0; i < R; i++)
+        for (int j = 0; j < 2; j++)
+            _mm256_store_ps(sum + (i * 2 + j) * 8, v[i][j]);
+    if (p->type == LK_F32)
+        lk_lora_leaf(p->lora, s, &tile, LK_F32);
+    else
+        lk_lora_leaf(p->lora, s, &tile, LK_BF16);
+#pragma GCC unroll 6
+    for (int i = 0; i < R; i++)
+        for (int j = 0; j < 2; j++)
+            v[i][j] = _mm256_load_ps(sum + (i * 2 + j) * 8);
+}
+
 LK_INLINE void product_tile(const int R, struct int8_product *p, struct lk_tiles *t)
 {
     const struct lk_cols *cols = p->cols;
@@ -176,6 +199,8 @@ LK_INLINE void product_tile(const int R, struct int8_product *p, struct lk_tiles
             for (int j = 0; j < 2; j++)
                 v[i][j] = _mm256_mul_ps(_mm256_cvtepi32_ps(acc[i][j]), _mm256_mul_ps(x, scale[j]));
         }
+        if (p->lora)
+            add_adapters(R, p, s, v);
         for (int n = lk_merges(cols, s); n > 0; n--) {
             const float *left = t->tile[--wait];
 #pragma GCC unroll 6
@@ -236,7 +261,11 @@ LK_INLINE void panel_rows(const struct lk_linear *a, const struct lk_int8_plan *
                                  .cols = c,
                                  .ahead = (const char *)a->w + item->next * step +
                                           (ip - item->first) * ahead_step * (n_col / 8),
-                                 .ahead_step = ahead_step};
+                                 .ahead_step = ahead_step,
+                                 .lora = a->lora,
+                                 .row = row,
+                                 .strip = item->panel * (PANEL / LK_LORA_STRIP),
+                                 .type = type};
         products[r](&p, &tiles);
         struct lk_tile t = {tiles.tile[0], PANEL, r, row, item->panel};
         if (a->epilogue == LK_EP_SWIGLU)

@@ -5,6 +5,7 @@
  *   weights      panels of 32 output columns, [columns / 4, 32, 4] int8, their scales and where sums begin */
 #include "kernels/cpu/avx512/avx512_epilogue.h"
 #include "kernels/cpu/lk_int8.h"
+#include "kernels/cpu/lk_lora.h"
 
 #define ROWS LK_AVX512_ROWS
 #define PANEL LK_AVX512_PANEL
@@ -130,6 +131,9 @@ struct int8_product {
     const struct lk_cols *cols;
     const char *ahead; /* memory that will be read next: as much as is read is fetched into the second cache */
     int64_t ahead_step;
+    const struct lk_lora *lora; /* NULL: none */
+    int64_t row, strip;         /* the tile's first row, its first columns in strips of adapters */
+    enum lk_type type;          /* of adapters */
 };
 
 /* Tiles on the way up the tree; the result is tile[0]. */
@@ -165,6 +169,25 @@ LK_INLINE void sums(const int R, struct int8_product *p, int64_t n, const int32_
     p->ahead = ahead;
 }
 
+/* Adapters' part of a segment's sums v. */
+LK_INLINE void add_adapters(const int R, const struct int8_product *p, int s, __m512 v[ROWS][2])
+{
+    _Alignas(64) float sum[ROWS * PANEL];
+    const struct lk_lora_tile tile = {sum, p->row, p->strip, R, PANEL / LK_LORA_STRIP};
+#pragma GCC unroll 12
+    for (int i = 0; i < R; i++)
+        for (int j = 0; j < 2; j++)
+            _mm512_storeu_ps(sum + (i * 2 + j) * 16, v[i][j]);
+    if (p->type == LK_F32)
+        lk_lora_leaf(p->lora, s, &tile, LK_F32);
+    else
+        lk_lora_leaf(p->lora, s, &tile, LK_BF16);
+#pragma GCC unroll 12
+    for (int i = 0; i < R; i++)
+        for (int j = 0; j < 2; j++)
+            v[i][j] = _mm512_loadu_ps(sum + (i * 2 + j) * 16);
+}
+
 LK_INLINE void product_tile(const int R, struct int8_product *p, struct int8_tiles *t)
 {
     const struct lk_cols *cols = p->cols;
@@ -182,6 +205,8 @@ LK_INLINE void product_tile(const int R, struct int8_product *p, struct int8_til
             for (int j = 0; j < 2; j++)
                 v[i][j] = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[i][j]), _mm512_mul_ps(x, scale[j]));
         }
+        if (p->lora)
+            add_adapters(R, p, s, v);
         for (int n = lk_merges(cols, s); n > 0; n--) {
             const float *left = t->tile[--wait];
 #pragma GCC unroll 12
@@ -237,7 +262,11 @@ LK_INLINE void panel_rows(const struct lk_linear *a, const struct lk_int8_plan *
                                  .cols = c,
                                  .ahead = (const char *)a->w + item->next * step +
                                           (ip - item->first) * ahead_step * (n_col / 4),
-                                 .ahead_step = ahead_step};
+                                 .ahead_step = ahead_step,
+                                 .lora = a->lora,
+                                 .row = row,
+                                 .strip = item->panel * (PANEL / LK_LORA_STRIP),
+                                 .type = type};
         products[r](&p, &tiles);
         struct lk_tile t = {tiles.tile[0], PANEL, r, row, item->panel};
         lk_epilogue(a, &t, NULL, type == LK_F32 ? lk_avx512_put_tile_f32 : lk_avx512_put_tile);

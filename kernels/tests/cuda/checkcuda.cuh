@@ -14,7 +14,7 @@ extern "C" {
 #include "kernels/cpu/lk_cpu.h"
 }
 
-#include "kernels/cuda/lk_cuda.h"
+#include "kernels/cuda/lk_cuda_attend.h"
 
 /* ---- the device's memory: dev_simt.cu or dev_cuda.cu ---- */
 
@@ -116,6 +116,7 @@ void compare_act(const char *op, const struct lk_act *want, const host<float> &g
 void check_rows(void);
 void check_rope(void);
 void check_linear(void);
+void check_adapters(void);
 void check_attention(void);
 void check_index(void);
 void check_experts(void);

@@ -79,6 +79,47 @@ static void best_case(int64_t n_vocab, int kind)
     check(ok, "best", "%lld logits of kind %d", (long long)n_vocab, kind);
 }
 
+static void pick_case(int64_t n_block, int kind)
+{
+    enum { N_ROW = 3 };
+    host<float> value = random_logits(N_ROW * n_block, kind);
+    host<struct lk_best> best;
+    host<int32_t> want(N_ROW, 0);
+    for (int64_t i = 0; i < N_ROW * n_block; i++) {
+        float v = value[(size_t)i];
+        struct lk_best b = {v == v ? v : -INFINITY, v == v ? (int32_t)(i % n_block * LK_HEAD_BLOCK + 5) : -1,
+                            v - v == 0};
+        best.push_back(b);
+    }
+    for (size_t row = 0; row < N_ROW; row++) {
+        const struct lk_best *first = NULL;
+        for (const struct lk_best *b = &best[row * (size_t)n_block], *end = b + n_block; b < end; b++)
+            if (b->id >= 0 && (!first || b->value > first->value))
+                first = b;
+        want[row] = first ? first->id : 0;
+    }
+    dev<struct lk_best> dbest(best);
+    dev<int32_t> did(N_ROW);
+    struct lk_pick a = {dbest.p, N_ROW, n_block, did.p};
+    check_launch(lk_cuda_pick(&a, NULL), "pick");
+    check(did.get() == want, "pick", "%lld blocks of kind %d", (long long)n_block, kind);
+}
+
+static void resolve_case(int64_t n)
+{
+    host<int32_t> slot = {7, 0, 151935}, id, want;
+    for (int64_t i = 0; i < n; i++) {
+        int32_t from = (int32_t)(random_bits() % 6) - 3; /* -3 .. -1: ~2 .. ~0 */
+        id.push_back(from);
+        want.push_back(from < 0 ? slot[(size_t)~from] : from);
+    }
+    dev<int32_t> did(n), dslot(slot);
+    did.put(id);
+    struct lk_resolve a = {did.p, dslot.p, n};
+    check_launch(lk_cuda_resolve(&a, NULL), "resolve");
+    check(did.get() == want, "resolve", "%lld ids", (long long)n);
+}
+
 static void logprobs_case(int64_t n_vocab)
 {
     enum { N_ROW = 3 };
@@ -201,8 +242,10 @@ void check_candidates(void)
         for (int kind = 0; kind < 5; kind++) {
             top_case(n, kind);
             best_case(n, kind);
+            pick_case(n, kind);
         }
         logprobs_case(n);
+        resolve_case(n);
     }
     for (int64_t n : sizes) {
         sample_case(n, 0);

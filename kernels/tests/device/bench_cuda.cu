@@ -8,7 +8,7 @@
 #include <functional>
 #include <vector>
 
-#include "kernels/cuda/lk_cuda.h"
+#include "kernels/cuda/lk_cuda_attend.h"
 
 #define PAGE LK_PAGE_TOKENS
 
