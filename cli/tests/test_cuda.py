@@ -8,7 +8,8 @@ import signal
 import subprocess
 import time
 
-from run import CLEAN_ENV, GLM, PROGRAM, TINY, WAIT_S, Skip, case, check, equal, good, lines, program, read, refused, write
+from run import (CLEAN_ENV, GLM, PROGRAM, ROOT, TINY, WAIT_S, Skip, case, check, equal, good, lines, program, read, refused,
+                 write)
 
 FULL = os.environ.get('LB_TEST_FULL') == '1'
 STANDIN = os.path.join(os.path.dirname(PROGRAM), 'llmbatch-cuda-standin.so')
@@ -97,6 +98,29 @@ def decode_steps_as_graphs(tmp):
             out, (replayed, steps, made) = run(kept, *more)
             equal(out, plain, f'{kept or "64"} graphs kept')
             check(made >= 2 and 6 <= replayed <= steps - 2 * made, f'{replayed} of {steps} steps from {made} graphs')
+
+
+@case
+def graphs_of_other_families(tmp):
+    """Experts, latents with experts, and two windows; experts in f32 ask the host, and are launched."""
+    rows = [{'id': i, 'prompt_token_ids': [5 + i, 7, 9][:1 + i], 'max_tokens': n, 'temperature': 0.8, 'ignore_eos': True}
+            for i, n in enumerate((7, 4))]
+    path = write(os.path.join(tmp, 'in.jsonl'), lines(rows))
+
+    def run(model, graphs, *more):
+        model = os.path.join(ROOT, '../shared/goldens', model)
+        if not os.path.isdir(model):
+            raise Skip('no goldens')
+        r = on_device(['-m', model, '-i', path, '--log-level', 'debug', '--audit', 'off', *more],
+                      LLMBATCH_CUDA_GRAPHS=graphs)
+        equal(r.code, 0, r.err)
+        said = re.search(r'graphs: (\d+) of \d+ decode steps were queued from (\d+) graphs', r.err)
+        return r.out, int(said[1]) if said else 0, int(said[2]) if said else 0
+    for model in ('glm4-moe', 'glm4-moe-lite', 'mistral-swa') if FULL else ('glm4-moe-lite',):
+        out, n, made = run(model, '64')
+        equal(out, run(model, '0')[0], f'{model} with graphs')
+        check(made >= 1 and n >= 2, f'{model}: {n} steps from {made} graphs')
+    equal(run('glm4-moe-lite', '64', '--dtype', 'f32')[1:], (0, 0), 'graphs of experts in f32')
 
 
 @case

@@ -13,6 +13,7 @@
 static struct {
     const char *path;
     void (*arm)(long n, bool dead);
+    void (*arm_at)(const char *call, long n, bool dead); /* call NULL: any */
     long (*calls)(void);
     const char *(*failed)(void);
     const char *(*reports)(void);
@@ -40,6 +41,7 @@ static inline void find_all(const char *path)
     }
     lib.path = path;
     find(&lib.arm, library, "standin_fail");
+    find(&lib.arm_at, library, "standin_fail_at");
     find(&lib.calls, library, "standin_calls");
     find(&lib.failed, library, "standin_failed");
     find(&lib.reports, library, "standin_reports");

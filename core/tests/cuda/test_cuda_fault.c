@@ -87,13 +87,13 @@ static void run_well(const char *what, int64_t n_kept)
 }
 
 /* Whether the run came to call n. */
-static bool disturb(long n, bool dead, int64_t *most_kept)
+static bool disturb(const char *call, long n, bool dead, int64_t *most_kept)
 {
     char what[128];
     struct lb_stats stats;
     struct lb_err err;
     int code;
-    lib.arm(n, dead);
+    lib.arm_at(call, n, dead);
     enum lb_status status = run(&stats, &code, &err);
     const char *failed = lib.failed();
     lib.arm(0, false);
@@ -125,12 +125,27 @@ static void test_every_call(void **state)
     for (int dead = 0; dead < 2; dead++) {
         int64_t most_kept = 0;
         long n = 1;
-        while (disturb(n, dead, &most_kept))
+        while (disturb(NULL, n, dead, &most_kept))
             n += step;
         assert_true(n > n_call && n <= n_call + step);
         assert_int_equal(most_kept, N_ROW - 1); /* the last row's end is a step like any other */
         printf("%ld calls, one in %ld of them%s\n", n_call, step, dead ? ", and those behind it" : "");
     }
+}
+
+/* Those of graphs are few, and stand far apart: the first two of each. */
+static void test_graph_calls(void **state)
+{
+    (void)state;
+    static const char *const calls[] = {"cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate",
+                                        "cudaGraphLaunch",        "cudaGraphDestroy",     "cudaGraphExecDestroy"};
+    for (size_t i = 0; i < sizeof calls / sizeof *calls; i++)
+        for (int dead = 0; dead < 2; dead++) {
+            int64_t most_kept = 0;
+            assert_true(disturb(calls[i], 1, dead, &most_kept));
+            bool again = disturb(calls[i], 2, dead, &most_kept);
+            assert_true(again || strcmp(calls[i], "cudaGraphLaunch") != 0); /* a graph that is queued again */
+        }
 }
 
 /* Memory that does not do is found before the run, whatever it falls short by. */
@@ -193,6 +208,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_call),
+        cmocka_unit_test(test_graph_calls),
         cmocka_unit_test(test_small_devices),
     };
     if (argc < 2)

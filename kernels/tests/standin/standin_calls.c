@@ -25,7 +25,7 @@ static struct {
     enum standin_order order;
     long n_call, fail_at;
     bool dead, has_died;
-    const char *failed;
+    const char *failed, *fail_call; /* fail_call NULL: any */
     cudaError_t device_error[STANDIN_MAX_DEVICE];
     char reports[REPORTS_BYTES];
     size_t n_text;
@@ -77,7 +77,7 @@ static bool must_fail(const char *call)
     all.n_call++;
     if (all.has_died)
         return true;
-    if (all.fail_at == 0 || --all.fail_at > 0)
+    if (all.fail_at == 0 || (all.fail_call && strcmp(call, all.fail_call) != 0) || --all.fail_at > 0)
         return false;
     all.failed = call;
     all.has_died = all.dead;
@@ -168,14 +168,20 @@ void standin_order(enum standin_order order)
     standin_leave_other();
 }
 
-void standin_fail(long n, bool dead)
+void standin_fail_at(const char *call, long n, bool dead)
 {
     take();
+    all.fail_call = call;
     all.fail_at = n;
     all.dead = dead;
     all.has_died = false;
     all.failed = NULL;
     standin_leave_other();
+}
+
+void standin_fail(long n, bool dead)
+{
+    standin_fail_at(NULL, n, dead);
 }
 
 long standin_calls(void)

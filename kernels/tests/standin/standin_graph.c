@@ -9,7 +9,10 @@ struct CUgraph_st {
 
 struct CUgraphExec_st {
     struct standin_op *head;
+    struct CUgraphExec_st *next; /* of all */
 };
+
+static struct CUgraphExec_st *execs;
 
 static struct standin_op *op_copy(const struct standin_op *op)
 {
@@ -19,6 +22,7 @@ static struct standin_op *op_copy(const struct standin_op *op)
     copy->pinned_to = op->pinned_to;
     copy->run = op->run;
     copy->join = op->join;
+    copy->comm = op->comm;
     return copy;
 }
 
@@ -44,12 +48,29 @@ cudaError_t standin_capture(struct CUstream_st *s, struct standin_op *op)
 }
 
 static _Thread_local int n_recorded; /* streams that this thread records now */
+static _Thread_local bool is_broken; /* they are not worth anything any more */
+
+void standin_break_recording(void)
+{
+    is_broken = true;
+}
 
 bool standin_may_touch_all(const char *call)
 {
-    if (n_recorded > 0)
-        standin_report("%s while a stream is recorded", call);
-    return n_recorded == 0;
+    if (n_recorded == 0)
+        return true;
+    standin_report("%s while a stream is recorded", call);
+    is_broken = true;
+    return false;
+}
+
+bool standin_graph_has(const void *comm)
+{
+    for (const struct CUgraphExec_st *x = execs; x; x = x->next)
+        for (const struct standin_op *op = x->head; op; op = op->next)
+            if (op->comm == comm)
+                return true;
+    return false;
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode)
@@ -67,7 +88,8 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mo
     if (!s->capture)
         abort();
     s->capture->tail = &s->capture->head;
-    n_recorded++;
+    if (n_recorded++ == 0)
+        is_broken = false;
     return standin_leave(cudaSuccess);
 }
 
@@ -77,6 +99,8 @@ cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph)
     *graph = NULL;
     if (!standin_lives("stream", s) || !s->capture)
         return standin_leave(e ? e : cudaErrorIllegalState);
+    if (!e && is_broken)
+        e = cudaErrorStreamCaptureInvalidated;
     if (e) {
         ops_free(s->capture->head);
         free(s->capture);
@@ -106,8 +130,26 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsign
         tail = &(*tail)->next;
     }
     standin_made("executable graph", x);
+    x->next = execs;
+    execs = x;
     *out = x;
     return standin_leave(cudaSuccess);
+}
+
+/* What was there when it was recorded may be gone. */
+static bool is_there(const struct standin_op *op)
+{
+    int device;
+    const struct standin_rect *r = &op->rect;
+    if (op->comm && !standin_lives("communicator", op->comm))
+        return false;
+    if (r->to && (standin_place(r->to, r->width, &device) != (op->pinned_to ? STANDIN_PINNED : STANDIN_ON_DEVICE) ||
+                  (r->from && standin_place(r->from, r->width, &device) !=
+                                  (op->pinned_from ? STANDIN_PINNED : STANDIN_ON_DEVICE)))) {
+        standin_report("%s of a graph, whose memory is freed", op->name);
+        return false;
+    }
+    return true;
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t s)
@@ -116,7 +158,12 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t x, cudaStream_t s)
     if (!e && !standin_lives("executable graph", x))
         e = cudaErrorInvalidValue;
     for (const struct standin_op *op = e ? NULL : x->head; op && !e; op = op->next)
-        e = standin_enqueue(s, op_copy(op));
+        e = is_there(op) ? cudaSuccess : cudaErrorInvalidValue;
+    for (const struct standin_op *op = e ? NULL : x->head; op && !e; op = op->next) {
+        struct standin_op *copy = op_copy(op);
+        copy->graph = x;
+        e = standin_enqueue(s, copy);
+    }
     return standin_leave(e);
 }
 
@@ -125,6 +172,12 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t x)
     cudaError_t e = standin_enter("cudaGraphExecDestroy");
     if (!standin_gone("executable graph", x))
         return standin_leave(cudaErrorInvalidValue);
+    if (!standin_lost() && standin_graph_runs(x))
+        standin_report("the graph has work that is still to be done");
+    struct CUgraphExec_st **at = &execs;
+    while (*at != x)
+        at = &(*at)->next;
+    *at = x->next;
     ops_free(x->head);
     free(x);
     return standin_leave(e);

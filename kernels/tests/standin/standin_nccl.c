@@ -205,6 +205,8 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm)
     ncclResult_t r = enter("ncclCommDestroy");
     if (!standin_gone("communicator", comm))
         return leave(ncclInvalidArgument);
+    if (standin_graph_has(comm))
+        standin_report("a graph has collectives of the communicator still");
     if (comm->n_pending > 0)
         standin_report("%d collectives of the communicator are still to be done", comm->n_pending);
     give_up(comm);
@@ -470,6 +472,7 @@ static ncclResult_t collect(const char *name, struct collective *c, cudaStream_t
     struct standin_op *op = standin_op_new(OP_MEET, name, c, sizeof *c);
     op->join = join;
     op->run = abandon;
+    op->comm = c->comm;
     if (standin_enqueue(s, op))
         return leave(ncclUnhandledCudaError);
     if (c->comm->blocking || c->comm->was_asked)

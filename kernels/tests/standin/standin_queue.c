@@ -98,6 +98,15 @@ bool standin_pending(const void *p, size_t bytes)
     return false;
 }
 
+bool standin_graph_runs(const void *graph)
+{
+    for (int i = 0; i < n_stream; i++)
+        for (const struct standin_op *op = streams[i]->head; op; op = op->next)
+            if (op->graph == graph)
+                return true;
+    return false;
+}
+
 /* What the host may not change, or look at, until it has waited: the one is noticed by a hash, the other gives bytes
  * that no copy brings. */
 static void watch_host(struct standin_op *op)
@@ -359,6 +368,8 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags)
 cudaError_t cudaStreamDestroy(cudaStream_t s)
 {
     cudaError_t e = standin_enter("cudaStreamDestroy");
+    if (s && s->capture)
+        standin_report("a stream is destroyed while it is recorded");
     if (!standin_gone("stream", s))
         return standin_leave(cudaErrorInvalidResourceHandle);
     standin_drain(s);
@@ -381,6 +392,7 @@ static cudaError_t enter_stream(const char *call, cudaStream_t s)
     if (!s->capture)
         return cudaSuccess;
     standin_report("the stream is recorded");
+    standin_break_recording();
     return cudaErrorStreamCaptureUnsupported;
 }
 
@@ -414,6 +426,8 @@ cudaError_t cudaStreamQuery(cudaStream_t s)
 cudaError_t cudaDeviceSynchronize(void)
 {
     cudaError_t e = standin_enter("cudaDeviceSynchronize");
+    if (!standin_may_touch_all("cudaDeviceSynchronize"))
+        e = cudaErrorStreamCaptureUnsupported;
     if (!e)
         standin_drain_device(standin_device());
     return standin_leave(e ? e : standin_device_error(standin_device()));
@@ -465,6 +479,7 @@ cudaError_t cudaEventRecord(cudaEvent_t ev, cudaStream_t s)
         return standin_leave(e ? e : cudaErrorInvalidResourceHandle);
     if (s->capture) {
         standin_report("events in a stream that is recorded are not modeled");
+        standin_break_recording();
         return standin_leave(cudaErrorStreamCaptureUnsupported);
     }
     struct standin_op *op = standin_op_new(OP_RECORD, "cudaEventRecord", NULL, 0);
@@ -495,6 +510,8 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t ev, unsigned flags)
 cudaError_t cudaEventSynchronize(cudaEvent_t ev)
 {
     cudaError_t e = enter_event("cudaEventSynchronize", ev);
+    if (!standin_may_touch_all("cudaEventSynchronize"))
+        e = cudaErrorStreamCaptureUnsupported;
     if (!e && !ev->mark)
         standin_report("the event was never recorded");
     return standin_leave(e || !ev->mark ? e : drain_mark(ev->mark));
@@ -503,6 +520,8 @@ cudaError_t cudaEventSynchronize(cudaEvent_t ev)
 cudaError_t cudaEventQuery(cudaEvent_t ev)
 {
     cudaError_t e = enter_event("cudaEventQuery", ev);
+    if (!standin_may_touch_all("cudaEventQuery"))
+        e = cudaErrorStreamCaptureUnsupported;
     const struct standin_mark *m = ev ? ev->mark : NULL;
     if (e || !m)
         return standin_leave(e);

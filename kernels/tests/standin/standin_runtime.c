@@ -131,9 +131,12 @@ static cudaError_t copy(const char *name, const struct standin_rect *r, enum cud
     op->rect = *r;
     op->pinned_from = from == STANDIN_PINNED;
     op->pinned_to = to == STANDIN_PINNED;
-    cudaError_t e = standin_enqueue(s, op);
-    if (!e && (blocking || to == STANDIN_PAGEABLE) && s->capture)
+    if (s && s->capture && (blocking || to == STANDIN_PAGEABLE)) {
+        standin_op_drop(op);
+        standin_break_recording();
         return bad_copy("a blocking copy in a stream that is recorded");
+    }
+    cudaError_t e = standin_enqueue(s, op);
     return e || !(blocking || to == STANDIN_PAGEABLE) ? e : standin_drain(s);
 }
 
@@ -153,6 +156,8 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
 cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind)
 {
     cudaError_t e = standin_enter("cudaMemcpy");
+    if (!standin_may_touch_all("cudaMemcpy"))
+        e = cudaErrorStreamCaptureUnsupported;
     struct standin_rect r = line(to, from, bytes);
     return standin_leave(e ? e : copy("cudaMemcpy", &r, kind, standin_null_stream(), true));
 }
@@ -236,6 +241,8 @@ static const struct {
     {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
     {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported",
      "operation not permitted when stream is capturing"},
+    {cudaErrorStreamCaptureInvalidated, "cudaErrorStreamCaptureInvalidated",
+     "operation failed due to a previous error during capture"},
     {cudaErrorStreamCaptureIsolation, "cudaErrorStreamCaptureIsolation", "dependency created on uncaptured work"},
 };
 

@@ -117,6 +117,8 @@ struct standin_op {
     bool aborted;                    /* OP_MEET: nothing is done but run */
     struct standin_meeting *meeting; /* OP_MEET: joined when the op is queued, by join(ctx, op, stream) */
     void (*join)(void *ctx, struct standin_op *op, struct CUstream_st *s);
+    const void *comm;  /* whose collective it is */
+    const void *graph; /* executable one that it was queued from */
 };
 
 struct CUstream_st {
@@ -142,6 +144,8 @@ struct standin_op *standin_op_new(enum standin_kind kind, const char *name, cons
 cudaError_t standin_enqueue(struct CUstream_st *s, struct standin_op *op);
 /* Whether an operation that is still to be done reads or writes these bytes. */
 bool standin_pending(const void *p, size_t bytes);
+/* Whether something that was queued from the executable graph is still to be done. */
+bool standin_graph_runs(const void *graph);
 /* Does all that s has to do; the host knows then. */
 cudaError_t standin_drain(struct CUstream_st *s);
 void standin_drain_device(int device);
@@ -152,8 +156,11 @@ void standin_begin_op(struct CUstream_st *s, const struct standin_op *op);
 
 /* ---- graphs: standin_graph.c ---- */
 
-/* False, and reported, while a stream is recorded: calls that touch all of a device end its recording. */
+/* False, and reported, while the thread records a stream: calls that wait, or touch all of a device, break it. */
 bool standin_may_touch_all(const char *call);
+void standin_break_recording(void);
+/* Whether an executable graph has collectives of the communicator. */
+bool standin_graph_has(const void *comm);
 /* The op of a stream that is recorded; takes it. */
 cudaError_t standin_capture(struct CUstream_st *s, struct standin_op *op);
 void standin_op_drop(struct standin_op *op);

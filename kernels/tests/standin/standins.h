@@ -32,6 +32,8 @@ void standin_order(enum standin_order order);
 
 /* The n-th call from now on fails (1: the next); dead: and every later one, as of a device that is lost. 0: none. */
 void standin_fail(long n, bool dead);
+/* The same of calls of this name alone, which is lent until the next of either. */
+void standin_fail_at(const char *call, long n, bool dead);
 /* Calls so far; the name of the one that failed, or NULL. */
 long standin_calls(void);
 const char *standin_failed(void);

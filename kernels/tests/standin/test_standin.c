@@ -298,11 +298,6 @@ static void test_graph(void **state)
     cudaGraphExec_t x2;
     OK(cudaStreamBeginCapture(one, cudaStreamCaptureModeThreadLocal));
     OK(kernel(one));
-    assert_int_equal(cudaStreamSynchronize(one), cudaErrorStreamCaptureUnsupported);
-    expect("is recorded");
-    void *p;
-    assert_int_equal(cudaMalloc(&p, 8), cudaErrorStreamCaptureUnsupported);
-    expect("cudaMalloc while a stream is recorded");
     down(one);
     OK(cudaStreamEndCapture(one, &graph));
     OK(cudaGraphInstantiate(&x2, graph, 0));
@@ -315,6 +310,125 @@ static void test_graph(void **state)
         check_back();
     }
     OK(cudaGraphExecDestroy(x2));
+}
+
+/* Calls that a stream which is recorded does not bear: each is an error, and so is the recording's end. */
+enum forbidden {
+    SYNC,
+    QUERY,
+    DEVICE_SYNC,
+    ALLOCATE,
+    ALLOCATE_PINNED,
+    COPY,
+    TO_PAGEABLE,
+    RECORD,
+    ASK_EVENT,
+    AWAIT_EVENT
+};
+
+static cudaError_t forbidden(enum forbidden which)
+{
+    static float pageable[1];
+    void *p;
+    switch (which) {
+    case SYNC:
+        return cudaStreamSynchronize(one);
+    case QUERY:
+        return cudaStreamQuery(one);
+    case DEVICE_SYNC:
+        return cudaDeviceSynchronize();
+    case ALLOCATE:
+        return cudaMalloc(&p, 8);
+    case ALLOCATE_PINNED:
+        return cudaMallocHost(&p, 8);
+    case COPY:
+        return cudaMemcpy(x, host, 8, cudaMemcpyHostToDevice);
+    case TO_PAGEABLE:
+        return cudaMemcpyAsync(pageable, x, 4, cudaMemcpyDeviceToHost, one);
+    case RECORD:
+        return cudaEventRecord(event, one);
+    case ASK_EVENT:
+        return cudaEventQuery(event);
+    default:
+        return cudaEventSynchronize(event);
+    }
+}
+
+static void test_graph_forbids(void **state)
+{
+    (void)state;
+    OK(cudaEventRecord(event, one));
+    for (enum forbidden i = SYNC; i <= AWAIT_EVENT; i++) {
+        cudaGraph_t graph;
+        OK(cudaStreamBeginCapture(one, cudaStreamCaptureModeThreadLocal));
+        OK(kernel(one));
+        assert_int_not_equal(forbidden(i), cudaSuccess);
+        expect("is recorded");
+        assert_int_equal(cudaStreamEndCapture(one, &graph), cudaErrorStreamCaptureInvalidated);
+        assert_null(graph);
+    }
+    cudaGetLastError();
+}
+
+static cudaGraphExec_t recorded(void)
+{
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    OK(cudaStreamBeginCapture(one, cudaStreamCaptureModeThreadLocal));
+    up(one);
+    OK(kernel(one));
+    OK(cudaStreamEndCapture(one, &graph));
+    OK(cudaGraphInstantiate(&exec, graph, 0));
+    OK(cudaGraphDestroy(graph));
+    return exec;
+}
+
+static void test_graph_handles(void **state)
+{
+    (void)state;
+    cudaGraphExec_t exec = recorded();
+    assert_int_not_equal(standin_end(), 0);
+    assert_non_null(strstr(standin_reports(), "executable graph"));
+    standin_forget();
+    OK(cudaGraphLaunch(exec, one));
+    OK(cudaGraphExecDestroy(exec)); /* nobody has waited */
+    expect("work that is still to be done");
+    OK(cudaStreamSynchronize(one));
+    assert_int_equal(cudaGraphLaunch(exec, one), cudaErrorInvalidValue);
+    expect("is no executable graph");
+    assert_int_equal(cudaGraphExecDestroy(exec), cudaErrorInvalidValue);
+    expect("is no executable graph");
+    cudaGetLastError();
+}
+
+static void test_graph_of_freed(void **state)
+{
+    (void)state;
+    cudaGraphExec_t exec = recorded();
+    OK(cudaFree(x));
+    assert_int_equal(cudaGraphLaunch(exec, one), cudaErrorInvalidValue);
+    expect("whose memory is freed");
+    OK(cudaGraphExecDestroy(exec));
+    OK(cudaMalloc((void **)&x, N * sizeof *x));
+    cudaGetLastError();
+}
+
+/* A graph's work is its stream's: what another one does to the same bytes is to be ordered with each replay. */
+static void test_graph_unordered(void **state)
+{
+    (void)state;
+    cudaGraphExec_t exec = recorded();
+    OK(cudaGraphLaunch(exec, one));
+    order(one, two);
+    down(two);
+    OK(cudaStreamSynchronize(two));
+    check_back();
+    OK(cudaGraphLaunch(exec, one));
+    down(two);
+    OK(cudaStreamSynchronize(one));
+    OK(cudaStreamSynchronize(two));
+    expect("no event orders them");
+    OK(cudaGraphExecDestroy(exec));
 }
 
 static void test_faults(void **state)
@@ -365,6 +479,10 @@ int main(void)
         T(test_memory_ends),
         T(test_other_device),
         T(test_graph),
+        T(test_graph_forbids),
+        T(test_graph_handles),
+        T(test_graph_of_freed),
+        T(test_graph_unordered),
         T(test_faults),
         T(test_rows_apart),
     };

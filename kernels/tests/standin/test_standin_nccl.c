@@ -152,6 +152,29 @@ static void test_destroyed_early(void **state)
     ranks[0].comm = NULL;
 }
 
+/* NCCL wants graphs to go before the communicator whose collectives they have. */
+static void test_graph_outlives(void **state)
+{
+    (void)state;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    struct rank *r = &ranks[0];
+    OK(cudaSetDevice(0));
+    OK(cudaStreamBeginCapture(r->stream, cudaStreamCaptureModeThreadLocal));
+    ncclResult_t result = ncclAllGather(r->x, r->y, N, ncclFloat32, r->comm, r->stream);
+    assert_true(result == ncclSuccess || result == ncclInProgress);
+    OK(cudaStreamEndCapture(r->stream, &graph));
+    OK(cudaGraphInstantiate(&exec, graph, 0));
+    OK(cudaGraphDestroy(graph));
+    OK(ncclCommDestroy(r->comm));
+    expect("a graph has collectives of the communicator still");
+    r->comm = NULL;
+    assert_int_equal(cudaGraphLaunch(exec, r->stream), cudaErrorInvalidValue);
+    expect("is no communicator that is open");
+    OK(cudaGraphExecDestroy(exec));
+    cudaGetLastError();
+}
+
 /* A collective that one rank alone came to ends when that rank gives up. */
 static void test_abort(void **state)
 {
@@ -169,8 +192,8 @@ static void test_abort(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(test_whole),     T(test_other_counts),    T(test_other_memory),
-        T(test_unordered), T(test_destroyed_early), T(test_abort),
+        T(test_whole),           T(test_other_counts),   T(test_other_memory), T(test_unordered),
+        T(test_destroyed_early), T(test_graph_outlives), T(test_abort),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
