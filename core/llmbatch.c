@@ -452,6 +452,9 @@ static enum lb_status open_parts(struct lb_llm *llm, struct lb_tok_job *job, str
     if (status != LB_OK) /* which all know */
         return of_tok != LB_OK ? of_tok : lb_err_set(err, status, "%s", of_weights.text);
     LB_TRY(lb_llm_agree(llm, of_tok, err));
+    lb_mem_trim();
+    if (llm->gguf_open && llm->gguf.w.n_map > 0) /* the vocabulary was in it */
+        lb_wfile_forget(&llm->gguf.w, llm->gguf.w.map[0].data, llm->gguf.w.map[0].size_bytes);
     if (leads)
         LB_TRY(join_tokenizer(llm, err));
     return lb_is_first(llm) ? open_chat(llm, job, err) : LB_OK;

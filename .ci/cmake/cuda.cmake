@@ -112,7 +112,7 @@ if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
       add_test(NAME ${name} COMMAND ${name} $<TARGET_FILE:llmbatch-cuda-standin>)
       set_tests_properties(${name} PROPERTIES TIMEOUT 1800)
     endforeach()
-    foreach(part layers products "greedy;sample;llama-gqa-tied" "contract;sample;llama-gqa-tied")
+    foreach(part layers products adapters "greedy;sample;llama-gqa-tied" "contract;sample;llama-gqa-tied")
       list(GET part 0 name)
       add_test(NAME test_golden_cuda_${name} COMMAND test_golden --cuda $<TARGET_FILE:llmbatch-cuda-standin> ${part}
                WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})

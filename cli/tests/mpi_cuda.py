@@ -5,6 +5,7 @@ import os
 import re
 import signal
 
+from adapters import adapter
 from ranks import Run, finished, local, needs_mpi
 from run import PROGRAM, TINY, Skip, case, check, equal, lines, read, write
 
@@ -82,3 +83,14 @@ def a_rank_is_killed(tmp):
     equal(json.loads(read(out + '.stats.json'))['rows']['resumed'], len(kept), 'rows taken over')
     resumed = read(out)
     equal(bytes_of(tmp, 1, rows=MANY[:16]), resumed, 'rows')
+
+
+@case
+def adapters_in_groups(tmp):
+    modules = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
+    lora = [x for k in range(2)
+            for x in ('--lora', f'a{k}=' + adapter(TINY, os.path.join(tmp, f'a{k}'), rank=3 + 6 * k, seed=k, modules=modules))]
+    rows = [dict(r, **({'lora': f'a{i % 2}'} if i else {})) for i, r in enumerate(ROWS)]
+    alone = bytes_of(tmp, 1, *lora, rows=rows)
+    equal(bytes_of(tmp, 2, '--tp', '2', *lora, rows=rows), alone, 'a group of two')
+    check(alone != bytes_of(tmp, 1), 'adapters that do nothing')

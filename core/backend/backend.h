@@ -45,7 +45,7 @@ struct lb_backend_ops {
     enum lb_status (*vector_new)(struct lb_backend *be, const float *host, int64_t n, const float **out,
                                  struct lb_err *err);
     /* What an adapter adds to the products of `linear` with m, for sequences whose number in the step is adapter + 1;
-     * before reserve. NULL: the device has no adapters */
+     * before reserve */
     enum lb_status (*lora_new)(struct lb_backend *be, struct lb_matrix *m, const struct lb_lora_spec *spec,
                                struct lb_err *err);
 

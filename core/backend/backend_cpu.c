@@ -12,6 +12,22 @@ int64_t lb_cpu_grain(const struct lb_cpu *c, int64_t n_item, int64_t per_thread)
     return grain > 0 ? grain : 1;
 }
 
+/* The chunk that memory is taken from next. */
+static bool chunk_new(struct lb_cpu *c, size_t bytes, bool plain)
+{
+    struct lb_cpu_chunk *chunk = lb_mem_new(1, sizeof *chunk);
+    struct lb_err unnamed = LB_ERR_INIT;
+    if (!chunk || (plain ? lb_arena_init_plain : lb_arena_init)(&chunk->arena, bytes, &unnamed) != LB_OK) {
+        lb_mem_free(chunk);
+        return false;
+    }
+    if (c->chunk) /* nothing is taken from it any more */
+        lb_arena_trim(&c->chunk->arena);
+    chunk->next = c->chunk;
+    c->chunk = chunk;
+    return true;
+}
+
 void *lb_cpu_take(struct lb_cpu *c, size_t n, size_t size, const char *what, struct lb_err *err)
 {
     if (size != 0 && n > SIZE_MAX / 2 / size) {
@@ -22,17 +38,11 @@ void *lb_cpu_take(struct lb_cpu *c, size_t n, size_t size, const char *what, str
     void *p = c->chunk ? lb_arena_take(&c->chunk->arena, bytes) : NULL;
     if (p)
         return p;
-    struct lb_cpu_chunk *chunk = lb_mem_new(1, sizeof *chunk);
-    struct lb_err unnamed = LB_ERR_INIT;
-    if (!chunk || lb_arena_init(&chunk->arena, bytes > CHUNK_BYTES ? bytes : CHUNK_BYTES, &unnamed) != LB_OK) {
-        lb_mem_free(chunk);
+    if (!chunk_new(c, bytes > CHUNK_BYTES ? bytes : CHUNK_BYTES, bytes <= CHUNK_BYTES && c->reserving)) {
         lb_err_memory(err, what, bytes);
         return NULL;
     }
-    p = lb_arena_take(&chunk->arena, bytes);
-    chunk->next = c->chunk;
-    c->chunk = chunk;
-    return p;
+    return lb_arena_take(&c->chunk->arena, bytes);
 }
 
 static void cpu_close(struct lb_backend *be)
@@ -71,6 +81,9 @@ static enum lb_status cpu_reserve(struct lb_backend *be, struct lb_step_limits l
     c->limit = limit;
     c->max_out = max_out;
     size_t n_tok = (size_t)limit.n_tok, n_out = (size_t)max_out;
+    c->reserving = true;
+    if (!chunk_new(c, CHUNK_BYTES, true))
+        return lb_err_memory(err, "a step", CHUNK_BYTES);
     if ((c->id = lb_cpu_take(c, n_tok, sizeof *c->id, "token ids", err)) == NULL ||
         (c->slot = lb_cpu_take(c, n_out, sizeof *c->slot, "sample slots", err)) == NULL ||
         (c->piece = lb_cpu_take(c, n_tok, sizeof *c->piece, "attention pieces", err)) == NULL)

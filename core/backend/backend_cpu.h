@@ -49,7 +49,8 @@ struct lb_kv_mem {
     struct lb_kv_mem *next;
 };
 
-/* Memory of loading is taken from large mappings one after another, so that small matrices share huge pages. */
+/* Memory is taken from large mappings one after another: of weights, so that small matrices share huge pages; then of
+ * steps, in small pages, as steps are seldom as large as they may be. */
 struct lb_cpu_chunk {
     struct lb_arena arena;
     struct lb_cpu_chunk *next;
@@ -74,7 +75,7 @@ struct lb_cpu {
     struct lb_kv_mem *kv_list;
 
     /* fixed by reserve */
-    bool reserved;
+    bool reserving, reserved;
     struct lb_step_limits limit;
     int64_t max_out;
     int32_t *id;                /* [limit.n_tok] token ids with slots resolved */
@@ -98,7 +99,8 @@ struct lb_cpu {
     const struct lb_step *step;
     struct lb_kv_mem *kv;
     int64_t n_item;
-    struct lb_err err; /* first failure since step_begin */
+    int64_t n_embedded; /* tokens since the embedding table's file was last let go of */
+    struct lb_err err;  /* first failure since step_begin */
 };
 
 static inline struct lb_cpu *lb_cpu_of(struct lb_backend *be)

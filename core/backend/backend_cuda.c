@@ -200,6 +200,7 @@ static enum lb_status cuda_reserve(struct lb_backend *be, struct lb_step_limits 
         (c->seq = lb_cuda_take(c, LB_CUDA_HOST, n_seq, sizeof *c->seq, "sequences", err)) == NULL ||
         (c->scratch = lb_cuda_take(c, LB_CUDA_DEVICE, c->scratch_bytes, 1, "sums of products", err)) == NULL)
         return LB_E_DEVICE;
+    LB_TRY(lb_cuda_lora_reserve(c, err));
     LB_TRY(lb_cuda_lt_choose(c, err));
     LB_TRY(lb_head_reserve(&c->head, max_out, vocab, err));
     LB_TRY(lb_cuda_head_reserve(c, vocab, err));
@@ -323,6 +324,7 @@ static const struct lb_backend_ops cuda_ops = {
     .heads_new = lb_cuda_heads_new,
     .table_new = lb_cuda_table_new,
     .vector_new = lb_cuda_vector_new,
+    .lora_new = lb_cuda_lora_new,
     .reserve = cuda_reserve,
     .buf_new = cuda_buf_new,
     .act_new = cuda_act_new,

@@ -13,7 +13,7 @@
 #include "core/backend/backend.h"
 #include "core/backend/head.h"
 #include "core/backend/team.h"
-#include "kernels/cuda/lk_cuda.h"
+#include "kernels/cuda/lk_cuda_lora.h"
 
 #define LB_CUDA_NAME_BYTES 96
 
@@ -24,6 +24,8 @@ struct lb_matrix {
     int64_t n_head;    /* matrices of this shape, one behind the other */
     size_t head_bytes; /* from one to the next */
     bool f32;
+    struct lk_adapter *lora;     /* device: [adapters], NULL: none has anything for it */
+    int64_t lora_n_u;            /* of the adapter that has most */
     struct lb_cuda_shape *shape; /* NULL: products are our own kernel's */
     struct lb_matrix *next;      /* of all that were loaded */
     char name[LB_CUDA_NAME_BYTES];
@@ -110,6 +112,17 @@ struct lb_cuda_flight {
     cudaEvent_t end_event;
 };
 
+/* Adapters: memory for a step, and its tiles. */
+struct lb_cuda_lora {
+    int32_t n_adapter;
+    int64_t u_ld;
+    float *u;     /* device: [limit.n_tok, u_ld] */
+    int32_t *at;  /* host: [n_adapter + 1] */
+    int32_t *row; /* device, of the step in progress: lk_adapt's */
+    struct lk_adapt_tile *tile;
+    int64_t n_tile;
+};
+
 struct lb_cuda {
     struct lb_backend base; /* first: a struct lb_backend * is this */
     int device;
@@ -145,6 +158,7 @@ struct lb_cuda {
     size_t scratch_bytes, row_scratch; /* row_scratch: what a row of the largest matrix needs */
     struct lb_cuda_moe *moe;
     struct lb_cuda_graphs *graphs;
+    struct lb_cuda_lora lora;
 
     /* fixed by the first step */
     void *q;

@@ -18,6 +18,7 @@ struct graph {
     int32_t n_tok, n_seq, n_out;
     int n_plan;
     struct lb_cuda_tables t;
+    struct lb_cuda_lora lora;
     struct lb_cuda_plan plan[LB_CUDA_PLANS];
 };
 
@@ -68,11 +69,17 @@ static bool same_plan(const struct lb_cuda_plan *a, const struct lb_cuda_plan *b
     return memcmp(&a->plan, &b->plan, sizeof a->plan) == 0 && a->window == b->window && a->seq == b->seq;
 }
 
+/* Rows of adapters are counted in tiles; which rows and adapters they are stands in the tables. */
+static bool same_adapters(const struct lb_cuda_lora *a, const struct lb_cuda_lora *b)
+{
+    return a->n_tile == b->n_tile && (a->n_tile == 0 || (a->row == b->row && a->tile == b->tile));
+}
+
 static bool is_key(const struct lb_cuda *c, const struct graph *g)
 {
     const struct lb_step *s = c->step;
     if (g->n_tok != s->n_tok || g->n_seq != s->n_seq || g->n_out != s->n_out || g->n_plan != c->n_plan ||
-        memcmp(&g->t, &c->t, sizeof g->t) != 0)
+        memcmp(&g->t, &c->t, sizeof g->t) != 0 || !same_adapters(&g->lora, &c->lora))
         return false;
     for (int i = 0; i < g->n_plan; i++)
         if (!same_plan(&g->plan[i], &c->plan[i]))
@@ -108,7 +115,8 @@ static void note(struct lb_cuda *c)
                          .n_seq = c->step->n_seq,
                          .n_out = c->step->n_out,
                          .n_plan = c->n_plan,
-                         .t = c->t};
+                         .t = c->t,
+                         .lora = c->lora};
     memcpy(to->plan, c->plan, (size_t)c->n_plan * sizeof *to->plan);
 }
 

@@ -129,33 +129,22 @@ size_t lb_cuda_lt_scratch(const struct lk_linear *a)
     return (size_t)(n * a->a.n_row * a->n_out) * sizeof(float);
 }
 
+enum lb_status lb_cuda_lt_sums(struct lb_cuda *c, const struct lk_linear *a, struct lb_cuda_call call,
+                               struct lb_err *err)
+{
+    call.y = c->scratch;
+    call.y_ld = a->n_out;
+    return matmul(c, a, &call, err);
+}
+
 enum lb_status lb_cuda_lt_product(struct lb_cuda *c, const struct lk_linear *a, struct lb_cuda_call call,
                                   struct lb_err *err)
 {
-    const struct lk_cols *cols = a->a.cols;
-    bool gated = a->epilogue == LK_EP_SWIGLU;
-    bool direct = cols->n_seg == 1 && a->epilogue == LK_EP_STORE && !a->bias;
-    int64_t n = a->a.n_row * a->n_out;
-    call.y = direct ? a->y : c->scratch;
-    call.y_ld = direct ? a->y_ld : a->n_out;
-    LB_TRY(matmul(c, a, &call, err));
-    if (direct)
-        return LB_OK;
-    float *sum = cols->n_seg > 1 ? c->scratch + cols->n_seg * n : c->scratch;
-    if (cols->n_seg > 1 || !gated) {
-        struct lk_tree tree = {.y = gated ? sum : a->y,
-                               .y_ld = gated ? a->n_out : a->y_ld,
-                               .part = c->scratch,
-                               .part_ld = n,
-                               .bias = gated ? NULL : a->bias,
-                               .n_row = a->a.n_row,
-                               .n_col = a->n_out,
-                               .n_part = cols->n_seg,
-                               .add = a->epilogue == LK_EP_ADD};
-        LB_TRY(lb_cuda_try(lk_cuda_tree(&tree, c->stream), "kernel tree", call.name, err));
+    if (a->a.cols->n_seg == 1 && a->epilogue == LK_EP_STORE && !a->bias) {
+        call.y = a->y;
+        call.y_ld = a->y_ld;
+        return matmul(c, a, &call, err);
     }
-    if (!gated)
-        return LB_OK;
-    struct lk_swiglu gate = {a->out, sum, a->bias};
-    return lb_cuda_try(lk_cuda_swiglu(&gate, LK_BF16, c->stream), "kernel swiglu", call.name, err);
+    LB_TRY(lb_cuda_lt_sums(c, a, call, err));
+    return lb_cuda_try(lk_cuda_linear_finish(a, c->scratch, LK_BF16, c->stream), "kernels behind", call.name, err);
 }

@@ -33,7 +33,7 @@ struct lb_cuda_call {
     const cublasLtMatmulAlgo_t *algo;
     const void *w;
     const char *name;
-    float *y; /* lb_cuda_lt_product sets it, and y_ld */
+    float *y; /* set by what is called, and y_ld */
     int64_t y_ld;
 };
 
@@ -50,6 +50,10 @@ const cublasLtMatmulAlgo_t *lb_cuda_lt_algo(const struct lb_matrix *w, int64_t n
 
 /* What a product takes of c->scratch, at most. */
 size_t lb_cuda_lt_scratch(const struct lk_linear *a);
+
+/* The segments' sums, to c->scratch. */
+enum lb_status lb_cuda_lt_sums(struct lb_cuda *c, const struct lk_linear *a, struct lb_cuda_call call,
+                               struct lb_err *err);
 
 /* The whole product with its epilogue, all rows at once. */
 enum lb_status lb_cuda_lt_product(struct lb_cuda *c, const struct lk_linear *a, struct lb_cuda_call call,

@@ -27,14 +27,33 @@ static struct lk_linear rows_of(const struct lk_linear *a, int64_t row, int64_t 
     return part;
 }
 
-bool lb_cuda_product(struct lb_cuda *c, struct lk_linear a, const struct lb_matrix *w, int64_t head)
+/* Rows `row` and on of a step's product, as many as `part` has. */
+static bool some_rows(struct lb_cuda *c, const struct lk_linear *part, const struct lb_matrix *w,
+                      const struct lk_weight *weight, const struct lk_adapt *adapt, int64_t row)
+{
+    const cublasLtMatmulAlgo_t *algo = lb_cuda_lt_algo(w, part->a.n_row);
+    struct lb_cuda_call call = {w->shape, algo, weight->data, w->name, NULL, 0};
+    if (!adapt)
+        return algo ? lb_cuda_lt_product(c, part, call, &c->err) == LB_OK
+                    : lb_cuda_ok(c, lk_cuda_linear(part, weight, c->scratch, c->stream), "product", w->name);
+    enum lk_type type = w->f32 ? LK_F32 : LK_BF16;
+    struct lk_adapt_sums sums = {c->scratch,  part->a.n_row * part->n_out, row, part->a.n_row,
+                                 part->n_out, part->a.cols->n_seg};
+    bool ok = algo ? lb_cuda_lt_sums(c, part, call, &c->err) == LB_OK
+                   : lb_cuda_ok(c, lk_cuda_linear_sums(part, weight, c->scratch, c->stream), "product", w->name);
+    return ok && lb_cuda_ok(c, lk_cuda_lora_up(adapt, &sums, type, c->stream), "adapters", w->name) &&
+           lb_cuda_ok(c, lk_cuda_linear_finish(part, c->scratch, type, c->stream), "kernels behind", w->name);
+}
+
+static bool product(struct lb_cuda *c, struct lk_linear a, const struct lb_matrix *w, int64_t head,
+                    const struct lk_adapt *adapt)
 {
     const struct lk_weight weight = {.data = (const uint8_t *)w->w + (size_t)head * w->head_bytes,
                                      .format = format_of(w)};
     a.n_out = w->n_out;
     struct lk_linear one = rows_of(&a, 0, 1, 0);
-    size_t own = lb_cuda_scratch_of(&one, w), lt = w->shape ? lb_cuda_lt_scratch(&one) : 0;
-    size_t row_scratch = own > lt ? own : lt;
+    size_t own = lb_cuda_scratch_of(&one, w), all = w->shape || adapt ? lb_cuda_lt_scratch(&one) : 0;
+    size_t row_scratch = own > all ? own : all;
     int64_t per = row_scratch > 0 ? (int64_t)(c->scratch_bytes / row_scratch) : a.a.n_row;
     if (per == 0) {
         lb_err_set(&c->err, LB_E_USAGE, "%s: a product ran for which no memory was reserved", w->name);
@@ -43,16 +62,21 @@ bool lb_cuda_product(struct lb_cuda *c, struct lk_linear a, const struct lb_matr
     for (int64_t row = 0; row < a.a.n_row; row += per) {
         int64_t n = a.a.n_row - row < per ? a.a.n_row - row : per;
         struct lk_linear part = rows_of(&a, row, n, lb_cuda_type_bytes(w->f32));
-        const cublasLtMatmulAlgo_t *algo = lb_cuda_lt_algo(w, n);
-        if (algo) {
-            struct lb_cuda_call call = {w->shape, algo, weight.data, w->name, NULL, 0};
-            if (lb_cuda_lt_product(c, &part, call, &c->err) != LB_OK)
-                return false;
-        } else if (!lb_cuda_ok(c, lk_cuda_linear(&part, &weight, c->scratch, c->stream), "product", w->name)) {
+        if (!some_rows(c, &part, w, &weight, adapt, row))
             return false;
-        }
     }
     return true;
+}
+
+bool lb_cuda_product(struct lb_cuda *c, struct lk_linear a, const struct lb_matrix *w, int64_t head)
+{
+    return product(c, a, w, head, NULL);
+}
+
+bool lb_cuda_product_adapted(struct lb_cuda *c, struct lk_linear a, const struct lb_matrix *w,
+                             const struct lk_adapt *adapt)
+{
+    return product(c, a, w, 0, adapt);
 }
 
 void lb_cuda_embed(struct lb_backend *be, struct lb_buf *x, const struct lb_table *table)
@@ -107,7 +131,11 @@ void lb_cuda_linear(struct lb_backend *be, const struct lb_linear_args *a)
         args.out = (struct lk_act){a->y_act->data, n_tok, &a->y_act->cols};
     else
         args.y = a->y_rows->data;
-    lb_cuda_product(c, args, a->w, 0);
+    struct lk_adapt adapt;
+    if (lb_cuda_lora_down(c, &args.a, a->w, &adapt))
+        lb_cuda_product_adapted(c, args, a->w, &adapt);
+    else if (c->err.status == LB_OK)
+        lb_cuda_product(c, args, a->w, 0);
     c->base.counts.product_rows += n_tok;
     c->base.counts.token_rows += n_tok;
 }

@@ -52,6 +52,9 @@ size_t lb_cuda_scratch_of(const struct lk_linear *a, const struct lb_matrix *w);
 /* A product with the matrix `head` of w, which fills in a->n_out, in pieces that the scratch memory has room for; false
  * where the step failed. */
 bool lb_cuda_product(struct lb_cuda *c, struct lk_linear a, const struct lb_matrix *w, int64_t head);
+/* The same with what adapters add to w's product. */
+bool lb_cuda_product_adapted(struct lb_cuda *c, struct lk_linear a, const struct lb_matrix *w,
+                             const struct lk_adapt *adapt);
 /* Bytes from one head's activations of this step to the next one's; 0 without heads. */
 int64_t lb_cuda_head_bytes(const struct lb_cuda *c, const struct lb_actbuf *a);
 void lb_cuda_embed(struct lb_backend *be, struct lb_buf *x, const struct lb_table *table);
@@ -95,6 +98,17 @@ enum lb_status lb_cuda_graphs_init(struct lb_cuda *c, int most, struct lb_err *e
 void lb_cuda_graphs_close(struct lb_cuda *c);
 bool lb_cuda_layers_begin(struct lb_backend *be);
 bool lb_cuda_layers_end(struct lb_backend *be);
+
+/* ---- backend_cuda_lora.c ---- */
+enum lb_status lb_cuda_lora_new(struct lb_backend *be, struct lb_matrix *m, const struct lb_lora_spec *spec,
+                                struct lb_err *err);
+enum lb_status lb_cuda_lora_reserve(struct lb_cuda *c, struct lb_err *err);
+/* Bytes of the step's block at most. */
+size_t lb_cuda_lora_block_bytes(const struct lb_cuda *c);
+/* The step's rows by adapter, into its block; false where the step failed. */
+bool lb_cuda_lora_begin(struct lb_cuda *c, const struct lb_step *s);
+/* Makes u of activations in front of w; *out says what to add to the product. False: nothing. */
+bool lb_cuda_lora_down(struct lb_cuda *c, const struct lk_act *x, const struct lb_matrix *w, struct lk_adapt *out);
 
 /* ---- backend_cuda_index.c ---- */
 #define LB_CUDA_INDEX_TOKENS 32 /* that choose, at a time */

@@ -16,7 +16,7 @@ size_t lb_cuda_block_bytes(const struct lb_cuda *c)
     size_t n_tok = (size_t)c->limit.n_tok, n_seq = (size_t)c->limit.n_seq, n_page = (size_t)c->limit.n_page;
     size_t tables = 5 * padded(n_tok * sizeof(int32_t)) + padded((n_seq + 1) * sizeof(int32_t)) +
                     padded(n_page * sizeof(int32_t)) + padded(n_tok * sizeof(struct lk_attn_item));
-    return tables + lb_cuda_plan_bytes(c) + lb_cuda_index_block_bytes(c);
+    return tables + lb_cuda_lora_block_bytes(c) + lb_cuda_plan_bytes(c) + lb_cuda_index_block_bytes(c);
 }
 
 void *lb_cuda_block_take(struct lb_cuda *c, size_t bytes, void **device)
@@ -125,6 +125,8 @@ static bool send_tables(struct lb_cuda *c, const struct lb_step *s, bool dynamic
         (t->out_tok = put(c, s->out_tok, s->n_out)) == NULL)
         return false;
     if (c->base.dtype == LB_F32 && !put_items(c, s, (int32_t)n_head))
+        return false;
+    if (!lb_cuda_lora_begin(c, s))
         return false;
     lb_cuda_block_send(c, page_room(c), "a step's tables");
     send_pages(c, s);

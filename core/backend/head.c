@@ -18,7 +18,7 @@ enum lb_status lb_head_reserve(struct lb_head *h, int64_t max_out, const struct 
     size_t bytes = n_best * sizeof *h->best + n_out * (sizeof *h->logits_of + sizeof *h->top_of + sizeof *h->cand) +
                    n_lse * sizeof *h->lse + n_top * (sizeof *h->top_id + sizeof *h->top_value) +
                    n_logit * sizeof *h->logits + (size_t)8 * 64;
-    LB_TRY(lb_arena_init(&h->arena, bytes, err));
+    LB_TRY(lb_arena_init_plain(&h->arena, bytes, err)); /* few rows need logits */
     h->best = lb_arena_take(&h->arena, n_best * sizeof *h->best);
     h->logits_of = lb_arena_take(&h->arena, n_out * sizeof *h->logits_of);
     h->top_of = lb_arena_take(&h->arena, n_out * sizeof *h->top_of);

@@ -32,6 +32,8 @@ struct lb_rows {
     /* Where every row lies as f32 or bf16 numbers in such memory, if not one behind the other: the address of a row, of
      * `data_type`, any alignment. NULL: rows are had by `get` alone. */
     const void *(*at)(const struct lb_rows *r, int64_t row);
+    /* Lets go of the file's pages that were read, which are read again when they are needed. NULL: there are none. */
+    void (*forget)(const struct lb_rows *r);
     /* Which rows are to stay packed: runs that are all of the matrix. n_run 0: none. `codes` takes a row of a packed
      * run apart in `mem`, codes_bytes long, and may be called by several threads at once. */
     struct lb_packed_run run[LB_MAX_RUN];

@@ -1,11 +1,15 @@
 #define _GNU_SOURCE
 #include "core/base/mem.h"
 
+#include <malloc.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+
+#define SMALL_BYTES ((size_t)4096) /* pages */
+#define HUGE_BYTES ((size_t)2 << 20)
 
 static _Thread_local uint64_t n_allocated;
 static _Thread_local bool failed;
@@ -118,22 +122,49 @@ uint64_t lb_mem_count(void)
     return n_allocated;
 }
 
-enum lb_status lb_arena_init(struct lb_arena *a, size_t bytes, struct lb_err *err)
+static enum lb_status map_arena(struct lb_arena *a, size_t bytes, size_t unit, struct lb_err *err)
 {
-    const size_t huge = (size_t)2 << 20;
     *a = (struct lb_arena){0};
-    if (bytes > SIZE_MAX - huge)
+    if (bytes > SIZE_MAX - unit)
         return lb_err_memory(err, "an arena", bytes);
-    bytes = (bytes + huge - 1) / huge * huge;
-    if (bytes == 0)
-        bytes = huge;
+    bytes = bytes == 0 ? unit : (bytes + unit - 1) / unit * unit;
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED)
         return lb_err_memory(err, "an arena", bytes);
-    madvise(p, bytes, MADV_HUGEPAGE); /* advice only: a kernel without huge pages is slower, not wrong */
     a->base = p;
     a->cap_bytes = bytes;
     return LB_OK;
+}
+
+enum lb_status lb_arena_init(struct lb_arena *a, size_t bytes, struct lb_err *err)
+{
+    if (bytes < HUGE_BYTES / 8 * 7)
+        return lb_arena_init_plain(a, bytes, err);
+    LB_TRY(map_arena(a, bytes, HUGE_BYTES, err));
+    /* a last huge page that would be mostly empty is left to small ones */
+    size_t rest = bytes % HUGE_BYTES, huge = rest > bytes / 8 || rest > HUGE_BYTES / 2 ? a->cap_bytes : bytes - rest;
+    madvise(a->base + huge, a->cap_bytes - huge, MADV_NOHUGEPAGE);
+    madvise(a->base, huge, MADV_HUGEPAGE); /* advice only: a kernel without huge pages is slower, not wrong */
+    return LB_OK;
+}
+
+enum lb_status lb_arena_init_plain(struct lb_arena *a, size_t bytes, struct lb_err *err)
+{
+    LB_TRY(map_arena(a, bytes, SMALL_BYTES, err));
+    madvise(a->base, a->cap_bytes, MADV_NOHUGEPAGE); /* some kernels give them to all */
+    return LB_OK;
+}
+
+void lb_arena_trim(struct lb_arena *a)
+{
+    size_t used = (a->used_bytes + SMALL_BYTES - 1) / SMALL_BYTES * SMALL_BYTES;
+    if (used < a->cap_bytes)
+        madvise(a->base + used, a->cap_bytes - used, MADV_DONTNEED); /* advice only: memory, not numbers */
+}
+
+void lb_mem_trim(void)
+{
+    malloc_trim(0);
 }
 
 void lb_arena_release(struct lb_arena *a)

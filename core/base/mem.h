@@ -31,17 +31,24 @@ void lb_mem_give_back(void *p);
  * through this module, the result is "out of memory (WHAT)", whatever status was made of it; else it is `status`. */
 enum lb_status lb_mem_blame(enum lb_status status, const char *what, struct lb_err *err);
 
+/* Gives back to the kernel what has been freed: behind work that allocates much for a while, as loading does. */
+void lb_mem_trim(void);
+
 /* Allocations made by the calling thread through this module. */
 uint64_t lb_mem_count(void);
 
-/* One mapping of fixed size, zeroed, 64-byte aligned pieces, huge pages where the kernel allows them. Memory is
- * touched only when used, so a large arena costs address space alone. */
+/* One mapping of fixed size, zeroed, 64-byte aligned pieces, huge pages where the kernel allows them and they would be
+ * filled. Memory is touched only when used, so a large arena costs address space alone. */
 struct lb_arena {
     uint8_t *base;
     size_t cap_bytes, used_bytes;
 };
 
 enum lb_status lb_arena_init(struct lb_arena *a, size_t bytes, struct lb_err *err);
+/* Without huge pages: for what is large and mostly not used. */
+enum lb_status lb_arena_init_plain(struct lb_arena *a, size_t bytes, struct lb_err *err);
+/* Gives back what a huge page holds beyond the pieces taken; nothing may have been written there. */
+void lb_arena_trim(struct lb_arena *a);
 void lb_arena_release(struct lb_arena *a);
 void *lb_arena_take(struct lb_arena *a, size_t bytes); /* 64-byte aligned; NULL when it does not fit */
 

@@ -202,6 +202,8 @@ static enum lb_status load_ends(struct lb_loader *ld, struct lb_err *err)
     lb_fused_init(table, c->dim);
     lb_fused_add(ld, table, embed, &rows, c->dim, 0);
     lb_fused_lend_whole(table);
+    table->file = ld->s->file;
+    table->rows.forget = lb_fused_forget;
     LB_TRY(be->ops->table_new(be, &table->rows, cols->vocab_begin, &ld->w->embed, err));
 
     lb_fused_init(&f, c->dim);

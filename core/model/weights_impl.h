@@ -24,6 +24,7 @@ struct lb_part {
 
 struct lb_fused {
     struct lb_rows rows;
+    const struct lb_wfile *file; /* of the embedding table, which is read as long as the model lives */
     struct lb_part part[LB_MAX_PART];
     int n_part;
 };
@@ -98,6 +99,7 @@ void lb_fused_add(struct lb_loader *ld, struct lb_fused *f, const struct lb_wten
                   int64_t whole, int64_t col);
 enum lb_status lb_fused_pack(struct lb_loader *ld, struct lb_fused *f, struct lb_matrix_spec spec,
                              struct lb_matrix **out, struct lb_err *err);
+void lb_fused_forget(const struct lb_rows *rows);
 /* Where the rows lie one behind the other as numbers of a plain type. */
 void lb_fused_lend_whole(struct lb_fused *f);
 

@@ -74,8 +74,6 @@ enum lb_status lb_weights_adapt(struct lb_weights *w, const struct lb_weights_sp
 {
     struct lb_loader ld = {.s = spec, .w = w};
     const struct adapting t = {&ld, set};
-    if (set->n > 0 && !spec->backend->ops->lora_new)
-        return lb_err_set(err, LB_E_USAGE, "adapters (--lora) are not done on the device '%s'", spec->backend->device);
     for (int il = 0; il < w->n_layer; il++)
         LB_TRY(adapt_layer(&t, il, &w->layer[il], err));
     return LB_OK;

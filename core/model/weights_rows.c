@@ -253,6 +253,16 @@ void lb_fused_add(struct lb_loader *ld, struct lb_fused *f, const struct lb_wten
     f->rows.n_row += span->n_take;
 }
 
+void lb_fused_forget(const struct lb_rows *rows)
+{
+    const struct lb_fused *f = rows->ctx;
+    for (int i = 0; i < f->n_part; i++) {
+        const struct lb_part *p = &f->part[i];
+        bool joined = p->t->type == LB_W_PACKED;
+        lb_wfile_forget(f->file, joined ? p->t->data : p->data, joined ? p->t->n_bytes : (size_t)p->n_row * p->stride);
+    }
+}
+
 enum lb_status lb_fused_pack(struct lb_loader *ld, struct lb_fused *f, struct lb_matrix_spec spec,
                              struct lb_matrix **out, struct lb_err *err)
 {
@@ -262,12 +272,9 @@ enum lb_status lb_fused_pack(struct lb_loader *ld, struct lb_fused *f, struct lb
     spec.rows = &f->rows;
     spec.name = f->part[0].t->name;
     LB_TRY(be->ops->matrix_new(be, &spec, out, err));
-    for (int i = 0; i < f->n_part && (!ld->s->mem || ld->s->mem->reads); i++) {
-        const struct lb_part *p = &f->part[i];
-        bool joined = p->t->type == LB_W_PACKED;
-        lb_wfile_forget(ld->s->file, joined ? p->t->data : p->data,
-                        joined ? p->t->n_bytes : (size_t)p->n_row * p->stride);
-    }
+    f->file = ld->s->file;
+    if (!ld->s->mem || ld->s->mem->reads)
+        lb_fused_forget(&f->rows);
     return LB_OK;
 }
 

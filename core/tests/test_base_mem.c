@@ -1,9 +1,12 @@
 /* core/base/mem.h and hash.h. */
+#define _DEFAULT_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include <cmocka.h>
 
@@ -82,6 +85,48 @@ static void test_arena(void **state)
     assert_int_equal(lb_arena_init(&a, SIZE_MAX - 5, &err), LB_E_DEVICE);
 }
 
+/* Pages of an arena that are in memory, in KiB. */
+static size_t resident_kib(const struct lb_arena *a)
+{
+    size_t n = a->cap_bytes / 4096, kib = 0;
+    unsigned char *in = malloc(n);
+    assert_non_null(in);
+    assert_int_equal(mincore(a->base, a->cap_bytes, in), 0);
+    for (size_t i = 0; i < n; i++)
+        kib += in[i] & 1 ? 4 : 0;
+    free(in);
+    return kib;
+}
+
+static void test_arena_memory(void **state)
+{
+    (void)state;
+    struct lb_err err = LB_ERR_INIT;
+    struct lb_arena a;
+    /* small ones, plain ones, and the last quarter of a huge page: what is touched and no more */
+    assert_int_equal(lb_arena_init(&a, 100000, &err), LB_OK);
+    *(char *)lb_arena_take(&a, 1) = 1;
+    assert_int_equal(resident_kib(&a), 4);
+    lb_arena_release(&a);
+    assert_int_equal(lb_arena_init_plain(&a, 64 << 20, &err), LB_OK);
+    *(char *)lb_arena_take(&a, 1) = 1;
+    assert_int_equal(resident_kib(&a), 4);
+    lb_arena_release(&a);
+    assert_int_equal(lb_arena_init(&a, (4 << 20) + (512 << 10), &err), LB_OK);
+    char *p = lb_arena_take(&a, (4 << 20) + 1);
+    p[4 << 20] = 1;
+    assert_true(resident_kib(&a) <= 4);
+    lb_arena_release(&a);
+    /* what is behind the last piece is given back, what is in it stays */
+    assert_int_equal(lb_arena_init(&a, 2 << 20, &err), LB_OK);
+    p = lb_arena_take(&a, 8193);
+    memset(p, 7, 8193);
+    lb_arena_trim(&a);
+    assert_true(resident_kib(&a) <= 12);
+    assert_int_equal(p[0] + p[8192], 14);
+    lb_arena_release(&a);
+}
+
 static void test_available(void **state)
 {
     (void)state;
@@ -102,8 +147,8 @@ static void test_hash(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_new),       cmocka_unit_test(test_grow), cmocka_unit_test(test_arena),
-        cmocka_unit_test(test_available), cmocka_unit_test(test_hash),
+        cmocka_unit_test(test_new),          cmocka_unit_test(test_grow),      cmocka_unit_test(test_arena),
+        cmocka_unit_test(test_arena_memory), cmocka_unit_test(test_available), cmocka_unit_test(test_hash),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,7 @@
 /* A group of ranks against one rank that holds the whole model: candidates of ragged steps with decode in between, bit
  * for bit, for every tp that the model's segments allow, every type and the processor's kernel sets. Ranks are threads.
  * Models are the goldens, and made ones whose shapes are at odds with the cuts. With --cuda LIBRARY the ranks have a
- * device each, of that library, and add up through its NCCL. */
+ * device each, of that library, and add up through its NCCL; --cuda LIBRARY [TEST [MODEL ...]] chooses. */
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -32,6 +32,7 @@ static const struct lb_step_limits limit = {MAX_TOK, N_ROW, N_PAGE};
 /* --cuda */
 static const char *cuda_path;
 static const struct lb_cuda_library *cuda;
+static char **only; /* golden models that were asked for by name; NULL: all */
 
 /* What the leader found of one wanted token. */
 struct found {
@@ -425,18 +426,30 @@ enum { EVERY = 6 };
 enum { EVERY = 1 };
 #endif
 
+static bool is_wanted(const char *name)
+{
+    for (char **at = only; at && *at; at++)
+        if (strcmp(*at, name) == 0)
+            return true;
+    return !only;
+}
+
 static void golden_models(void **state)
 {
     (void)state;
     if (!lb_file_exists(GOLDENS "README.md"))
         skip();
-    for (size_t i = 0; i < sizeof goldens / sizeof *goldens; i += modeled ? 3 * EVERY : is_sampled() ? 14 : EVERY) {
+    for (size_t i = 0; i < sizeof goldens / sizeof *goldens; i += modeled                 ? 3 * EVERY
+                                                                  : is_sampled() && !only ? 14
+                                                                                          : EVERY) {
         char path[512];
         struct lb_config config = {0};
         struct lb_gguf gguf = {0};
         struct lb_log log = {0};
         struct lb_err err = LB_ERR_INIT;
         bool is_gguf = strstr(goldens[i], "gguf") != NULL;
+        if (!is_wanted(goldens[i]))
+            continue;
         snprintf(path, sizeof path, is_gguf ? GOLDENS "%s/%s.gguf" : GOLDENS "%s", goldens[i], goldens[i]);
         if (is_gguf ? lb_gguf_open(&gguf, path, &err) || lb_config_read_gguf(&config, &gguf, &log, &err)
                     : lb_safetensors_open(&gguf.w, path, &err) || lb_config_read_dir(&config, path, &log, &err))
@@ -569,6 +582,7 @@ int main(int argc, char **argv)
     if (argc > 2 && strcmp(argv[1], "--cuda") == 0) {
         struct lb_err err = LB_ERR_INIT;
         cuda_path = argv[2];
+        only = argc > 4 ? argv + 4 : NULL;
         setenv("STANDIN_DEVICES", "16", 1);
         if (argc > 3)
             cmocka_set_test_filter(argv[3]);

@@ -4,7 +4,7 @@
 
 #include "core/text/tok_impl.h"
 
-#define CACHE_SLOTS ((size_t)1 << 16) /* of 32 bytes: 2 MiB a context, a huge page where there are any */
+#define CACHE_SLOTS ((size_t)1 << 16) /* of 32 bytes: at most 2 MiB a context, as far as it is used */
 
 static inline uint64_t load8(const char *p)
 {
@@ -97,7 +97,7 @@ enum lb_status lb_bpe_words(const struct lb_tok *t, struct lb_tok_ctx *c, const 
     size_t h[LB_BATCH];
     struct lb_words *w = &c->words;
     if (!w->slot) {
-        LB_TRY(lb_arena_init(&w->memory, CACHE_SLOTS * sizeof *w->slot, err));
+        LB_TRY(lb_arena_init_plain(&w->memory, CACHE_SLOTS * sizeof *w->slot, err));
         w->slot = lb_arena_take(&w->memory, CACHE_SLOTS * sizeof *w->slot);
     }
     for (int i = 0; i < n_word; i++) {

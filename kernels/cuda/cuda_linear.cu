@@ -238,11 +238,9 @@ size_t lk_cuda_linear_scratch(const struct lk_linear *a, enum lk_weight_format f
     return (size_t)(n * a->a.n_row * a->n_out) * sizeof(float);
 }
 
-int lk_cuda_linear(const struct lk_linear *a, const struct lk_weight *w, float *scratch, void *stream)
+static linear_args args_of(const struct lk_linear *a, const struct lk_weight *w)
 {
     const struct lk_cols *c = a->a.cols;
-    bool gated = a->epilogue == LK_EP_SWIGLU;
-    int64_t n = a->a.n_row * a->n_out;
     linear_args x = {};
     x.a = (const uint16_t *)a->a.data;
     x.w = (const uint8_t *)w->data;
@@ -254,26 +252,54 @@ int lk_cuda_linear(const struct lk_linear *a, const struct lk_weight *w, float *
     x.n_out = a->n_out;
     for (int s = 0; s <= c->n_seg; s++)
         x.packed[s] = c->packed[s];
-    bool direct = is_direct(a, w->format);
-    x.y = direct ? a->y : scratch;
-    x.y_ld = direct ? a->y_ld : a->n_out;
-    x.y_seg = n;
-    x.bias = direct ? a->bias : NULL;
-    x.add = direct && a->epilogue == LK_EP_ADD;
-    int e = launch_format(x, w->format, c->n_seg, stream);
-    if (e || direct)
-        return e;
-    float *sum = c->n_seg > 1 ? scratch + c->n_seg * n : scratch;
-    if (c->n_seg > 1 || !gated) {
-        struct lk_tree t = {
-            gated ? sum : a->y, gated ? a->n_out : a->y_ld, scratch, n, gated ? NULL : a->bias, a->a.n_row, a->n_out,
-            c->n_seg,           a->epilogue == LK_EP_ADD};
+    x.y_ld = a->n_out;
+    x.y_seg = a->a.n_row * a->n_out;
+    return x;
+}
+
+int lk_cuda_linear_sums(const struct lk_linear *a, const struct lk_weight *w, float *sums, void *stream)
+{
+    linear_args x = args_of(a, w);
+    x.y = sums;
+    return launch_format(x, w->format, a->a.cols->n_seg, stream);
+}
+
+int lk_cuda_linear_finish(const struct lk_linear *a, float *sums, enum lk_type type, void *stream)
+{
+    int n_seg = a->a.cols->n_seg, e = 0;
+    bool gated = a->epilogue == LK_EP_SWIGLU;
+    int64_t n = a->a.n_row * a->n_out;
+    float *sum = n_seg > 1 ? sums + n_seg * n : sums;
+    if (n_seg > 1 || !gated) {
+        struct lk_tree t = {gated ? sum : a->y,
+                            gated ? a->n_out : a->y_ld,
+                            sums,
+                            n,
+                            gated ? NULL : a->bias,
+                            a->a.n_row,
+                            a->n_out,
+                            n_seg,
+                            a->epilogue == LK_EP_ADD};
         e = lk_cuda_tree(&t, stream);
     }
     if (e || !gated)
         return e;
     struct lk_swiglu g = {a->out, sum, a->bias};
-    return lk_cuda_swiglu(&g, w->format == LK_W_F32 ? LK_F32 : LK_BF16, stream);
+    return lk_cuda_swiglu(&g, type, stream);
+}
+
+int lk_cuda_linear(const struct lk_linear *a, const struct lk_weight *w, float *scratch, void *stream)
+{
+    if (is_direct(a, w->format)) {
+        linear_args x = args_of(a, w);
+        x.y = a->y;
+        x.y_ld = a->y_ld;
+        x.bias = a->bias;
+        x.add = a->epilogue == LK_EP_ADD;
+        return launch_format(x, w->format, 1, stream);
+    }
+    int e = lk_cuda_linear_sums(a, w, scratch, stream);
+    return e ? e : lk_cuda_linear_finish(a, scratch, w->format == LK_W_F32 ? LK_F32 : LK_BF16, stream);
 }
 
 int lk_cuda_grouped(const struct lk_grouped *a, void *stream)

@@ -82,6 +82,11 @@ struct lk_weight {
 size_t lk_cuda_linear_scratch(const struct lk_linear *a, enum lk_weight_format format);
 int lk_cuda_linear(const struct lk_linear *a, const struct lk_weight *w, float *scratch, void *stream);
 
+/* The same in two parts, for what is done to the sums between them: the segments' sums alone, [n_seg] each [n_row,
+ * n_out], and all that follows from them. With LK_EP_SWIGLU and several segments there is room for one more of them. */
+int lk_cuda_linear_sums(const struct lk_linear *a, const struct lk_weight *w, float *sums, void *stream);
+int lk_cuda_linear_finish(const struct lk_linear *a, float *sums, enum lk_type type, void *stream);
+
 /* Rows of an expert in a tile of a grouped product. */
 #define LK_GROUP_TILE 32
 

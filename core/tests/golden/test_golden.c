@@ -666,8 +666,8 @@ static void test_products(void **state)
     json_decref(golden);
 }
 
-/* What depends on the device: test_golden --cuda LIBRARY greedy|layers|products|contract [[sample] MODEL ...]; a sample
- * is all of them with LB_TEST_FULL=1. */
+/* What depends on the device: test_golden --cuda LIBRARY greedy|layers|products|adapters|contract [[sample] MODEL ...];
+ * a sample is all of them with LB_TEST_FULL=1. */
 static int run_cuda(const char *part, char **names)
 {
     const struct CMUnitTest greedy[] = {cmocka_unit_test(test_greedy), cmocka_unit_test(test_two_names)};
@@ -677,6 +677,8 @@ static int run_cuda(const char *part, char **names)
     only = sample && golden_extent() == EXTENT_FULL ? NULL : names[sample] ? names + sample : NULL;
     if (strcmp(part, "layers") == 0)
         return golden_layers();
+    if (strcmp(part, "adapters") == 0)
+        return golden_adapters();
     if (strcmp(part, "products") == 0)
         return cmocka_run_group_tests_name("products", products, NULL, NULL);
     if (strcmp(part, "greedy") == 0)

@@ -11,9 +11,9 @@ static const struct {
     const char *name;
     void (*run)(void);
 } ops[] = {
-    {"rows", check_rows},           {"rope", check_rope},       {"linear", check_linear},
-    {"index", check_index},         {"experts", check_experts}, {"candidates", check_candidates},
-    {"attention", check_attention},
+    {"rows", check_rows},           {"rope", check_rope},         {"linear", check_linear},
+    {"index", check_index},         {"experts", check_experts},   {"candidates", check_candidates},
+    {"attention", check_attention}, {"adapters", check_adapters},
 };
 
 void check(bool ok, const char *op, const char *format, ...)

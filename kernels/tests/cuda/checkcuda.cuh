@@ -116,6 +116,7 @@ void compare_act(const char *op, const struct lk_act *want, const host<float> &g
 void check_rows(void);
 void check_rope(void);
 void check_linear(void);
+void check_adapters(void);
 void check_attention(void);
 void check_index(void);
 void check_experts(void);
