@@ -14,6 +14,7 @@
 #include "core/backend/head.h"
 #include "core/backend/team.h"
 #include "kernels/cuda/lk_cuda_attend.h"
+#include "kernels/cuda/lk_cuda_ids.h"
 #include "kernels/cuda/lk_cuda_lora.h"
 
 #define LB_CUDA_NAME_BYTES 96

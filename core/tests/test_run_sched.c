@@ -149,6 +149,7 @@ static void check_sequence(struct world *t, int32_t is, int32_t *n_out)
         assert_int_equal(s->pos[i], pos);
         assert_int_equal(s->rope_len[i], prompt ? w->n_prompt : pos + 1);
         assert_true(pos < w->n_prompt + w->n_out);
+        assert_true(prompt || pos < w->n_prompt + w->set.max_tokens - 1); /* the last id is never fed */
         if (s->tok[i] >= 0) {
             assert_int_equal(s->tok[i], token_at(w, pos));
         } else {

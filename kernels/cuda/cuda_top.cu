@@ -1,7 +1,7 @@
 /* Candidates: the best of each block of columns, the best of a row, log-sum-exp, log-probabilities; ids that stay on
  * the device for the next step. */
 #include "kernels/cuda/cuda_select.cuh"
-#include "kernels/cuda/lk_cuda.h"
+#include "kernels/cuda/lk_cuda_ids.h"
 
 #define THREADS 512
 #define WARPS (THREADS / LK_WARP)

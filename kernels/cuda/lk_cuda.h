@@ -133,22 +133,6 @@ struct lk_blocks_best {
 };
 int lk_cuda_best(const struct lk_blocks_best *a, void *stream);
 
-/* id[i] = the id of the largest of row i's best[n_block], the lowest one of those; 0 where none of them is a number. */
-struct lk_pick {
-    const struct lk_best *best; /* [n_row, n_block] */
-    int64_t n_row, n_block;
-    int32_t *id; /* out: [n_row] */
-};
-int lk_cuda_pick(const struct lk_pick *a, void *stream);
-
-/* id[i] = id[i] < 0 ? slot[~id[i]] : id[i]. */
-struct lk_resolve {
-    int32_t *id; /* [n] */
-    const int32_t *slot;
-    int64_t n;
-};
-int lk_cuda_resolve(const struct lk_resolve *a, void *stream);
-
 int lk_cuda_top(const struct lk_top *a, void *stream);
 
 /* out[i, j] = logits[i, j] - lse[i] in f64, rounded; of id[i] its logprob and its rank: how many logits are not below.

@@ -1,5 +1,6 @@
 /* Candidates, log-probabilities and sampling. What is drawn is compared with a plain reading of the rules: sort,
  * filter, walk. */
+#include "kernels/cuda/lk_cuda_ids.h"
 #include "kernels/tests/cuda/checkcuda.cuh"
 
 #include <algorithm>
