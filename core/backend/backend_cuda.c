@@ -302,6 +302,8 @@ static enum lb_status cuda_step_end(struct lb_backend *be, const struct lb_cand 
     struct lb_err how = c->err;
     if (two) {
         lb_cuda_swap(c);
+        if (how.status != LB_OK && c->err.status != LB_OK)
+            how = c->err; /* it came first: the older step was on its way then */
         c->err = c->err.status == LB_OK ? how : c->err;
     }
     return how.status == LB_OK ? LB_OK : lb_err_set(err, how.status, "%s", how.text);

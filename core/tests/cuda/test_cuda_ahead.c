@@ -230,7 +230,7 @@ static void test_faults(void **state)
     write_rows(77, 8, 0);
     long before = lib.calls();
     struct lb_str want = output("undisturbed", &h, &stats);
-    long n_call = lib.calls() - before, step = getenv("LB_TEST_FULL") ? 7 : 97;
+    long n_call = lib.calls() - before, step = getenv("LB_TEST_FULL") ? 7 : 151;
     for (long n = n_call / 3; n < n_call; n += step) { /* loading and tries of cuBLASLt come before */
         char what[128];
         lib.arm(n, n % 2);
