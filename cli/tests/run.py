@@ -53,6 +53,11 @@ def long(function):
     return function
 
 
+def sample(cases, n):
+    """The first n of cases that are alike; LB_TEST_FULL=1 has them all."""
+    return cases if os.environ.get('LB_TEST_FULL') == '1' else cases[:n]
+
+
 def threads(function):
     """A case that is run under the thread sanitizer too."""
     function.threads = True

@@ -45,7 +45,7 @@ static int cuda_step = 1;
 /* One recorded row in so many is run, fewer where a device's threads are modeled. Under a sanitizer the question is
  * what is read and written; the release build compares every row. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { SAMPLE = 6, DEVICE_SAMPLE = 6 };
+enum { SAMPLE = 6, DEVICE_SAMPLE = 12 };
 #else
 enum { SAMPLE = 1, DEVICE_SAMPLE = 3 };
 #endif

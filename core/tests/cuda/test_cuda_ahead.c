@@ -22,7 +22,7 @@
     "\"max_position_embeddings\":128,\"eos_token_id\":1,\"hidden_act\":\"silu\",\"num_attention_heads\":2,"   \
     "\"num_key_value_heads\":1,\"head_dim\":8,\"hidden_size\":16,\"intermediate_size\":32,\"vocab_size\":40," \
     "\"torch_dtype\":\"float32\"}"
-#define N_ROW 10
+#define N_ROW 6
 
 static char in_path[512], out_path[512], partial_path[512], model_path[512];
 static long long n_ahead; /* of the last run */

@@ -484,7 +484,7 @@ static void contract_of(const char *path, const struct way *way, const json_t *r
     static const int variants[][3] = {{16, 1, 256},  {16, 2, 256}, {512, 1, 256},
                                       {512, 3, 256}, {16, 3, 5},   {512, 2, 1}};
     /* a sample goes on where the last one stopped: all ways are met, not by each model and set */
-    static const size_t step[] = {[EXTENT_SANITIZED] = 5, [EXTENT_MODEL] = 5, [EXTENT_SAMPLE] = 3, [EXTENT_FULL] = 1};
+    static const size_t step[] = {[EXTENT_SANITIZED] = 5, [EXTENT_MODEL] = 5, [EXTENT_SAMPLE] = 5, [EXTENT_FULL] = 1};
     static size_t turn;
     enum golden_extent extent = golden_extent();
     size_t first = turn++;

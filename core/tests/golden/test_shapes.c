@@ -256,7 +256,7 @@ static void naive_of(const struct naive_model *m, size_t i, const char *dir, con
 
 /* Every shape meets the second implementation; the contract, many runs each, every so many. */
 static const size_t contract_step[] = {
-    [EXTENT_SANITIZED] = 16, [EXTENT_MODEL] = 12, [EXTENT_SAMPLE] = 6, [EXTENT_FULL] = 1};
+    [EXTENT_SANITIZED] = 16, [EXTENT_MODEL] = 12, [EXTENT_SAMPLE] = 9, [EXTENT_FULL] = 1};
 
 static void test_shapes(void **state)
 {
