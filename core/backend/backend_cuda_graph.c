@@ -55,6 +55,8 @@ void lb_cuda_layers_forget(struct lb_backend *be)
     struct lb_cuda_graphs *g = c->graphs;
     if (!g)
         return;
+    if (g->n > 0) /* a step whose wait failed may still be under way */
+        cudaStreamSynchronize(c->stream);
     for (int i = 0; i < g->n; i++)
         if (g->graph[i].exec)
             cudaGraphExecDestroy(g->graph[i].exec);
