@@ -15,12 +15,8 @@ while getopts b: opt; do
     esac
 done
 shift $((OPTIND - 1))
-model=${1:-}
-if [ -z "$model" ]; then
-    cache=${XDG_CACHE_HOME:-$HOME/.cache}/llmbatch
-    [ ! -d "$cache" ] || model=$(find "$cache" -name 'SmolLM2-135M-Instruct*.gguf' | sort | head -n 1)
-    [ -n "$model" ] || { echo "smollm2.sh: no SmolLM2 file in '$cache': run ./quickstart.sh or name one" >&2; exit 2; }
-fi
+. "$root/bench/model.sh"
+model=$(model_or_smollm2 "${1:-}")
 
 rows=$(mktemp)
 trap 'rm -f "$rows"' EXIT

@@ -118,23 +118,11 @@ static void lay_b(const struct lb_cpu *c, const struct lb_matrix *m, const struc
     }
 }
 
-static enum lb_status check(const struct lb_matrix *m, const struct lb_lora_spec *spec, struct lb_err *err)
-{
-    bool fits = spec->n_part >= 1 && spec->n_part <= LB_LORA_MAX_PART && spec->adapter >= 0 &&
-                spec->adapter < spec->n_adapter && m->n_head == 1;
-    for (int i = 0; i < spec->n_part && fits; i++) {
-        const struct lb_lora_part *p = &spec->part[i];
-        fits = p->a->n_col == m->cols.n_col && p->a->n_row == p->b->n_col && p->first >= 0 &&
-               p->first + p->b->n_row <= m->n_all;
-    }
-    return fits ? LB_OK : lb_err_set(err, LB_E_INPUT, "%s: the adapter does not fit the matrix", spec->name);
-}
-
 enum lb_status lb_cpu_lora_new(struct lb_backend *be, struct lb_matrix *m, const struct lb_lora_spec *spec,
                                struct lb_err *err)
 {
     struct lb_cpu *c = lb_cpu_of(be);
-    LB_TRY(check(m, spec, err));
+    LB_TRY(lb_lora_spec_check(spec, m->cols.n_col, m->n_all, m->n_head, err));
     int64_t first[LB_LORA_MAX_PART], n_u = layout(spec, first), widest = m->cols.n_col;
     int64_t n_strip = strips_of_all(m);
     int64_t n_a = m->cols.packed[m->cols.n_seg] * n_u;
@@ -196,10 +184,7 @@ enum lb_status lb_cpu_lora_begin(struct lb_cpu *c, const struct lb_step *s, stru
 {
     struct lb_cpu_lora *l = &c->lora;
     l->n_row = 0;
-    for (int32_t is = 0; is < s->n_seq; is++)
-        if (s->adapter[is] < 0 || s->adapter[is] > l->n_adapter)
-            return lb_err_set(err, LB_E_USAGE, "step %lld: sequence %d has adapter %d of %d", (long long)s->number, is,
-                              s->adapter[is], l->n_adapter);
+    LB_TRY(lb_step_check_adapters(s, l->n_adapter, err));
     if (l->n_adapter == 0)
         return LB_OK;
     memset(l->at, 0, ((size_t)l->n_adapter + 1) * sizeof *l->at);

@@ -6,18 +6,6 @@
 
 _Static_assert(LB_LORA_MAX_PART <= LK_ADAPT_PARTS, "kernels take as many modules as a matrix may have");
 
-static enum lb_status check(const struct lb_matrix *m, const struct lb_lora_spec *spec, struct lb_err *err)
-{
-    bool fits = spec->n_part >= 1 && spec->n_part <= LB_LORA_MAX_PART && spec->adapter >= 0 &&
-                spec->adapter < spec->n_adapter && m->n_head == 1;
-    for (int i = 0; i < spec->n_part && fits; i++) {
-        const struct lb_lora_part *p = &spec->part[i];
-        fits = p->a->n_col == m->cols.n_col && p->a->n_row == p->b->n_col && p->first >= 0 &&
-               p->first + p->b->n_row <= m->n_out;
-    }
-    return fits ? LB_OK : lb_err_set(err, LB_E_INPUT, "%s: the adapter does not fit the matrix", spec->name);
-}
-
 static void put(void *to, int64_t at, float x, bool f32)
 {
     if (f32)
@@ -144,7 +132,7 @@ enum lb_status lb_cuda_lora_new(struct lb_backend *be, struct lb_matrix *m, cons
 {
     struct lb_cuda *c = lb_cuda_of(be);
     struct lk_adapter p;
-    LB_TRY(check(m, spec, err));
+    LB_TRY(lb_lora_spec_check(spec, m->cols.n_col, m->n_out, m->n_head, err));
     LB_TRY(send(c, m, spec, &p, err));
     if (!m->lora)
         LB_TRY(new_table(c, m, spec->n_adapter, err));
@@ -214,12 +202,8 @@ bool lb_cuda_lora_begin(struct lb_cuda *c, const struct lb_step *s)
 {
     struct lb_cuda_lora *l = &c->lora;
     l->n_tile = 0;
-    for (int32_t is = 0; is < s->n_seq; is++)
-        if (s->adapter[is] < 0 || s->adapter[is] > l->n_adapter) {
-            lb_err_set(&c->err, LB_E_USAGE, "step %lld: sequence %d has adapter %d of %d", (long long)s->number, is,
-                       s->adapter[is], l->n_adapter);
-            return false;
-        }
+    if (lb_step_check_adapters(s, l->n_adapter, &c->err) != LB_OK)
+        return false;
     int64_t n_tile = l->n_adapter > 0 ? count_rows(l, s) : 0;
     if (n_tile == 0)
         return true;

@@ -65,6 +65,10 @@ struct lb_lora_spec {
     const char *name; /* for messages */
 };
 
+/* Of a matrix [n_out, n_col], n_head of which lie together: LB_E_INPUT where the adapter does not fit it. tensor.c */
+enum lb_status lb_lora_spec_check(const struct lb_lora_spec *spec, int64_t n_col, int64_t n_out, int64_t n_head,
+                                  struct lb_err *err);
+
 enum lb_epilogue { LB_STORE, LB_ADD, LB_SWIGLU };
 
 /* One product. LB_STORE and LB_ADD write y_rows, LB_SWIGLU writes y_act; the other is NULL. */

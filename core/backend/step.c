@@ -192,6 +192,15 @@ enum lb_status lb_step_check(const struct lb_step *s, const struct lb_step_limit
     return LB_OK;
 }
 
+enum lb_status lb_step_check_adapters(const struct lb_step *s, int32_t n_adapter, struct lb_err *err)
+{
+    for (int32_t is = 0; is < s->n_seq; is++)
+        if (s->adapter[is] < 0 || s->adapter[is] > n_adapter)
+            return lb_err_set(err, LB_E_USAGE, "step %lld: sequence %d has adapter %d of %d", (long long)s->number, is,
+                              s->adapter[is], n_adapter);
+    return LB_OK;
+}
+
 enum lb_status lb_step_resolve(const struct lb_step *s, const int32_t *slot, int64_t n_slot, int64_t n_vocab,
                                int32_t *id_of, struct lb_err *err)
 {

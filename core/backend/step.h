@@ -87,6 +87,9 @@ void lb_step_unpack(struct lb_step *s, int32_t *slot, const struct lb_step_head 
 enum lb_status lb_step_check(const struct lb_step *s, const struct lb_step_limits *limit, int64_t max_out,
                              int64_t n_page, struct lb_err *err);
 
+/* LB_E_USAGE: a sequence has an adapter that is none of n_adapter. */
+enum lb_status lb_step_check_adapters(const struct lb_step *s, int32_t n_adapter, struct lb_err *err);
+
 /* id_of[n_tok]: token ids, `~j` replaced by slot[j] of n_slot, or kept where slot is NULL. LB_E_USAGE: an id that the
  * vocabulary does not have. */
 enum lb_status lb_step_resolve(const struct lb_step *s, const int32_t *slot, int64_t n_slot, int64_t n_vocab,

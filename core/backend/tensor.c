@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "core/backend/op_args.h"
+
 void lb_cols_init(struct lk_cols *c, int n_seg, const int64_t *begin)
 {
     *c = (struct lk_cols){.n_col = begin[n_seg], .n_seg = n_seg};
@@ -27,4 +29,16 @@ float lb_bf16_widen(uint16_t x)
     float out;
     memcpy(&out, &bits, sizeof out);
     return out;
+}
+
+enum lb_status lb_lora_spec_check(const struct lb_lora_spec *spec, int64_t n_col, int64_t n_out, int64_t n_head,
+                                  struct lb_err *err)
+{
+    bool fits = spec->n_part >= 1 && spec->n_part <= LB_LORA_MAX_PART && spec->adapter >= 0 &&
+                spec->adapter < spec->n_adapter && n_head == 1;
+    for (int i = 0; i < spec->n_part && fits; i++) {
+        const struct lb_lora_part *p = &spec->part[i];
+        fits = p->a->n_col == n_col && p->a->n_row == p->b->n_col && p->first >= 0 && p->first + p->b->n_row <= n_out;
+    }
+    return fits ? LB_OK : lb_err_set(err, LB_E_INPUT, "%s: the adapter does not fit the matrix", spec->name);
 }

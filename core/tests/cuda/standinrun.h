@@ -6,6 +6,7 @@
 #include <dlfcn.h>
 
 #include "core/base/file.h"
+#include "core/llmbatch.h"
 #include "core/tests/mademodel.h"
 #include "core/tests/modelfiles.h"
 
@@ -79,6 +80,37 @@ static inline void write_model(const char *config)
     lb_str_release(&head);
     lb_str_release(&data);
     made_close(&made);
+}
+
+static char in_path[512], out_path[512], partial_path[512], model_path[512];
+
+/* A run of the model in model_path over in_path to out_path on the device, by itself and quiet. */
+static inline void run_options(struct lb_options *o)
+{
+    static const char *inputs[1];
+    inputs[0] = in_path;
+    lb_options_init(o);
+    o->model = model_path;
+    o->inputs = inputs;
+    o->n_input = 1;
+    o->output = out_path;
+    o->device = "cuda";
+    o->cuda_library = lib.path;
+    o->threads = 1;
+    o->audit = LB_AUDIT_OFF;
+}
+
+static inline enum lb_status run_with(const struct lb_options *o, struct lb_stats *stats, int *code, struct lb_err *err)
+{
+    struct lb_llm *llm = NULL;
+    *err = (struct lb_err)LB_ERR_INIT;
+    enum lb_status status = lb_open(&llm, o, err);
+    if (status == LB_OK)
+        status = lb_run(llm, err);
+    *code = lb_exit_code(llm, status);
+    *stats = llm ? *lb_stats_of(llm) : (struct lb_stats){0};
+    lb_close(llm);
+    return status;
 }
 
 static inline void check_standin(const char *what)

@@ -24,7 +24,6 @@
     "\"torch_dtype\":\"float32\"}"
 #define N_ROW 6
 
-static char in_path[512], out_path[512], partial_path[512], model_path[512];
 static long long n_ahead; /* of the last run */
 static volatile sig_atomic_t stop_now;
 
@@ -47,20 +46,9 @@ static void hear(void *ctx, enum lb_log_level level, const char *text)
 
 static enum lb_status run(const struct how *h, struct lb_stats *stats, int *code, struct lb_err *err)
 {
-    static const char *inputs[1];
     struct lb_options o;
-    struct lb_llm *llm = NULL;
-    inputs[0] = in_path;
-    lb_options_init(&o);
-    o.model = model_path;
-    o.inputs = inputs;
-    o.n_input = 1;
-    o.output = out_path;
-    o.device = "cuda";
-    o.cuda_library = lib.path;
+    run_options(&o);
     o.dtype = h->dtype;
-    o.threads = 1;
-    o.audit = LB_AUDIT_OFF;
     o.max_model_len = 100;
     o.batch_tokens = h->batch_tokens;
     o.max_seqs = h->max_seqs;
@@ -73,15 +61,8 @@ static enum lb_status run(const struct how *h, struct lb_stats *stats, int *code
     o.hook = h->hook;
     o.stop = &stop_now;
     o.log = (struct lb_log){LB_LOG_DEBUG, hear, NULL};
-    *err = (struct lb_err)LB_ERR_INIT;
     n_ahead = -1;
-    enum lb_status status = lb_open(&llm, &o, err);
-    if (status == LB_OK)
-        status = lb_run(llm, err);
-    *code = lb_exit_code(llm, status);
-    *stats = llm ? *lb_stats_of(llm) : (struct lb_stats){0};
-    lb_close(llm);
-    return status;
+    return run_with(&o, stats, code, err);
 }
 
 /* OUT of a run that goes well, which is then removed. */

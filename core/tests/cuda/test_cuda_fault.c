@@ -28,37 +28,18 @@
     "{\"prompt_token_ids\":[9],\"max_tokens\":2,\"ignore_eos\":true,\"temperature\":1,\"seed\":3}\n"
 #define N_ROW 3
 
-static char in_path[512], out_path[512], partial_path[512], model_path[512];
 static struct lb_str want;
 
 static enum lb_status run(struct lb_stats *stats, int *code, struct lb_err *err)
 {
-    static const char *inputs[1];
     struct lb_options o;
-    struct lb_llm *llm = NULL;
-    inputs[0] = in_path;
-    lb_options_init(&o);
-    o.model = model_path;
-    o.inputs = inputs;
-    o.n_input = 1;
-    o.output = out_path;
-    o.device = "cuda";
-    o.cuda_library = lib.path;
+    run_options(&o);
     o.dtype = "f32";
-    o.threads = 1;
-    o.audit = LB_AUDIT_OFF;
     o.max_model_len = 32;
     o.batch_tokens = 8;
     o.max_seqs = 1; /* one row is finished before the next begins */
     o.kv_memory = 1 << 16;
-    *err = (struct lb_err)LB_ERR_INIT;
-    enum lb_status status = lb_open(&llm, &o, err);
-    if (status == LB_OK)
-        status = lb_run(llm, err);
-    *code = lb_exit_code(llm, status);
-    *stats = llm ? *lb_stats_of(llm) : (struct lb_stats){0};
-    lb_close(llm);
-    return status;
+    return run_with(&o, stats, code, err);
 }
 
 static void check_out(const char *what)
