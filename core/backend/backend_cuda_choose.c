@@ -9,39 +9,43 @@
 #include "core/base/mem.h"
 
 #define MOST_ROWS 1000
-#define SAME_ROWS 64 /* of the test: row i is row i % SAME_ROWS */
-#define ASKED 4      /* algorithms, for each range */
+#define MOST_HEAD_ROWS 512 /* of a vocabulary: what takes them gets no more at a time (HEAD_BYTES of the head) */
+#define HEAD_OUT 65536     /* columns from which a matrix counts as one */
+#define SAME_NUMBERS ((int64_t)1 << 20) /* of results, at most, that are compared at a time */
+#define SAME_ROWS 64
+#define ASKED 4 /* algorithms, for each range */
 #define MOST (LB_CUDA_RANGES * ASKED)
-#define REPEATS 3
-#define MOST_OUT 65536 /* columns: an LM head of a few rows is read as fast by our own kernel */
-
-static const int64_t tested[LB_CUDA_RANGES] = {1, 7, 64, MOST_ROWS};
+#define REPEATS 2
+#define TIMED 4  /* products that one timing has one after the other */
+#define DELAYS 8 /* fills of the result's memory before a timing */
 
 /* A test of one shape. */
 struct trial {
     struct lb_cuda *c;
     struct lb_cuda_shape *shape;
     const struct lb_matrix *w;
-    uint16_t *in;      /* device: [MOST_ROWS, packed columns] */
-    float *out;        /* device: [MOST_ROWS, n_out] */
-    float *scratch;    /* device: in place of the step's */
-    float *want, *got; /* host: [SAME_ROWS, n_out] */
-    uint16_t *host;    /* what becomes `in` */
+    int64_t tested[LB_CUDA_RANGES]; /* numbers of rows, */
+    int64_t most, same;             /* the last of them; row i of the operand is row i % same */
+    uint16_t *in;                   /* device: [most, packed columns] */
+    float *out;                     /* device: [most, n_out] */
+    float *scratch;                 /* device: in place of the step's */
+    float *want, *got;              /* host: [same, n_out] */
+    uint16_t *host;                 /* what becomes `in` */
     cublasLtMatmulAlgo_t candidate[MOST];
     int n_candidate;
     cudaEvent_t begin, end;
 };
 
 /* bf16 numbers of mixed size and sign, by a linear congruence. */
-static void fill(uint16_t *x, int64_t n_row, int64_t n_col)
+static void fill(uint16_t *x, int64_t n_row, int64_t same, int64_t n_col)
 {
     uint32_t seed = 12345;
     for (int64_t i = 0; i < n_row * n_col; i++) {
         seed = seed * 1664525u + 1013904223u;
         uint32_t sign = seed >> 31, exponent = 120 + (seed >> 24 & 7), fraction = seed >> 10 & 127;
         x[i] = (uint16_t)(sign << 15 | exponent << 7 | fraction);
-        if (i >= SAME_ROWS * n_col)
-            x[i] = x[i - SAME_ROWS * n_col];
+        if (i >= same * n_col)
+            x[i] = x[i - same * n_col];
     }
 }
 
@@ -75,16 +79,16 @@ static bool fits(struct trial *t, const cublasLtMatmulAlgo_t *algo)
     struct lb_err ignored = LB_ERR_INIT;
     size_t row_bytes = (size_t)t->w->n_out * sizeof(float);
     for (int r = 0; r < LB_CUDA_RANGES; r++) {
-        int64_t n_row = tested[r];
+        const int64_t n_row = t->tested[r], middle = t->most / 2;
         if (run(t, algo, n_row, &ignored) != LB_OK)
             return false;
         /* the first rows, some in the middle, the last ones */
-        for (int64_t row = 0; row < n_row; row = row == 0 ? 7 * SAME_ROWS : row == 7 * SAME_ROWS ? n_row - 40 : n_row) {
-            int64_t n = n_row - row < SAME_ROWS ? n_row - row : SAME_ROWS;
+        for (int64_t row = 0; row < n_row; row = row == 0 ? middle : row == middle ? n_row - t->same + 3 : n_row) {
+            int64_t n = n_row - row < t->same ? n_row - row : t->same;
             if (read_out(t, t->got, row, n, &ignored) != LB_OK)
                 return false;
             for (int64_t i = 0; i < n; i++)
-                if (memcmp(t->got + i * t->w->n_out, t->want + (row + i) % SAME_ROWS * t->w->n_out, row_bytes) != 0)
+                if (memcmp(t->got + i * t->w->n_out, t->want + (row + i) % t->same * t->w->n_out, row_bytes) != 0)
                     return false;
         }
     }
@@ -122,7 +126,7 @@ static void ask(struct trial *t)
     for (int r = LB_CUDA_RANGES - 1; r >= 0; r--) {
         cublasLtMatmulHeuristicResult_t found[ASKED];
         int n = 0;
-        if (lb_cuda_lt_rows(s, tested[r], s->n_out, &ignored) != LB_OK ||
+        if (lb_cuda_lt_rows(s, t->tested[r], s->n_out, &ignored) != LB_OK ||
             cublasLtMatmulAlgoGetHeuristic(lt->handle, s->desc, s->layout[0], s->layout[1], s->layout[2], s->layout[2],
                                            lt->preference, ASKED, found, &n) != CUBLAS_STATUS_SUCCESS)
             continue;
@@ -132,16 +136,34 @@ static void ask(struct trial *t)
     }
 }
 
-/* The shortest of some runs, in ms. */
-static float time_of(struct trial *t, const cublasLtMatmulAlgo_t *algo, int64_t n_row)
+/* Work for the device while the host queues what is timed: a run queues steps ahead of the device, so what a launch
+ * costs the host must not count. */
+static void keep_busy(struct trial *t)
+{
+    for (int i = 0; i < DELAYS; i++)
+        cudaMemsetAsync(t->out, 0, (size_t)(t->most * t->w->n_out) * sizeof(float), t->c->stream);
+}
+
+static bool run_some(struct trial *t, const cublasLtMatmulAlgo_t *algo, int64_t n_row)
 {
     struct lb_err ignored = LB_ERR_INIT;
+    for (int i = 0; i < TIMED; i++)
+        if (run(t, algo, n_row, &ignored) != LB_OK)
+            return false;
+    return true;
+}
+
+/* The shortest of some timings, in ms. */
+static float time_of(struct trial *t, const cublasLtMatmulAlgo_t *algo, int64_t n_row)
+{
     float best = 1e9f, ms;
-    for (int i = 0; i < REPEATS; i++)
-        if (cudaEventRecord(t->begin, t->c->stream) == cudaSuccess && run(t, algo, n_row, &ignored) == LB_OK &&
+    for (int i = 0; i < REPEATS; i++) {
+        keep_busy(t);
+        if (cudaEventRecord(t->begin, t->c->stream) == cudaSuccess && run_some(t, algo, n_row) &&
             cudaEventRecord(t->end, t->c->stream) == cudaSuccess && cudaEventSynchronize(t->end) == cudaSuccess &&
             cudaEventElapsedTime(&ms, t->begin, t->end) == cudaSuccess)
             best = ms < best ? ms : best;
+    }
     return best;
 }
 
@@ -151,13 +173,13 @@ static enum lb_status find_reference(struct trial *t, int *reference, struct lb_
     for (*reference = 0; *reference < t->n_candidate; ++*reference) {
         const cublasLtMatmulAlgo_t *algo = &t->candidate[*reference];
         struct lb_err ignored = LB_ERR_INIT;
-        if (run(t, algo, SAME_ROWS, &ignored) == LB_OK && read_out(t, t->want, 0, SAME_ROWS, &ignored) == LB_OK &&
+        if (run(t, algo, t->same, &ignored) == LB_OK && read_out(t, t->want, 0, t->same, &ignored) == LB_OK &&
             fits(t, algo))
             return LB_OK;
     }
     *reference = -1;
-    LB_TRY(run(t, NULL, SAME_ROWS, err));
-    return read_out(t, t->want, 0, SAME_ROWS, err);
+    LB_TRY(run(t, NULL, t->same, err));
+    return read_out(t, t->want, 0, t->same, err);
 }
 
 /* The fastest in each range, among those that are fit. */
@@ -171,7 +193,7 @@ static enum lb_status choose(struct trial *t, struct lb_err *err)
     bool own = reference < 0 || fits(t, NULL);
     for (int r = 0; r < LB_CUDA_RANGES; r++) {
         s->own[r] = own;
-        best[r] = own ? time_of(t, NULL, tested[r]) : 1e9f;
+        best[r] = own ? time_of(t, NULL, t->tested[r]) : 1e9f;
         if (reference >= 0)
             s->algo[r] = t->candidate[reference];
     }
@@ -180,7 +202,7 @@ static enum lb_status choose(struct trial *t, struct lb_err *err)
             continue;
         n_fit++;
         for (int r = 0; r < LB_CUDA_RANGES; r++) {
-            float ms = time_of(t, &t->candidate[i], tested[r]);
+            float ms = time_of(t, &t->candidate[i], t->tested[r]);
             if (ms >= best[r])
                 continue;
             best[r] = ms;
@@ -211,8 +233,7 @@ static bool is_eligible(const struct lb_cuda *c, const struct lb_matrix *w)
     for (int s = 0; s < w->cols.n_seg; s++)
         if (w->cols.packed[s + 1] != (s + 1) * w->cols.packed[1])
             return false;
-    return !w->f32 && w->n_head == 1 && w->n_out <= MOST_OUT &&
-           w->n_out * w->cols.packed[w->cols.n_seg] >= c->lt_weights;
+    return !w->f32 && w->n_head == 1 && w->n_out * w->cols.packed[w->cols.n_seg] >= c->lt_weights;
 }
 
 static enum lb_status new_shape(struct lb_cuda *c, const struct lb_matrix *w, struct lb_cuda_shape **out,
@@ -234,18 +255,28 @@ static enum lb_status device_memory(void **out, size_t bytes, struct lb_err *err
     return lb_cuda_try((int)cudaMalloc(out, bytes), "cudaMalloc", "a product's test", err);
 }
 
+/* How many rows a test has: of a vocabulary's columns not so many. */
+static void size_test(struct trial *t)
+{
+    const int64_t n_out = t->w->n_out, same = SAME_NUMBERS / n_out;
+    t->most = n_out < HEAD_OUT ? MOST_ROWS : MOST_HEAD_ROWS;
+    t->same = same > SAME_ROWS ? SAME_ROWS : same < 4 ? 4 : same;
+    const int64_t rows[LB_CUDA_RANGES] = {1, 7, 64, t->most};
+    memcpy(t->tested, rows, sizeof rows);
+}
+
 /* Memory of a test, given back behind it. */
 static enum lb_status take_memory(struct trial *t, int64_t n_col, struct lb_err *err)
 {
     size_t n_out = (size_t)t->w->n_out;
-    const struct lk_linear most = {.a = {NULL, MOST_ROWS, &t->w->cols}, .n_out = t->w->n_out, .epilogue = LK_EP_STORE};
-    t->want = lb_mem_new(SAME_ROWS * n_out, sizeof *t->want);
-    t->got = lb_mem_new(SAME_ROWS * n_out, sizeof *t->got);
-    t->host = lb_mem_new((size_t)(MOST_ROWS * n_col), sizeof *t->host);
+    const struct lk_linear most = {.a = {NULL, t->most, &t->w->cols}, .n_out = t->w->n_out, .epilogue = LK_EP_STORE};
+    t->want = lb_mem_new((size_t)t->same * n_out, sizeof *t->want);
+    t->got = lb_mem_new((size_t)t->same * n_out, sizeof *t->got);
+    t->host = lb_mem_new((size_t)(t->most * n_col), sizeof *t->host);
     if (!t->want || !t->got || !t->host)
-        return lb_err_memory(err, "a product's test", (size_t)(MOST_ROWS * n_col) * sizeof *t->host);
-    LB_TRY(device_memory((void **)&t->in, (size_t)(MOST_ROWS * n_col) * sizeof *t->in, err));
-    LB_TRY(device_memory((void **)&t->out, MOST_ROWS * n_out * sizeof *t->out, err));
+        return lb_err_memory(err, "a product's test", (size_t)(t->most * n_col) * sizeof *t->host);
+    LB_TRY(device_memory((void **)&t->in, (size_t)(t->most * n_col) * sizeof *t->in, err));
+    LB_TRY(device_memory((void **)&t->out, (size_t)t->most * n_out * sizeof *t->out, err));
     LB_TRY(device_memory((void **)&t->scratch, lb_cuda_lt_scratch(&most), err));
     LB_TRY(lb_cuda_try((int)cudaEventCreateWithFlags(&t->begin, cudaEventDefault), "cudaEventCreateWithFlags",
                        "a product's test", err));
@@ -270,8 +301,8 @@ static void give_back(struct trial *t)
 
 static enum lb_status upload(struct trial *t, int64_t n_col, struct lb_err *err)
 {
-    size_t bytes = (size_t)(MOST_ROWS * n_col) * sizeof *t->host;
-    fill(t->host, MOST_ROWS, n_col);
+    size_t bytes = (size_t)(t->most * n_col) * sizeof *t->host;
+    fill(t->host, t->most, t->same, n_col);
     LB_TRY(lb_cuda_upload(t->c, t->in, t->host, bytes, "a product's test", err));
     return lb_cuda_loaded(t->c, err);
 }
@@ -283,6 +314,7 @@ static enum lb_status try_shape(struct lb_cuda *c, struct lb_cuda_shape *s, cons
     int64_t n_col = w->cols.packed[w->cols.n_seg];
     struct trial t = {.c = c, .shape = s, .w = w};
     float *scratch = c->scratch;
+    size_test(&t);
     enum lb_status status = take_memory(&t, n_col, err);
     c->scratch = t.scratch;
     if (status == LB_OK)
