@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/run/philox.h"
+
 #define KEPT_BLOCKS 2048 /* block sums that are remembered; those beyond are summed again */
 
 /* A beginning of the order (logit descending, id ascending): everything up to and including this element. */
@@ -31,6 +33,11 @@ static uint32_t key_of(float x)
 static bool inside(const struct cut *c, uint32_t key, int32_t id)
 {
     return key > c->key || (key == c->key && id <= c->id);
+}
+
+double lb_sample_u(const struct lb_work *w)
+{
+    return lb_philox_u(w->set.seed, w->lead->row.key, w->sample, (uint32_t)w->n_out);
 }
 
 struct lk_draw lb_sample_draw_of(const struct lb_sampling *s, double u)
