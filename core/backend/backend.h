@@ -5,9 +5,10 @@
  * memory. Everything a backend hands out is freed by close.
  *
  * Where n_ahead is 1, step_begin of one more step may come before the step_end of the one before: then two are on their
- * way, a step_end ends the older one, and `~j` of the newer one is found where it is computed: the best id of output j,
- * the lowest of equals, whatever the host will make of it (some id where the logits are no numbers). The older one may
- * ask for no logits. What a step fails with is told by its own step_end, and ends the step behind it too. */
+ * way, a step_end ends the older one, and `~j` of the newer one is found where it is computed: the id that output j
+ * draws (LB_OUT_DRAW), else its best, the lowest of equals, whatever the host will make of it (some id where the logits
+ * are no numbers). The older one may ask for no logits. What a step fails with is told by its own step_end, and ends
+ * the step behind it too. */
 #ifndef CORE_BACKEND_BACKEND_H
 #define CORE_BACKEND_BACKEND_H
 

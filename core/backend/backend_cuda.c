@@ -268,12 +268,13 @@ static enum lb_status cuda_kv_new(struct lb_backend *be, const struct lb_kv_spec
 
 void lb_cuda_swap(struct lb_cuda *c)
 {
-    struct lb_cuda_flight was = {c->step, c->err, c->block_host, c->head, c->dev_head.whole, c->end_event};
+    struct lb_cuda_flight was = {c->step, c->err, c->block_host, c->head, c->drawn, c->dev_head.whole, c->end_event};
     const struct lb_cuda_flight *now = &c->other;
     c->step = now->step;
     c->err = now->err;
     c->block_host = now->block_host;
     c->head = now->head;
+    c->drawn = now->drawn;
     c->dev_head.whole = now->whole;
     c->end_event = now->end_event;
     c->other = was;

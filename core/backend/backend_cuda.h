@@ -100,7 +100,7 @@ struct lb_cuda_head {
     bool own_known;
     struct lb_head_put put; /* what step_end has to write; out NULL: nothing */
     bool whole;             /* step_end has to reduce */
-    int32_t *slot;          /* device: [max_out] best ids of the newest step; NULL: none runs ahead */
+    int32_t *slot;          /* device: [max_out] ids of the newest step; NULL: none runs ahead */
 };
 
 /* What belongs to a step from its beginning to its end. The logits of `head`, and what is found of them, both flights
@@ -110,6 +110,7 @@ struct lb_cuda_flight {
     struct lb_err err;
     uint8_t *block_host;
     struct lb_head head;
+    int32_t *drawn;
     bool whole;
     cudaEvent_t end_event;
 };
@@ -153,6 +154,7 @@ struct lb_cuda {
     int32_t *slot; /* host: [max_out] */
     struct lb_head head;
     struct lb_cuda_head dev_head;
+    int32_t *drawn;              /* pinned: [max_out] ids of outputs that draw; NULL: none runs ahead */
     uint8_t *block_host, *block; /* pinned, device: tables and plans of a step */
     size_t block_bytes, block_used;
     struct lk_attn_seq *seq;           /* host: [limit.n_seq] or one a token, whichever is more */

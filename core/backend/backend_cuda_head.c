@@ -7,7 +7,7 @@
 #define HEAD_BYTES ((size_t)256 << 20)   /* of logits at a time */
 #define PINNED_BYTES ((size_t)512 << 20) /* of the host's logits, at most: pinned, they come without a detour */
 
-/* What a second step on its way has of its own, and the ids that it takes over. */
+/* What a second step on its way has of its own, and the ids that it takes over and that both tell. */
 static enum lb_status reserve_other(struct lb_cuda *c, size_t n_block, struct lb_err *err)
 {
     struct lb_head *h = &c->other.head;
@@ -18,6 +18,8 @@ static enum lb_status reserve_other(struct lb_cuda *c, size_t n_block, struct lb
                  (h->logits_of = lb_cuda_take(c, LB_CUDA_HOST, n_out, sizeof *h->logits_of, what, err)) != NULL &&
                  (h->top_of = lb_cuda_take(c, LB_CUDA_HOST, n_out, sizeof *h->top_of, what, err)) != NULL &&
                  (h->cand = lb_cuda_take(c, LB_CUDA_HOST, n_out, sizeof *h->cand, what, err)) != NULL &&
+                 (c->drawn = lb_cuda_take(c, LB_CUDA_PINNED, n_out, sizeof *c->drawn, what, err)) != NULL &&
+                 (c->other.drawn = lb_cuda_take(c, LB_CUDA_PINNED, n_out, sizeof *c->drawn, what, err)) != NULL &&
                  (c->dev_head.slot = lb_cuda_take(c, LB_CUDA_DEVICE, n_out, sizeof *c->dev_head.slot, what, err));
     return taken ? LB_OK : LB_E_DEVICE;
 }
@@ -122,19 +124,52 @@ static bool find_top(struct lb_cuda *c, int64_t row, int64_t n, const struct lk_
     return true;
 }
 
-/* The ids that a step behind this one takes; of a part of the vocabulary nothing is known. */
-static bool pick(struct lb_cuda *c, int64_t row, int64_t n, int64_t n_block, bool whole)
+/* How the step's outputs draw, on the device; *draw NULL: none does. */
+static bool send_draws(struct lb_cuda *c, const struct lk_draw **draw)
 {
-    struct lb_cuda_head *d = &c->dev_head;
-    const struct lk_pick args = {d->best, n, n_block, d->slot + row};
-    return !d->slot || !whole || lb_cuda_ok(c, lk_cuda_pick(&args, c->stream), "kernel", "pick");
+    const struct lb_step *s = c->step;
+    int32_t n_draw = 0;
+    size_t from = c->block_used;
+    void *device;
+    *draw = NULL;
+    for (int32_t j = 0; j < s->n_out; j++)
+        n_draw += (s->out_flags[j] & LB_OUT_DRAW) != 0;
+    if (n_draw == 0 || !c->dev_head.slot)
+        return true;
+    struct lk_draw *to = lb_cuda_block_take(c, (size_t)s->n_out * sizeof *to, &device);
+    if (!to)
+        return false;
+    for (int32_t j = 0; j < s->n_out; j++)
+        to[j] = s->out_flags[j] & LB_OUT_DRAW ? s->draw[j] : (struct lk_draw){0};
+    lb_cuda_block_send(c, from, "a step's draws");
+    *draw = device;
+    return c->err.status == LB_OK;
 }
 
-/* The product of rows row .. row + n - 1, and what is wanted of it. */
-static bool some_rows(struct lb_cuda *c, const struct lb_actbuf *a, const struct lb_matrix *w, int64_t row, int64_t n,
-                      bool whole)
+/* The ids that a step behind this one takes: the best, where rows do not draw. */
+static bool find_ids(struct lb_cuda *c, int64_t row, int64_t n, const struct lk_draw *draw)
 {
     struct lb_cuda_head *d = &c->dev_head;
+    const struct lb_head *h = &c->head;
+    const struct lk_pick pick = {d->best, n, lb_head_blocks(h->n_vocab), d->slot + row};
+    struct lk_sample sample = {d->logits, h->ld_logits, n, h->n_vocab, d->best, NULL, d->slot + row};
+    if (!d->slot)
+        return true;
+    if (!lb_cuda_ok(c, lk_cuda_pick(&pick, c->stream), "kernel", "pick"))
+        return false;
+    if (!draw)
+        return true;
+    sample.draw = draw + row;
+    return lb_cuda_ok(c, lk_cuda_sample(&sample, c->stream), "kernel", "sample") &&
+           copy_back(c, c->drawn + row, d->slot + row, (size_t)n * sizeof *c->drawn);
+}
+
+/* The product of rows row .. row + n - 1, and what is wanted of it; ids where w is whole. */
+static bool some_rows(struct lb_cuda *c, const struct lb_actbuf *a, const struct lb_matrix *w, int64_t row, int64_t n,
+                      const struct lk_draw *draw)
+{
+    struct lb_cuda_head *d = &c->dev_head;
+    bool whole = w->n_out == c->head.n_vocab;
     struct lb_head *h = &c->head;
     int64_t n_block = lb_head_blocks(w->n_out);
     size_t act_bytes = (size_t)(row * a->cols.packed[a->cols.n_seg]) * lb_cuda_act_elem(c, a);
@@ -144,7 +179,7 @@ static bool some_rows(struct lb_cuda *c, const struct lb_actbuf *a, const struct
                              .y_ld = h->ld_logits};
     struct lk_blocks_best best = {d->logits, h->ld_logits, n, w->n_out, d->best};
     if (!lb_cuda_product(c, args, w, 0) || !lb_cuda_ok(c, lk_cuda_best(&best, c->stream), "kernel", "best") ||
-        !pick(c, row, n, n_block, whole) ||
+        (whole && !find_ids(c, row, n, draw)) ||
         !copy_back(c, h->best + row * n_block, d->best, (size_t)(n * n_block) * sizeof *d->best) ||
         !find_top(c, row, n, whole ? &h->vocab : &d->own, whole ? d->seg : d->seg + LK_MAX_SEG + 1))
         return false;
@@ -155,11 +190,14 @@ static bool some_rows(struct lb_cuda *c, const struct lb_actbuf *a, const struct
     return true;
 }
 
-static bool all_rows(struct lb_cuda *c, const struct lb_actbuf *a, const struct lb_matrix *w, bool whole)
+static bool all_rows(struct lb_cuda *c, const struct lb_actbuf *a, const struct lb_matrix *w)
 {
+    const struct lk_draw *draw;
+    if (!send_draws(c, &draw))
+        return false;
     for (int64_t row = 0; row < c->step->n_out; row += c->dev_head.rows) {
         int64_t n = c->step->n_out - row < c->dev_head.rows ? c->step->n_out - row : c->dev_head.rows;
-        if (!some_rows(c, a, w, row, n, whole))
+        if (!some_rows(c, a, w, row, n, draw))
             return false;
     }
     return true;
@@ -177,7 +215,7 @@ void lb_cuda_head(struct lb_backend *be, const struct lb_actbuf *a, const struct
     }
     lb_head_place(&c->head, c->step);
     lb_head_list(&c->head, c->step, LB_OUT_LOGITS | LB_OUT_TOP);
-    c->dev_head.whole = all_rows(c, a, w, true);
+    c->dev_head.whole = all_rows(c, a, w);
 }
 
 void lb_cuda_head_part(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w, int64_t first,
@@ -193,7 +231,7 @@ void lb_cuda_head_part(struct lb_backend *be, const struct lb_actbuf *a, const s
     }
     lb_head_place(&c->head, c->step);
     lb_head_list(&c->head, c->step, LB_OUT_TOP);
-    if (!know_own(c, first, w->n_out) || !all_rows(c, a, w, false))
+    if (!know_own(c, first, w->n_out) || !all_rows(c, a, w))
         return;
     c->dev_head.put = (struct lb_head_put){.head = &c->head,
                                            .step = c->step,
@@ -209,6 +247,9 @@ void lb_cuda_head_end(struct lb_cuda *c)
 {
     if (c->dev_head.whole)
         lb_team_run(c->team, lb_head_reduce_rows, &c->head, c->step->n_out, 16);
+    for (int32_t j = 0; c->dev_head.whole && j < c->step->n_out; j++)
+        if (c->step->out_flags[j] & LB_OUT_DRAW)
+            c->head.cand[j].drawn = c->drawn[j];
     if (c->dev_head.put.out)
         lb_team_run(c->team, lb_head_put_rows, &c->dev_head.put, c->step->n_out, 16);
 }

@@ -15,7 +15,8 @@ size_t lb_cuda_block_bytes(const struct lb_cuda *c)
 {
     size_t n_tok = (size_t)c->limit.n_tok, n_seq = (size_t)c->limit.n_seq, n_page = (size_t)c->limit.n_page;
     size_t tables = 5 * padded(n_tok * sizeof(int32_t)) + padded((n_seq + 1) * sizeof(int32_t)) +
-                    padded(n_page * sizeof(int32_t)) + padded(n_tok * sizeof(struct lk_attn_item));
+                    padded(n_page * sizeof(int32_t)) + padded(n_tok * sizeof(struct lk_attn_item)) +
+                    padded((size_t)c->max_out * sizeof(struct lk_draw));
     return tables + lb_cuda_lora_block_bytes(c) + lb_cuda_plan_bytes(c) + lb_cuda_index_block_bytes(c);
 }
 

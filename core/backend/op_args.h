@@ -165,6 +165,7 @@ struct lb_moe_args {
 struct lb_cand {
     int32_t best; /* id of the largest logit, ties to the lower id; -1 when none is a number */
     float best_logit;
+    int32_t drawn;          /* LB_OUT_DRAW: the id; some id where not all logits are finite */
     bool finite;            /* every logit is a finite number */
     float *logits;          /* [n_vocab] or NULL; the caller may change them; valid until the next step_begin */
     double lse;             /* log of the sum of exp(logits) */

@@ -14,11 +14,13 @@ enum lb_status lb_step_init(struct lb_step *s, struct lb_step_limits limit, stru
                           limit.n_seq, limit.n_page);
     size_t n_tok = (size_t)limit.n_tok, n_seq = (size_t)limit.n_seq, n_page = (size_t)limit.n_page;
     size_t n = 6 * n_tok + 2 * (n_seq + 1) + 3 * n_seq + 2 * n_page;
-    int32_t *at = lb_mem_new(n, sizeof *at);
-    if (!at)
-        return lb_err_memory(err, "a step", n * sizeof *at);
-    s->block = (uint8_t *)at;
-    s->block_bytes = n * sizeof *at;
+    size_t draw_bytes = n_tok * sizeof *s->draw, bytes = draw_bytes + n * sizeof(int32_t);
+    s->block = lb_mem_new(bytes, 1);
+    if (!s->block)
+        return lb_err_memory(err, "a step", bytes);
+    s->block_bytes = bytes;
+    s->draw = (struct lk_draw *)(void *)s->block;
+    int32_t *at = (int32_t *)(void *)(s->block + draw_bytes);
     s->tok = at;
     s->pos = s->tok + n_tok;
     s->tok_page = s->pos + n_tok;
@@ -49,7 +51,8 @@ void lb_step_clear(struct lb_step *s)
 
 size_t lb_step_pack_max(const struct lb_step *s)
 {
-    return s->block_bytes / sizeof(int32_t) + (size_t)s->limit.n_tok;
+    size_t n_tok = (size_t)s->limit.n_tok;
+    return (s->block_bytes - n_tok * sizeof *s->draw) / sizeof(int32_t) + n_tok;
 }
 
 struct lb_out_counts lb_step_outputs(const struct lb_step *s)

@@ -10,16 +10,19 @@
 #include <stdint.h>
 
 #include "core/base/err.h"
+#include "kernels/mass.h"
 
 struct lb_step_limits {
     int32_t n_tok, n_seq, n_page; /* n_page: entries of all page tables together */
 };
 
 /* out_flags. What a rank of a group says of its part of the vocabulary costs messages: LB_OUT_TOP leaves the logits
- * with the ranks, where they can be asked about (core/run/ask.h). One rank alone gives the same for both. */
+ * with the ranks, where they can be asked about (core/run/ask.h). One rank alone gives the same for both. LB_OUT_DRAW
+ * stands alone, and is for a backend that runs ahead. */
 enum {
     LB_OUT_LOGITS = 1, /* full logits, log-sum-exp and top candidates of this row */
-    LB_OUT_TOP = 2     /* log-sum-exp and top candidates */
+    LB_OUT_TOP = 2,    /* log-sum-exp and top candidates */
+    LB_OUT_DRAW = 4    /* the id that the step's `draw` draws */
 };
 
 struct lb_step {
@@ -42,6 +45,7 @@ struct lb_step {
     int32_t *new_page;   /* [n_new] pages handed out since the last step: zeroed before use, and after the copies */
     int32_t *out_tok;    /* [n_out] token whose logits are wanted, ascending; output j becomes sample slot j */
     int32_t *out_flags;  /* [n_out] */
+    struct lk_draw *draw; /* [n_out] of outputs with LB_OUT_DRAW; not sent to other ranks */
 };
 
 /* Takes the block: room for limit.n_tok tokens and outputs, limit.n_seq sequences and copies, limit.n_page page table

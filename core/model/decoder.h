@@ -68,7 +68,8 @@ enum lb_status lb_model_forward(struct lb_model *m, const struct lb_step *step, 
 /* The two halves of lb_model_forward, which have its rules. Where lb_model_ahead is 1, another step can be launched
  * before a step is collected, and steps are collected in the order of their launches. A step is lent from its launch
  * until it is collected; failures are told then. `~j` of a step that is launched while another is on its way is the
- * best id of that one's output j; a step that asks for logits is collected before another is launched. */
+ * id that that one's output j draws (LB_OUT_DRAW, which such a model alone may be asked for), else its best one; a step
+ * that asks for logits is collected before another is launched. */
 void lb_model_launch(struct lb_model *m, const struct lb_step *step);
 enum lb_status lb_model_collect(struct lb_model *m, const struct lb_step *step, const struct lb_cand **cand,
                                 struct lb_err *err);

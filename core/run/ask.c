@@ -24,12 +24,12 @@ void lb_asked_values(struct lb_asked *a, const int32_t *id, float *value, int64_
     q->value = value;
 }
 
-void lb_asked_mass(struct lb_asked *a, const struct lb_scale *scale)
+void lb_asked_mass(struct lb_asked *a, const struct lk_mass_scale *scale)
 {
     next(a, LB_ASK_MASS)->q.scale = *scale;
 }
 
-void lb_asked_find(struct lb_asked *a, const struct lb_scale *scale)
+void lb_asked_find(struct lb_asked *a, const struct lk_mass_scale *scale)
 {
     struct lb_ask *q = next(a, LB_ASK_FIND);
     q->q.scale = *scale;
@@ -43,7 +43,7 @@ void lb_asked_count(struct lb_asked *a, float x)
     next(a, LB_ASK_COUNT)->q.x = x;
 }
 
-void lb_asked_depth(struct lb_asked *a, const struct lb_scale *scale, double per_logit, bool by_mass, double want)
+void lb_asked_depth(struct lb_asked *a, const struct lk_mass_scale *scale, double per_logit, bool by_mass, double want)
 {
     struct lb_ask *q = next(a, LB_ASK_DEPTH);
     q->q.scale = *scale;
@@ -52,7 +52,7 @@ void lb_asked_depth(struct lb_asked *a, const struct lb_scale *scale, double per
     a->want = want;
 }
 
-void lb_asked_list(struct lb_asked *a, const struct lb_scale *scale)
+void lb_asked_list(struct lb_asked *a, const struct lk_mass_scale *scale)
 {
     struct lb_ask *q = next(a, LB_ASK_LIST);
     q->q.scale = *scale;
@@ -91,7 +91,7 @@ size_t lb_ask_bytes(const struct lb_ask *a, int rank, int64_t begin, int64_t n)
     case LB_ASK_VALUES:
         return padded((size_t)inside(a, begin, n) * sizeof(float));
     case LB_ASK_MASS:
-        return LB_ASK_PIECES * sizeof(struct lb_mass);
+        return LB_ASK_PIECES * sizeof(struct lk_mass);
     case LB_ASK_FIND:
         return sizeof(struct found);
     case LB_ASK_COUNT:
@@ -125,26 +125,26 @@ static int64_t piece_begin(const struct lb_logit_part *part, int k)
     return part->n * k / LB_ASK_PIECES;
 }
 
-static void add_masses(const struct lb_ask *a, const struct lb_logit_part *part, struct lb_mass *sum)
+static void add_masses(const struct lb_ask *a, const struct lb_logit_part *part, struct lk_mass *sum)
 {
     for (int k = 0; k < LB_ASK_PIECES; k++) {
-        sum[k] = (struct lb_mass){0};
+        sum[k] = (struct lk_mass){0};
         for (int64_t i = piece_begin(part, k); i < piece_begin(part, k + 1); i++)
-            if (lb_above_floor(&a->q.scale, part->logits[i]))
-                lb_mass_add_id(&sum[k], &a->q.scale, part->logits[i]);
+            if (lk_above_floor(&a->q.scale, part->logits[i]))
+                lk_mass_add_id(&sum[k], &a->q.scale, part->logits[i]);
     }
 }
 
 static struct found find(const struct lb_ask *a, const struct lb_logit_part *part, int k)
 {
-    struct lb_mass sum = a->q.before;
+    struct lk_mass sum = a->q.before;
     struct found f = {-1, 0};
     for (int64_t i = piece_begin(part, k); i < piece_begin(part, k + 1); i++) {
-        if (!lb_above_floor(&a->q.scale, part->logits[i]))
+        if (!lk_above_floor(&a->q.scale, part->logits[i]))
             continue;
-        lb_mass_add_id(&sum, &a->q.scale, part->logits[i]);
+        lk_mass_add_id(&sum, &a->q.scale, part->logits[i]);
         f = (struct found){(int32_t)(part->begin + i), part->logits[i]};
-        if (lb_mass_value(&sum) > a->q.target)
+        if (lk_mass_value(&sum) > a->q.target)
             break;
     }
     return f;
@@ -161,11 +161,11 @@ static void fill_bins(const struct lb_ask *a, const struct lb_logit_part *part, 
 {
     memset(bin, 0, LB_ASK_BINS * sizeof *bin);
     for (int64_t i = 0; i < part->n; i++) {
-        if (!lb_above_floor(&a->q.scale, part->logits[i]))
+        if (!lk_above_floor(&a->q.scale, part->logits[i]))
             continue;
         struct bin *b = &bin[bin_of(&a->q, part->logits[i])];
         b->n++;
-        b->mass += lb_mass_whole(&a->q.scale, part->logits[i]);
+        b->mass += lk_mass_whole(&a->q.scale, part->logits[i]);
     }
 }
 
@@ -173,7 +173,7 @@ static void fill_list(const struct lb_ask *a, int rank, const struct lb_logit_pa
 {
     int32_t n = 0;
     for (int64_t i = 0; i < part->n && n < a->q.n_list[rank]; i++)
-        if (lb_above_floor(&a->q.scale, part->logits[i]) && bin_of(&a->q, part->logits[i]) <= a->q.last)
+        if (lk_above_floor(&a->q.scale, part->logits[i]) && bin_of(&a->q, part->logits[i]) <= a->q.last)
             list[n++] = (struct found){(int32_t)(part->begin + i), part->logits[i]};
 }
 
@@ -249,19 +249,19 @@ static void take_values(struct lb_asked *a, const int64_t *begin, int n_part, co
 /* Finds the piece in which the sum passes u of it all. */
 static void take_masses(struct lb_asked *a, int n_part, const uint8_t *const *answer)
 {
-    struct lb_mass total = {0};
+    struct lk_mass total = {0};
     for (int p = 0; p < n_part; p++)
         for (int k = 0; k < LB_ASK_PIECES; k++)
-            lb_mass_add(&total, (const struct lb_mass *)(const void *)answer[p] + k);
+            lk_mass_add(&total, (const struct lk_mass *)(const void *)answer[p] + k);
     a->total = total.hi;
-    a->target = a->u * lb_mass_value(&total);
-    a->before = (struct lb_mass){0};
+    a->target = a->u * lk_mass_value(&total);
+    a->before = (struct lk_mass){0};
     a->has_mass = true;
     for (int i = 0; i < n_part * LB_ASK_PIECES; i++) {
-        struct lb_mass sum = ((const struct lb_mass *)(const void *)answer[i / LB_ASK_PIECES])[i % LB_ASK_PIECES];
-        lb_mass_add(&sum, &a->before);
+        struct lk_mass sum = ((const struct lk_mass *)(const void *)answer[i / LB_ASK_PIECES])[i % LB_ASK_PIECES];
+        lk_mass_add(&sum, &a->before);
         a->piece = i;
-        if (lb_mass_value(&sum) > a->target)
+        if (lk_mass_value(&sum) > a->target)
             break;
         a->before = sum;
     }

@@ -27,7 +27,7 @@
 #include "core/base/err.h"
 #include "core/base/mem.h"
 #include "core/model/decoder.h"
-#include "core/run/mass.h"
+#include "kernels/mass.h"
 
 #define LB_ASK_PIECES 16
 #define LB_ASK_BINS 256
@@ -48,8 +48,8 @@ struct lb_question {
     int32_t output; /* of the step */
     int32_t n_id;   /* values: whose; else whose logits are others */
     int32_t piece;  /* find: counted over all ranks' */
-    struct lb_scale scale;
-    struct lb_mass before; /* find: of all ids before the piece */
+    struct lk_mass_scale scale;
+    struct lk_mass before; /* find: of all ids before the piece */
     double target;
     double per_logit; /* depth, list: bins */
     float x;
@@ -78,7 +78,7 @@ struct lb_asked {
     uint64_t total; /* mass: of all ids, in units of 2^-40; and where u falls */
     double target;
     int32_t piece;
-    struct lb_mass before;
+    struct lk_mass before;
     int32_t id; /* found, with its logit */
     float logit;
     int64_t count;
@@ -95,11 +95,11 @@ struct lb_asked {
 
 /* Ask for what is not known yet. */
 void lb_asked_values(struct lb_asked *a, const int32_t *id, float *value, int64_t n);
-void lb_asked_mass(struct lb_asked *a, const struct lb_scale *scale);
-void lb_asked_find(struct lb_asked *a, const struct lb_scale *scale); /* the mass is known */
+void lb_asked_mass(struct lb_asked *a, const struct lk_mass_scale *scale);
+void lb_asked_find(struct lb_asked *a, const struct lk_mass_scale *scale); /* the mass is known */
 void lb_asked_count(struct lb_asked *a, float x);
-void lb_asked_depth(struct lb_asked *a, const struct lb_scale *scale, double per_logit, bool by_mass, double want);
-void lb_asked_list(struct lb_asked *a, const struct lb_scale *scale); /* the depth is known */
+void lb_asked_depth(struct lb_asked *a, const struct lk_mass_scale *scale, double per_logit, bool by_mass, double want);
+void lb_asked_list(struct lb_asked *a, const struct lk_mass_scale *scale); /* the depth is known */
 void lb_asked_row(struct lb_asked *a);
 
 /* Logits of ids begin .. begin + n - 1 of a row. */

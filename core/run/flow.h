@@ -156,6 +156,12 @@ static inline bool lb_work_needs_logits(const struct lb_work *w)
     return !w->set.sampling.greedy || w->set.logprobs >= 0 || w->adjust;
 }
 
+/* Whether nothing of a row that samples is wanted but its ids, so that a device can draw them. */
+static inline bool lb_work_draws_alone(const struct lb_work *w)
+{
+    return !w->set.sampling.greedy && w->set.logprobs < 0 && !w->adjust;
+}
+
 /* Monotonic clock in seconds. */
 double lb_now(void);
 

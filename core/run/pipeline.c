@@ -121,8 +121,8 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
                                   .score_tokens = p->score_tokens,
                                   .out_flag = spec->ranks.tp > 1 ? LB_OUT_TOP : LB_OUT_LOGITS,
                                   .crowd = spec->crowd};
+    sched.draws = r->ahead = lb_model_ahead(spec->model) > 0;
     LB_TRY(lb_sched_init(&r->sched, &sched, err));
-    r->ahead = lb_model_ahead(spec->model) > 0;
     r->now = r->flight;
     for (int i = 0; i <= r->ahead; i++)
         LB_TRY(lb_step_init(&r->flight[i].step, p->limit, err));

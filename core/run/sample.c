@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/run/philox.h"
+
 #define KEPT_BLOCKS 2048 /* block sums that are remembered; those beyond are summed again */
 
 /* A beginning of the order (logit descending, id ascending): everything up to and including this element. */
@@ -16,7 +18,7 @@ struct dist {
     const struct lb_sampling *s;
     const float *logits; /* NULL: with the ranks */
     int64_t n_vocab;
-    struct lb_scale scale; /* the floor is what min_p keeps */
+    struct lk_mass_scale scale; /* the floor is what min_p keeps */
 };
 
 /* Order-preserving bits of a finite float; -0 equals 0. */
@@ -33,20 +35,23 @@ static bool inside(const struct cut *c, uint32_t key, int32_t id)
     return key > c->key || (key == c->key && id <= c->id);
 }
 
-static void dist_init(struct dist *d, const struct lb_sampling *s, const struct lb_cand *c, int64_t n_vocab)
+double lb_sample_u(const struct lb_work *w)
 {
-    double floor = s->min_p > 0 ? log(s->min_p) : -INFINITY;
-    *d = (struct dist){.s = s,
-                       .logits = c->logits,
-                       .n_vocab = n_vocab,
-                       .scale = {(double)c->best_logit, s->temperature, floor > 0 ? 0 : floor}};
+    return lb_philox_u(w->set.seed, w->lead->row.key, w->sample, (uint32_t)w->n_out);
 }
 
-/* Mass that top_p asks for; the best id always stays. */
-static double share(const struct lb_sampling *s, uint64_t total)
+struct lk_draw lb_sample_draw_of(const struct lb_sampling *s, double u)
 {
-    double want = s->top_p * (double)total;
-    return want > 1 ? want : 1;
+    double floor = s->min_p > 0 ? log(s->min_p) : -INFINITY;
+    return (struct lk_draw){
+        .inverse = 1 / s->temperature, .floor = floor > 0 ? 0 : floor, .top_p = s->top_p, .u = u, .top_k = s->top_k};
+}
+
+static void dist_init(struct dist *d, const struct lb_sampling *s, const struct lb_cand *c, int64_t n_vocab)
+{
+    struct lk_draw draw = lb_sample_draw_of(s, 0);
+    *d = (struct dist){
+        .s = s, .logits = c->logits, .n_vocab = n_vocab, .scale = {(double)c->best_logit, draw.inverse, draw.floor}};
 }
 
 /* ---- the candidates alone ---- */
@@ -64,14 +69,14 @@ static int by_id(const void *a, const void *b)
 
 static int32_t draw_chosen(const struct dist *d, struct chosen *e, int n, double u)
 {
-    struct lb_mass total = {0}, sum = {0};
+    struct lk_mass total = {0}, sum = {0};
     qsort(e, (size_t)n, sizeof *e, by_id);
     for (int i = 0; i < n; i++)
-        lb_mass_add_id(&total, &d->scale, e[i].logit);
-    double target = u * lb_mass_value(&total);
+        lk_mass_add_id(&total, &d->scale, e[i].logit);
+    double target = u * lk_mass_value(&total);
     for (int i = 0; i < n; i++) {
-        lb_mass_add_id(&sum, &d->scale, e[i].logit);
-        if (lb_mass_value(&sum) > target)
+        lk_mass_add_id(&sum, &d->scale, e[i].logit);
+        if (lk_mass_value(&sum) > target)
             return e[i].id;
     }
     return e[n - 1].id;
@@ -83,8 +88,8 @@ static uint64_t whole_mass(const struct dist *d)
 {
     uint64_t m = 0;
     for (int64_t i = 0; i < d->n_vocab; i++)
-        if (lb_above_floor(&d->scale, d->logits[i]))
-            m += lb_mass_whole(&d->scale, d->logits[i]);
+        if (lk_above_floor(&d->scale, d->logits[i]))
+            m += lk_mass_whole(&d->scale, d->logits[i]);
     return m;
 }
 
@@ -99,7 +104,7 @@ struct seek {
 
 static uint64_t unit(const struct seek *q, float logit)
 {
-    return q->by_mass ? lb_mass_whole(&q->d->scale, logit) : 1;
+    return q->by_mass ? lk_mass_whole(&q->d->scale, logit) : 1;
 }
 
 static bool reached(const struct seek *q, uint64_t sum)
@@ -116,7 +121,7 @@ static bool seek_end(const struct seek *q, struct cut *end)
         uint64_t bin[256] = {0};
         for (int64_t i = 0; i < q->d->n_vocab; i++) {
             uint32_t key = key_of(q->d->logits[i]);
-            if ((key & mask) == prefix && lb_above_floor(&q->d->scale, q->d->logits[i]) &&
+            if ((key & mask) == prefix && lk_above_floor(&q->d->scale, q->d->logits[i]) &&
                 inside(q->limit, key, (int32_t)i))
                 bin[key >> shift & 255] += unit(q, q->d->logits[i]);
         }
@@ -142,17 +147,17 @@ static bool seek_end(const struct seek *q, struct cut *end)
 
 static bool survives(const struct dist *d, const struct cut *cut, int64_t i)
 {
-    return lb_above_floor(&d->scale, d->logits[i]) && inside(cut, key_of(d->logits[i]), (int32_t)i);
+    return lk_above_floor(&d->scale, d->logits[i]) && inside(cut, key_of(d->logits[i]), (int32_t)i);
 }
 
 /* Of survivors begin .. end - 1. */
-static struct lb_mass mass_of(const struct dist *d, const struct cut *cut, int64_t begin, int64_t end)
+static struct lk_mass mass_of(const struct dist *d, const struct cut *cut, int64_t begin, int64_t end)
 {
-    struct lb_mass sum = {0};
+    struct lk_mass sum = {0};
     bool all = cut->key == 0 && d->scale.floor == -INFINITY;
     for (int64_t i = begin; i < end; i++)
         if (all || survives(d, cut, i))
-            lb_mass_add_id(&sum, &d->scale, d->logits[i]);
+            lk_mass_add_id(&sum, &d->scale, d->logits[i]);
     return sum;
 }
 
@@ -164,19 +169,19 @@ static int64_t block_begin(const struct dist *d, int64_t block)
 /* Block sums only say where to look: a sum is the same however it is cut. */
 static int32_t draw_whole(const struct dist *d, const struct cut *cut, double u)
 {
-    struct lb_mass kept[KEPT_BLOCKS], total = {0}, before = {0};
+    struct lk_mass kept[KEPT_BLOCKS], total = {0}, before = {0};
     int64_t n_block = (d->n_vocab + LK_HEAD_BLOCK - 1) / LK_HEAD_BLOCK, b;
     for (b = 0; b < n_block; b++) {
-        struct lb_mass sum = mass_of(d, cut, block_begin(d, b), block_begin(d, b + 1));
-        lb_mass_add(&total, &sum);
+        struct lk_mass sum = mass_of(d, cut, block_begin(d, b), block_begin(d, b + 1));
+        lk_mass_add(&total, &sum);
         if (b < KEPT_BLOCKS)
             kept[b] = sum;
     }
-    double target = u * lb_mass_value(&total);
+    double target = u * lk_mass_value(&total);
     for (b = 0; b < n_block - 1; b++) {
-        struct lb_mass sum = b < KEPT_BLOCKS ? kept[b] : mass_of(d, cut, block_begin(d, b), block_begin(d, b + 1));
-        lb_mass_add(&sum, &before);
-        if (lb_mass_value(&sum) > target)
+        struct lk_mass sum = b < KEPT_BLOCKS ? kept[b] : mass_of(d, cut, block_begin(d, b), block_begin(d, b + 1));
+        lk_mass_add(&sum, &before);
+        if (lk_mass_value(&sum) > target)
             break;
         before = sum;
     }
@@ -184,9 +189,9 @@ static int32_t draw_whole(const struct dist *d, const struct cut *cut, double u)
     for (int64_t i = block_begin(d, b); i < block_begin(d, b + 1); i++) {
         if (!survives(d, cut, i))
             continue;
-        lb_mass_add_id(&before, &d->scale, d->logits[i]);
+        lk_mass_add_id(&before, &d->scale, d->logits[i]);
         last = (int32_t)i;
-        if (lb_mass_value(&before) > target)
+        if (lk_mass_value(&before) > target)
             break;
     }
     return last;
@@ -206,8 +211,8 @@ static int32_t draw_from(const struct dist *d, double u, const uint64_t *whole)
         uint64_t total = whole ? *whole : 0;
         for (int64_t i = 0; !whole && i < d->n_vocab; i++)
             if (survives(d, &cut, i))
-                total += lb_mass_whole(&d->scale, d->logits[i]);
-        struct seek q = {.d = d, .limit = &cut, .by_mass = true, .want = share(s, total)};
+                total += lk_mass_whole(&d->scale, d->logits[i]);
+        struct seek q = {.d = d, .limit = &cut, .by_mass = true, .want = lk_mass_share(s->top_p, total)};
         if (seek_end(&q, &end))
             cut = end;
     }
@@ -224,7 +229,7 @@ static int32_t draw_from_row(const struct dist *d, double u)
 static int narrow(const struct dist *d, const struct lb_cand *c, int n, bool *covered)
 {
     int all = n;
-    for (n = 0; n < all && lb_above_floor(&d->scale, c->top_logit[n]);)
+    for (n = 0; n < all && lk_above_floor(&d->scale, c->top_logit[n]);)
         n++;
     *covered = n < all || all == d->n_vocab;
     if (d->s->top_k > 0 && d->s->top_k <= n) {
@@ -272,7 +277,7 @@ static int32_t draw_filtered(const struct dist *d, const struct lb_cand *c, int 
     double width = n_top > 0 ? (d->scale.best - (double)c->top_logit[n_top - 1]) / 32 : 0;
     if (!q->has_depth && width > 0 && 1 / width < 1e30)
         lb_asked_depth(q, &d->scale, 1 / width, !filters_k(d),
-                       filters_k(d) ? (double)d->s->top_k : share(d->s, q->total));
+                       filters_k(d) ? (double)d->s->top_k : lk_mass_share(d->s->top_p, q->total));
     else if (q->has_depth && 4 * q->n_list + 64 <= d->n_vocab) /* its room is what the leader's row lacks */
         lb_asked_list(q, &d->scale);
     else
@@ -303,10 +308,10 @@ int32_t lb_sample_draw_top(const struct lb_sampling *s, const struct lb_cand *c,
         if (!covered && !total_mass(&d, q, &total))
             return LB_SAMPLE_ASKS;
         for (int i = 0; covered && i < n; i++)
-            total += lb_mass_whole(&d.scale, c->top_logit[i]);
-        double want = share(s, total);
+            total += lk_mass_whole(&d.scale, c->top_logit[i]);
+        double want = lk_mass_share(s->top_p, total);
         for (int i = 0; i < n; i++) {
-            sum += lb_mass_whole(&d.scale, c->top_logit[i]);
+            sum += lk_mass_whole(&d.scale, c->top_logit[i]);
             if ((double)sum >= want) {
                 n = i + 1;
                 covered = true;

@@ -6,8 +6,8 @@
  * u is taken.
  *
  * The largest LK_TOP logits answer most questions; where they do not, the whole row is read, or the ranks that hold its
- * parts are asked. All ways give the same id: masses are whole numbers, whose sum has no order (mass.h). No memory is
- * taken; any thread. */
+ * parts are asked, or the device draws by itself (kernels/cuda/cuda_sample.cu). All ways give the same id: masses are
+ * whole numbers, whose sum has no order (kernels/mass.h). No memory is taken; any thread. */
 #ifndef CORE_RUN_SAMPLE_H
 #define CORE_RUN_SAMPLE_H
 
@@ -27,7 +27,13 @@ int32_t lb_sample_draw(const struct lb_sampling *s, const struct lb_cand *c, int
 int32_t lb_sample_draw_top(const struct lb_sampling *s, const struct lb_cand *c, int64_t n_vocab, int n_top, double u,
                            struct lb_asked *q);
 
-/* The same by reading the whole row always: for tests. */
+/* u of a sequence's next id. */
+double lb_sample_u(const struct lb_work *w);
+
+/* What a device is told that draws by itself. */
+struct lk_draw lb_sample_draw_of(const struct lb_sampling *s, double u);
+
+/* lb_sample_draw by reading the whole row always: for tests. */
 int32_t lb_sample_draw_whole(const struct lb_sampling *s, const struct lb_cand *c, int64_t n_vocab, double u);
 
 /* What is told of an id from the raw distribution (before temperature and filters): how many logits are at least this

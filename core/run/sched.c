@@ -1,6 +1,7 @@
 #include "core/run/sched.h"
 
 #include "core/base/mem.h"
+#include "core/run/sample.h"
 
 #define CAUTION 1.25   /* rows that ended first are short ones: more than they have used is expected */
 #define ENOUGH_ROWS 16 /* before as many have ended, the longest course is expected */
@@ -146,11 +147,14 @@ static void want(struct lb_sched *s, struct lb_step *step, int64_t index, int64_
     const struct lb_work *w = s->seq[index].work;
     bool logits = scored > 0 || (w->set.max_tokens > 0 && lb_work_needs_logits(w));
     bool many = scored == 0 && w->n_follow > 0; /* draws from the same logits */
+    bool draws = s->spec.draws && logits && scored == 0 && !many && lb_work_draws_alone(w);
     s->outs->seq[step->n_out] = (int32_t)index;
     s->outs->scored[step->n_out] = (int32_t)scored;
     s->outs->n = step->n_out + 1;
     step->out_tok[step->n_out] = step->n_tok - 1;
-    step->out_flags[step->n_out] = !logits ? 0 : many ? LB_OUT_LOGITS : s->spec.out_flag;
+    step->out_flags[step->n_out] = !logits ? 0 : many ? LB_OUT_LOGITS : draws ? LB_OUT_DRAW : s->spec.out_flag;
+    if (draws)
+        step->draw[step->n_out] = lb_sample_draw_of(&w->set.sampling, lb_sample_u(w));
     step->n_out++;
     s->n_scored += scored > 0;
 }
@@ -330,7 +334,8 @@ bool lb_sched_can_promise(const struct lb_sched *s, const struct lb_step *step)
         return false;
     for (int32_t j = 0; j < s->outs->n; j++) {
         const struct lb_work *w = s->outs->seq[j] < 0 ? NULL : s->seq[s->outs->seq[j]].work;
-        if (w && (step->out_flags[j] != 0 || s->outs->scored[j] > 0 || w->n_follow > 0 || w->set.max_tokens == 0))
+        bool seen = (step->out_flags[j] & ~LB_OUT_DRAW) != 0;
+        if (w && (seen || s->outs->scored[j] > 0 || w->n_follow > 0 || w->set.max_tokens == 0))
             return false;
     }
     return true;

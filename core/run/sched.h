@@ -52,6 +52,7 @@ struct lb_sched_spec {
     int64_t batch_tokens, max_seqs;
     int64_t score_tokens; /* of prompts, whose logits a step can ask for beside one token of each row */
     int32_t out_flag;     /* of rows whose id the LM head alone does not give */
+    bool draws;           /* the device draws ids itself where nothing else of a row is wanted */
     bool crowd;           /* tests: admission expects no row to go on, so that rows are evicted */
 };
 

@@ -3,7 +3,6 @@
 #include "core/base/mem.h"
 #include "core/run/adjust.h"
 #include "core/run/follow.h"
-#include "core/run/philox.h"
 #include "core/run/sample.h"
 #include "core/run/stop.h"
 
@@ -302,7 +301,7 @@ static int32_t draw(const struct lb_run *r, struct lb_work *w, const struct lb_c
 {
     const struct lb_settings *set = &w->set;
     int32_t id = c->best;
-    double u = set->sampling.greedy ? 0 : lb_philox_u(set->seed, w->lead->row.key, w->sample, (uint32_t)w->n_out);
+    double u = set->sampling.greedy ? 0 : lb_sample_u(w);
     if (q)
         q->u = u;
     if (w->adjust)
@@ -340,6 +339,8 @@ static int32_t take_logits(struct lb_run *r, int64_t j, struct lb_asked *q)
         return score(r, w, &c, r->got->outs->scored[j], q);
     if (w->set.max_tokens == 0)
         return 0;
+    if (r->got->step.out_flags[j] & LB_OUT_DRAW)
+        return c.drawn;
     for (int32_t i = 0; i < w->n_follow; i++)
         w->follow[i]->out[0] = draw(r, w->follow[i], &c, q);
     return draw(r, w, &c, q);
@@ -383,7 +384,7 @@ enum lb_status lb_run_sample(struct lb_run *r, struct lb_err *err)
     double begin = lb_now();
     bool logits = false;
     for (int32_t j = 0; j < r->got->step.n_out; j++)
-        logits = logits || r->got->step.out_flags[j] != 0;
+        logits = logits || (r->got->step.out_flags[j] & ~LB_OUT_DRAW) != 0;
     LB_TRY(draw_all(r, logits, err));
     int32_t *slot = lb_model_slots(r->spec->model);
     for (int32_t j = 0; j < r->got->step.n_out; j++)

@@ -3,8 +3,9 @@
  * what is finished.
  *
  * Where the device runs a step ahead, a round launches a step and collects the one of the round before, so that the
- * device computes while ids become text, rows end and the next step is packed. A step with an output that the host has
- * to see first (a draw, log-probabilities) is collected before the next one is packed. */
+ * device computes while ids become text, rows end and the next step is packed. Rows draw on the
+ * device then; a step with an output that the host has to see first (log-probabilities, penalties, the first ids of
+ * samples) is collected before the next one is packed. */
 #ifndef CORE_RUN_STAGES_H
 #define CORE_RUN_STAGES_H
 

@@ -38,6 +38,21 @@ static void test_philox(void **state)
     assert_true(lb_philox_u(1, 2, 0, 3) != lb_philox_u((uint64_t)1 << 40 | 1, 2, 0, 3));
 }
 
+/* An ulp of what the C library gives, which is half an ulp off itself; nothing where there is no mass. */
+static void test_exp(void **state)
+{
+    (void)state;
+    random_state = 3;
+    for (int i = 0; i < 200000; i++) {
+        double v = -uniform() * (i % 3 ? 56 : 1), want = exp(v), got = lk_mass_exp(v);
+        if (fabs(got - want) > 1.5 * (want - nextafter(want, 0)) || got > 1)
+            fail_msg("e^%.17g is %.17g, not %.17g", v, got, want);
+    }
+    assert_true(lk_mass_exp(0) == 1 && lk_mass_exp(-0.0) == 1);
+    assert_true(lk_mass_exp(-56) > 0 && exp(-56) * LK_MASS_ONE * LK_MASS_ONE < 1);
+    assert_true(lk_mass_exp(-56.1) == 0 && lk_mass_exp(-INFINITY) == 0 && lk_mass_exp(NAN) == 0);
+}
+
 /* ---- a naive sampler: sorts everything ---- */
 
 struct row {
@@ -289,8 +304,8 @@ static void test_logprobs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_philox), cmocka_unit_test(test_filters),  cmocka_unit_test(test_distribution),
-        cmocka_unit_test(test_ties),   cmocka_unit_test(test_logprobs),
+        cmocka_unit_test(test_philox),       cmocka_unit_test(test_exp),  cmocka_unit_test(test_filters),
+        cmocka_unit_test(test_distribution), cmocka_unit_test(test_ties), cmocka_unit_test(test_logprobs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

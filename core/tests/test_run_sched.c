@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "core/base/mem.h"
+#include "core/run/philox.h"
 #include "core/run/sched.h"
 
 /* The scheduler against fake rows: each row's course is followed token by token, and a model of the cache remembers
@@ -63,6 +64,11 @@ static struct lb_work *new_shared(int64_t row, int64_t n_prompt, int64_t max_tok
     w->n_shared = n_same;
     w->set.max_tokens = max_tokens;
     w->set.sampling.greedy = row % 3 != 0;
+    w->set.sampling.temperature = 0.25 * (double)(1 + row % 9);
+    w->set.sampling.top_p = 1;
+    w->set.sampling.top_k = row % 5;
+    w->set.seed = 77;
+    w->row.key = (uint64_t)row * 12345;
     w->set.logprobs = -1;
     w->out = lb_mem_new((size_t)max_tokens, sizeof *w->out);
     return w;
@@ -160,9 +166,17 @@ static void check_sequence(struct world *t, int32_t is, int32_t *n_out)
         assert_int_equal(s->tok_page[i], s->page[s->page_start[is] + pos / LK_PAGE_TOKENS]);
         if (pos + 1 == w->n_prompt + w->n_out) { /* the last known token */
             assert_int_equal(s->out_tok[*n_out], i);
-            assert_int_equal(s->out_flags[*n_out], w->set.sampling.greedy ? 0
-                                                   : w->n_follow > 0      ? LB_OUT_LOGITS
-                                                                          : LB_OUT_TOP);
+            bool told = w->set.logprobs >= 0, draws = t->sched.spec.draws && !told;
+            assert_int_equal(s->out_flags[*n_out], w->set.sampling.greedy && !told ? 0
+                                                   : w->n_follow > 0               ? LB_OUT_LOGITS
+                                                   : draws                         ? LB_OUT_DRAW
+                                                                                   : LB_OUT_TOP);
+            if (s->out_flags[*n_out] == LB_OUT_DRAW) {
+                const struct lk_draw *d = &s->draw[*n_out];
+                uint32_t n_new = (uint32_t)(pos + 1 - w->n_prompt); /* of those before */
+                assert_true(d->u == lb_philox_u(w->set.seed, w->row.key, w->sample, n_new));
+                assert_true(d->inverse == 1 / w->set.sampling.temperature && d->top_k == w->set.sampling.top_k);
+            }
             ++*n_out;
         }
     }
@@ -488,14 +502,16 @@ static void test_ahead(void **state)
                                         {512, 256, 4000, 0}, {16, 5, 4000, 150}, {1, 1, 10, 0},    {64, 64, 24, 0},
                                         {64, 64, 24, 150},   {7, 64, 24, 0},     {512, 3, 30, 150}};
     int64_t n_again = 0, n_blank = 0;
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes * 2; i++) {
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes * 3; i++) {
         struct world t;
-        const int64_t *s = shapes[i / 2];
+        const int64_t *s = shapes[i / 3];
         world_init(&t, s[0], s[1], s[2]);
         new_rows(&t, 150, 60, 200, s[3]);
         for (int64_t k = 0; k < t.n_row; k++)
-            t.course[k].work->set.sampling.greedy = i % 2 == 0 || k % 16 != 0;
-        t.ahead = true;
+            t.course[k].work->set.sampling.greedy = i % 3 == 0 || (i % 3 == 1 && k % 16 != 0);
+        for (int64_t k = 0; k < t.n_row && i % 3 > 0; k += 32)
+            t.course[k].work->set.logprobs = 0;
+        t.ahead = t.sched.spec.draws = true;
         t.early = s[2] == 24 ? 60 : 0;
         run_rows(&t);
         assert_true(t.n_ahead > 20);

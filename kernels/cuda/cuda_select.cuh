@@ -1,4 +1,4 @@
-/* Which of many keys are among the first, by a block of threads. */
+/* Which of many keys are among the first, and their order, by a block of threads. */
 #ifndef KERNELS_CUDA_SELECT_H
 #define KERNELS_CUDA_SELECT_H
 
@@ -40,6 +40,26 @@ static __device__ __forceinline__ void lk_find_last(F key_of, int64_t n, uint32_
             r->prefix = prefix | (uint32_t)b << shift;
         }
         __syncthreads();
+    }
+}
+
+/* The largest of x[n] first, n a power of two: bitonic (Batcher 1968). Behind a barrier, and ends with one. */
+static __device__ __forceinline__ void lk_sort_ranked(uint64_t *x, int n)
+{
+    for (int size = 2; size <= n; size *= 2) {
+        for (int step = size / 2; step > 0; step /= 2) {
+            for (int i = (int)threadIdx.x; i < n; i += (int)blockDim.x) {
+                int j = i ^ step;
+                if (j < i)
+                    continue;
+                uint64_t a = x[i], b = x[j];
+                if ((i & size) == 0 ? a < b : a > b) {
+                    x[i] = b;
+                    x[j] = a;
+                }
+            }
+            __syncthreads();
+        }
     }
 }
 

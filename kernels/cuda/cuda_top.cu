@@ -100,24 +100,6 @@ static __device__ void collect(const float *x, int64_t n, top_room *r)
     __syncthreads();
 }
 
-/* Bitonic (Batcher 1968), the largest first. */
-static __device__ void sort(uint64_t *x)
-{
-    for (int size = 2; size <= LK_TOP; size *= 2) {
-        for (int step = size / 2; step > 0; step /= 2) {
-            int i = (int)threadIdx.x, j = i ^ step;
-            if (i < LK_TOP && j > i) {
-                uint64_t a = x[i], b = x[j];
-                if ((i & size) == 0 ? a < b : a > b) {
-                    x[i] = b;
-                    x[j] = a;
-                }
-            }
-            __syncthreads();
-        }
-    }
-}
-
 /* The largest of x[n]; -infinity where there is none above it. All threads get it. */
 static __device__ float largest(const float *x, int64_t n, uint64_t *room)
 {
@@ -177,7 +159,7 @@ static __global__ void __launch_bounds__(THREADS, 1) top_kernel(const __grid_con
     }
     __syncthreads();
     collect(x, n, r);
-    sort(r->sorted);
+    lk_sort_ranked(r->sorted, LK_TOP);
     for (int i = (int)threadIdx.x; i < LK_TOP; i += THREADS) {
         int32_t id = r->sorted[i] ? (int32_t)lk_index_of(r->sorted[i]) : -1;
         a.id[row * LK_TOP + i] = id;

@@ -148,25 +148,6 @@ struct lk_logprobs {
 };
 int lk_cuda_logprobs(const struct lk_logprobs *a, void *stream);
 
-/* Settings of a row's draw, as core/run/sample.h describes it; off: 1, 1, 0, 0. */
-struct lk_sampling {
-    double temperature, top_p, min_p;
-    int64_t top_k;
-    uint64_t seed, row_key;
-    uint32_t sample, position;
-};
-
-/* One id a row: the first survivor in id order whose cumulative probability exceeds u, u by Philox-4x32-10. Logits are
- * finite or -infinity, the best of a row finite. */
-struct lk_sample {
-    const float *logits; /* [n_row, n_vocab], rows ld apart */
-    int64_t ld, n_row, n_vocab;
-    const struct lk_sampling *set; /* [n_row] */
-    double *block_sum;             /* scratch: [n_row, ceil(n_vocab / LK_HEAD_BLOCK)] */
-    int32_t *id;                   /* out: [n_row] */
-};
-int lk_cuda_sample(const struct lk_sample *a, void *stream);
-
 #ifdef __cplusplus
 }
 #endif

@@ -1,8 +1,9 @@
-/* Ids that stay on the device for the step behind (cuda_top.cu). */
+/* Ids that stay on the device for the step behind (cuda_top.cu, cuda_sample.cu). */
 #ifndef KERNELS_CUDA_LK_CUDA_IDS_H
 #define KERNELS_CUDA_LK_CUDA_IDS_H
 
 #include "kernels/cuda/lk_cuda.h"
+#include "kernels/mass.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -15,6 +16,17 @@ struct lk_pick {
     int32_t *id; /* out: [n_row] */
 };
 int lk_cuda_pick(const struct lk_pick *a, void *stream);
+
+/* The id of each row that draws: the one that core/run/sample.h describes, to the bit. 0 where a logit is no finite
+ * number. */
+struct lk_sample {
+    const float *logits; /* [n_row, n_vocab], rows ld apart */
+    int64_t ld, n_row, n_vocab;
+    const struct lk_best *best; /* [n_row, ceil(n_vocab / LK_HEAD_BLOCK)] of these */
+    const struct lk_draw *draw; /* [n_row] */
+    int32_t *id;                /* [n_row]; those of other rows stay */
+};
+int lk_cuda_sample(const struct lk_sample *a, void *stream);
 
 /* id[i] = id[i] < 0 ? slot[~id[i]] : id[i]. */
 struct lk_resolve {

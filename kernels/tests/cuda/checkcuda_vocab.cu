@@ -149,91 +149,109 @@ static void logprobs_case(int64_t n_vocab)
     check(ok, "logprobs", "%lld logits", (long long)n_vocab);
 }
 
-/* Philox-4x32-10 by its paper, on 64-bit words. */
-static double philox(const struct lk_sampling &s)
-{
-    uint64_t c[4] = {s.position, s.sample, s.row_key & 0xffffffffu, s.row_key >> 32};
-    uint64_t k[2] = {s.seed & 0xffffffffu, s.seed >> 32};
-    for (int i = 0; i < 10; i++) {
-        uint64_t a = c[0] * 0xD2511F53u, b = c[2] * 0xCD9E8D57u;
-        uint64_t next[4] = {(b >> 32) ^ c[1] ^ k[0], b & 0xffffffffu, (a >> 32) ^ c[3] ^ k[1], a & 0xffffffffu};
-        memcpy(c, next, sizeof c);
-        k[0] = (k[0] + 0x9E3779B9u) & 0xffffffffu;
-        k[1] = (k[1] + 0xBB67AE85u) & 0xffffffffu;
-    }
-    return ((double)c[0] + 0.5) / 4294967296.0;
-}
-
-/* The id by sorting; *edge: u is so near a boundary that another rounding may choose the neighbor. */
-static int32_t want_sample(const float *x, int64_t n, const struct lk_sampling &s, bool *edge)
+/* The id by sorting; masses are those of the contract, so that there is one right answer. */
+static int32_t want_sample(const float *x, int64_t n, const struct lk_draw &s)
 {
     host<int32_t> order((size_t)n);
     for (int64_t i = 0; i < n; i++)
         order[(size_t)i] = (int32_t)i;
     std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return x[a] > x[b]; });
-    *edge = false;
-    double best = (double)x[order[0]];
-    if (s.temperature < 1e-5)
-        return order[0];
-    auto weight = [&](int32_t id) { return exp(((double)x[id] - best) / s.temperature); };
+    const struct lk_mass_scale scale = {(double)x[order[0]], s.inverse, s.floor};
     size_t kept = 0;
-    while (kept < order.size() &&
-           (s.min_p <= 0 || ((double)x[order[kept]] - best) / s.temperature >= fmin(log(s.min_p), 0.0)))
+    while (kept < order.size() && ((double)x[order[kept]] - scale.best) * s.inverse >= s.floor)
         kept++;
     if (s.top_k > 0)
         kept = std::min(kept, (size_t)s.top_k);
     if (s.top_p < 1) {
-        double total = 0, sum = 0;
+        uint64_t total = 0, sum = 0;
         for (size_t i = 0; i < kept; i++)
-            total += weight(order[i]);
+            total += lk_mass_whole(&scale, x[order[i]]);
         for (size_t i = 0; i < kept; i++) {
-            *edge = *edge || fabs(sum - s.top_p * total) < 1e-9 * total;
-            if (i > 0 && sum >= s.top_p * total)
-                kept = i;
-            else
-                sum += weight(order[i]);
+            sum += lk_mass_whole(&scale, x[order[i]]);
+            if ((double)sum >= fmax(s.top_p * (double)total, 1))
+                kept = i + 1;
         }
-        *edge = *edge || fabs(sum - s.top_p * total) < 1e-9 * total;
     }
     order.resize(kept);
     std::sort(order.begin(), order.end());
-    double total = 0, sum = 0, u = philox(s);
+    struct lk_mass total = {0, 0}, sum = {0, 0};
     for (int32_t id : order)
-        total += weight(id);
+        lk_mass_add_id(&total, &scale, x[id]);
     for (int32_t id : order) {
-        sum += weight(id);
-        *edge = *edge || fabs(sum - u * total) < 1e-12 * total;
-        if (sum > u * total)
+        lk_mass_add_id(&sum, &scale, x[id]);
+        if (lk_mass_value(&sum) > s.u * lk_mass_value(&total))
             return id;
     }
-    return order.back();
+    return -1;
 }
 
-static void sample_case(int64_t n_vocab, int kind)
+/* Settings that bring each way through the kernel about: i of them, and rows that draw nothing. */
+static struct lk_draw some_draw(int i, int64_t n_vocab)
 {
-    enum { N_ROW = 20 };
-    static const double top_p[] = {1, 0.9, 0.5, 0.01, 0.999}, min_p[] = {0, 0.05, 0, 0.3},
-                        temperature[] = {1, 0.7, 2, 1e-6};
-    static const int64_t top_k[] = {0, 1, 5, 40, 300, 1000};
+    static const double top_p[] = {1, 0.9, 0.5, 1e-9, 0.999}, min_p[] = {0, 0.05, 0, 1, 1e-4},
+                        temperature[] = {1, 0.7, 2, 1e-4, 30, 0};
+    const int64_t top_k[] = {0, 1, 5, 40, 300, n_vocab - 1, 2500, 0, 0};
+    static const double least = 0.5 / 4294967296.0;
+    double t = temperature[random_bits() % (i % 4 == 0 ? 6 : 3)], m = min_p[random_bits() % 5];
+    struct lk_draw d = {t > 0 ? 1 / t : 0, m > 0 ? log(m) : -INFINITY, top_p[random_bits() % 5], 0,
+                        top_k[random_bits() % 9]};
+    d.u = i % 7 == 0 ? least : i % 7 == 1 ? 1 - least : ((double)random_bits() + 0.5) / 4294967296.0;
+    return d;
+}
+
+static void sample_case(int64_t n_vocab, int64_t n_row, float low, float high, float step)
+{
     int64_t ld = n_vocab + 1, n_block = lk_ceil_div(n_vocab, LK_HEAD_BLOCK);
-    host<float> x = random_logits(N_ROW * ld, kind);
-    host<struct lk_sampling> set;
-    for (uint32_t i = 0; i < N_ROW; i++)
-        set.push_back({temperature[i % 7 % 4], top_p[i % 5], min_p[i % 4], top_k[i % 6], 0x123456789abcdefu + i,
-                       (uint64_t)i * 0x9e3779b97f4a7c15u, i % 3, i * 11});
+    host<float> x = random_row(n_row * ld, low, high);
+    host<struct lk_draw> draw;
+    host<int32_t> before;
+    for (float &v : x)
+        v = step > 0 ? floorf(v / step) * step : v;
+    for (int i = 0; i < (int)n_row; i++) {
+        draw.push_back(some_draw(i, n_vocab));
+        before.push_back(-7 - i);
+    }
+    x[(size_t)((n_row - 1) * ld + n_vocab - 1)] = n_vocab % 2 ? NAN : INFINITY;
     dev<float> dx(x);
-    dev<struct lk_sampling> dset(set);
-    dev<double> sums(N_ROW * n_block);
-    dev<int32_t> id(N_ROW);
-    struct lk_sample a = {dx.p, ld, N_ROW, n_vocab, dset.p, sums.p, id.p};
+    dev<struct lk_draw> ddraw(draw);
+    dev<struct lk_best> best(n_row * n_block);
+    dev<int32_t> id(n_row);
+    id.put(before);
+    struct lk_blocks_best b = {dx.p, ld, n_row, n_vocab, best.p};
+    struct lk_sample a = {dx.p, ld, n_row, n_vocab, best.p, ddraw.p, id.p};
+    check_launch(lk_cuda_best(&b, NULL), "best");
     check_launch(lk_cuda_sample(&a, NULL), "sample");
     host<int32_t> got = id.get();
-    for (size_t i = 0; i < N_ROW; i++) {
-        bool edge;
-        int32_t want = want_sample(&x[i * (size_t)ld], n_vocab, set[i], &edge);
-        check(edge || got[i] == want, "sample", "row %zu of %lld logits of kind %d: %d, not %d", i, (long long)n_vocab,
-              kind, got[i], want);
+    for (size_t i = 0; i < (size_t)n_row; i++) {
+        const struct lk_draw &d = draw[i];
+        int32_t want = d.inverse == 0           ? before[i]
+                       : i + 1 == (size_t)n_row ? 0
+                                                : want_sample(&x[i * (size_t)ld], n_vocab, d);
+        check(got[i] == want, "sample",
+              "row %zu of %lld logits by %g, 1/t %g, floor %g, top_p %g, top_k %lld: %d, not %d", i, (long long)n_vocab,
+              step, d.inverse, d.floor, d.top_p, (long long)d.top_k, got[i], want);
     }
+}
+
+/* Few ids, ties, many that weigh alike, and so many of them that there is no list. */
+static void sample_cases(bool full)
+{
+    static const int64_t sizes[] = {1, 2, 255, 256, 257, 1301};
+    for (int64_t n : sizes) {
+        sample_case(n, 16, -8, 8, 0);
+        sample_case(n, 16, -8, 8, 2);
+    }
+    sample_case(300, 8, -0.4f, 0.4f, 1); /* 0 and -1 */
+    sample_case(5001, 12, -3, 3, 0);
+    sample_case(5001, 12, -1, 1, 4);
+    sample_case(5001, 12, -40, 40, 0);
+    if (!full)
+        return;
+    for (int i = 0; i < 20; i++)
+        sample_case(3000 + (int64_t)(random_bits() % 5000), 40, -9, 9, i % 3 == 0 ? 0.5f : 0);
+    sample_case(32000, 20, -8, 8, 0);
+    sample_case(151936, 20, -10, 10, 0);
+    sample_case(300007, 10, -2, 2, 0); /* chunks of two blocks */
 }
 
 void check_candidates(void)
@@ -248,14 +266,8 @@ void check_candidates(void)
         logprobs_case(n);
         resolve_case(n);
     }
-    for (int64_t n : sizes) {
-        sample_case(n, 0);
-        sample_case(n, 1);
-    }
-    sample_case(300, 4);
+    sample_cases(check_full());
     if (check_full()) {
         top_case(151936, 0);
-        sample_case(32000, 0);
-        sample_case(3001, 1);
     }
 }

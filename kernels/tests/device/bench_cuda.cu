@@ -1,6 +1,7 @@
 /* bench_cuda [--tflops N] [--gbs N] [NAME ...]: each kernel at shapes of an 8B model, as a share of what bounds it: the
  * device's bf16 peak or its memory, by name or as given. Times are of CUDA events around 20 launches, after 3. */
 #include <cuda_runtime.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "kernels/cuda/lk_cuda_attend.h"
+#include "kernels/cuda/lk_cuda_ids.h"
 
 #define PAGE LK_PAGE_TOKENS
 
@@ -211,16 +213,20 @@ static void bench_vocab(int64_t n_row, int64_t n_vocab)
     top.value = room<float>(n_row * LK_TOP);
     if (wanted("top"))
         time_it("top 256 x 151936", 0, bytes, [&] { return lk_cuda_top(&top, NULL); });
-    std::vector<lk_sampling> set((size_t)n_row, lk_sampling{0.7, 0.9, 0, 40, 1, 2, 0, 3});
-    lk_sample sample = {logits,
-                        n_vocab,
-                        n_row,
-                        n_vocab,
-                        copied(set),
-                        room<double>(n_row * ((n_vocab + 255) / 256)),
-                        room<int32_t>(n_row)};
-    if (wanted("sample"))
-        time_it("sample 256 x 151936", 0, bytes, [&] { return lk_cuda_sample(&sample, NULL); });
+    static const struct {
+        const char *name;
+        lk_draw draw;
+    } draws[] = {{"sample 256 x 151936", {1 / 0.7, -INFINITY, 1, 0.4, 0}},
+                 {"sample 256 x 151936, top_k 40, top_p 0.9", {1 / 0.7, -INFINITY, 0.9, 0.4, 40}},
+                 {"sample 256 x 151936, top_p 0.95", {1, -INFINITY, 0.95, 0.4, 0}},
+                 {"sample 256 x 151936, min_p 0.05", {1, -3, 1, 0.4, 0}}};
+    must((cudaError_t)lk_cuda_best(&best, NULL));
+    for (const auto &d : draws) {
+        std::vector<lk_draw> all((size_t)n_row, d.draw);
+        lk_sample sample = {logits, n_vocab, n_row, n_vocab, best.best, copied(all), room<int32_t>(n_row)};
+        if (wanted("sample"))
+            time_it(d.name, 0, bytes, [&] { return lk_cuda_sample(&sample, NULL); });
+    }
 }
 
 /* A device's peaks by its name: dense bf16, memory. */

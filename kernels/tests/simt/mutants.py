@@ -45,7 +45,7 @@ MUTANTS = [
     ('swizzle', 'cuda_weight', 'linear', 'return row * 64 + (chunk ^ (row / 2 % 4)) * 16',
      'return row * 64 + (chunk & (row / 2 % 4)) * 16'),
     ('tie to the higher id', 'cuda_order', 'candidates', '(0xffffffffu - index)', 'index'),
-    ('share of top_p', 'cuda_sample', 'candidates', 'fmax(s.top_p * (double)total, 1.0)', '(s.top_p * 0.5 * (double)total)'),
+    ('share of top_p', 'cuda_sample', 'candidates', 'lk_mass_share(top_p,', 'lk_mass_share(0.5 * top_p,'),
     ('rotation', 'cuda_rope', 'rope', 'y * h.cos[j] + x * h.sin[j]', 'y * h.cos[j] - x * h.sin[j]'),
     ('slot of a page', 'cuda_rope', 'rope', 'a.pos[t] % LK_PAGE_TOKENS', '(a.pos[t] + 1) % LK_PAGE_TOKENS'),
     ('tree order', 'cuda_act', 'rows', 's += 2 * step)\n            v[s] += v[s + step]', 's += 2 * step)\n            v[s] += v[N - 1 - s]'),
