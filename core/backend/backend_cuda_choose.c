@@ -7,17 +7,20 @@
 
 #include "core/backend/backend_cuda_lt.h"
 #include "core/base/mem.h"
+#include "core/base/str.h"
 
 #define MOST_ROWS 1000
 #define MOST_HEAD_ROWS 512 /* of a vocabulary: what takes them gets no more at a time (HEAD_BYTES of the head) */
 #define HEAD_OUT 65536     /* columns from which a matrix counts as one */
 #define SAME_NUMBERS ((int64_t)1 << 20) /* of results, at most, that are compared at a time */
 #define SAME_ROWS 64
-#define ASKED 4 /* algorithms, for each range */
+#define ASKED 4      /* algorithms, for each range, */
+#define ASKED_HEAD 2 /* of a vocabulary, whose results take long to compare */
 #define MOST (LB_CUDA_RANGES * ASKED)
 #define REPEATS 2
-#define TIMED 4  /* products that one timing has one after the other */
-#define DELAYS 8 /* fills of the result's memory before a timing */
+#define TIMED 4                         /* products that one timing has one after the other */
+#define DELAYS 8                        /* fills of the result's memory before a timing, at most, */
+#define DELAY_BYTES ((size_t)256 << 20) /* unless they are of so many bytes before */
 
 /* A test of one shape. */
 struct trial {
@@ -125,10 +128,10 @@ static void ask(struct trial *t)
     struct lb_err ignored = LB_ERR_INIT;
     for (int r = LB_CUDA_RANGES - 1; r >= 0; r--) {
         cublasLtMatmulHeuristicResult_t found[ASKED];
-        int n = 0;
+        int n = 0, asked = s->n_out < HEAD_OUT ? ASKED : ASKED_HEAD;
         if (lb_cuda_lt_rows(s, t->tested[r], s->n_out, &ignored) != LB_OK ||
             cublasLtMatmulAlgoGetHeuristic(lt->handle, s->desc, s->layout[0], s->layout[1], s->layout[2], s->layout[2],
-                                           lt->preference, ASKED, found, &n) != CUBLAS_STATUS_SUCCESS)
+                                           lt->preference, asked, found, &n) != CUBLAS_STATUS_SUCCESS)
             continue;
         for (int i = 0; i < n; i++)
             if (found[i].state == CUBLAS_STATUS_SUCCESS && !splits(&found[i].algo) && !is_known(t, &found[i].algo))
@@ -140,8 +143,9 @@ static void ask(struct trial *t)
  * costs the host must not count. */
 static void keep_busy(struct trial *t)
 {
-    for (int i = 0; i < DELAYS; i++)
-        cudaMemsetAsync(t->out, 0, (size_t)(t->most * t->w->n_out) * sizeof(float), t->c->stream);
+    size_t bytes = (size_t)(t->most * t->w->n_out) * sizeof(float);
+    for (size_t i = 0; i < DELAYS && i * bytes < DELAY_BYTES; i++)
+        cudaMemsetAsync(t->out, 0, bytes, t->c->stream);
 }
 
 static bool run_some(struct trial *t, const cublasLtMatmulAlgo_t *algo, int64_t n_row)
@@ -182,18 +186,35 @@ static enum lb_status find_reference(struct trial *t, int *reference, struct lb_
     return read_out(t, t->want, 0, t->same, err);
 }
 
+/* ours: times of our own kernel, NULL when it is not fit; ms for one product. */
+static void tell(const struct trial *t, int n_fit, const float *ours, const float *best)
+{
+    const struct lb_cuda_shape *s = t->shape;
+    struct lb_str times = {0};
+    for (int r = 0; r < LB_CUDA_RANGES; r++)
+        lb_str_putf(&times, "%s%lld rows %.1f us (ours %.1f)", r > 0 ? ", " : "", (long long)t->tested[r],
+                    (double)best[r] * 1e3 / TIMED, ours ? (double)ours[r] * 1e3 / TIMED : 0.0);
+    lb_log_put(t->c->log, LB_LOG_DEBUG,
+               "cuda: products %lld x %lld in %d segments: %d of %d algorithms of cuBLASLt are fit, our own kernel %s; "
+               "at %d of %d numbers of rows cuBLASLt is taken: %s",
+               (long long)s->n_out, (long long)s->cols.n_col, s->cols.n_seg, n_fit, t->n_candidate,
+               ours ? "is too" : "is not", !s->own[0] + !s->own[1] + !s->own[2] + !s->own[3], LB_CUDA_RANGES,
+               times.data ? times.data : "");
+    lb_str_release(&times);
+}
+
 /* The fastest in each range, among those that are fit. */
 static enum lb_status choose(struct trial *t, struct lb_err *err)
 {
     struct lb_cuda_shape *s = t->shape;
     int reference, n_fit = 0;
-    float best[LB_CUDA_RANGES];
+    float best[LB_CUDA_RANGES], ours[LB_CUDA_RANGES];
     ask(t);
     LB_TRY(find_reference(t, &reference, err));
     bool own = reference < 0 || fits(t, NULL);
     for (int r = 0; r < LB_CUDA_RANGES; r++) {
         s->own[r] = own;
-        best[r] = own ? time_of(t, NULL, t->tested[r]) : 1e9f;
+        ours[r] = best[r] = own ? time_of(t, NULL, t->tested[r]) : 1e9f;
         if (reference >= 0)
             s->algo[r] = t->candidate[reference];
     }
@@ -210,13 +231,7 @@ static enum lb_status choose(struct trial *t, struct lb_err *err)
             s->algo[r] = t->candidate[i];
         }
     }
-    if (t->c->log)
-        lb_log_put(
-            t->c->log, LB_LOG_DEBUG,
-            "cuda: products %lld x %lld in %d segments: %d of %d algorithms of cuBLASLt are fit, our own kernel %s; "
-            "at %d of %d numbers of rows cuBLASLt is taken",
-            (long long)s->n_out, (long long)s->cols.n_col, s->cols.n_seg, n_fit, t->n_candidate,
-            own ? "is too" : "is not", !s->own[0] + !s->own[1] + !s->own[2] + !s->own[3], LB_CUDA_RANGES);
+    tell(t, n_fit, own ? ours : NULL, best);
     return lb_cuda_try((int)cudaStreamSynchronize(t->c->stream), "cudaStreamSynchronize", "a product's test", err);
 }
 
