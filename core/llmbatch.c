@@ -436,6 +436,16 @@ static enum lb_status open_files(struct lb_llm *llm, struct lb_tok_job *job, str
     return lb_is_first(llm) ? settle(llm, job, err) : LB_OK;
 }
 
+/* Nothing reads a GGUF file's metadata any more: its lists, and its pages, leave memory. */
+static void forget_vocab(struct lb_llm *llm)
+{
+    if (llm->gguf_open) {
+        lb_gguf_drop_vocab(&llm->gguf);
+        lb_wfile_forget(&llm->gguf.w, llm->gguf.w.map[0].data, llm->gguf.w.map[0].size_bytes);
+    }
+    lb_mem_trim();
+}
+
 /* A tokenizer that fails is what a person hears of, whatever the weights say: which of the two is first in time does
  * not decide. */
 static enum lb_status open_parts(struct lb_llm *llm, struct lb_tok_job *job, struct lb_err *err)
@@ -450,12 +460,12 @@ static enum lb_status open_parts(struct lb_llm *llm, struct lb_tok_job *job, str
     if (status != LB_OK) /* which all know */
         return of_tok != LB_OK ? of_tok : lb_err_set(err, status, "%s", of_weights.text);
     LB_TRY(lb_llm_agree(llm, of_tok, err));
-    lb_mem_trim();
-    if (llm->gguf_open && llm->gguf.w.n_map > 0) /* the vocabulary was in it */
-        lb_wfile_forget(&llm->gguf.w, llm->gguf.w.map[0].data, llm->gguf.w.map[0].size_bytes);
     if (leads)
         LB_TRY(join_tokenizer(llm, err));
-    return lb_is_first(llm) ? open_chat(llm, job, err) : LB_OK;
+    if (lb_is_first(llm))
+        LB_TRY(open_chat(llm, job, err));
+    forget_vocab(llm);
+    return LB_OK;
 }
 
 static enum lb_status open_model(struct lb_llm *llm, struct lb_err *err)

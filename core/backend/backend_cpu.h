@@ -99,8 +99,7 @@ struct lb_cpu {
     const struct lb_step *step;
     struct lb_kv_mem *kv;
     int64_t n_item;
-    int64_t n_embedded; /* tokens since the embedding table's file was last let go of */
-    struct lb_err err;  /* first failure since step_begin */
+    struct lb_err err; /* first failure since step_begin */
 };
 
 static inline struct lb_cpu *lb_cpu_of(struct lb_backend *be)

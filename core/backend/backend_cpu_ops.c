@@ -70,8 +70,8 @@ static void run_embed(void *ctx, int64_t begin, int64_t end)
 }
 
 /* A token reads a row of the file, and the kernel maps some 64 KiB around it: a whole table would soon be in memory
- * that the head holds too. */
-#define EMBED_MANY 128
+ * that the head holds too, so they are given back behind some tokens, and at the end of a step. */
+#define EMBED_MANY 32
 
 void lb_cpu_embed(struct lb_backend *be, struct lb_buf *x, const struct lb_table *table)
 {
@@ -80,15 +80,11 @@ void lb_cpu_embed(struct lb_backend *be, struct lb_buf *x, const struct lb_table
         return;
     int64_t n_tok = c->step->n_tok;
     for (int64_t t = 0, n; t < n_tok; t += n) {
-        n = n_tok - t < EMBED_MANY - c->n_embedded ? n_tok - t : EMBED_MANY - c->n_embedded;
+        n = n_tok - t < EMBED_MANY ? n_tok - t : EMBED_MANY;
         struct embed_job job = {&c->lk, table, c->id + t, x->data + t * table->n_col};
         lb_team_run(c->team, run_embed, &job, n, lb_cpu_grain(c, n, 4));
-        c->n_embedded += n;
-        if (c->n_embedded < EMBED_MANY)
-            continue;
         if (table->rows->forget)
             table->rows->forget(table->rows);
-        c->n_embedded = 0;
     }
 }
 

@@ -382,6 +382,7 @@ out:
 
 void lb_gguf_close(struct lb_gguf *g)
 {
+    lb_gguf_drop_vocab(g);
     lb_mem_free(g->kv);
     lb_wfile_close(&g->w);
     *g = (struct lb_gguf){0};

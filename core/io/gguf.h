@@ -38,7 +38,7 @@ struct lb_gguf {
     const char *path;      /* for messages */
     struct lb_gguf_kv *kv; /* [n_kv] sorted by key */
     size_t n_kv;
-    struct lb_vocab vocab;
+    struct lb_vocab vocab; /* its lists are owned */
 };
 
 /* Every length, count, offset and type is checked before it is used; LB_E_INPUT names the file and the key or tensor.
@@ -48,6 +48,9 @@ void lb_gguf_close(struct lb_gguf *g); /* also after a failed open */
 
 /* The second half of lb_gguf_open: fills g->vocab from the tokenizer.* keys. */
 enum lb_status lb_gguf_read_vocab(struct lb_gguf *g, struct lb_err *err);
+/* Frees the vocabulary's lists, which are larger than the tables of the tokenizer that was made of them: g->vocab has
+ * no tokens and no merges from now on. Its texts and ids stay. */
+void lb_gguf_drop_vocab(struct lb_gguf *g);
 
 const struct lb_gguf_kv *lb_gguf_find(const struct lb_gguf *g, const char *key); /* NULL when absent */
 

@@ -31,7 +31,8 @@ static enum lb_status read_strings(struct lb_gguf *g, const char *key, const str
     if (kv->type != LB_GGUF_ARRAY || kv->elem != LB_GGUF_STRING)
         return wrong_type(g, key, "an array of strings", err);
     struct lb_bytes *list = lb_mem_new((size_t)kv->n, sizeof *list);
-    LB_TRY(lb_wfile_own(&g->w, list, err));
+    if (!list)
+        return lb_err_memory(err, "a vocabulary", (size_t)kv->n * sizeof *list);
     const uint8_t *p = kv->data;
     for (size_t i = 0; i < kv->n; i++) {
         list[i] = (struct lb_bytes){(const char *)p + 8, (size_t)load(p, 8)};
@@ -56,7 +57,8 @@ static enum lb_status read_words(struct lb_gguf *g, const char *key, enum lb_ggu
         return lb_err_set(err, LB_E_INPUT, "%s: key '%s': %llu elements for %zu tokens", g->path, key,
                           (unsigned long long)kv->n, g->vocab.n_token);
     uint32_t *list = lb_mem_new((size_t)kv->n, sizeof *list);
-    LB_TRY(lb_wfile_own(&g->w, list, err));
+    if (!list)
+        return lb_err_memory(err, "a vocabulary", (size_t)kv->n * sizeof *list);
     for (size_t i = 0; i < kv->n; i++)
         list[i] = (uint32_t)load(kv->data + 4 * i, 4);
     *out = list;
@@ -67,11 +69,11 @@ static enum lb_status read_types(struct lb_gguf *g, struct lb_err *err)
 {
     uint32_t *words;
     LB_TRY(read_words(g, KEY "token_type", LB_GGUF_I32, "an array of i32", &words, err));
+    g->vocab.type = (const int32_t *)words;
     for (size_t i = 0; words && i < g->vocab.n_token; i++)
         if (words[i] > LB_VOCAB_BYTE)
             return lb_err_set(err, LB_E_INPUT, "%s: key '%s': token %zu has type %d, which is not known", g->path,
                               KEY "token_type", i, (int)words[i]);
-    g->vocab.type = (const int32_t *)words;
     return LB_OK;
 }
 
@@ -82,10 +84,11 @@ static enum lb_status read_scores(struct lb_gguf *g, struct lb_err *err)
     if (!words)
         return LB_OK;
     float *score = lb_mem_new(g->vocab.n_token, sizeof *score);
-    LB_TRY(lb_wfile_own(&g->w, score, err));
-    memcpy(score, words, g->vocab.n_token * sizeof *score);
+    if (score)
+        memcpy(score, words, g->vocab.n_token * sizeof *score);
+    lb_mem_free(words);
     g->vocab.score = score;
-    return LB_OK;
+    return score ? LB_OK : lb_err_memory(err, "a vocabulary", g->vocab.n_token * sizeof *score);
 }
 
 /* -1, also as a u32, says that there is none. Without tokens an id is bounded by its type alone. */
@@ -149,4 +152,17 @@ enum lb_status lb_gguf_read_vocab(struct lb_gguf *g, struct lb_err *err)
     if (v->n_token == 0)
         v->model = (struct lb_bytes){"", 0};
     return LB_OK;
+}
+
+void lb_gguf_drop_vocab(struct lb_gguf *g)
+{
+    struct lb_vocab *v = &g->vocab;
+    lb_mem_free((void *)(uintptr_t)v->token);
+    lb_mem_free((void *)(uintptr_t)v->merge);
+    lb_mem_free((void *)(uintptr_t)v->type);
+    lb_mem_free((void *)(uintptr_t)v->score);
+    v->token = v->merge = NULL;
+    v->type = NULL;
+    v->score = NULL;
+    v->n_token = v->n_merge = 0;
 }

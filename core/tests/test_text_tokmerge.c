@@ -26,7 +26,7 @@ static uint64_t next(uint64_t *state)
 static uint32_t rank_of(int32_t left, int32_t right, int32_t *id)
 {
     uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-    for (size_t i = 0; i <= tok->merge_mask; i++) {
+    for (size_t i = 0; i < tok->n_merge_slot; i++) {
         if (tok->merge[i].key == key) {
             *id = tok->merge[i].id;
             return tok->merge[i].rank;

@@ -10,13 +10,22 @@
 #define RANK_MAX (1 << 23) /* ranks below this leave room for a place in an int32_t */
 #define NO_PAIR INT32_MAX
 
-/* At least a third of the slots stays free. */
+/* A third of the slots stays free. Not a power of two: that would be up to twice as many, of memory that all of a
+ * small model's tables are a good part of. */
 static size_t table_slots(size_t n)
 {
-    size_t slots = 64;
-    while (slots < n + n / 2)
-        slots *= 2;
-    return slots;
+    return n + n / 2 + 64;
+}
+
+/* Where 32 bits of a hash begin to look: in proportion. There are fewer than 2^32 slots. */
+static inline size_t first_slot(uint32_t hash, size_t n_slot)
+{
+    return (size_t)((uint64_t)hash * n_slot >> 32);
+}
+
+static inline size_t next_slot(size_t i, size_t n_slot)
+{
+    return i + 1 < n_slot ? i + 1 : 0;
 }
 
 enum lb_status lb_tok_reserve_merges(struct lb_tok *t, size_t n, struct lb_err *err)
@@ -31,7 +40,7 @@ enum lb_status lb_tok_reserve_merges(struct lb_tok *t, size_t n, struct lb_err *
     t->merge = lb_arena_take(&t->merges, merge_bytes);
     t->filter = lb_arena_take(&t->merges, filter_bytes);
     t->filter_shift = 64 - filter_log;
-    t->merge_mask = n_pair - 1;
+    t->n_merge_slot = n_pair;
     t->max_rank = 0;
     for (size_t i = 0; i < n_pair; i++)
         t->merge[i].key = UINT64_MAX;
@@ -46,7 +55,7 @@ enum lb_status lb_tok_reserve(struct lb_tok *t, int64_t n_id, size_t n_token, si
     LB_TRY(lb_arena_init(&t->tokens, token_bytes + vocab_bytes + (size_t)2 * 64, err));
     t->token = lb_arena_take(&t->tokens, token_bytes);
     t->vocab = lb_arena_take(&t->tokens, vocab_bytes);
-    t->vocab_mask = n_slot - 1;
+    t->n_vocab_slot = n_slot;
     for (size_t i = 0; i < n_slot; i++)
         t->vocab[i].id = -1;
     return lb_tok_reserve_merges(t, n_merge, err);
@@ -82,12 +91,18 @@ static bool same_token(const struct lb_tok *t, int32_t id, const char *bytes, si
            (n == 0 || memcmp(t->pool.data + k->at, bytes, n) == 0);
 }
 
+/* The upper half of the hash is the slot's tag, so the lower half says where it is. */
+static inline size_t first_vocab_slot(const struct lb_tok *t, uint64_t h)
+{
+    return first_slot((uint32_t)h, t->n_vocab_slot);
+}
+
 /* Slot of these bytes: the one that holds them or the free one where they belong. */
 static struct lb_vocab_slot *vocab_slot(const struct lb_tok *t, const char *bytes, size_t n, bool plain)
 {
     uint64_t h = lb_hash64(bytes, n, plain);
     uint32_t tag = (uint32_t)(h >> 32);
-    for (size_t i = h & t->vocab_mask;; i = (i + 1) & t->vocab_mask) {
+    for (size_t i = first_vocab_slot(t, h);; i = next_slot(i, t->n_vocab_slot)) {
         struct lb_vocab_slot *s = &t->vocab[i];
         if (s->id < 0 || (s->tag == tag && same_token(t, s->id, bytes, n, plain))) {
             s->tag = tag;
@@ -99,7 +114,7 @@ static struct lb_vocab_slot *vocab_slot(const struct lb_tok *t, const char *byte
 static int32_t find_hashed(const struct lb_tok *t, uint64_t h, const char *bytes, size_t n, bool plain)
 {
     uint32_t tag = (uint32_t)(h >> 32);
-    for (size_t i = h & t->vocab_mask;; i = (i + 1) & t->vocab_mask) {
+    for (size_t i = first_vocab_slot(t, h);; i = next_slot(i, t->n_vocab_slot)) {
         const struct lb_vocab_slot *s = &t->vocab[i];
         if (s->id < 0)
             return -1;
@@ -128,7 +143,7 @@ bool lb_tok_set(struct lb_tok *t, int32_t id, const char *bytes, size_t n, uint3
 size_t lb_tok_n_listed(const struct lb_tok *t)
 {
     size_t n = 0;
-    for (size_t i = 0; i <= t->vocab_mask; i++)
+    for (size_t i = 0; i < t->n_vocab_slot; i++)
         n += t->vocab[i].id >= 0;
     return n;
 }
@@ -138,10 +153,14 @@ static uint64_t merge_hash(uint64_t key)
     return key * 0x9E3779B97F4A7C15u;
 }
 
+static inline size_t first_merge_slot(const struct lb_tok *t, uint64_t key)
+{
+    return first_slot((uint32_t)(merge_hash(key) >> 32), t->n_merge_slot);
+}
+
 static struct lb_merge *merge_slot(const struct lb_tok *t, uint64_t key)
 {
-    uint64_t h = merge_hash(key);
-    for (size_t i = (h ^ h >> 29) & t->merge_mask;; i = (i + 1) & t->merge_mask) {
+    for (size_t i = first_merge_slot(t, key);; i = next_slot(i, t->n_merge_slot)) {
         struct lb_merge *m = &t->merge[i];
         if (m->key == key || m->key == UINT64_MAX)
             return m;
@@ -195,7 +214,7 @@ static bool join_bytes(struct lb_tok *t, struct lb_bytes both, size_t n_left, bo
 /* Slots, tokens and their bytes lie all over memory: they are asked for some merges ahead of their use. */
 static void ask_token(const struct lb_tok *t, uint64_t h)
 {
-    int32_t id = t->vocab[h & t->vocab_mask].id;
+    int32_t id = t->vocab[first_vocab_slot(t, h)].id;
     if (id >= 0)
         __builtin_prefetch(&t->token[id]);
 }
@@ -213,7 +232,7 @@ bool lb_tok_join_all(struct lb_tok *t, const char *bytes, const struct lb_scan_m
             h[i][1] = lb_hash64(bytes + g->at + g->n_left, g->n_right, g->plain);
             h[i][2] = lb_hash64(bytes + g->at, (size_t)g->n_left + g->n_right, g->plain);
             for (int k = 0; k < 3; k++)
-                __builtin_prefetch(&t->vocab[h[i][k] & t->vocab_mask]);
+                __builtin_prefetch(&t->vocab[first_vocab_slot(t, h[i][k])]);
         }
         for (size_t i = 0; i < m; i++)
             for (int k = 0; k < 3; k++)
@@ -224,8 +243,7 @@ bool lb_tok_join_all(struct lb_tok *t, const char *bytes, const struct lb_scan_m
             id[i][0] = find_hashed(t, h[i][0], left, g->n_left, g->plain);
             id[i][1] = find_hashed(t, h[i][1], right, g->n_right, g->plain);
             id[i][2] = find_hashed(t, h[i][2], left, (size_t)g->n_left + g->n_right, g->plain);
-            uint64_t slot = merge_hash(merge_key(id[i][0], id[i][1]));
-            __builtin_prefetch(&t->merge[(slot ^ slot >> 29) & t->merge_mask]);
+            __builtin_prefetch(&t->merge[first_merge_slot(t, merge_key(id[i][0], id[i][1]))]);
         }
         for (size_t i = 0; i < m; i++)
             if (!join(t, id[i][0], id[i][1], id[i][2], (uint32_t)(from + i)))

@@ -100,13 +100,13 @@ struct lb_tok {
     int64_t n_id, bos, eos, pad, unk_token, more_eos[4];
     int n_more_eos;
 
-    struct lb_arena tokens, merges; /* looked up at random, so huge pages matter */
+    struct lb_arena tokens, merges; /* looked up at random, so huge pages matter where they are large */
     struct lb_token *token;         /* [n_id] */
     struct lb_str pool;
-    struct lb_vocab_slot *vocab; /* raw bytes -> id, open addressing, vocab_mask + 1 slots */
-    size_t vocab_mask;
-    struct lb_merge *merge; /* merge_mask + 1 slots */
-    size_t merge_mask;
+    struct lb_vocab_slot *vocab; /* raw bytes -> id, open addressing */
+    size_t n_vocab_slot;
+    struct lb_merge *merge; /* by the ids of the pair, open addressing */
+    size_t n_merge_slot;
     uint64_t *filter; /* a bit for each pair that merges, by its hash >> filter_shift */
     int filter_shift;
     uint32_t max_rank;
