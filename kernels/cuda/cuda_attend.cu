@@ -4,17 +4,68 @@
 
 #define MERGE_THREADS 128
 
-/* Shared memory of a block. */
-struct room {
-    uint16_t *q, *k, *v;
-    float *score;
+/* A kernel's tile: R groups of 16 rows; C warps share a group, each with NT tiles of 8 dimensions of V. Q and K have NS
+ * steps of 16 dimensions, Q in registers; NS 0: any number, Q in shared memory. */
+template <int R, int C, int NS, int NT> struct tile {
+    static constexpr int rows = 16 * R, threads = R * C * LK_WARP, v_ld = C * NT * 8 + 8;
+    static constexpr bool keeps = C == 1; /* what earlier splits came to is in shared memory, not in registers */
+
+    static __host__ __device__ constexpr int q_ld(int any)
+    {
+        return NS > 0 ? NS * 16 + 8 : any;
+    }
+    static __host__ __device__ constexpr int page(int any) /* elements */
+    {
+        return PAGE * (q_ld(any) + v_ld);
+    }
+    static __host__ __device__ constexpr size_t kept(void) /* bytes */
+    {
+        return keeps ? threads * (2 * NT + 2) * sizeof(float2) : 0;
+    }
+    /* bytes beside pages and what is kept */
+    static __host__ __device__ constexpr size_t rest(int any)
+    {
+        return rows * (sizeof(span) + (NS > 0 ? 0 : any * sizeof(uint16_t) + (C > 1 ? SCORE_LD * sizeof(float) : 0)));
+    }
 };
 
-static __device__ __forceinline__ room room_of(const attend_args &a, int rows)
+/* Shared memory of a block: buffers of a page's K and V, what rows see, then Q and scores, or what is kept. With NS > 0
+ * Q lies in the last buffer until it is in registers. */
+struct room {
+    uint16_t *page, *q;
+    float *score, *kept;
+    span *row;
+};
+
+template <class T> static __device__ __forceinline__ room room_of(const attend_args &a)
 {
-    uint16_t *q = (uint16_t *)lk_smem(), *k = q + rows * a.q_ld, *v = k + a.n_buf * PAGE * a.q_ld;
-    return {q, k, v, (float *)(v + a.n_buf * PAGE * a.v_ld)};
+    uint16_t *page = (uint16_t *)lk_smem();
+    span *row = (span *)(page + a.n_buf * T::page(a.q_ld));
+    uint16_t *end = (uint16_t *)(row + T::rows);
+    return {page, end, (float *)(end + T::rows * a.q_ld), (float *)end, row};
 }
+
+/* What a thread's two rows see. In shared memory, since it is seldom needed and registers are. */
+template <int C> struct spans {
+    span *room;
+
+    __device__ __forceinline__ span *at(int h) const
+    {
+        return room + lk_warp() / C * 16 + lk_lane() / 4 + 8 * h;
+    }
+    __device__ __forceinline__ void put(const seen row[2])
+    {
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+            if (lk_warp() % C == 0 && lk_lane() % 4 == 0)
+                lk_st<uint2>(at(h), uint2{(uint32_t)row[h].at.from, (uint32_t)row[h].at.last});
+    }
+    __device__ __forceinline__ span get(int h) const
+    {
+        uint2 x = lk_ld<uint2>(at(h));
+        return {(int)x.x, (int)x.y};
+    }
+};
 
 /* Heads that this block takes: of KV head blockIdx.y / n_chunk. */
 struct heads {
@@ -23,108 +74,109 @@ struct heads {
 
 static __device__ __forceinline__ heads heads_of(const attend_args &a, int rows)
 {
-    int group = (int)(a.n_head / a.kv.n_kv_head), kv = (int)blockIdx.y / a.n_chunk;
-    int at = (int)blockIdx.y % a.n_chunk * rows, n = group - at < rows ? group - at : rows;
-    return {kv, kv * group + at, n};
+    int kv = (int)blockIdx.y / a.n_chunk, at = (int)blockIdx.y % a.n_chunk * rows;
+    return {kv, kv * a.group + at, a.group - at < rows ? a.group - at : rows};
 }
 
 /* Row i of the block: heads of a token side by side. */
 static __device__ __forceinline__ seen row_of(const attend_args &a, const lk_attn_work &item, const heads &h, int i)
 {
     if (i >= item.n_row * h.n)
-        return {0, 0, 0, 1, -1};
+        return {-1, 0, 0, {0, INT32_MAX}};
     lk_attn_row row = a.row[item.row + i / h.n];
-    int last = a.pos[row.tok];
-    int from = a.window > 0 && last >= a.window ? (int)(last - a.window + 1) : 0;
-    return {row.tok, h.first + i % h.n, row.slot, from, last};
+    return {row.tok, h.first + i % h.n, row.slot, span_of(a, row.tok)};
 }
 
-/* Begins to copy `rows` rows of n chunks of 8 numbers, an even number of chunks in shared memory. */
+/* The two rows of a thread. */
+template <int C>
+static __device__ __forceinline__ void rows_of(const attend_args &a, const lk_attn_work &item, const heads &h,
+                                               seen row[2])
+{
+    int i = lk_warp() / C * 16 + lk_lane() / 4;
+    row[0] = row_of(a, item, h, i);
+    row[1] = row_of(a, item, h, i + 8);
+}
+
+/* Begins to copy 32 rows of n chunks of 8 numbers, zeros behind them; LD: ld where it is known, else 0. */
+template <int THREADS, int LD>
 static __device__ __forceinline__ void copy_tile(uint16_t *to, int ld, const uint16_t *from, int n)
 {
-    int wide = (n + 1) / 2 * 2;
-    for (int i = (int)threadIdx.x; i < PAGE * wide; i += (int)blockDim.x) {
-        int row = i / wide, chunk = i % wide;
-        lk_cp_async(to + row * ld + 8 * chunk, chunk < n ? from + (int64_t)(row * n + chunk) * 8 : from,
-                    chunk < n ? 16 : 0);
+    constexpr int WIDE = (LD - 8) / 8;
+    if constexpr (LD > 0 && THREADS % WIDE == 0) {
+        constexpr int ROWS = THREADS / WIDE; /* at once */
+        if (n == WIDE) {
+            int i = (int)threadIdx.x;
+            to += i / WIDE * LD + i % WIDE * 8;
+#pragma unroll
+            for (int row = 0; row < PAGE; row += ROWS)
+                lk_cp_async(to + row * LD, from + row * WIDE * 8 + i * 8, 16);
+            return;
+        }
     }
+    int wide = (ld - 8) / 8;
+#pragma unroll 1
+    for (int row = lk_warp(); row < PAGE; row += THREADS / LK_WARP)
+#pragma unroll 1
+        for (int chunk = lk_lane(); chunk < wide; chunk += LK_WARP)
+            lk_cp_async(to + row * ld + 8 * chunk, from + (chunk < n ? (row * n + chunk) * 8 : 0), chunk < n ? 16 : 0);
 }
 
-static __device__ __forceinline__ void fetch_page(const attend_args &a, const room &m, const lk_attn_work &item, int kv,
-                                                  int ip)
+/* Begins to copy K and V of page `id` into a buffer. */
+template <class T> static __device__ __forceinline__ void fetch_page(const attend_args &a, uint16_t *to, int kv, int id)
 {
-    int64_t page = a.page[a.page_start[item.seq] + ip] * a.kv.n_kv_head + kv;
-    int buf = (ip - item.page_begin) % a.n_buf;
-    copy_tile(m.k + buf * PAGE * a.q_ld, a.q_ld, (const uint16_t *)(a.kv.k + page * a.kv.k_page_bytes),
-              (int)a.kv.head_dim / 8);
-    copy_tile(m.v + buf * PAGE * a.v_ld, a.v_ld, (const uint16_t *)(a.kv.v + page * a.kv.v_page_bytes),
-              (int)a.kv.v_dim / 8);
+    int64_t page = (int64_t)id * a.kv.n_kv_head + kv;
+    int q_ld = T::q_ld(a.q_ld);
+    copy_tile<T::threads, T::q_ld(0)>(to, q_ld, (const uint16_t *)(a.kv.k + page * a.kv.k_page_bytes),
+                                      (int)a.kv.head_dim / 8);
+    copy_tile<T::threads, T::v_ld>(to + PAGE * q_ld, T::v_ld, (const uint16_t *)(a.kv.v + page * a.kv.v_page_bytes),
+                                   (int)a.kv.v_dim / 8);
 }
 
-static __device__ __forceinline__ void fetch_queries(const attend_args &a, const room &m, const lk_attn_work &item,
-                                                     const heads &h, int rows)
+template <class T>
+static __device__ __forceinline__ void fetch_queries(const attend_args &a, uint16_t *to, const lk_attn_work &item,
+                                                     const heads &h)
 {
-    int n = (int)a.kv.head_dim / 8, wide = (n + 1) / 2 * 2;
-    for (int i = (int)threadIdx.x; i < rows * wide; i += (int)blockDim.x) {
+    int n = (int)a.kv.head_dim / 8, ld = T::q_ld(a.q_ld), wide = (ld - 8) / 8;
+    for (int i = (int)threadIdx.x; i < T::rows * wide; i += T::threads) {
         int row = i / wide, chunk = i % wide;
         bool real = row < item.n_row * h.n && chunk < n;
         const uint16_t *from = a.q;
         if (real)
             from +=
                 ((int64_t)a.row[item.row + row / h.n].tok * a.n_head + h.first + row % h.n) * a.kv.head_dim + 8 * chunk;
-        lk_cp_async(m.q + row * a.q_ld + 8 * chunk, from, real ? 16 : 0);
+        lk_cp_async(to + row * ld + 8 * chunk, from, real ? 16 : 0);
     }
 }
 
-/* N neighboring tiles of 8 positions from `tile` on: q times K, in steps of 16 dimensions. */
-template <int N>
-static __device__ __forceinline__ void score_tiles(float s[N][4], const uint16_t *q, const uint16_t *k, int ld,
-                                                   int n_step)
+/* Waits until at most `open` of the latest groups of copies are on their way. */
+static __device__ __forceinline__ void wait_copies(int open)
 {
-    int lane = lk_lane();
-    q += lane % 16 * ld + lane / 16 * 8;
-    k += (N == 1 ? lane % 8 : lane % 8 + lane / 16 * 8) * ld + lane / 8 % 2 * 8;
-#pragma unroll
-    for (int t = 0; t < N; t++)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            s[t][i] = 0;
-    for (int step = 0; step < n_step; step++) {
-        uint32_t fq[4], fk[4];
-        lk_ldmatrix4(fq, q + step * 16);
-        if constexpr (N == 1) {
-            lk_ldmatrix2(fk, k + step * 16);
-            lk_mma(s[0], fq, fk);
-        } else {
-#pragma unroll
-            for (int t = 0; t + 1 < N; t += 2) {
-                lk_ldmatrix4(fk, k + t * 8 * ld + step * 16);
-                lk_mma(s[t], fq, fk);
-                lk_mma(s[t + 1], fq, fk + 2);
-            }
-        }
-    }
+    if (open <= 0)
+        lk_cp_wait<0>();
+    else if (open == 1)
+        lk_cp_wait<1>();
+    else
+        lk_cp_wait<2>();
 }
 
 /* A page's scores of the warp's 16 rows. Warps that share rows make 4 / C tiles each and exchange them. */
-template <int C>
-static __device__ __forceinline__ void score_page(const attend_args &a, const room &m, int group, int part,
+template <int R, int C, int NS, int NT>
+static __device__ __forceinline__ void score_page(const attend_args &a, const room &m, const uint32_t (*fq)[4],
                                                   const uint16_t *k, scores *s)
 {
-    int n_step = ((int)a.kv.head_dim + 15) / 16, lane = lk_lane();
-    const uint16_t *q = m.q + group * 16 * a.q_ld;
-    if constexpr (C == 1) {
-        score_tiles<4>(s->x, q, k, a.q_ld, n_step);
+    if constexpr (NS > 0) {
+        score_tiles<NS>(s->x, fq, k);
         return;
     }
     constexpr int N = 4 / C;
+    int n_step = ((int)a.kv.head_dim + 15) / 16, lane = lk_lane(), group = lk_warp() / C, share = lk_warp() % C;
     float own[N][4];
-    score_tiles<N>(own, q, k + part * N * 8 * a.q_ld, a.q_ld, n_step);
+    score_any<N>(own, m.q + group * 16 * a.q_ld, k + share * N * 8 * a.q_ld, a.q_ld, n_step);
     float *to = m.score + (group * 16 + lane / 4) * SCORE_LD + lane % 4 * 2;
 #pragma unroll
     for (int t = 0; t < N; t++) {
-        lk_st<float2>(to + (part * N + t) * 8, float2{own[t][0], own[t][1]});
-        lk_st<float2>(to + (part * N + t) * 8 + 8 * SCORE_LD, float2{own[t][2], own[t][3]});
+        lk_st<float2>(to + (share * N + t) * 8, float2{own[t][0], own[t][1]});
+        lk_st<float2>(to + (share * N + t) * 8 + 8 * SCORE_LD, float2{own[t][2], own[t][3]});
     }
     __syncthreads();
 #pragma unroll
@@ -137,39 +189,17 @@ static __device__ __forceinline__ void score_page(const attend_args &a, const ro
     }
 }
 
-/* o += p V, in steps of 16 positions; the warp's dimensions begin with dim. */
-template <int NT>
-static __device__ __forceinline__ void add_values(const attend_args &a, float o[NT][4], const scores &p,
-                                                  const uint16_t *v, int dim)
-{
-    int lane = lk_lane(), n = (int)a.kv.v_dim;
-    v += (lane % 8 + lane / 8 % 2 * 8) * a.v_ld + dim + lane / 16 * 8;
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const float(*x)[4] = p.x + 2 * half;
-        uint32_t fp[4] = {lk_pack2(x[0][0], x[0][1]), lk_pack2(x[0][2], x[0][3]), lk_pack2(x[1][0], x[1][1]),
-                          lk_pack2(x[1][2], x[1][3])};
-#pragma unroll
-        for (int t = 0; t < NT; t += 2) {
-            if (dim + t * 8 >= n)
-                break;
-            uint32_t fv[4];
-            lk_ldmatrix4_t(fv, v + half * 16 * a.v_ld + t * 8);
-            lk_mma(o[t], fp, fv);
-            lk_mma(o[t + 1], fp, fv + 2);
-        }
-    }
-}
-
-/* A thread's share of two rows: their softmax and the dimensions of its warp. */
+/* A thread's share of two rows: their softmax and the dimensions of its warp. sum is the product with a V of ones. */
 template <int NT> struct part {
-    soft row[2];
-    float o[NT][4];
+    float max[2], sum[4], o[NT][4];
 };
 
 template <int NT> static __device__ __forceinline__ void clear(part<NT> *p)
 {
-    p->row[0] = p->row[1] = {-INFINITY, 0};
+    p->max[0] = p->max[1] = -INFINITY;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        p->sum[i] = 0;
 #pragma unroll
     for (int t = 0; t < NT; t++)
 #pragma unroll
@@ -177,26 +207,63 @@ template <int NT> static __device__ __forceinline__ void clear(part<NT> *p)
             p->o[t][i] = 0;
 }
 
-/* A split is over: rows that saw something of it take it in. */
-template <int NT>
-static __device__ __forceinline__ void end_split(part<NT> *all, const part<NT> &one, const seen row[2], int split)
+/* What the splits before came to, two numbers at a time: NT * 2 of the output, then maximum and sum of either row. */
+template <class T, int NT> struct kept {
+    float *room;
+    part<NT> own;
+
+    __device__ __forceinline__ float *at(int i)
+    {
+        return room + (i * T::threads + (int)threadIdx.x) * 2;
+    }
+    __device__ __forceinline__ void put(const part<NT> &p)
+    {
+        if constexpr (T::keeps) {
+#pragma unroll
+            for (int i = 0; i < 2 * NT; i++)
+                lk_st<float2>(at(i), float2{p.o[i / 2][i % 2 * 2], p.o[i / 2][i % 2 * 2 + 1]});
+#pragma unroll
+            for (int h = 0; h < 2; h++)
+                lk_st<float2>(at(2 * NT + h), float2{p.max[h], p.sum[2 * h]});
+        } else {
+            own = p;
+        }
+    }
+    __device__ __forceinline__ float2 out(int t, int h)
+    {
+        return T::keeps ? lk_ld<float2>(at(2 * t + h)) : float2{own.o[t][2 * h], own.o[t][2 * h + 1]};
+    }
+    __device__ __forceinline__ soft state(int h)
+    {
+        float2 x = T::keeps ? lk_ld<float2>(at(2 * NT + h)) : float2{own.max[h], own.sum[2 * h]};
+        return {x.x, x.y};
+    }
+};
+
+/* A split is over: *one becomes what all came to so far. */
+template <class T, int NT, int C>
+static __device__ __forceinline__ void end_split(part<NT> *one, kept<T, NT> *all, const spans<C> &rows, int split)
 {
     int begin = split * LK_SPLIT_TOKENS;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        bool part_of_it = sees(row[h], begin, begin + LK_SPLIT_TOKENS), first = row[h].from >= begin;
-        if (!part_of_it)
-            continue;
-        float2 f = {0, 1};
-        if (first)
-            all->row[h] = one.row[h];
-        else
-            f = merge_soft(&all->row[h], one.row[h]);
+        span row = rows.get(h);
+        if (row.from >= begin || row.last == INT32_MAX)
+            continue; /* the row's first, or it is yet to come, or there is no such row */
+        bool over = row.last < begin;
+        soft sum = all->state(h);
+        float2 f = {1, 0};
+        if (!over)
+            f = merge_soft(&sum, {one->max[h], one->sum[2 * h]});
+        one->max[h] = sum.max;
+        one->sum[2 * h] = one->sum[2 * h + 1] = sum.sum;
 #pragma unroll
-        for (int t = 0; t < NT; t++)
-#pragma unroll
-            for (int i = 2 * h; i < 2 * h + 2; i++)
-                all->o[t][i] = first ? one.o[t][i] : merge_out(all->o[t][i], one.o[t][i], f);
+        for (int t = 0; t < NT; t++) {
+            float2 was = all->out(t, h);
+            float *o = one->o[t] + 2 * h;
+            o[0] = over ? was.x : merge_out(was.x, o[0], f);
+            o[1] = over ? was.y : merge_out(was.y, o[1], f);
+        }
     }
 }
 
@@ -208,9 +275,9 @@ static __device__ __forceinline__ void write_out(const attend_args &a, const par
         int d = dim + t * 8 + lk_lane() % 4 * 2;
 #pragma unroll
         for (int h = 0; h < 2; h++)
-            if (row[h].last >= 0 && d < a.kv.v_dim)
-                put_out(a, row[h].tok, row[h].head, d, all.o[t][2 * h] / all.row[h].sum,
-                        all.o[t][2 * h + 1] / all.row[h].sum);
+            if (row[h].tok >= 0 && d < a.kv.v_dim)
+                put_out(a, row[h].tok, row[h].head, d, all.o[t][2 * h] / all.sum[2 * h],
+                        all.o[t][2 * h + 1] / all.sum[2 * h]);
     }
 }
 
@@ -221,11 +288,11 @@ static __device__ __forceinline__ void save(const attend_args &a, const part<NT>
 {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        if (row[h].last < 0)
+        if (row[h].tok < 0)
             continue;
         float *to = state_of(a, row[h], split);
         if (dim == 0 && lk_lane() % 4 == 0)
-            lk_st<float2>(to, float2{one.row[h].max, one.row[h].sum});
+            lk_st<float2>(to, float2{one.max[h], one.sum[2 * h]});
 #pragma unroll
         for (int t = 0; t < NT; t++) {
             int d = dim + t * 8 + lk_lane() % 4 * 2;
@@ -240,11 +307,12 @@ static __device__ __forceinline__ void load(const attend_args &a, part<NT> *one,
 {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        if (row[h].last < 0)
+        if (row[h].tok < 0)
             continue;
         const float *from = state_of(a, row[h], split);
         float2 x = lk_ld<float2>(from);
-        one->row[h] = {x.x, x.y};
+        one->max[h] = x.x;
+        one->sum[2 * h] = one->sum[2 * h + 1] = x.y;
 #pragma unroll
         for (int t = 0; t < NT; t++) {
             int d = dim + t * 8 + lk_lane() % 4 * 2;
@@ -257,56 +325,109 @@ static __device__ __forceinline__ void load(const attend_args &a, part<NT> *one,
     }
 }
 
-template <int R, int C, int NT>
-static __global__ void __launch_bounds__(R *C *LK_WARP) attend_kernel(const __grid_constant__ attend_args a)
+/* Scores, softmax and values of the page in a buffer. `whole`: positions that all rows of the warp see. */
+template <int R, int C, int NS, int NT>
+static __device__ __forceinline__ void take_page(const attend_args &a, const room &m, const uint32_t (*fq)[4],
+                                                 const uint16_t *page, int begin, const spans<C> &rows,
+                                                 const span &whole, part<NT> *one)
 {
+    using T = tile<R, C, NS, NT>;
+    scores s;
+    score_page<R, C, NS, NT>(a, m, fq, page, &s);
+    if (begin < whole.from || begin + PAGE - 1 > whole.last) {
+        span row[2] = {rows.get(0), rows.get(1)};
+        mask(row, begin, &s);
+    }
+    float2 shrink = soften(a.scale, &s, one->max);
+    if (lk_ballot(shrink.x != 1 || shrink.y != 1)) {
+#pragma unroll
+        for (int t = 0; t < NT; t++) {
+            one->o[t][0] *= shrink.x;
+            one->o[t][1] *= shrink.x;
+            one->o[t][2] *= shrink.y;
+            one->o[t][3] *= shrink.y;
+        }
+        one->sum[0] *= shrink.x;
+        one->sum[1] *= shrink.x;
+        one->sum[2] *= shrink.y;
+        one->sum[3] *= shrink.y;
+    }
+    add_values<NT>(one->o, one->sum, s, page + PAGE * T::q_ld(a.q_ld) + lk_warp() % C * NT * 8, T::v_ld);
+}
+
+/* Positions that all rows of the warp see. */
+static __device__ __forceinline__ span whole_of(const span &a, const span &b)
+{
+    span s = {a.from > b.from ? a.from : b.from, a.last < b.last ? a.last : b.last};
+    for (int step = 4; step < LK_WARP; step *= 2) {
+        int from = (int)lk_shuffle((uint32_t)s.from, lk_lane() ^ step);
+        int last = (int)lk_shuffle((uint32_t)s.last, lk_lane() ^ step);
+        s.from = from > s.from ? from : s.from;
+        s.last = last < s.last ? last : s.last;
+    }
+    return s;
+}
+
+template <int R, int C, int NS, int NT, int BLOCKS>
+static __global__ void __launch_bounds__(R *C *LK_WARP, BLOCKS) attend_kernel(const __grid_constant__ attend_args a)
+{
+    using T = tile<R, C, NS, NT>;
     lk_attn_work item = a.item[blockIdx.x];
     if (item.n_row == 0)
         return;
-    heads h = heads_of(a, R * 16);
-    room m = room_of(a, R * 16);
-    int group = lk_warp() / C, share = lk_warp() % C, dim = share * NT * 8;
-    seen row[2] = {row_of(a, item, h, group * 16 + lk_lane() / 4), row_of(a, item, h, group * 16 + lk_lane() / 4 + 8)};
-    part<NT> one, all;
+    heads h = heads_of(a, T::rows);
+    room m = room_of<T>(a);
+    int dim = lk_warp() % C * NT * 8, elems = T::page(a.q_ld);
+    seen row[2];
+    rows_of<C>(a, item, h, row);
+    span whole = whole_of(row[0].at, row[1].at);
+    spans<C> span = {m.row};
+    span.put(row);
+    part<NT> one;
+    kept<T, NT> all = {m.kept, {}};
+    uint32_t fq[NS > 0 ? NS : 1][4];
+    int first_id = a.page_start[item.seq], ahead = a.n_buf - 1; /* pages that are fetched before they are needed */
     clear(&one);
-    clear(&all);
     if (item.kind == LK_ATTN_RESUME)
         load(a, &one, row, item.page_begin / SPLIT_PAGES, dim);
-    fetch_queries(a, m, item, h, R * 16);
-    fetch_page(a, m, item, h.kv, item.page_begin);
-    lk_cp_commit();
+    fetch_queries<T>(a, NS > 0 ? m.page + ahead * elems : m.q, item, h);
+    if (NS > 0)
+        lk_cp_commit();
+    for (int i = 0; i < ahead; i++) {
+        if (item.page_begin + i < item.page_end)
+            fetch_page<T>(a, m.page + i * elems, h.kv, a.page[first_id + item.page_begin + i]);
+        lk_cp_commit();
+    }
+    if constexpr (NS > 0) {
+        wait_copies(ahead);
+        __syncthreads();
+        load_queries<NS>(fq, m.page + ahead * elems + lk_warp() * 16 * T::q_ld(0));
+    }
+    int next = item.page_begin + ahead, id = next < item.page_end ? a.page[first_id + next] : 0, buf = 0;
     for (int ip = item.page_begin; ip < item.page_end; ip++) {
         if (ip % SPLIT_PAGES == 0 && ip > item.page_begin) {
-            end_split(&all, one, row, ip / SPLIT_PAGES - 1);
+            end_split(&one, &all, span, ip / SPLIT_PAGES - 1);
+            all.put(one);
             clear(&one);
         }
-        if (a.n_buf == 1 && ip > item.page_begin) {
-            __syncthreads();
-            fetch_page(a, m, item, h.kv, ip);
-            lk_cp_commit();
-        }
-        lk_cp_wait<0>();
+        wait_copies(ahead - 1);
         __syncthreads();
-        if (a.n_buf == 2 && ip + 1 < item.page_end) {
-            fetch_page(a, m, item, h.kv, ip + 1);
-            lk_cp_commit();
+        if (ip + ahead < item.page_end)
+            fetch_page<T>(a, m.page + (buf > 0 ? buf - 1 : ahead) * elems, h.kv, id);
+        id = ip + ahead + 1 < item.page_end ? a.page[first_id + ip + ahead + 1] : 0;
+        lk_cp_commit();
+        if (a.n_buf == 1) {
+            lk_cp_wait<0>();
+            __syncthreads();
         }
-        int buf = (ip - item.page_begin) % a.n_buf;
-        scores s;
-        score_page<C>(a, m, group, share, m.k + buf * PAGE * a.q_ld, &s);
-        float2 shrink = soften(a, row, ip * PAGE, &s, one.row);
-#pragma unroll
-        for (int t = 0; t < NT; t++) {
-            one.o[t][0] *= shrink.x;
-            one.o[t][1] *= shrink.x;
-            one.o[t][2] *= shrink.y;
-            one.o[t][3] *= shrink.y;
-        }
-        add_values<NT>(a, one.o, s, m.v + buf * PAGE * a.v_ld, dim);
+        take_page<R, C, NS, NT>(a, m, fq, m.page + buf * elems, ip * PAGE, span, whole, &one);
+        buf = buf + 1 < a.n_buf ? buf + 1 : 0;
     }
+    item = a.item[blockIdx.x]; /* again: in the loop registers are dear */
+    rows_of<C>(a, item, heads_of(a, T::rows), row);
     if (item.kind == LK_ATTN_WHOLE) {
-        end_split(&all, one, row, (item.page_end - 1) / SPLIT_PAGES);
-        write_out(a, all, row, dim);
+        end_split(&one, &all, span, (item.page_end - 1) / SPLIT_PAGES);
+        write_out(a, one, row, dim);
     } else {
         save(a, one, row, item.page_begin / SPLIT_PAGES, dim);
     }
@@ -318,13 +439,12 @@ static __global__ void __launch_bounds__(MERGE_THREADS) merge_kernel(const __gri
     lk_attn_row r = a.row[blockIdx.x];
     if (r.tok < 0)
         return;
-    int last = a.pos[r.tok], from = a.window > 0 && last >= a.window ? (int)(last - a.window + 1) : 0;
-    seen s = {r.tok, (int)blockIdx.y, r.slot, from, last};
-    int first = from / LK_SPLIT_TOKENS;
+    seen s = {r.tok, (int)blockIdx.y, r.slot, span_of(a, r.tok)};
+    int first = s.at.from / LK_SPLIT_TOKENS;
     for (int d = 2 * (int)threadIdx.x; d < a.kv.v_dim; d += 2 * MERGE_THREADS) {
         soft all = {0, 0};
         float2 o = {0, 0};
-        for (int split = first; split <= last / LK_SPLIT_TOKENS; split++) {
+        for (int split = first; split <= s.at.last / LK_SPLIT_TOKENS; split++) {
             const float *state = state_of(a, s, split);
             float2 x = lk_ld<float2>(state), v = lk_ld<float2>(state + STATE_HEAD + d);
             soft one = {x.x, x.y};
@@ -356,50 +476,68 @@ static attend_args args_of(const lk_attend &a, const lk_attn_plan &p)
     x.state = p.state;
     x.n_head = a.n_head;
     x.window = a.window;
+    x.group = (int)(a.n_head / a.kv.n_kv_head);
     x.scale = a.scale * 1.44269504f;
     x.q_ld = (int)((a.kv.head_dim + 15) / 16 * 16 + 8); /* an odd number of 16 bytes: rows in different banks */
-    x.v_ld = (int)((a.kv.v_dim + 15) / 16 * 16 + 8);
     return x;
 }
 
-/* Items of a launch. */
+/* Items of a launch, and how many buffers of pages are worth their room. */
 struct works {
     const char *name;
     const lk_attn_work *item;
     int64_t n;
+    int n_buf;
+    bool splits; /* an item may be more than one */
 };
 
-template <int R, int C, int NT> static int launch(attend_args x, const works &w, const lk_attn_plan &p, void *stream)
+template <int R, int C, int NS, int NT, int BLOCKS = 1>
+static int launch(attend_args x, const works &w, const lk_attn_plan &p, void *stream)
 {
-    int64_t group = x.n_head / x.kv.n_kv_head;
-    size_t page = (size_t)PAGE * (size_t)(x.q_ld + x.v_ld) * sizeof(uint16_t);
-    size_t rest = R * 16 * ((size_t)x.q_ld * sizeof(uint16_t) + (C > 1 ? SCORE_LD * sizeof(float) : 0));
+    using T = tile<R, C, NS, NT>;
+    static_assert(NS == 0 || T::rows * T::q_ld(0) <= T::page(0), "Q fits into a buffer");
+    size_t page = (size_t)T::page(x.q_ld) * sizeof(uint16_t), rest = T::rest(x.q_ld) + (w.splits ? T::kept() : 0);
     x.item = w.item;
-    x.n_buf = rest + 2 * page <= p.shared_bytes ? 2 : 1;
-    x.n_chunk = (int)lk_blocks(group, R * 16);
+    x.n_buf = w.n_buf;
+    while (x.n_buf > 1 && rest + (size_t)x.n_buf * page > p.shared_bytes)
+        x.n_buf--;
+    x.n_chunk = (int)lk_blocks(x.group, T::rows);
     dim3 grid((unsigned)w.n, (unsigned)(x.kv.n_kv_head * x.n_chunk));
-    lk_shape s = {w.name, grid, R * C * LK_WARP, rest + (size_t)x.n_buf * page, stream};
-    return lk_launch(attend_kernel<R, C, NT>, s, x);
+    lk_shape s = {w.name, grid, T::threads, rest + (size_t)x.n_buf * page, stream};
+    return lk_launch(attend_kernel<R, C, NS, NT, BLOCKS>, s, x);
+}
+
+static int launch_many(const attend_args &x, const lk_attn_plan &p, void *stream)
+{
+    int64_t v = x.kv.v_dim, most = v > x.kv.head_dim ? v : x.kv.head_dim;
+    const lk_attn_work *item = p.item;
+    int64_t n = p.n_many;
+    return most <= 64    ? launch<4, 1, 4, 8, 4>(x, {"attend<4, 1, 4, 8, 4>", item, n, 3, true}, p, stream)
+           : most <= 128 ? launch<4, 1, 8, 16, 3>(x, {"attend<4, 1, 8, 16, 3>", item, n, 2, true}, p, stream)
+           : v <= 256    ? launch<4, 2, 0, 16>(x, {"attend<4, 2, 0, 16, 1>", item, n, 2, true}, p, stream)
+           : lk_cuda_attn_rows(v, p.shared_bytes) == 32
+               ? launch<2, 4, 0, 16>(x, {"attend<2, 4, 0, 16, 1>", item, n, 2, true}, p, stream)
+               : launch<1, 4, 0, 16>(x, {"attend<1, 4, 0, 16, 1>", item, n, 2, true}, p, stream);
+}
+
+static int launch_few(const attend_args &x, const lk_attn_plan &p, void *stream)
+{
+    int64_t v = x.kv.v_dim, most = v > x.kv.head_dim ? v : x.kv.head_dim;
+    const lk_attn_work *item = p.item + p.n_many;
+    int64_t n = p.n_few;
+    return most <= 64    ? launch<1, 1, 4, 8>(x, {"attend<1, 1, 4, 8, 1>", item, n, 4, false}, p, stream)
+           : most <= 128 ? launch<1, 1, 8, 16>(x, {"attend<1, 1, 8, 16, 1>", item, n, 3, false}, p, stream)
+           : v <= 256    ? launch<1, 4, 0, 8>(x, {"attend<1, 4, 0, 8, 1>", item, n, 3, false}, p, stream)
+                         : launch<1, 4, 0, 16>(x, {"attend<1, 4, 0, 16, 1>", item, n, 3, false}, p, stream);
 }
 
 int lk_cuda_attend(const struct lk_attend *a, const struct lk_attn_plan *p, void *stream)
 {
     attend_args x = args_of(*a, *p);
-    int64_t v = a->kv.v_dim;
-    const lk_attn_work *many = p->item, *few = p->item + p->n_many;
-    int64_t m = p->n_many, f = p->n_few;
-    int e = v <= 64    ? launch<4, 1, 8>(x, {"attend<4, 1, 8>", many, m}, *p, stream)
-            : v <= 128 ? launch<4, 1, 16>(x, {"attend<4, 1, 16>", many, m}, *p, stream)
-            : v <= 256 ? launch<4, 2, 16>(x, {"attend<4, 2, 16>", many, m}, *p, stream)
-            : lk_cuda_attn_rows(v, p->shared_bytes) == 32
-                ? launch<2, 4, 16>(x, {"attend<2, 4, 16>", many, m}, *p, stream)
-                : launch<1, 4, 16>(x, {"attend<1, 4, 16>", many, m}, *p, stream);
+    int e = launch_many(x, *p, stream);
     if (e)
         return e;
-    e = v <= 64    ? launch<1, 4, 2>(x, {"attend<1, 4, 2>", few, f}, *p, stream)
-        : v <= 128 ? launch<1, 4, 4>(x, {"attend<1, 4, 4>", few, f}, *p, stream)
-        : v <= 256 ? launch<1, 4, 8>(x, {"attend<1, 4, 8>", few, f}, *p, stream)
-                   : launch<1, 4, 16>(x, {"attend<1, 4, 16>", few, f}, *p, stream);
+    e = launch_few(x, *p, stream);
     if (e)
         return e;
     x.row = p->row + p->merge_row;

@@ -11,6 +11,7 @@
 #define PAGE LK_PAGE_TOKENS
 #define SPLIT_PAGES (LK_SPLIT_TOKENS / LK_PAGE_TOKENS)
 #define SCORE_LD (PAGE + 4) /* floats from row to row of exchanged scores */
+#define SLACK 8             /* binary digits */
 #define STATE_HEAD 4        /* floats before a state's dimensions: maximum, sum, two unused */
 
 struct attend_args {
@@ -23,8 +24,9 @@ struct attend_args {
     const int32_t *pos, *page_start, *page;
     float *state; /* [slot, n_head, STATE_HEAD + v_dim] */
     int64_t n_head, window;
-    float scale;                    /* with log2(e): exponentials are powers of two */
-    int n_buf, n_chunk, q_ld, v_ld; /* buffers of a page; blocks a KV head; elements from row to row */
+    float scale;              /* with log2(e): exponentials are powers of two */
+    int n_buf, n_chunk, q_ld; /* buffers of a page; blocks a KV head; elements from row to row of Q and K */
+    int group;                /* query heads a KV head */
 };
 
 /* A running softmax in base 2. */
@@ -32,15 +34,21 @@ struct soft {
     float max, sum;
 };
 
-/* What a thread knows of one of its two rows. */
-struct seen {
-    int tok, head, slot;
-    int from, last; /* positions; nothing where the row does not exist */
+/* Positions that a row sees; all of them where the row does not exist, whose result goes nowhere. */
+struct span {
+    int from, last;
 };
 
-static __device__ __forceinline__ bool sees(const seen &s, int begin, int end)
+/* A row of a block. */
+struct seen {
+    int tok, head, slot; /* tok -1: it does not exist */
+    span at;
+};
+
+static __device__ __forceinline__ span span_of(const attend_args &a, int tok)
 {
-    return s.from < end && s.last >= begin;
+    int last = a.pos[tok];
+    return {a.window > 0 && last >= a.window ? (int)(last - a.window + 1) : 0, last};
 }
 
 static __device__ __forceinline__ float *state_of(const attend_args &a, const seen &s, int split)
@@ -85,36 +93,124 @@ struct scores {
     float x[4][4];
 };
 
-/* Makes probabilities of scores; returns what the rows' sums so far shrink by. */
-static __device__ __forceinline__ float2 soften(const attend_args &a, const seen row[2], int begin, scores *s,
-                                                soft o[2])
+/* A warp's 16 rows of Q. */
+template <int NS> static __device__ __forceinline__ void load_queries(uint32_t fq[NS][4], const uint16_t *q)
+{
+    constexpr int LD = NS * 16 + 8;
+    q += lk_lane() % 16 * LD + lk_lane() / 16 * 8;
+#pragma unroll
+    for (int step = 0; step < NS; step++)
+        lk_ldmatrix4(fq[step], q + step * 16);
+}
+
+/* Scores of a page: Q in registers times K, in steps of 16 dimensions. */
+template <int NS>
+static __device__ __forceinline__ void score_tiles(float s[4][4], const uint32_t (*fq)[4], const uint16_t *k)
+{
+    constexpr int LD = NS * 16 + 8;
+    int lane = lk_lane();
+    k += (lane % 8 + lane / 16 * 8) * LD + lane / 8 % 2 * 8;
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        s[i / 4][i % 4] = 0;
+#pragma unroll
+    for (int step = 0; step < NS; step++) {
+#pragma unroll
+        for (int t = 0; t < 4; t += 2) {
+            uint32_t fk[4];
+            lk_ldmatrix4(fk, k + t * 8 * LD + step * 16);
+            lk_mma(s[t], fq[step], fk);
+            lk_mma(s[t + 1], fq[step], fk + 2);
+        }
+    }
+}
+
+/* N neighboring tiles of 8 positions: Q in shared memory times K. */
+template <int N>
+static __device__ __forceinline__ void score_any(float s[N][4], const uint16_t *q, const uint16_t *k, int ld,
+                                                 int n_step)
+{
+    int lane = lk_lane();
+    q += lane % 16 * ld + lane / 16 * 8;
+    k += (N == 1 ? lane % 8 : lane % 8 + lane / 16 * 8) * ld + lane / 8 % 2 * 8;
+#pragma unroll
+    for (int i = 0; i < 4 * N; i++)
+        s[i / 4][i % 4] = 0;
+#pragma unroll 1
+    for (int step = 0; step < n_step; step++) {
+        uint32_t fq[4], fk[4];
+        lk_ldmatrix4(fq, q + step * 16);
+        if constexpr (N == 1) {
+            lk_ldmatrix2(fk, k + step * 16);
+            lk_mma(s[0], fq, fk);
+        } else {
+#pragma unroll
+            for (int t = 0; t + 1 < N; t += 2) {
+                lk_ldmatrix4(fk, k + t * 8 * ld + step * 16);
+                lk_mma(s[t], fq, fk);
+                lk_mma(s[t + 1], fq, fk + 2);
+            }
+        }
+    }
+}
+
+/* o += p V and sum += p, in steps of 16 positions; v: the warp's first dimension. */
+template <int NT>
+static __device__ __forceinline__ void add_values(float o[NT][4], float sum[4], const scores &p, const uint16_t *v,
+                                                  int ld)
+{
+    int lane = lk_lane();
+    v += (lane % 8 + lane / 8 % 2 * 8) * ld + lane / 16 * 8;
+    const uint32_t ones[2] = {0x3f803f80, 0x3f803f80};
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const float(*x)[4] = p.x + 2 * half;
+        uint32_t fp[4] = {lk_pack2(x[0][0], x[0][1]), lk_pack2(x[0][2], x[0][3]), lk_pack2(x[1][0], x[1][1]),
+                          lk_pack2(x[1][2], x[1][3])};
+#pragma unroll
+        for (int t = 0; t < NT; t += 2) {
+            uint32_t fv[4];
+            lk_ldmatrix4_t(fv, v + half * 16 * ld + t * 8);
+            lk_mma(o[t], fp, fv);
+            lk_mma(o[t + 1], fp, fv + 2);
+        }
+        lk_mma(sum, fp, ones);
+    }
+}
+
+/* Scores of positions that a row does not see become -infinity. */
+static __device__ __forceinline__ void mask(const span row[2], int begin, scores *s)
+{
+#pragma unroll
+    for (int i = 0; i < 16; i++) {
+        int at = begin + i / 4 * 8 + lk_lane() % 4 * 2 + i % 2;
+        const span &r = row[i / 2 % 2];
+        s->x[i / 4][i % 4] = at >= r.from && at <= r.last ? s->x[i / 4][i % 4] : -INFINITY;
+    }
+}
+
+/* Makes probabilities of scores; returns what the rows' sums so far shrink by. A row's reference follows its maximum
+ * when that has grown by more than SLACK: below, probabilities are at most 2^SLACK, and rounding is as fine as ever. */
+static __device__ __forceinline__ float2 soften(float scale, scores *s, float max[2])
 {
     float shrink[2];
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        float max = -INFINITY, sum = 0;
+        float top = -INFINITY;
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            top = fmaxf(top, s->x[i / 2][2 * h + i % 2]);
+        top = fmaxf(top, lk_shuffle_f32(top, lk_lane() ^ 1));
+        top = fmaxf(top, lk_shuffle_f32(top, lk_lane() ^ 2)) * scale;
+        bool grows = top > max[h] + SLACK;
+        shrink[h] = grows ? lk_exp2(max[h] - top) : 1;
+        max[h] = grows ? top : max[h];
+        float base = max[h] == -INFINITY ? 0 : -max[h]; /* a row that sees nothing yet */
 #pragma unroll
         for (int i = 0; i < 8; i++) {
-            int at = begin + i / 2 * 8 + lk_lane() % 4 * 2 + i % 2;
             float *x = &s->x[i / 2][2 * h + i % 2];
-            *x = at >= row[h].from && at <= row[h].last ? *x * a.scale : -INFINITY;
-            max = fmaxf(max, *x);
+            *x = lk_exp2(fmaf(*x, scale, base));
         }
-        max = fmaxf(max, lk_shuffle_f32(max, lk_lane() ^ 1));
-        max = fmaxf(max, lk_shuffle_f32(max, lk_lane() ^ 2));
-        max = fmaxf(max, o[h].max);
-        shrink[h] = max > o[h].max ? lk_exp2(o[h].max - max) : 1;
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            int at = begin + i / 2 * 8 + lk_lane() % 4 * 2 + i % 2;
-            float *x = &s->x[i / 2][2 * h + i % 2];
-            *x = at >= row[h].from && at <= row[h].last ? lk_widen(lk_bf16(lk_exp2(*x - max))) : 0;
-            sum += *x;
-        }
-        sum += lk_shuffle_f32(sum, lk_lane() ^ 1);
-        sum += lk_shuffle_f32(sum, lk_lane() ^ 2);
-        o[h].max = max;
-        o[h].sum = o[h].sum * shrink[h] + sum;
     }
     return {shrink[0], shrink[1]};
 }

@@ -37,6 +37,14 @@ static __device__ __forceinline__ uint16_t lk_bf16(float x)
     return y;
 }
 
+/* The same of two, the first in the low half. */
+static __device__ __forceinline__ uint32_t lk_bf16x2(float low, float high)
+{
+    uint32_t y;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+    return y;
+}
+
 static __device__ __forceinline__ float lk_exp2(float x)
 {
     float y;

@@ -45,6 +45,11 @@ static inline uint16_t lk_bf16(float x)
     return (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
 }
 
+static inline uint32_t lk_bf16x2(float low, float high)
+{
+    return (uint32_t)lk_bf16(low) | (uint32_t)lk_bf16(high) << 16;
+}
+
 /* 2^x: on the device the processor's own approximation, which flushes subnormal results. */
 static inline float lk_exp2(float x)
 {

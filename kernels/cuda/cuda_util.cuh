@@ -38,7 +38,7 @@ static __device__ __forceinline__ float lk_widen(uint16_t x)
 
 static __device__ __forceinline__ uint32_t lk_pack2(float low, float high)
 {
-    return (uint32_t)lk_bf16(low) | (uint32_t)lk_bf16(high) << 16;
+    return lk_bf16x2(low, high);
 }
 
 /* The same number for every lane, from the lane `from`. */
