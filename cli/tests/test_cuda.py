@@ -101,6 +101,30 @@ def decode_steps_as_graphs(tmp):
 
 
 @case
+def rows_that_sample_on_a_device(tmp):
+    """Ids that the device draws, in steps that run ahead, are those that the host draws: alone, and beside a row that the
+    host has to look at."""
+    more = ({}, {'top_k': 3}, {'top_p': 0.8}, {'min_p': 0.2}, {'top_p': 0.95, 'top_k': 40}, {'logprobs': 1, 'max_tokens': 3})
+    rows = [{'prompt_token_ids': [5 + i, 7, 9], 'max_tokens': 10, 'temperature': 1.2, 'seed': i, 'ignore_eos': True, **m}
+            for i, m in enumerate(more)]
+    path = write(os.path.join(tmp, 'in.jsonl'), lines(rows))
+
+    def run(no_ahead, *args):
+        r = on_device(['-i', path, '--token-ids', '--log-level', 'debug', *args], LLMBATCH_NO_AHEAD=no_ahead)
+        equal(r.code, 0, r.err)
+        said = re.search(r'steps launched while another one was on its way: (\d+)', r.err)
+        return r.out, int(said[1])
+    drawn, n = run('1')
+    equal(n, 0, 'steps ahead')
+    out, n = run('0')
+    equal(out, drawn, 'rows')
+    check(n >= 5, f'{n} steps ahead')
+    out, n = run('0', '--max-seqs', '1')
+    equal(out, drawn, 'rows alone')
+    check(n >= 40, f'{n} steps ahead of rows alone')
+
+
+@case
 def graphs_of_other_families(tmp):
     """Experts, latents with experts, and two windows; experts in f32 ask the host, and are launched."""
     rows = [{'id': i, 'prompt_token_ids': [5 + i, 7, 9][:1 + i], 'max_tokens': n, 'temperature': 0.8, 'ignore_eos': True}
