@@ -340,7 +340,8 @@ static __device__ __forceinline__ void take_page(const attend_args &a, const roo
     using T = tile<R, C, NS, NT>;
     scores s;
     score_page<R, C, NS, NT>(a, m, fq, x.page, &s);
-    if (x.begin < x.whole.from || x.begin + PAGE - 1 > x.whole.last) {
+    /* where warps share rows, there is no register for the difference */
+    if (C > 1 || x.begin < x.whole.from || x.begin + PAGE - 1 > x.whole.last) {
         const spans<C> rows = {m.row};
         span row[2] = {rows.get(0), rows.get(1)};
         mask(row, x.begin, &s);
