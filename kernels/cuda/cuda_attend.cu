@@ -325,18 +325,26 @@ static __device__ __forceinline__ void load(const attend_args &a, part<NT> *one,
     }
 }
 
-/* Scores, softmax and values of the page in a buffer. `whole`: positions that all rows of the warp see. */
+/* A page in shared memory, the position that it begins with, and positions that all rows of the warp see. */
+struct view {
+    const uint16_t *page;
+    int begin;
+    span whole;
+};
+
+/* Scores, softmax and values of a page. */
 template <int R, int C, int NS, int NT>
 static __device__ __forceinline__ void take_page(const attend_args &a, const room &m, const uint32_t (*fq)[4],
-                                                 const uint16_t *page, int begin, const spans<C> &rows,
-                                                 const span &whole, part<NT> *one)
+                                                 const view &x, part<NT> *one)
 {
     using T = tile<R, C, NS, NT>;
     scores s;
-    score_page<R, C, NS, NT>(a, m, fq, page, &s);
-    if (begin < whole.from || begin + PAGE - 1 > whole.last) {
+    score_page<R, C, NS, NT>(a, m, fq, x.page, &s);
+    /* where warps share rows, there is no register for the difference */
+    if (C > 1 || x.begin < x.whole.from || x.begin + PAGE - 1 > x.whole.last) {
+        const spans<C> rows = {m.row};
         span row[2] = {rows.get(0), rows.get(1)};
-        mask(row, begin, &s);
+        mask(row, x.begin, &s);
     }
     float2 shrink = soften(a.scale, &s, one->max);
     if (lk_ballot(shrink.x != 1 || shrink.y != 1)) {
@@ -352,7 +360,7 @@ static __device__ __forceinline__ void take_page(const attend_args &a, const roo
         one->sum[2] *= shrink.y;
         one->sum[3] *= shrink.y;
     }
-    add_values<NT>(one->o, one->sum, s, page + PAGE * T::q_ld(a.q_ld) + lk_warp() % C * NT * 8, T::v_ld);
+    add_values<NT>(one->o, one->sum, s, x.page + PAGE * T::q_ld(a.q_ld) + lk_warp() % C * NT * 8, T::v_ld);
 }
 
 /* Positions that all rows of the warp see. */
@@ -420,7 +428,7 @@ static __global__ void __launch_bounds__(R *C *LK_WARP, BLOCKS) attend_kernel(co
             lk_cp_wait<0>();
             __syncthreads();
         }
-        take_page<R, C, NS, NT>(a, m, fq, m.page + buf * elems, ip * PAGE, span, whole, &one);
+        take_page<R, C, NS, NT>(a, m, fq, {m.page + buf * elems, ip * PAGE, whole}, &one);
         buf = buf + 1 < a.n_buf ? buf + 1 : 0;
     }
     item = a.item[blockIdx.x]; /* again: in the loop registers are dear */
