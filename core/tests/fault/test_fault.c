@@ -1,7 +1,7 @@
 /* Whole runs in which one call fails, of every kind of call and at every place: the error is clear, the exit code
  * right, nothing that was finished is lost, nothing leaks, and the same command goes on to the same bytes. Every
- * seventh place where memory is asked for (fewer under a sanitizer), of other calls the first seven and every seventh;
- * all with LB_TEST_FULL=1. */
+ * seventh place where memory is asked for (fewer under a sanitizer), of other calls the first seven and every
+ * seventh; all with LB_TEST_FULL=1. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
@@ -23,7 +23,7 @@
 
 /* Every how many of the places where memory is asked for. */
 #ifdef __SANITIZE_ADDRESS__
-#define MEMORY_STEP 31
+#define MEMORY_STEP 61
 #else
 #define MEMORY_STEP 7
 #endif

@@ -81,14 +81,14 @@ template <typename T> static bool add_of(const pair<T> &p, const float *u, int64
 }
 
 /* Rows by adapter in tiles; row i has adapter of[i], -1: none. */
-struct step {
+struct adapted_step {
     host<int32_t> of, row;
     host<struct lk_adapt_tile> tile;
 };
 
-static step make_step(int64_t n_row)
+static adapted_step make_step(int64_t n_row)
 {
-    step s;
+    adapted_step s;
     for (int64_t i = 0; i < n_row; i++)
         s.of.push_back((int32_t)(random_bits() % (unsigned)(N_ADAPTER + 1)) - 1);
     for (int32_t e = 0; e < N_ADAPTER; e++) {
@@ -116,7 +116,7 @@ template <typename T> static void lora_case(int64_t n_row, int64_t n_out, int64_
         all.push_back(p[i]->p);
         n_u = p[i]->p.n_u > n_u ? p[i]->p.n_u : n_u;
     }
-    step s = make_step(n_row);
+    adapted_step s = make_step(n_row);
     host<T> x = random_of<T>(n_row * k);
     host<float> before = random_row(n_seg * part_ld, -2, 2);
     dev<struct lk_adapter> dall(all);
