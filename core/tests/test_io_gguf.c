@@ -132,6 +132,11 @@ static void tiny_model_opens(void **state)
     assert_true(v->merge[1].len == 4 && memcmp(v->merge[1].data, "ab c", 4) == 0);
     assert_true(v->type[7] == LB_VOCAB_CONTROL && v->type[2] == LB_VOCAB_NORMAL);
     assert_true(v->score[0] == 1.0f && v->score[7] > 1.0f);
+
+    lb_gguf_drop_vocab(&g); /* the lists, once; texts, ids and tensors stay */
+    assert_true(v->n_token == 0 && v->n_merge == 0 && !v->token && !v->merge && !v->type && !v->score);
+    assert_true(v->bos == 0 && v->eot == 7 && memcmp(v->pre.data, "smollm", 6) == 0);
+    assert_non_null(lb_wfile_find(&g.w, "blk.0.ffn_up.weight"));
     lb_gguf_close(&g);
     lb_str_release(&o.s);
 }
