@@ -66,18 +66,24 @@ static float fma_chain(const float *a, const float *w, int64_t n)
     return sum;
 }
 
+static uint16_t rounded(const float *x, int64_t k, int64_t n)
+{
+    return k < n ? lk_round(x[k]) : 0;
+}
+
+/* Blocks of 32 columns, zeros behind the last one, which make +0 of a sum that is -0. */
 static float dpbf16_chain(const float *a, const float *w, int64_t n)
 {
     float sum = 0;
-    for (int64_t k = 0; k < n; k += 2) {
-        uint16_t x[2] = {lk_round(a[k]), k + 1 < n ? lk_round(a[k + 1]) : 0};
-        uint16_t y[2] = {lk_round(w[k]), k + 1 < n ? lk_round(w[k + 1]) : 0};
+    for (int64_t k = 0; k < lk_ceil_div(n, 32) * 32; k += 2) {
+        uint16_t x[2] = {rounded(a, k, n), rounded(a, k + 1, n)};
+        uint16_t y[2] = {rounded(w, k, n), rounded(w, k + 1, n)};
         sum = lk_model_dpbf16(sum, x, y);
     }
     return sum;
 }
 
-/* Blocks of 32 columns, zeros behind the last one: one tdpbf16ps each. */
+/* The same blocks: one tdpbf16ps each. */
 static float tdpbf16_chain(const float *a, const float *w, int64_t n)
 {
     float sum = 0;
