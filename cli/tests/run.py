@@ -6,7 +6,7 @@
 FILE: the cases of a file beside this one alone; each mpi_*.py, which needs several processes, is a CTest of its
 own. Completions are compared with golden rows of transformers in float32 (../shared/goldens/llama-mha, whose pad token is
 its end token, and testdata/tiny-llama and tiny-glm), never with own recorded output. LB_TEST_SUBSET=threads runs the cases
-in which threads meet, LB_TEST_SUBSET=tenth every tenth one; what is marked `long` is run with LB_TEST_FULL=1 alone."""
+in which threads meet, LB_TEST_SUBSET=N every N-th one; what is marked `long` is run with LB_TEST_FULL=1 alone."""
 import concurrent.futures
 import fnmatch
 import gzip
@@ -1198,8 +1198,9 @@ def main():
         picked = [c for c in picked if hasattr(c[1], 'threads')]
     if os.environ.get('LB_TEST_FULL') != '1':
         picked = [c for c in picked if not hasattr(c[1], 'long')]
-    if os.environ.get('LB_TEST_SUBSET') == 'tenth' and len(picked) > 2:
-        picked = picked[::10]
+    every = os.environ.get('LB_TEST_SUBSET', '')
+    if every.isdigit() and len(picked) > 2:
+        picked = picked[::int(every)]
     count = {'ok': 0, 'FAIL': 0, 'skip': 0}
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         for name, end, text, seconds in pool.map(run_case, picked):

@@ -10,8 +10,8 @@
 #include "core/base/str.h"
 
 #define MOST_ROWS 1000
-#define MOST_HEAD_ROWS 512 /* of a vocabulary: what takes them gets no more at a time (HEAD_BYTES of the head) */
-#define HEAD_OUT 65536     /* columns from which a matrix counts as one */
+#define MOST_HEAD_ROWS 512              /* of a vocabulary, whose results are large */
+#define HEAD_OUT 65536                  /* columns from which a matrix counts as one */
 #define SAME_NUMBERS ((int64_t)1 << 20) /* of results, at most, that are compared at a time */
 #define SAME_ROWS 64
 #define ASKED 4      /* algorithms, for each range, */
@@ -82,12 +82,12 @@ static bool fits(struct trial *t, const cublasLtMatmulAlgo_t *algo)
     struct lb_err ignored = LB_ERR_INIT;
     size_t row_bytes = (size_t)t->w->n_out * sizeof(float);
     for (int r = 0; r < LB_CUDA_RANGES; r++) {
-        const int64_t n_row = t->tested[r], middle = t->most / 2;
+        const int64_t n_row = t->tested[r], begin[] = {0, n_row / 2, n_row - t->same + 3};
         if (run(t, algo, n_row, &ignored) != LB_OK)
             return false;
-        /* the first rows, some in the middle, the last ones */
-        for (int64_t row = 0; row < n_row; row = row == 0 ? middle : row == middle ? n_row - t->same + 3 : n_row) {
-            int64_t n = n_row - row < t->same ? n_row - row : t->same;
+        /* the first rows, some in the middle, the last ones; all at once where there are no more */
+        for (int b = 0; b < (n_row > t->same ? 3 : 1); b++) {
+            int64_t row = begin[b], n = n_row - row < t->same ? n_row - row : t->same;
             if (read_out(t, t->got, row, n, &ignored) != LB_OK)
                 return false;
             for (int64_t i = 0; i < n; i++)
