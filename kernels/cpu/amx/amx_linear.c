@@ -1,8 +1,8 @@
 /* y = tree over segments of (A W^T), with its epilogues. */
+#include "kernels/cpu/amx/amx_packed.h"
 #include "kernels/cpu/amx/amx_product.h"
 #include "kernels/cpu/avx512/avx512_epilogue.h"
 #include "kernels/cpu/avx512/avx512_product.h"
-#include "kernels/cpu/avx512/avx512_unpack.h"
 #include "kernels/cpu/avx512/avx512_words.h"
 #include "kernels/cpu/lk_lora.h"
 
@@ -63,8 +63,15 @@ static struct plan plan_of(const struct lk_linear *a)
     return p;
 }
 
+static bool is_few(const struct lk_linear *a)
+{
+    return a->q && a->a.n_row <= LK_AMX_ROWS && a->a.n_row > 0;
+}
+
 static int64_t linear_items(const struct lk_linear *a)
 {
+    if (is_few(a))
+        return lk_amx_few_items(a);
     struct plan p = plan_of(a);
     return p.n_group * p.n_chunk;
 }
@@ -82,20 +89,8 @@ struct work {
     int n_ahead;                   /* lines of them to fetch a block */
     float (*sums)[BAND_NUMBERS];   /* [LK_TREE_DEPTH] on the way up the tree; the result is sums[0] */
     struct lk_packed_panel packed; /* of packed weights, and */
-    uint32_t *unpacked;            /* RUN blocks of one or two panels */
+    uint32_t *unpacked;            /* RUN blocks */
 };
-
-#define UNPACK(kind)                                                \
-    static void unpack_##kind(const struct lk_blocks *b, void *out) \
-    {                                                               \
-        const struct lk_unpacked u = {out, 16, 256};                \
-        lk_unpack(LK_PK_##kind, LK_BF16, b, &u);                    \
-    }
-#define EACH_KIND(X) X(S4) X(A4) X(Z4) X(K4) X(K6) X(S8) X(Z8) X(E4M3)
-EACH_KIND(UNPACK)
-
-#define NAME(kind) [LK_PK_##kind] = unpack_##kind,
-static void (*const unpackers[])(const struct lk_blocks *, void *) = {EACH_KIND(NAME)};
 
 /* Some blocks of one segment. */
 struct part {
@@ -106,14 +101,10 @@ struct part {
 /* Unpacks a part's blocks of segment s. */
 static void take_weights(struct work *t, int s, const struct part *part)
 {
-    for (int i = 0; i <= t->two; i++) {
-        struct lk_blocks b = {.panel = &t->packed,
-                              .at = (const uint8_t *)t->a->w + (t->panel + i) * t->packed.bytes,
-                              .s = s,
-                              .k = part->block * LK_AMX_BLOCK,
-                              .n = part->n_block * LK_AMX_BLOCK};
-        unpackers[t->packed.q.kind](&b, t->unpacked + i * part->n_block * (BLOCK_BYTES / 4));
-    }
+    const uint8_t *w = (const uint8_t *)t->a->w + t->panel * t->packed.bytes;
+    struct lk_amx_codes codes = lk_amx_codes_at(&t->packed, w, s, part->block);
+    for (int64_t i = 0; i < part->n_block; i++)
+        lk_amx_unpack_right(&codes, t->unpacked + i * LK_AMX_PAIR_WORDS);
 }
 
 /* Adds a part's products to the sums of activation panels ip and, where there is one, ip + 1. */
@@ -125,10 +116,8 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
     const char *a0 = (const char *)a->a.data + lk_panel_begin(&t->plan.rows, ip) * n_block * 64;
     const char *w = (const char *)a->w + (t->panel * n_block + part->block) * BLOCK_BYTES,
                *w2 = w + n_block * BLOCK_BYTES;
-    if (a->q) {
+    if (a->q)
         w = (const char *)t->unpacked;
-        w2 = w + part->n_block * BLOCK_BYTES;
-    }
     struct lk_amx_run p = {
         .a = {a0 + part->block * r0 * 64, a0 + (n_block * r0 + part->block * r1) * 64},
         .a_row = 64,
@@ -216,14 +205,14 @@ static void take_panel(struct work *t, struct lk_lane_best *best)
     }
 }
 
-static void linear(const struct lk_linear *a, int64_t begin, int64_t end)
+static void many(const struct lk_linear *a, int64_t begin, int64_t end)
 {
     _Alignas(64) float sums[LK_TREE_DEPTH][BAND_NUMBERS];
-    _Alignas(64) uint32_t unpacked[2 * RUN * BLOCK_BYTES / 4];
+    _Alignas(64) uint32_t unpacked[RUN * LK_AMX_PAIR_WORDS];
     struct work t = {.a = a, .plan = plan_of(a), .sums = sums, .unpacked = unpacked};
     struct lk_lane_best best[2 * HEAD_PAIRS * ROWS];
     if (a->q)
-        t.packed = lk_packed_panel_of(a->q, a->a.cols, PANEL);
+        t.packed = lk_amx_packed_panel_of(a->q, a->a.cols);
     const struct plan *plan = &t.plan;
     for (int64_t item = begin; item < end; item++) {
         int64_t chunk = item / plan->n_group, group = item % plan->n_group;
@@ -243,6 +232,14 @@ static void linear(const struct lk_linear *a, int64_t begin, int64_t end)
             a->best[(row + i) * plan->n_group + group] = lk_best_finish(&best[i]);
     }
     _tile_release(); /* else each context switch of the thread would carry eight tiles */
+}
+
+static void linear(const struct lk_linear *a, int64_t begin, int64_t end)
+{
+    if (is_few(a))
+        lk_amx_few_linear(a, begin, end);
+    else
+        many(a, begin, end);
 }
 
 static struct lk_lora_row lora_row_of(const struct lk_act *a, int64_t row)

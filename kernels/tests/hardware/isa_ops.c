@@ -68,6 +68,11 @@ static void put_half(uint32_t *out, __m256i x)
     X(or_si512, ISA_BITS, put(out, _mm512_or_si512(SI(0), SI(1))))                                             \
     X(cvtepu8_epi32, ISA_BITS, put(out, _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)in->x[0]))))        \
     X(permutexvar_epi16, ISA_BITS, put(out, _mm512_permutexvar_epi16(SI(0), SI(1))))                           \
+    X(srli_epi16, ISA_BITS, put(out, _mm512_srli_epi16(SI(0), 12)))                                            \
+    X(cvtepu8_epi16, ISA_BITS, put(out, _mm512_cvtepu8_epi16(HALF(0))))                                        \
+    X(ternarylogic_ea, ISA_BITS, put(out, _mm512_ternarylogic_epi32(SI(0), SI(1), SI(2), 0xea)))               \
+    X(ternarylogic_a8, ISA_BITS, put(out, _mm512_ternarylogic_epi32(SI(0), SI(1), SI(2), 0xa8)))               \
+    X(permutex2var_epi32, ISA_BITS, put(out, _mm512_permutex2var_epi32(SI(0), SI(1), SI(2))))                  \
     X(cvtepu16_epi32, ISA_BITS, put(out, _mm512_cvtepu16_epi32(HALF(0))))                                      \
     X(castsi512_ps, ISA_BITS, _mm512_storeu_ps(out, _mm512_castsi512_ps(SI(0))))                               \
     X(mask_mov_ps, ISA_BITS, _mm512_storeu_ps(out, _mm512_mask_mov_ps(PS(0), M16, PS(1))))                     \
