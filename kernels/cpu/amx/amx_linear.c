@@ -88,23 +88,52 @@ struct work {
     const char *ahead, *ahead_end; /* the weights that come next */
     int n_ahead;                   /* lines of them to fetch a block */
     float (*sums)[BAND_NUMBERS];   /* [LK_TREE_DEPTH] on the way up the tree; the result is sums[0] */
-    struct lk_packed_panel packed; /* of packed weights, and */
-    uint32_t *unpacked;            /* RUN blocks */
+    struct lk_packed_panel packed; /* of packed weights, */
+    struct lk_amx_codes codes;     /* the block that is unpacked next, */
+    uint32_t (*unpacked)[RUN * LK_AMX_PAIR_WORDS]; /* and [2]: parts in turn */
 };
 
-/* Some blocks of one segment. */
+/* Part i of the n that segment s is cut into: blocks block .. block + n_block - 1. */
 struct part {
-    int64_t block, n_block;
-    bool begin;
+    int s;
+    int64_t i, n, block, n_block;
+    uint32_t *unpacked; /* of packed weights */
 };
 
-/* Unpacks a part's blocks of segment s. */
-static void take_weights(struct work *t, int s, const struct part *part)
+static struct part part_of(const struct work *t, int s, int64_t i, bool cut)
+{
+    const struct lk_cols *c = t->a->a.cols;
+    int64_t first = c->packed[s] / LK_AMX_BLOCK, n_block = c->packed[s + 1] / LK_AMX_BLOCK - first;
+    int64_t n = cut ? lk_ceil_div(n_block, RUN) : lk_min(1, n_block), from = n > 0 ? n_block * i / n : 0;
+    return (struct part){s, i, n, first + from, n > 0 ? n_block * (i + 1) / n - from : 0, NULL};
+}
+
+/* What comes behind a part, or behind s = -1; its n is 0 where there is nothing. */
+static struct part part_after(const struct work *t, const struct part *part, bool cut)
+{
+    struct part p = *part;
+    if (p.i + 1 < p.n)
+        return part_of(t, p.s, p.i + 1, cut);
+    for (p.n = 0; p.n == 0 && p.s + 1 < t->a->a.cols->n_seg;)
+        p = part_of(t, p.s + 1, 0, cut);
+    return p;
+}
+
+/* Where a part will be unpacked to. */
+static void unpack_begin(struct work *t, struct part *part, int buffer)
 {
     const uint8_t *w = (const uint8_t *)t->a->w + t->panel * t->packed.bytes;
-    struct lk_amx_codes codes = lk_amx_codes_at(&t->packed, w, s, part->block);
-    for (int64_t i = 0; i < part->n_block; i++)
-        lk_amx_unpack_right(&codes, t->unpacked + i * LK_AMX_PAIR_WORDS);
+    if (t->a->q && part->n > 0) {
+        part->unpacked = t->unpacked[buffer];
+        t->codes = lk_amx_codes_at(&t->packed, w, part->s, part->block);
+    }
+}
+
+/* Unpacks the part's first n blocks, but for those that are. */
+static void unpack_until(struct work *t, const struct part *part, int64_t n)
+{
+    for (int64_t i; part->unpacked && (i = t->codes.block - part->block) < lk_min(n, part->n_block);)
+        lk_amx_unpack_right(&t->codes, part->unpacked + i * LK_AMX_PAIR_WORDS);
 }
 
 /* Adds a part's products to the sums of activation panels ip and, where there is one, ip + 1. */
@@ -117,7 +146,7 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
     const char *w = (const char *)a->w + (t->panel * n_block + part->block) * BLOCK_BYTES,
                *w2 = w + n_block * BLOCK_BYTES;
     if (a->q)
-        w = (const char *)t->unpacked;
+        w = (const char *)part->unpacked;
     struct lk_amx_run p = {
         .a = {a0 + part->block * r0 * 64, a0 + (n_block * r0 + part->block * r1) * 64},
         .a_row = 64,
@@ -129,7 +158,7 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
         .n_block = part->n_block,
         .c = {sums, sums + (t->two ? PANEL : r0 * PANEL)},
         .c_row = (t->two ? 2 : 1) * PANEL * 4,
-        .begin = part->begin,
+        .begin = part->i == 0,
         .ahead = t->ahead,
         .ahead_end = t->ahead_end,
         .n_ahead = t->n_ahead,
@@ -146,26 +175,29 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
 
 /* sums[0] = the products of activation panels begin .. end - 1, one behind the other. With more than two pairs, a part
  * of the weight panel (16 KB) stays in the first cache while the pairs come from the second: two tiles a block instead
- * of four, which the second cache delivers in the time of four products. */
+ * of four, which the second cache delivers in the time of four products. Packed weights: the next part is unpacked
+ * between a part's products, whose tiles leave the vector units idle. */
 static void take_band(struct work *t, int64_t begin, int64_t end)
 {
     const struct lk_cols *c = t->a->a.cols;
+    const bool cut = end - begin > 4 || t->a->q;
     int64_t row = lk_panel_begin(&t->plan.rows, begin), width = t->two ? 2 * PANEL : PANEL;
     int64_t n = (lk_panel_begin(&t->plan.rows, end) - row) * width;
-    int wait = 0;
+    int wait = 0, buffer = 0;
+    struct part next, part = part_after(t, &(struct part){.s = -1}, cut);
+    unpack_begin(t, &part, buffer);
+    unpack_until(t, &part, part.n_block);
     for (int s = 0; s < c->n_seg; s++) {
         float *sums = t->sums[wait];
-        int64_t first = c->packed[s] / LK_AMX_BLOCK, n_block = c->packed[s + 1] / LK_AMX_BLOCK - first;
-        int64_t n_part = end - begin > 4 || t->a->q ? lk_ceil_div(n_block, RUN) : lk_min(1, n_block);
-        if (n_part == 0)
+        if (c->packed[s] == c->packed[s + 1])
             memset(sums, 0, (size_t)n * sizeof *sums);
-        for (int64_t i = 0; i < n_part; i++) {
-            int64_t from = n_block * i / n_part, to = n_block * (i + 1) / n_part;
-            struct part part = {first + from, to - from, i == 0};
-            if (t->a->q)
-                take_weights(t, s, &part);
-            for (int64_t ip = begin; ip < end; ip += 2)
+        for (; part.n > 0 && part.s == s; part = next) {
+            next = part_after(t, &part, cut);
+            unpack_begin(t, &next, buffer ^= 1);
+            for (int64_t ip = begin; ip < end; ip += 2) {
                 take_part(t, &part, ip, sums + (lk_panel_begin(&t->plan.rows, ip) - row) * width);
+                unpack_until(t, &next, lk_ceil_div(next.n_block * (ip + 2 - begin), end - begin));
+            }
         }
         struct lk_lora_tile tile = {sums, row, t->panel * (PANEL / LK_LORA_STRIP), (int)(n / width),
                                     (int)width / LK_LORA_STRIP};
@@ -208,7 +240,7 @@ static void take_panel(struct work *t, struct lk_lane_best *best)
 static void many(const struct lk_linear *a, int64_t begin, int64_t end)
 {
     _Alignas(64) float sums[LK_TREE_DEPTH][BAND_NUMBERS];
-    _Alignas(64) uint32_t unpacked[RUN * LK_AMX_PAIR_WORDS];
+    _Alignas(64) uint32_t unpacked[2][RUN * LK_AMX_PAIR_WORDS];
     struct work t = {.a = a, .plan = plan_of(a), .sums = sums, .unpacked = unpacked};
     struct lk_lane_best best[2 * HEAD_PAIRS * ROWS];
     if (a->q)
