@@ -1,7 +1,7 @@
 /* y = tree over segments of (A W^T), with its epilogues. */
+#include "kernels/cpu/amx/amx_epilogue.h"
 #include "kernels/cpu/amx/amx_packed.h"
 #include "kernels/cpu/amx/amx_product.h"
-#include "kernels/cpu/avx512/avx512_epilogue.h"
 #include "kernels/cpu/avx512/avx512_product.h"
 #include "kernels/cpu/avx512/avx512_words.h"
 #include "kernels/cpu/lk_lora.h"
@@ -30,12 +30,6 @@ static void pack(const struct lk_pack *a)
     }
 }
 
-static void put_tile(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n)
-{
-    struct lk_amx_rows from = {t->v, t->ld, t->row, t->r};
-    lk_amx_put(out, &from, col, n);
-}
-
 /* How the work is cut: items are chunks of pairs of activation panels by groups of weight panels, the groups running
  * fastest. */
 struct plan {
@@ -54,8 +48,8 @@ static struct plan plan_of(const struct lk_linear *a)
     if (a->epilogue == LK_EP_HEAD) {
         p.group = LK_HEAD_BLOCK / PANEL;
         most = lk_min(most, HEAD_PAIRS);
-    } else if (p.rows.n == 1) {
-        p.group = 2;
+    } else if (p.rows.n == 1 || a->epilogue == LK_EP_SWIGLU) {
+        p.group = 2; /* SwiGLU: half a line each, and no two threads write to one */
     }
     p.n_pair = lk_ceil_div(p.rows.n, 2);
     p.n_group = lk_ceil_div(p.n_panel, p.group);
@@ -173,6 +167,15 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
     t->ahead += lk_min(t->ahead_end - t->ahead, part->n_block * t->n_ahead * 64);
 }
 
+/* Asks for what the epilogue of activation panels ip and, where there is one, ip + 1 meets. */
+static void ask_for_output(const struct work *t, int64_t ip)
+{
+    for (int64_t i = ip; i < lk_min(ip + 2, t->row_end); i++)
+        for (int two = 0; two <= t->two; two++)
+            lk_amx_epilogue_ahead(t->a, lk_panel_begin(&t->plan.rows, i), lk_panel_rows(&t->plan.rows, i),
+                                  t->panel + two);
+}
+
 /* sums[0] = the products of activation panels begin .. end - 1, one behind the other. With more than two pairs, a part
  * of the weight panel (16 KB) stays in the first cache while the pairs come from the second: two tiles a block instead
  * of four, which the second cache delivers in the time of four products. Packed weights: the next part is unpacked
@@ -195,6 +198,8 @@ static void take_band(struct work *t, int64_t begin, int64_t end)
             next = part_after(t, &part, cut);
             unpack_begin(t, &next, buffer ^= 1);
             for (int64_t ip = begin; ip < end; ip += 2) {
+                if (next.n == 0)
+                    ask_for_output(t, ip);
                 take_part(t, &part, ip, sums + (lk_panel_begin(&t->plan.rows, ip) - row) * width);
                 unpack_until(t, &next, lk_ceil_div(next.n_block * (ip + 2 - begin), end - begin));
             }
@@ -226,11 +231,11 @@ static void take_panel(struct work *t, struct lk_lane_best *best)
             struct lk_tile tile = {v, (int)width, lk_panel_rows(&t->plan.rows, ip), lk_panel_begin(&t->plan.rows, ip),
                                    t->panel};
             v += tile.r * width;
-            lk_epilogue(t->a, &tile, best, put_tile);
+            lk_amx_epilogue(t->a, &tile, best);
             if (t->two) {
                 tile.v += PANEL;
                 tile.panel++;
-                lk_epilogue(t->a, &tile, best, put_tile);
+                lk_amx_epilogue(t->a, &tile, best);
             }
             best += t->a->epilogue == LK_EP_HEAD ? tile.r : 0;
         }

@@ -1,9 +1,9 @@
 /* Products of packed weights with few rows, y^T = W x^T: unpacked weights are the left-hand tiles as they come, and the
  * rows are turned into right-hand ones. A sum has the same products in the same order as with plain weights. */
 #include "kernels/cpu/amx/amx_packed.h"
+#include "kernels/cpu/amx/amx_epilogue.h"
 #include "kernels/cpu/amx/amx_product.h"
 #include "kernels/cpu/amx/amx_unpack.h"
-#include "kernels/cpu/avx512/avx512_epilogue.h"
 #include "kernels/cpu/lk_lora.h"
 
 #define PANEL LK_AVX512_PANEL
@@ -200,12 +200,6 @@ static void take_segment(struct work *t, int64_t panel, int s, float *sums)
     _tile_stored(1, sums + 16 * t->R, 4 * t->R);
 }
 
-static void put_tile(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n)
-{
-    struct lk_amx_rows from = {t->v, t->ld, t->row, t->r};
-    lk_amx_put(out, &from, col, n);
-}
-
 /* The rows against a weight panel; `next` is likely to be read after it. Sums go up the tree as they come out of the
  * tiles, unless an adapter adds to them on the way. */
 static void take_panel(struct work *t, int64_t panel, int64_t next, struct lk_lane_best *best)
@@ -228,7 +222,7 @@ static void take_panel(struct work *t, int64_t panel, int64_t next, struct lk_la
     if (!a->lora)
         turn_sums(t->R, t->sums[0], turned);
     struct lk_tile tile = {a->lora ? t->sums[0] : turned, PANEL, t->r, 0, panel};
-    lk_epilogue(a, &tile, best, put_tile);
+    lk_amx_epilogue(a, &tile, best);
 }
 
 static int64_t group_of(const struct lk_linear *a)
