@@ -1,12 +1,14 @@
-/* Causal attention over the paged cache: the walk and the softmax of avx512_softmax.h, products by tiles. An item's
- * rows (query heads of one KV head, of one or several tokens) go through the pages together, up to 32 at once as two
- * panels of a tile's height; what happens to a row depends on that row alone. Rotation and the write into the cache are
- * AVX-512's. */
+/* Causal attention over the paged cache: the walk of avx512_softmax.h, products by tiles. An item's rows (query heads
+ * of one KV head, of one or several tokens) go through a split together, up to 32 at once: first all scores, as two
+ * panels of a tile's height, then each panel's sums of p . V, which stay in tiles over all pages while the vector units
+ * turn the next page's scores into p. What happens to a row depends on that row alone. Rotation and the write into the
+ * cache are AVX-512's. */
 #include "kernels/cpu/amx/amx_product.h"
-#include "kernels/cpu/avx512/avx512_softmax.h"
+#include "kernels/cpu/amx/amx_softmax.h"
 
 #define PAGE LK_PAGE_TOKENS
-#define ROWS (2 * LK_AMX_ROWS)
+#define ROWS LK_SCORE_ROWS
+#define PASS 64 /* dimensions of V: four tiles of sums */
 
 static int64_t attn_rows(int64_t v_dim)
 {
@@ -28,90 +30,221 @@ static void rope_kv(const struct lk_rope_kv *a, int64_t begin, int64_t end)
     lk_avx512_rope_words(a, LK_AMX_DIMS(a->kv.head_dim) / 2, begin, end);
 }
 
-/* Two panels or one, by 32 columns or 16. */
-static void run(const struct lk_amx_run *p, bool two, bool half)
+/* Pages ip .. ip + n - 1 of a split, which rows first .. end - 1 see something of. */
+struct span {
+    struct lk_page_rows p;
+    int64_t n;
+};
+
+/* Rows from `first` on are all in one span as a rule: a window or the end of a page cuts them, each page into one span
+ * at most; tokens apart have one together, and one each. */
+struct spans {
+    int first, end, n;
+    struct span at[1 + ROWS];
+};
+
+static void cut(const struct lk_rows *r, const struct lk_split_rows *s, struct spans *x)
 {
-    if (two && half)
-        lk_amx_run_tiles(2, 1, p);
-    else if (two)
-        lk_amx_run_tiles(2, 2, p);
-    else if (half)
-        lk_amx_run_tiles(1, 1, p);
-    else
-        lk_amx_run_tiles(1, 2, p);
+    x->n = 0;
+    for (struct lk_page_rows p = lk_page_start(&r->see, s); lk_page_next(&r->see, s, &p);) {
+        const int first = p.first > x->first ? p.first : x->first, end = p.end < x->end ? p.end : x->end;
+        struct span *last = &x->at[x->n - (x->n > 0)];
+        if (first >= end)
+            continue;
+        if (x->n > 0 && last->p.first == first && last->p.end == end && last->p.it == p.it)
+            last->n++;
+        else
+            x->at[x->n++] = (struct span){{p.ip, first, end, p.it}, 1};
+    }
 }
 
-/* score[n, 32] = q . K, the second half of a row only when more than 16 positions count */
-static void scores(const struct lk_rows *r, const struct lk_page_rows *rows, float *score)
+/* Page j of a span. */
+static struct lk_page_rows page_of(const struct span *x, int64_t j)
 {
-    const int first = rows->first, n = rows->end - first;
+    struct lk_page_rows p = x->p;
+    p.ip += j;
+    return p;
+}
+
+static void fetch(const char *from, int64_t bytes)
+{
+    for (int64_t i = 0; i < bytes; i += 64)
+        _mm_prefetch(from + i, _MM_HINT_T1);
+}
+
+/* Scores of page j, of one panel alone those of `pages` pages. K of the next page and V of these are fetched. */
+static void score_pages(const struct lk_rows *r, const struct span *x, int64_t j, int pages, struct lk_scores *b)
+{
+    const int n = x->p.end - x->p.first;
     const struct lk_kv *kv = &r->a->kv;
-    const char *page = (const char *)kv->k;
-    struct lk_amx_run p = {
-        .a = {(const char *)(r->q + first * r->n_word), (const char *)(r->q + (first + LK_AMX_ROWS) * r->n_word)},
+    const char *k = (const char *)kv->k, *v = (const char *)kv->v;
+    const struct lk_page_rows p = page_of(x, j), last = page_of(x, j + pages - 1);
+    float *to = lk_scores_at(b, x->p.first, p.ip);
+    const int64_t at = lk_rows_page(r, &p), at_last = lk_rows_page(r, &last);
+    const uint32_t *q = r->q + x->p.first * r->n_word;
+    struct lk_amx_run run = {
+        .a = {(const char *)q, (const char *)(q + LK_AMX_ROWS * r->n_word)},
         .a_row = r->n_word * 4,
         .a_step = {64, 64},
-        .w = {page + lk_rows_page(r, rows) * kv->k_page_bytes},
+        .w = {k + at * kv->k_page_bytes, k + at_last * kv->k_page_bytes},
         .w_row = PAGE * 4,
         .w_next = 64,
         .w_step = 16 * PAGE * 4,
         .n_block = r->n_word / 16,
-        .c = {score, score + LK_AMX_ROWS * PAGE},
-        .c_row = PAGE * 4,
+        .c = {to, n > LK_AMX_ROWS ? to + LK_AMX_ROWS * LK_SCORE_LD : to + PAGE},
+        .c_row = LK_SCORE_LD * 4,
         .begin = true,
-        .ahead = page + lk_rows_next_page(r, rows) * kv->k_page_bytes,
+        .ahead = k + lk_rows_next_page(r, &last) * kv->k_page_bytes,
         .n_ahead = 32,
     };
-    p.ahead_end = p.ahead + kv->k_page_bytes;
-    run(&p, n > LK_AMX_ROWS, lk_page_most(&r->see, rows) <= PAGE / 2);
+    run.ahead_end = run.ahead + kv->k_page_bytes;
+    if (n > LK_AMX_ROWS)
+        lk_amx_run_tiles(2, 2, &run);
+    else if (pages > 1)
+        lk_amx_run_tiles(1, 4, &run);
+    else
+        lk_amx_run_tiles(1, 2, &run);
+    if (r->dim > 0) /* V is in the second cache, or does not fit there */
+        return;
+    fetch(v + at * kv->v_page_bytes, kv->v_page_bytes);
+    if (pages > 1)
+        fetch(v + at_last * kv->v_page_bytes, kv->v_page_bytes);
 }
 
-/* out[n, n_dim] += p[n, 32] . V. Behind a token's position its probability is 0 and V is a number. */
-static void values(const struct lk_rows *r, const struct lk_page_rows *rows, const uint32_t *p, struct lk_sums *o)
+/* The largest scores of pages begin .. end - 1 of a span. */
+static void find_most(const struct lk_rows *r, const struct span *x, struct lk_scores *b, int64_t begin, int64_t end)
 {
-    const int first = rows->first, n = rows->end - first;
-    const struct lk_kv *kv = &r->a->kv;
-    const char *page = (const char *)kv->v;
-    const char *next = page + lk_rows_next_page(r, rows) * kv->v_page_bytes;
-    float *out = o->out + first * r->n_dim;
-    page += lk_rows_page(r, rows) * kv->v_page_bytes;
-    for (int64_t d = 0; d < r->n_dim; d += 32) {
-        int64_t dim = r->dim + d;
-        struct lk_amx_run run_of = {
-            .a = {(const char *)p, (const char *)(p + LK_AMX_ROWS * PAGE / 2)},
-            .a_row = 64,
-            .w = {page + dim * 4},
-            .w_row = LK_V_DIMS(kv->v_dim) * 4,
-            .w_next = 64,
-            .n_block = 1,
-            .c = {out + d, out + LK_AMX_ROWS * r->n_dim + d},
-            .c_row = r->n_dim * 4,
-            .ahead = next + dim * 64,
-            .ahead_end = next + kv->v_page_bytes,
-            .n_ahead = 32,
-        };
-        run(&run_of, n > LK_AMX_ROWS, d + 16 == r->n_dim);
+    for (int64_t j = begin; j < end; j++) {
+        struct lk_page_rows p = page_of(x, j);
+        lk_scores_most(r, b, &p);
     }
 }
 
-static void take_page(const struct lk_rows *r, const struct lk_page_rows *rows, struct lk_sums *o)
+/* Scores of a span, and the largest of each row: of a page while the products of the next one run. */
+static void score_span(const struct lk_rows *r, const struct span *x, struct lk_scores *b)
 {
-    _Alignas(64) float score[ROWS * PAGE];
-    _Alignas(64) uint32_t p[ROWS * PAGE / 2]; /* probabilities as pairs of bf16 */
-    const int first = rows->first, n = rows->end - first;
+    const int n = x->p.end - x->p.first, step = n > LK_AMX_ROWS ? 1 : 2;
     lk_amx_configure(r->own, n < LK_AMX_ROWS ? n : LK_AMX_ROWS, n > LK_AMX_ROWS ? n - LK_AMX_ROWS : 0);
-    scores(r, rows, score);
-    if (lk_page_whole(&r->see, rows)) {
-        const struct lk_seen all = {0, PAGE};
-        for (int i = 0; i < n; i++)
-            _mm512_storeu_si512(p + i * PAGE / 2, lk_probabilities(r, o, first + i, score + i * PAGE, all));
-    } else {
-        for (int i = 0; i < n; i++) {
-            struct lk_seen seen = lk_seen_of(&r->see, rows->ip, first + i);
-            _mm512_storeu_si512(p + i * PAGE / 2, lk_probabilities(r, o, first + i, score + i * PAGE, seen));
+    for (int64_t j = 0; j < x->n; j += step) {
+        score_pages(r, x, j, (int)lk_min(step, x->n - j), b);
+        if (j > 0)
+            find_most(r, x, b, j - step, j);
+    }
+    find_most(r, x, b, (x->n - 1) / step * step, x->n);
+}
+
+/* Sums of p . V of some rows of a span over dimensions dim .. dim + 63 or to the last one. */
+struct values {
+    const struct lk_rows *r;
+    const struct span *x;
+    struct lk_scores *b;
+    struct lk_sums *o;
+    int first, n; /* rows */
+    int64_t dim;
+    bool weigh; /* p is not there yet */
+};
+
+static void weigh(const struct values *v, int64_t j)
+{
+    lk_scores_weigh(v->b, v->x->p.ip + j, v->first, v->n, v->o->soft + v->first, v->r->scale);
+}
+
+/* Tiles 0 to B - 1 hold the sums, 4 holds p. Behind a token's position its probability is 0 and V is a number. */
+LK_INLINE void sum_pages(const int B, const struct values *v)
+{
+    const struct lk_rows *r = v->r;
+    const struct lk_kv *kv = &r->a->kv;
+    const int64_t out_row = r->n_dim * 4, v_row = LK_V_DIMS(kv->v_dim) * 4;
+    float *out = v->o->out + v->first * r->n_dim + v->dim;
+    __asm__ volatile("" : : : "memory"); /* tile loads do not tell the compiler that they read memory */
+    _tile_loadd(0, out, out_row);
+    if (B > 1)
+        _tile_loadd(1, out + 16, out_row);
+    if (B > 2)
+        _tile_loadd(2, out + 32, out_row);
+    if (B > 3)
+        _tile_loadd(3, out + 48, out_row);
+    for (int64_t j = v->weigh ? -1 : 0; j < v->x->n; j++) {
+        if (v->weigh && j + 1 < v->x->n)
+            weigh(v, j + 1);
+        if (j < 0)
+            continue;
+        const struct lk_page_rows page = page_of(v->x, j);
+        const char *at = (const char *)kv->v + lk_rows_page(r, &page) * kv->v_page_bytes + (r->dim + v->dim) * 4;
+        __asm__ volatile("" : : : "memory");
+        _tile_loadd(4, lk_scores_at(v->b, v->first, page.ip), LK_SCORE_LD * 4);
+        _tile_loadd(6, at, v_row);
+        _tile_dpbf16ps(0, 4, 6);
+        if (B > 1) {
+            _tile_loadd(7, at + 64, v_row);
+            _tile_dpbf16ps(1, 4, 7);
+        }
+        if (B > 2) {
+            _tile_loadd(5, at + 128, v_row);
+            _tile_dpbf16ps(2, 4, 5);
+        }
+        if (B > 3) {
+            _tile_loadd(6, at + 192, v_row);
+            _tile_dpbf16ps(3, 4, 6);
         }
     }
-    values(r, rows, p, o);
+    _tile_stored(0, out, out_row);
+    if (B > 1)
+        _tile_stored(1, out + 16, out_row);
+    if (B > 2)
+        _tile_stored(2, out + 32, out_row);
+    if (B > 3)
+        _tile_stored(3, out + 48, out_row);
+}
+
+static void sum_pass(const struct values *v)
+{
+    switch (lk_min(PASS, v->r->n_dim - v->dim) / 16) {
+    case 1:
+        sum_pages(1, v);
+        break;
+    case 2:
+        sum_pages(2, v);
+        break;
+    case 3:
+        sum_pages(3, v);
+        break;
+    default:
+        sum_pages(4, v);
+    }
+}
+
+/* out[n, n_dim] += p[n, 32] . V over the pages of a span, a panel at a time. */
+static void sum_span(const struct lk_rows *r, const struct span *x, struct lk_scores *b, struct lk_sums *o)
+{
+    for (int first = x->p.first; first < x->p.end; first += LK_AMX_ROWS) {
+        struct values v = {r, x, b, o, first, (int)lk_min(LK_AMX_ROWS, x->p.end - first), 0, true};
+        lk_amx_configure(r->own, v.n, 0);
+        for (; v.dim < r->n_dim; v.dim += PASS, v.weigh = false)
+            sum_pass(&v);
+    }
+}
+
+static void take_split(const struct lk_rows *r, const struct lk_split_rows *s, struct lk_sums *o)
+{
+    struct lk_scores b;
+    struct spans x;
+    const struct lk_panels parts = lk_panels_of(s->end - s->first, ROWS);
+    b.begin = s->begin;
+    for (int64_t i = 0; i < parts.n; i++) {
+        b.first = x.first = s->first + (int)lk_panel_begin(&parts, i);
+        x.end = x.first + lk_panel_rows(&parts, i);
+        cut(r, s, &x);
+        lk_scores_start(&b, x.end - x.first);
+        for (int j = 0; j < x.n; j++)
+            score_span(r, &x.at[j], &b);
+        lk_scores_begin(r, &b, x.end, o);
+        memset(o->out + x.first * r->n_dim, 0, (size_t)((x.end - x.first) * r->n_dim) * sizeof(float));
+        for (int j = 0; j < x.n; j++)
+            sum_span(r, &x.at[j], &b, o);
+    }
+    for (int i = s->first; i < s->end; i++)
+        o->soft[i].sum = _mm512_reduce_add_ps(_mm512_loadu_ps(o->soft[i].lane_sum));
 }
 
 static void put_head(const struct lk_act *out, int64_t row, int64_t col, const float *v, int64_t n)
@@ -123,7 +256,7 @@ static void put_head(const struct lk_act *out, int64_t row, int64_t col, const f
 static void attend(const struct lk_attend *a, int64_t begin, int64_t end)
 {
     struct lk_amx_shape shape = {0, 0};
-    struct lk_attend_set set = {ROWS, LK_AMX_DIMS(a->kv.head_dim) / 2, take_page, put_head, &shape};
+    struct lk_attend_set set = {LK_AMX_DIMS(a->kv.head_dim) / 2, take_split, put_head, &shape};
     lk_attend_items(&set, a, begin, end);
     _tile_release(); /* else each context switch of the thread would carry eight tiles */
 }
