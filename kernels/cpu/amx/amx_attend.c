@@ -72,7 +72,8 @@ static void fetch(const char *from, int64_t bytes)
         _mm_prefetch(from + i, _MM_HINT_T1);
 }
 
-/* Scores of page j, of one panel alone those of `pages` pages. K of the next page and V of these are fetched. */
+/* Scores of page j, of one panel alone those of `pages` pages. K of the next page is fetched, and for one panel V of
+ * these, which is soon needed; two panels are not so quick, and fetch it later. */
 static void score_pages(const struct lk_rows *r, const struct span *x, int64_t j, int pages, struct lk_scores *b)
 {
     const int n = x->p.end - x->p.first;
@@ -104,7 +105,7 @@ static void score_pages(const struct lk_rows *r, const struct span *x, int64_t j
         lk_amx_run_tiles(1, 4, &run);
     else
         lk_amx_run_tiles(1, 2, &run);
-    if (r->dim > 0) /* V is in the second cache, or does not fit there */
+    if (n > LK_AMX_ROWS || r->dim > 0)
         return;
     fetch(v + at * kv->v_page_bytes, kv->v_page_bytes);
     if (pages > 1)
@@ -141,12 +142,44 @@ struct values {
     struct lk_sums *o;
     int first, n; /* rows */
     int64_t dim;
+    bool begin; /* from zero */
     bool weigh; /* p is not there yet */
+    bool fetch; /* V is not in the second cache yet */
 };
 
 static void weigh(const struct values *v, int64_t j)
 {
     lk_scores_weigh(v->b, v->x->p.ip + j, v->first, v->n, v->o->soft + v->first, v->r->scale);
+}
+
+LK_INLINE void take_sums(const int B, bool begin, const float *out, int64_t out_row)
+{
+    if (begin) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        return;
+    }
+    __asm__ volatile("" : : : "memory"); /* tile loads do not tell the compiler that they read memory */
+    _tile_loadd(0, out, out_row);
+    if (B > 1)
+        _tile_loadd(1, out + 16, out_row);
+    if (B > 2)
+        _tile_loadd(2, out + 32, out_row);
+    if (B > 3)
+        _tile_loadd(3, out + 48, out_row);
+}
+
+LK_INLINE void put_sums(const int B, float *out, int64_t out_row)
+{
+    _tile_stored(0, out, out_row);
+    if (B > 1)
+        _tile_stored(1, out + 16, out_row);
+    if (B > 2)
+        _tile_stored(2, out + 32, out_row);
+    if (B > 3)
+        _tile_stored(3, out + 48, out_row);
 }
 
 /* Tiles 0 to B - 1 hold the sums, 4 holds p. Behind a token's position its probability is 0 and V is a number. */
@@ -156,17 +189,14 @@ LK_INLINE void sum_pages(const int B, const struct values *v)
     const struct lk_kv *kv = &r->a->kv;
     const int64_t out_row = r->n_dim * 4, v_row = LK_V_DIMS(kv->v_dim) * 4;
     float *out = v->o->out + v->first * r->n_dim + v->dim;
-    __asm__ volatile("" : : : "memory"); /* tile loads do not tell the compiler that they read memory */
-    _tile_loadd(0, out, out_row);
-    if (B > 1)
-        _tile_loadd(1, out + 16, out_row);
-    if (B > 2)
-        _tile_loadd(2, out + 32, out_row);
-    if (B > 3)
-        _tile_loadd(3, out + 48, out_row);
+    take_sums(B, v->begin, out, out_row);
     for (int64_t j = v->weigh ? -1 : 0; j < v->x->n; j++) {
-        if (v->weigh && j + 1 < v->x->n)
+        if (v->weigh && j + 1 < v->x->n) {
+            const struct lk_page_rows next = page_of(v->x, j + 1);
+            if (v->fetch)
+                fetch((const char *)kv->v + lk_rows_page(r, &next) * kv->v_page_bytes, kv->v_page_bytes);
             weigh(v, j + 1);
+        }
         if (j < 0)
             continue;
         const struct lk_page_rows page = page_of(v->x, j);
@@ -188,13 +218,7 @@ LK_INLINE void sum_pages(const int B, const struct values *v)
             _tile_dpbf16ps(3, 4, 6);
         }
     }
-    _tile_stored(0, out, out_row);
-    if (B > 1)
-        _tile_stored(1, out + 16, out_row);
-    if (B > 2)
-        _tile_stored(2, out + 32, out_row);
-    if (B > 3)
-        _tile_stored(3, out + 48, out_row);
+    put_sums(B, out, out_row);
 }
 
 static void sum_pass(const struct values *v)
@@ -214,11 +238,12 @@ static void sum_pass(const struct values *v)
     }
 }
 
-/* out[n, n_dim] += p[n, 32] . V over the pages of a span, a panel at a time. */
-static void sum_span(const struct lk_rows *r, const struct span *x, struct lk_scores *b, struct lk_sums *o)
+/* out[n, n_dim] += p[n, 32] . V over the pages of a span, a panel at a time; from zero if `begin`. */
+static void sum_span(const struct lk_rows *r, const struct span *x, struct lk_scores *b, struct lk_sums *o, bool begin)
 {
     for (int first = x->p.first; first < x->p.end; first += LK_AMX_ROWS) {
-        struct values v = {r, x, b, o, first, (int)lk_min(LK_AMX_ROWS, x->p.end - first), 0, true};
+        struct values v = {r, x, b, o, first, (int)lk_min(LK_AMX_ROWS, x->p.end - first), 0, begin, true, false};
+        v.fetch = first == x->p.first && x->p.end - first > LK_AMX_ROWS && r->dim == 0;
         lk_amx_configure(r->own, v.n, 0);
         for (; v.dim < r->n_dim; v.dim += PASS, v.weigh = false)
             sum_pass(&v);
@@ -239,24 +264,38 @@ static void take_split(const struct lk_rows *r, const struct lk_split_rows *s, s
         for (int j = 0; j < x.n; j++)
             score_span(r, &x.at[j], &b);
         lk_scores_begin(r, &b, x.end, o);
-        memset(o->out + x.first * r->n_dim, 0, (size_t)((x.end - x.first) * r->n_dim) * sizeof(float));
+        if (x.n > 1)
+            memset(o->out + x.first * r->n_dim, 0, (size_t)((x.end - x.first) * r->n_dim) * sizeof(float));
         for (int j = 0; j < x.n; j++)
-            sum_span(r, &x.at[j], &b, o);
+            sum_span(r, &x.at[j], &b, o, x.n == 1);
     }
     for (int i = s->first; i < s->end; i++)
         o->soft[i].sum = _mm512_reduce_add_ps(_mm512_loadu_ps(o->soft[i].lane_sum));
 }
 
-static void put_head(const struct lk_act *out, int64_t row, int64_t col, const float *v, int64_t n)
+/* A head's rows of one panel of the output at a time. */
+static void put_rows(const struct lk_rows *r, const struct lk_sums *o)
 {
-    struct lk_amx_rows from = {v, 0, row, 1};
-    lk_amx_put(out, &from, col, n);
+    const struct lk_attn_item *item = r->item;
+    const struct lk_panels panels = lk_panels_of(r->a->out.n_row, LK_AMX_ROWS);
+    const int64_t n = lk_min(LK_ATTN_DIMS, r->a->kv.v_dim - r->dim);
+    for (int64_t it = 0, some; it < item->n_tok; it += some) {
+        const int64_t row = item->tok + it, next = lk_panel_begin(&panels, lk_panel_of(&panels, row) + 1);
+        some = lk_min(item->n_tok - it, next - row);
+        for (int ih = 0; ih < item->n_head; ih++) {
+            const float *v = o->out + (it * item->n_head + ih) * r->n_dim;
+            const struct lk_amx_rows from = {v, item->n_head * r->n_dim, row, (int)some};
+            int64_t col;
+            const struct lk_act out = lk_head_out(r->a, item->head + ih, &col);
+            lk_amx_put(&out, &from, col + r->dim, n);
+        }
+    }
 }
 
 static void attend(const struct lk_attend *a, int64_t begin, int64_t end)
 {
     struct lk_amx_shape shape = {0, 0};
-    struct lk_attend_set set = {LK_AMX_DIMS(a->kv.head_dim) / 2, take_split, put_head, &shape};
+    struct lk_attend_set set = {LK_AMX_DIMS(a->kv.head_dim) / 2, take_split, put_rows, &shape};
     lk_attend_items(&set, a, begin, end);
     _tile_release(); /* else each context switch of the thread would carry eight tiles */
 }

@@ -44,8 +44,8 @@ struct lk_attend_set {
     int64_t n_word; /* 32-bit words of a row of Q */
     /* The positions of a split, for the rows that see some of them: their max, sum and out. */
     void (*take_split)(const struct lk_rows *r, const struct lk_split_rows *s, struct lk_sums *o);
-    /* Source columns col .. col + n - 1 of one row, all of one head; with a segment's last its zero columns too. */
-    void (*put)(const struct lk_act *out, int64_t row, int64_t col, const float *v, int64_t n);
+    /* Rounds what all rows came to, dimensions r->dim and r->n_dim from there, already over their sums. */
+    void (*put)(const struct lk_rows *r, const struct lk_sums *o);
     void *own; /* what take_split finds in lk_rows.own */
 };
 
@@ -158,17 +158,27 @@ static inline void lk_merge_split(const struct lk_rows *r, const struct lk_split
     }
 }
 
-LK_INLINE void lk_write_rows(const struct lk_attend_set *set, const struct lk_rows *r, struct lk_sums *o)
+/* put_row writes source columns col .. col + n - 1 of one row, all of one head; with a segment's last its zero columns
+ * too. */
+LK_INLINE void lk_put_rows(const struct lk_rows *r, const struct lk_sums *o,
+                           void (*put_row)(const struct lk_act *out, int64_t row, int64_t col, const float *v,
+                                           int64_t n))
 {
     int64_t n = lk_min(LK_ATTN_DIMS, r->a->kv.v_dim - r->dim);
     for (int i = 0; i < r->see.n; i++) {
         int64_t col;
         struct lk_act out = lk_head_out(r->a, r->item->head + i % r->item->n_head, &col);
+        put_row(&out, r->item->tok + i / r->item->n_head, col + r->dim, o->out + i * r->n_dim, n);
+    }
+}
+
+static inline void lk_divide_rows(const struct lk_rows *r, struct lk_sums *o)
+{
+    for (int i = 0; i < r->see.n; i++) {
         float *v = o->out + i * r->n_dim;
         __m512 inv = _mm512_set1_ps(1.0f / o->soft[i].sum);
         for (int64_t d = 0; d < r->n_dim; d += 16)
             _mm512_storeu_ps(v + d, _mm512_mul_ps(_mm512_loadu_ps(v + d), inv));
-        set->put(&out, r->item->tok + i / r->item->n_head, col + r->dim, v, n);
     }
 }
 
@@ -185,7 +195,8 @@ LK_INLINE void lk_attend_rows(const struct lk_attend_set *set, struct lk_rows *r
             if (to == &one)
                 lk_merge_split(r, &s, &all, &one);
         }
-        lk_write_rows(set, r, &all);
+        lk_divide_rows(r, &all);
+        set->put(r, &all);
     }
 }
 
