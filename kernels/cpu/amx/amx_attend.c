@@ -8,6 +8,7 @@
 
 #define PAGE LK_PAGE_TOKENS
 #define ROWS LK_SCORE_ROWS
+#define SPLIT_PAGES (LK_SPLIT_TOKENS / PAGE)
 #define PASS 64 /* dimensions of V: four tiles of sums */
 
 static int64_t attn_rows(int64_t v_dim)
@@ -64,6 +65,20 @@ static struct lk_page_rows page_of(const struct span *x, int64_t j)
     struct lk_page_rows p = x->p;
     p.ip += j;
     return p;
+}
+
+/* The page that is read one split later: of the same sequence, or else of the next item. -1: none is. */
+static int64_t later_page(const struct lk_rows *r, const struct lk_page_rows *p)
+{
+    const struct lk_attend *a = r->a;
+    const struct lk_page_rows later = {p->ip + SPLIT_PAGES, p->first, p->end, p->it};
+    if (later.ip * PAGE <= a->pos[r->item->tok + (p->it < 0 ? r->item->n_tok - 1 : p->it)])
+        return lk_page_at(a, r->item, r->kv_head, &later);
+    const int32_t pos = a->pos[r->next->tok];
+    const int64_t ip = lk_window_begin(a->window, pos) / PAGE + p->ip % SPLIT_PAGES;
+    if (r->next == r->item || ip * PAGE > pos)
+        return -1;
+    return a->page[a->page_start[r->next->seq] + ip] * a->kv.n_kv_head + r->next->head / (a->n_head / a->kv.n_kv_head);
 }
 
 static void fetch(const char *from, int64_t bytes)
@@ -144,12 +159,27 @@ struct values {
     int64_t dim;
     bool begin; /* from zero */
     bool weigh; /* p is not there yet */
-    bool fetch; /* V is not in the second cache yet */
 };
 
 static void weigh(const struct values *v, int64_t j)
 {
     lk_scores_weigh(v->b, v->x->p.ip + j, v->first, v->n, v->o->soft + v->first, v->r->scale);
+}
+
+/* While a page is weighed for the first rows that see it, V of it is fetched; or of one panel, whose V is there, K of a
+ * later page: it reads pages faster than they come, from one split to the next. */
+static void fetch_beside(const struct values *v, const struct lk_page_rows *p)
+{
+    const struct lk_kv *kv = &v->r->a->kv;
+    if (v->first > v->x->p.first || v->r->dim > 0)
+        return;
+    if (v->x->p.end - v->x->p.first > LK_AMX_ROWS) {
+        fetch((const char *)kv->v + lk_rows_page(v->r, p) * kv->v_page_bytes, kv->v_page_bytes);
+        return;
+    }
+    const int64_t later = later_page(v->r, p);
+    if (later >= 0)
+        fetch((const char *)kv->k + later * kv->k_page_bytes, kv->k_page_bytes);
 }
 
 LK_INLINE void take_sums(const int B, bool begin, const float *out, int64_t out_row)
@@ -193,8 +223,7 @@ LK_INLINE void sum_pages(const int B, const struct values *v)
     for (int64_t j = v->weigh ? -1 : 0; j < v->x->n; j++) {
         if (v->weigh && j + 1 < v->x->n) {
             const struct lk_page_rows next = page_of(v->x, j + 1);
-            if (v->fetch)
-                fetch((const char *)kv->v + lk_rows_page(r, &next) * kv->v_page_bytes, kv->v_page_bytes);
+            fetch_beside(v, &next);
             weigh(v, j + 1);
         }
         if (j < 0)
@@ -242,8 +271,7 @@ static void sum_pass(const struct values *v)
 static void sum_span(const struct lk_rows *r, const struct span *x, struct lk_scores *b, struct lk_sums *o, bool begin)
 {
     for (int first = x->p.first; first < x->p.end; first += LK_AMX_ROWS) {
-        struct values v = {r, x, b, o, first, (int)lk_min(LK_AMX_ROWS, x->p.end - first), 0, begin, true, false};
-        v.fetch = first == x->p.first && x->p.end - first > LK_AMX_ROWS && r->dim == 0;
+        struct values v = {r, x, b, o, first, (int)lk_min(LK_AMX_ROWS, x->p.end - first), 0, begin, true};
         lk_amx_configure(r->own, v.n, 0);
         for (; v.dim < r->n_dim; v.dim += PASS, v.weigh = false)
             sum_pass(&v);

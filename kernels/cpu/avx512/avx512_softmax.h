@@ -30,8 +30,8 @@ struct lk_sums {
 /* An item's rows: the heads of its first token, then those of the next one. */
 struct lk_rows {
     const struct lk_attend *a;
-    const struct lk_attn_item *item;
-    const uint32_t *q; /* row i at q + i * n_word */
+    const struct lk_attn_item *item, *next; /* next: the same again when there is none */
+    const uint32_t *q;                      /* row i at q + i * n_word */
     int64_t n_word, kv_head;
     int64_t after; /* the page that is read after the last one, as lk_page_at counts */
     float scale;   /* of the scores, log2(e) in it */
@@ -210,6 +210,7 @@ LK_INLINE void lk_attend_items(const struct lk_attend_set *set, const struct lk_
         struct lk_rows r = {
             .a = a,
             .item = item,
+            .next = next,
             .q = (const uint32_t *)a->q + row * set->n_word,
             .n_word = set->n_word,
             .kv_head = kv_head,
