@@ -9,7 +9,7 @@
 #define PAGE LK_PAGE_TOKENS
 #define ROWS LK_SCORE_ROWS
 #define SPLIT_PAGES (LK_SPLIT_TOKENS / PAGE)
-#define PASS 64 /* dimensions of V: four tiles of sums */
+#define WIDE 128 /* dimensions of V above which two panels are summed together */
 
 static int64_t attn_rows(int64_t v_dim)
 {
@@ -87,6 +87,11 @@ static void fetch(const char *from, int64_t bytes)
         _mm_prefetch(from + i, _MM_HINT_T1);
 }
 
+static void configure(const struct lk_rows *r, int n)
+{
+    lk_amx_configure(r->own, n < LK_AMX_ROWS ? n : LK_AMX_ROWS, n > LK_AMX_ROWS ? n - LK_AMX_ROWS : 0);
+}
+
 /* Scores of page j, of one panel alone those of `pages` pages. K of the next page is fetched, and for one panel V of
  * these, which is soon needed; two panels are not so quick, and fetch it later. */
 static void score_pages(const struct lk_rows *r, const struct span *x, int64_t j, int pages, struct lk_scores *b)
@@ -140,7 +145,7 @@ static void find_most(const struct lk_rows *r, const struct span *x, struct lk_s
 static void score_span(const struct lk_rows *r, const struct span *x, struct lk_scores *b)
 {
     const int n = x->p.end - x->p.first, step = n > LK_AMX_ROWS ? 1 : 2;
-    lk_amx_configure(r->own, n < LK_AMX_ROWS ? n : LK_AMX_ROWS, n > LK_AMX_ROWS ? n - LK_AMX_ROWS : 0);
+    configure(r, n);
     for (int64_t j = 0; j < x->n; j += step) {
         score_pages(r, x, j, (int)lk_min(step, x->n - j), b);
         if (j > 0)
@@ -149,7 +154,7 @@ static void score_span(const struct lk_rows *r, const struct span *x, struct lk_
     find_most(r, x, b, (x->n - 1) / step * step, x->n);
 }
 
-/* Sums of p . V of some rows of a span over dimensions dim .. dim + 63 or to the last one. */
+/* Sums of p . V of one panel of a span by 64 dimensions of V, or of both by 32, from dimension dim on. */
 struct values {
     const struct lk_rows *r;
     const struct span *x;
@@ -160,11 +165,6 @@ struct values {
     bool begin; /* from zero */
     bool weigh; /* p is not there yet */
 };
-
-static void weigh(const struct values *v, int64_t j)
-{
-    lk_scores_weigh(v->b, v->x->p.ip + j, v->first, v->n, v->o->soft + v->first, v->r->scale);
-}
 
 /* While a page is weighed for the first rows that see it, V of it is fetched; or of one panel, whose V is there, K of a
  * later page: it reads pages faster than they come, from one split to the next. */
@@ -182,99 +182,76 @@ static void fetch_beside(const struct values *v, const struct lk_page_rows *p)
         fetch((const char *)kv->k + later * kv->k_page_bytes, kv->k_page_bytes);
 }
 
-LK_INLINE void take_sums(const int B, bool begin, const float *out, int64_t out_row)
+static void weigh(const struct values *v, int64_t j)
 {
-    if (begin) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        return;
-    }
-    __asm__ volatile("" : : : "memory"); /* tile loads do not tell the compiler that they read memory */
-    _tile_loadd(0, out, out_row);
-    if (B > 1)
-        _tile_loadd(1, out + 16, out_row);
-    if (B > 2)
-        _tile_loadd(2, out + 32, out_row);
-    if (B > 3)
-        _tile_loadd(3, out + 48, out_row);
+    const struct lk_page_rows p = page_of(v->x, j);
+    fetch_beside(v, &p);
+    lk_scores_weigh(v->b, p.ip, v->first, v->n, v->o->soft + v->first, v->r->scale);
 }
 
-LK_INLINE void put_sums(const int B, float *out, int64_t out_row)
-{
-    _tile_stored(0, out, out_row);
-    if (B > 1)
-        _tile_stored(1, out + 16, out_row);
-    if (B > 2)
-        _tile_stored(2, out + 32, out_row);
-    if (B > 3)
-        _tile_stored(3, out + 48, out_row);
-}
-
-/* Tiles 0 to B - 1 hold the sums, 4 holds p. Behind a token's position its probability is 0 and V is a number. */
-LK_INLINE void sum_pages(const int B, const struct values *v)
+/* A panels by B tiles. A page is weighed in front of the products of the one before it, so that they find theirs in the
+ * first cache. Behind a token's position its probability is 0 and V is a number. */
+LK_INLINE void sum_pages(const int A, const int B, const struct values *v)
 {
     const struct lk_rows *r = v->r;
     const struct lk_kv *kv = &r->a->kv;
-    const int64_t out_row = r->n_dim * 4, v_row = LK_V_DIMS(kv->v_dim) * 4;
     float *out = v->o->out + v->first * r->n_dim + v->dim;
-    take_sums(B, v->begin, out, out_row);
+    const struct lk_amx_run run = {
+        .a_row = LK_SCORE_LD * 4,
+        .w_row = LK_V_DIMS(kv->v_dim) * 4,
+        .w_next = 64,
+        .c = {out, A > 1 ? out + LK_AMX_ROWS * r->n_dim : out + 32},
+        .c_row = r->n_dim * 4,
+        .begin = v->begin,
+    };
+    __asm__ volatile("" : : : "memory"); /* tile loads do not tell the compiler that they read memory */
+    lk_amx_take_sums(A, B, &run);
     for (int64_t j = v->weigh ? -1 : 0; j < v->x->n; j++) {
-        if (v->weigh && j + 1 < v->x->n) {
-            const struct lk_page_rows next = page_of(v->x, j + 1);
-            fetch_beside(v, &next);
+        if (v->weigh && j + 1 < v->x->n)
             weigh(v, j + 1);
-        }
         if (j < 0)
             continue;
         const struct lk_page_rows page = page_of(v->x, j);
+        const float *p = lk_scores_at(v->b, v->first, page.ip);
         const char *at = (const char *)kv->v + lk_rows_page(r, &page) * kv->v_page_bytes + (r->dim + v->dim) * 4;
+        const char *const a[2] = {(const char *)p, (const char *)(p + LK_AMX_ROWS * LK_SCORE_LD)};
+        const char *const w[2] = {at, at + 128};
         __asm__ volatile("" : : : "memory");
-        _tile_loadd(4, lk_scores_at(v->b, v->first, page.ip), LK_SCORE_LD * 4);
-        _tile_loadd(6, at, v_row);
-        _tile_dpbf16ps(0, 4, 6);
-        if (B > 1) {
-            _tile_loadd(7, at + 64, v_row);
-            _tile_dpbf16ps(1, 4, 7);
-        }
-        if (B > 2) {
-            _tile_loadd(5, at + 128, v_row);
-            _tile_dpbf16ps(2, 4, 5);
-        }
-        if (B > 3) {
-            _tile_loadd(6, at + 192, v_row);
-            _tile_dpbf16ps(3, 4, 6);
-        }
+        lk_amx_block(A, B, false, &run, a, w);
     }
-    put_sums(B, out, out_row);
+    lk_amx_put_sums(A, B, &run);
 }
 
-static void sum_pass(const struct values *v)
+/* Returns how many dimensions it took. */
+static int64_t sum_pass(const struct values *v)
 {
-    switch (lk_min(PASS, v->r->n_dim - v->dim) / 16) {
-    case 1:
-        sum_pages(1, v);
-        break;
-    case 2:
-        sum_pages(2, v);
-        break;
-    case 3:
-        sum_pages(3, v);
-        break;
-    default:
-        sum_pages(4, v);
-    }
+    const int pair = v->n > LK_AMX_ROWS;
+    const int64_t n = lk_min(pair ? 32 : 64, v->r->n_dim - v->dim);
+    if (pair && n == 32)
+        sum_pages(2, 2, v);
+    else if (pair)
+        sum_pages(2, 1, v);
+    else if (n == 64)
+        sum_pages(1, 4, v);
+    else if (n == 48)
+        sum_pages(1, 3, v);
+    else if (n == 32)
+        sum_pages(1, 2, v);
+    else
+        sum_pages(1, 1, v);
+    return n;
 }
 
-/* out[n, n_dim] += p[n, 32] . V over the pages of a span, a panel at a time; from zero if `begin`. */
+/* out[n, n_dim] += p[n, 32] . V over the pages of a span, from zero if `begin`. A panel at a time has most products
+ * beside the first pass, which weighs; over a wide V the other passes count, and two panels share what they load. */
 static void sum_span(const struct lk_rows *r, const struct span *x, struct lk_scores *b, struct lk_sums *o, bool begin)
 {
-    for (int first = x->p.first; first < x->p.end; first += LK_AMX_ROWS) {
-        struct values v = {r, x, b, o, first, (int)lk_min(LK_AMX_ROWS, x->p.end - first), 0, begin, true};
-        lk_amx_configure(r->own, v.n, 0);
-        for (; v.dim < r->n_dim; v.dim += PASS, v.weigh = false)
-            sum_pass(&v);
+    const int at_once = r->n_dim > WIDE ? ROWS : LK_AMX_ROWS;
+    for (int first = x->p.first; first < x->p.end; first += at_once) {
+        struct values v = {r, x, b, o, first, (int)lk_min(at_once, x->p.end - first), 0, begin, true};
+        configure(r, v.n);
+        for (; v.dim < r->n_dim; v.weigh = false)
+            v.dim += sum_pass(&v);
     }
 }
 
