@@ -23,6 +23,12 @@ struct lk_amx_config {
     uint8_t rows[16];
 };
 
+static inline void lk_amx_load_config(const struct lk_amx_config *c)
+{
+    __asm__ volatile("" : : "r"(c) : "memory"); /* GCC's intrinsic names the first eight bytes only */
+    _tile_loadconfig(c);
+}
+
 /* Gives the tiles these heights, unless they have them. *now is {0, 0} before a kernel's first call. */
 static inline void lk_amx_configure(struct lk_amx_shape *now, int r0, int r1)
 {
@@ -34,8 +40,7 @@ static inline void lk_amx_configure(struct lk_amx_shape *now, int r0, int r1)
         .colsb = {64, 64, 64, 64, 64, 64, 64, 64},
         .rows = {first, first, second, second, first, left, 16, 16},
     };
-    __asm__ volatile("" : : "r"(&c) : "memory"); /* GCC's intrinsic names the first eight bytes only */
-    _tile_loadconfig(&c);
+    lk_amx_load_config(&c);
     *now = (struct lk_amx_shape){r0, r1};
 }
 
@@ -70,7 +75,7 @@ LK_INLINE void lk_amx_take_sums(const int A, const int B, const struct lk_amx_ru
         _tile_loadd(1, p->c[0] + 16, p->c_row);
     if (A > 1 || B > 2)
         _tile_loadd(2, p->c[1], p->c_row);
-    if ((A > 1 && B > 1) || B > 2)
+    if ((A > 1 && B > 1) || B > 3)
         _tile_loadd(3, p->c[1] + 16, p->c_row);
 }
 
@@ -81,7 +86,7 @@ LK_INLINE void lk_amx_put_sums(const int A, const int B, const struct lk_amx_run
         _tile_stored(1, p->c[0] + 16, p->c_row);
     if (A > 1 || B > 2)
         _tile_stored(2, p->c[1], p->c_row);
-    if ((A > 1 && B > 1) || B > 2)
+    if ((A > 1 && B > 1) || B > 3)
         _tile_stored(3, p->c[1] + 16, p->c_row);
 }
 
@@ -94,39 +99,48 @@ LK_INLINE void lk_amx_put_sums(const int A, const int B, const struct lk_amx_run
             _tile_dpbf16ps(c, a, b); \
     } while (0)
 
-/* A panels by B tiles: 1 or 2 by 1 or 2, or 1 by 4. The tiles have the panels' heights. int8: a block is 64 columns of
- * bytes, and sums are whole numbers of 32 bits, which lie where the others' do. */
+/* The products of one block: the panels' tiles are at a, the columns' at w as in lk_amx_run. */
+LK_INLINE void lk_amx_block(const int A, const int B, const bool int8, const struct lk_amx_run *p,
+                            const char *const a[2], const char *const w[2])
+{
+    _tile_loadd(4, a[0], p->a_row);
+    _tile_loadd(6, w[0], p->w_row);
+    LK_AMX_DOT(int8, 0, 4, 6);
+    if (B > 1) {
+        _tile_loadd(7, w[0] + p->w_next, p->w_row);
+        LK_AMX_DOT(int8, 1, 4, 7);
+    }
+    if (A > 1) {
+        _tile_loadd(5, a[1], p->a_row);
+        LK_AMX_DOT(int8, 2, 5, 6);
+        if (B > 1)
+            LK_AMX_DOT(int8, 3, 5, 7);
+    }
+    if (B > 2) {
+        _tile_loadd(5, w[1], p->w_row);
+        LK_AMX_DOT(int8, 2, 4, 5);
+    }
+    if (B > 3) {
+        _tile_loadd(6, w[1] + p->w_next, p->w_row);
+        LK_AMX_DOT(int8, 3, 4, 6);
+    }
+}
+
+/* A panels by B tiles: 1 or 2 by 1 or 2, or 1 by 3 or 4. The tiles have the panels' heights. int8: a block is 64
+ * columns of bytes, and sums are whole numbers of 32 bits, which lie where the others' do. */
 LK_INLINE void lk_amx_run_any(const int A, const int B, const bool int8, const struct lk_amx_run *p)
 {
-    const char *a0 = p->a[0], *a1 = p->a[1], *w0 = p->w[0], *w1 = p->w[1], *ahead = p->ahead;
+    const char *a[2] = {p->a[0], p->a[1]}, *w[2] = {p->w[0], p->w[1]}, *ahead = p->ahead;
     __asm__ volatile("" : : : "memory"); /* tile loads do not tell the compiler that they read memory */
     lk_amx_take_sums(A, B, p);
     for (int64_t i = 0; i < p->n_block; i++) {
-        _tile_loadd(4, a0, p->a_row);
-        _tile_loadd(6, w0, p->w_row);
-        LK_AMX_DOT(int8, 0, 4, 6);
-        if (B > 1) {
-            _tile_loadd(7, w0 + p->w_next, p->w_row);
-            LK_AMX_DOT(int8, 1, 4, 7);
-        }
-        if (A > 1) {
-            _tile_loadd(5, a1, p->a_row);
-            LK_AMX_DOT(int8, 2, 5, 6);
-            if (B > 1)
-                LK_AMX_DOT(int8, 3, 5, 7);
-        }
-        if (B > 2) {
-            _tile_loadd(5, w1, p->w_row);
-            LK_AMX_DOT(int8, 2, 4, 5);
-            _tile_loadd(6, w1 + p->w_next, p->w_row);
-            LK_AMX_DOT(int8, 3, 4, 6);
-        }
+        lk_amx_block(A, B, int8, p, a, w);
         for (int line = 0; line < p->n_ahead && ahead < p->ahead_end; line++, ahead += 64)
             _mm_prefetch(ahead, _MM_HINT_T1);
-        a0 += p->a_step[0];
-        a1 += p->a_step[1];
-        w0 += p->w_step;
-        w1 += p->w_step;
+        a[0] += p->a_step[0];
+        a[1] += p->a_step[1];
+        w[0] += p->w_step;
+        w[1] += p->w_step;
     }
     lk_amx_put_sums(A, B, p);
 }
