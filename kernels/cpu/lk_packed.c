@@ -147,13 +147,92 @@ static uint32_t word_of(int bits, const uint8_t q[LK_BLOCK], int o)
     return word;
 }
 
-/* Codes of one column's block into its words. */
-static void put_codes(const struct lk_packed_panel *p, const uint8_t q[LK_BLOCK], int64_t j, uint8_t *to)
+/* Where a block's codes of 4 bits are, by output: column i of output j in the bits from `shift` on of the byte at
+ * at + j * row + i * step, or with `halves` of that at at + j * row + i / 2, odd columns in the upper half. */
+struct place {
+    int64_t at, row, step;
+    int shift;
+    bool halves;
+};
+
+static struct place place_of(const struct lk_packed_panel *p, int64_t block)
 {
+    const int64_t n_block = lk_cols_packed(p->cols) / LK_BLOCK, whole = n_block / 4 * 4, at = block / 4 * 4;
+    const int in = (int)(block % 4), pair = n_block - whole >= 2 ? 2 : 0;
+    if (block < whole)
+        return (struct place){at * p->code_bytes + in / 2, 64, 2, in % 2 * 4, false};
+    if (in < pair)
+        return (struct place){whole * p->code_bytes, 32, 1, in * 4, false};
+    return (struct place){(whole + pair) * p->code_bytes, 16, 0, 0, true};
+}
+
+/* Of 6 bits by output: the first of the three words for column i of output j, and which of the 16 numbers it is. */
+static int64_t word_by_output(const struct lk_packed_panel *p, int64_t block, int64_t j, int i, int *number)
+{
+    *number = (int)(2 * (j % 8)) + i / 16;
+    return block * p->code_bytes + j / 8 * 192 + i % 16 * 4;
+}
+
+static void put_by_output(const struct lk_packed_panel *p, const uint8_t q[LK_BLOCK], int64_t j, int64_t block,
+                          uint8_t *codes)
+{
+    const int bits = lk_packed_bits(p->q.kind);
+    if (bits == 8) {
+        memcpy(codes + block * p->code_bytes + j * LK_BLOCK, q, LK_BLOCK);
+        return;
+    }
+    if (bits == 4) {
+        const struct place to = place_of(p, block);
+        uint8_t *at = codes + to.at + j * to.row;
+        for (int i = 0; i < LK_BLOCK && to.halves; i += 2)
+            at[i / 2] = (uint8_t)((q[i] & 15) | q[i + 1] << 4);
+        for (int i = 0; i < LK_BLOCK && !to.halves; i++)
+            at[i * to.step] |= (uint8_t)((q[i] & 15) << to.shift);
+        return;
+    }
+    for (int i = 0; i < LK_BLOCK; i++) {
+        int n;
+        uint8_t *at = codes + word_by_output(p, block, j, i, &n);
+        for (int w = 0; w < 3; w++, at += 64) {
+            uint32_t word;
+            memcpy(&word, at, sizeof word);
+            word |= n == 15 ? (q[i] >> 2 * w & 3u) << 30 : n / 5 == w ? (q[i] & 63u) << n % 5 * 6 : 0;
+            memcpy(at, &word, sizeof word);
+        }
+    }
+}
+
+/* Code i of column j. */
+static unsigned code_by_output(const struct lk_packed_panel *p, const uint8_t *codes, int64_t block, int64_t j, int i)
+{
+    const int bits = lk_packed_bits(p->q.kind);
+    if (bits == 8)
+        return codes[block * p->code_bytes + j * LK_BLOCK + i];
+    if (bits == 4) {
+        const struct place from = place_of(p, block);
+        const uint8_t *at = codes + from.at + j * from.row;
+        return (from.halves ? at[i / 2] >> i % 2 * 4 : at[i * from.step] >> from.shift) & 15u;
+    }
+    int n;
+    uint32_t word[3];
+    const uint8_t *at = codes + word_by_output(p, block, j, i, &n);
+    for (int w = 0; w < 3; w++)
+        memcpy(&word[w], at + 64 * w, sizeof word[w]);
+    return n == 15 ? word[0] >> 30 | word[1] >> 30 << 2 | word[2] >> 30 << 4 : word[n / 5] >> n % 5 * 6 & 63u;
+}
+
+/* Codes of one column's block. */
+static void put_codes(const struct lk_packed_panel *p, const uint8_t q[LK_BLOCK], int64_t j, int64_t block,
+                      uint8_t *codes)
+{
+    if (p->by_output) {
+        put_by_output(p, q, j, block, codes);
+        return;
+    }
     const int bits = lk_packed_bits(p->q.kind);
     for (int o = 0; o < bits; o++) {
         uint32_t word = word_of(bits, q, o);
-        memcpy(to + (o * p->width + j) * 4, &word, sizeof word);
+        memcpy(codes + block * p->code_bytes + (o * p->width + j) * 4, &word, sizeof word);
     }
 }
 
@@ -165,9 +244,12 @@ static uint32_t word_at(const struct lk_packed_panel *p, const uint8_t *codes, i
 }
 
 /* Code i of column j of a block. */
-static unsigned code_at(const struct lk_packed_panel *p, const uint8_t *codes, int64_t j, int i)
+static unsigned code_at(const struct lk_packed_panel *p, const uint8_t *codes, int64_t block, int64_t j, int i)
 {
+    if (p->by_output)
+        return code_by_output(p, codes, block, j, i);
     const int bits = lk_packed_bits(p->q.kind), per = 32 / bits, half = i / 16 * 3;
+    codes += block * p->code_bytes;
     if (bits != 6)
         return word_at(p, codes, i / per, j) >> i % per * bits & ((1u << bits) - 1u);
     if (i % 16 < 15)
@@ -247,9 +329,10 @@ static bool has_odd_numbers(const struct lk_packed_panel *p, const uint8_t *at)
     return false;
 }
 
-void lk_packed_pack(const struct lk_pack_codes *a, int64_t width)
+void lk_packed_pack(const struct lk_pack_codes *a, int64_t width, bool by_output)
 {
     struct lk_packed_panel p = lk_packed_panel_of(a->q, a->cols, width);
+    p.by_output = by_output;
     const struct lk_cols *c = a->cols;
     uint8_t *to = (uint8_t *)a->w + a->panel * p.bytes;
     memset(to, 0, (size_t)p.bytes);
@@ -267,7 +350,7 @@ void lk_packed_pack(const struct lk_pack_codes *a, int64_t width)
                     continue;
                 memcpy(q, a->col[j].q + k, (size_t)n);
                 odd |= p.q.kind == LK_PK_E4M3 && has_nan(q);
-                put_codes(&p, q, j, to + p.code_at + block * p.code_bytes);
+                put_codes(&p, q, j, block, to + p.code_at);
             }
         }
     }
@@ -277,7 +360,7 @@ void lk_packed_pack(const struct lk_pack_codes *a, int64_t width)
 void lk_packed_numbers(const struct lk_packed_panel *p, const uint8_t *at, int s, int64_t kp, float *out)
 {
     int64_t n, k = lk_packed_col(p->cols, s, kp, &n), block = kp / LK_BLOCK, width = p->width;
-    const uint8_t *codes = at + p->code_at + block * p->code_bytes;
+    const uint8_t *codes = at + p->code_at;
     memset(out, 0, (size_t)(LK_BLOCK * width) * sizeof *out);
     for (int i = 0; i < n; i++) {
         const uint8_t *group = at + lk_packed_group(&p->q, k + i) * p->group_bytes;
@@ -285,6 +368,6 @@ void lk_packed_numbers(const struct lk_packed_panel *p, const uint8_t *at, int s
         if (p->q.kind == LK_PK_K6 && i >= 16)
             sub += width;
         for (int64_t j = 0; j < width; j++)
-            out[i * width + j] = number(p, group, sub, j, code_at(p, codes, j, i));
+            out[i * width + j] = number(p, group, sub, j, code_at(p, codes, block, j, i));
     }
 }

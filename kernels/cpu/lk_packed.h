@@ -4,7 +4,15 @@
  *   6 bits  [2, 3, width], a half of 16 columns each: word o holds columns 5 o ... in bits 6 i .. 6 i + 5, and the
  *           upper two bits of the three words are the bits of column 15, the first word's lowest
  *   8 bits  [8, width]: word o holds columns 4 o ...
- * so that a mask, a conversion and a multiplication by a scale times 2^-n unpack a column of all outputs. */
+ * so that a mask, a conversion and a multiplication by a scale times 2^-n unpack a column of all outputs.
+ *
+ * The set amx has the codes of one output together instead (by_output), since a row of a tile is a block of one output:
+ *   4 bits  four blocks [width, 32] in 16-bit lanes: lane i holds column i of block b in bits 4 b .. 4 b + 3; of up to
+ *           three last blocks first two [width, 32] in bytes, then one [width, 16], byte i holding columns 2 i and
+ *           2 i + 1
+ *   6 bits  eight outputs [3, 16] in 32-bit lanes: lane i of word w holds numbers 5 w ... in bits 6 n .. 6 n + 5,
+ *           number 2 j + h being column 16 h + i of output j; and number 15 in the upper two bits, as above
+ *   8 bits  [width, 32] */
 #ifndef KERNELS_CPU_LK_PACKED_H
 #define KERNELS_CPU_LK_PACKED_H
 
@@ -23,6 +31,7 @@ struct lk_packed_panel {
     struct lk_packed q;
     const struct lk_cols *cols;
     int64_t width;
+    bool by_output;                             /* how the codes lie */
     int64_t group_bytes, sub_bytes, code_bytes; /* of a group, of a block's subgroups, of a block's codes */
     int64_t sub_at, code_at, odd_at, bytes;     /* where they begin; the byte that says `odd`; of the panel */
 };
@@ -62,7 +71,7 @@ static inline int64_t lk_packed_group(const struct lk_packed *p, int64_t k)
 struct lk_packed_panel lk_packed_panel_of(const struct lk_packed *q, const struct lk_cols *cols, int64_t width);
 
 size_t lk_packed_matrix_bytes(const struct lk_packed *q, int64_t n_out, const struct lk_cols *cols, int64_t width);
-void lk_packed_pack(const struct lk_pack_codes *a, int64_t width);
+void lk_packed_pack(const struct lk_pack_codes *a, int64_t width, bool by_output);
 
 /* The source column of packed column kp, a multiple of 32, of segment s; *n of the 32 exist. */
 static inline int64_t lk_packed_col(const struct lk_cols *c, int s, int64_t kp, int64_t *n)

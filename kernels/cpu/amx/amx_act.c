@@ -116,6 +116,7 @@ void lk_amx_init(struct lk_cpu *t, enum lk_type type)
     t->round = round_rows;
     t->peak = peak;
     lk_amx_linear_init(t);
+    lk_amx_packed_init(t);
     lk_amx_attend_init(t);
     lk_amx_int8_init(t);
 }

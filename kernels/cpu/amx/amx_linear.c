@@ -1,8 +1,8 @@
 /* y = tree over segments of (A W^T), with its epilogues. */
+#include "kernels/cpu/amx/amx_epilogue.h"
+#include "kernels/cpu/amx/amx_packed.h"
 #include "kernels/cpu/amx/amx_product.h"
-#include "kernels/cpu/avx512/avx512_epilogue.h"
 #include "kernels/cpu/avx512/avx512_product.h"
-#include "kernels/cpu/avx512/avx512_unpack.h"
 #include "kernels/cpu/avx512/avx512_words.h"
 #include "kernels/cpu/lk_lora.h"
 
@@ -30,12 +30,6 @@ static void pack(const struct lk_pack *a)
     }
 }
 
-static void put_tile(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n)
-{
-    struct lk_amx_rows from = {t->v, t->ld, t->row, t->r};
-    lk_amx_put(out, &from, col, n);
-}
-
 /* How the work is cut: items are chunks of pairs of activation panels by groups of weight panels, the groups running
  * fastest. */
 struct plan {
@@ -54,8 +48,8 @@ static struct plan plan_of(const struct lk_linear *a)
     if (a->epilogue == LK_EP_HEAD) {
         p.group = LK_HEAD_BLOCK / PANEL;
         most = lk_min(most, HEAD_PAIRS);
-    } else if (p.rows.n == 1) {
-        p.group = 2;
+    } else if (p.rows.n == 1 || a->epilogue == LK_EP_SWIGLU) {
+        p.group = 2; /* SwiGLU: half a line each, and no two threads write to one */
     }
     p.n_pair = lk_ceil_div(p.rows.n, 2);
     p.n_group = lk_ceil_div(p.n_panel, p.group);
@@ -63,8 +57,15 @@ static struct plan plan_of(const struct lk_linear *a)
     return p;
 }
 
+static bool is_few(const struct lk_linear *a)
+{
+    return a->q && a->a.n_row <= LK_AMX_ROWS && a->a.n_row > 0;
+}
+
 static int64_t linear_items(const struct lk_linear *a)
 {
+    if (is_few(a))
+        return lk_amx_few_items(a);
     struct plan p = plan_of(a);
     return p.n_group * p.n_chunk;
 }
@@ -81,39 +82,52 @@ struct work {
     const char *ahead, *ahead_end; /* the weights that come next */
     int n_ahead;                   /* lines of them to fetch a block */
     float (*sums)[BAND_NUMBERS];   /* [LK_TREE_DEPTH] on the way up the tree; the result is sums[0] */
-    struct lk_packed_panel packed; /* of packed weights, and */
-    uint32_t *unpacked;            /* RUN blocks of one or two panels */
+    struct lk_packed_panel packed; /* of packed weights, */
+    struct lk_amx_codes codes;     /* the block that is unpacked next, */
+    uint32_t (*unpacked)[RUN * LK_AMX_PAIR_WORDS]; /* and [2]: parts in turn */
 };
 
-#define UNPACK(kind)                                                \
-    static void unpack_##kind(const struct lk_blocks *b, void *out) \
-    {                                                               \
-        const struct lk_unpacked u = {out, 16, 256};                \
-        lk_unpack(LK_PK_##kind, LK_BF16, b, &u);                    \
-    }
-#define EACH_KIND(X) X(S4) X(A4) X(Z4) X(K4) X(K6) X(S8) X(Z8) X(E4M3)
-EACH_KIND(UNPACK)
-
-#define NAME(kind) [LK_PK_##kind] = unpack_##kind,
-static void (*const unpackers[])(const struct lk_blocks *, void *) = {EACH_KIND(NAME)};
-
-/* Some blocks of one segment. */
+/* Part i of the n that segment s is cut into: blocks block .. block + n_block - 1. */
 struct part {
-    int64_t block, n_block;
-    bool begin;
+    int s;
+    int64_t i, n, block, n_block;
+    uint32_t *unpacked; /* of packed weights */
 };
 
-/* Unpacks a part's blocks of segment s. */
-static void take_weights(struct work *t, int s, const struct part *part)
+static struct part part_of(const struct work *t, int s, int64_t i, bool cut)
 {
-    for (int i = 0; i <= t->two; i++) {
-        struct lk_blocks b = {.panel = &t->packed,
-                              .at = (const uint8_t *)t->a->w + (t->panel + i) * t->packed.bytes,
-                              .s = s,
-                              .k = part->block * LK_AMX_BLOCK,
-                              .n = part->n_block * LK_AMX_BLOCK};
-        unpackers[t->packed.q.kind](&b, t->unpacked + i * part->n_block * (BLOCK_BYTES / 4));
+    const struct lk_cols *c = t->a->a.cols;
+    int64_t first = c->packed[s] / LK_AMX_BLOCK, n_block = c->packed[s + 1] / LK_AMX_BLOCK - first;
+    int64_t n = cut ? lk_ceil_div(n_block, RUN) : lk_min(1, n_block), from = n > 0 ? n_block * i / n : 0;
+    return (struct part){s, i, n, first + from, n > 0 ? n_block * (i + 1) / n - from : 0, NULL};
+}
+
+/* What comes behind a part, or behind s = -1; its n is 0 where there is nothing. */
+static struct part part_after(const struct work *t, const struct part *part, bool cut)
+{
+    struct part p = *part;
+    if (p.i + 1 < p.n)
+        return part_of(t, p.s, p.i + 1, cut);
+    for (p.n = 0; p.n == 0 && p.s + 1 < t->a->a.cols->n_seg;)
+        p = part_of(t, p.s + 1, 0, cut);
+    return p;
+}
+
+/* Where a part will be unpacked to. */
+static void unpack_begin(struct work *t, struct part *part, int buffer)
+{
+    const uint8_t *w = (const uint8_t *)t->a->w + t->panel * t->packed.bytes;
+    if (t->a->q && part->n > 0) {
+        part->unpacked = t->unpacked[buffer];
+        t->codes = lk_amx_codes_at(&t->packed, w, part->s, part->block);
     }
+}
+
+/* Unpacks the part's first n blocks, but for those that are. */
+static void unpack_until(struct work *t, const struct part *part, int64_t n)
+{
+    for (int64_t i; part->unpacked && (i = t->codes.block - part->block) < lk_min(n, part->n_block);)
+        lk_amx_unpack_right(&t->codes, part->unpacked + i * LK_AMX_PAIR_WORDS);
 }
 
 /* Adds a part's products to the sums of activation panels ip and, where there is one, ip + 1. */
@@ -125,10 +139,8 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
     const char *a0 = (const char *)a->a.data + lk_panel_begin(&t->plan.rows, ip) * n_block * 64;
     const char *w = (const char *)a->w + (t->panel * n_block + part->block) * BLOCK_BYTES,
                *w2 = w + n_block * BLOCK_BYTES;
-    if (a->q) {
-        w = (const char *)t->unpacked;
-        w2 = w + part->n_block * BLOCK_BYTES;
-    }
+    if (a->q)
+        w = (const char *)part->unpacked;
     struct lk_amx_run p = {
         .a = {a0 + part->block * r0 * 64, a0 + (n_block * r0 + part->block * r1) * 64},
         .a_row = 64,
@@ -140,7 +152,7 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
         .n_block = part->n_block,
         .c = {sums, sums + (t->two ? PANEL : r0 * PANEL)},
         .c_row = (t->two ? 2 : 1) * PANEL * 4,
-        .begin = part->begin,
+        .begin = part->i == 0,
         .ahead = t->ahead,
         .ahead_end = t->ahead_end,
         .n_ahead = t->n_ahead,
@@ -155,28 +167,42 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
     t->ahead += lk_min(t->ahead_end - t->ahead, part->n_block * t->n_ahead * 64);
 }
 
+/* Asks for what the epilogue of activation panels ip and, where there is one, ip + 1 meets. */
+static void ask_for_output(const struct work *t, int64_t ip)
+{
+    for (int64_t i = ip; i < lk_min(ip + 2, t->row_end); i++)
+        for (int two = 0; two <= t->two; two++)
+            lk_amx_epilogue_ahead(t->a, lk_panel_begin(&t->plan.rows, i), lk_panel_rows(&t->plan.rows, i),
+                                  t->panel + two);
+}
+
 /* sums[0] = the products of activation panels begin .. end - 1, one behind the other. With more than two pairs, a part
  * of the weight panel (16 KB) stays in the first cache while the pairs come from the second: two tiles a block instead
- * of four, which the second cache delivers in the time of four products. */
+ * of four, which the second cache delivers in the time of four products. Packed weights: the next part is unpacked
+ * between a part's products, whose tiles leave the vector units idle. */
 static void take_band(struct work *t, int64_t begin, int64_t end)
 {
     const struct lk_cols *c = t->a->a.cols;
+    const bool cut = end - begin > 4 || t->a->q;
     int64_t row = lk_panel_begin(&t->plan.rows, begin), width = t->two ? 2 * PANEL : PANEL;
     int64_t n = (lk_panel_begin(&t->plan.rows, end) - row) * width;
-    int wait = 0;
+    int wait = 0, buffer = 0;
+    struct part next, part = part_after(t, &(struct part){.s = -1}, cut);
+    unpack_begin(t, &part, buffer);
+    unpack_until(t, &part, part.n_block);
     for (int s = 0; s < c->n_seg; s++) {
         float *sums = t->sums[wait];
-        int64_t first = c->packed[s] / LK_AMX_BLOCK, n_block = c->packed[s + 1] / LK_AMX_BLOCK - first;
-        int64_t n_part = end - begin > 4 || t->a->q ? lk_ceil_div(n_block, RUN) : lk_min(1, n_block);
-        if (n_part == 0)
+        if (c->packed[s] == c->packed[s + 1])
             memset(sums, 0, (size_t)n * sizeof *sums);
-        for (int64_t i = 0; i < n_part; i++) {
-            int64_t from = n_block * i / n_part, to = n_block * (i + 1) / n_part;
-            struct part part = {first + from, to - from, i == 0};
-            if (t->a->q)
-                take_weights(t, s, &part);
-            for (int64_t ip = begin; ip < end; ip += 2)
+        for (; part.n > 0 && part.s == s; part = next) {
+            next = part_after(t, &part, cut);
+            unpack_begin(t, &next, buffer ^= 1);
+            for (int64_t ip = begin; ip < end; ip += 2) {
+                if (next.n == 0)
+                    ask_for_output(t, ip);
                 take_part(t, &part, ip, sums + (lk_panel_begin(&t->plan.rows, ip) - row) * width);
+                unpack_until(t, &next, lk_ceil_div(next.n_block * (ip + 2 - begin), end - begin));
+            }
         }
         struct lk_lora_tile tile = {sums, row, t->panel * (PANEL / LK_LORA_STRIP), (int)(n / width),
                                     (int)width / LK_LORA_STRIP};
@@ -205,25 +231,25 @@ static void take_panel(struct work *t, struct lk_lane_best *best)
             struct lk_tile tile = {v, (int)width, lk_panel_rows(&t->plan.rows, ip), lk_panel_begin(&t->plan.rows, ip),
                                    t->panel};
             v += tile.r * width;
-            lk_epilogue(t->a, &tile, best, put_tile);
+            lk_amx_epilogue(t->a, &tile, best);
             if (t->two) {
                 tile.v += PANEL;
                 tile.panel++;
-                lk_epilogue(t->a, &tile, best, put_tile);
+                lk_amx_epilogue(t->a, &tile, best);
             }
             best += t->a->epilogue == LK_EP_HEAD ? tile.r : 0;
         }
     }
 }
 
-static void linear(const struct lk_linear *a, int64_t begin, int64_t end)
+static void many(const struct lk_linear *a, int64_t begin, int64_t end)
 {
     _Alignas(64) float sums[LK_TREE_DEPTH][BAND_NUMBERS];
-    _Alignas(64) uint32_t unpacked[2 * RUN * BLOCK_BYTES / 4];
+    _Alignas(64) uint32_t unpacked[2][RUN * LK_AMX_PAIR_WORDS];
     struct work t = {.a = a, .plan = plan_of(a), .sums = sums, .unpacked = unpacked};
     struct lk_lane_best best[2 * HEAD_PAIRS * ROWS];
     if (a->q)
-        t.packed = lk_packed_panel_of(a->q, a->a.cols, PANEL);
+        t.packed = lk_amx_packed_panel_of(a->q, a->a.cols);
     const struct plan *plan = &t.plan;
     for (int64_t item = begin; item < end; item++) {
         int64_t chunk = item / plan->n_group, group = item % plan->n_group;
@@ -243,6 +269,14 @@ static void linear(const struct lk_linear *a, int64_t begin, int64_t end)
             a->best[(row + i) * plan->n_group + group] = lk_best_finish(&best[i]);
     }
     _tile_release(); /* else each context switch of the thread would carry eight tiles */
+}
+
+static void linear(const struct lk_linear *a, int64_t begin, int64_t end)
+{
+    if (is_few(a))
+        lk_amx_few_linear(a, begin, end);
+    else
+        many(a, begin, end);
 }
 
 static struct lk_lora_row lora_row_of(const struct lk_act *a, int64_t row)

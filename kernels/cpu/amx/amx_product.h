@@ -23,6 +23,12 @@ struct lk_amx_config {
     uint8_t rows[16];
 };
 
+static inline void lk_amx_load_config(const struct lk_amx_config *c)
+{
+    __asm__ volatile("" : : "r"(c) : "memory"); /* GCC's intrinsic names the first eight bytes only */
+    _tile_loadconfig(c);
+}
+
 /* Gives the tiles these heights, unless they have them. *now is {0, 0} before a kernel's first call. */
 static inline void lk_amx_configure(struct lk_amx_shape *now, int r0, int r1)
 {
@@ -34,8 +40,7 @@ static inline void lk_amx_configure(struct lk_amx_shape *now, int r0, int r1)
         .colsb = {64, 64, 64, 64, 64, 64, 64, 64},
         .rows = {first, first, second, second, first, left, 16, 16},
     };
-    __asm__ volatile("" : : "r"(&c) : "memory"); /* GCC's intrinsic names the first eight bytes only */
-    _tile_loadconfig(&c);
+    lk_amx_load_config(&c);
     *now = (struct lk_amx_shape){r0, r1};
 }
 

@@ -44,6 +44,7 @@ void lk_amx_put(const struct lk_act *a, const struct lk_amx_rows *from, int64_t 
 
 /* Overrides of the table, one a file. */
 void lk_amx_linear_init(struct lk_cpu *t);
+void lk_amx_packed_init(struct lk_cpu *t);
 void lk_amx_attend_init(struct lk_cpu *t);
 void lk_amx_int8_init(struct lk_cpu *t);
 

@@ -58,6 +58,7 @@ static void put_half(uint32_t *out, __m256i x)
     X(mask_storeu_epi32_256, ISA_BITS, _mm256_mask_storeu_epi32(out, M8, HALF(0)))                             \
     X(store_si512, ISA_BITS, _mm512_store_si512(out, SI(0)))                                                   \
     X(add_epi32, ISA_BITS, put(out, _mm512_add_epi32(SI(0), SI(1))))                                           \
+    X(sub_epi32, ISA_BITS, put(out, _mm512_sub_epi32(SI(0), SI(1))))                                           \
     X(max_epu32, ISA_BITS, put(out, _mm512_max_epu32(SI(0), SI(1))))                                           \
     X(dpbusd_epi32, ISA_BITS, put(out, _mm512_dpbusd_epi32(SI(0), SI(1), SI(2))))                              \
     X(cvtepi32_ps, ISA_F32, _mm512_storeu_ps(out, _mm512_cvtepi32_ps(SI(0))))                                  \
@@ -69,6 +70,11 @@ static void put_half(uint32_t *out, __m256i x)
     X(or_si512, ISA_BITS, put(out, _mm512_or_si512(SI(0), SI(1))))                                             \
     X(cvtepu8_epi32, ISA_BITS, put(out, _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)in->x[0]))))        \
     X(permutexvar_epi16, ISA_BITS, put(out, _mm512_permutexvar_epi16(SI(0), SI(1))))                           \
+    X(srli_epi16, ISA_BITS, put(out, _mm512_srli_epi16(SI(0), 12)))                                            \
+    X(cvtepu8_epi16, ISA_BITS, put(out, _mm512_cvtepu8_epi16(HALF(0))))                                        \
+    X(ternarylogic_ea, ISA_BITS, put(out, _mm512_ternarylogic_epi32(SI(0), SI(1), SI(2), 0xea)))               \
+    X(ternarylogic_a8, ISA_BITS, put(out, _mm512_ternarylogic_epi32(SI(0), SI(1), SI(2), 0xa8)))               \
+    X(permutex2var_epi32, ISA_BITS, put(out, _mm512_permutex2var_epi32(SI(0), SI(1), SI(2))))                  \
     X(cvtepu16_epi32, ISA_BITS, put(out, _mm512_cvtepu16_epi32(HALF(0))))                                      \
     X(castsi512_ps, ISA_BITS, _mm512_storeu_ps(out, _mm512_castsi512_ps(SI(0))))                               \
     X(mask_mov_ps, ISA_BITS, _mm512_storeu_ps(out, _mm512_mask_mov_ps(PS(0), M16, PS(1))))                     \
@@ -89,6 +95,7 @@ static void put_half(uint32_t *out, __m256i x)
     X(min_ps, ISA_F32, _mm512_storeu_ps(out, _mm512_min_ps(PS(0), PS(1))))                                     \
     X(fmadd_ps, ISA_F32, _mm512_storeu_ps(out, _mm512_fmadd_ps(PS(0), PS(1), PS(2))))                          \
     X(fmsub_ps, ISA_F32, _mm512_storeu_ps(out, _mm512_fmsub_ps(PS(0), PS(1), PS(2))))                          \
+    X(fnmadd_ps, ISA_F32, _mm512_storeu_ps(out, _mm512_fnmadd_ps(PS(0), PS(1), PS(2))))                        \
     X(roundscale_ps, ISA_F32, _mm512_storeu_ps(out, _mm512_roundscale_ps(PS(0), NEAREST)))                     \
     X(reduce_ps, ISA_F32, _mm512_storeu_ps(out, _mm512_reduce_ps(PS(0), DOWN)))                                \
     X(scalef_ps, ISA_F32, _mm512_storeu_ps(out, _mm512_scalef_ps(PS(0), PS(1))))                               \

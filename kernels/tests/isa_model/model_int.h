@@ -9,6 +9,11 @@ LK_MODEL __m512i _mm512_add_epi32(__m512i a, __m512i b)
     return (__m512i)((LK_U32X16)a + (LK_U32X16)b);
 }
 
+LK_MODEL __m512i _mm512_sub_epi32(__m512i a, __m512i b)
+{
+    return (__m512i)((LK_U32X16)a - (LK_U32X16)b);
+}
+
 LK_MODEL __m512i _mm512_max_epu32(__m512i a, __m512i b)
 {
     LK_U32X16 x = (LK_U32X16)a, y = (LK_U32X16)b;
@@ -69,6 +74,39 @@ LK_MODEL __m512i _mm512_permutexvar_epi16(__m512i at, __m512i a)
     LK_VECTOR(64) uint16_t x = (LK_VECTOR(64) uint16_t)a, i = (LK_VECTOR(64) uint16_t)at, r;
     for (int lane = 0; lane < 32; lane++)
         r[lane] = x[i[lane] & 31];
+    return (__m512i)r;
+}
+
+LK_MODEL __m512i _mm512_srli_epi16(__m512i a, int n)
+{
+    return n < 16 ? (__m512i)((LK_VECTOR(64) uint16_t)a >> (uint16_t)n) : a ^ a;
+}
+
+LK_MODEL __m512i _mm512_cvtepu8_epi16(__m256i a)
+{
+    LK_VECTOR(32) uint8_t x = (LK_VECTOR(32) uint8_t)a;
+    LK_VECTOR(64) uint16_t r;
+    for (int i = 0; i < 32; i++)
+        r[i] = x[i];
+    return (__m512i)r;
+}
+
+/* Bit i of imm is the result where the bits of a, b and c are i, a's the highest. */
+LK_MODEL __m512i _mm512_ternarylogic_epi32(__m512i a, __m512i b, __m512i c, int imm)
+{
+    __m512i r = a ^ a;
+    for (int i = 0; i < 8; i++)
+        if (imm >> i & 1)
+            r |= (i & 4 ? a : ~a) & (i & 2 ? b : ~b) & (i & 1 ? c : ~c);
+    return r;
+}
+
+/* Lane i is that of a (0 .. 15) or b (16 .. 31) whose number is in the low five bits of lane i of `at`. */
+LK_MODEL __m512i _mm512_permutex2var_epi32(__m512i a, __m512i at, __m512i b)
+{
+    LK_U32X16 x = (LK_U32X16)a, y = (LK_U32X16)b, i = (LK_U32X16)at, r;
+    for (int lane = 0; lane < 16; lane++)
+        r[lane] = i[lane] & 16 ? y[i[lane] & 15] : x[i[lane] & 15];
     return (__m512i)r;
 }
 

@@ -1,0 +1,281 @@
+/* Products of packed weights with few rows, y^T = W x^T: unpacked weights are the left-hand tiles as they come, and the
+ * rows are turned into right-hand ones. A sum has the same products in the same order as with plain weights. */
+#include "kernels/cpu/amx/amx_packed.h"
+#include "kernels/cpu/amx/amx_epilogue.h"
+#include "kernels/cpu/amx/amx_product.h"
+#include "kernels/cpu/amx/amx_unpack.h"
+#include "kernels/cpu/lk_lora.h"
+
+#define PANEL LK_AVX512_PANEL
+#define SUMS (PANEL * LK_AMX_ROWS)
+#define GROUP 2                   /* panels of an item */
+#define RING 4                    /* unpacked blocks, of which the products come */
+#define LAG 2                     /* blocks behind the unpacking, so that a tile's bytes are in the first cache */
+#define TURNED_BYTES (256 * 1024) /* of rows that are turned at a time */
+
+#define UNPACK(kind)                                                \
+    static void unpack_##kind(struct lk_amx_codes *c, uint32_t *to) \
+    {                                                               \
+        lk_amx_unpack(LK_PK_##kind, c, to);                         \
+    }
+#define EACH_KIND(X) X(S4) X(A4) X(Z4) X(K4) X(K6) X(S8) X(Z8) X(E4M3)
+EACH_KIND(UNPACK)
+
+struct lk_packed_panel lk_amx_packed_panel_of(const struct lk_packed *q, const struct lk_cols *cols)
+{
+    struct lk_packed_panel p = lk_packed_panel_of(q, cols, PANEL);
+    p.by_output = true;
+    return p;
+}
+
+struct lk_amx_codes lk_amx_codes_at(const struct lk_packed_panel *panel, const uint8_t *at, int s, int64_t block)
+{
+#define NAME(kind) [LK_PK_##kind] = unpack_##kind,
+    static void (*const unpackers[])(struct lk_amx_codes *, uint32_t *) = {EACH_KIND(NAME)};
+    const struct lk_blocks b = {.panel = panel, .at = at, .s = s, .k = block * LK_BLOCK};
+    return (struct lk_amx_codes){
+        .panel = panel,
+        .at = at,
+        .s = s,
+        .group = lk_groups_of(&b),
+        .block = block,
+        .n_block = lk_cols_packed(panel->cols) / LK_BLOCK,
+        .unpack = at[panel->odd_at] == LK_ODD_SCALES ? lk_amx_unpack_odd : unpackers[panel->q.kind],
+    };
+}
+
+void lk_amx_unpack_right(struct lk_amx_codes *c, uint32_t to[LK_AMX_PAIR_WORDS])
+{
+    _Alignas(64) uint32_t rows[LK_AMX_PAIR_WORDS];
+    c->unpack(c, rows);
+    for (int h = 0; h < LK_AMX_PAIR_WORDS; h += 256) {
+        __m512i x[16];
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; i++)
+            x[i] = _mm512_loadu_si512(rows + h + 16 * i);
+        lk_amx_mix(16, x);
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; i++)
+            _mm512_storeu_si512(to + h + 16 * i, x[i]);
+    }
+}
+
+static size_t packed_bytes(const struct lk_packed *q, int64_t n_out, const struct lk_cols *cols)
+{
+    return lk_packed_matrix_bytes(q, n_out, cols, PANEL);
+}
+
+static void pack_codes(const struct lk_pack_codes *a)
+{
+    lk_packed_pack(a, PANEL, true);
+}
+
+/* What one thread works with. */
+struct work {
+    const struct lk_linear *a;
+    struct lk_packed_panel packed;
+    int64_t n_panel, group;
+    int r, R;                            /* rows, and the power of two that tiles have */
+    uint32_t (*ring)[LK_AMX_PAIR_WORDS]; /* [RING] */
+    uint32_t *turned;                    /* right-hand tiles [16 pairs of columns, R] of .. */
+    const uint32_t *right;               /* .. or, R being 1, the row itself; */
+    int64_t first, n;                    /* blocks first .. first + n - 1 */
+    float (*sums)[SUMS];                 /* [LK_TREE_DEPTH] */
+    const char *ahead, *ahead_end;       /* the weights that come next */
+    int64_t n_ahead;                     /* lines of them to fetch a block */
+};
+
+/* The tiles' shapes: 0 and 1 sums of 16 outputs each, 4 and 5 weights, 6 rows. */
+static void configure(int R)
+{
+    const uint16_t width = (uint16_t)(4 * R);
+    struct lk_amx_config c = {
+        .palette = 1, .colsb = {width, width, 0, 0, 64, 64, width}, .rows = {16, 16, 0, 0, 16, 16, 16}};
+    lk_amx_load_config(&c);
+}
+
+LK_INLINE void turn_rows(const int R, const struct work *t)
+{
+    const char *from = (const char *)t->a->a.data + t->first * t->r * 64;
+    uint32_t *to = t->turned;
+    for (int64_t b = 0; b < t->n; b++, from += t->r * 64, to += 16 * R) {
+        __m512i x[16];
+#pragma GCC unroll 16
+        for (int i = 0; i < R; i++)
+            x[i] = i < t->r ? _mm512_loadu_si512(from + 64 * i) : _mm512_setzero_si512();
+        lk_amx_mix(R, x);
+#pragma GCC unroll 16
+        for (int i = 0; i < R; i++)
+            _mm512_storeu_si512(to + 16 * i, x[i]);
+    }
+}
+
+/* Makes right-hand tiles of blocks from `block` on. */
+static void turn_from(struct work *t, int64_t block)
+{
+    const int64_t all = lk_cols_packed(t->a->a.cols) / LK_BLOCK;
+    if (t->R == 1) {
+        t->n = all;
+        t->right = t->a->a.data;
+        return;
+    }
+    t->first = block;
+    t->n = lk_min(all - block, TURNED_BYTES / (64 * t->R));
+    t->right = t->turned;
+    if (t->R == 2)
+        turn_rows(2, t);
+    else if (t->R == 4)
+        turn_rows(4, t);
+    else if (t->R == 8)
+        turn_rows(8, t);
+    else
+        turn_rows(16, t);
+}
+
+LK_INLINE void turn_half(const int R, const float *from, float *to)
+{
+    __m512i x[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < R; i++)
+        x[i] = _mm512_loadu_si512(from + 16 * i);
+    lk_amx_part(R, x);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; i++)
+        _mm512_storeu_si512(to + PANEL * i, x[i]);
+}
+
+/* to[R, 32] = sums of [32, R]. */
+static void turn_sums(int R, const float *from, float *to)
+{
+    for (int h = 0; h < 2; h++, from += 16 * R, to += 16) {
+        if (R == 1)
+            turn_half(1, from, to);
+        else if (R == 2)
+            turn_half(2, from, to);
+        else if (R == 4)
+            turn_half(4, from, to);
+        else if (R == 8)
+            turn_half(8, from, to);
+        else
+            turn_half(16, from, to);
+    }
+}
+
+/* Adds a block's products to the sums in tiles 0 and 1. */
+static inline void take_block(struct work *t, int64_t block, const uint32_t *w)
+{
+    if ((uint64_t)(block - t->first) >= (uint64_t)t->n)
+        turn_from(t, block);
+    __asm__ volatile("" : : : "memory"); /* tile loads do not tell the compiler that they read memory */
+    _tile_loadd(6, t->right + (block - t->first) * 16 * t->R, 4 * t->R);
+    _tile_loadd(4, w, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(5, w + LK_AMX_PAIR_WORDS / 2, 64);
+    _tile_dpbf16ps(1, 5, 6);
+}
+
+/* sums[32, R] = segment s of the product with a weight panel. */
+static void take_segment(struct work *t, int64_t panel, int s, float *sums)
+{
+    const struct lk_cols *c = t->a->a.cols;
+    const int64_t first = c->packed[s] / LK_BLOCK, n = c->packed[s + 1] / LK_BLOCK - first;
+    const uint8_t *w = (const uint8_t *)t->a->w + panel * t->packed.bytes;
+    if (n == 0) {
+        memset(sums, 0, (size_t)(PANEL * t->R) * sizeof *sums);
+        return;
+    }
+    struct lk_amx_codes codes = lk_amx_codes_at(&t->packed, w, s, first);
+    _tile_zero(0);
+    _tile_zero(1);
+    for (int64_t i = 0; i < n + LAG; i++) {
+        if (i < n) {
+            codes.unpack(&codes, t->ring[i % RING]);
+            for (int64_t line = 0; line < t->n_ahead && t->ahead < t->ahead_end; line++, t->ahead += 64)
+                _mm_prefetch(t->ahead, _MM_HINT_T1);
+        }
+        if (i >= LAG)
+            take_block(t, first + i - LAG, t->ring[(i - LAG) % RING]);
+    }
+    _tile_stored(0, sums, 4 * t->R);
+    _tile_stored(1, sums + 16 * t->R, 4 * t->R);
+}
+
+/* The rows against a weight panel; `next` is likely to be read after it. Sums go up the tree as they come out of the
+ * tiles, unless an adapter adds to them on the way. */
+static void take_panel(struct work *t, int64_t panel, int64_t next, struct lk_lane_best *best)
+{
+    _Alignas(64) float turned[SUMS];
+    const struct lk_linear *a = t->a;
+    const struct lk_cols *c = a->a.cols;
+    t->ahead = (const char *)a->w + next * t->packed.bytes;
+    t->ahead_end = t->ahead + t->packed.bytes;
+    int wait = 0;
+    for (int s = 0; s < c->n_seg; s++) {
+        take_segment(t, panel, s, a->lora ? turned : t->sums[wait]);
+        if (a->lora) {
+            turn_sums(t->R, turned, t->sums[wait]);
+            struct lk_lora_tile tile = {t->sums[wait], 0, panel * (PANEL / LK_LORA_STRIP), t->r, PANEL / LK_LORA_STRIP};
+            lk_lora_leaf(a->lora, s, &tile, LK_BF16);
+        }
+        wait = lk_climb(t->sums[0], SUMS, c, s, wait, PANEL * t->R);
+    }
+    if (!a->lora)
+        turn_sums(t->R, t->sums[0], turned);
+    struct lk_tile tile = {a->lora ? t->sums[0] : turned, PANEL, t->r, 0, panel};
+    lk_amx_epilogue(a, &tile, best);
+}
+
+static int64_t group_of(const struct lk_linear *a)
+{
+    return a->epilogue == LK_EP_HEAD ? LK_HEAD_BLOCK / PANEL : GROUP;
+}
+
+int64_t lk_amx_few_items(const struct lk_linear *a)
+{
+    return lk_ceil_div(lk_ceil_div(a->n_out, PANEL), group_of(a));
+}
+
+static void take_items(struct work *t, int64_t begin, int64_t end)
+{
+    const struct lk_linear *a = t->a;
+    const int64_t n_group = lk_ceil_div(t->n_panel, t->group);
+    struct lk_lane_best best[LK_AMX_ROWS];
+    for (int64_t item = begin; item < end; item++) {
+        int64_t last = lk_min((item + 1) * t->group, t->n_panel);
+        int64_t after = (item + 1 + (item + 1 < end ? 0 : a->skip_items)) % n_group * t->group;
+        for (int i = 0; a->epilogue == LK_EP_HEAD && i < t->r; i++)
+            lk_best_init(&best[i]);
+        for (int64_t panel = item * t->group; panel < last; panel++)
+            take_panel(t, panel, panel + 1 < last ? panel + 1 : after, best);
+        for (int i = 0; a->epilogue == LK_EP_HEAD && i < t->r; i++)
+            a->best[i * n_group + item] = lk_best_finish(&best[i]);
+    }
+}
+
+void lk_amx_few_linear(const struct lk_linear *a, int64_t begin, int64_t end)
+{
+    _Alignas(64) float sums[LK_TREE_DEPTH][SUMS];
+    _Alignas(64) uint32_t ring[RING][LK_AMX_PAIR_WORDS], turned[TURNED_BYTES / 4];
+    const int64_t n_block = lk_cols_packed(a->a.cols) / LK_BLOCK;
+    struct work t = {.a = a,
+                     .packed = lk_amx_packed_panel_of(a->q, a->a.cols),
+                     .n_panel = lk_ceil_div(a->n_out, PANEL),
+                     .group = group_of(a),
+                     .r = (int)a->a.n_row,
+                     .R = 1,
+                     .ring = ring,
+                     .turned = turned,
+                     .sums = sums};
+    while (t.R < t.r)
+        t.R *= 2;
+    t.n_ahead = n_block > 0 ? lk_ceil_div(t.packed.bytes / 64, n_block) : 0;
+    configure(t.R);
+    take_items(&t, begin, end);
+    _tile_release(); /* else each context switch of the thread would carry eight tiles */
+}
+
+void lk_amx_packed_init(struct lk_cpu *t)
+{
+    t->packed_bytes = packed_bytes;
+    t->pack_codes = pack_codes;
+}
