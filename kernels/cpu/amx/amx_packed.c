@@ -249,10 +249,13 @@ static void take_panel(struct work *t, int64_t panel, int64_t next, struct lk_la
     lk_epilogue(a, &tile, best, put_tile);
 }
 
-/* Weight panels of an item: where turning the rows, once for each run of items, costs more than a little, two. */
+/* Weight panels of an item. Each call turns the rows, which with one or two costs nothing, with 16 as much as unpacking
+ * half a panel; so there are more of them where that leaves items enough. */
 static int64_t group_of(const struct lk_linear *a)
 {
-    return a->epilogue == LK_EP_HEAD ? LK_HEAD_BLOCK / PANEL : a->a.n_row <= 2 ? 1 : 2;
+    const int64_t most = a->a.n_row <= 2 ? 1 : a->a.n_row <= 4 ? 2 : a->a.n_row <= 8 ? 4 : 8;
+    const int64_t some = lk_ceil_div(a->n_out, PANEL) / 64;
+    return a->epilogue == LK_EP_HEAD ? LK_HEAD_BLOCK / PANEL : lk_min(most, some > 2 ? some : 2);
 }
 
 int64_t lk_amx_few_items(const struct lk_linear *a)
