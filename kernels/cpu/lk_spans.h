@@ -58,11 +58,14 @@ static inline void lk_spans_init(struct lk_spans *s, const struct lk_attend *a, 
     s->n = item->n_tok * s->group;
     s->apart = item->n_shared > 0 && item->n_tok > 1;
     s->n_shared = s->apart ? item->n_shared : 0;
-    for (int i = 0; i < s->n; i++) {
-        s->pos[i] = a->pos[item->tok + i / s->group];
-        s->from[i] = (int32_t)lk_window_begin(a->window, s->pos[i]);
-        if (s->from[i] > 0)
+    for (int it = 0; it < item->n_tok; it++) {
+        const int32_t pos = a->pos[item->tok + it], from = (int32_t)lk_window_begin(a->window, pos);
+        if (from > 0)
             s->n_shared = 0;
+        for (int i = it * s->group; i < (it + 1) * s->group; i++) {
+            s->pos[i] = pos;
+            s->from[i] = from;
+        }
     }
 }
 

@@ -141,8 +141,7 @@ static void bench_norm(const struct lk_cpu *t)
     free(w);
 }
 
-/* One prompt of n tokens in one step; then a token of each of 32 sequences of n tokens, the cache being one page table
- * for all. */
+/* One prompt of n tokens in one step. */
 static void bench_attend(const struct lk_cpu *t, int n)
 {
     enum { MAX = 1024, N_PAGE = MAX / LK_PAGE_TOKENS };
@@ -200,6 +199,68 @@ static void bench_attend(const struct lk_cpu *t, int n)
     free(kv.v);
     free(rope.q);
     free(args.out.data);
+}
+
+/* A token of each of 16 sequences behind n positions, `group` query heads for a KV head: a row is a KV head of a token.
+ * The sequences have pages of their own, or all the same ones, which the second cache holds. */
+static void bench_decode(const struct lk_cpu *t, int group, int n, bool own)
+{
+    enum { N_SEQ = 16, MAX = 1024, SEQ_PAGES = MAX / LK_PAGE_TOKENS, N_PAGE = N_SEQ * SEQ_PAGES };
+    static int32_t pos[N_SEQ], page[N_PAGE], page_start[N_SEQ];
+    static struct lk_attn_item item[N_SEQ * N_KV];
+    struct lk_cols cols;
+    const int64_t n_head = group * N_KV;
+    check_even_cols(&cols, n_head * HEAD_DIM, N_KV, group * HEAD_DIM);
+    struct lk_kv kv = {.k_page_bytes = (int64_t)t->k_page_bytes(HEAD_DIM),
+                       .v_page_bytes = (int64_t)t->v_page_bytes(HEAD_DIM),
+                       .n_kv_head = N_KV,
+                       .head_dim = HEAD_DIM,
+                       .v_dim = HEAD_DIM};
+    kv.k = check_new(N_PAGE * N_KV, (size_t)kv.k_page_bytes);
+    kv.v = check_new(N_PAGE * N_KV, (size_t)kv.v_page_bytes);
+    memset(kv.k, 0x3c, (size_t)(N_PAGE * N_KV * kv.k_page_bytes)); /* else all of it is one page of zeros in memory */
+    memset(kv.v, 0x3c, (size_t)(N_PAGE * N_KV * kv.v_page_bytes));
+    struct lk_attend args = {.out = check_act(t, N_SEQ, &cols),
+                             .q = check_new(t->q_bytes(N_SEQ, n_head, HEAD_DIM), 1),
+                             .kv = kv,
+                             .item = item,
+                             .n_tok = N_SEQ,
+                             .n_head = n_head,
+                             .pos = pos,
+                             .page_start = page_start,
+                             .page = page,
+                             .scale = 0.125f};
+    for (int i = 0; i < N_PAGE; i++)
+        page[i] = own ? i : i % SEQ_PAGES;
+    for (int is = 0; is < N_SEQ; is++) {
+        pos[is] = n - 1;
+        page_start[is] = is * SEQ_PAGES;
+        for (int h = 0; h < N_KV; h++)
+            item[args.n_item++] = (struct lk_attn_item){is, is, 1, h * group, group, 0};
+    }
+    double fastest = 1e9;
+    for (double stop = now() + 0.1; now() < stop;) {
+        double begin = now();
+        t->attend(&args, 0, args.n_item);
+        fastest = fmin(fastest, now() - begin);
+    }
+    double bytes = (double)(args.n_item * lk_ceil_div(n, LK_PAGE_TOKENS) * (kv.k_page_bytes + kv.v_page_bytes));
+    printf("attend, %d heads, position %4d, %s pages  %8.1f ns a row  %6.2f GB/s\n", group, n, own ? "own " : "same",
+           fastest * 1e9 / (double)args.n_item, bytes / fastest * 1e-9);
+    free(kv.k);
+    free(kv.v);
+    free((void *)(uintptr_t)args.q);
+    free(args.out.data);
+}
+
+static void bench_attention(const struct lk_cpu *t)
+{
+    static const int prompts[] = {100, 200, 600, 1000}, positions[] = {100, 300, 1000};
+    for (int i = 0; i < 4; i++)
+        bench_attend(t, prompts[i]);
+    for (int group = 3; group <= 4; group++)
+        for (int i = 0; i < 6; i++)
+            bench_decode(t, group, positions[i % 3], i < 3);
 }
 
 /* The choice of one token of GLM-5 at some position: 2,048 of those before it by 32 heads of 128. */
@@ -264,8 +325,8 @@ static void bench_set(const struct lk_cpu *t, const char *only)
             bench_product(t, &products[p]);
     if (!only || strcmp(only, "norm") == 0)
         bench_norm(t);
-    for (int len = !only || strcmp(only, "attend") == 0 ? 100 : 9999; len <= 1000; len += len == 100 ? 100 : 400)
-        bench_attend(t, len);
+    if (!only || strcmp(only, "attend") == 0)
+        bench_attention(t);
     for (int pos = !only || strcmp(only, "index") == 0 ? 2560 : 9999; pos <= 8192; pos += pos == 2560 ? 1536 : 4096)
         bench_index(t, pos);
 }

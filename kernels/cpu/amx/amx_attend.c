@@ -1,12 +1,15 @@
-/* Causal attention over the paged cache: the walk and the softmax of avx512_softmax.h, products by tiles. An item's
- * rows (query heads of one KV head, of one or several tokens) go through the pages together, up to 32 at once as two
- * panels of a tile's height; what happens to a row depends on that row alone. Rotation and the write into the cache are
- * AVX-512's. */
+/* Causal attention over the paged cache: the walk of avx512_softmax.h, products by tiles. An item's rows (query heads
+ * of one KV head, of one or several tokens) go through a split together, up to 32 at once: first all scores, as two
+ * panels of a tile's height, then each panel's sums of p . V, which stay in tiles over all pages while the vector units
+ * turn the next page's scores into p. What happens to a row depends on that row alone. Rotation and the write into the
+ * cache are AVX-512's. */
 #include "kernels/cpu/amx/amx_product.h"
-#include "kernels/cpu/avx512/avx512_softmax.h"
+#include "kernels/cpu/amx/amx_softmax.h"
 
 #define PAGE LK_PAGE_TOKENS
-#define ROWS (2 * LK_AMX_ROWS)
+#define ROWS LK_SCORE_ROWS
+#define SPLIT_PAGES (LK_SPLIT_TOKENS / PAGE)
+#define WIDE 128 /* dimensions of V above which two panels are summed together */
 
 static int64_t attn_rows(int64_t v_dim)
 {
@@ -28,102 +31,276 @@ static void rope_kv(const struct lk_rope_kv *a, int64_t begin, int64_t end)
     lk_avx512_rope_words(a, LK_AMX_DIMS(a->kv.head_dim) / 2, begin, end);
 }
 
-/* Two panels or one, by 32 columns or 16. */
-static void run(const struct lk_amx_run *p, bool two, bool half)
+/* Pages ip .. ip + n - 1 of a split, which rows first .. end - 1 see something of. */
+struct span {
+    struct lk_page_rows p;
+    int64_t n;
+};
+
+/* Rows from `first` on are all in one span as a rule: a window or the end of a page cuts them, each page into one span
+ * at most; tokens apart have one together, and one each. */
+struct spans {
+    int first, end, n;
+    struct span at[1 + ROWS];
+};
+
+static void cut(const struct lk_rows *r, const struct lk_split_rows *s, struct spans *x)
 {
-    if (two && half)
-        lk_amx_run_tiles(2, 1, p);
-    else if (two)
-        lk_amx_run_tiles(2, 2, p);
-    else if (half)
-        lk_amx_run_tiles(1, 1, p);
-    else
-        lk_amx_run_tiles(1, 2, p);
+    x->n = 0;
+    for (struct lk_page_rows p = lk_page_start(&r->see, s); lk_page_next(&r->see, s, &p);) {
+        const int first = p.first > x->first ? p.first : x->first, end = p.end < x->end ? p.end : x->end;
+        struct span *last = &x->at[x->n - (x->n > 0)];
+        if (first >= end)
+            continue;
+        if (x->n > 0 && last->p.first == first && last->p.end == end && last->p.it == p.it)
+            last->n++;
+        else
+            x->at[x->n++] = (struct span){{p.ip, first, end, p.it}, 1};
+    }
 }
 
-/* score[n, 32] = q . K, the second half of a row only when more than 16 positions count */
-static void scores(const struct lk_rows *r, const struct lk_page_rows *rows, float *score)
+/* Page j of a span. */
+static struct lk_page_rows page_of(const struct span *x, int64_t j)
 {
-    const int first = rows->first, n = rows->end - first;
+    struct lk_page_rows p = x->p;
+    p.ip += j;
+    return p;
+}
+
+/* The page that is read one split later: of the same sequence, or else of the next item. -1: none is. */
+static int64_t later_page(const struct lk_rows *r, const struct lk_page_rows *p)
+{
+    const struct lk_attend *a = r->a;
+    const struct lk_page_rows later = {p->ip + SPLIT_PAGES, p->first, p->end, p->it};
+    if (later.ip * PAGE <= a->pos[r->item->tok + (p->it < 0 ? r->item->n_tok - 1 : p->it)])
+        return lk_page_at(a, r->item, r->kv_head, &later);
+    const int32_t pos = a->pos[r->next->tok];
+    const int64_t ip = lk_window_begin(a->window, pos) / PAGE + p->ip % SPLIT_PAGES;
+    if (r->next == r->item || ip * PAGE > pos)
+        return -1;
+    return a->page[a->page_start[r->next->seq] + ip] * a->kv.n_kv_head + r->next->head / (a->n_head / a->kv.n_kv_head);
+}
+
+static void fetch(const char *from, int64_t bytes)
+{
+    for (int64_t i = 0; i < bytes; i += 64)
+        _mm_prefetch(from + i, _MM_HINT_T1);
+}
+
+static void configure(const struct lk_rows *r, int n)
+{
+    lk_amx_configure(r->own, n < LK_AMX_ROWS ? n : LK_AMX_ROWS, n > LK_AMX_ROWS ? n - LK_AMX_ROWS : 0);
+}
+
+/* Scores of page j, of one panel alone those of `pages` pages. K of the next page is fetched, and for one panel V of
+ * these, which is soon needed; two panels are not so quick, and fetch it later. */
+static void score_pages(const struct lk_rows *r, const struct span *x, int64_t j, int pages, struct lk_scores *b)
+{
+    const int n = x->p.end - x->p.first;
     const struct lk_kv *kv = &r->a->kv;
-    const char *page = (const char *)kv->k;
-    struct lk_amx_run p = {
-        .a = {(const char *)(r->q + first * r->n_word), (const char *)(r->q + (first + LK_AMX_ROWS) * r->n_word)},
+    const char *k = (const char *)kv->k, *v = (const char *)kv->v;
+    const struct lk_page_rows p = page_of(x, j), last = page_of(x, j + pages - 1);
+    float *to = lk_scores_at(b, x->p.first, p.ip);
+    const int64_t at = lk_rows_page(r, &p), at_last = lk_rows_page(r, &last);
+    const uint32_t *q = r->q + x->p.first * r->n_word;
+    struct lk_amx_run run = {
+        .a = {(const char *)q, (const char *)(q + LK_AMX_ROWS * r->n_word)},
         .a_row = r->n_word * 4,
         .a_step = {64, 64},
-        .w = {page + lk_rows_page(r, rows) * kv->k_page_bytes},
+        .w = {k + at * kv->k_page_bytes, k + at_last * kv->k_page_bytes},
         .w_row = PAGE * 4,
         .w_next = 64,
         .w_step = 16 * PAGE * 4,
         .n_block = r->n_word / 16,
-        .c = {score, score + LK_AMX_ROWS * PAGE},
-        .c_row = PAGE * 4,
+        .c = {to, n > LK_AMX_ROWS ? to + LK_AMX_ROWS * LK_SCORE_LD : to + PAGE},
+        .c_row = LK_SCORE_LD * 4,
         .begin = true,
-        .ahead = page + lk_rows_next_page(r, rows) * kv->k_page_bytes,
+        .ahead = k + lk_rows_next_page(r, &last) * kv->k_page_bytes,
         .n_ahead = 32,
     };
-    p.ahead_end = p.ahead + kv->k_page_bytes;
-    run(&p, n > LK_AMX_ROWS, lk_page_most(&r->see, rows) <= PAGE / 2);
+    run.ahead_end = run.ahead + kv->k_page_bytes;
+    if (n > LK_AMX_ROWS)
+        lk_amx_run_tiles(2, 2, &run);
+    else if (pages > 1)
+        lk_amx_run_tiles(1, 4, &run);
+    else
+        lk_amx_run_tiles(1, 2, &run);
+    if (n > LK_AMX_ROWS || r->dim > 0)
+        return;
+    fetch(v + at * kv->v_page_bytes, kv->v_page_bytes);
+    if (pages > 1)
+        fetch(v + at_last * kv->v_page_bytes, kv->v_page_bytes);
 }
 
-/* out[n, n_dim] += p[n, 32] . V. Behind a token's position its probability is 0 and V is a number. */
-static void values(const struct lk_rows *r, const struct lk_page_rows *rows, const uint32_t *p, struct lk_sums *o)
+/* The largest scores of pages begin .. end - 1 of a span. */
+static void find_most(const struct lk_rows *r, const struct span *x, struct lk_scores *b, int64_t begin, int64_t end)
 {
-    const int first = rows->first, n = rows->end - first;
-    const struct lk_kv *kv = &r->a->kv;
-    const char *page = (const char *)kv->v;
-    const char *next = page + lk_rows_next_page(r, rows) * kv->v_page_bytes;
-    float *out = o->out + first * r->n_dim;
-    page += lk_rows_page(r, rows) * kv->v_page_bytes;
-    for (int64_t d = 0; d < r->n_dim; d += 32) {
-        int64_t dim = r->dim + d;
-        struct lk_amx_run run_of = {
-            .a = {(const char *)p, (const char *)(p + LK_AMX_ROWS * PAGE / 2)},
-            .a_row = 64,
-            .w = {page + dim * 4},
-            .w_row = LK_V_DIMS(kv->v_dim) * 4,
-            .w_next = 64,
-            .n_block = 1,
-            .c = {out + d, out + LK_AMX_ROWS * r->n_dim + d},
-            .c_row = r->n_dim * 4,
-            .ahead = next + dim * 64,
-            .ahead_end = next + kv->v_page_bytes,
-            .n_ahead = 32,
-        };
-        run(&run_of, n > LK_AMX_ROWS, d + 16 == r->n_dim);
+    for (int64_t j = begin; j < end; j++) {
+        struct lk_page_rows p = page_of(x, j);
+        lk_scores_most(r, b, &p);
     }
 }
 
-static void take_page(const struct lk_rows *r, const struct lk_page_rows *rows, struct lk_sums *o)
+/* Scores of a span, and the largest of each row: of a page while the products of the next one run. */
+static void score_span(const struct lk_rows *r, const struct span *x, struct lk_scores *b)
 {
-    _Alignas(64) float score[ROWS * PAGE];
-    _Alignas(64) uint32_t p[ROWS * PAGE / 2]; /* probabilities as pairs of bf16 */
-    const int first = rows->first, n = rows->end - first;
-    lk_amx_configure(r->own, n < LK_AMX_ROWS ? n : LK_AMX_ROWS, n > LK_AMX_ROWS ? n - LK_AMX_ROWS : 0);
-    scores(r, rows, score);
-    if (lk_page_whole(&r->see, rows)) {
-        const struct lk_seen all = {0, PAGE};
-        for (int i = 0; i < n; i++)
-            _mm512_storeu_si512(p + i * PAGE / 2, lk_probabilities(r, o, first + i, score + i * PAGE, all));
-    } else {
-        for (int i = 0; i < n; i++) {
-            struct lk_seen seen = lk_seen_of(&r->see, rows->ip, first + i);
-            _mm512_storeu_si512(p + i * PAGE / 2, lk_probabilities(r, o, first + i, score + i * PAGE, seen));
+    const int n = x->p.end - x->p.first, step = n > LK_AMX_ROWS ? 1 : 2;
+    configure(r, n);
+    for (int64_t j = 0; j < x->n; j += step) {
+        score_pages(r, x, j, (int)lk_min(step, x->n - j), b);
+        if (j > 0)
+            find_most(r, x, b, j - step, j);
+    }
+    find_most(r, x, b, (x->n - 1) / step * step, x->n);
+}
+
+/* Sums of p . V of one panel of a span by 64 dimensions of V, or of both by 32, from dimension dim on. */
+struct values {
+    const struct lk_rows *r;
+    const struct span *x;
+    struct lk_scores *b;
+    struct lk_sums *o;
+    int first, n; /* rows */
+    int64_t dim;
+    bool begin; /* from zero */
+    bool weigh; /* p is not there yet */
+};
+
+/* While a page is weighed for the first rows that see it, V of it is fetched; or of one panel, whose V is there, K of a
+ * later page: it reads pages faster than they come, from one split to the next. */
+static void fetch_beside(const struct values *v, const struct lk_page_rows *p)
+{
+    const struct lk_kv *kv = &v->r->a->kv;
+    if (v->first > v->x->p.first || v->r->dim > 0)
+        return;
+    if (v->x->p.end - v->x->p.first > LK_AMX_ROWS) {
+        fetch((const char *)kv->v + lk_rows_page(v->r, p) * kv->v_page_bytes, kv->v_page_bytes);
+        return;
+    }
+    const int64_t later = later_page(v->r, p);
+    if (later >= 0)
+        fetch((const char *)kv->k + later * kv->k_page_bytes, kv->k_page_bytes);
+}
+
+static void weigh(const struct values *v, int64_t j)
+{
+    const struct lk_page_rows p = page_of(v->x, j);
+    fetch_beside(v, &p);
+    lk_scores_weigh(v->b, p.ip, v->first, v->n, v->o->soft + v->first, v->r->scale);
+}
+
+/* A panels by B tiles. A page is weighed in front of the products of the one before it, so that they find theirs in the
+ * first cache. Behind a token's position its probability is 0 and V is a number. */
+LK_INLINE void sum_pages(const int A, const int B, const struct values *v)
+{
+    const struct lk_rows *r = v->r;
+    const struct lk_kv *kv = &r->a->kv;
+    float *out = v->o->out + v->first * r->n_dim + v->dim;
+    const struct lk_amx_run run = {
+        .a_row = LK_SCORE_LD * 4,
+        .w_row = LK_V_DIMS(kv->v_dim) * 4,
+        .w_next = 64,
+        .c = {out, A > 1 ? out + LK_AMX_ROWS * r->n_dim : out + 32},
+        .c_row = r->n_dim * 4,
+        .begin = v->begin,
+    };
+    __asm__ volatile("" : : : "memory"); /* tile loads do not tell the compiler that they read memory */
+    lk_amx_take_sums(A, B, &run);
+    for (int64_t j = v->weigh ? -1 : 0; j < v->x->n; j++) {
+        if (v->weigh && j + 1 < v->x->n)
+            weigh(v, j + 1);
+        if (j < 0)
+            continue;
+        const struct lk_page_rows page = page_of(v->x, j);
+        const float *p = lk_scores_at(v->b, v->first, page.ip);
+        const char *at = (const char *)kv->v + lk_rows_page(r, &page) * kv->v_page_bytes + (r->dim + v->dim) * 4;
+        const char *const a[2] = {(const char *)p, (const char *)(p + LK_AMX_ROWS * LK_SCORE_LD)};
+        const char *const w[2] = {at, at + 128};
+        __asm__ volatile("" : : : "memory");
+        lk_amx_block(A, B, false, &run, a, w);
+    }
+    lk_amx_put_sums(A, B, &run);
+}
+
+/* Returns how many dimensions it took. */
+static int64_t sum_pass(const struct values *v)
+{
+    const int pair = v->n > LK_AMX_ROWS;
+    const int64_t n = lk_min(pair ? 32 : 64, v->r->n_dim - v->dim);
+    if (pair && n == 32)
+        sum_pages(2, 2, v);
+    else if (pair)
+        sum_pages(2, 1, v);
+    else if (n == 64)
+        sum_pages(1, 4, v);
+    else if (n == 48)
+        sum_pages(1, 3, v);
+    else if (n == 32)
+        sum_pages(1, 2, v);
+    else
+        sum_pages(1, 1, v);
+    return n;
+}
+
+/* out[n, n_dim] += p[n, 32] . V over the pages of a span, from zero if `begin`. A panel at a time has most products
+ * beside the first pass, which weighs; over a wide V the other passes count, and two panels share what they load. */
+static void sum_span(const struct lk_rows *r, const struct span *x, struct lk_scores *b, struct lk_sums *o, bool begin)
+{
+    const int at_once = r->n_dim > WIDE ? ROWS : LK_AMX_ROWS;
+    for (int first = x->p.first; first < x->p.end; first += at_once) {
+        struct values v = {r, x, b, o, first, (int)lk_min(at_once, x->p.end - first), 0, begin, true};
+        configure(r, v.n);
+        for (; v.dim < r->n_dim; v.weigh = false)
+            v.dim += sum_pass(&v);
+    }
+}
+
+static void take_split(const struct lk_rows *r, const struct lk_split_rows *s, struct lk_sums *o)
+{
+    struct lk_scores b;
+    struct spans x;
+    const struct lk_panels parts = lk_panels_of(s->end - s->first, ROWS);
+    b.begin = s->begin;
+    for (int64_t i = 0; i < parts.n; i++) {
+        b.first = x.first = s->first + (int)lk_panel_begin(&parts, i);
+        x.end = x.first + lk_panel_rows(&parts, i);
+        cut(r, s, &x);
+        lk_scores_start(&b, x.end - x.first);
+        for (int j = 0; j < x.n; j++)
+            score_span(r, &x.at[j], &b);
+        lk_scores_begin(r, &b, x.end, o);
+        if (x.n > 1)
+            memset(o->out + x.first * r->n_dim, 0, (size_t)((x.end - x.first) * r->n_dim) * sizeof(float));
+        for (int j = 0; j < x.n; j++)
+            sum_span(r, &x.at[j], &b, o, x.n == 1);
+    }
+    for (int i = s->first; i < s->end; i++)
+        o->soft[i].sum = _mm512_reduce_add_ps(_mm512_loadu_ps(o->soft[i].lane_sum));
+}
+
+/* A head's rows of one panel of the output at a time. */
+static void put_rows(const struct lk_rows *r, const struct lk_sums *o)
+{
+    const struct lk_attn_item *item = r->item;
+    const struct lk_panels panels = lk_panels_of(r->a->out.n_row, LK_AMX_ROWS);
+    const int64_t n = lk_min(LK_ATTN_DIMS, r->a->kv.v_dim - r->dim);
+    for (int64_t it = 0, some; it < item->n_tok; it += some) {
+        const int64_t row = item->tok + it, next = lk_panel_begin(&panels, lk_panel_of(&panels, row) + 1);
+        some = lk_min(item->n_tok - it, next - row);
+        for (int ih = 0; ih < item->n_head; ih++) {
+            const float *v = o->out + (it * item->n_head + ih) * r->n_dim;
+            const struct lk_amx_rows from = {v, item->n_head * r->n_dim, row, (int)some};
+            int64_t col;
+            const struct lk_act out = lk_head_out(r->a, item->head + ih, &col);
+            lk_amx_put(&out, &from, col + r->dim, n);
         }
     }
-    values(r, rows, p, o);
-}
-
-static void put_head(const struct lk_act *out, int64_t row, int64_t col, const float *v, int64_t n)
-{
-    struct lk_amx_rows from = {v, 0, row, 1};
-    lk_amx_put(out, &from, col, n);
 }
 
 static void attend(const struct lk_attend *a, int64_t begin, int64_t end)
 {
     struct lk_amx_shape shape = {0, 0};
-    struct lk_attend_set set = {ROWS, LK_AMX_DIMS(a->kv.head_dim) / 2, take_page, put_head, &shape};
+    struct lk_attend_set set = {LK_AMX_DIMS(a->kv.head_dim) / 2, take_split, put_rows, &shape};
     lk_attend_items(&set, a, begin, end);
     _tile_release(); /* else each context switch of the thread would carry eight tiles */
 }

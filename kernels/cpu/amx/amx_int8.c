@@ -4,8 +4,8 @@
  *   weights      panels of 32 output columns, for each block of 64 columns two tiles [16, 16, 4] int8: fours of
  * columns, output columns, the columns of a four; and their scales A tile has as many bytes as one of bf16 with half
  * the columns, and products go through memory like those of amx_linear.c. */
+#include "kernels/cpu/amx/amx_epilogue.h"
 #include "kernels/cpu/amx/amx_product.h"
-#include "kernels/cpu/avx512/avx512_epilogue.h"
 #include "kernels/cpu/lk_int8.h"
 #include "kernels/cpu/lk_lora.h"
 
@@ -148,12 +148,6 @@ static void quantize(const struct lk_quantize *a, int64_t begin, int64_t end)
     }
 }
 
-static void put_tile(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n)
-{
-    struct lk_amx_rows from = {t->v, t->ld, t->row, t->r};
-    lk_amx_put(out, &from, col, n);
-}
-
 /* How the work is cut: items are chunks of pairs of activation panels by groups of weight panels, the groups running
  * fastest. */
 struct plan {
@@ -166,8 +160,8 @@ static struct plan plan_of(const struct lk_linear *a)
     struct plan p = {.rows = lk_panels_of(a->a.n_row, ROWS), .n_panel = lk_ceil_div(a->n_out, PANEL), .group = 1};
     if (p.rows.n == 0)
         return p;
-    if (p.rows.n == 1)
-        p.group = 2;
+    if (p.rows.n == 1 || a->epilogue == LK_EP_SWIGLU)
+        p.group = 2; /* SwiGLU: half a line each, and no two threads write to one */
     p.n_pair = lk_ceil_div(p.rows.n, 2);
     p.n_group = lk_ceil_div(p.n_panel, p.group);
     p.n_chunk = lk_ceil_div(p.n_pair, lk_chunk_panels(a->l2_bytes, 2 * ROWS * lk_int8_cols(a->a.cols), CHUNK_PAIRS));
@@ -228,8 +222,9 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
         .ahead_end = t->ahead_end,
         .n_ahead = t->n_ahead,
     };
-    lk_amx_fetch_y(t->a, &(struct lk_amx_share){part->block, part->n_block, t->n_col / BLOCK,
-                                                lk_panel_begin(&t->plan.rows, ip), r0 + r1, t->panel});
+    lk_amx_epilogue_ahead(t->a,
+                          &(struct lk_amx_share){part->block, part->n_block, t->n_col / BLOCK,
+                                                 lk_panel_begin(&t->plan.rows, ip), r0 + r1, t->panel, 1 + t->two});
     lk_amx_configure(&t->shape, r0, r1);
     if (r1 > 0)
         lk_amx_run_int8(2, 2, &p);
@@ -318,7 +313,7 @@ static void take_panel(struct work *t, int64_t next)
             int r = lk_panel_rows(&t->plan.rows, ip);
             struct lk_tile tile = {v, (int)width_of(t), r, lk_panel_begin(&t->plan.rows, ip), t->panel};
             for (int i = 0; i <= t->two; i++, tile.v += PANEL, tile.panel++)
-                lk_epilogue(t->a, &tile, NULL, put_tile);
+                lk_amx_epilogue(t->a, &tile, NULL);
             v += r * width_of(t);
         }
     }
@@ -337,9 +332,12 @@ static void linear(const struct lk_linear *a, int64_t begin, int64_t end)
         int64_t chunk = item / plan->n_group, group = item % plan->n_group;
         t.row_begin = 2 * (plan->n_pair * chunk / plan->n_chunk);
         t.row_end = lk_min(2 * (plan->n_pair * (chunk + 1) / plan->n_chunk), plan->rows.n);
-        t.panel = group * plan->group;
-        t.two = plan->group == 2 && t.panel + 1 < plan->n_panel;
-        take_panel(&t, (item + 1 + (item + 1 < end ? 0 : a->skip_items)) % plan->n_group * plan->group);
+        int64_t panel_end = lk_min((group + 1) * plan->group, plan->n_panel);
+        int64_t after = (item + 1 + (item + 1 < end ? 0 : a->skip_items)) % plan->n_group * plan->group;
+        for (t.panel = group * plan->group; t.panel < panel_end; t.panel += 1 + t.two) {
+            t.two = plan->rows.n == 1 && t.panel + 1 < panel_end;
+            take_panel(&t, t.panel + 1 + t.two < panel_end ? t.panel + 1 + t.two : after);
+        }
     }
     _tile_release(); /* else each context switch of the thread would carry eight tiles */
 }

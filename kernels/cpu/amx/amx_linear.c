@@ -1,7 +1,7 @@
 /* y = tree over segments of (A W^T), with its epilogues. */
+#include "kernels/cpu/amx/amx_epilogue.h"
 #include "kernels/cpu/amx/amx_packed.h"
 #include "kernels/cpu/amx/amx_product.h"
-#include "kernels/cpu/avx512/avx512_epilogue.h"
 #include "kernels/cpu/avx512/avx512_product.h"
 #include "kernels/cpu/avx512/avx512_words.h"
 #include "kernels/cpu/lk_lora.h"
@@ -30,12 +30,6 @@ static void pack(const struct lk_pack *a)
     }
 }
 
-static void put_tile(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n)
-{
-    struct lk_amx_rows from = {t->v, t->ld, t->row, t->r};
-    lk_amx_put(out, &from, col, n);
-}
-
 /* How the work is cut: items are chunks of pairs of activation panels by groups of weight panels, the groups running
  * fastest. */
 struct plan {
@@ -54,8 +48,8 @@ static struct plan plan_of(const struct lk_linear *a)
     if (a->epilogue == LK_EP_HEAD) {
         p.group = LK_HEAD_BLOCK / PANEL;
         most = lk_min(most, HEAD_PAIRS);
-    } else if (p.rows.n == 1) {
-        p.group = 2;
+    } else if (p.rows.n == 1 || a->epilogue == LK_EP_SWIGLU) {
+        p.group = 2; /* SwiGLU: half a line each, and no two threads write to one */
     }
     p.n_pair = lk_ceil_div(p.rows.n, 2);
     p.n_group = lk_ceil_div(p.n_panel, p.group);
@@ -163,8 +157,8 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
         .ahead_end = t->ahead_end,
         .n_ahead = t->n_ahead,
     };
-    lk_amx_fetch_y(a, &(struct lk_amx_share){part->block, part->n_block, n_block, lk_panel_begin(&t->plan.rows, ip),
-                                             r0 + r1, t->panel});
+    lk_amx_epilogue_ahead(a, &(struct lk_amx_share){part->block, part->n_block, n_block,
+                                                    lk_panel_begin(&t->plan.rows, ip), r0 + r1, t->panel, 1 + t->two});
     lk_amx_configure(&t->shape, r0, r1);
     if (r1 > 0)
         lk_amx_run_tiles(2, 2, &p);
@@ -228,11 +222,11 @@ static void take_panel(struct work *t, struct lk_lane_best *best)
             struct lk_tile tile = {v, (int)width, lk_panel_rows(&t->plan.rows, ip), lk_panel_begin(&t->plan.rows, ip),
                                    t->panel};
             v += tile.r * width;
-            lk_epilogue(t->a, &tile, best, put_tile);
+            lk_amx_epilogue(t->a, &tile, best);
             if (t->two) {
                 tile.v += PANEL;
                 tile.panel++;
-                lk_epilogue(t->a, &tile, best, put_tile);
+                lk_amx_epilogue(t->a, &tile, best);
             }
             best += t->a->epilogue == LK_EP_HEAD ? tile.r : 0;
         }

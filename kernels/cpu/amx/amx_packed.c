@@ -1,9 +1,9 @@
 /* Products of packed weights with few rows, y^T = W x^T: unpacked weights are the left-hand tiles as they come, and the
  * rows are turned into right-hand ones. A sum has the same products in the same order as with plain weights. */
 #include "kernels/cpu/amx/amx_packed.h"
+#include "kernels/cpu/amx/amx_epilogue.h"
 #include "kernels/cpu/amx/amx_product.h"
 #include "kernels/cpu/amx/amx_unpack.h"
-#include "kernels/cpu/avx512/avx512_epilogue.h"
 #include "kernels/cpu/lk_lora.h"
 
 #define PANEL LK_AVX512_PANEL
@@ -215,12 +215,6 @@ static void unpack_block(struct work *t, int64_t panel, int64_t block)
         _mm_prefetch(t->ahead, _MM_HINT_T1);
 }
 
-static void put_tile(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n)
-{
-    struct lk_amx_rows from = {t->v, t->ld, t->row, t->r};
-    lk_amx_put(out, &from, col, n);
-}
-
 /* The rows against a weight panel; `next` is likely to be read after it. */
 static void take_panel(struct work *t, int64_t panel, int64_t next, struct lk_lane_best *best)
 {
@@ -246,16 +240,19 @@ static void take_panel(struct work *t, int64_t panel, int64_t next, struct lk_la
     if (!a->lora)
         turn_sums(t->R, t->sums[0], turned);
     struct lk_tile tile = {a->lora ? t->sums[0] : turned, PANEL, t->r, 0, panel};
-    lk_epilogue(a, &tile, best, put_tile);
+    lk_amx_epilogue(a, &tile, best);
 }
 
 /* Weight panels of an item. Each call turns the rows, which with one or two costs nothing, with 16 as much as unpacking
- * half a panel; so there are more of them where that leaves items enough. */
+ * half a panel; so there are more of them where that leaves items enough. Two of SwiGLU share lines of the output. */
 static int64_t group_of(const struct lk_linear *a)
 {
-    const int64_t most = a->a.n_row <= 2 ? 1 : a->a.n_row <= 4 ? 2 : a->a.n_row <= 8 ? 4 : 8;
-    const int64_t some = lk_ceil_div(a->n_out, PANEL) / 64;
-    return a->epilogue == LK_EP_HEAD ? LK_HEAD_BLOCK / PANEL : lk_min(most, some > 2 ? some : 2);
+    const int64_t most = a->a.n_row > 8 ? 8 : a->a.n_row > 4 ? 4 : 2, some = lk_ceil_div(a->n_out, PANEL) / 128 * 2;
+    if (a->epilogue == LK_EP_HEAD)
+        return LK_HEAD_BLOCK / PANEL;
+    if (a->a.n_row <= 2 && a->epilogue != LK_EP_SWIGLU)
+        return 1;
+    return lk_min(most, some > 2 ? some : 2);
 }
 
 int64_t lk_amx_few_items(const struct lk_linear *a)

@@ -61,26 +61,6 @@ struct lk_amx_run {
     int n_ahead;
 };
 
-/* Blocks block .. block + n_block - 1 of `all` in the product of n_row rows, from `row` on, and a weight panel. */
-struct lk_amx_share {
-    int64_t block, n_block, all, row, n_row, panel;
-};
-
-/* Fetches a share of where the results go: they are stored, or added, in one burst, which else would wait for memory
- * line by line. */
-static inline void lk_amx_fetch_y(const struct lk_linear *a, const struct lk_amx_share *of)
-{
-    const int64_t n = of->n_block * of->n_row, from = of->block * of->n_row;
-    if ((a->epilogue != LK_EP_STORE && a->epilogue != LK_EP_ADD) || of->all == 0)
-        return;
-    const int64_t end = (from + n) / of->all;
-    for (int64_t i = from / of->all; i < end; i++) {
-        const float *y = a->y + (of->row + i) * a->y_ld + of->panel * LK_AVX512_PANEL;
-        _mm_prefetch((const char *)y, _MM_HINT_T1);
-        _mm_prefetch((const char *)y + 64, _MM_HINT_T1);
-    }
-}
-
 LK_INLINE void lk_amx_take_sums(const int A, const int B, const struct lk_amx_run *p)
 {
     if (p->begin) {
@@ -95,7 +75,7 @@ LK_INLINE void lk_amx_take_sums(const int A, const int B, const struct lk_amx_ru
         _tile_loadd(1, p->c[0] + 16, p->c_row);
     if (A > 1 || B > 2)
         _tile_loadd(2, p->c[1], p->c_row);
-    if ((A > 1 && B > 1) || B > 2)
+    if ((A > 1 && B > 1) || B > 3)
         _tile_loadd(3, p->c[1] + 16, p->c_row);
 }
 
@@ -106,7 +86,7 @@ LK_INLINE void lk_amx_put_sums(const int A, const int B, const struct lk_amx_run
         _tile_stored(1, p->c[0] + 16, p->c_row);
     if (A > 1 || B > 2)
         _tile_stored(2, p->c[1], p->c_row);
-    if ((A > 1 && B > 1) || B > 2)
+    if ((A > 1 && B > 1) || B > 3)
         _tile_stored(3, p->c[1] + 16, p->c_row);
 }
 
@@ -119,39 +99,48 @@ LK_INLINE void lk_amx_put_sums(const int A, const int B, const struct lk_amx_run
             _tile_dpbf16ps(c, a, b); \
     } while (0)
 
-/* A panels by B tiles: 1 or 2 by 1 or 2, or 1 by 4. The tiles have the panels' heights. int8: a block is 64 columns of
- * bytes, and sums are whole numbers of 32 bits, which lie where the others' do. */
+/* The products of one block: the panels' tiles are at a, the columns' at w as in lk_amx_run. */
+LK_INLINE void lk_amx_block(const int A, const int B, const bool int8, const struct lk_amx_run *p,
+                            const char *const a[2], const char *const w[2])
+{
+    _tile_loadd(4, a[0], p->a_row);
+    _tile_loadd(6, w[0], p->w_row);
+    LK_AMX_DOT(int8, 0, 4, 6);
+    if (B > 1) {
+        _tile_loadd(7, w[0] + p->w_next, p->w_row);
+        LK_AMX_DOT(int8, 1, 4, 7);
+    }
+    if (A > 1) {
+        _tile_loadd(5, a[1], p->a_row);
+        LK_AMX_DOT(int8, 2, 5, 6);
+        if (B > 1)
+            LK_AMX_DOT(int8, 3, 5, 7);
+    }
+    if (B > 2) {
+        _tile_loadd(5, w[1], p->w_row);
+        LK_AMX_DOT(int8, 2, 4, 5);
+    }
+    if (B > 3) {
+        _tile_loadd(6, w[1] + p->w_next, p->w_row);
+        LK_AMX_DOT(int8, 3, 4, 6);
+    }
+}
+
+/* A panels by B tiles: 1 or 2 by 1 or 2, or 1 by 3 or 4. The tiles have the panels' heights. int8: a block is 64
+ * columns of bytes, and sums are whole numbers of 32 bits, which lie where the others' do. */
 LK_INLINE void lk_amx_run_any(const int A, const int B, const bool int8, const struct lk_amx_run *p)
 {
-    const char *a0 = p->a[0], *a1 = p->a[1], *w0 = p->w[0], *w1 = p->w[1], *ahead = p->ahead;
+    const char *a[2] = {p->a[0], p->a[1]}, *w[2] = {p->w[0], p->w[1]}, *ahead = p->ahead;
     __asm__ volatile("" : : : "memory"); /* tile loads do not tell the compiler that they read memory */
     lk_amx_take_sums(A, B, p);
     for (int64_t i = 0; i < p->n_block; i++) {
-        _tile_loadd(4, a0, p->a_row);
-        _tile_loadd(6, w0, p->w_row);
-        LK_AMX_DOT(int8, 0, 4, 6);
-        if (B > 1) {
-            _tile_loadd(7, w0 + p->w_next, p->w_row);
-            LK_AMX_DOT(int8, 1, 4, 7);
-        }
-        if (A > 1) {
-            _tile_loadd(5, a1, p->a_row);
-            LK_AMX_DOT(int8, 2, 5, 6);
-            if (B > 1)
-                LK_AMX_DOT(int8, 3, 5, 7);
-        }
-        if (B > 2) {
-            _tile_loadd(5, w1, p->w_row);
-            LK_AMX_DOT(int8, 2, 4, 5);
-            _tile_loadd(6, w1 + p->w_next, p->w_row);
-            LK_AMX_DOT(int8, 3, 4, 6);
-        }
+        lk_amx_block(A, B, int8, p, a, w);
         for (int line = 0; line < p->n_ahead && ahead < p->ahead_end; line++, ahead += 64)
             _mm_prefetch(ahead, _MM_HINT_T1);
-        a0 += p->a_step[0];
-        a1 += p->a_step[1];
-        w0 += p->w_step;
-        w1 += p->w_step;
+        a[0] += p->a_step[0];
+        a[1] += p->a_step[1];
+        w[0] += p->w_step;
+        w[1] += p->w_step;
     }
     lk_amx_put_sums(A, B, p);
 }

@@ -203,9 +203,19 @@ static void take_page_f32(const struct lk_rows *r, const struct lk_page_rows *p,
     take_page(r, p, o, LK_F32);
 }
 
+static void take_split_f32(const struct lk_rows *r, const struct lk_split_rows *s, struct lk_sums *o)
+{
+    lk_take_pages(r, s, o, ROWS, take_page_f32);
+}
+
 static void take_page_bf16(const struct lk_rows *r, const struct lk_page_rows *p, struct lk_sums *o)
 {
     take_page(r, p, o, LK_BF16);
+}
+
+static void take_split_bf16(const struct lk_rows *r, const struct lk_split_rows *s, struct lk_sums *o)
+{
+    lk_take_pages(r, s, o, ROWS, take_page_bf16);
 }
 
 /* Whether source columns col .. col + n - 1 are whole words of one segment that no zero columns follow; then *word is
@@ -235,17 +245,26 @@ static void put_head(const struct lk_act *out, int64_t row, int64_t col, const f
     }
 }
 
+static void put_rows_f32(const struct lk_rows *r, const struct lk_sums *o)
+{
+    lk_put_rows(r, o, lk_avx512_put_cols_f32);
+}
+
+static void put_rows_bf16(const struct lk_rows *r, const struct lk_sums *o)
+{
+    lk_put_rows(r, o, put_head);
+}
+
 static void attend_f32(const struct lk_attend *a, int64_t begin, int64_t end)
 {
-    struct lk_attend_set set = {
-        .rows = ROWS, .n_word = a->kv.head_dim, .take_page = take_page_f32, .put = lk_avx512_put_cols_f32};
+    struct lk_attend_set set = {.n_word = a->kv.head_dim, .take_split = take_split_f32, .put = put_rows_f32};
     lk_attend_items(&set, a, begin, end);
 }
 
 static void attend_bf16(const struct lk_attend *a, int64_t begin, int64_t end)
 {
     struct lk_attend_set set = {
-        .rows = ROWS, .n_word = lk_ceil_div(a->kv.head_dim, 2), .take_page = take_page_bf16, .put = put_head};
+        .n_word = lk_ceil_div(a->kv.head_dim, 2), .take_split = take_split_bf16, .put = put_rows_bf16};
     lk_attend_items(&set, a, begin, end);
 }
 

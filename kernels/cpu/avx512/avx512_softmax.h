@@ -1,6 +1,6 @@
-/* The part of attention that is the same for every set with AVX-512: rows of Q through the pages, one online softmax a
- * split of 512 positions (Dao et al. 2022), splits merged in order. A set gives two functions: one takes a page into
- * the sums with its own products, one writes a finished head. */
+/* The part of attention that is the same for every set with AVX-512: rows of Q through the splits of 512 positions, one
+ * softmax each (Dao et al. 2022), splits merged in order. A set gives two functions: one sums a split with its own
+ * products, one writes a finished head. For a set that goes from page to page there is the running softmax. */
 #ifndef KERNELS_CPU_AVX512_AVX512_SOFTMAX_H
 #define KERNELS_CPU_AVX512_AVX512_SOFTMAX_H
 
@@ -30,8 +30,8 @@ struct lk_sums {
 /* An item's rows: the heads of its first token, then those of the next one. */
 struct lk_rows {
     const struct lk_attend *a;
-    const struct lk_attn_item *item;
-    const uint32_t *q; /* row i at q + i * n_word */
+    const struct lk_attn_item *item, *next; /* next: the same again when there is none */
+    const uint32_t *q;                      /* row i at q + i * n_word */
     int64_t n_word, kv_head;
     int64_t after; /* the page that is read after the last one, as lk_page_at counts */
     float scale;   /* of the scores, log2(e) in it */
@@ -41,13 +41,12 @@ struct lk_rows {
 };
 
 struct lk_attend_set {
-    int64_t rows;   /* that take_page takes at most */
     int64_t n_word; /* 32-bit words of a row of Q */
-    /* Takes a page of the sequence into the sums of some of its rows. */
-    void (*take_page)(const struct lk_rows *r, const struct lk_page_rows *p, struct lk_sums *o);
-    /* Source columns col .. col + n - 1 of one row, all of one head; with a segment's last its zero columns too. */
-    void (*put)(const struct lk_act *out, int64_t row, int64_t col, const float *v, int64_t n);
-    void *own; /* what take_page finds in lk_rows.own */
+    /* The positions of a split, for the rows that see some of them: their max, sum and out. */
+    void (*take_split)(const struct lk_rows *r, const struct lk_split_rows *s, struct lk_sums *o);
+    /* Rounds what all rows came to, dimensions r->dim and r->n_dim from there, already over their sums. */
+    void (*put)(const struct lk_rows *r, const struct lk_sums *o);
+    void *own; /* what take_split finds in lk_rows.own */
 };
 
 /* Where a page is, and the one that is read after it, counted in pages of the layer. */
@@ -115,9 +114,9 @@ LK_INLINE __m512i lk_probabilities(const struct lk_rows *r, struct lk_sums *o, i
     return (__m512i)p;
 }
 
-/* The positions of a split, for the rows that see some of them. */
-LK_INLINE void lk_take_split(const struct lk_attend_set *set, const struct lk_rows *r, const struct lk_split_rows *s,
-                             struct lk_sums *o)
+/* A split page by page, take_page taking one into the sums of at most `rows` rows. */
+LK_INLINE void lk_take_pages(const struct lk_rows *r, const struct lk_split_rows *s, struct lk_sums *o, int64_t rows,
+                             void (*take_page)(const struct lk_rows *, const struct lk_page_rows *, struct lk_sums *))
 {
     for (int i = s->first; i < s->end; i++) {
         o->soft[i].max = o->soft[i].limit = -INFINITY;
@@ -126,10 +125,10 @@ LK_INLINE void lk_take_split(const struct lk_attend_set *set, const struct lk_ro
             _mm512_storeu_ps(o->out + i * r->n_dim + d, _mm512_setzero_ps());
     }
     for (struct lk_page_rows p = lk_page_start(&r->see, s); lk_page_next(&r->see, s, &p);) {
-        struct lk_panels parts = lk_panels_of(p.end - p.first, set->rows);
+        struct lk_panels parts = lk_panels_of(p.end - p.first, rows);
         for (int64_t i = 0; i < parts.n; i++) {
             struct lk_page_rows part = lk_page_part(&p, &parts, i);
-            set->take_page(r, &part, o);
+            take_page(r, &part, o);
         }
     }
     for (int i = s->first; i < s->end; i++)
@@ -159,17 +158,27 @@ static inline void lk_merge_split(const struct lk_rows *r, const struct lk_split
     }
 }
 
-LK_INLINE void lk_write_rows(const struct lk_attend_set *set, const struct lk_rows *r, struct lk_sums *o)
+/* put_row writes source columns col .. col + n - 1 of one row, all of one head; with a segment's last its zero columns
+ * too. */
+LK_INLINE void lk_put_rows(const struct lk_rows *r, const struct lk_sums *o,
+                           void (*put_row)(const struct lk_act *out, int64_t row, int64_t col, const float *v,
+                                           int64_t n))
 {
     int64_t n = lk_min(LK_ATTN_DIMS, r->a->kv.v_dim - r->dim);
     for (int i = 0; i < r->see.n; i++) {
         int64_t col;
         struct lk_act out = lk_head_out(r->a, r->item->head + i % r->item->n_head, &col);
+        put_row(&out, r->item->tok + i / r->item->n_head, col + r->dim, o->out + i * r->n_dim, n);
+    }
+}
+
+static inline void lk_divide_rows(const struct lk_rows *r, struct lk_sums *o)
+{
+    for (int i = 0; i < r->see.n; i++) {
         float *v = o->out + i * r->n_dim;
         __m512 inv = _mm512_set1_ps(1.0f / o->soft[i].sum);
         for (int64_t d = 0; d < r->n_dim; d += 16)
             _mm512_storeu_ps(v + d, _mm512_mul_ps(_mm512_loadu_ps(v + d), inv));
-        set->put(&out, r->item->tok + i / r->item->n_head, col + r->dim, v, n);
     }
 }
 
@@ -182,11 +191,12 @@ LK_INLINE void lk_attend_rows(const struct lk_attend_set *set, struct lk_rows *r
         r->n_dim = lk_min(LK_ATTN_DIMS, v_dims - r->dim);
         for (struct lk_split_rows s = lk_split_start(&r->see); lk_split_next(&r->see, &s);) {
             struct lk_sums *to = s.begun == s.first ? &all : &one;
-            lk_take_split(set, r, &s, to);
+            set->take_split(r, &s, to);
             if (to == &one)
                 lk_merge_split(r, &s, &all, &one);
         }
-        lk_write_rows(set, r, &all);
+        lk_divide_rows(r, &all);
+        set->put(r, &all);
     }
 }
 
@@ -200,6 +210,7 @@ LK_INLINE void lk_attend_items(const struct lk_attend_set *set, const struct lk_
         struct lk_rows r = {
             .a = a,
             .item = item,
+            .next = next,
             .q = (const uint32_t *)a->q + row * set->n_word,
             .n_word = set->n_word,
             .kv_head = kv_head,

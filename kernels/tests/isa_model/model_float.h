@@ -40,6 +40,7 @@ LK_MODEL_PICK(_mm512_max_pd, __m512d, 8, >)
     }
 LK_MODEL_FMA(_mm512_fmadd_ps, __m512, 16, fmaf(a[i], b[i], c[i]))
 LK_MODEL_FMA(_mm512_fmsub_ps, __m512, 16, fmaf(a[i], b[i], -c[i]))
+LK_MODEL_FMA(_mm512_fnmadd_ps, __m512, 16, fmaf(-a[i], b[i], c[i]))
 LK_MODEL_FMA(_mm512_fmadd_pd, __m512d, 8, fma(a[i], b[i], c[i]))
 LK_MODEL_FMA(_mm512_fnmadd_pd, __m512d, 8, fma(-a[i], b[i], c[i]))
 
@@ -82,6 +83,7 @@ LK_MODEL float _mm512_cvtss_f32(__m512 a)
 }
 
 #define _MM_FROUND_TO_NEAREST_INT 0
+#define _MM_FROUND_TO_NEG_INF 1
 #define _MM_FROUND_NO_EXC 8
 
 LK_MODEL __m512 _mm512_roundscale_ps(__m512 a, int imm)
@@ -90,6 +92,20 @@ LK_MODEL __m512 _mm512_roundscale_ps(__m512 a, int imm)
         __builtin_trap();
     for (int i = 0; i < 16; i++)
         a[i] = rintf(a[i]);
+    return a;
+}
+
+/* a - floor(a), rounded down; -0 for whole numbers and infinities (SDM, "VREDUCEPD/PS Special Cases"). The sum is taken
+ * back in double, exactly, to see which way it was rounded. */
+LK_MODEL __m512 _mm512_reduce_ps(__m512 a, int imm)
+{
+    if (imm != (_MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC))
+        __builtin_trap();
+    for (int i = 0; i < 16; i++) {
+        float n = floorf(a[i]), r = a[i] - n;
+        r = (double)r + (double)n > (double)a[i] ? nextafterf(r, -1.0f) : r;
+        a[i] = a[i] == n ? -0.0f : r;
+    }
     return a;
 }
 
