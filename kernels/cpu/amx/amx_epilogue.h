@@ -81,24 +81,4 @@ static inline void lk_amx_epilogue(const struct lk_linear *a, struct lk_tile *t,
         lk_epilogue(a, t, best, lk_amx_put_tile);
 }
 
-/* Blocks block .. block + n_block - 1 of `all` in the product of n_row rows, from `row` on, and weight panels `panel`
- * .. panel + n_panel - 1. */
-struct lk_amx_share {
-    int64_t block, n_block, all, row, n_row, panel, n_panel;
-};
-
-/* Asks for a share of what the epilogue will read or write, along the products: other threads, or steps long ago, had
- * it, and at once it were two lines a row, each of which memory answers in some hundred cycles. */
-static inline void lk_amx_epilogue_ahead(const struct lk_linear *a, const struct lk_amx_share *of)
-{
-    if ((a->epilogue != LK_EP_STORE && a->epilogue != LK_EP_ADD) || of->all == 0)
-        return;
-    const int64_t end = (of->block + of->n_block) * of->n_row / of->all;
-    for (int64_t i = of->block * of->n_row / of->all; i < end; i++) {
-        const float *y = a->y + (of->row + i) * a->y_ld + of->panel * LK_AVX512_PANEL;
-        for (int64_t line = 0; line < 2 * of->n_panel; line++)
-            _mm_prefetch((const char *)y + 64 * line, _MM_HINT_T1);
-    }
-}
-
 #endif

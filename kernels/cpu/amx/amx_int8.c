@@ -222,9 +222,8 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
         .ahead_end = t->ahead_end,
         .n_ahead = t->n_ahead,
     };
-    lk_amx_epilogue_ahead(t->a,
-                          &(struct lk_amx_share){part->block, part->n_block, t->n_col / BLOCK,
-                                                 lk_panel_begin(&t->plan.rows, ip), r0 + r1, t->panel, 1 + t->two});
+    lk_amx_fetch_y(t->a, &(struct lk_amx_share){part->block, part->n_block, t->n_col / BLOCK,
+                                                lk_panel_begin(&t->plan.rows, ip), r0 + r1, t->panel});
     lk_amx_configure(&t->shape, r0, r1);
     if (r1 > 0)
         lk_amx_run_int8(2, 2, &p);
