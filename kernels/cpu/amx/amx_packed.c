@@ -243,11 +243,16 @@ static void take_panel(struct work *t, int64_t panel, int64_t next, struct lk_la
     lk_amx_epilogue(a, &tile, best);
 }
 
-/* Weight panels of an item: where turning the rows, once for each run of items, costs more than a little, two; of
- * SwiGLU too, whose outputs of two panels share lines. */
+/* Weight panels of an item. Each call turns the rows, which with one or two costs nothing, with 16 as much as unpacking
+ * half a panel; so there are more of them where that leaves items enough. Two of SwiGLU share lines of the output. */
 static int64_t group_of(const struct lk_linear *a)
 {
-    return a->epilogue == LK_EP_HEAD ? LK_HEAD_BLOCK / PANEL : a->a.n_row <= 2 && a->epilogue != LK_EP_SWIGLU ? 1 : 2;
+    const int64_t most = a->a.n_row > 8 ? 8 : a->a.n_row > 4 ? 4 : 2, some = lk_ceil_div(a->n_out, PANEL) / 128 * 2;
+    if (a->epilogue == LK_EP_HEAD)
+        return LK_HEAD_BLOCK / PANEL;
+    if (a->a.n_row <= 2 && a->epilogue != LK_EP_SWIGLU)
+        return 1;
+    return lk_min(most, some > 2 ? some : 2);
 }
 
 int64_t lk_amx_few_items(const struct lk_linear *a)
