@@ -32,22 +32,29 @@ static inline void lk_scores_start(struct lk_scores *b, int n)
         _mm512_storeu_ps(x, _mm512_set1_ps(-INFINITY));
 }
 
+/* The n lowest bits; none when n <= 0. */
+static inline uint32_t lk_low_bits(int64_t n)
+{
+    return (uint32_t)((1ull << (n <= 0 ? 0 : n >= 32 ? 32 : n)) - 1);
+}
+
 /* The largest scores of a page's rows; what a row does not see becomes -inf. */
 static inline void lk_scores_most(const struct lk_rows *r, struct lk_scores *b, const struct lk_page_rows *p)
 {
+    float *s = lk_scores_at(b, p->first, p->ip), *most = b->most + (p->first - b->first) * 16;
     if (!lk_page_whole(&r->see, p)) {
         const __m512 none = _mm512_set1_ps(-INFINITY);
-        for (int i = p->first; i < p->end; i++) {
-            float *s = lk_scores_at(b, i, p->ip);
-            struct lk_seen seen = lk_seen_of(&r->see, p->ip, i);
-            __mmask16 m0 = (__mmask16)(lk_mask16(seen.to) & ~lk_mask16(seen.from));
-            __mmask16 m1 = (__mmask16)(lk_mask16(seen.to - 16) & ~lk_mask16(seen.from - 16));
-            _mm512_storeu_ps(s, _mm512_mask_mov_ps(none, m0, _mm512_loadu_ps(s)));
-            _mm512_storeu_ps(s + 16, _mm512_mask_mov_ps(none, m1, _mm512_loadu_ps(s + 16)));
+        for (int i = p->first; i < p->end; i++, s += LK_SCORE_LD, most += 16) {
+            const struct lk_seen seen = lk_seen_of(&r->see, p->ip, i);
+            const uint32_t m = lk_low_bits(seen.to) & ~lk_low_bits(seen.from);
+            __m512 s0 = _mm512_mask_mov_ps(none, (__mmask16)m, _mm512_loadu_ps(s));
+            __m512 s1 = _mm512_mask_mov_ps(none, (__mmask16)(m >> 16), _mm512_loadu_ps(s + 16));
+            _mm512_storeu_ps(s, s0);
+            _mm512_storeu_ps(s + 16, s1);
+            _mm512_storeu_ps(most, _mm512_max_ps(s1, _mm512_max_ps(s0, _mm512_loadu_ps(most))));
         }
+        return;
     }
-    const float *s = lk_scores_at(b, p->first, p->ip);
-    float *most = b->most + (p->first - b->first) * 16;
     for (int i = p->first; i < p->end; i++, s += LK_SCORE_LD, most += 16)
         _mm512_storeu_ps(
             most, _mm512_max_ps(_mm512_loadu_ps(s + 16), _mm512_max_ps(_mm512_loadu_ps(s), _mm512_loadu_ps(most))));
@@ -65,32 +72,64 @@ static inline void lk_scores_begin(const struct lk_rows *r, struct lk_scores *b,
     }
 }
 
-/* 2^x, relative error below 2^-13.6, as bf16 has 8 bits; 0 from x = -150 on down, of -inf too, NaN stays NaN. With
- * x = n + f, f in [0, 1): a polynomial of degree 3 in f, fitted for the least relative error (7.5e-5), times 2^n. */
-LK_INLINE __m512 lk_amx_power(__m512 x)
+/* 2^x of N vectors, relative error below 2^-13.6, as bf16 has 8 bits; 0 from x = -150 on down, of -inf too, NaN stays
+ * NaN. With x = n + f, f in [0, 1): a polynomial of degree 3 in f, fitted for the least relative error (7.5e-5), times
+ * 2^n. Each step is taken for all vectors before the next one, which waits for it: the processor's window is too short
+ * to find that order by itself. */
+LK_INLINE void lk_amx_power(const int N, __m512 *x)
 {
-    __m512 f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    __m512 p = _mm512_set1_ps(7.802452266443254e-2f);
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.2606715539312935e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.958335405064481e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.9992521856401e-1f));
-    return _mm512_scalef_ps(p, x);
+    static const float c[] = {6.958335405064481e-1f, 9.9992521856401e-1f};
+    __m512 f[8], p[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < N; i++)
+        f[i] = _mm512_reduce_ps(x[i], _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+#pragma GCC unroll 8
+    for (int i = 0; i < N; i++)
+        p[i] = _mm512_fmadd_ps(_mm512_set1_ps(7.802452266443254e-2f), f[i], _mm512_set1_ps(2.2606715539312935e-1f));
+#pragma GCC unroll 2
+    for (int step = 0; step < 2; step++)
+#pragma GCC unroll 8
+        for (int i = 0; i < N; i++)
+            p[i] = _mm512_fmadd_ps(p[i], f[i], _mm512_set1_ps(c[step]));
+#pragma GCC unroll 8
+    for (int i = 0; i < N; i++)
+        x[i] = _mm512_scalef_ps(p[i], x[i]);
 }
 
-/* Scores of a page become probabilities, for n rows from `first` on; they are summed as rounded. */
-LK_INLINE void lk_scores_weigh(struct lk_scores *b, int64_t ip, int first, int n, struct lk_soft *soft, float by)
+/* Scores of R rows become probabilities, which are summed as rounded. */
+LK_INLINE void lk_scores_weigh_rows(const int R, float *s, struct lk_soft *soft, __m512 scale)
 {
-    const __m512 scale = _mm512_set1_ps(by);
     const __m512bh ones = (__m512bh)_mm512_set1_epi32(0x3f803f80);
-    float *s = lk_scores_at(b, first, ip);
-    for (struct lk_soft *end = soft + n; soft < end; soft++, s += LK_SCORE_LD) {
-        __m512 max = _mm512_set1_ps(soft->max);
-        __m512 p0 = lk_amx_power(_mm512_fmsub_ps(_mm512_loadu_ps(s), scale, max));
-        __m512 p1 = lk_amx_power(_mm512_fmsub_ps(_mm512_loadu_ps(s + 16), scale, max));
-        __m512bh p = _mm512_cvtne2ps_pbh(p1, p0);
-        _mm512_storeu_si512(s, (__m512i)p);
-        _mm512_storeu_ps(soft->lane_sum, _mm512_dpbf16_ps(_mm512_loadu_ps(soft->lane_sum), p, ones));
+    __m512 x[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < R; i++) {
+        const __m512 max = _mm512_set1_ps(soft[i].max);
+        x[2 * i] = _mm512_fmsub_ps(_mm512_loadu_ps(s + i * LK_SCORE_LD), scale, max);
+        x[2 * i + 1] = _mm512_fmsub_ps(_mm512_loadu_ps(s + i * LK_SCORE_LD + 16), scale, max);
     }
+    lk_amx_power(2 * R, x);
+#pragma GCC unroll 4
+    for (int i = 0; i < R; i++) {
+        __m512bh p = _mm512_cvtne2ps_pbh(x[2 * i + 1], x[2 * i]);
+        _mm512_storeu_si512(s + i * LK_SCORE_LD, (__m512i)p);
+        _mm512_storeu_ps(soft[i].lane_sum, _mm512_dpbf16_ps(_mm512_loadu_ps(soft[i].lane_sum), p, ones));
+    }
+}
+
+/* The same of a page, for n rows from `first` on. */
+LK_INLINE void lk_scores_weigh(struct lk_scores *b, int64_t ip, int first, int n, struct lk_soft *soft, float scale)
+{
+    const __m512 by = _mm512_set1_ps(scale);
+    float *s = lk_scores_at(b, first, ip);
+    struct lk_soft *end = soft + n;
+    for (; soft + 4 <= end; soft += 4, s += 4 * LK_SCORE_LD)
+        lk_scores_weigh_rows(4, s, soft, by);
+    if (n % 4 == 3)
+        lk_scores_weigh_rows(3, s, soft, by);
+    else if (n % 4 == 2)
+        lk_scores_weigh_rows(2, s, soft, by);
+    else if (n % 4 == 1)
+        lk_scores_weigh_rows(1, s, soft, by);
 }
 
 #endif
