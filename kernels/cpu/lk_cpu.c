@@ -5,6 +5,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#ifdef LK_NO_AVX512 /* a sanitized build, which has these sets on modeled instructions alone */
+#define lk_avx512_init NULL
+#define lk_amx_init NULL
+#endif
+
 static const struct set {
     const char *name;
     unsigned bit;
@@ -29,6 +34,7 @@ unsigned lk_cpu_detect(void)
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
         return have;
     have |= LK_ISA_AVX2;
+#ifndef LK_NO_AVX512
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") &&
         __builtin_cpu_supports("avx512bf16"))
@@ -38,6 +44,7 @@ unsigned lk_cpu_detect(void)
     if ((have & LK_ISA_AVX512BF16) && __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
         __builtin_cpu_supports("amx-int8") && syscall(SYS_arch_prctl, 0x1023, 18) == 0)
         have |= LK_ISA_AMX;
+#endif
 #endif
     return have;
 }

@@ -6,7 +6,12 @@
 #include "kernels/cpu/lk_cols.h"
 #include "kernels/cpu/lk_cpu.h"
 
+/* Sanitized, one copy for all constants makes the same accesses, and a copy for each takes the compiler minutes. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define LK_INLINE static inline
+#else
 #define LK_INLINE static inline __attribute__((always_inline))
+#endif
 
 /* Defines NAME_f32 and NAME_bf16 of a kernel that takes its type as a last, constant argument. */
 #define LK_BOTH_TYPES(name, args_struct)                                             \

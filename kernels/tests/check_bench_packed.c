@@ -135,7 +135,7 @@ static void compare(const struct lk_cpu *t, struct copies *plain, struct copies 
 
 void check_bench_packed(const struct lk_cpu *t)
 {
-    static const int64_t row_of[] = {1, 2, 4, 8, 16, N_MANY};
+    static const int64_t row_of[] = {1, 2, 4, 8, 16, 64, N_MANY};
     struct lk_cols cols;
     struct copies plain, packed[N_FORM];
     check_even_cols(&cols, N_COL, 1, 32);

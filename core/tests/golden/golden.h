@@ -46,7 +46,8 @@ bool golden_falls_back(const char *isa);
 #define GOLDEN_TOLERANCE 2e-4
 
 /* That a row's output depends on the row alone: every kernel set that is to be tested, in both types (under a sanitizer
- * f32 has run in other tests); rows alone too when `singles`, for the reference in bf16 when `ref_singles`. */
+ * f32 has run in other tests, and a sample has it of every third model); rows alone too when `singles`, for the
+ * reference in bf16 when `ref_singles`. */
 void golden_contract(const char *path, const json_t *rows, bool singles, bool ref_singles);
 
 /* The rows of a golden model that test the contract: greedy and sampled, with penalties, scores, several samples. */

@@ -7,6 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/tests/whole.h"
+
 static void print_log(void *ctx, enum lb_log_level level, const char *text)
 {
     (void)ctx;
@@ -32,15 +34,11 @@ const char *const *golden_sets(void)
 
 enum golden_extent golden_extent(void)
 {
-    if (getenv("LB_TEST_FULL"))
+    if (is_whole())
         return EXTENT_FULL;
-    if (golden_cuda) /* where each thread of a device is modeled */
+    if (golden_cuda || is_sanitized()) /* each thread of a device is modeled */
         return EXTENT_SANITIZED;
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    return EXTENT_SANITIZED;
-#else
     return golden_without ? EXTENT_MODEL : EXTENT_SAMPLE;
-#endif
 }
 
 static const char *no_f32;

@@ -106,7 +106,7 @@ static void score_of(const char *name, const char *isa)
 static void test_score(void **state)
 {
     (void)state;
-    size_t step = golden_extent() == EXTENT_SANITIZED ? 2 : 1;
+    size_t step = golden_extent() < EXTENT_SAMPLE ? 3 : 1;
     for (size_t m = 0; m < sizeof models / sizeof *models; m += step)
         for (const char *const *isa = golden_sets(); *isa; isa++)
             if (!golden_falls_back(*isa))

@@ -81,17 +81,4 @@ static inline void lk_amx_epilogue(const struct lk_linear *a, struct lk_tile *t,
         lk_epilogue(a, t, best, lk_amx_put_tile);
 }
 
-/* Asks for what the epilogue of rows row .. row + r - 1 will read or write of weight panel `panel`, before the last
- * products: other threads, or steps long ago, had it, and the third cache answers in some hundred cycles. */
-static inline void lk_amx_epilogue_ahead(const struct lk_linear *a, int64_t row, int r, int64_t panel)
-{
-    if (a->epilogue != LK_EP_STORE && a->epilogue != LK_EP_ADD)
-        return;
-    const float *y = a->y + row * a->y_ld + panel * LK_AVX512_PANEL;
-    for (int i = 0; i < r; i++, y += a->y_ld) {
-        __builtin_prefetch(y, 1);
-        __builtin_prefetch(y + 16, 1);
-    }
-}
-
 #endif

@@ -17,6 +17,8 @@
 #define BAND 4                      /* pairs of activation panels whose sums are open together */
 #define RUN 8                       /* blocks that a larger band takes at a time */
 #define BAND_NUMBERS (2 * BAND * ROWS * PANEL)
+#define LK_SIXTEEN __attribute__((vector_size(64))) int32_t
+#define LK_SIXTEEN_BYTES __attribute__((vector_size(16))) int8_t
 
 static int64_t place(int64_t k, int64_t j)
 {
@@ -46,18 +48,84 @@ static int64_t quantize_items(const struct lk_quantize *a)
     return a->a.n_row;
 }
 
-/* The 64 columns that begin with block b of 32, of which n exist, mixed. */
-static inline void mixed(const struct lk_amx_row *from, int64_t b, int64_t n, float x[BLOCK])
+/* Each lane's partner plus the lane, whose sign is turned in the second of a pair. */
+#define STAGE(x, sign, ...) _mm512_fmadd_ps(x, sign, __builtin_shufflevector(x, x, __VA_ARGS__))
+
+/* lk_int8_mix of a block in four registers. */
+LK_INLINE void mix(__m512 x[4])
 {
-    LK_EIGHT v[8];
-    for (int half = 0; half < 2; half++) {
-        const uint16_t *at = from->at + (b + half) * from->step;
-        for (int i = 0; i < LK_AMX_BLOCK; i++)
-            x[half * LK_AMX_BLOCK + i] = half * LK_AMX_BLOCK < n ? lk_widen(at[i]) : 0;
+    const __m512 sign1 = {1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1};
+    const __m512 sign2 = {1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1};
+    const __m512 sign4 = {1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1};
+    const __m512 sign8 = {1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1};
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        x[i] = STAGE(x[i], sign1, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+        x[i] = STAGE(x[i], sign2, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+        x[i] = STAGE(x[i], sign4, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+        x[i] = STAGE(x[i], sign8, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
     }
-    memcpy(v, x, sizeof v);
-    lk_int8_mix(v);
-    memcpy(x, v, sizeof v);
+    __m512 a = _mm512_add_ps(x[0], x[1]), b = _mm512_sub_ps(x[0], x[1]);
+    __m512 c = _mm512_add_ps(x[2], x[3]), d = _mm512_sub_ps(x[2], x[3]);
+    x[0] = _mm512_add_ps(a, c);
+    x[1] = _mm512_add_ps(b, d);
+    x[2] = _mm512_sub_ps(a, c);
+    x[3] = _mm512_sub_ps(b, d);
+}
+
+/* The 64 columns that begin with block b of 32, of which n exist, mixed. */
+LK_INLINE void mixed(const struct lk_amx_row *from, int64_t b, int64_t n, __m512 x[4])
+{
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        const uint16_t *at = from->at + (b + i / 2) * from->step + i % 2 * 16;
+        x[i] = i / 2 * LK_AMX_BLOCK < n ? lk_widen_low(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)at)))
+                                        : _mm512_setzero_ps();
+    }
+    mix(x);
+}
+
+/* A row's columns of a segment: blocks of 32 from block b up to `end`; to its blocks of 64, `step` bytes apart. */
+struct segment_row {
+    struct lk_amx_row from;
+    int64_t b, end;
+    int8_t *to;
+    int64_t step;
+};
+
+#define HELD 64 /* blocks that stay mixed in the first cache; those behind them are mixed again */
+
+static float quantize_segment(const struct segment_row *s)
+{
+    const __m512i no_sign = _mm512_set1_epi32(0x7fffffff);
+    _Alignas(64) float held[HELD][BLOCK];
+    _Alignas(64) uint32_t each[16];
+    __m512i most = _mm512_setzero_si512();
+    __m512 x[4];
+    for (int64_t b = s->b; b < s->end; b += 2) {
+        mixed(&s->from, b, (s->end - b) * LK_AMX_BLOCK, x);
+        for (int i = 0; i < 4; i++) {
+            most = _mm512_max_epu32(most, _mm512_and_si512((__m512i)x[i], no_sign));
+            if (b - s->b < 2 * HELD)
+                _mm512_storeu_ps(held[(b - s->b) / 2] + 16 * i, x[i]);
+        }
+    }
+    _mm512_storeu_si512(each, most);
+    for (int i = 1; i < 16; i++)
+        each[0] = each[i] > each[0] ? each[i] : each[0];
+    struct lk_int8_scale of = lk_int8_scale_of(each[0]);
+    int8_t *to = s->to;
+    for (int64_t b = s->b; b < s->end; b += 2, to += s->step) {
+        if (b - s->b >= 2 * HELD)
+            mixed(&s->from, b, (s->end - b) * LK_AMX_BLOCK, x);
+        for (int i = 0; i < 4; i++) {
+            __m512 v = b - s->b < 2 * HELD ? _mm512_loadu_ps(held[(b - s->b) / 2] + 16 * i) : x[i];
+            __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(v, _mm512_set1_ps(of.inverse)));
+            LK_SIXTEEN_BYTES bytes = __builtin_convertvector((LK_SIXTEEN)q, LK_SIXTEEN_BYTES);
+            memcpy(to + 16 * i, &bytes, sizeof bytes);
+        }
+    }
+    return of.s;
 }
 
 static void quantize(const struct lk_quantize *a, int64_t begin, int64_t end)
@@ -65,26 +133,17 @@ static void quantize(const struct lk_quantize *a, int64_t begin, int64_t end)
     const struct lk_cols *c = a->a.cols;
     const struct lk_panels panels = lk_panels_of(a->a.n_row, ROWS);
     int64_t n_to = lk_int8_cols(c);
-    float *scales = (float *)(void *)((int8_t *)a->q + a->a.n_row * n_to), x[BLOCK];
+    float *scales = (float *)(void *)((int8_t *)a->q + a->a.n_row * n_to);
     for (int64_t row = begin; row < end; row++) {
-        struct lk_amx_row from = lk_amx_row_of(&a->a, row);
         int64_t ip = lk_panel_of(&panels, row), first = lk_panel_begin(&panels, ip), r = lk_panel_rows(&panels, ip);
-        int8_t *to = (int8_t *)a->q + first * n_to + (row - first) * BLOCK;
-        for (int s = 0; s < c->n_seg; s++) {
-            int64_t b = c->packed[s] / LK_AMX_BLOCK, last = c->packed[s + 1] / LK_AMX_BLOCK;
-            uint32_t most = 0;
-            for (int64_t at = b; at < last; at += 2) {
-                mixed(&from, at, (last - at) * LK_AMX_BLOCK, x);
-                for (int i = 0; i < BLOCK; i++)
-                    most = lk_int8_more(most, x[i]);
-            }
-            struct lk_int8_scale of = lk_int8_scale_of(most);
-            scales[row * c->n_seg + s] = of.s;
-            for (int64_t at = b; at < last; at += 2, to += BLOCK * r) {
-                mixed(&from, at, (last - at) * LK_AMX_BLOCK, x);
-                for (int i = 0; i < BLOCK; i++)
-                    to[i] = lk_int8_of(x[i], of.inverse);
-            }
+        struct segment_row s = {.from = lk_amx_row_of(&a->a, row),
+                                .to = (int8_t *)a->q + first * n_to + (row - first) * BLOCK,
+                                .step = BLOCK * r};
+        for (int i = 0; i < c->n_seg; i++) {
+            s.b = c->packed[i] / LK_AMX_BLOCK;
+            s.end = c->packed[i + 1] / LK_AMX_BLOCK;
+            scales[row * c->n_seg + i] = quantize_segment(&s);
+            s.to += lk_int8_width(c, i) * r;
         }
     }
 }
@@ -163,6 +222,8 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
         .ahead_end = t->ahead_end,
         .n_ahead = t->n_ahead,
     };
+    lk_amx_fetch_y(t->a, &(struct lk_amx_share){part->block, part->n_block, t->n_col / BLOCK,
+                                                lk_panel_begin(&t->plan.rows, ip), r0 + r1, t->panel});
     lk_amx_configure(&t->shape, r0, r1);
     if (r1 > 0)
         lk_amx_run_int8(2, 2, &p);
@@ -177,25 +238,42 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
 static void scale(const struct work *t, int s, int64_t row, int64_t n, float *sums)
 {
     const struct lk_cols *c = t->a->a.cols;
+    const int64_t width = width_of(t);
     const char *end_of_w = (const char *)t->a->w + t->panel * t->panel_bytes + PANEL * t->n_col;
     const float *a_scale = (const float *)(const void *)((const char *)t->a->a.data + t->a->a.n_row * t->n_col);
-    for (int64_t i = 0; i < n; i++) {
-        __m512 x = _mm512_set1_ps(a_scale[(row + i) * c->n_seg + s]);
-        for (int64_t j = 0; j < width_of(t); j += 16, sums += 16) {
-            const char *w = end_of_w + j / PANEL * t->panel_bytes + (s * PANEL + j % PANEL) * 4;
-            __m512 v = _mm512_cvtepi32_ps(_mm512_loadu_si512(sums));
-            _mm512_storeu_ps(sums, _mm512_mul_ps(v, _mm512_mul_ps(x, _mm512_loadu_ps(w))));
+    a_scale += row * c->n_seg + s;
+    for (int64_t j = 0; j < width; j += 32) {
+        const char *at = end_of_w + j / PANEL * t->panel_bytes + (s * PANEL + j % PANEL) * 4;
+        const __m512 w0 = _mm512_loadu_ps(at), w1 = _mm512_loadu_ps(at + 64);
+        for (int64_t i = 0; i < n; i++) {
+            float *v = sums + i * width + j;
+            __m512 x = _mm512_set1_ps(a_scale[i * c->n_seg]);
+            __m512 v0 = _mm512_cvtepi32_ps(_mm512_loadu_si512(v)), v1 = _mm512_cvtepi32_ps(_mm512_loadu_si512(v + 16));
+            _mm512_storeu_ps(v, _mm512_mul_ps(v0, _mm512_mul_ps(x, w0)));
+            _mm512_storeu_ps(v + 16, _mm512_mul_ps(v1, _mm512_mul_ps(x, w1)));
         }
     }
 }
 
-/* Asks for what the epilogue of activation panels ip and, where there is one, ip + 1 meets. */
-static void ask_for_output(const struct work *t, int64_t ip)
+/* Segment s of the pairs of activation panels begin .. end - 1, the first one's sums at `sums`. A pair's whole numbers
+ * become numbers behind the next one's products, so that the tiles do not wait. */
+static void take_segment(struct work *t, int s, int64_t first, int64_t begin, int64_t end, float *sums)
 {
-    for (int64_t i = ip; i < lk_min(ip + 2, t->row_end); i++)
-        for (int two = 0; two <= t->two; two++)
-            lk_amx_epilogue_ahead(t->a, lk_panel_begin(&t->plan.rows, i), lk_panel_rows(&t->plan.rows, i),
-                                  t->panel + two);
+    int64_t n_block = lk_int8_width(t->a->a.cols, s) / BLOCK, row = lk_panel_begin(&t->plan.rows, begin);
+    int64_t n_part = end - begin > 4 ? lk_ceil_div(n_block, RUN) : lk_min(1, n_block), done = row;
+    for (int64_t i = 0; i < n_part; i++) {
+        int64_t from = n_block * i / n_part, to = n_block * (i + 1) / n_part;
+        struct part part = {first + from, to - from, i == 0};
+        for (int64_t ip = begin; ip < end; ip += 2) {
+            int64_t at = lk_panel_begin(&t->plan.rows, ip);
+            take_part(t, &part, ip, sums + (at - row) * width_of(t));
+            if (i + 1 == n_part) {
+                scale(t, s, done, at - done, sums + (done - row) * width_of(t));
+                done = at;
+            }
+        }
+    }
+    scale(t, s, done, lk_panel_begin(&t->plan.rows, end) - done, sums + (done - row) * width_of(t));
 }
 
 /* sums[0] = the products of activation panels begin .. end - 1, one behind the other. */
@@ -206,21 +284,11 @@ static void take_band(struct work *t, int64_t begin, int64_t end)
     int wait = 0;
     for (int s = 0; s < c->n_seg; s++) {
         float *sums = t->sums[wait];
-        int64_t n_block = lk_int8_width(c, s) / BLOCK;
-        int64_t n_part = end - begin > 4 ? lk_ceil_div(n_block, RUN) : lk_min(1, n_block);
-        if (n_part == 0)
+        if (lk_int8_width(c, s) == 0)
             memset(sums, 0, (size_t)(n * width_of(t)) * sizeof *sums);
-        for (int64_t i = 0; i < n_part; i++) {
-            int64_t from = n_block * i / n_part, to = n_block * (i + 1) / n_part;
-            struct part part = {first + from, to - from, i == 0};
-            for (int64_t ip = begin; ip < end; ip += 2) {
-                if (s + 1 == c->n_seg && i + 1 == n_part)
-                    ask_for_output(t, ip);
-                take_part(t, &part, ip, sums + (lk_panel_begin(&t->plan.rows, ip) - row) * width_of(t));
-            }
-        }
-        first += n_block;
-        scale(t, s, row, n, sums);
+        else
+            take_segment(t, s, first, begin, end, sums);
+        first += lk_int8_width(c, s) / BLOCK;
         struct lk_lora_tile tile = {sums, row, t->panel * (PANEL / LK_LORA_STRIP), (int)n,
                                     (int)width_of(t) / LK_LORA_STRIP};
         if (t->a->lora)

@@ -157,6 +157,8 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
         .ahead_end = t->ahead_end,
         .n_ahead = t->n_ahead,
     };
+    lk_amx_fetch_y(a, &(struct lk_amx_share){part->block, part->n_block, n_block, lk_panel_begin(&t->plan.rows, ip),
+                                             r0 + r1, t->panel});
     lk_amx_configure(&t->shape, r0, r1);
     if (r1 > 0)
         lk_amx_run_tiles(2, 2, &p);
@@ -165,15 +167,6 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
     else
         lk_amx_run_tiles(1, 2, &p);
     t->ahead += lk_min(t->ahead_end - t->ahead, part->n_block * t->n_ahead * 64);
-}
-
-/* Asks for what the epilogue of activation panels ip and, where there is one, ip + 1 meets. */
-static void ask_for_output(const struct work *t, int64_t ip)
-{
-    for (int64_t i = ip; i < lk_min(ip + 2, t->row_end); i++)
-        for (int two = 0; two <= t->two; two++)
-            lk_amx_epilogue_ahead(t->a, lk_panel_begin(&t->plan.rows, i), lk_panel_rows(&t->plan.rows, i),
-                                  t->panel + two);
 }
 
 /* sums[0] = the products of activation panels begin .. end - 1, one behind the other. With more than two pairs, a part
@@ -198,8 +191,6 @@ static void take_band(struct work *t, int64_t begin, int64_t end)
             next = part_after(t, &part, cut);
             unpack_begin(t, &next, buffer ^= 1);
             for (int64_t ip = begin; ip < end; ip += 2) {
-                if (next.n == 0)
-                    ask_for_output(t, ip);
                 take_part(t, &part, ip, sums + (lk_panel_begin(&t->plan.rows, ip) - row) * width);
                 unpack_until(t, &next, lk_ceil_div(next.n_block * (ip + 2 - begin), end - begin));
             }

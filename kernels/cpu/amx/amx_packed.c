@@ -8,7 +8,6 @@
 
 #define PANEL LK_AVX512_PANEL
 #define SUMS (PANEL * LK_AMX_ROWS)
-#define GROUP 2                   /* panels of an item */
 #define RING 4                    /* unpacked blocks, of which the products come */
 #define LAG 2                     /* blocks behind the unpacking, so that a tile's bytes are in the first cache */
 #define TURNED_BYTES (256 * 1024) /* of rows that are turned at a time */
@@ -80,9 +79,11 @@ struct work {
     uint32_t *turned;                    /* right-hand tiles [16 pairs of columns, R] of .. */
     const uint32_t *right;               /* .. or, R being 1, the row itself; */
     int64_t first, n;                    /* blocks first .. first + n - 1 */
-    float (*sums)[SUMS];                 /* [LK_TREE_DEPTH] */
-    const char *ahead, *ahead_end;       /* the weights that come next */
-    int64_t n_ahead;                     /* lines of them to fetch a block */
+    float (*sums)[SUMS];                 /* [LK_TREE_DEPTH]: those that .. */
+    int s, wait;                         /* .. the segment's in the tiles meet */
+    struct lk_amx_codes codes;
+    const char *ahead, *ahead_end; /* the weights that come next */
+    int64_t n_ahead;               /* lines of them to fetch a block */
 };
 
 /* The tiles' shapes: 0 and 1 sums of 16 outputs each, 4 and 5 weights, 6 rows. */
@@ -162,8 +163,9 @@ static void turn_sums(int R, const float *from, float *to)
 }
 
 /* Adds a block's products to the sums in tiles 0 and 1. */
-static inline void take_block(struct work *t, int64_t block, const uint32_t *w)
+static inline void take_block(struct work *t, int64_t block)
 {
+    const uint32_t *w = t->ring[block % RING];
     if ((uint64_t)(block - t->first) >= (uint64_t)t->n)
         turn_from(t, block);
     __asm__ volatile("" : : : "memory"); /* tile loads do not tell the compiler that they read memory */
@@ -174,50 +176,66 @@ static inline void take_block(struct work *t, int64_t block, const uint32_t *w)
     _tile_dpbf16ps(1, 5, 6);
 }
 
-/* sums[32, R] = segment s of the product with a weight panel. */
-static void take_segment(struct work *t, int64_t panel, int s, float *sums)
-{
-    const struct lk_cols *c = t->a->a.cols;
-    const int64_t first = c->packed[s] / LK_BLOCK, n = c->packed[s + 1] / LK_BLOCK - first;
-    const uint8_t *w = (const uint8_t *)t->a->w + panel * t->packed.bytes;
-    if (n == 0) {
-        memset(sums, 0, (size_t)(PANEL * t->R) * sizeof *sums);
-        return;
-    }
-    struct lk_amx_codes codes = lk_amx_codes_at(&t->packed, w, s, first);
-    _tile_zero(0);
-    _tile_zero(1);
-    for (int64_t i = 0; i < n + LAG; i++) {
-        if (i < n) {
-            codes.unpack(&codes, t->ring[i % RING]);
-            for (int64_t line = 0; line < t->n_ahead && t->ahead < t->ahead_end; line++, t->ahead += 64)
-                _mm_prefetch(t->ahead, _MM_HINT_T1);
-        }
-        if (i >= LAG)
-            take_block(t, first + i - LAG, t->ring[(i - LAG) % RING]);
-    }
-    _tile_stored(0, sums, 4 * t->R);
-    _tile_stored(1, sums + 16 * t->R, 4 * t->R);
-}
-
-/* The rows against a weight panel; `next` is likely to be read after it. Sums go up the tree as they come out of the
- * tiles, unless an adapter adds to them on the way. */
-static void take_panel(struct work *t, int64_t panel, int64_t next, struct lk_lane_best *best)
+/* Segments that end before block `end`: their sums go up the tree as they come out of the tiles, unless an adapter adds
+ * to them on the way. */
+static void finish_segments(struct work *t, int64_t panel, int64_t end)
 {
     _Alignas(64) float turned[SUMS];
     const struct lk_linear *a = t->a;
     const struct lk_cols *c = a->a.cols;
+    for (; t->s < c->n_seg && c->packed[t->s + 1] == end * LK_BLOCK; t->s++) {
+        float *to = t->sums[t->wait], *sums = a->lora ? turned : to;
+        if (c->packed[t->s] == c->packed[t->s + 1]) {
+            memset(sums, 0, (size_t)(PANEL * t->R) * sizeof *sums);
+        } else {
+            _tile_stored(0, sums, 4 * t->R);
+            _tile_stored(1, sums + 16 * t->R, 4 * t->R);
+        }
+        if (a->lora) {
+            turn_sums(t->R, sums, to);
+            struct lk_lora_tile tile = {to, 0, panel * (PANEL / LK_LORA_STRIP), t->r, PANEL / LK_LORA_STRIP};
+            lk_lora_leaf(a->lora, t->s, &tile, LK_BF16);
+        }
+        t->wait = lk_climb(t->sums[0], SUMS, c, t->s, t->wait, PANEL * t->R);
+    }
+}
+
+/* Unpacks block `block` of a weight panel, which one after another does. */
+static void unpack_block(struct work *t, int64_t panel, int64_t block)
+{
+    const struct lk_cols *c = t->a->a.cols;
+    int s = block > 0 ? t->codes.s : -1;
+    if (s < 0 || c->packed[s + 1] == block * LK_BLOCK) {
+        for (s++; c->packed[s + 1] == block * LK_BLOCK;)
+            s++;
+        t->codes = lk_amx_codes_at(&t->packed, (const uint8_t *)t->a->w + panel * t->packed.bytes, s, block);
+    }
+    t->codes.unpack(&t->codes, t->ring[block % RING]);
+    for (int64_t line = 0; line < t->n_ahead && t->ahead < t->ahead_end; line++, t->ahead += 64)
+        _mm_prefetch(t->ahead, _MM_HINT_T1);
+}
+
+/* The rows against a weight panel; `next` is likely to be read after it. */
+static void take_panel(struct work *t, int64_t panel, int64_t next, struct lk_lane_best *best)
+{
+    _Alignas(64) float turned[SUMS];
+    const struct lk_linear *a = t->a;
+    const int64_t n_block = lk_cols_packed(a->a.cols) / LK_BLOCK;
     t->ahead = (const char *)a->w + next * t->packed.bytes;
     t->ahead_end = t->ahead + t->packed.bytes;
-    int wait = 0;
-    for (int s = 0; s < c->n_seg; s++) {
-        take_segment(t, panel, s, a->lora ? turned : t->sums[wait]);
-        if (a->lora) {
-            turn_sums(t->R, turned, t->sums[wait]);
-            struct lk_lora_tile tile = {t->sums[wait], 0, panel * (PANEL / LK_LORA_STRIP), t->r, PANEL / LK_LORA_STRIP};
-            lk_lora_leaf(a->lora, s, &tile, LK_BF16);
+    t->s = t->wait = 0;
+    finish_segments(t, panel, 0);
+    for (int64_t i = 0; i < n_block + LAG; i++) {
+        if (i < n_block)
+            unpack_block(t, panel, i);
+        if (i < LAG)
+            continue;
+        if (a->a.cols->packed[t->s] == (i - LAG) * LK_BLOCK) {
+            _tile_zero(0);
+            _tile_zero(1);
         }
-        wait = lk_climb(t->sums[0], SUMS, c, s, wait, PANEL * t->R);
+        take_block(t, i - LAG);
+        finish_segments(t, panel, i - LAG + 1);
     }
     if (!a->lora)
         turn_sums(t->R, t->sums[0], turned);
@@ -225,9 +243,16 @@ static void take_panel(struct work *t, int64_t panel, int64_t next, struct lk_la
     lk_amx_epilogue(a, &tile, best);
 }
 
+/* Weight panels of an item. Each call turns the rows, which with one or two costs nothing, with 16 as much as unpacking
+ * half a panel; so there are more of them where that leaves items enough. Two of SwiGLU share lines of the output. */
 static int64_t group_of(const struct lk_linear *a)
 {
-    return a->epilogue == LK_EP_HEAD ? LK_HEAD_BLOCK / PANEL : GROUP;
+    const int64_t most = a->a.n_row > 8 ? 8 : a->a.n_row > 4 ? 4 : 2, some = lk_ceil_div(a->n_out, PANEL) / 128 * 2;
+    if (a->epilogue == LK_EP_HEAD)
+        return LK_HEAD_BLOCK / PANEL;
+    if (a->a.n_row <= 2 && a->epilogue != LK_EP_SWIGLU)
+        return 1;
+    return lk_min(most, some > 2 ? some : 2);
 }
 
 int64_t lk_amx_few_items(const struct lk_linear *a)

@@ -61,6 +61,26 @@ struct lk_amx_run {
     int n_ahead;
 };
 
+/* Blocks block .. block + n_block - 1 of `all` in the product of n_row rows, from `row` on, and a weight panel. */
+struct lk_amx_share {
+    int64_t block, n_block, all, row, n_row, panel;
+};
+
+/* Fetches a share of where the results go: they are stored, or added, in one burst, which else would wait for memory
+ * line by line. */
+static inline void lk_amx_fetch_y(const struct lk_linear *a, const struct lk_amx_share *of)
+{
+    const int64_t n = of->n_block * of->n_row, from = of->block * of->n_row;
+    if ((a->epilogue != LK_EP_STORE && a->epilogue != LK_EP_ADD) || of->all == 0)
+        return;
+    const int64_t end = (from + n) / of->all;
+    for (int64_t i = from / of->all; i < end; i++) {
+        const float *y = a->y + (of->row + i) * a->y_ld + of->panel * LK_AVX512_PANEL;
+        _mm_prefetch((const char *)y, _MM_HINT_T1);
+        _mm_prefetch((const char *)y + 64, _MM_HINT_T1);
+    }
+}
+
 LK_INLINE void lk_amx_take_sums(const int A, const int B, const struct lk_amx_run *p)
 {
     if (p->begin) {

@@ -63,34 +63,45 @@ LK_INLINE __m512i lk_amx_codes4(const int form, const uint8_t *codes, int64_t j,
     return form == 3 || form == 5 ? x : _mm512_and_si512(x, low);
 }
 
-/* Two outputs at a time: their tables fill one register. */
-LK_INLINE void lk_amx_rows4(const int form, const uint8_t *codes, const struct lk_amx_scales *s, uint32_t *to)
+/* What the 16 codes stand for; both ways of LK_PK_S4 are exact, and the product reads one number less. */
+LK_INLINE __m512 lk_amx_table4(const enum lk_packing kind, float d, float plus)
 {
-    const __m512 q = _mm512_cvtepi32_ps(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    static const float code[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    static const float minus_8[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
+    if (kind == LK_PK_S4)
+        return _mm512_mul_ps(_mm512_loadu_ps(minus_8), _mm512_set1_ps(d));
+    return _mm512_fmadd_ps(_mm512_loadu_ps(code), _mm512_set1_ps(d), _mm512_set1_ps(plus));
+}
+
+/* Two outputs at a time: their tables fill one register. */
+LK_INLINE void lk_amx_rows4(const enum lk_packing kind, const int form, const uint8_t *codes,
+                            const struct lk_amx_scales *s, uint32_t *to)
+{
 #pragma GCC unroll 4
     for (int64_t j = 0; j < LK_AVX512_PANEL; j += 2, to += 32) {
-        __m512 even = _mm512_fmadd_ps(q, _mm512_set1_ps(s->d[0][j]), _mm512_set1_ps(s->plus[0][j]));
-        __m512 odd = _mm512_fmadd_ps(q, _mm512_set1_ps(s->d[0][j + 1]), _mm512_set1_ps(s->plus[0][j + 1]));
+        __m512 even = lk_amx_table4(kind, s->d[0][j], s->plus[0][j]);
+        __m512 odd = lk_amx_table4(kind, s->d[0][j + 1], s->plus[0][j + 1]);
         __m512i table = (__m512i)_mm512_cvtne2ps_pbh(odd, even);
         _mm512_storeu_si512(to, _mm512_permutexvar_epi16(lk_amx_codes4(form, codes, j, false), table));
         _mm512_storeu_si512(to + 16, _mm512_permutexvar_epi16(lk_amx_codes4(form, codes, j + 1, true), table));
     }
 }
 
-LK_INLINE void lk_amx_unpack4(const struct lk_amx_codes *c, const struct lk_amx_scales *s, uint32_t *to)
+LK_INLINE void lk_amx_unpack4(const enum lk_packing kind, const struct lk_amx_codes *c, const struct lk_amx_scales *s,
+                              uint32_t *to)
 {
     const struct lk_packed_panel *p = c->panel;
     const int64_t whole = c->n_block / 4 * 4, pair = c->n_block - whole >= 2 ? 2 : 0, in = c->block % 4;
     const uint8_t *codes = c->at + p->code_at;
     const uint8_t *four = codes + (c->block - in) * p->code_bytes, *rest = codes + (whole + pair) * p->code_bytes;
     if (c->block >= whole + pair)
-        lk_amx_rows4(LK_AMX_ALONE, rest, s, to);
+        lk_amx_rows4(kind, LK_AMX_ALONE, rest, s, to);
     else if (c->block >= whole)
-        in == 0 ? lk_amx_rows4(LK_AMX_OF_TWO, four, s, to) : lk_amx_rows4(LK_AMX_OF_TWO + 1, four, s, to);
+        in == 0 ? lk_amx_rows4(kind, LK_AMX_OF_TWO, four, s, to) : lk_amx_rows4(kind, LK_AMX_OF_TWO + 1, four, s, to);
     else if (in < 2)
-        in == 0 ? lk_amx_rows4(0, four, s, to) : lk_amx_rows4(1, four, s, to);
+        in == 0 ? lk_amx_rows4(kind, 0, four, s, to) : lk_amx_rows4(kind, 1, four, s, to);
     else
-        in == 2 ? lk_amx_rows4(2, four, s, to) : lk_amx_rows4(3, four, s, to);
+        in == 2 ? lk_amx_rows4(kind, 2, four, s, to) : lk_amx_rows4(kind, 3, four, s, to);
 }
 
 /* 16 codes of 8 bits as numbers. */
@@ -151,7 +162,7 @@ LK_INLINE void lk_amx_unpack(const enum lk_packing kind, struct lk_amx_codes *c,
     else if (lk_packed_bits(kind) == 8)
         lk_amx_unpack8(kind, c, &s, to);
     else
-        lk_amx_unpack4(c, &s, to);
+        lk_amx_unpack4(kind, c, &s, to);
     c->block++;
 }
 
