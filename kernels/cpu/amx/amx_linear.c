@@ -119,7 +119,7 @@ static void unpack_begin(struct work *t, struct part *part, int buffer)
     const uint8_t *w = (const uint8_t *)t->a->w + t->panel * t->packed.bytes;
     if (t->a->q && part->n > 0) {
         part->unpacked = t->unpacked[buffer];
-        t->codes = lk_amx_codes_at(&t->packed, w, part->s, part->block);
+        lk_amx_codes_begin(&t->codes, &t->packed, w, part->s, part->block);
     }
 }
 
