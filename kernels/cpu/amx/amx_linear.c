@@ -43,8 +43,8 @@ static struct plan plan_of(const struct lk_linear *a)
         .rows = lk_panels_of(a->a.n_row, LK_AMX_ROWS), .n_panel = lk_ceil_div(a->n_out, PANEL), .group = 1};
     if (p.rows.n == 0)
         return p;
-    int64_t most =
-        a->q ? PACKED_BAND : lk_chunk_panels(a->l2_bytes, 2 * ROWS * 2 * lk_cols_packed(a->a.cols), CHUNK_PAIRS);
+    int64_t most = lk_chunk_panels(a->l2_bytes, 2 * ROWS * 2 * lk_cols_packed(a->a.cols), CHUNK_PAIRS);
+    most = a->q ? lk_min(most, PACKED_BAND) : most;
     if (a->epilogue == LK_EP_HEAD) {
         p.group = LK_HEAD_BLOCK / PANEL;
         most = lk_min(most, HEAD_PAIRS);
