@@ -111,6 +111,7 @@ static void put_half(uint32_t *out, __m256i x)
     X(mask_add_pd, ISA_F64, put(out, (__m512i)_mm512_mask_add_pd(PD(0), M8, PD(1), PD(2))))                    \
     X(roundscale_pd, ISA_F64, put(out, (__m512i)_mm512_roundscale_pd(PD(0), NEAREST)))                         \
     X(scalef_pd, ISA_F64, put(out, (__m512i)_mm512_scalef_pd(PD(0), PD(1))))                                   \
+    X(cvtph_ps, ISA_F32, _mm512_storeu_ps(out, _mm512_cvtph_ps(HALF(0))))                                      \
     X(cvtps_pd, ISA_F64, put(out, (__m512i)_mm512_cvtps_pd((__m256)HALF(0))))                                  \
     X(cmp_gt, ISA_BITS, put_mask(out, _mm512_cmp_ps_mask(PS(0), PS(1), _CMP_GT_OQ)))                           \
     X(mask_cmp_gt, ISA_BITS, put_mask(out, _mm512_mask_cmp_ps_mask(M16, PS(0), PS(1), _CMP_GT_OQ)))            \
