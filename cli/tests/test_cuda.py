@@ -119,9 +119,10 @@ def rows_that_sample_on_a_device(tmp):
     out, n = run('0')
     equal(out, drawn, 'rows')
     check(n >= 5, f'{n} steps ahead')
-    out, n = run('0', '--max-seqs', '1')
-    equal(out, drawn, 'rows alone')
-    check(n >= 40, f'{n} steps ahead of rows alone')
+    if FULL:
+        out, n = run('0', '--max-seqs', '1')
+        equal(out, drawn, 'rows alone')
+        check(n >= 40, f'{n} steps ahead of rows alone')
 
 
 @case

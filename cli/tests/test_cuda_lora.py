@@ -41,7 +41,7 @@ def adapters_on_a_device(tmp):
 def adapters_and_company_on_a_device(tmp):
     """bf16: each row alone, and all at once in other chunks, decode steps enough to be recorded; log-probabilities show the bits."""
     args = [*QUIET, *two(tmp)]
-    some = rows(5, logprobs=2, max_tokens=4)
+    some = rows(5 if test_cuda.FULL else 3, logprobs=2, max_tokens=4)
     whole = test_cuda.on_device([*args, '--batch-tokens', '16'], some)
     alone = test_cuda.on_device([*args, '--max-seqs', '1', '--no-prefix-cache', '--no-fold'], some)
     equal(whole.code, 0, whole.err)

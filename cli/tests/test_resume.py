@@ -167,7 +167,7 @@ def cut_at_every_byte(tmp):
     whole = read(partial)
     last = range(max(0, len(whole) - 2048), len(whole) + 1)
     draw = random.Random(5)
-    for n in last if FULL else draw.sample(last, 12 if SANITIZED else 60) + [len(whole) - 1, len(whole), 0, 20]:
+    for n in last if FULL else draw.sample(last, 12 if SANITIZED else 20) + [len(whole) - 1, len(whole), 0, 20]:
         write(partial, whole[:n])
         kept = records(partial) if n > whole.index(b'\n') else {}
         r = program(args)

@@ -14,8 +14,11 @@
 #include "core/base/mem.h"
 #include "core/io/trace.h"
 #include "core/tests/scratch.h"
+#include "core/tests/whole.h"
 
-enum { N_THREAD = 4, N_EVENT = 20000 };
+enum { N_THREAD = 4 };
+
+static int n_event; /* of each thread */
 
 static struct lb_trace *open_trace(void)
 {
@@ -28,7 +31,7 @@ static struct lb_trace *open_trace(void)
 static void *put_events(void *arg)
 {
     struct lb_trace *t = arg;
-    for (int i = 0; i < N_EVENT; i++) {
+    for (int i = 0; i < n_event; i++) {
         struct lb_trace_at at = {.rank = 3, .thread = 2, .begin = 1e-6 * i, .end = 1e-6 * (i + 1)};
         lb_trace_span(t, at, "step", "\"n\":%d", i);
         lb_trace_life(t, at, i, "row", "\"n\":%d", i);
@@ -54,6 +57,7 @@ static void threads_write_one_file(void **state)
     struct lb_trace *t = open_trace();
     pthread_t thread[N_THREAD];
     uint64_t before = lb_mem_count();
+    n_event = 20000 / whole_or(10);
     for (int i = 0; i < N_THREAD; i++)
         assert_int_equal(pthread_create(&thread[i], NULL, put_events, t), 0);
     put_events(t);
@@ -74,7 +78,7 @@ static void threads_write_one_file(void **state)
             assert_true(json_number_value(json_object_get(e, "dur")) == 1);
         }
     }
-    size_t each = (N_THREAD + 1) * N_EVENT;
+    size_t each = (N_THREAD + 1) * (size_t)n_event;
     assert_int_equal(count['X'], each);
     assert_int_equal(count['C'], each);
     assert_int_equal(count['b'], each);

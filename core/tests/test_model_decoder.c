@@ -22,6 +22,7 @@
 #include "core/model/decoder.h"
 #include "core/model/kv.h"
 #include "core/model/pack.h"
+#include "core/tests/whole.h"
 #include "kernels/cpu/lk_cpu.h"
 
 #define GOLDENS LB_SOURCE_DIR "/../shared/goldens/"
@@ -43,11 +44,11 @@ static const char *cuda_path;
 static int cuda_step = 1;
 
 /* One recorded row in so many is run, fewer where a device's threads are modeled. Under a sanitizer the question is
- * what is read and written; the release build compares every row. */
+ * what is read and written. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 enum { SAMPLE = 6, DEVICE_SAMPLE = 12 };
 #else
-enum { SAMPLE = 1, DEVICE_SAMPLE = 3 };
+enum { SAMPLE = 4, DEVICE_SAMPLE = 4 };
 #endif
 
 static void read_golden(const char *name)
@@ -80,7 +81,7 @@ static void read_golden(const char *name)
     }
     fclose(f);
     assert_int_equal(n_golden, 12);
-    int step = cuda_path ? cuda_step : getenv("LB_TEST_FULL") ? 1 : SAMPLE;
+    int step = cuda_path ? cuda_step : whole_or(SAMPLE);
     n_golden /= step;
     for (int i = 0; i < n_golden; i++)
         golden[i] = golden[i * step];
@@ -739,7 +740,7 @@ static void parameters(void **state)
     rig_close(&rig);
 }
 
-/* test_model_decoder [--cuda LIBRARY [[sample] MODEL ...]]; a sample is every third row, fewer under a sanitizer, and
+/* test_model_decoder [--cuda LIBRARY [[sample] MODEL ...]]; a sample is every fourth row, fewer under a sanitizer, and
  * all of all models with LB_TEST_FULL=1. */
 int main(int argc, char **argv)
 {
@@ -752,7 +753,7 @@ int main(int argc, char **argv)
     };
     const struct CMUnitTest device[] = {cmocka_unit_test(on_device)};
     if (argc > 2 && strcmp(argv[1], "--cuda") == 0 && have_goldens()) {
-        bool full = getenv("LB_TEST_FULL") != NULL, sample = argc > 3 && strcmp(argv[3], "sample") == 0;
+        bool full = is_whole(), sample = argc > 3 && strcmp(argv[3], "sample") == 0;
         cuda_path = argv[2];
         cuda_step = sample && !full ? DEVICE_SAMPLE : 1;
         only = argc > 3 + sample && !(sample && full) ? argv + 3 + sample : NULL;

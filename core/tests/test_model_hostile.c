@@ -13,6 +13,7 @@
 
 #include "core/model/config.h"
 #include "core/tests/modelfiles.h"
+#include "core/tests/whole.h"
 
 #define CONFIG                                                                                                        \
     "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"vocab_size\":8,\"hidden_size\":4,"          \
@@ -131,8 +132,7 @@ static enum lb_status attempt(const struct subject *s, const void *data, size_t 
 
 static void cut(const struct subject *s, const char *data, size_t n)
 {
-    const char *full = getenv("LB_TEST_FULL");
-    size_t n_cut = full && strcmp(full, "1") == 0 ? n : 64;
+    size_t n_cut = is_whole() ? n : 64;
     char what[64];
     for (size_t i = 0; i < n_cut; i++) {
         size_t len = n_cut == n ? i : i * n / n_cut + i % 7 * (i < n_cut - 8);

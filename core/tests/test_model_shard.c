@@ -21,6 +21,7 @@
 #include "core/model/kv.h"
 #include "core/tests/comm_threads.h"
 #include "core/tests/mademodel.h"
+#include "core/tests/whole.h"
 #include "kernels/cpu/lk_cpu.h"
 
 #define GOLDENS LB_SOURCE_DIR "/../shared/goldens/"
@@ -333,7 +334,7 @@ static void script_close(struct script *s)
 /* On a device's model, which takes its time, a sample; all with LB_TEST_FULL=1. */
 static bool is_sampled(void)
 {
-    return cuda && !getenv("LB_TEST_FULL");
+    return cuda && !is_whole();
 }
 
 /* Every tp above 1. */
@@ -419,13 +420,6 @@ static const char *const goldens[] = {"llama-mha",
                                       "glm-moe-dsa",
                                       "glm-moe-dsa-sparse"};
 
-/* Under a sanitizer one of each kind: there the question is what is read and written. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { EVERY = 6 };
-#else
-enum { EVERY = 1 };
-#endif
-
 static bool is_wanted(const char *name)
 {
     for (char **at = only; at && *at; at++)
@@ -439,9 +433,8 @@ static void golden_models(void **state)
     (void)state;
     if (!lb_file_exists(GOLDENS "README.md"))
         skip();
-    for (size_t i = 0; i < sizeof goldens / sizeof *goldens; i += modeled                 ? 3 * EVERY
-                                                                  : is_sampled() && !only ? 14
-                                                                                          : EVERY) {
+    int step = only ? 1 : is_sampled() ? 14 : whole_or(is_sanitized() || modeled ? 9 : 3);
+    for (size_t i = 0; i < sizeof goldens / sizeof *goldens; i += (size_t)step) {
         char path[512];
         struct lb_config config = {0};
         struct lb_gguf gguf = {0};
@@ -516,7 +509,8 @@ static const struct {
 static void odd_shapes(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < sizeof odd / sizeof *odd; i += is_sampled() ? 6 : 1) {
+    int step = is_sampled() ? 6 : whole_or(is_sanitized() || modeled ? 5 : 2);
+    for (size_t i = 0; i < sizeof odd / sizeof *odd; i += (size_t)step) {
         struct made made;
         made_open(&made, odd[i].config, odd[i].type, (uint32_t)i + 1);
         if (!cuda || made.config.head_dim % 8 == 0)
@@ -586,7 +580,7 @@ int main(int argc, char **argv)
         setenv("STANDIN_DEVICES", "16", 1);
         if (argc > 3)
             cmocka_set_test_filter(argv[3]);
-        else if (!getenv("LB_TEST_FULL")) /* minutes on the model of a block */
+        else if (!is_whole()) /* minutes on the model of a block */
             cmocka_set_skip_filter("slices*");
         if (lb_cuda_library_open(&cuda, cuda_path, &err) != LB_OK) {
             fprintf(stderr, "%s\n", err.text);

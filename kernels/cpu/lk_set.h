@@ -6,8 +6,8 @@
 #include "kernels/cpu/lk_cols.h"
 #include "kernels/cpu/lk_cpu.h"
 
-/* Sanitized, one copy for all constants makes the same accesses, and a copy for each takes the compiler minutes. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+/* Sanitized or modeled, one copy for all constants does the same, and a copy for each takes the compiler minutes. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || defined(LK_ISA_MODEL)
 #define LK_INLINE static inline
 #else
 #define LK_INLINE static inline __attribute__((always_inline))

@@ -42,10 +42,10 @@ void check_sample(int modeled)
     const char *full = getenv("LB_TEST_FULL");
     if (full && strcmp(full, "1") == 0)
         return;
-    check_cases = modeled ? 6 : 1;
+    check_cases = modeled ? 12 : 2;
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-    check_every = 13;
-    check_cases = 12;
+    check_every = 29;
+    check_cases = 24;
 #endif
 }
 

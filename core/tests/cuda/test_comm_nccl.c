@@ -15,6 +15,7 @@
 #include "core/dist/nccl.h"
 #include "core/dist/tree.h"
 #include "core/tests/comm_threads.h"
+#include "core/tests/whole.h"
 #include "kernels/tests/standin/standins.h"
 
 #define MAX_N 3000
@@ -246,7 +247,7 @@ static void test_asynchronous_error(void **state)
 static void test_every_fault(void **state)
 {
     (void)state;
-    long step = getenv("LB_TEST_FULL") ? 1 : 3;
+    long step = whole_or(5);
     for (int dead = 0; dead < 2; dead++) {
         long n = 1;
         for (bool fired = true; fired; n += step) {

@@ -16,6 +16,7 @@
 #include "core/base/file.h"
 #include "core/llmbatch.h"
 #include "core/tests/cuda/standinrun.h"
+#include "core/tests/whole.h"
 
 #define CONFIG                                                                                                \
     "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"num_hidden_layers\":1,"             \
@@ -99,7 +100,7 @@ static bool disturb(const char *call, long n, bool dead, int64_t *most_kept)
 static void test_every_call(void **state)
 {
     (void)state;
-    long step = getenv("LB_TEST_FULL") ? 1 : 11;
+    long step = whole_or(23);
     long before = lib.calls();
     run_well("undisturbed", 0);
     long n_call = lib.calls() - before;

@@ -1,5 +1,5 @@
 /* The ids that the kernel of cuda_sample.cu draws, on the model of a block, and those of the host (core/run/sample.h),
- * by candidates and by reading whole rows: all the same. LB_TEST_FULL=1: twenty times as many. */
+ * by candidates and by reading whole rows: all the same. LB_TEST_FULL=1: forty times as many. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -13,6 +13,7 @@
 
 #include "core/run/sample.h"
 #include "core/tests/randomrow.h"
+#include "core/tests/whole.h"
 #include "kernels/cuda/lk_cuda_ids.h"
 #include "kernels/tests/standin/standins.h"
 
@@ -106,7 +107,7 @@ static void test_as_the_host(void **state)
 {
     (void)state;
     static const double spreads[] = {0.01, 1, 3, 10, 60}, steps[] = {0, 0, 0.25, 2, 100};
-    int n_batch = getenv("LB_TEST_FULL") ? 480 : 24;
+    int n_batch = is_whole() ? 480 : is_sanitized() ? 4 : 12;
     cudaStream_t stream;
     random_state = 2;
     OK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));

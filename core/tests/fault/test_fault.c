@@ -1,7 +1,7 @@
 /* Whole runs in which one call fails, of every kind of call and at every place: the error is clear, the exit code
- * right, nothing that was finished is lost, nothing leaks, and the same command goes on to the same bytes. Every
- * seventh place where memory is asked for (fewer under a sanitizer), of other calls the first seven and every
- * seventh; all with LB_TEST_FULL=1. */
+ * right, nothing that was finished is lost, nothing leaks, and the same command goes on to the same bytes. A
+ * fixed sample of the places where memory is asked for (fewer under a sanitizer), of other calls the first few and a
+ * sample; all with LB_TEST_FULL=1. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <fcntl.h>
@@ -20,14 +20,9 @@
 #include "core/base/file.h"
 #include "core/llmbatch.h"
 #include "core/tests/fault/faults.h"
+#include "core/tests/whole.h"
 
-/* Every how many of the places where memory is asked for. */
-#ifdef __SANITIZE_ADDRESS__
-#define MEMORY_STEP 61
-#else
-#define MEMORY_STEP 7
-#endif
-#define CALL_STEP 7 /* of other calls the first few, then every so many */
+enum { N_FIRST = 4 }; /* of other calls than for memory, in front of the sample */
 
 #define TINY LB_SOURCE_DIR "/testdata/tiny-llama"
 
@@ -201,11 +196,10 @@ static bool disturb(enum fault f, long n)
 
 static void disturb_everywhere(void)
 {
-    bool full = getenv("LB_TEST_FULL") != NULL;
     for (int f = 0; f < N_FAULT; f++) {
-        long step = full ? 1 : f == F_MEMORY ? MEMORY_STEP : CALL_STEP, n = 1;
+        long step = whole_or(f != F_MEMORY ? 29 : is_sanitized() ? 211 : 41), n = 1;
         while (disturb((enum fault)f, n))
-            n += n < CALL_STEP ? 1 : step;
+            n += n < N_FIRST ? 1 : step;
         printf("%s: about %ld places, behind the first one in %ld of them\n", fault_name((enum fault)f), n, step);
     }
 }
