@@ -42,7 +42,8 @@ unsigned lk_cpu_detect(void)
     /* Linux gives a process the use of tiles when it asks for it, all its threads at once: ARCH_REQ_XCOMP_PERM of
      * XFEATURE_XTILEDATA. To ask again does no harm. */
     if ((have & LK_ISA_AVX512BF16) && __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
-        __builtin_cpu_supports("amx-int8") && syscall(SYS_arch_prctl, 0x1023, 18) == 0)
+        __builtin_cpu_supports("amx-int8") && __builtin_cpu_supports("avx512vbmi") &&
+        syscall(SYS_arch_prctl, 0x1023, 18) == 0)
         have |= LK_ISA_AMX;
 #endif
 #endif

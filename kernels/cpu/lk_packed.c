@@ -211,7 +211,8 @@ static unsigned code_by_output(const struct lk_packed_panel *p, const uint8_t *c
     if (bits == 4) {
         const struct place from = place_of(p, block);
         const uint8_t *at = codes + from.at + j * from.row;
-        return (unsigned)(from.halves ? at[i / 2] >> i % 2 * 4 : at[i * from.step] >> from.shift) & 15u;
+        const unsigned both = from.halves ? at[i / 2] : at[i * from.step];
+        return both >> (from.halves ? i % 2 * 4 : from.shift) & 15u;
     }
     int n;
     uint32_t word[3];

@@ -395,10 +395,24 @@ static void fits(const struct lk_cpu *t)
     check_that(lk_packed_fits(&q, &cols), t, "packed", "FP8 times f32");
 }
 
+/* More columns than a set may keep of its rows in another order (amx: 8,192 of 16 rows). */
+static void long_rows(const struct lk_cpu *t)
+{
+    const struct lk_packed q = {LK_PK_S8, LK_SC_F16, 32, 0};
+    const int64_t begin[] = {0, 4128, 8800};
+    struct lk_cols cols;
+    struct matrix x;
+    check_cols(&cols, 2, begin);
+    matrix_new(&x, &q, &cols, 33, false);
+    products(t, &x, 14);
+    matrix_free(&x);
+}
+
 void check_packed(const struct lk_cpu *t)
 {
     static const int64_t out_of[] = {1, 16, 30, 33, 64, 78, 100}, many[] = {97, 130, 200, 300};
     fits(t);
+    long_rows(t);
     for (int kind = LK_PK_S4; kind <= LK_PK_E4M3; kind++) {
         int64_t step = lk_min(check_cases, 5); /* no divisor of what i decides */
         for (int64_t i = 1 + kind % step; i <= 74; i += step) {

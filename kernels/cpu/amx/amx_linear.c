@@ -43,8 +43,8 @@ static struct plan plan_of(const struct lk_linear *a)
         .rows = lk_panels_of(a->a.n_row, LK_AMX_ROWS), .n_panel = lk_ceil_div(a->n_out, PANEL), .group = 1};
     if (p.rows.n == 0)
         return p;
-    int64_t most =
-        a->q ? PACKED_BAND : lk_chunk_panels(a->l2_bytes, 2 * ROWS * 2 * lk_cols_packed(a->a.cols), CHUNK_PAIRS);
+    int64_t most = lk_chunk_panels(a->l2_bytes, 2 * ROWS * 2 * lk_cols_packed(a->a.cols), CHUNK_PAIRS);
+    most = a->q ? lk_min(most, PACKED_BAND) : most;
     if (a->epilogue == LK_EP_HEAD) {
         p.group = LK_HEAD_BLOCK / PANEL;
         most = lk_min(most, HEAD_PAIRS);
@@ -119,7 +119,7 @@ static void unpack_begin(struct work *t, struct part *part, int buffer)
     const uint8_t *w = (const uint8_t *)t->a->w + t->panel * t->packed.bytes;
     if (t->a->q && part->n > 0) {
         part->unpacked = t->unpacked[buffer];
-        t->codes = lk_amx_codes_at(&t->packed, w, part->s, part->block);
+        lk_amx_codes_begin(&t->codes, &t->packed, w, part->s, part->block);
     }
 }
 

@@ -3,6 +3,7 @@
 #include "kernels/cpu/amx/amx_packed.h"
 #include "kernels/cpu/amx/amx_epilogue.h"
 #include "kernels/cpu/amx/amx_product.h"
+#include "kernels/cpu/amx/amx_turn.h"
 #include "kernels/cpu/amx/amx_unpack.h"
 #include "kernels/cpu/lk_lora.h"
 
@@ -27,20 +28,20 @@ struct lk_packed_panel lk_amx_packed_panel_of(const struct lk_packed *q, const s
     return p;
 }
 
-struct lk_amx_codes lk_amx_codes_at(const struct lk_packed_panel *panel, const uint8_t *at, int s, int64_t block)
+void lk_amx_codes_begin(struct lk_amx_codes *c, const struct lk_packed_panel *panel, const uint8_t *at, int s,
+                        int64_t block)
 {
 #define NAME(kind) [LK_PK_##kind] = unpack_##kind,
     static void (*const unpackers[])(struct lk_amx_codes *, uint32_t *) = {EACH_KIND(NAME)};
     const struct lk_blocks b = {.panel = panel, .at = at, .s = s, .k = block * LK_BLOCK};
-    return (struct lk_amx_codes){
-        .panel = panel,
-        .at = at,
-        .s = s,
-        .group = lk_groups_of(&b),
-        .block = block,
-        .n_block = lk_cols_packed(panel->cols) / LK_BLOCK,
-        .unpack = at[panel->odd_at] == LK_ODD_SCALES ? lk_amx_unpack_odd : unpackers[panel->q.kind],
-    };
+    c->panel = panel;
+    c->at = at;
+    c->s = s;
+    c->group = lk_groups_of(&b);
+    c->block = block;
+    c->n_block = lk_cols_packed(panel->cols) / LK_BLOCK;
+    c->unpack = at[panel->odd_at] == LK_ODD_SCALES ? lk_amx_unpack_odd : unpackers[panel->q.kind];
+    c->tables_of = NULL;
 }
 
 void lk_amx_unpack_right(struct lk_amx_codes *c, uint32_t to[LK_AMX_PAIR_WORDS])
@@ -208,7 +209,7 @@ static void unpack_block(struct work *t, int64_t panel, int64_t block)
     if (s < 0 || c->packed[s + 1] == block * LK_BLOCK) {
         for (s++; c->packed[s + 1] == block * LK_BLOCK;)
             s++;
-        t->codes = lk_amx_codes_at(&t->packed, (const uint8_t *)t->a->w + panel * t->packed.bytes, s, block);
+        lk_amx_codes_begin(&t->codes, &t->packed, (const uint8_t *)t->a->w + panel * t->packed.bytes, s, block);
     }
     t->codes.unpack(&t->codes, t->ring[block % RING]);
     for (int64_t line = 0; line < t->n_ahead && t->ahead < t->ahead_end; line++, t->ahead += 64)

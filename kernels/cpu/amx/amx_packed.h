@@ -15,12 +15,15 @@ struct lk_amx_codes {
     int s;             /* the block's segment */
     struct lk_groups group;
     int64_t block, n_block; /* counted over all segments */
-    void (*unpack)(struct lk_amx_codes *c,
-                   uint32_t to[LK_AMX_PAIR_WORDS]); /* [32 outputs, 16]; then the block behind it */
+    /* Unpacks it as [32 outputs, 16 words], and goes to the one behind it. */
+    void (*unpack)(struct lk_amx_codes *c, uint32_t to[LK_AMX_PAIR_WORDS]);
+    const uint8_t *tables_of; /* group whose tables are kept, those of two outputs in 64 bytes */
+    uint8_t tables[LK_AVX512_PANEL / 2][64];
 };
 
-/* Block `block`, one of segment s, of the weight panel at `at`. */
-struct lk_amx_codes lk_amx_codes_at(const struct lk_packed_panel *panel, const uint8_t *at, int s, int64_t block);
+/* Goes to block `block`, one of segment s, of the weight panel at `at`. */
+void lk_amx_codes_begin(struct lk_amx_codes *c, const struct lk_packed_panel *panel, const uint8_t *at, int s,
+                        int64_t block);
 
 /* The same as right-hand tiles: [2, 16 pairs of columns, 16 outputs]. */
 void lk_amx_unpack_right(struct lk_amx_codes *c, uint32_t to[LK_AMX_PAIR_WORDS]);

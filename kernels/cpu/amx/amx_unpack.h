@@ -12,6 +12,13 @@ struct lk_amx_scales {
     _Alignas(64) float plus[2][32];
 };
 
+/* Codes of 4 bits of all outputs. */
+struct lk_amx_codes4 {
+    const uint8_t *codes;
+    const uint8_t (*tables)[64]; /* of two outputs each */
+    int64_t at;                  /* where in a lane of 64 bits its eight bytes begin */
+};
+
 /* 2^-6 n for the place n in its word of a code of 6 bits; lane j of half h has number 2 (j % 8) + h. */
 LK_INLINE __m512 lk_amx_places(const int h)
 {
@@ -32,6 +39,8 @@ LK_INLINE void lk_amx_take_scales(const enum lk_packing kind, struct lk_amx_code
             struct lk_scales x = lk_scales16(kind, p->q.scale, c->group.at, sub, j);
             if (kind == LK_PK_K6)
                 x.d = _mm512_mul_ps(x.d, lk_amx_places(h));
+            if (kind == LK_PK_S8)
+                x.plus = _mm512_mul_ps(x.d, _mm512_set1_ps(-0x1p15f - 128));
             _mm512_storeu_ps(s->d[h] + j, x.d);
             _mm512_storeu_ps(s->plus[h] + j, x.plus);
         }
@@ -39,32 +48,21 @@ LK_INLINE void lk_amx_take_scales(const enum lk_packing kind, struct lk_amx_code
     }
 }
 
-/* Where the codes of 4 bits of a block are (lk_packed.h): 0 .. 3: that block of four, 4 and 5: of two, 6: alone. */
-enum { LK_AMX_OF_TWO = 4, LK_AMX_ALONE = 6 };
+/* Where the codes of 4 bits of a block are (lk_packed.h): among those of four blocks, of two, or alone. */
+enum lk_amx_form { LK_AMX_OF_FOUR, LK_AMX_OF_TWO, LK_AMX_ALONE };
 
-/* 16-bit lanes whose low four bits are the codes of output j; with `upper` plus 16. What the higher ones are does not
- * matter to a permutation. */
-LK_INLINE __m512i lk_amx_codes4(const int form, const uint8_t *codes, int64_t j, const bool upper)
+/* Both bytes of a 16-bit lane hold twice the code of its column: `at` says from which bit on a byte is taken. */
+LK_INLINE __m512i lk_amx_codes4(const enum lk_amx_form form, const uint8_t *codes, int64_t j, __m512i at)
 {
-    const __m512i low = _mm512_set1_epi32(0x000f000f), add = _mm512_set1_epi32(0x00100010);
-    __m512i x;
-    if (form == LK_AMX_ALONE) {
-        x = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(codes + 16 * j)));
-        x = _mm512_or_si512(x, _mm512_slli_epi32(x, 12));
-    } else if (form >= LK_AMX_OF_TWO) {
-        x = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const void *)(codes + 32 * j)));
-        x = _mm512_srli_epi16(x, 4 * (form - LK_AMX_OF_TWO));
-    } else {
-        x = _mm512_loadu_si512((const void *)(codes + 64 * j));
-        x = form > 0 ? _mm512_srli_epi16(x, 4 * form) : x;
-    }
-    if (upper)
-        return _mm512_ternarylogic_epi32(x, low, add, 0xea); /* (x & low) | add */
-    return form == 3 || form == 5 ? x : _mm512_and_si512(x, low);
+    if (form == LK_AMX_OF_FOUR)
+        return _mm512_multishift_epi64_epi8(at, _mm512_loadu_si512((const void *)(codes + 64 * j)));
+    __m512i x = form == LK_AMX_OF_TWO ? _mm512_cvtepu8_epi16(_mm256_loadu_si256((const void *)(codes + 32 * j)))
+                                      : _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(codes + 16 * j)));
+    return _mm512_multishift_epi64_epi8(at, x);
 }
 
 /* What the 16 codes stand for; both ways of LK_PK_S4 are exact, and the product reads one number less. */
-LK_INLINE __m512 lk_amx_table4(const enum lk_packing kind, float d, float plus)
+LK_INLINE __m512 lk_amx_numbers4(const enum lk_packing kind, float d, float plus)
 {
     static const float code[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     static const float minus_8[16] = {-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7};
@@ -73,45 +71,100 @@ LK_INLINE __m512 lk_amx_table4(const enum lk_packing kind, float d, float plus)
     return _mm512_fmadd_ps(_mm512_loadu_ps(code), _mm512_set1_ps(d), _mm512_set1_ps(plus));
 }
 
-/* Two outputs at a time: their tables fill one register. */
-LK_INLINE void lk_amx_rows4(const enum lk_packing kind, const int form, const uint8_t *codes,
+/* The tables of outputs j and j + 1 side by side. */
+LK_INLINE __m512i lk_amx_tables4(const enum lk_packing kind, const struct lk_amx_scales *s, int64_t j)
+{
+    __m512 even = lk_amx_numbers4(kind, s->d[0][j], s->plus[0][j]);
+    __m512 odd = lk_amx_numbers4(kind, s->d[0][j + 1], s->plus[0][j + 1]);
+    return (__m512i)_mm512_cvtne2ps_pbh(odd, even);
+}
+
+/* Bytes 2 code and 2 code + 1 of a table are the number of a code. s: NULL where tables are kept. */
+LK_INLINE void lk_amx_rows4(const enum lk_packing kind, const enum lk_amx_form form, const struct lk_amx_codes4 *from,
                             const struct lk_amx_scales *s, uint32_t *to)
 {
+    const __m512i at = _mm512_set1_epi64(from->at), code = _mm512_set1_epi32(0x1e1e1e1e);
+    const __m512i even = _mm512_set1_epi32(0x01000100), odd = _mm512_set1_epi32(0x21202120);
 #pragma GCC unroll 4
     for (int64_t j = 0; j < LK_AVX512_PANEL; j += 2, to += 32) {
-        __m512 even = lk_amx_table4(kind, s->d[0][j], s->plus[0][j]);
-        __m512 odd = lk_amx_table4(kind, s->d[0][j + 1], s->plus[0][j + 1]);
-        __m512i table = (__m512i)_mm512_cvtne2ps_pbh(odd, even);
-        _mm512_storeu_si512(to, _mm512_permutexvar_epi16(lk_amx_codes4(form, codes, j, false), table));
-        _mm512_storeu_si512(to + 16, _mm512_permutexvar_epi16(lk_amx_codes4(form, codes, j + 1, true), table));
+        __m512i table = s ? lk_amx_tables4(kind, s, j) : _mm512_loadu_si512(from->tables[j / 2]);
+        __m512i x = lk_amx_codes4(form, from->codes, j, at), y = lk_amx_codes4(form, from->codes, j + 1, at);
+        x = _mm512_ternarylogic_epi32(x, code, even, 0xea); /* (x & code) | even */
+        y = _mm512_ternarylogic_epi32(y, code, odd, 0xea);
+        _mm512_storeu_si512(to, _mm512_permutexvar_epi8(x, table));
+        _mm512_storeu_si512(to + 16, _mm512_permutexvar_epi8(y, table));
     }
 }
 
-LK_INLINE void lk_amx_unpack4(const enum lk_packing kind, const struct lk_amx_codes *c, const struct lk_amx_scales *s,
-                              uint32_t *to)
+/* Group by group the same tables, where a group is more than a block. */
+LK_INLINE bool lk_amx_keeps_tables(const enum lk_packing kind, const struct lk_packed *q)
 {
-    const struct lk_packed_panel *p = c->panel;
-    const int64_t whole = c->n_block / 4 * 4, pair = c->n_block - whole >= 2 ? 2 : 0, in = c->block % 4;
-    const uint8_t *codes = c->at + p->code_at;
-    const uint8_t *four = codes + (c->block - in) * p->code_bytes, *rest = codes + (whole + pair) * p->code_bytes;
-    if (c->block >= whole + pair)
-        lk_amx_rows4(kind, LK_AMX_ALONE, rest, s, to);
-    else if (c->block >= whole)
-        in == 0 ? lk_amx_rows4(kind, LK_AMX_OF_TWO, four, s, to) : lk_amx_rows4(kind, LK_AMX_OF_TWO + 1, four, s, to);
-    else if (in < 2)
-        in == 0 ? lk_amx_rows4(kind, 0, four, s, to) : lk_amx_rows4(kind, 1, four, s, to);
-    else
-        in == 2 ? lk_amx_rows4(kind, 2, four, s, to) : lk_amx_rows4(kind, 3, four, s, to);
+    return kind != LK_PK_K4 && q->group > LK_BLOCK;
 }
 
-/* 16 codes of 8 bits as numbers. */
-LK_INLINE __m512 lk_amx_number8(const enum lk_packing kind, const uint8_t *codes, float d, float plus)
+LK_INLINE void lk_amx_any_rows4(const enum lk_packing kind, const struct lk_amx_codes *c, const struct lk_amx_scales *s,
+                                uint32_t *to)
 {
-    __m512i x = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)codes));
-    if (kind != LK_PK_E4M3)
-        return _mm512_fmadd_ps(_mm512_cvtepi32_ps(x), _mm512_set1_ps(d), _mm512_set1_ps(plus));
-    x = _mm512_and_si512(_mm512_srai_epi32(_mm512_slli_epi32(x, 24), 4), _mm512_set1_epi32((int)0x87f00000u));
-    return _mm512_mul_ps(_mm512_castsi512_ps(x), _mm512_set1_ps(d));
+    /* bits 16 i - 1 + 4 (which of the blocks) of a lane of 64 bits for its column i */
+    const int64_t first = 0x2f2f1f1f0f0f3f3f, step = 0x0404040404040404, alone = 0x23231f1f03033f3f;
+    const struct lk_packed_panel *p = c->panel;
+    const int64_t whole = c->n_block / 4 * 4, pair = c->n_block - whole >= 2 ? 2 : 0, in = c->block % 4;
+    struct lk_amx_codes4 from = {c->at + p->code_at + (c->block - in) * p->code_bytes, c->tables, first + in * step};
+    if (c->block < whole) {
+        lk_amx_rows4(kind, LK_AMX_OF_FOUR, &from, s, to);
+    } else if (c->block < whole + pair) {
+        lk_amx_rows4(kind, LK_AMX_OF_TWO, &from, s, to);
+    } else {
+        from.codes += pair * p->code_bytes;
+        from.at = alone;
+        lk_amx_rows4(kind, LK_AMX_ALONE, &from, s, to);
+    }
+}
+
+LK_INLINE void lk_amx_unpack4(const enum lk_packing kind, struct lk_amx_codes *c, uint32_t *to)
+{
+    struct lk_amx_scales s;
+    const uint8_t *group = c->group.at;
+    if (!lk_amx_keeps_tables(kind, &c->panel->q)) {
+        lk_amx_take_scales(kind, c, &s);
+        lk_amx_any_rows4(kind, c, &s, to);
+        return;
+    }
+    if (c->tables_of == group) {
+        lk_groups_step(&c->group, LK_BLOCK);
+    } else {
+        lk_amx_take_scales(kind, c, &s);
+        for (int64_t j = 0; j < LK_AVX512_PANEL; j += 2)
+            _mm512_storeu_si512(c->tables[j / 2], lk_amx_tables4(kind, &s, j));
+        c->tables_of = group;
+    }
+    lk_amx_any_rows4(kind, c, NULL, to);
+}
+
+/* Byte `to` of a 32-bit lane i is byte from + i of the codes. */
+LK_INLINE __m512i lk_amx_spread(const int to, const int from)
+{
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_slli_epi32(_mm512_add_epi32(lane, _mm512_set1_epi32(from)), 8 * (unsigned)to);
+}
+
+/* 16 codes of 8 bits as numbers: byte i of `at` of the 64 at `codes`. LK_PK_S8: the code is put where a float of
+ * 2^15 has its last bits, and `plus` has that taken off. */
+LK_INLINE __m512 lk_amx_number8(const enum lk_packing kind, const uint8_t *codes, const int first, float d, float plus)
+{
+    const __m512i x = _mm512_loadu_si512((const void *)codes);
+    if (kind == LK_PK_S8) {
+        __m512i v = _mm512_mask_permutexvar_epi8(_mm512_set1_epi32(0x47000000), 0x2222222222222222u,
+                                                 lk_amx_spread(1, first), x);
+        return _mm512_fmadd_ps(_mm512_castsi512_ps(v), _mm512_set1_ps(d), _mm512_set1_ps(plus));
+    }
+    if (kind == LK_PK_E4M3) {
+        __m512i v = _mm512_maskz_permutexvar_epi8(0x8888888888888888u, lk_amx_spread(3, first), x);
+        v = _mm512_and_si512(_mm512_srai_epi32(v, 4), _mm512_set1_epi32((int)0x87f00000u));
+        return _mm512_mul_ps(_mm512_castsi512_ps(v), _mm512_set1_ps(d));
+    }
+    __m512i v = _mm512_maskz_permutexvar_epi8(0x1111111111111111u, lk_amx_spread(0, first), x);
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(v), _mm512_set1_ps(d), _mm512_set1_ps(plus));
 }
 
 LK_INLINE void lk_amx_unpack8(const enum lk_packing kind, const struct lk_amx_codes *c, const struct lk_amx_scales *s,
@@ -119,10 +172,14 @@ LK_INLINE void lk_amx_unpack8(const enum lk_packing kind, const struct lk_amx_co
 {
     const uint8_t *codes = c->at + c->panel->code_at + c->block * c->panel->code_bytes;
 #pragma GCC unroll 4
-    for (int64_t j = 0; j < LK_AVX512_PANEL; j++, codes += LK_BLOCK, to += 16) {
-        __m512 low = lk_amx_number8(kind, codes, s->d[0][j], s->plus[0][j]);
-        __m512 high = lk_amx_number8(kind, codes + 16, s->d[0][j], s->plus[0][j]);
-        _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    for (int64_t j = 0; j < LK_AVX512_PANEL; j += 2, codes += 64, to += 32) {
+#pragma GCC unroll 2
+        for (int i = 0; i < 2; i++) {
+            const float d = s->d[0][j + i], plus = s->plus[0][j + i];
+            __m512 low = lk_amx_number8(kind, codes, 32 * i, d, plus);
+            __m512 high = lk_amx_number8(kind, codes, 32 * i + 16, d, plus);
+            _mm512_storeu_si512(to + 16 * i, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+        }
     }
 }
 
@@ -156,13 +213,15 @@ LK_INLINE void lk_amx_unpack6(const struct lk_amx_codes *c, const struct lk_amx_
 LK_INLINE void lk_amx_unpack(const enum lk_packing kind, struct lk_amx_codes *c, uint32_t *to)
 {
     struct lk_amx_scales s;
-    lk_amx_take_scales(kind, c, &s);
-    if (kind == LK_PK_K6)
-        lk_amx_unpack6(c, &s, to);
-    else if (lk_packed_bits(kind) == 8)
-        lk_amx_unpack8(kind, c, &s, to);
-    else
-        lk_amx_unpack4(kind, c, &s, to);
+    if (lk_packed_bits(kind) == 4) {
+        lk_amx_unpack4(kind, c, to);
+    } else {
+        lk_amx_take_scales(kind, c, &s);
+        if (kind == LK_PK_K6)
+            lk_amx_unpack6(c, &s, to);
+        else
+            lk_amx_unpack8(kind, c, &s, to);
+    }
     c->block++;
 }
 
@@ -177,44 +236,6 @@ static void lk_amx_unpack_odd(struct lk_amx_codes *c, uint32_t *to)
         _mm512_storeu_si512(to, lk_round32(row, LK_BLOCK));
     }
     c->block++;
-}
-
-/* Reads x[R][16] of `from` column after column, R being a power of two up to 16: to[16][R] in one run. */
-LK_INLINE void lk_amx_mix(const int R, __m512i x[16])
-{
-    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-    const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-#pragma GCC unroll 4
-    for (int n = 1; n < R; n *= 2) {
-        __m512i y[16];
-#pragma GCC unroll 8
-        for (int i = 0; i < R / 2; i++) {
-            y[2 * i] = _mm512_permutex2var_epi32(x[i], low, x[i + R / 2]);
-            y[2 * i + 1] = _mm512_permutex2var_epi32(x[i], high, x[i + R / 2]);
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < R; i++)
-            x[i] = y[i];
-    }
-}
-
-/* The other way: x holds [16][R] in one run, and then [R][16]. */
-LK_INLINE void lk_amx_part(const int R, __m512i x[16])
-{
-    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-#pragma GCC unroll 4
-    for (int n = 1; n < R; n *= 2) {
-        __m512i y[16];
-#pragma GCC unroll 8
-        for (int i = 0; i < R / 2; i++) {
-            y[i] = _mm512_permutex2var_epi32(x[2 * i], even, x[2 * i + 1]);
-            y[i + R / 2] = _mm512_permutex2var_epi32(x[2 * i], odd, x[2 * i + 1]);
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < R; i++)
-            x[i] = y[i];
-    }
 }
 
 #endif

@@ -4,6 +4,7 @@
  *                packed columns is [r, 32]: a tile is one run of memory, and a segment begins with a block
  *   weights      panels of 32 output columns, for each block of 32 packed columns two tiles [16, 16, 2]: pairs of
  *                columns, output columns, the elements of a pair; gate-up panels: a tile of gate, one of up columns
+ *   packed       panels of 32 output columns, codes by output (lk_packed.h): rows of tiles of the transposed product
  *   Q            [kv head, n_tok, query heads of the KV head, head_dim padded to 32]
  *   K page       [head_dim padded to 32 / 2, 32 positions, 2]; what is padded stays zero as it was handed out
  *   V page       [32 / 2 positions, v_dim padded to 16, 2] */

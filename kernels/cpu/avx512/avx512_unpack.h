@@ -21,12 +21,10 @@ LK_INLINE __m512 lk_scale16(const enum lk_scale type, const uint8_t *at, int64_t
 {
     if (type == LK_SC_F32)
         return _mm512_loadu_ps((const float *)(const void *)at + i);
-    __m512i top = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(at + 2 * i))), 16);
-    if (type == LK_SC_BF16)
-        return _mm512_castsi512_ps(top);
-    /* a half's exponent and fraction in place, one exact product for the bias */
-    __m512i small = _mm512_and_si512(_mm512_srai_epi32(top, 3), _mm512_set1_epi32((int)0x8fffe000u));
-    return _mm512_mul_ps(_mm512_castsi512_ps(small), _mm512_set1_ps(0x1p112f));
+    __m256i half = _mm256_loadu_si256((const void *)(at + 2 * i));
+    if (type == LK_SC_F16)
+        return _mm512_cvtph_ps(half);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
 LK_INLINE __m512 lk_bytes16(const uint8_t *at, const bool is_signed)

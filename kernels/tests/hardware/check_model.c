@@ -76,8 +76,8 @@ static void show(const char *what, const uint32_t *x)
 
 int main(void)
 {
-    if ((lk_cpu_detect() & LK_ISA_AVX512BF16) == 0) {
-        printf("skip: check_model: no avx512bf16\n");
+    if ((lk_cpu_detect() & LK_ISA_AVX512BF16) == 0 || !__builtin_cpu_supports("avx512vbmi")) {
+        printf("skip: check_model: no avx512bf16 or no avx512vbmi\n");
         return 77;
     }
     int n_check = 0, n_failed = 0;

@@ -11,6 +11,7 @@
 #define M8 ((__mmask8)in->mask)
 #define M16 ((__mmask16)in->mask)
 #define M32 ((__mmask32)in->mask)
+#define M64 ((__mmask64)in->mask * 0x100000001u)
 #define DOWN (_MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)
 #define NEAREST (_MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)
 
@@ -70,10 +71,13 @@ static void put_half(uint32_t *out, __m256i x)
     X(or_si512, ISA_BITS, put(out, _mm512_or_si512(SI(0), SI(1))))                                             \
     X(cvtepu8_epi32, ISA_BITS, put(out, _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)in->x[0]))))        \
     X(permutexvar_epi16, ISA_BITS, put(out, _mm512_permutexvar_epi16(SI(0), SI(1))))                           \
-    X(srli_epi16, ISA_BITS, put(out, _mm512_srli_epi16(SI(0), 12)))                                            \
+    X(set1_epi64, ISA_BITS, put(out, _mm512_set1_epi64((long long)in->x[0][0] << 20)))                         \
+    X(permutexvar_epi8, ISA_BITS, put(out, _mm512_permutexvar_epi8(SI(0), SI(1))))                             \
+    X(mask_permutexvar_epi8, ISA_BITS, put(out, _mm512_mask_permutexvar_epi8(SI(0), M64, SI(1), SI(2))))       \
+    X(maskz_permutexvar_epi8, ISA_BITS, put(out, _mm512_maskz_permutexvar_epi8(M64, SI(0), SI(1))))            \
+    X(multishift_epi64_epi8, ISA_BITS, put(out, _mm512_multishift_epi64_epi8(SI(0), SI(1))))                   \
     X(cvtepu8_epi16, ISA_BITS, put(out, _mm512_cvtepu8_epi16(HALF(0))))                                        \
     X(ternarylogic_ea, ISA_BITS, put(out, _mm512_ternarylogic_epi32(SI(0), SI(1), SI(2), 0xea)))               \
-    X(ternarylogic_a8, ISA_BITS, put(out, _mm512_ternarylogic_epi32(SI(0), SI(1), SI(2), 0xa8)))               \
     X(permutex2var_epi32, ISA_BITS, put(out, _mm512_permutex2var_epi32(SI(0), SI(1), SI(2))))                  \
     X(cvtepu16_epi32, ISA_BITS, put(out, _mm512_cvtepu16_epi32(HALF(0))))                                      \
     X(castsi512_ps, ISA_BITS, _mm512_storeu_ps(out, _mm512_castsi512_ps(SI(0))))                               \
@@ -107,6 +111,7 @@ static void put_half(uint32_t *out, __m256i x)
     X(mask_add_pd, ISA_F64, put(out, (__m512i)_mm512_mask_add_pd(PD(0), M8, PD(1), PD(2))))                    \
     X(roundscale_pd, ISA_F64, put(out, (__m512i)_mm512_roundscale_pd(PD(0), NEAREST)))                         \
     X(scalef_pd, ISA_F64, put(out, (__m512i)_mm512_scalef_pd(PD(0), PD(1))))                                   \
+    X(cvtph_ps, ISA_F32, _mm512_storeu_ps(out, _mm512_cvtph_ps(HALF(0))))                                      \
     X(cvtps_pd, ISA_F64, put(out, (__m512i)_mm512_cvtps_pd((__m256)HALF(0))))                                  \
     X(cmp_gt, ISA_BITS, put_mask(out, _mm512_cmp_ps_mask(PS(0), PS(1), _CMP_GT_OQ)))                           \
     X(mask_cmp_gt, ISA_BITS, put_mask(out, _mm512_mask_cmp_ps_mask(M16, PS(0), PS(1), _CMP_GT_OQ)))            \

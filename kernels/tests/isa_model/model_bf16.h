@@ -1,10 +1,26 @@
-/* bf16: conversions and the dot product, which neither read nor set MXCSR: subnormal inputs and results are zeros. */
+/* Halves to f32. bf16: conversions and the dot product, which neither read nor set MXCSR: subnormal inputs and results
+ * are zeros. */
 #ifndef KERNELS_TESTS_ISA_MODEL_MODEL_BF16_H
 #define KERNELS_TESTS_ISA_MODEL_MODEL_BF16_H
 
 #include <math.h>
 
 #include "kernels/tests/isa_model/model_types.h"
+
+/* Halves; every one is a number of f32. */
+LK_MODEL __m512 _mm512_cvtph_ps(__m256i a)
+{
+    LK_VECTOR(32) uint16_t h = (LK_VECTOR(32) uint16_t)a;
+    __m512 r;
+    for (int i = 0; i < 16; i++) {
+        int exponent = h[i] >> 10 & 31, fraction = h[i] & 1023;
+        float x = exponent == 31  ? fraction ? NAN : INFINITY
+                  : exponent == 0 ? ldexpf((float)fraction, -24)
+                                  : ldexpf((float)(fraction + 1024), exponent - 25);
+        r[i] = h[i] >> 15 ? -x : x;
+    }
+    return r;
+}
 
 /* Nearest even; a subnormal becomes zero of its sign, a NaN quiet. In the low halves of the lanes. */
 LK_MODEL_STEP LK_U32X16 lk_model_to_bf16(__m512 a)

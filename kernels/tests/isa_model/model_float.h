@@ -95,8 +95,8 @@ LK_MODEL __m512 _mm512_roundscale_ps(__m512 a, int imm)
     return a;
 }
 
-/* a - floor(a), rounded down; -0 for whole numbers and infinities (SDM, "VREDUCEPD/PS Special Cases"). The sum is taken
- * back in double, exactly, to see which way it was rounded. */
+/* a - floor(a), rounded down; -0 for whole numbers (SDM, "VREDUCEPD/PS Special Cases") and 0 for infinities, as
+ * processors have it. The sum is taken back in double, exactly, to see which way it was rounded. */
 LK_MODEL __m512 _mm512_reduce_ps(__m512 a, int imm)
 {
     if (imm != (_MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC))
@@ -104,7 +104,7 @@ LK_MODEL __m512 _mm512_reduce_ps(__m512 a, int imm)
     for (int i = 0; i < 16; i++) {
         float n = floorf(a[i]), r = a[i] - n;
         r = (double)r + (double)n > (double)a[i] ? nextafterf(r, -1.0f) : r;
-        a[i] = a[i] == n ? -0.0f : r;
+        a[i] = isinf(a[i]) ? 0.0f : a[i] == n ? -0.0f : r;
     }
     return a;
 }

@@ -77,9 +77,36 @@ LK_MODEL __m512i _mm512_permutexvar_epi16(__m512i at, __m512i a)
     return (__m512i)r;
 }
 
-LK_MODEL __m512i _mm512_srli_epi16(__m512i a, int n)
+/* Byte i is that of `a` whose number is in the low six bits of byte i of `at`; without a mask bit that of `other`. */
+LK_MODEL __m512i _mm512_mask_permutexvar_epi8(__m512i other, __mmask64 m, __m512i at, __m512i a)
 {
-    return n < 16 ? (__m512i)((LK_VECTOR(64) uint16_t)a >> (uint16_t)n) : a ^ a;
+    LK_VECTOR(64) uint8_t x = (LK_VECTOR(64) uint8_t)a, i = (LK_VECTOR(64) uint8_t)at, r = (LK_VECTOR(64) uint8_t)other;
+    for (int lane = 0; lane < 64; lane++)
+        r[lane] = m >> lane & 1 ? x[i[lane] & 63] : r[lane];
+    return (__m512i)r;
+}
+
+LK_MODEL __m512i _mm512_maskz_permutexvar_epi8(__mmask64 m, __m512i at, __m512i a)
+{
+    return _mm512_mask_permutexvar_epi8(a ^ a, m, at, a);
+}
+
+LK_MODEL __m512i _mm512_permutexvar_epi8(__m512i at, __m512i a)
+{
+    return _mm512_mask_permutexvar_epi8(a, ~(__mmask64)0, at, a);
+}
+
+/* Byte i of a lane of 64 bits: the eight from that bit of a's on whose number is in the low six bits of byte i of `at`,
+ * the lowest behind the highest. */
+LK_MODEL __m512i _mm512_multishift_epi64_epi8(__m512i at, __m512i a)
+{
+    LK_VECTOR(64) uint8_t i = (LK_VECTOR(64) uint8_t)at, r;
+    for (int lane = 0; lane < 64; lane++) {
+        uint64_t x = (uint64_t)a[lane / 8];
+        int n = i[lane] & 63;
+        r[lane] = (uint8_t)(x >> n | x << (64 - n) % 64);
+    }
+    return (__m512i)r;
 }
 
 LK_MODEL __m512i _mm512_cvtepu8_epi16(__m256i a)

@@ -25,6 +25,7 @@ LK_MODEL_SET1(_mm512_set1_ps, __m512, float, 16)
 LK_MODEL_SET1(_mm512_set1_pd, __m512d, double, 8)
 LK_MODEL_SET1(lk_model_set1_epi32, LK_I32X16, int, 16)
 #define _mm512_set1_epi32(x) ((__m512i)lk_model_set1_epi32(x))
+LK_MODEL_SET1(_mm512_set1_epi64, __m512i, long long, 8)
 
 #define _mm512_setr_epi32(...) ((__m512i)(LK_I32X16){__VA_ARGS__})
 

@@ -18,6 +18,7 @@
 #define __mmask8 unsigned char
 #define __mmask16 unsigned short
 #define __mmask32 unsigned int
+#define __mmask64 unsigned long long
 
 /* The same bits by lane. */
 #define LK_I32X8 LK_VECTOR(32) int32_t
