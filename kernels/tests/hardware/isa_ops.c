@@ -59,7 +59,6 @@ static void put_half(uint32_t *out, __m256i x)
     X(mask_storeu_epi32_256, ISA_BITS, _mm256_mask_storeu_epi32(out, M8, HALF(0)))                             \
     X(store_si512, ISA_BITS, _mm512_store_si512(out, SI(0)))                                                   \
     X(add_epi32, ISA_BITS, put(out, _mm512_add_epi32(SI(0), SI(1))))                                           \
-    X(sub_epi32, ISA_BITS, put(out, _mm512_sub_epi32(SI(0), SI(1))))                                           \
     X(max_epu32, ISA_BITS, put(out, _mm512_max_epu32(SI(0), SI(1))))                                           \
     X(dpbusd_epi32, ISA_BITS, put(out, _mm512_dpbusd_epi32(SI(0), SI(1), SI(2))))                              \
     X(cvtepi32_ps, ISA_F32, _mm512_storeu_ps(out, _mm512_cvtepi32_ps(SI(0))))                                  \
@@ -99,7 +98,6 @@ static void put_half(uint32_t *out, __m256i x)
     X(min_ps, ISA_F32, _mm512_storeu_ps(out, _mm512_min_ps(PS(0), PS(1))))                                     \
     X(fmadd_ps, ISA_F32, _mm512_storeu_ps(out, _mm512_fmadd_ps(PS(0), PS(1), PS(2))))                          \
     X(fmsub_ps, ISA_F32, _mm512_storeu_ps(out, _mm512_fmsub_ps(PS(0), PS(1), PS(2))))                          \
-    X(fnmadd_ps, ISA_F32, _mm512_storeu_ps(out, _mm512_fnmadd_ps(PS(0), PS(1), PS(2))))                        \
     X(roundscale_ps, ISA_F32, _mm512_storeu_ps(out, _mm512_roundscale_ps(PS(0), NEAREST)))                     \
     X(reduce_ps, ISA_F32, _mm512_storeu_ps(out, _mm512_reduce_ps(PS(0), DOWN)))                                \
     X(scalef_ps, ISA_F32, _mm512_storeu_ps(out, _mm512_scalef_ps(PS(0), PS(1))))                               \

@@ -40,7 +40,6 @@ LK_MODEL_PICK(_mm512_max_pd, __m512d, 8, >)
     }
 LK_MODEL_FMA(_mm512_fmadd_ps, __m512, 16, fmaf(a[i], b[i], c[i]))
 LK_MODEL_FMA(_mm512_fmsub_ps, __m512, 16, fmaf(a[i], b[i], -c[i]))
-LK_MODEL_FMA(_mm512_fnmadd_ps, __m512, 16, fmaf(-a[i], b[i], c[i]))
 LK_MODEL_FMA(_mm512_fmadd_pd, __m512d, 8, fma(a[i], b[i], c[i]))
 LK_MODEL_FMA(_mm512_fnmadd_pd, __m512d, 8, fma(-a[i], b[i], c[i]))
 
