@@ -9,9 +9,8 @@ import time
 import uuid
 
 import run
-from run import CLEAN_ENV, PROGRAM, TINY, WAIT_S, Skip, check, equal, lines, read
+from run import CLEAN_ENV, PROGRAM, SLOW, TINY, WAIT_S, Skip, check, equal, lines, read
 
-SLOW = 'san/' in PROGRAM    # a sanitizer's build
 GONE_S = 10     # processes left after the end of a run
 # what Open MPI leaves behind
 LSAN = f'suppressions={run.ROOT}/core/tests/mpi/lsan.supp:print_suppressions=0'

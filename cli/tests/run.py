@@ -33,6 +33,7 @@ MHA = os.path.join(ROOT, '../shared/goldens/llama-mha')
 if not os.path.isdir(MHA):
     MHA = TINY
 PROGRAM = os.path.abspath(sys.argv[1]) if len(sys.argv) > 1 else ''
+SLOW = 'san/' in PROGRAM    # a sanitizer's build
 CLEAN_ENV = {k: v for k, v in os.environ.items() if not re.match(r'(OMPI|PMI|PMIX|SLURM|MV2)_', k)}
 WAIT_S = 240
 CASES = []
@@ -817,7 +818,7 @@ def one_prompt(_):
 @case
 @threads
 def order(_):
-    rows = [{'id': i, 'prompt': 'Hello', 'ignore_eos': True, 'max_tokens': n} for i, n in enumerate((300, 1, 40, 2))]
+    rows = [{'id': i, 'prompt': 'Hello', 'ignore_eos': True, 'max_tokens': n} for i, n in enumerate((90 if SLOW else 300, 1, 40, 2))]
     inorder = good(['-m', TINY], rows)
     equal([r['id'] for r in inorder.rows], [0, 1, 2, 3], 'input order')
     done = good(['-m', TINY, '--order', 'completion'], rows)
@@ -844,7 +845,7 @@ def jq_pipe(_):
 def closed_pipe(_):
     p = subprocess.Popen([PROGRAM, '-m', TINY, '--progress', 'off', '--audit', 'off', '--order', 'completion'], stdin=subprocess.PIPE,
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=CLEAN_ENV)
-    p.stdin.write(lines([{'prompt': 'Hello', 'max_tokens': 1}]) + long_rows(64, 200))
+    p.stdin.write(lines([{'prompt': 'Hello', 'max_tokens': 1}]) + (long_rows(8, 40) if SLOW else long_rows(64, 200)))
     p.stdin.close()
     json.loads(p.stdout.readline())
     p.stdout.close()

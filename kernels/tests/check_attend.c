@@ -621,17 +621,21 @@ void check_attend(const struct lk_cpu *t)
     attn_case(t, &large);
     struct shape split = {64, 3, 1, 64, false, false, 1, {1113}, 97, 0, 0};
     attn_case(t, &split);
+    const bool brief = check_every > 1 && strcmp(t->name, "ref") == 0; /* the sanitized reference takes minutes */
     struct shape split_wide = {24, 16, 1, 24, true, false, 1, {530}, 83, 0, 0};
-    attn_case(t, &split_wide);
+    if (!brief)
+        attn_case(t, &split_wide);
     /* a value narrower than its key, of many query heads: latent attention */
     struct shape latent = {32, 4, 1, 8, true, false, 2, {70, 9}, 1, 0, 24};
     attn_case(t, &latent);
     struct shape latent_odd = {47, 14, 1, 12, false, false, 1, {45}, 5, 0, 35};
     attn_case(t, &latent_odd);
     struct shape latent_wide = {576, 20, 1, 64, true, false, 1, {40}, 13, 0, 512};
-    attn_case(t, &latent_wide);
+    if (!brief)
+        attn_case(t, &latent_wide);
     struct shape latent_split = {40, 40, 1, 8, true, false, 1, {530}, 173, 0, 32};
-    attn_case(t, &latent_split);
+    if (!brief)
+        attn_case(t, &latent_split);
     check_windows(t);
     check_shared(t);
 }
