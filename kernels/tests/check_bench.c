@@ -142,6 +142,19 @@ static void bench_norm(const struct lk_cpu *t)
 }
 
 /* One prompt of n tokens in one step. */
+/* A cache of n_page pages a head, zeros, k and v to be freed. */
+static struct lk_kv new_kv(const struct lk_cpu *t, size_t n_page)
+{
+    struct lk_kv kv = {.k_page_bytes = (int64_t)t->k_page_bytes(HEAD_DIM),
+                       .v_page_bytes = (int64_t)t->v_page_bytes(HEAD_DIM),
+                       .n_kv_head = N_KV,
+                       .head_dim = HEAD_DIM,
+                       .v_dim = HEAD_DIM};
+    kv.k = check_new(n_page * N_KV, (size_t)kv.k_page_bytes);
+    kv.v = check_new(n_page * N_KV, (size_t)kv.v_page_bytes);
+    return kv;
+}
+
 static void bench_attend(const struct lk_cpu *t, int n)
 {
     enum { MAX = 1024, N_PAGE = MAX / LK_PAGE_TOKENS };
@@ -152,13 +165,7 @@ static void bench_attend(const struct lk_cpu *t, int n)
     float *qkv = check_new(MAX * QKV, sizeof *qkv), *angle = check_new(MAX * HEAD_DIM, sizeof *angle);
     check_fill(qkv, MAX * QKV, -1, 1);
     check_fill(angle, MAX * HEAD_DIM, -1, 1);
-    struct lk_kv kv = {.k_page_bytes = (int64_t)t->k_page_bytes(HEAD_DIM),
-                       .v_page_bytes = (int64_t)t->v_page_bytes(HEAD_DIM),
-                       .n_kv_head = N_KV,
-                       .head_dim = HEAD_DIM,
-                       .v_dim = HEAD_DIM};
-    kv.k = check_new(N_PAGE * N_KV, (size_t)kv.k_page_bytes);
-    kv.v = check_new(N_PAGE * N_KV, (size_t)kv.v_page_bytes);
+    struct lk_kv kv = new_kv(t, N_PAGE);
     for (int i = 0; i < MAX; i++) {
         pos[i] = i;
         page_of[i] = page[i / LK_PAGE_TOKENS] = i / LK_PAGE_TOKENS;
@@ -211,13 +218,7 @@ static void bench_decode(const struct lk_cpu *t, int group, int n, bool own)
     struct lk_cols cols;
     const int64_t n_head = group * N_KV;
     check_even_cols(&cols, n_head * HEAD_DIM, N_KV, group * HEAD_DIM);
-    struct lk_kv kv = {.k_page_bytes = (int64_t)t->k_page_bytes(HEAD_DIM),
-                       .v_page_bytes = (int64_t)t->v_page_bytes(HEAD_DIM),
-                       .n_kv_head = N_KV,
-                       .head_dim = HEAD_DIM,
-                       .v_dim = HEAD_DIM};
-    kv.k = check_new(N_PAGE * N_KV, (size_t)kv.k_page_bytes);
-    kv.v = check_new(N_PAGE * N_KV, (size_t)kv.v_page_bytes);
+    struct lk_kv kv = new_kv(t, N_PAGE);
     memset(kv.k, 0x3c, (size_t)(N_PAGE * N_KV * kv.k_page_bytes)); /* else all of it is one page of zeros in memory */
     memset(kv.v, 0x3c, (size_t)(N_PAGE * N_KV * kv.v_page_bytes));
     struct lk_attend args = {.out = check_act(t, N_SEQ, &cols),
