@@ -59,6 +59,8 @@ enum lb_status lb_outlook_make(struct lb_llm *llm, struct lb_str *text, struct l
     LB_TRY(lb_sim_order(&llm->survey.lengths, err));
     struct lb_err why = LB_ERR_INIT;
     enum lb_status status = lb_plan_make(&plan, &want, &why);
+    if (status == LB_OK)
+        status = lb_plan_pages(&plan, lb_plan_device_page_bytes(&llm->config, llm->backend, (int)want.tp), &why);
     if (status != LB_OK) {
         lb_str_putf(text, "memory      does not fit: %s\n", why.text);
         return lb_err_set(err, status, "%s", why.text);

@@ -440,20 +440,23 @@ struct lb_model_size lb_model_size_of(const struct lb_model *m)
     return (struct lb_model_size){m->weights.n_param, m->weights.n_layer_product, m->weights.n_head_product};
 }
 
-static struct lb_kv_spec kv_spec(const struct lb_model *m, int64_t n_page)
+static struct lb_kv_spec kv_spec(const struct lb_config *c, int64_t n_kv_head, int64_t n_page)
 {
-    const struct lb_config *c = m->config;
-    struct lb_kv_spec spec = {c->n_layer,  m->cols.slice.n_kv_head,
-                              c->head_dim, c->v_dim,
-                              n_page,      {0, c->index.topk, c->index.n_head, c->index.head_dim}};
+    struct lb_kv_spec spec = {c->n_layer, n_kv_head, c->head_dim,
+                              c->v_dim,   n_page,    {0, c->index.topk, c->index.n_head, c->index.head_dim}};
     spec.index.n_plane = lb_config_index_layers(c);
     return spec;
 }
 
+size_t lb_config_page_bytes(const struct lb_config *c, int64_t n_kv_head, const struct lb_backend *be)
+{
+    struct lb_kv_spec spec = kv_spec(c, n_kv_head, 1);
+    return be->ops->kv_page_bytes(be, &spec);
+}
+
 size_t lb_model_page_bytes(const struct lb_model *m)
 {
-    struct lb_kv_spec spec = kv_spec(m, 1);
-    return m->be->ops->kv_page_bytes(m->be, &spec);
+    return lb_config_page_bytes(m->config, m->cols.slice.n_kv_head, m->be);
 }
 
 static enum lb_status reserve_latent(struct lb_model *m, struct lb_err *err)
@@ -485,7 +488,7 @@ enum lb_status lb_model_reserve(struct lb_model *m, struct lb_step_limits limit,
     const struct lb_config *c = m->config;
     const struct lb_backend_ops *op = m->be->ops;
     const struct lb_slice *s = &m->cols.slice;
-    struct lb_kv_spec spec = kv_spec(m, n_page);
+    struct lb_kv_spec spec = kv_spec(m->config, m->cols.slice.n_kv_head, n_page);
     m->limit = limit;
     m->max_out = max_out;
     if (m->comm->size > 1)

@@ -51,8 +51,10 @@ void lb_model_free(struct lb_model *m); /* NULL is allowed; the backend stays op
 
 struct lb_model_size lb_model_size_of(const struct lb_model *m);
 
-/* Bytes that one page of the cache takes over all layers, K and V; in a group the same on each rank. */
+/* Bytes that one page of the cache takes over all layers, K and V; in a group the same on each rank. The other one: of
+ * a model that is not open, a rank holding n_kv_head heads. */
 size_t lb_model_page_bytes(const struct lb_model *m);
+size_t lb_config_page_bytes(const struct lb_config *c, int64_t n_kv_head, const struct lb_backend *be);
 
 /* Memory for steps within `limit`, max_out wanted tokens a step at most, and a cache of n_page pages. Called once. */
 enum lb_status lb_model_reserve(struct lb_model *m, struct lb_step_limits limit, int32_t max_out, int64_t n_page,

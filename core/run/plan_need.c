@@ -3,6 +3,7 @@
 
 #include "core/dist/shard.h"
 #include "core/model/codes.h"
+#include "core/model/decoder.h"
 #include "core/model/kv.h"
 #include "core/run/plan.h"
 #include "kernels/args_int8.h"
@@ -30,6 +31,11 @@ size_t lb_plan_page_bytes(const struct lb_config *c, enum lb_dtype dtype, int tp
 {
     int64_t kv = c->n_layer * kv_heads(c, tp) * (c->head_dim + c->v_dim);
     return (size_t)((kv + lb_config_index_layers(c) * c->index.head_dim) * LK_PAGE_TOKENS) * elem_bytes(dtype);
+}
+
+size_t lb_plan_device_page_bytes(const struct lb_config *c, const struct lb_backend *be, int tp)
+{
+    return lb_config_page_bytes(c, kv_heads(c, tp), be);
 }
 
 /* What every rank holds whole in a layer: latents, routers, what an indexer needs. */
