@@ -9,6 +9,7 @@
 #define PAGE LK_PAGE_TOKENS
 #define ROWS LK_SCORE_ROWS
 #define SPLIT_PAGES (LK_SPLIT_TOKENS / PAGE)
+#define PAGES ((struct lk_amx_kind){LK_AMX_COLS_ONCE, false})
 #define WIDE 128 /* dimensions of V above which two panels are summed together */
 
 static int64_t attn_rows(int64_t v_dim)
@@ -120,11 +121,11 @@ static void score_pages(const struct lk_rows *r, const struct span *x, int64_t j
     };
     run.ahead_end = run.ahead + kv->k_page_bytes;
     if (n > LK_AMX_ROWS)
-        lk_amx_run_tiles(2, 2, &run);
+        lk_amx_run_tiles(2, 2, PAGES, &run);
     else if (pages > 1)
-        lk_amx_run_tiles(1, 4, &run);
+        lk_amx_run_tiles(1, 4, PAGES, &run);
     else
-        lk_amx_run_tiles(1, 2, &run);
+        lk_amx_run_tiles(1, 2, PAGES, &run);
     if (n > LK_AMX_ROWS || r->dim > 0)
         return;
     fetch(v + at * kv->v_page_bytes, kv->v_page_bytes);
@@ -217,7 +218,7 @@ LK_INLINE void sum_pages(const int A, const int B, const struct values *v)
         const char *const a[2] = {(const char *)p, (const char *)(p + LK_AMX_ROWS * LK_SCORE_LD)};
         const char *const w[2] = {at, at + 128};
         __asm__ volatile("" : : : "memory");
-        lk_amx_block(A, B, false, &run, a, w);
+        lk_amx_block(A, B, PAGES, &run, a, w);
     }
     lk_amx_put_sums(A, B, &run);
 }

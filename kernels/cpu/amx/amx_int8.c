@@ -15,7 +15,7 @@
 #define BLOCK_BYTES (BLOCK * PANEL) /* of weights */
 #define CHUNK_PAIRS 8               /* of one item, more where the second cache holds them */
 #define BAND 4                      /* pairs of activation panels whose sums are open together */
-#define RUN 8                       /* blocks that a larger band takes at a time */
+#define RUN 18                      /* blocks that a larger band takes at a time */
 #define BAND_NUMBERS (2 * BAND * ROWS * PANEL)
 #define LK_SIXTEEN __attribute__((vector_size(64))) int32_t
 #define LK_SIXTEEN_BYTES __attribute__((vector_size(16))) int8_t
@@ -225,12 +225,7 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
     lk_amx_fetch_y(t->a, &(struct lk_amx_share){part->block, part->n_block, t->n_col / BLOCK,
                                                 lk_panel_begin(&t->plan.rows, ip), r0 + r1, t->panel});
     lk_amx_configure(&t->shape, r0, r1);
-    if (r1 > 0)
-        lk_amx_run_int8(2, 2, &p);
-    else if (t->two)
-        lk_amx_run_int8(1, 4, &p);
-    else
-        lk_amx_run_int8(1, 2, &p);
+    lk_amx_run_pair(&t->shape, t->two, t->row_end - t->row_begin > 2, true, &p);
     t->ahead += lk_min(t->ahead_end - t->ahead, part->n_block * t->n_ahead * 64);
 }
 

@@ -12,7 +12,7 @@
 #define HEAD_PAIRS 4                           /* of one item of the head: their best stay in the first cache */
 #define CHUNK_PAIRS 8  /* of one item, more where the second cache holds them: fewer would wait for weights */
 #define BAND 4         /* pairs of activation panels whose sums are open together */
-#define RUN 8          /* blocks that a larger band takes at a time */
+#define RUN 18         /* blocks that a larger band takes at a time: 36 KB of weights stay in the first cache */
 #define PACKED_BAND 16 /* pairs that meet packed weights: unpacking a block takes the time of some 40 rows */
 #define BAND_NUMBERS (2 * PACKED_BAND * ROWS * PANEL) /* sums of a band */
 
@@ -160,12 +160,7 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
     lk_amx_fetch_y(a, &(struct lk_amx_share){part->block, part->n_block, n_block, lk_panel_begin(&t->plan.rows, ip),
                                              r0 + r1, t->panel});
     lk_amx_configure(&t->shape, r0, r1);
-    if (r1 > 0)
-        lk_amx_run_tiles(2, 2, &p);
-    else if (t->two)
-        lk_amx_run_tiles(1, 4, &p);
-    else
-        lk_amx_run_tiles(1, 2, &p);
+    lk_amx_run_pair(&t->shape, t->two, t->row_end - t->row_begin > 2, false, &p);
     t->ahead += lk_min(t->ahead_end - t->ahead, part->n_block * t->n_ahead * 64);
 }
 

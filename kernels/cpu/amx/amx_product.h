@@ -119,42 +119,60 @@ LK_INLINE void lk_amx_put_sums(const int A, const int B, const struct lk_amx_run
             _tile_dpbf16ps(c, a, b); \
     } while (0)
 
+/* The operand that comes once while the other one comes again: loaded past the first cache, it leaves that to the other
+ * (TILELOADDT1 says that a line need not stay). */
+enum lk_amx_once { LK_AMX_ROWS_ONCE, LK_AMX_COLS_ONCE };
+
+#define LK_AMX_LOAD(once, tile, at, row)       \
+    do {                                       \
+        if (once)                              \
+            _tile_stream_loadd(tile, at, row); \
+        else                                   \
+            _tile_loadd(tile, at, row);        \
+    } while (0)
+
+struct lk_amx_kind {
+    enum lk_amx_once once;
+    bool int8;
+};
+
 /* The products of one block: the panels' tiles are at a, the columns' at w as in lk_amx_run. */
-LK_INLINE void lk_amx_block(const int A, const int B, const bool int8, const struct lk_amx_run *p,
+LK_INLINE void lk_amx_block(const int A, const int B, const struct lk_amx_kind kind, const struct lk_amx_run *p,
                             const char *const a[2], const char *const w[2])
 {
-    _tile_loadd(4, a[0], p->a_row);
-    _tile_loadd(6, w[0], p->w_row);
-    LK_AMX_DOT(int8, 0, 4, 6);
+    const bool rows = kind.once == LK_AMX_ROWS_ONCE, cols = !rows;
+    LK_AMX_LOAD(rows, 4, a[0], p->a_row);
+    LK_AMX_LOAD(cols, 6, w[0], p->w_row);
+    LK_AMX_DOT(kind.int8, 0, 4, 6);
     if (B > 1) {
-        _tile_loadd(7, w[0] + p->w_next, p->w_row);
-        LK_AMX_DOT(int8, 1, 4, 7);
+        LK_AMX_LOAD(cols, 7, w[0] + p->w_next, p->w_row);
+        LK_AMX_DOT(kind.int8, 1, 4, 7);
     }
     if (A > 1) {
-        _tile_loadd(5, a[1], p->a_row);
-        LK_AMX_DOT(int8, 2, 5, 6);
+        LK_AMX_LOAD(rows, 5, a[1], p->a_row);
+        LK_AMX_DOT(kind.int8, 2, 5, 6);
         if (B > 1)
-            LK_AMX_DOT(int8, 3, 5, 7);
+            LK_AMX_DOT(kind.int8, 3, 5, 7);
     }
     if (B > 2) {
-        _tile_loadd(5, w[1], p->w_row);
-        LK_AMX_DOT(int8, 2, 4, 5);
+        LK_AMX_LOAD(cols, 5, w[1], p->w_row);
+        LK_AMX_DOT(kind.int8, 2, 4, 5);
     }
     if (B > 3) {
-        _tile_loadd(6, w[1] + p->w_next, p->w_row);
-        LK_AMX_DOT(int8, 3, 4, 6);
+        LK_AMX_LOAD(cols, 6, w[1] + p->w_next, p->w_row);
+        LK_AMX_DOT(kind.int8, 3, 4, 6);
     }
 }
 
 /* A panels by B tiles: 1 or 2 by 1 or 2, or 1 by 3 or 4. The tiles have the panels' heights. int8: a block is 64
  * columns of bytes, and sums are whole numbers of 32 bits, which lie where the others' do. */
-LK_INLINE void lk_amx_run_any(const int A, const int B, const bool int8, const struct lk_amx_run *p)
+LK_INLINE void lk_amx_run_tiles(const int A, const int B, const struct lk_amx_kind kind, const struct lk_amx_run *p)
 {
     const char *a[2] = {p->a[0], p->a[1]}, *w[2] = {p->w[0], p->w[1]}, *ahead = p->ahead;
     __asm__ volatile("" : : : "memory"); /* tile loads do not tell the compiler that they read memory */
     lk_amx_take_sums(A, B, p);
     for (int64_t i = 0; i < p->n_block; i++) {
-        lk_amx_block(A, B, int8, p, a, w);
+        lk_amx_block(A, B, kind, p, a, w);
         for (int line = 0; line < p->n_ahead && ahead < p->ahead_end; line++, ahead += 64)
             _mm_prefetch(ahead, _MM_HINT_T1);
         a[0] += p->a_step[0];
@@ -165,14 +183,19 @@ LK_INLINE void lk_amx_run_any(const int A, const int B, const bool int8, const s
     lk_amx_put_sums(A, B, p);
 }
 
-LK_INLINE void lk_amx_run_tiles(const int A, const int B, const struct lk_amx_run *p)
+/* A pair of panels against two tiles; a panel without a second one against four, or two. `again`: other rows meet the
+ * same columns behind these. */
+LK_INLINE void lk_amx_run_pair(const struct lk_amx_shape *s, bool four, bool again, const bool int8,
+                               const struct lk_amx_run *p)
 {
-    lk_amx_run_any(A, B, false, p);
-}
-
-LK_INLINE void lk_amx_run_int8(const int A, const int B, const struct lk_amx_run *p)
-{
-    lk_amx_run_any(A, B, true, p);
+    if (s->r1 > 0 && again)
+        lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_ROWS_ONCE, int8}, p);
+    else if (s->r1 > 0)
+        lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8}, p);
+    else if (four)
+        lk_amx_run_tiles(1, 4, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8}, p);
+    else
+        lk_amx_run_tiles(1, 2, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8}, p);
 }
 
 #endif
