@@ -24,6 +24,19 @@ static void on_signal(int number)
         _exit(LB_E_INTERRUPTED);
 }
 
+/* A page of a mapped file is not there: the file became shorter, or could not be read. */
+static void on_bad_page(int number, siginfo_t *why, void *context)
+{
+    static const char text[] = "llmbatch: error: a mapped file of the model became shorter or could not be read\n";
+    (void)context;
+    if (why->si_code == BUS_ADRERR) {
+        ssize_t n = write(2, text, sizeof text - 1);
+        (void)n;
+        _exit(LB_E_INPUT);
+    }
+    signal(number, SIG_DFL); /* anything else ends the program where it comes again */
+}
+
 /* SIGINT is caught even where the parent ignores it (a shell does for its background jobs): who sends it means it. A
  * closed pipe and a file-size limit are errors of the write, not the program's end. */
 static void catch_signals(void)
@@ -34,6 +47,9 @@ static void catch_signals(void)
     act.sa_handler = on_signal;
     for (size_t i = 0; i < sizeof stops / sizeof *stops; i++)
         sigaction(stops[i], &act, NULL);
+    struct sigaction bus = {.sa_flags = SA_SIGINFO, .sa_sigaction = on_bad_page};
+    sigemptyset(&bus.sa_mask);
+    sigaction(SIGBUS, &bus, NULL);
     act.sa_handler = SIG_IGN;
     for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++)
         sigaction(ignored[i], &act, NULL);

@@ -330,6 +330,23 @@ def copy_model(model, tmp, name, files=''):
     return folder
 
 
+@case
+def model_shorter_under_way(tmp):
+    """The embedding is read from the mapped file as rows ask for it; before the first one the file is cut."""
+    model = copy_model(TINY, tmp, 'model')
+    run = subprocess.Popen([PROGRAM, '--progress', 'off', '--log-level', 'info', '-m', model], stdin=subprocess.PIPE,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=CLEAN_ENV)
+    for line in run.stderr:
+        if re.search(rb'; load [0-9.e-]+ s$', line.rstrip()):
+            break
+    for file in os.listdir(model):
+        if file.endswith('.safetensors'):
+            os.truncate(os.path.join(model, file), 0)
+    _, err = run.communicate(lines([{'prompt_token_ids': [5, 6, 7], 'max_tokens': 2}]), timeout=WAIT_S)
+    equal(run.returncode, 3, f'exit code ({err!r})')
+    check(err.endswith(b'error: a mapped file of the model became shorter or could not be read\n'), err)
+
+
 def text_rows(model):
     """Rows of text and conversations with the ids and the text that transformers gives them."""
     found = []
