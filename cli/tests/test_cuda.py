@@ -85,7 +85,8 @@ def decode_steps_as_graphs(tmp):
     one after the other, positions on both sides of a page's and a split's end, more shapes than are kept."""
     ids = [(7 * i) % 200 + 5 for i in range(600)]
     rows = [{'id': i, 'prompt_token_ids': ids[i:i + n], 'max_tokens': new, 'temperature': t, 'ignore_eos': True}
-            for i, (n, new, t) in enumerate(((3, 24, 0), (30, 17, 0.8), (505 if FULL else 57, 12, 0), (1, 9, 0.9)))]
+            for i, (n, new, t) in enumerate(((3, 24, 0), (30, 17, 0.8), (505, 12, 0), (1, 9, 0.9)) if FULL else
+                                             ((3, 15, 0), (30, 7, 0.8), (59, 9, 0)))]
     path = write(os.path.join(tmp, 'in.jsonl'), lines(rows))
 
     def run(graphs, *more):

@@ -83,7 +83,7 @@ def survives(mutant, folder):
         subprocess.run([compiler, '-I' + folder, *FLAGS, '-c', f'{tree}/{user}.cu', '-o', made[-1]], check=True)
     rest = [o for o in objects('lk_cuda_hooked') if os.path.basename(o).split('.')[0] not in users(name)]
     program = os.path.join(folder, 'mutant')
-    checkers = [*objects('lk_cuda_checks'), *objects('lk_cuda_modeled'), *objects('lk_simt')]
+    checkers = [*objects('lk_cuda_checks'), *objects('lk_cuda_modeled'), *objects('lk_simt'), *objects('lk_simt_switch')]
     subprocess.run([compiler, '-o', program, *made, *rest, *checkers, f'{build}/liblk.a', '-lm'], check=True)
     run = subprocess.run([program, '--first', *checks.split()], capture_output=True, text=True,
                          env={**os.environ, 'LB_TEST_FULL': '0'})
