@@ -27,7 +27,9 @@ static void on_signal(int number)
 /* A page of a mapped file is not there: the file became shorter, or could not be read. */
 static void on_bad_page(int number, siginfo_t *why, void *context)
 {
-    static const char text[] = "llmbatch: error: a mapped file of the model became shorter or could not be read\n";
+    static const char text[] =
+        "llmbatch: error: a mapped file of the model became shorter or could not be read: put it back and "
+        "start again, finished rows are kept\n";
     (void)context;
     if (why->si_code == BUS_ADRERR) {
         ssize_t n = write(2, text, sizeof text - 1);

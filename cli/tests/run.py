@@ -344,7 +344,8 @@ def model_shorter_under_way(tmp):
             os.truncate(os.path.join(model, file), 0)
     _, err = run.communicate(lines([{'prompt_token_ids': [5, 6, 7], 'max_tokens': 2}]), timeout=WAIT_S)
     equal(run.returncode, 3, f'exit code ({err!r})')
-    check(err.endswith(b'error: a mapped file of the model became shorter or could not be read\n'), err)
+    check(err.endswith(b'error: a mapped file of the model became shorter or could not be read: put it back and '
+                       b'start again, finished rows are kept\n'), err)
 
 
 def text_rows(model):
