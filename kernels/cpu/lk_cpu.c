@@ -23,12 +23,10 @@ static const struct set {
 
 #define N_SET (sizeof sets / sizeof sets[0])
 
-unsigned lk_cpu_detect(void)
+unsigned lk_cpu_hardware(void)
 {
     unsigned have = LK_ISA_REF;
-#if defined(LK_ISA_MODEL) /* tests: the sets are compiled against a model of their instructions */
-    have |= LK_ISA_AVX512BF16 | LK_ISA_AMX;
-#elif defined(__x86_64__)
+#ifdef __x86_64__
     /* the compiler's answer includes whether the operating system saves the registers (xgetbv) */
     __builtin_cpu_init();
     if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
@@ -48,6 +46,15 @@ unsigned lk_cpu_detect(void)
 #endif
 #endif
     return have;
+}
+
+unsigned lk_cpu_detect(void)
+{
+#ifdef LK_ISA_MODEL /* tests: these sets are compiled against a model of their instructions */
+    return LK_ISA_REF | LK_ISA_AVX512BF16 | LK_ISA_AMX;
+#else
+    return lk_cpu_hardware();
+#endif
 }
 
 const char *lk_cpu_set(int i, unsigned *bit)

@@ -83,6 +83,9 @@ bool lk_packed_fits(const struct lk_packed *q, const struct lk_cols *cols);
  * use of AMX tiles, so it comes before any kernel runs. */
 unsigned lk_cpu_detect(void);
 
+/* The same where the sets run on modeled instructions, too: what the processor itself has. For tests. */
+unsigned lk_cpu_hardware(void);
+
 /* Name of the i-th set, in the order in which lk_cpu_init tries them, and its bit; NULL behind the last one. */
 const char *lk_cpu_set(int i, unsigned *bit);
 

@@ -141,7 +141,6 @@ static void bench_norm(const struct lk_cpu *t)
     free(w);
 }
 
-/* One prompt of n tokens in one step. */
 /* A cache of n_page pages a head, zeros, k and v to be freed. */
 static struct lk_kv new_kv(const struct lk_cpu *t, size_t n_page)
 {
@@ -155,6 +154,7 @@ static struct lk_kv new_kv(const struct lk_cpu *t, size_t n_page)
     return kv;
 }
 
+/* One prompt of n tokens in one step. */
 static void bench_attend(const struct lk_cpu *t, int n)
 {
     enum { MAX = 1024, N_PAGE = MAX / LK_PAGE_TOKENS };

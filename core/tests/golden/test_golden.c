@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "core/tests/golden/golden.h"
+#include "core/tests/hardware.h"
 #include "core/tests/whole.h"
 
 /* The goldens of ../shared/goldens (README there: Hugging Face, float32, one row at a time) through the whole engine,
@@ -711,22 +712,6 @@ static int run_cuda(const char *part, char **names)
     return cmocka_run_group_tests_name("contract", contract, NULL, NULL);
 }
 
-/* Whether Linux lists all of these words among the processor's flags. */
-static bool processor_has(const char *const *flags)
-{
-    static char line[8192];
-    FILE *f = fopen("/proc/cpuinfo", "r");
-    bool all = false;
-    while (f && !all && fgets(line, sizeof line, f)) {
-        all = strncmp(line, "flags", 5) == 0;
-        for (const char *const *flag = flags; *flag; flag++)
-            all = all && strstr(line, *flag);
-    }
-    if (f)
-        fclose(f);
-    return all;
-}
-
 /* test_golden [--without SET | --only PATTERN]: with the first only what depends on the kernel sets, with the other
  * only tests whose names match. */
 int main(int argc, char **argv)
@@ -746,8 +731,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_end_tokens),
         cmocka_unit_test(test_pad_is_eos),
     };
-    static const char *const modeled[] = {"avx512_bf16", "amx_bf16", "amx_int8", NULL};
-    if (golden_without && golden_extent() != EXTENT_FULL && processor_has(modeled)) {
+    if (golden_without && golden_extent() != EXTENT_FULL && hardware_has_modeled_sets()) {
         printf("skip: test_golden_model: the processor has these sets, test_golden runs them\n");
         return 77;
     }
