@@ -244,44 +244,62 @@ static uint32_t word_at(const struct lk_packed_panel *p, const uint8_t *codes, i
     return word;
 }
 
-/* Code i of column j of a block. */
-static unsigned code_at(const struct lk_packed_panel *p, const uint8_t *codes, int64_t block, int64_t j, int i)
+/* The 32 codes of column j of a block. */
+static void codes_of(const struct lk_packed_panel *p, const uint8_t *codes, int64_t block, int64_t j,
+                     uint8_t q[LK_BLOCK])
 {
-    if (p->by_output)
-        return code_by_output(p, codes, block, j, i);
-    const int bits = lk_packed_bits(p->q.kind), per = 32 / bits, half = i / 16 * 3;
+    const int bits = lk_packed_bits(p->q.kind), per = 32 / bits;
+    if (p->by_output) {
+        for (int i = 0; i < LK_BLOCK; i++)
+            q[i] = (uint8_t)code_by_output(p, codes, block, j, i);
+        return;
+    }
     codes += block * p->code_bytes;
-    if (bits != 6)
-        return word_at(p, codes, i / per, j) >> i % per * bits & ((1u << bits) - 1u);
-    if (i % 16 < 15)
-        return word_at(p, codes, half + i % 16 / 5, j) >> i % 16 % 5 * 6 & 63u;
-    return word_at(p, codes, half, j) >> 30 | word_at(p, codes, half + 1, j) >> 30 << 2 |
-           word_at(p, codes, half + 2, j) >> 30 << 4;
+    for (int o = 0; o < bits; o++) {
+        const uint32_t word = word_at(p, codes, o, j);
+        uint8_t *to = q + (bits == 6 ? o / 3 * 16 + o % 3 * 5 : o * per);
+        for (int i = 0; i < per; i++)
+            to[i] = (uint8_t)(word >> i * bits & ((1u << bits) - 1u));
+        if (bits == 6 && o % 3 == 0)
+            to[15] = 0;
+        if (bits == 6)
+            q[o / 3 * 16 + 15] |= (uint8_t)(word >> 30 << o % 3 * 2);
+    }
 }
 
-/* What a code of column j stands for, by the published formula. */
-static float number(const struct lk_packed_panel *p, const uint8_t *group, const uint8_t *sub, int64_t j, unsigned code)
+/* What the codes of one column of a subgroup stand for: (code - z) d, + m where there is one; E4M3: the number of 8
+ * bits times d. */
+struct line {
+    enum lk_packing kind;
+    float d, m, z;
+};
+
+/* By the published formulas; `sub` is read where there are subgroups. */
+static struct line line_of(const struct lk_packed_panel *p, const uint8_t *group, const uint8_t *sub, int64_t j)
 {
     const struct lk_packed *f = &p->q;
-    const float q = (float)code, d = scale_at(f->scale, group, j);
-    const uint8_t z = group[p->width * lk_scale_bytes(f->scale) + j];
-    switch (f->kind) {
-    case LK_PK_S4:
-        return (q - 8) * d;
-    case LK_PK_A4:
-        return q * d + scale_at(f->scale, group, p->width + j);
-    case LK_PK_K4:
-        return d * (float)sub[j] * q - scale_at(f->scale, group, p->width + j) * (float)sub[p->width + j];
-    case LK_PK_K6:
-        return d * (float)(int8_t)sub[j] * (q - 32);
-    case LK_PK_S8:
-        return (q - 128) * d;
-    case LK_PK_Z4:
-    case LK_PK_Z8:
-        return (q - (float)z) * d;
-    default:
-        return of_e4m3(code) * d;
+    struct line l = {.kind = f->kind, .d = scale_at(f->scale, group, j)};
+    if (lk_packed_has_m(f->kind))
+        l.m = scale_at(f->scale, group, p->width + j);
+    if (lk_packed_has_z(f->kind))
+        l.z = group[p->width * lk_scale_bytes(f->scale) + j];
+    if (f->kind == LK_PK_S4 || f->kind == LK_PK_S8 || f->kind == LK_PK_K6)
+        l.z = f->kind == LK_PK_S4 ? 8 : f->kind == LK_PK_S8 ? 128 : 32;
+    if (f->kind == LK_PK_K6)
+        l.d *= (float)(int8_t)sub[j];
+    if (f->kind == LK_PK_K4) {
+        l.d *= (float)sub[j];
+        l.m *= -(float)sub[p->width + j];
     }
+    return l;
+}
+
+static inline float number(const struct line *l, unsigned code)
+{
+    if (l->kind == LK_PK_E4M3)
+        return of_e4m3(code) * l->d;
+    const float x = ((float)code - l->z) * l->d;
+    return lk_packed_has_m(l->kind) ? x + l->m : x;
 }
 
 /* Of 24 bits the last one is set, and the first 16. */
@@ -299,8 +317,9 @@ static bool column_is_odd(const struct lk_packed_panel *p, const uint8_t *group,
     /* the last bit of any sum is at least 2^-11 of `least` */
     if (fabsf(d) * (k ? 15 * 63 : 15) + fabsf(m) * (k ? 63 : 1) < least * 0x1p11f)
         return false;
+    const struct line line = line_of(p, group, sub, j);
     for (unsigned code = 0; code < 16; code++)
-        if (number_is_odd(number(p, group, sub, j, code)))
+        if (number_is_odd(number(&line, code)))
             return true;
     return false;
 }
@@ -361,14 +380,19 @@ void lk_packed_pack(const struct lk_pack_codes *a, int64_t width, bool by_output
 void lk_packed_numbers(const struct lk_packed_panel *p, const uint8_t *at, int s, int64_t kp, float *out)
 {
     int64_t n, k = lk_packed_col(p->cols, s, kp, &n), block = kp / LK_BLOCK, width = p->width;
-    const uint8_t *codes = at + p->code_at;
     memset(out, 0, (size_t)(LK_BLOCK * width) * sizeof *out);
-    for (int i = 0; i < n; i++) {
-        const uint8_t *group = at + lk_packed_group(&p->q, k + i) * p->group_bytes;
-        const uint8_t *sub = at + p->sub_at + block * p->sub_bytes;
-        if (p->q.kind == LK_PK_K6 && i >= 16)
-            sub += width;
-        for (int64_t j = 0; j < width; j++)
-            out[i * width + j] = number(p, group, sub, j, code_at(p, codes, block, j, i));
+    if (n == 0)
+        return;
+    for (int64_t j = 0; j < width; j++) {
+        uint8_t q[LK_BLOCK];
+        codes_of(p, at + p->code_at, block, j, q);
+        for (int64_t i = 0, end; i < n; i = end) { /* what has the same group and subgroup */
+            const uint8_t *sub = at + p->sub_at + block * p->sub_bytes + (p->q.kind == LK_PK_K6 && i >= 16 ? width : 0);
+            const int64_t left = p->q.group - (p->q.first + k + i) % p->q.group;
+            const struct line line = line_of(p, at + lk_packed_group(&p->q, k + i) * p->group_bytes, sub, j);
+            end = i + lk_min(lk_min(n, i < 16 ? 16 : LK_BLOCK) - i, left);
+            for (; i < end; i++)
+                out[i * width + j] = number(&line, q[i]);
+        }
     }
 }
