@@ -1,5 +1,4 @@
 """The job scripts of man/examples under a real Slurm, on three hosts of this machine's own, and what it does to ranks."""
-import glob
 import os
 import re
 import signal
@@ -34,6 +33,13 @@ def example(s, name, options=(), args=(), **env):
         return s.submit(f.read(), *options, args=args, env=env)
 
 
+def made(s, job, out):
+    """The bytes of OUT of a job, once it has ended."""
+    s.done(job)
+    check(os.path.exists(out), 'no OUT:', s.report(job))
+    return read(out)
+
+
 @on_slurm
 def slurm_runs_the_examples(tmp, s):
     rows, out = write(os.path.join(tmp, 'rows.jsonl'), mixed_rows()), os.path.join(tmp, 'out.jsonl')
@@ -41,19 +47,16 @@ def slurm_runs_the_examples(tmp, s):
     env = {'IN': rows, 'OUT': out, 'OPTIONS': '--progress off'}
 
     job = example(s, 'slurm.sh', ['--nodes=2', '--cpus-per-task=1'], **env)
-    s.done(job)
-    equal(read(out), want, f'slurm.sh ({s.said(job)})')
+    equal(made(s, job, out), want, f'slurm.sh ({s.said(job)})')
     os.remove(out)
 
     job = example(s, 'slurm.sh', ['--nodes=3', '--ntasks-per-node=2', '--cpus-per-task=1'], **{**env, 'OPTIONS': '--tp 2 --progress off'})
-    s.done(job)
-    equal(read(out), want, f'slurm.sh with --tp 2 ({s.said(job)})')
+    equal(made(s, job, out), want, f'slurm.sh with --tp 2 ({s.said(job)})')
     os.remove(out)
 
     job = example(s, 'slurm-array.sh', ['--array=0-2', '--cpus-per-task=1'], **env)
     after = example(s, 'slurm-array.sh', ['--array=0-2', '--cpus-per-task=1', f'--dependency=afterany:{job}'], ['merge'], **env)
-    s.done(after)
-    equal(read(out), want, f'slurm-array.sh ({s.said(job)}, {s.said(after)})')
+    equal(made(s, after, out), want, f'slurm-array.sh ({s.said(job)}, {s.said(after)})')
     check(os.path.exists(os.path.join(tmp, 'out.2-of-3.jsonl')), os.listdir(tmp))
 
 
@@ -77,7 +80,7 @@ def long_job(tmp, s, name, options=()):
     rows = [{'prompt_token_ids': [5 + i % 50, 7, 9], 'max_tokens': 2 if i % 4 == 0 else 60 if SLOW else 500, 'ignore_eos': True} for i in range(200)]
     path, out = write(os.path.join(tmp, 'long.jsonl'), lines(rows)), os.path.join(tmp, 'long.out')
     job = example(s, name, ['--nodes=2', '--cpus-per-task=1', *options], IN=path, OUT=out, OPTIONS='--progress off --rank-timeout 30s')
-    check(s.wait(lambda: len(finished(out + '.partial')) >= 5), 'no finished rows:', s.said(job))
+    check(s.wait(lambda: len(finished(out + '.partial')) >= 5), 'no finished rows:', s.report(job))
     return job, path, out
 
 
@@ -86,16 +89,11 @@ def slurm_stops_a_run_and_starts_it_again(tmp, s):
     """USR1, which Slurm sends before the limit, comes from scancel here: Slurm's own clock counts minutes."""
     job, rows, out = long_job(tmp, s, 'slurm-requeue.sh')
     s.command('scancel', '--signal=USR1', job)
-    check(s.wait(lambda: s.command('scontrol', 'show', 'job', job).count('Restarts=1')), 'is not in the queue again:', s.said(job))
+    check(s.comes_to(job, lambda task: task.get('Restarts') == '1'), 'is not in the queue again:', s.report(job))
     before = finished(out + '.partial')
-    check(before and not os.path.exists(out), 'nothing is kept', s.said(job))
-    # Slurm itself waits two minutes, in which the first step's sockets go
-    check(s.wait(lambda: not glob.glob(s.path('spool.*/stepd.*'))), 'sockets stay:', glob.glob(s.path('spool.*/stepd.*')))
-    s.command('scontrol', 'release', job, check=False)
-    s.command('scontrol', 'update', 'JobId=' + job, 'StartTime=now', check=False)
-    s.done(job)
-    check(os.path.exists(out), 'no OUT after the second start:', s.said(job))
-    equal(read(out), alone(['-m', TINY, '-i', rows], tmp), f'OUT after the second start ({s.said(job)})')
+    check(before and not os.path.exists(out), 'nothing is kept', s.report(job))
+    s.start_again(job)
+    equal(made(s, job, out), alone(['-m', TINY, '-i', rows], tmp), f'OUT after the second start ({s.report(job)})')
 
 
 @on_slurm
@@ -108,10 +106,11 @@ def a_task_is_killed_under_slurm(tmp, s):
             os.remove(out + '.partial')
         job = s.submit(f'#!/bin/sh\nsrun {where} -n 2 --kill-on-bad-exit=0 --mpi=pmix sh -c "{PROGRAM} --progress off --restart -m {TINY} '
                        f'-i {path} -o {out} --threads 1 --rank-timeout {30 if SLOW else 5}s; echo task \\$SLURM_PROCID code \\$?"; echo step $?\n', where, '-n2', env=MPI)
-        check(s.wait(lambda: len(finished(out + '.partial')) >= 5), 'no finished rows:', s.said(job))
+        check(s.wait(lambda: len(finished(out + '.partial')) >= 5), 'no finished rows:', s.report(job))
         before = finished(out + '.partial')
-        pid = [p for p in tasks(s) if tasks(s)[p] == '1']
-        check(len(pid) == 1, 'tasks', tasks(s))
+        found = tasks(s)
+        pid = [p for p, rank in found.items() if rank == '1']
+        check(len(pid) == 1, 'tasks', found)
         os.kill(pid[0], signal.SIGKILL)
         s.done(job)
         said = s.said(job)
