@@ -4,57 +4,99 @@
  *
  * All of these patterns but \p{N} match at every character, so that matches follow one another without a gap. */
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "core/base/mem.h"
 #include "core/text/tok_impl.h"
 
 #define N_CODE 0x110000
+#define N_SHORT 0x800      /* characters of one and two bytes */
 #define N_LETTER 0x40000   /* planes above hold few characters that are in a class: */
 #define TAGS_BEGIN 0xE0000 /* these */
 #define TAGS_END 0xE0200
+#define N_BLOCK 0x800 /* code points that are asked at once */
 
 enum { LETTER = 1, NUMBER = 2, MARK = 4, SPACE = 8 };
 
-static unsigned char class_of[N_CODE];
-static bool classes_failed;
-static pthread_once_t classes_once = PTHREAD_ONCE_INIT;
+static const struct {
+    const char *pattern;
+    unsigned char mark;
+} known_class[] = {{"\\p{L}+", LETTER}, {"\\p{N}+", NUMBER}, {"\\p{M}+", MARK}, {"\\p{White_Space}+", SPACE}};
+#define N_CLASS (sizeof known_class / sizeof known_class[0])
 
-/* Marks the characters of text, which are all code points of a range, that a pattern matches. */
-static bool mark_classes(const struct lb_str *text, const char *pattern, unsigned char mark)
+/* Longer characters are classed when the first one is met: many a text has none, and they are most of the time that a
+ * process of a few tokens takes to begin. */
+static unsigned char class_of[N_CODE];
+static pcre2_code *class_re[N_CLASS];
+static pcre2_match_data *class_match;
+static struct lb_str class_text;
+static bool classes_failed;
+static atomic_bool longer_made;
+static pthread_once_t classes_once = PTHREAD_ONCE_INIT, longer_once = PTHREAD_ONCE_INIT;
+
+/* Marks the characters of class_text that class k has. */
+static bool mark_class(size_t k)
 {
-    int code;
-    PCRE2_SIZE at;
-    pcre2_code *re = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &code, &at, NULL);
-    pcre2_match_data *match = re ? pcre2_match_data_create(1, NULL) : NULL;
-    int rc = match ? 0 : PCRE2_ERROR_NOMEMORY;
-    if (match) {
-        const PCRE2_SIZE *range = pcre2_get_ovector_pointer(match);
-        pcre2_jit_compile(re, PCRE2_JIT_COMPLETE); /* pcre2_match uses it where there is any */
-        for (size_t from = 0; rc >= 0; from = range[1]) {
-            rc = pcre2_match(re, (PCRE2_SPTR)text->data, text->len, from, PCRE2_NO_UTF_CHECK, match, NULL);
-            for (size_t i = range[0]; rc >= 0 && i < range[1];) {
-                int len;
-                class_of[lb_utf8_decode(text->data + i, text->len - i, &len)] |= mark;
-                i += (size_t)len;
-            }
+    const PCRE2_SIZE *range = pcre2_get_ovector_pointer(class_match);
+    const char *text = class_text.data;
+    size_t n = class_text.len;
+    int rc = 0;
+    for (size_t from = 0; rc >= 0; from = range[1]) {
+        rc = pcre2_match(class_re[k], (PCRE2_SPTR)text, n, from, PCRE2_NO_UTF_CHECK, class_match, NULL);
+        for (size_t i = range[0]; rc >= 0 && i < range[1];) {
+            int len;
+            class_of[lb_utf8_decode(text + i, n - i, &len)] |= known_class[k].mark;
+            i += (size_t)len;
         }
     }
-    pcre2_match_data_free(match);
-    pcre2_code_free(re);
     return rc == PCRE2_ERROR_NOMATCH;
+}
+
+static bool mark_range(uint32_t from, uint32_t to)
+{
+    for (uint32_t begin = from; begin < to; begin += N_BLOCK) {
+        if (begin >= 0xD800 && begin <= 0xDFFF)
+            continue;
+        lb_str_clear(&class_text);
+        for (uint32_t cp = begin; cp < begin + N_BLOCK && cp < to; cp++)
+            lb_str_put_codepoint(&class_text, cp);
+        for (size_t k = 0; k < N_CLASS; k++)
+            if (class_text.failed || !mark_class(k))
+                return false;
+    }
+    return true;
+}
+
+static bool mark_longer(void)
+{
+    bool good = mark_range(N_SHORT, N_LETTER) && mark_range(TAGS_BEGIN, TAGS_END);
+    atomic_store_explicit(&longer_made, true, memory_order_release);
+    return good;
+}
+
+/* Cannot fail after make_classes, which had the memory for a block of the longest ones: compiled code takes no more. */
+static void make_longer(void)
+{
+    (void)mark_longer();
 }
 
 static void make_classes(void)
 {
-    struct lb_str text = {0};
-    for (uint32_t cp = 0; cp < TAGS_END; cp = cp + 1 == N_LETTER ? TAGS_BEGIN : cp + 1)
-        if (cp < 0xD800 || cp > 0xDFFF)
-            lb_str_put_codepoint(&text, cp);
-    classes_failed = text.failed || !mark_classes(&text, "\\p{L}+", LETTER) ||
-                     !mark_classes(&text, "\\p{N}+", NUMBER) || !mark_classes(&text, "\\p{M}+", MARK) ||
-                     !mark_classes(&text, "\\p{White_Space}+", SPACE);
-    lb_str_release(&text);
+    int code;
+    PCRE2_SIZE at;
+    bool jit = true;
+    class_match = pcre2_match_data_create(1, NULL);
+    classes_failed = !class_match;
+    for (size_t k = 0; k < N_CLASS && !classes_failed; k++) {
+        class_re[k] =
+            pcre2_compile((PCRE2_SPTR)known_class[k].pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &code, &at, NULL);
+        classes_failed = !class_re[k];
+        jit = jit && class_re[k] && pcre2_jit_compile(class_re[k], PCRE2_JIT_COMPLETE) == 0; /* pcre2_match uses it */
+    }
+    classes_failed = classes_failed || !mark_range(0, N_SHORT) || !mark_range(0x10000, 0x10000 + N_BLOCK);
+    if (!jit && !classes_failed) /* the interpreter may want memory that is not there later */
+        classes_failed = !mark_longer();
 }
 
 enum lb_match_kind lb_match_find(const char *pattern)
@@ -93,6 +135,8 @@ static inline unsigned class_at(struct text t, size_t at, size_t *next)
         *next = at + 2;
         return class_of[(p[0] & 0x1Fu) << 6 | (p[1] & 0x3Fu)];
     }
+    if (!atomic_load_explicit(&longer_made, memory_order_acquire))
+        pthread_once(&longer_once, make_longer);
     if (p[0] < 0xF0) {
         *next = at + 3;
         return class_of[(p[0] & 0x0Fu) << 12 | (p[1] & 0x3Fu) << 6 | (p[2] & 0x3Fu)];
