@@ -3,6 +3,7 @@ import json
 import math
 import os
 import random
+import re
 import struct
 
 from run import read, write
@@ -12,9 +13,15 @@ LLAMA = ('q_proj', 'v_proj', 'o_proj', 'gate_proj', 'down_proj')
 
 
 def shapes(model):
+    """Of the weights of the layers that the configuration has."""
     data = read(os.path.join(model, 'model.safetensors'))
     n = struct.unpack('<Q', data[:8])[0]
-    return {name: t['shape'] for name, t in json.loads(data[8:8 + n]).items() if name != '__metadata__'}
+    n_layer = json.loads(read(os.path.join(model, 'config.json')))['num_hidden_layers']
+
+    def has(name):
+        layer = re.search(r'\.layers\.(\d+)\.', name)
+        return name != '__metadata__' and (not layer or int(layer[1]) < n_layer)
+    return {name: t['shape'] for name, t in json.loads(data[8:8 + n]).items() if has(name)}
 
 
 def adapter(model, folder, rank=4, seed=1, modules=LLAMA, size=1.0, **config):

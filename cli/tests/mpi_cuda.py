@@ -6,22 +6,20 @@ import re
 import signal
 
 from adapters import adapter
+from devices import MODEL, STANDIN, needs_standin
 from ranks import Run, finished, local, needs_mpi
-from run import PROGRAM, TINY, Skip, case, check, equal, lines, read, write
+from run import FULL, case, check, equal, lines, read, write
 
-FULL = os.environ.get('LB_TEST_FULL') == '1'
-STANDIN = os.path.join(os.path.dirname(PROGRAM), 'llmbatch-cuda-standin.so')
 ROWS, MANY = ([{'prompt_token_ids': [5 + i, 7, 9][:1 + i % 3], 'max_tokens': 2, 'ignore_eos': True} for i in range(n)]
               for n in (3, 50))
 
 
 def on_devices(tmp, n, *more, rows=ROWS, launch=None, **env):
     needs_mpi()
-    if not os.path.exists(STANDIN):
-        raise Skip('no CUDA headers')
+    needs_standin()
     path = write(os.path.join(tmp, 'rows.jsonl'), lines(rows))
     out = os.path.join(tmp, 'out.jsonl')
-    args = ['-m', TINY, '-i', path, '-o', out, '--device', 'cuda', '--threads', '1', '--batch-tokens', '16',
+    args = ['-m', MODEL, '-i', path, '-o', out, '--device', 'cuda', '--threads', '1', '--batch-tokens', '16',
             '--max-model-len', '64', '--rank-timeout', '60s', *more]
     return Run(launch or local(n), args, LLMBATCH_CUDA_LIBRARY=STANDIN, STANDIN_PROCESSES='1', **env), out
 
@@ -75,7 +73,7 @@ def a_ring_is_another_run(tmp):
 def a_device_fails(tmp):
     """That of one rank, while it opens and while it works: all end, and the error names the rank and the call."""
     script = 'test $OMPI_COMM_WORLD_RANK = 0 || export STANDIN_FAIL={} STANDIN_DEAD=1; exec "$@"'
-    for n in (20, 900):
+    for n in (20, 900 if FULL else 300):
         r, _ = on_devices(tmp, 2, '--tp', '2', '--overwrite', '--restart', rows=MANY,
                           launch=[*local(2), 'sh', '-c', script.format(n), 'sh'])
         with r:
@@ -108,7 +106,7 @@ def a_rank_is_killed(tmp):
 def adapters_in_groups(tmp):
     modules = ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj')
     lora = [x for k in range(2)
-            for x in ('--lora', f'a{k}=' + adapter(TINY, os.path.join(tmp, f'a{k}'), rank=3 + 6 * k, seed=k, modules=modules))]
+            for x in ('--lora', f'a{k}=' + adapter(MODEL, os.path.join(tmp, f'a{k}'), rank=3 + 6 * k, seed=k, modules=modules))]
     rows = [dict(r, **({'lora': f'a{i % 2}'} if i else {})) for i, r in enumerate(ROWS)]
     alone = bytes_of(tmp, 1, *lora, rows=rows)
     equal(bytes_of(tmp, 2, '--tp', '2', *lora, rows=rows), alone, 'a group of two')

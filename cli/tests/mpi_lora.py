@@ -3,7 +3,7 @@ import os
 
 from adapters import adapter
 from ranks import Run, local, needs_mpi
-from run import GLM, TINY, case, check, equal, good, lines, read, write
+from run import GLM, SMALL, case, check, equal, good, lines, read, write
 
 
 def rows():
@@ -30,13 +30,13 @@ def same(tmp, model, modules, launches, *more):
 @case
 def lora_on_ranks(tmp):
     needs_mpi()
-    same(tmp, TINY, ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'), ((2, 2), (2, 1), (4, 2)))
+    same(tmp, SMALL, ('q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj'), ((2, 2), (2, 1), (4, 2)))
 
 
 @case
 def lora_beside_int8_on_ranks(tmp):
     needs_mpi()
-    same(tmp, TINY, ('q_proj', 'v_proj', 'o_proj', 'down_proj'), ((2, 2),), '--quantize', 'int8')
+    same(tmp, SMALL, ('q_proj', 'v_proj', 'o_proj', 'down_proj'), ((2, 2),), '--quantize', 'int8')
 
 
 @case

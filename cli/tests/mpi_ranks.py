@@ -11,7 +11,7 @@ import time
 
 import run
 from ranks import SLOW, Run, alone, finished, local, needs_mpi
-from run import CLEAN_ENV, MHA, PROGRAM, TINY, WAIT_S, case, check, equal, lines, read, sample, write
+from run import CLEAN_ENV, MHA, PROGRAM, SMALL, WAIT_S, case, check, equal, lines, read, sample, write
 
 QUIET = ['--progress', 'off', '--audit', 'off']
 # ranks and --tp: one rank, groups of one, one group, groups of several
@@ -66,14 +66,14 @@ def null_device_on_ranks(tmp):
     draw = random.Random(3)
     rows = [{'prompt_token_ids': [draw.randrange(10, 30) for _ in range(draw.randint(1, 3))], 'max_tokens': 3} for _ in range(4000)]
     path = write(os.path.join(tmp, 'in.jsonl'), lines(rows))
-    stats = compare(tmp, ['-m', TINY, '--device', 'null', '-i', path], [(3, 1)])
+    stats = compare(tmp, ['-m', SMALL, '--device', 'null', '-i', path], [(3, 1)])
     check(stats['rows']['folded'] > 500, stats['rows'])
 
 
 @case
 def ranks_give_the_same_bytes(tmp):
     path = write(os.path.join(tmp, 'in.jsonl'), every_kind())
-    stats = compare(tmp, ['-m', TINY, '-i', path], code=1)
+    stats = compare(tmp, ['-m', SMALL, '-i', path], code=1)
     one = json.loads(read(os.path.join(tmp, 'alone-out.jsonl.stats.json')))
     equal(stats['rows'], one['rows'], 'rows')
     for name in ('prompt', 'completion'):
@@ -85,7 +85,7 @@ def ranks_give_the_same_bytes(tmp):
 @case
 def ranks_in_f32_with_ids(tmp):
     path = write(os.path.join(tmp, 'in.jsonl'), every_kind(40, 5))
-    compare(tmp, ['-m', TINY, '-i', path, '--dtype', 'f32', '--token-ids', '--batch-tokens', '24', '--max-seqs', '5'],
+    compare(tmp, ['-m', SMALL, '-i', path, '--dtype', 'f32', '--token-ids', '--batch-tokens', '24', '--max-seqs', '5'],
             [(3, 1), (4, 2), (8, 8)], code=1)
 
 
@@ -100,7 +100,7 @@ def ranks_of_another_model(tmp):
 @case
 def ranks_and_compressed_files(tmp):
     path = write(os.path.join(tmp, 'in.jsonl.gz'), gzip.compress(every_kind(30, 6)))
-    compare(tmp, ['-m', TINY, '-i', path], [(3, 1), (2, 2)], out='out.jsonl.zst', code=1)
+    compare(tmp, ['-m', SMALL, '-i', path], [(3, 1), (2, 2)], out='out.jsonl.zst', code=1)
 
 
 @case
@@ -110,7 +110,7 @@ def ranks_that_share_beginnings_and_are_short_of_memory(tmp):
     rows = [{'prompt_token_ids': begin[:40 * (i % 3)] + [5 + i, 6, 7], 'max_tokens': 90 if i % 2 else 300, 'ignore_eos': i % 2 == 1,
              'temperature': i % 4 // 2} for i in range(36)]
     path = write(os.path.join(tmp, 'in.jsonl'), lines(rows))
-    stats = compare(tmp, ['-m', TINY, '-i', path, '--kv-memory', '700K', '--batch-tokens', '32'], [(2, 1), (3, 1), (2, 2)])
+    stats = compare(tmp, ['-m', SMALL, '-i', path, '--kv-memory', '700K', '--batch-tokens', '32'], [(2, 1), (3, 1), (2, 2)])
     check(stats['tokens']['prefix_hit'] > 0, stats['tokens'])
 
 
@@ -120,7 +120,7 @@ def every_rank_gets_rows(tmp):
     path = write(os.path.join(tmp, 'in.jsonl'), lines([{'prompt_token_ids': [5 + i % 50, 7, 9], 'max_tokens': 60,
                                                         'ignore_eos': True} for i in range(60)]))
     out = os.path.join(tmp, 'out.jsonl')
-    with Run(local(3), ['-m', TINY, '-i', path, '-o', out, '--timing']) as r:
+    with Run(local(3), ['-m', SMALL, '-i', path, '-o', out, '--timing']) as r:
         equal(r.end(), 0, r.err)
     where = [json.loads(line)['timing'] for line in read(out).splitlines()]
     count = [sum(t['rank'] == k for t in where) for k in range(3)]
@@ -139,10 +139,10 @@ def piped(n, args, data):
 def rank_0_reads_standard_input_and_writes_standard_output(tmp):
     needs_mpi()
     data = every_kind(40, 7)
-    want = run.program(['-m', TINY, '--audit', 'off'], data)
+    want = run.program(['-m', SMALL, '--audit', 'off'], data)
     equal(want.code, 1, want.err)
     for n, tp in ((2, 1), (2, 2)):
-        code, out, err = piped(n, ['-m', TINY, '--tp', str(tp)], data)
+        code, out, err = piped(n, ['-m', SMALL, '--tp', str(tp)], data)
         equal(code, 1, err)
         check(out == want.out, f'{n} ranks, tp {tp}: standard output differs')
 
@@ -156,8 +156,8 @@ def what_all_ranks_would_say_is_said_once(tmp):
                                     (['--threads', '99999'], 2, '--threads'), (['--stats', tmp], 2, 'directory'),
                                     (['--nonsense'], 2, 'nonsense'), (['--chat-template', '/no/template'], 3, '/no/template'),
                                     (['--shard', '2/2'], 2, '--shard')), 4):
-        with Run(local(2), ['-m', TINY, '-p', 'a', '-o', out, *args] if '-i' not in args else
-                 ['-m', TINY, '-o', out, *args]) as r:
+        with Run(local(2), ['-m', SMALL, '-p', 'a', '-o', out, *args] if '-i' not in args else
+                 ['-m', SMALL, '-o', out, *args]) as r:
             equal(r.end(), code, f'{args}: exit code ({r.err})')
         said = re.findall(r'^llmbatch[^\n]*', r.err, flags=re.M)
         check(len(said) == 1 and says in said[0] and said[0].startswith('llmbatch[0@') and ': error: ' in said[0], args, said)
@@ -173,8 +173,8 @@ def render_and_plan_are_of_rank_0(tmp):
     needs_mpi()
     path = write(os.path.join(tmp, 'in.jsonl'), every_kind(20, 3))
     for what in ('--render', '--plan'):
-        want = run.program(['-m', TINY, '--audit', 'off', '-i', path, what])
-        with Run(local(2), ['-m', TINY, '--audit', 'off', '-i', path, what]) as r:
+        want = run.program(['-m', SMALL, '--audit', 'off', '-i', path, what])
+        with Run(local(2), ['-m', SMALL, '--audit', 'off', '-i', path, what]) as r:
             equal(r.end(), want.code, r.err)
         # what a rank may use, and how long it takes, is not what a process alone may
         cut = [re.sub(rb'\nengine .*?\n\n', b'', text, flags=re.S) for text in (r.out, want.out)]
@@ -189,9 +189,9 @@ def a_run_on_ranks_is_interrupted_and_goes_on(tmp):
     rows = [{'prompt_token_ids': [5 + i % 50, 7, 9], 'max_tokens': 2 if i % 4 == 0 else long, 'ignore_eos': True,
              'temperature': i % 2} for i in range(40 if SLOW else 120)]
     path = write(os.path.join(tmp, 'in.jsonl'), lines(rows))
-    want = alone(['-m', TINY, '-i', path], tmp)
+    want = alone(['-m', SMALL, '-i', path], tmp)
     out = os.path.join(tmp, 'out.jsonl')
-    args = ['-m', TINY, '-i', path, '-o', out]
+    args = ['-m', SMALL, '-i', path, '-o', out]
     for n, tp in sample(((3, 1), (2, 2)), 1):
         with Run(local(n), [*args, '--tp', str(tp)]) as r:
             r.wait_for(lambda: len(r.ranks()) == n and len(finished(out + '.partial')) >= 5, 'finished rows')
@@ -217,7 +217,7 @@ def a_time_limit_on_ranks(tmp):
     rows = lines([{'prompt_token_ids': [5 + i % 50, 7], 'max_tokens': 1500, 'ignore_eos': True} for i in range(300)])
     path, out = write(os.path.join(tmp, 'in.jsonl'), rows), os.path.join(tmp, 'out.jsonl')
     begin = time.monotonic()
-    with Run(local(2), ['-m', TINY, '-i', path, '-o', out, '--time-limit', '4s', '--max-model-len', '2048']) as r:
+    with Run(local(2), ['-m', SMALL, '-i', path, '-o', out, '--time-limit', '4s', '--max-model-len', '2048']) as r:
         equal(r.end(60), 130, f'exit code ({r.err})')
     check(time.monotonic() - begin < 20, 'it took', time.monotonic() - begin)
     check(len(re.findall(r'^llmbatch[^\n]*time limit', r.err, flags=re.M)) == 1, r.err)
@@ -227,7 +227,7 @@ def a_time_limit_on_ranks(tmp):
 def shards_on_ranks_and_their_merging(tmp):
     needs_mpi()
     path = write(os.path.join(tmp, 'in.jsonl'), every_kind(24, 8))
-    args = ['-m', TINY, '--audit', 'off', '-i', path]
+    args = ['-m', SMALL, '--audit', 'off', '-i', path]
     want = alone(args, tmp)
     for i in range(2):
         with Run(local(2), [*args, '--shard', f'{i}/2', '-o', os.path.join(tmp, 'part-%s.jsonl')]) as r:
@@ -243,7 +243,7 @@ def errors_on_ranks(tmp):
     needs_mpi()
     rows = [{'prompt': 'Once', 'max_tokens': 3} if i % 3 else b'{bad' for i in range(300)]
     path, out = write(os.path.join(tmp, 'in.jsonl'), lines(rows)), os.path.join(tmp, 'out.jsonl')
-    args = ['-m', TINY, '--audit', 'off', '-i', path, '-o', out]
+    args = ['-m', SMALL, '--audit', 'off', '-i', path, '-o', out]
     with Run(local(2), [*args, '--max-errors', '20']) as r:
         equal(r.end(), 5, r.err)
     equal([text for _, _, text in r.said()], ['stopped: 21 rows have failed, more than --max-errors 20 allows'], 'said')
@@ -259,7 +259,7 @@ def errors_on_ranks(tmp):
 def ranks_verify_rows(tmp):
     path = write(os.path.join(tmp, 'in.jsonl'), every_kind(30, 3))
     for layout in sample(((4, 2), (3, 1), (2, 2)), 1):
-        stats = compare(tmp, ['-m', TINY, '-i', path, '--verify', '9', '--batch-tokens', '24'], [layout], code=1)
+        stats = compare(tmp, ['-m', SMALL, '-i', path, '--verify', '9', '--batch-tokens', '24'], [layout], code=1)
         equal(stats['verify'], {'rows': 9, 'differ': 0}, layout)
 
 
@@ -268,7 +268,7 @@ def ranks_measure_together(tmp):
     """Rank 0's choice is everyone's: a step that another rank had no room for would end the run."""
     rows = [{'prompt_token_ids': [5 + (i * 7 + k) % 600 for k in range(1 + i * 37 % 60)]} for i in range(400)]
     path = write(os.path.join(tmp, 'in.jsonl'), lines(rows))
-    stats = compare(tmp, ['-m', TINY, '-i', path, '--max-tokens', '1000', '--stop-token-ids',
+    stats = compare(tmp, ['-m', SMALL, '-i', path, '--max-tokens', '1000', '--stop-token-ids',
                           ','.join(map(str, range(700)))], [(4, 2)])
     why = stats['engine']['auto']['batch_tokens']
     check('measure' in why, why)

@@ -5,7 +5,7 @@ import os
 from events import load, spans
 from page import Page, check_numbers
 from ranks import Run, local, needs_mpi
-from run import TINY, case, check, equal, lines, read, write
+from run import SMALL, case, check, equal, lines, read, write
 
 LAYOUTS = [(3, 1), (4, 2)]  # ranks and --tp
 
@@ -17,7 +17,7 @@ def steps_of_all_ranks(tmp):
     path = write(os.path.join(tmp, 'in.jsonl'), lines(rows))
     out, page, trace = (os.path.join(tmp, name) for name in ('out', 'page', 'trace'))
     for n, tp in LAYOUTS:
-        with Run(local(n), ['-m', TINY, '-i', path, '-o', out, '--overwrite', '--audit', 'off', '--tp', str(tp),
+        with Run(local(n), ['-m', SMALL, '-i', path, '-o', out, '--overwrite', '--audit', 'off', '--tp', str(tp),
                             '--report', page, '--trace', trace]) as r:
             equal(r.end(), 0, r.err)
         events, stats = load(trace), json.loads(read(out + '.stats.json'))

@@ -9,7 +9,7 @@ import sys
 
 from mpi_ranks import compare
 from ranks import SLOW, Run, alone, local, needs_mpi
-from run import CASES, MHA, ROOT, TINY, bend, case, check, equal, lines, read, sample, write
+from run import CASES, MHA, ROOT, SMALL, bend, case, check, equal, lines, read, sample, write
 
 CASES.clear()   # those of mpi_ranks are run by themselves
 
@@ -42,13 +42,13 @@ def rows(n, seed):
 @case
 def sampling_from_parts(tmp):
     path = write(os.path.join(tmp, 'in.jsonl'), rows(30 if SLOW else 60, 1))
-    compare(tmp, ['-m', TINY, '-i', path, '--token-ids'], sample([(4, 2), (8, 8), (2, 2), (4, 4)], 2) if not SLOW else [(4, 4)])
+    compare(tmp, ['-m', SMALL, '-i', path, '--token-ids'], sample([(4, 2), (8, 8), (2, 2), (4, 4)], 2) if not SLOW else [(4, 4)])
 
 
 @case
 def sampling_from_parts_in_f32(tmp):
     path = write(os.path.join(tmp, 'in.jsonl'), rows(15 if SLOW else 45, 2))
-    compare(tmp, ['-m', TINY, '-i', path, '--token-ids', '--dtype', 'f32', '--batch-tokens', '24'],
+    compare(tmp, ['-m', SMALL, '-i', path, '--token-ids', '--dtype', 'f32', '--batch-tokens', '24'],
             sample([(2, 2), (8, 8)], 1))
 
 
@@ -57,8 +57,8 @@ def every_question_is_asked(tmp):
     """... and few rows are sent whole."""
     path, out = write(os.path.join(tmp, 'in.jsonl'), rows(60, 3)), os.path.join(tmp, 'out.jsonl')
     needs_mpi()
-    want = alone(['-m', TINY, '-i', path, '--audit', 'off'], tmp)
-    with Run(local(4), ['-m', TINY, '-i', path, '-o', out, '--overwrite', '--tp', '4', '--log-level', 'debug',
+    want = alone(['-m', SMALL, '-i', path, '--audit', 'off'], tmp)
+    with Run(local(4), ['-m', SMALL, '-i', path, '-o', out, '--overwrite', '--tp', '4', '--log-level', 'debug',
                         '--audit', 'off']) as r:
         equal(r.end(), 0, r.err)
     check(read(out) == want, 'output differs')

@@ -8,19 +8,17 @@ import signal
 import subprocess
 import time
 
-from run import (CLEAN_ENV, GLM, PROGRAM, ROOT, SLOW, TINY, WAIT_S, Skip, case, check, equal, good, lines, program, read, refused,
-                 sample, write)
+from devices import MODEL, STANDIN, needs_standin
+from run import (CLEAN_ENV, FULL, GLM, PROGRAM, ROOT, SLOW, TINY, WAIT_S, Skip, case, check, equal, good, lines, program, read,
+                 refused, sample, write)
 
-FULL = os.environ.get('LB_TEST_FULL') == '1'
-STANDIN = os.path.join(os.path.dirname(PROGRAM), 'llmbatch-cuda-standin.so')
 ROWS = b''.join(json.dumps({'prompt_token_ids': [5 + i, 7, 9][:1 + i % 3], 'max_tokens': 3 + i % 2,
                             'ignore_eos': True}).encode() + b'\n' for i in range(6))
 
 
 def device_args(*args):
-    if not os.path.exists(STANDIN):
-        raise Skip('no CUDA headers')
-    return ['-m', TINY, '--device', 'cuda', '--threads', '1', '--batch-tokens', '64', *args]
+    needs_standin()
+    return ['-m', MODEL, '--device', 'cuda', '--threads', '1', '--batch-tokens', '64', *args]
 
 
 def device_env(**env):
@@ -62,14 +60,14 @@ def auto_says_what_it_takes(_):
 
 @case
 def rows_on_a_device(tmp):
-    args = ['--dtype', 'f32', '--token-ids', '--temperature', '0']
+    args = ['-m', MODEL, '--dtype', 'f32', '--token-ids', '--temperature', '0']
     first = ROWS[:ROWS.index(b'\n') + 1]
-    rows = first if SLOW else ROWS
+    rows = first if SLOW else b''.join(ROWS.splitlines(True)[:6 if FULL else 3])
     stats = os.path.join(tmp, 'stats.json')
     r = on_device([*args, '--stats', stats], rows)
     equal((r.code, r.err), (0, ''), 'the run')
     equal([row['token_ids'] for row in r.rows],
-          [row['token_ids'] for row in good(['-m', TINY, *args], rows).rows], 'ids as on the CPU')
+          [row['token_ids'] for row in good(args, rows).rows], 'ids as on the CPU')
     engine = json.loads(read(stats))['engine']
     equal((engine['device'], engine['isa']), ('cuda', 'sm_90'), 'engine')
     r = on_device(['--verify', '2', '--temperature', '0.8', '--log-level', 'info'], first * 2)
@@ -107,8 +105,8 @@ def decode_steps_as_graphs(tmp):
 def rows_that_sample_on_a_device(tmp):
     """Ids that the device draws, in steps that run ahead, are those that the host draws: alone, and beside a row that the
     host has to look at."""
-    more = ({}, {'top_k': 3}, {'top_p': 0.8}, {'min_p': 0.2}, {'top_p': 0.95, 'top_k': 40}, {'logprobs': 1, 'max_tokens': 3})
-    rows = [{'prompt_token_ids': [5 + i, 7, 9], 'max_tokens': 10, 'temperature': 1.2, 'seed': i, 'ignore_eos': True, **m}
+    more = ({}, {'top_k': 3}, {'top_p': 0.8}, {'min_p': 0.2}, {'top_p': 0.95, 'top_k': 40}, {'logprobs': 1, 'max_tokens': 3 if FULL else 2})
+    rows = [{'prompt_token_ids': [5 + i, 7, 9], 'max_tokens': 10 if FULL else 8, 'temperature': 1.2, 'seed': i, 'ignore_eos': True, **m}
             for i, m in enumerate(more)]
     path = write(os.path.join(tmp, 'in.jsonl'), lines(rows))
 
@@ -148,7 +146,8 @@ def graphs_of_other_families(tmp):
         out, n, made = run(model, '64')
         equal(out, run(model, '0')[0], f'{model} with graphs')
         check(made >= 1 and n >= 2, f'{model}: {n} steps from {made} graphs')
-    equal(run('glm4-moe-lite', '64', '--dtype', 'f32')[1:], (0, 0), 'graphs of experts in f32')
+    path = write(os.path.join(tmp, 'one.jsonl'), lines([{**rows[0], 'max_tokens': 3}]))
+    equal(run('glm4-moe-lite', '64', '--dtype', 'f32', '-i', path)[1:], (0, 0), 'graphs of experts in f32')
 
 
 @case
@@ -167,7 +166,7 @@ def a_device_that_fails(tmp):
     args = ['-i', rows, '--seed', '3', '--temperature', '0.9', '--max-seqs', '2']
     equal(on_device([*args, '-o', undisturbed]).code, 0, 'undisturbed')
     out = os.path.join(tmp, 'out.jsonl')
-    r = on_device([*args, '-o', out], STANDIN_FAIL='500')
+    r = on_device([*args, '-o', out], STANDIN_FAIL='500' if FULL else '250')
     equal(r.code, 4, r.err)
     check(re.search(r'llmbatch: error: [^\n]* of [^\n]*: cuda\w+', r.err), r.err)
     kept = read(out + '.partial').count(b'\n') - 1

@@ -4,9 +4,9 @@ import json
 import os
 
 from adapters import adapter
-from run import TINY, case, check, equal, good, lines, program, read, refused, write
+from run import SMALL, case, check, equal, good, lines, program, read, refused, write
 
-QUIET = ['-m', TINY, '--dtype', 'f32', '--audit', 'off', '--token-ids', '--max-tokens', '12', '--ignore-eos']
+QUIET = ['-m', SMALL, '--dtype', 'f32', '--audit', 'off', '--token-ids', '--max-tokens', '12', '--ignore-eos']
 PROMPT = {'prompt_token_ids': [696, *range(20, 70)]}
 
 
@@ -19,7 +19,7 @@ def distance(x, y):
 
 
 def two(tmp):
-    return [f'{name}={adapter(TINY, os.path.join(tmp, name), seed=k, rank=3 + k)}' for k, name in enumerate(('a', 'b'), 1)]
+    return [f'{name}={adapter(SMALL, os.path.join(tmp, name), seed=k, rank=3 + k)}' for k, name in enumerate(('a', 'b'), 1)]
 
 
 @case
@@ -54,7 +54,7 @@ def lora_that_was_not_given(tmp):
               'codes')
         check('"c"' in r.rows[0]['error']['message'] and '--lora' in r.rows[0]['error']['message'], r.rows[0])
     # no model is needed to see it
-    r = program(['-m', TINY, '--render', '--audit', 'off', '--lora', a], [dict(PROMPT, lora='c'), dict(PROMPT, lora='a')])
+    r = program(['-m', SMALL, '--render', '--audit', 'off', '--lora', a], [dict(PROMPT, lora='c'), dict(PROMPT, lora='a')])
     equal([('error' in row) for row in r.rows], [True, False], '--render')
 
 
@@ -67,16 +67,16 @@ def lora_options(tmp):
         refused(program([*QUIET, *options], [PROMPT]), 2, says)
     refused(program([*QUIET, '--lora', os.path.join(tmp, 'none')], [PROMPT]), 3, 'adapter_config.json')
     os.mkdir(os.path.join(tmp, 'x=y'))
-    adapter(TINY, os.path.join(tmp, 'x=y'))
+    adapter(SMALL, os.path.join(tmp, 'x=y'))
     good([*QUIET, '--lora', os.path.join(tmp, 'x=y')], [PROMPT])
     # no weights, no adapters
-    good(['-m', TINY, '--device', 'null', '--audit', 'off', '--lora', 'a=' + os.path.join(tmp, 'none')], [dict(PROMPT, lora='a')])
+    good(['-m', SMALL, '--device', 'null', '--audit', 'off', '--lora', 'a=' + os.path.join(tmp, 'none')], [dict(PROMPT, lora='a')])
     # one line names what is wrong
     for change, says in (({'use_dora': True}, 'use_dora'), ({'modules_to_save': ['lm_head']}, 'modules_to_save'), ({'r': 5}, 'lora_A.weight'),
                          ({'target_modules': ['k_proj']}, 'target_modules')):
-        refused(program([*QUIET, '--lora', adapter(TINY, os.path.join(tmp, 'bad'), **change)], [PROMPT]), 3, says)
+        refused(program([*QUIET, '--lora', adapter(SMALL, os.path.join(tmp, 'bad'), **change)], [PROMPT]), 3, says)
     for cut in (0, 7, 100, -1):
-        bad = adapter(TINY, os.path.join(tmp, 'cut'))
+        bad = adapter(SMALL, os.path.join(tmp, 'cut'))
         file = os.path.join(bad, 'adapter_model.safetensors')
         write(file, read(file)[:cut])
         refused(program([*QUIET, '--lora', bad], [PROMPT]), 3, 'adapter_model.safetensors')
@@ -87,7 +87,7 @@ def lora_beside_int8(tmp):
     """An adapter's part is that of a run without int8: what an adapter changes is far more than what int8 does. A row is
     the one that it is alone."""
     lora = [x for pair in two(tmp) for x in ('--lora', pair)]
-    args = ['-m', TINY, '--audit', 'off', '--temperature', '0']
+    args = ['-m', SMALL, '--audit', 'off', '--temperature', '0']
     prompt = {'prompt_token_ids': [696, *range(20, 70)], 'max_tokens': 0, 'prompt_logprobs': 0}
     rows = [dict(prompt, **({'lora': name} if name else {})) for name in (None, 'a', 'b')]
 
@@ -118,14 +118,14 @@ def lora_in_stats_plan_and_fingerprint(tmp):
     for other in (['--lora', a, '--lora', b], ['--lora', 'c=' + a.split('=')[1]]):
         refused(program([*QUIET, '-i', path, '-o', out, *other]), 2, 'out.jsonl')
     # the same name and place, other numbers
-    adapter(TINY, a.split('=')[1], seed=9, rank=4)
+    adapter(SMALL, a.split('=')[1], seed=9, rank=4)
     refused(program(options), 2, 'out.jsonl')
 
     def weights(more):
         plan = os.path.join(tmp, 'plan.json')
-        good(['-m', TINY, '--dtype', 'f32', '--audit', 'off', '--plan', '-i', path, '--stats', plan, *more])
+        good(['-m', SMALL, '--dtype', 'f32', '--audit', 'off', '--plan', '-i', path, '--stats', plan, *more])
         return json.loads(read(plan))['plan']['bytes']['weights']
-    big = adapter(TINY, os.path.join(tmp, 'big'), rank=64)
+    big = adapter(SMALL, os.path.join(tmp, 'big'), rank=64)
     n = os.path.getsize(os.path.join(big, 'adapter_model.safetensors'))
     more = weights(['--lora', 'a=' + big]) - weights(['--lora', a])
     small = os.path.getsize(os.path.join(a.split('=')[1], 'adapter_model.safetensors'))

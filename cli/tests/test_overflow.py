@@ -1,7 +1,7 @@
 """Rows that are longer than the limit: what --overflow makes of them, and what the row says of it."""
 import json
 
-from run import GLM, TINY, case, check, equal, good, program, refused
+from run import GLM, SMALL, case, check, equal, good, program, refused
 
 QUIET = ['--dtype', 'f32', '--audit', 'off', '--token-ids', '--max-model-len', '40', '--ignore-eos']
 BOS = 696
@@ -14,7 +14,7 @@ def cut(policy, n_keep, ids=IDS, n_lead=1):
     return lead + (rest[len(rest) - n:] if policy == 'cut-left' else rest[:(n + 1) // 2] + rest[len(rest) - n // 2:])
 
 
-def run(policy, *rows, model=TINY, more=()):
+def run(policy, *rows, model=SMALL, more=()):
     r = program(['-m', model, *QUIET, *more, '--overflow', policy], list(rows))
     equal(r.err, '', 'standard error')
     return r.rows
@@ -29,7 +29,7 @@ def overflow_cuts_the_prompt(_):
             equal(row['prompt_token_ids'], want, f'{policy}, {n} new tokens')
             equal((row['cut'], row['completion_tokens']), ({'policy': policy, 'tokens': 51 - len(want)}, n), policy)
             # what is left is a prompt like any other
-            short = good(['-m', TINY, *QUIET], [{'prompt_token_ids': want, 'max_tokens': n}]).rows[0]
+            short = good(['-m', SMALL, *QUIET], [{'prompt_token_ids': want, 'max_tokens': n}]).rows[0]
             equal((short['token_ids'], short['text']), (row['token_ids'], row['text']), policy)
             check('cut' not in short, 'nothing was cut')
         keys = list(row)
@@ -50,7 +50,7 @@ def overflow_without_max_tokens(_):
             equal(row['error']['code'], 'too_long', policy)
             continue
         equal((row['prompt_token_ids'], row['completion_tokens']), (cut(policy, 20), 20), policy)
-    r = program(['-m', TINY, '--dtype', 'f32', '--audit', 'off', '--max-model-len', '600', '--ignore-eos', '--overflow', 'cut-left'],
+    r = program(['-m', SMALL, '--dtype', 'f32', '--audit', 'off', '--max-model-len', '600', '--ignore-eos', '--overflow', 'cut-left'],
                 [{'prompt_token_ids': [BOS] + [5] * 700}])
     equal((r.rows[0]['prompt_tokens'], r.rows[0]['completion_tokens']), (344, 256), 'room for 256')
 
@@ -97,9 +97,9 @@ def overflow_in_every_form(_):
     equal(rows[2]['cut'], {'policy': 'cut-left', 'tokens': 16}, 'cut')
     equal([c['prompt_token_ids'] for c in body['choices']], [want, want, IDS[:9], IDS[:9]], 'prompts')
     text = json.dumps
-    shown = program(['-m', TINY, '--audit', 'off', '--render', '--max-model-len', '40', '--overflow', 'cut-middle', '--max-tokens', '4'],
+    shown = program(['-m', SMALL, '--audit', 'off', '--render', '--max-model-len', '40', '--overflow', 'cut-middle', '--max-tokens', '4'],
                     [{'prompt': 'Once upon a time there was a cat. ' * 9}]).rows[0]
     ids = shown['prompt_token_ids']
     equal(len(ids), 36, text(shown))
     check(shown['prompt'].startswith('<|begin_of_text|>Once upon') and shown['prompt'].endswith('cat. '), shown['prompt'])
-    refused(program(['-m', TINY, '-p', 'a', '--overflow', 'middle']), 2, 'cut-middle')
+    refused(program(['-m', SMALL, '-p', 'a', '--overflow', 'middle']), 2, 'cut-middle')

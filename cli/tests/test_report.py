@@ -6,7 +6,7 @@ import re
 import shutil
 
 from page import Page, check_numbers
-from run import TINY, case, check, equal, program, read
+from run import SMALL, case, check, equal, program, read
 
 HOSTILE = '</td></table><script>alert(1)</script><img src=x onerror=alert(2)>&quot;\'"'
 
@@ -32,7 +32,7 @@ def check_charts(page, stats, n_length):
     equal(sum(number(m[3]) for m in bars if m), n_length, 'lengths')
 
 
-def run(tmp, rows, *args, model=TINY):
+def run(tmp, rows, *args, model=SMALL):
     out, path = os.path.join(tmp, 'out.jsonl'), os.path.join(tmp, 'page.html')
     r = program(['-m', model, '-o', out, '--overwrite', '--report', path, *args], rows)
     text = read(path).decode()
@@ -64,7 +64,7 @@ def report_of_a_run(tmp):
 @case
 def report_of_hostile_names(tmp):
     model = os.path.join(tmp, '<b onclick=x>&amp;model')
-    shutil.copytree(TINY, model)
+    shutil.copytree(SMALL, model)
     rows = [{'id': HOSTILE, 'prompt': 'Hello', 'max_tokens': 3}, {'id': '\u202e' + 'é' * 100, 'prompt': 'a', 'max_tokens': 2}]
     r, page, stats, _ = run(tmp, rows, '--stop', HOSTILE, model=model)
     equal(r.code, 0, r.err)

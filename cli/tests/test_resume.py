@@ -12,10 +12,9 @@ import subprocess
 import time
 
 from adapters import adapter
-from run import (CLEAN_ENV, PROGRAM, TINY, WAIT_S, case, check, copy_model, equal, good, lines, program, read,
+from run import (CLEAN_ENV, FULL, PROGRAM, SMALL, WAIT_S, case, check, copy_model, equal, good, lines, program, read,
                  refused, start_long_run, threads, write)
 
-FULL = os.environ.get('LB_TEST_FULL') == '1'
 SANITIZED = b'__asan_init' in read(PROGRAM) or b'__tsan_init' in read(PROGRAM)  # ten times as slow
 QUIET = ['--progress', 'off', '--audit', 'off']
 
@@ -64,7 +63,7 @@ def new_tokens(row):
     return sum(c['completion_tokens'] for c in body.get('choices', [body]) if 'completion_tokens' in c)
 
 
-def command(tmp, rows, *args, model=TINY, out='out.jsonl'):
+def command(tmp, rows, *args, model=SMALL, out='out.jsonl'):
     path = os.path.join(tmp, 'in.jsonl')
     if rows is not None:
         write(path, rows if isinstance(rows, bytes) else lines(rows))
@@ -253,7 +252,7 @@ def what_must_be_the_same(tmp):
     equal(sorted(set(known) - set(aliases)), sorted({*CHANGES, *NEUTRAL}), 'options')
     args, out = command(tmp, [{'prompt': 'Once upon a time', 'max_tokens': 4}] * 3)
     template = write(os.path.join(tmp, 'template'), b'{{ messages }}')
-    tuned = adapter(TINY, os.path.join(tmp, 'tuned'), seed=1, rank=2)
+    tuned = adapter(SMALL, os.path.join(tmp, 'tuned'), seed=1, rank=2)
     partial = keep_partial(args)
     before = read(partial)
     for name, change in CHANGES.items():
@@ -287,7 +286,7 @@ def restart_discards(tmp):
 
 @case
 def a_model_must_be_the_same(tmp):
-    model = copy_model(TINY, tmp, 'model')
+    model = copy_model(SMALL, tmp, 'model')
     write(os.path.join(model, 'generation_config.json'), b'{}')
     args, out = command(tmp, [{'prompt': 'Once', 'max_tokens': 4}], model=model)
     partial = keep_partial(args)
@@ -336,7 +335,7 @@ def inputs_must_be_the_same(tmp):
 def streams(tmp):
     rows = mixed_rows(30)
     out = os.path.join(tmp, 'out.jsonl')
-    args = ['-m', TINY, '--audit', 'off', '-o', out]
+    args = ['-m', SMALL, '--audit', 'off', '-o', out]
     equal(program(args, rows).code, 1, 'the undisturbed run')
     want = read(out)
     os.remove(out)
@@ -420,7 +419,7 @@ def already_complete(tmp):
 @case
 def a_stream_that_is_already_complete(tmp):
     out, rows = os.path.join(tmp, 'out.jsonl'), [{'prompt': 'Once', 'max_tokens': 3}] * 3
-    args = ['-m', TINY, '--audit', 'off', '-o', out]
+    args = ['-m', SMALL, '--audit', 'off', '-o', out]
     good(args, rows)
     equal(program(args, rows).code, 0, 'the same stream')
     refused(program(args, rows[:2]), 2, 'other input rows')
@@ -431,7 +430,7 @@ def a_stream_that_is_already_complete(tmp):
 @threads
 def second_run(tmp):
     p, out = start_long_run(tmp)
-    args = ['-m', TINY, '--audit', 'off', '-i', os.path.join(tmp, 'in.jsonl'), '-o', out, '--batch-tokens', '32']
+    args = ['-m', SMALL, '--audit', 'off', '-i', os.path.join(tmp, 'in.jsonl'), '-o', out, '--batch-tokens', '32']
     before = read(out + '.partial')
     for more in ([], ['--restart'], ['--seed', '1']):
         refused(program(args + more), 2, rf'being written by another run, process {p.pid} on host \S')

@@ -4,9 +4,9 @@ had when the model wrote it."""
 import json
 import os
 
-from run import TINY, case, check, equal, good, lines, program, read, write
+from run import SMALL, case, check, equal, good, lines, program, read, write
 
-QUIET = ['-m', TINY, '--dtype', 'f32', '--audit', 'off']
+QUIET = ['-m', SMALL, '--dtype', 'f32', '--audit', 'off']
 TEXT = 'Once upon a time'
 
 
@@ -104,4 +104,4 @@ def prompt_logprobs_as_vllm_writes_them(_):
 def the_cache_has_the_type_of_the_weights(_):
     for more in (['--dtype', 'f32', '--kv-dtype', 'f32'], ['--dtype', 'f32', '--kv-cache-dtype', 'float32'], ['--dtype', 'f32', '--kv-dtype', 'auto'],
                  ['--kv-dtype', 'bf16'], ['--dtype', 'bfloat16', '--kv-dtype', 'bfloat16']):
-        good(['-m', TINY, '--audit', 'off', '--max-tokens', '2', '-p', TEXT, *more])
+        good(['-m', SMALL, '--audit', 'off', '--max-tokens', '2', '-p', TEXT, *more])

@@ -3,7 +3,7 @@ import gzip
 import json
 import os
 
-from run import TINY, case, check, equal, good, lines, program, read, refused, write
+from run import SMALL, case, check, equal, good, lines, program, read, refused, write
 from test_resume import keep_partial, mixed_rows
 
 QUIET = ['--progress', 'off', '--audit', 'off']
@@ -11,7 +11,7 @@ QUIET = ['--progress', 'off', '--audit', 'off']
 
 def whole(tmp, rows, *options, out='whole.jsonl'):
     path = write(os.path.join(tmp, 'in.jsonl'), lines(rows))
-    args = ['-m', TINY, '--audit', 'off', *options, '-i', path]
+    args = ['-m', SMALL, '--audit', 'off', *options, '-i', path]
     equal(program([*args, '-o', os.path.join(tmp, out)]).code, 1, 'the whole run')
     return args, os.path.join(tmp, out)
 
@@ -46,7 +46,7 @@ def shards_make_the_whole(tmp):
 def shards_of_few_rows(tmp):
     rows = [{'prompt': 'a', 'max_tokens': 2}, {'prompt': 'b', 'max_tokens': 2}]
     path = write(os.path.join(tmp, 'in.jsonl'), lines(rows))
-    args = ['-m', TINY, '--audit', 'off', '-i', path]
+    args = ['-m', SMALL, '--audit', 'off', '-i', path]
     want = good(args).out
     made = []
     for i in range(4):
@@ -78,7 +78,7 @@ def shards_that_do_not_fit_together(tmp):
     refused(program(['--merge', '-o', a, b, c]), 2, 'exists')
     refused(program(['--merge', '-o', a, '--overwrite', a, b, c]), 2, 'input')
     refused(program(['--merge']), 2, 'outputs of all shards')
-    refused(program(['--merge', '-m', TINY, '-p', 'a']), 2, '--prompt')
+    refused(program(['--merge', '-m', SMALL, '-p', 'a']), 2, '--prompt')
 
 
 @case
@@ -118,5 +118,5 @@ def a_shard_is_resumed(tmp):
 @case
 def bad_shards(tmp):
     for text in ('3', '3/3', '-1/3', '0/0', 'a/b', '1/2/3', '0/', '/2', ' 0/2'):
-        refused(program(['-m', TINY, '-p', 'a', '--shard', text]), 2, '--shard')
-    refused(program(['-m', TINY, '-p', 'a', '--shard', '0/2']), 2, 'prompt')
+        refused(program(['-m', SMALL, '-p', 'a', '--shard', text]), 2, '--shard')
+    refused(program(['-m', SMALL, '-p', 'a', '--shard', '0/2']), 2, 'prompt')

@@ -4,7 +4,7 @@ import math
 import os
 import re
 
-from run import ROOT, TINY, case, check, equal, program, read
+from run import ROOT, SMALL, case, check, equal, program, read
 
 # What the page lists and a plain run of one process does not have; it is absent then.
 RANKS = {'time_s.collective', 'ranks.collective_s'}
@@ -38,7 +38,7 @@ def close(a, b, what, share=1e-5):
 
 def run(tmp, *args, code=1, given=None):
     out = os.path.join(tmp, 'out.jsonl')
-    r = program(['-m', TINY, '-o', out, '--overwrite', *args], given if given is not None else rows())
+    r = program(['-m', SMALL, '-o', out, '--overwrite', *args], given if given is not None else rows())
     equal(r.code, code, r.err)
     text = read(out + '.stats.json').decode()
     return json.loads(text, parse_constant=lambda c: check(False, c)), [json.loads(line) for line in read(out).splitlines()]

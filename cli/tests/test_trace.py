@@ -3,7 +3,7 @@ import json
 import os
 
 from events import load, spans
-from run import MHA, TINY, case, check, equal, program, read, refused, threads, write
+from run import MHA, SMALL, case, check, equal, program, read, refused, threads, write
 
 STAGES = ['pack', 'forward', 'sample', 'stops']
 
@@ -13,7 +13,7 @@ STAGES = ['pack', 'forward', 'sample', 'stops']
 def trace_of_a_run(tmp):
     out, path = os.path.join(tmp, 'out.jsonl'), os.path.join(tmp, 'trace.json')
     rows = [{'prompt': 'Once upon a time ' * (i % 4 + 1) + str(i), 'max_tokens': 2 + i % 9} for i in range(40)] + [b'{bad']
-    r = program(['-m', TINY, '-o', out, '--trace', path, '--batch-tokens', '64'], rows)
+    r = program(['-m', SMALL, '-o', out, '--trace', path, '--batch-tokens', '64'], rows)
     equal((r.code, sorted(os.listdir(tmp))), (1, ['out.jsonl', 'out.jsonl.stats.json', 'trace.json']), r.err)
     events, stats = load(path), json.loads(read(out + '.stats.json'))
     names = {e['args']['name']: e['tid'] for e in events if e['name'] == 'thread_name'}
@@ -42,8 +42,8 @@ def trace_of_a_run(tmp):
 @case
 def trace_changes_nothing(tmp):
     rows = [{'prompt': 'Once ' * (i + 1), 'max_tokens': 8, 'temperature': 0.8} for i in range(8)]
-    plain = program(['-m', TINY], rows)
-    told = program(['-m', TINY, '--trace', os.path.join(tmp, 't'), '--report', os.path.join(tmp, 'r')], rows)
+    plain = program(['-m', SMALL], rows)
+    told = program(['-m', SMALL, '--trace', os.path.join(tmp, 't'), '--report', os.path.join(tmp, 'r')], rows)
     equal((told.code, told.out), (0, plain.out), told.err)
 
 
@@ -52,7 +52,7 @@ def files_beside_out_are_refused_and_kept(tmp):
     rows = write(os.path.join(tmp, 'in.jsonl'), b'{"prompt":"Hello","max_tokens":2}\n')
     link, out = os.path.join(tmp, 'link'), os.path.join(tmp, 'out.jsonl')
     os.symlink(rows, link)
-    base = ['-m', TINY, '-i', rows, '-o', out]
+    base = ['-m', SMALL, '-i', rows, '-o', out]
     before = sorted(os.listdir(tmp))
     for option in ('--report', '--trace'):
         for path, holds in ((rows, 'input'), (link, 'input'), (out, 'output'), (out + '.stats.json', '--stats'),
@@ -64,7 +64,7 @@ def files_beside_out_are_refused_and_kept(tmp):
         refused(program(['--merge', '-o', out, rows, option, os.path.join(tmp, 'x')]), 2, f'--merge [^:]*: it excludes {option}')
     refused(program([*base, '--report', os.path.join(tmp, 'x'), '--trace', os.path.join(tmp, 'x')]), 2, 'also that of --report')
     given = write(os.path.join(tmp, 'out.jsonl.stats.json'), read(rows))
-    refused(program(['-m', TINY, '-i', given, '-o', out]), 2, "--stats '[^']*' is an input")
+    refused(program(['-m', SMALL, '-i', given, '-o', out]), 2, "--stats '[^']*' is an input")
     os.remove(given)
     equal(sorted(os.listdir(tmp)), before, 'files')
 
@@ -91,7 +91,7 @@ def files_beside_out_after_a_failure(tmp):
 @case
 def shards_have_files_of_their_own(tmp):
     rows = [{'prompt': 'Hello', 'max_tokens': 2}] * 4
-    args = ['-m', TINY, '--shard', '1/2', '-o', os.path.join(tmp, 'o.%s'), '--report', os.path.join(tmp, 'r.%s'),
+    args = ['-m', SMALL, '--shard', '1/2', '-o', os.path.join(tmp, 'o.%s'), '--report', os.path.join(tmp, 'r.%s'),
             '--trace', os.path.join(tmp, 't.%s')]
     equal(program(args, rows).code, 0, 'run')
     equal(sorted(os.listdir(tmp)), ['o.1-of-2', 'o.1-of-2.stats.json', 'r.1-of-2', 't.1-of-2'], 'files')

@@ -1,0 +1,14 @@
+"""The stand-ins for CUDA's libraries (kernels/tests/standin), on which tests of the device run, and a model for them: they go
+through a block thread by thread, a thousand times as slow as a processor."""
+import os
+
+from run import FULL, PROGRAM, TINY, Skip, shallow
+
+STANDIN = os.path.join(os.path.dirname(PROGRAM), 'llmbatch-cuda-standin.so')
+# models are compared whole by test_golden_cuda_*
+MODEL = TINY if FULL else shallow()
+
+
+def needs_standin():
+    if not os.path.exists(STANDIN):
+        raise Skip('no CUDA headers')
