@@ -1,39 +1,45 @@
 #!/usr/bin/env python3
 """mpi_fault.py MPIRUN PROGRAM: runs mpi_fault with a victim in every way and looks at what is said, at the exit code and
-at how soon all processes have gone."""
+at how soon all processes have gone. Its cases wait for deadlines, and do so at once; each process has its case's name in the
+environment."""
+import concurrent.futures
 import os
 import re
 import subprocess
 import sys
 import time
+import uuid
 
 mpirun, program = sys.argv[1], os.path.abspath(sys.argv[2])
 TIMEOUT_S = 4  # mpi_fault.c's
-bad = []
 
 
-def processes():
-    """Those of this program that are there, zombies not counted."""
+def processes(tag):
+    """Those of this program and case that are there, zombies not counted."""
     found = []
-    for pid in os.listdir('/proc'):
+    for pid in filter(str.isdigit, os.listdir('/proc')):
         try:
-            if pid.isdigit() and os.readlink(f'/proc/{pid}/exe') == program:
-                found.append(int(pid))
+            with open(f'/proc/{pid}/environ', 'rb') as f:
+                if os.readlink(f'/proc/{pid}/exe') == program and tag.encode() in f.read().split(b'\0'):
+                    found.append(int(pid))
         except OSError:
             pass
     return found
 
 
 def case(ranks, per_host, what, victim, pattern, within):
-    args = [mpirun, '-n', str(ranks), '--oversubscribe', '--bind-to', 'none', program, str(ranks), str(per_host), what,
+    """What is wrong, and a line that says how it went."""
+    tag = f'LLMBATCH_TEST_FAULT={uuid.uuid4()}'
+    name, _, value = tag.partition('=')
+    args = [mpirun, '-x', name, '-n', str(ranks), '--oversubscribe', '--bind-to', 'none', program, str(ranks), str(per_host), what,
             str(victim)]
     if what == 'kill':  # the launcher leaves the end of the others to themselves, and exits 0 then
         args.insert(1, '--enable-recovery')
     begin = time.monotonic()
-    done = subprocess.run(args, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(args, capture_output=True, text=True, timeout=120, env={**os.environ, name: value})
     took = time.monotonic() - begin
-    name = f'{ranks} ranks, {per_host or ranks} a host, {what} rank {victim}'
-    left = processes()
+    bad, name = [], f'{ranks} ranks, {per_host or ranks} a host, {what} rank {victim}'
+    left = processes(tag)
     said = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
     if left:
         bad.append(f'{name}: processes {left} are still there')
@@ -47,10 +53,11 @@ def case(ranks, per_host, what, victim, pattern, within):
             bad.append(f'{name}: the run was not told')
     if took > within:
         bad.append(f'{name}: took {took:.1f} s')
-    print(f'{name}: exit {done.returncode} after {took:.1f} s {said}', flush=True)
+    return bad, f'{name}: exit {done.returncode} after {took:.1f} s {said}'
 
 
 START_S = 8  # of a launcher on a busy machine
+AT_ONCE = 6
 STILL_S = START_S + TIMEOUT_S + 4
 SAMPLE = [  # 5 faults; LB_TEST_FULL=1 has all
     (3, 0, 'idle', 0, None, START_S + 10),
@@ -69,7 +76,10 @@ MORE = [
     (2, 1, 'stop', 1, r'rank 1 on host \S+\.1 gives no sign of life', STILL_S),
     (4, 2, 'hang', 0, r'rank 0 on host \S+\.0 is late: .*layer 2 of step 5', STILL_S),
 ]
-for one in SAMPLE + (MORE if os.environ.get('LB_TEST_FULL') == '1' else []):
-    case(*one)
+bad = []
+with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+    for wrong, line in pool.map(lambda one: case(*one), SAMPLE + (MORE if os.environ.get('LB_TEST_FULL') == '1' else [])):
+        bad += wrong
+        print(line, flush=True)
 print('\n'.join(bad) or 'faults: all named, all processes gone')
 sys.exit(1 if bad else 0)
