@@ -14,8 +14,8 @@ mount --bind "$2/hosts" /etc/hosts
 mkdir -p "$2/own.$1" "$2/own"
 mount --bind "$2/own.$1" "$2/own"
 hostname "$1"
-# a connection whose peer is gone is given up after 13 s, not a quarter of an hour: mpirun waits for that
-echo 5 >/proc/sys/net/ipv4/tcp_retries2
+# a connection whose peer is gone is given up after 6 or 13 s, not a quarter of an hour: mpirun waits for that
+echo "$3" >/proc/sys/net/ipv4/tcp_retries2
 ip link set lo up
 echo $$
 exec sleep infinity'''
@@ -35,8 +35,9 @@ class NotAllowed(Exception):
 class Hosts:
     """with Hosts(['ash', 'birch']) as hosts: subprocess.run([*hosts.mpirun('-n', '2'), 'hostname'])"""
 
-    def __init__(self, names):
-        self.names, self.inner, self.running = names, {}, []
+    def __init__(self, names, retries=5):
+        """retries: of TCP; the first comes after 0.2 s, and each waits twice as long as the one before."""
+        self.names, self.retries, self.inner, self.running = names, str(retries), {}, []
         self.folder = tempfile.TemporaryDirectory(prefix='llmbatch-hosts-')
 
     def __enter__(self):
@@ -73,7 +74,7 @@ class Hosts:
         self.launch('setpriv', '--pdeathsig', 'KILL', 'unshare', '-mnp', '--fork', '--kill-child', '--mount-proc', 'sh', '-c', SWITCH)
         self.first = children(self.running[0].pid)[0]
         for name, address in zip(self.names, addresses):
-            self.inner[name] = self.launch(*self.inside(), 'unshare', '-imnu', 'sh', '-c', INIT, 'sh', name, self.folder.name)
+            self.inner[name] = self.launch(*self.inside(), 'unshare', '-imnu', 'sh', '-c', INIT, 'sh', name, self.folder.name, self.retries)
             self.write('pid.' + name, self.inner[name])
             run(*self.inside(), *f'ip link add name {name} type veth peer name eth0 netns {self.inner[name]}'.split())
             run(*self.inside(), *f'ip link set {name} master sw0 up'.split())

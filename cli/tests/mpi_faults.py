@@ -1,9 +1,11 @@
 """Runs of several ranks that are harmed: whatever happens to a rank or to mpirun, finished rows are in OUT.partial, no
 process is left, and what the program says names rank and host."""
+import concurrent.futures
 import os
 import re
 import signal
 import socket
+import tempfile
 import time
 
 from ranks import SLOW, Run, alone, finished, local, needs_mpi
@@ -11,6 +13,7 @@ from run import PROGRAM, TINY, Skip, case, check, equal, lines, long, read, samp
 
 HOST = socket.gethostname()
 TIMEOUT_S = 20 if SLOW else 4   # --rank-timeout
+AT_ONCE = 3    # cases, which wait
 LAYOUTS = {'dp 3': (3, 1), 'tp 2': (2, 2)}
 
 
@@ -58,16 +61,18 @@ def harm(tmp, layout, rank, number, codes, says, seconds):
 
 def every_rank(tmp, *args):
     needs_mpi()
-    for layout, (n, _) in LAYOUTS.items():
-        for rank in range(n) if not SLOW else (n - 1,):
-            yield harm(tmp, layout, rank, *args)
+    victims = [(layout, rank) for layout, (n, _) in LAYOUTS.items() for rank in (range(n) if not SLOW else (n - 1,))]
+
+    def one(victim):
+        return harm(tempfile.mkdtemp(dir=tmp), *victim, *args)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:  # most of their time they wait
+        return list(pool.map(one, victims))
 
 
 @case
 def a_rank_is_killed(tmp):
     # mpirun sees it too, ends the others and exits with what killed the rank, if it comes first
-    for _ in every_rank(tmp, signal.SIGKILL, (4, 137), r'rank {rank} (on|with PID \d+ on node) (host )?{host}', 10):
-        pass
+    every_rank(tmp, signal.SIGKILL, (4, 137), r'rank {rank} (on|with PID \d+ on node) (host )?{host}', 10)
 
 
 @case
@@ -80,8 +85,7 @@ def a_rank_stands_still(tmp):
 @long
 def a_rank_is_asked_to_end(tmp):
     for number in (signal.SIGTERM, signal.SIGUSR1):
-        for _ in every_rank(tmp, number, (130,), '', 10):
-            pass
+        every_rank(tmp, number, (130,), '', 10)
 
 
 @case

@@ -9,12 +9,13 @@ from ranks import SLOW, Run, alone, finished, mixed_rows, needs_mpi
 from run import TINY, Skip, case, check, equal, lines, long, read, sample, write
 
 NAMES = ['ash', 'birch', 'cedar']
-TIMEOUT_S = 8 if SLOW else 5    # --rank-timeout, sooner than TCP gives up (hosts.py)
+TIMEOUT_S, RETRIES = (8, 5) if SLOW else (4, 4)    # --rank-timeout, sooner than TCP gives up
+AT_ONCE = 3    # cases, which wait
 
 
 def cluster():
     needs_mpi()
-    return hosts.Hosts(NAMES)
+    return hosts.Hosts(NAMES, RETRIES)
 
 
 def on_hosts(function):
@@ -31,8 +32,8 @@ def on_hosts(function):
 
 @on_hosts
 def groups_over_hosts_give_the_same_bytes(tmp, c):
-    rows = write(os.path.join(tmp, 'rows.jsonl'), mixed_rows(20 if SLOW else 40))
     for dtype in ('f32', 'bf16')[:1 if SLOW else 2]:
+        rows = write(os.path.join(tmp, 'rows.jsonl'), mixed_rows(20 if SLOW else 40, dtype == 'f32'))
         want = alone(['-m', TINY, '-i', rows, '--dtype', dtype], tmp)
         for where, tp in sample((('ash:1,birch:2,cedar:1', 2), ('ash:2,birch:2', 4), ('ash,birch,cedar', 1), ('ash,birch', 2)), 2):
             what, out = f'{where}, tp {tp}, {dtype}', os.path.join(tmp, 'out.jsonl')

@@ -5,15 +5,16 @@ import os
 from events import load, spans
 from page import Page, check_numbers
 from ranks import Run, local, needs_mpi
-from run import SMALL, case, check, equal, lines, read, write
+from run import SLOW, SMALL, case, check, equal, lines, read, write
 
 LAYOUTS = [(3, 1), (4, 2)]  # ranks and --tp
+N_ROW = 24 if SLOW else 60
 
 
 @case
 def steps_of_all_ranks(tmp):
     needs_mpi()
-    rows = [{'prompt': 'Once upon a time ' * (i % 9 + 1), 'max_tokens': 2 + i % 20} for i in range(60)]
+    rows = [{'prompt': 'Once upon a time ' * (i % 9 + 1), 'max_tokens': 2 + i % 20} for i in range(N_ROW)]
     path = write(os.path.join(tmp, 'in.jsonl'), lines(rows))
     out, page, trace = (os.path.join(tmp, name) for name in ('out', 'page', 'trace'))
     for n, tp in LAYOUTS:
@@ -34,7 +35,7 @@ def steps_of_all_ranks(tmp):
         check(abs(total - stats['steps']['tokens_mean'] * stats['steps']['count']) < 0.001 * total, total)
         in_time = [e for i in range(n) for e in steps[i] if e['ts'] + e['dur'] > 1e6 * stats['time_s']['total']]
         equal(in_time, [], 'steps after the end')
-        equal(len({e['id'] for e in events if e['ph'] == 'b'}), 60, 'rows')
+        equal(len({e['id'] for e in events if e['ph'] == 'b'}), N_ROW, 'rows')
         text = read(page).decode()
         check_numbers(Page(text), stats)
         check('For other ranks' in text, 'ranks of the page')

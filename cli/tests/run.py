@@ -1219,12 +1219,12 @@ def run_case(item):
 def main():
     if not os.access(PROGRAM, os.X_OK):
         sys.exit(__doc__)
-    patterns = sys.argv[2:]
+    patterns, at_once = sys.argv[2:], 2
     # what these import as `run` is this
     sys.modules['run'] = sys.modules['__main__']
     if patterns and patterns[0].endswith('.py'):
         CASES.clear()
-        importlib.import_module(os.path.basename(patterns.pop(0))[:-3])
+        at_once = getattr(importlib.import_module(os.path.basename(patterns.pop(0))[:-3]), 'AT_ONCE', at_once)
     else:
         for name in sorted(os.listdir(os.path.dirname(os.path.abspath(__file__)))):
             if name.startswith('test_') and name.endswith('.py'):
@@ -1238,7 +1238,7 @@ def main():
     if every.isdigit() and len(picked) > 2:
         picked = picked[::int(every)]
     count = {'ok': 0, 'FAIL': 0, 'skip': 0}
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
         for name, end, text, seconds in pool.map(run_case, picked):
             count[end] += 1
             print(f'skip: cli {name}: {text}' if end == 'skip' else f'{end:4} {name} ({seconds:.1f} s)', flush=True)
