@@ -45,10 +45,9 @@ CASES = []
 @functools.cache
 def shallow():
     """testdata/tiny-llama of one layer, whose ids nobody knows: for what computes slowly, and is asked how it gets there."""
-    folder = tempfile.mkdtemp(prefix='llmbatch-shallow-')
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for name in os.listdir(TINY):
-        shutil.copyfile(os.path.join(TINY, name), os.path.join(folder, name))
+    tmp = tempfile.mkdtemp(prefix='llmbatch-shallow-')
+    atexit.register(shutil.rmtree, tmp, ignore_errors=True)
+    folder = copy_model(TINY, tmp, os.path.basename(TINY))
     config = json.loads(read(os.path.join(TINY, 'config.json')))
     write(os.path.join(folder, 'config.json'), json.dumps({**config, 'num_hidden_layers': 1}).encode())
     return folder
@@ -158,6 +157,16 @@ def golden(model, text=False):
 
 def long_rows(n, max_tokens=1500):
     return lines([{'prompt_token_ids': [5 + i % 50, 7, 9], 'max_tokens': max_tokens, 'ignore_eos': True} for i in range(n)])
+
+
+def copy_model(model, tmp, name, files=''):
+    """A copy of the files whose names begin as the pattern says."""
+    folder = os.path.join(tmp, name)
+    os.mkdir(folder)
+    for file in os.listdir(model):
+        if re.match(files, file):
+            shutil.copyfile(os.path.join(model, file), os.path.join(folder, file))
+    return folder
 
 
 F32 = ['--dtype', 'f32', '--token-ids']
@@ -335,16 +344,6 @@ def empty_input(tmp):
 
 GOLDENS = os.path.join(ROOT, '../shared/goldens')
 CHAT = [{'messages': [{'role': 'user', 'content': 'Hi'}]}]
-
-
-def copy_model(model, tmp, name, files=''):
-    """A copy of the files whose names begin as the pattern says."""
-    folder = os.path.join(tmp, name)
-    os.mkdir(folder)
-    for file in os.listdir(model):
-        if re.match(files, file):
-            shutil.copyfile(os.path.join(model, file), os.path.join(folder, file))
-    return folder
 
 
 @case

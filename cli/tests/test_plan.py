@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 
-from run import GOLDENS, SMALL, case, check, equal, good, lines, program, read, refused, write
+from run import GOLDENS, SMALL, TINY, case, check, equal, good, lines, program, read, refused, write
 
 
 def planned(tmp, model, rows, *options):
@@ -89,19 +89,19 @@ def a_plan_without_weights(tmp):
 @case
 def sizes_are_chosen_and_say_why(tmp):
     rows = [{**r, 'max_tokens': 3} for r in ragged(130)]
-    _, s = ran(tmp, SMALL, rows)
+    _, s = ran(tmp, TINY, rows)
     check('short' in s['engine']['auto']['batch_tokens'], s['engine'])
     equal(s['engine']['batch_tokens'], 512, 'what short runs take')
     # told that rows may go on for long, the run is long enough to measure
     rows = [{k: v for k, v in r.items() if k != 'max_tokens'} for r in rows]
-    many, s = ran(tmp, SMALL, rows, '--max-tokens', '1000', '--stop-token-ids', ','.join(map(str, range(700))))
+    many, s = ran(tmp, TINY, rows, '--max-tokens', '1000', '--stop-token-ids', ','.join(map(str, range(700))))
     check('measured' in s['engine']['auto']['batch_tokens'], s['engine'])
     check(s['engine']['batch_tokens'] in (256, 512, 1024, 2048, 4096), s['engine'])
-    fixed, s = ran(tmp, SMALL, rows, '--max-tokens', '1000', '--stop-token-ids', ','.join(map(str, range(700))),
+    fixed, s = ran(tmp, TINY, rows, '--max-tokens', '1000', '--stop-token-ids', ','.join(map(str, range(700))),
                    '--batch-tokens', '33', '--max-seqs', '7', '--kv-memory', '8M')
     check(many == fixed, 'sizes change rows')
     check('auto' not in s['engine'], s['engine'])
-    r = program(['-m', SMALL, '--kv-memory', 'auto', '--max-seqs', 'auto', '--batch-tokens', 'auto', '--log-level', 'info', '-p', 'a'])
+    r = program(['-m', TINY, '--kv-memory', 'auto', '--max-seqs', 'auto', '--batch-tokens', 'auto', '--log-level', 'info', '-p', 'a'])
     for says in ('kv-memory', 'max-seqs', 'batch-tokens'):
         check(f'info: {says} ' in r.err, r.err)
 

@@ -12,7 +12,7 @@ import subprocess
 import time
 
 from adapters import adapter
-from run import (CLEAN_ENV, FULL, PROGRAM, SMALL, WAIT_S, case, check, copy_model, equal, good, lines, program, read,
+from run import (CLEAN_ENV, FULL, PROGRAM, SMALL, TINY, WAIT_S, case, check, copy_model, equal, good, lines, program, read,
                  refused, start_long_run, threads, write)
 
 SANITIZED = b'__asan_init' in read(PROGRAM) or b'__tsan_init' in read(PROGRAM)  # ten times as slow
@@ -548,7 +548,7 @@ def retry_errors_of_a_complete_output(tmp):
     rows = mixed_rows(24)
     for out_name, order in (('out.jsonl', 'input'), ('out.jsonl.gz', 'input'), ('o2.jsonl', 'completion')):
         # rows fail for want of memory that has been found since
-        args, out = command(tmp, rows, '--order', order, out=out_name)
+        args, out = command(tmp, rows, '--order', order, out=out_name, model=TINY)
         equal(program(args).code, 1, 'the undisturbed run')
         want, numbers = read(out), stats_of(out)
         equal(program([*args, '--overwrite', '--kv-memory', '24K']).code, 1, 'little memory')
