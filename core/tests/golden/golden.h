@@ -80,6 +80,8 @@ json_t *golden_read(const char *path);
 /* Leaves every step-th row: 2, 5, 8 ... of step 3, where a golden model's are of 3, 33, some 30 and some 40 ids, and a
  * page has 32. */
 void golden_thin(json_t *rows, size_t step);
+/* Leaves what is recorded of the first n greedy ids of rows. */
+void golden_shorten(json_t *rows, size_t n);
 
 /* Makes `into` the folder of a model whose files are links to those of dir, but for config.json: members of `change`
  * are put in place of its own, "(absent)" takes one out. */

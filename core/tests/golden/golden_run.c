@@ -107,6 +107,21 @@ void golden_thin(json_t *rows, size_t step)
             json_array_remove(rows, i);
 }
 
+void golden_shorten(json_t *rows, size_t n)
+{
+    static const char *const lists[] = {"greedy_ids", "logprobs", "step_top8"};
+    json_t *row;
+    size_t i;
+    json_array_foreach(rows, i, row)
+    {
+        for (int k = 0; k < 3; k++) {
+            json_t *list = json_object_get(row, lists[k]);
+            while (json_array_size(list) > n)
+                json_array_remove(list, json_array_size(list) - 1);
+        }
+    }
+}
+
 static char *read_all(const char *path)
 {
     FILE *f = fopen(path, "r");

@@ -85,6 +85,8 @@ static void score_of(const char *name, const char *isa)
     json_t *golden = golden_read(file);
     if (golden_extent() < EXTENT_SAMPLE)
         golden_thin(golden, 3);
+    if (golden_extent() == EXTENT_SANITIZED)
+        golden_shorten(golden, 12);
     json_t *rows = rows_of(golden);
     golden_options(&o, path);
     o.isa = isa;
