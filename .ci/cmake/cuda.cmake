@@ -4,6 +4,10 @@ set(lk_tests ${CMAKE_SOURCE_DIR}/kernels/tests)
 
 if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
   enable_language(CXX)
+  # C++ is for tests alone. What no sanitizer changes is compiled with the same flags in every build, so that a compiler's
+  # cache has it once.
+  set(CMAKE_CXX_FLAGS_RELEASE -g1)
+  set(CMAKE_CXX_FLAGS_RELWITHDEBINFO -g1)
   file(GLOB cuda_kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)
   file(GLOB cuda_checks CONFIGURE_DEPENDS ${lk_tests}/cuda/*.cu)
   set(simt ${lk_tests}/simt/simt_block.cu ${lk_tests}/simt/simt_warp.cu ${lk_tests}/simt/simt_shadow.cu)
@@ -24,10 +28,12 @@ if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
     endif()
   endfunction()
 
-  # the model is what checks, at every load: of it the sanitizers see the switches of stacks, which they must know
+  # the model is what checks, at every load: of it the sanitizers see the switches of stacks, which they must know; of the
+  # checks' operands they see where these end, which is malloc's business
   lk_simt_objects(lk_simt "" ${simt})
   lk_simt_objects(lk_simt_switch "${LB_SANITIZE}" ${switch})
-  lk_simt_objects(lk_cuda_checks "${LB_SANITIZE}" ${cuda_checks})
+  lk_simt_objects(lk_cuda_checks "" ${cuda_checks})
+  target_compile_options(lk_cuda_checks PRIVATE -O1)
   lk_simt_objects(lk_cuda_modeled "${LB_SANITIZE}" ${lk_tests}/simt/dev_simt.cu)
   set(modeled $<TARGET_OBJECTS:lk_cuda_checks> $<TARGET_OBJECTS:lk_cuda_modeled> $<TARGET_OBJECTS:lk_simt>
       $<TARGET_OBJECTS:lk_simt_switch>)
@@ -50,7 +56,6 @@ if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
     target_compile_definitions(lk_cuda_sanitized PRIVATE LK_SIMT)
     # at -O2 the compiler takes seven times as long over them
     target_compile_options(lk_cuda_sanitized PRIVATE -fno-sanitize-recover=all -O0)
-    target_compile_options(lk_cuda_checks PRIVATE -O0)
     add_executable(checkcuda_sanitized ${modeled} $<TARGET_OBJECTS:lk_cuda_sanitized>)
     list(APPEND programs checkcuda_sanitized)
   endif()
@@ -59,7 +64,8 @@ if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
     target_link_libraries(${name} PRIVATE lk)
   endforeach()
   foreach(name ${programs})
-    add_test(NAME ${name} COMMAND ${name})
+    set(brief $<$<STREQUAL:${name},checkcuda_sanitized>:--brief>)
+    add_test(NAME ${name} COMMAND ${name} ${brief})
     set_tests_properties(${name} PROPERTIES TIMEOUT 900)
   endforeach()
   # .ci/check_cuda_resources reads from the log what blocks the kernels were launched with
@@ -73,7 +79,8 @@ if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
 
   # CUDA's runtime, cuBLASLt and NCCL on the host, where their headers are (kernels/tests/standin): a program that links
   # $<TARGET_OBJECTS:...> of LB_STANDIN runs CUDA code on the model
-  find_path(LB_CUDA_INCLUDE cuda_runtime_api.h HINTS $ENV{CUDA_HOME}/include $ENV{CUDA_PATH}/include /usr/local/cuda/include)
+  find_path(LB_CUDA_INCLUDE cuda_runtime_api.h HINTS ${LB_CUDA_ROOT}/include $ENV{CUDA_HOME}/include
+            $ENV{CUDA_PATH}/include /usr/local/cuda/include)
   set(LB_STANDIN)
   if(LB_CUDA_INCLUDE)
     file(GLOB standin CONFIGURE_DEPENDS ${lk_tests}/standin/standin_*.c)

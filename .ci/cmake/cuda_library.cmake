@@ -19,7 +19,8 @@ list(TRANSFORM LB_CUDA_SOURCES PREPEND ${CMAKE_SOURCE_DIR}/ REGEX "^[^/]")
 # lb_cuda_module(NAME INCLUDE OBJECT ...): the library from its sources and these objects; INCLUDE has CUDA's headers
 function(lb_cuda_module name include)
   add_library(${name} MODULE ${LB_CUDA_SOURCES} ${ARGN})
-  set_target_properties(${name} PROPERTIES PREFIX "" LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}
+  # no name of its own in the flags: the stand-ins' library is made of the same objects, for a compiler's cache too
+  set_target_properties(${name} PROPERTIES PREFIX "" DEFINE_SYMBOL "" LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}
                         LINK_DEPENDS ${CMAKE_SOURCE_DIR}/.ci/cmake/cuda_library.map)
   target_link_libraries(${name} PRIVATE lb_flags PkgConfig::XXHASH Threads::Threads m)
   target_include_directories(${name} SYSTEM PRIVATE ${include})

@@ -114,22 +114,22 @@ static char *run_rows(struct lb_options *o, struct place *p, struct lb_stats *st
 }
 
 static const char rows[] =
-    "{\"prompt\":\"Once upon a time\",\"max_tokens\":40}\n"
+    "{\"prompt\":\"Once upon a time\",\"max_tokens\":20}\n"
     "{\"prompt_token_ids\":[696],\"max_tokens\":9,\"logprobs\":3}\n"
     "\n"
-    "{\"id\":\"warm\",\"prompt\":\"The dog\",\"temperature\":1.2,\"max_tokens\":30}\n"
-    "{\"id\":\"warm too\",\"prompt\":\"The dog\",\"temperature\":1.2,\"max_tokens\":30}\n"
+    "{\"id\":\"warm\",\"prompt\":\"The dog\",\"temperature\":1.2,\"max_tokens\":12}\n"
+    "{\"id\":\"warm too\",\"prompt\":\"The dog\",\"temperature\":1.2,\"max_tokens\":12}\n"
     "{\"prompt\":\"A cat and a mouse went for a walk. They saw a big tree and a little house in the "
     "wood. The cat said hello to the bird in the tree and to the fish in the pond.\","
-    "\"max_tokens\":50,\"top_p\":0.9,\"temperature\":0.8,\"logprobs\":0,\"seed\":7}\n"
+    "\"max_tokens\":30,\"top_p\":0.9,\"temperature\":0.8,\"logprobs\":0,\"seed\":7}\n"
     "{\"prompt\":\"My name is\",\"stop\":[\"house\",\" a\"],\"max_tokens\":64}\n"
     "{\"prompt\":\"My name is\",\"top_k\":5,\"temperature\":2,\"ignore_eos\":true,"
-    "\"max_tokens\":33}\n"
-    "{\"prompt\":\"x\",\"min_p\":0.2,\"temperature\":3,\"stop_token_ids\":[13],\"max_tokens\":99}\n"
+    "\"max_tokens\":20}\n"
+    "{\"prompt\":\"x\",\"min_p\":0.2,\"temperature\":3,\"stop_token_ids\":[13],\"max_tokens\":50}\n"
     "{\"prompt\":\"My name is\",\"repetition_penalty\":1.2,\"frequency_penalty\":0.3,\"min_tokens\":20,"
-    "\"max_tokens\":40,\"logprobs\":2}\n"
+    "\"max_tokens\":24,\"logprobs\":2}\n"
     "{\"prompt\":\"A cat and\",\"presence_penalty\":1.5,\"logit_bias\":{\"5\":4,\"17\":-100},"
-    "\"temperature\":1.1,\"max_tokens\":40}\n";
+    "\"temperature\":1.1,\"max_tokens\":16}\n";
 
 static void test_same_bytes(void **state)
 {
@@ -165,7 +165,8 @@ static void test_alone(void **state)
     struct place p;
     struct lb_options o;
     char all[4096] = "", line[4096];
-    for (int i = 0; i < 6; i++)
+    const int n_row = is_sanitized() ? 6 / whole_or(2) : 6;
+    for (int i = 0; i < n_row; i++)
         snprintf(all + strlen(all), sizeof all - strlen(all),
                  "{\"id\":%d,\"prompt\":\"The %s\",\"temperature\":%d,\"max_tokens\":%d,\"logprobs\":1}\n", i,
                  i % 2 ? "dog is in the little house and" : "cat", i % 3, 10 + i * 7);
@@ -175,9 +176,9 @@ static void test_alone(void **state)
     for (char *at = strtok(text, "\n"); at; at = strtok(NULL, "\n"))
         json_array_append_new(want, json_loads(at, 0, NULL));
     free(text);
-    assert_int_equal(json_array_size(want), 6);
+    assert_int_equal(json_array_size(want), n_row);
     const char *at = all;
-    for (size_t i = 0; i < 6; i++) {
+    for (size_t i = 0; i < (size_t)n_row; i++) {
         size_t n = strcspn(at, "\n");
         memcpy(line, at, n + 1);
         line[n + 1] = 0;
@@ -471,7 +472,9 @@ static void test_closed_pipe(void **state)
     struct lb_err err;
     char path[32];
     int code, fd[2];
-    place_init(&p, &o, rows);
+    place_init(&p, &o,
+               "{\"prompt\":\"The dog\",\"max_tokens\":4}\n{\"prompt\":\"a\",\"max_tokens\":2}\n"
+               "{\"prompt\":\"The cat\",\"max_tokens\":9,\"ignore_eos\":true}\n");
     assert_int_equal(pipe(fd), 0);
     close(fd[0]);
     signal(SIGPIPE, SIG_IGN);

@@ -43,13 +43,16 @@ static int n_golden;
 static const char *cuda_path;
 static int cuda_step = 1;
 
-/* One recorded row in so many is run, fewer where a device's threads are modeled. Under a sanitizer the question is
- * what is read and written. */
+/* One recorded row in so many is run, fewer where a device's threads are modeled, and of models and files that others
+ * are like one in so many. Under a sanitizer the question is what is read and written. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { SAMPLE = 12, DEVICE_SAMPLE = 12 };
+enum { SAMPLE = 12, DEVICE_SAMPLE = 12, MODELS = 4, FILES = 4 };
 #else
-enum { SAMPLE = 4, DEVICE_SAMPLE = 4 };
+enum { SAMPLE = 4, DEVICE_SAMPLE = 5, MODELS = 2, FILES = 1 };
 #endif
+
+/* New ids of a row that are run and compared. */
+static int n_new = N_NEW;
 
 static void read_golden(const char *name)
 {
@@ -178,7 +181,7 @@ struct run_row {
     int32_t out[N_NEW], seq, slot;
     int n_fed, n_out;
     uint64_t bits[N_NEW]; /* hash of the logits of each generated token */
-    float *logits;        /* NULL, or room for them: [N_NEW, n_vocab] */
+    float *logits;        /* NULL, or room for them: [n_new, n_vocab] */
 };
 
 static int32_t token_of(const struct run_row *r, int at)
@@ -249,7 +252,7 @@ static void run_rows(struct rig *rig, struct run_row *row, int n_row, int budget
             for (int i = 0; i < n_row; i++) {
                 struct run_row *r = &row[i];
                 int left = budget - rig->step.n_tok, n = prefill ? r->g->n_prompt - r->n_fed : 1;
-                if (r->n_out == N_NEW || (r->n_fed < r->g->n_prompt) != prefill || left == 0)
+                if (r->n_out == n_new || (r->n_fed < r->g->n_prompt) != prefill || left == 0)
                     continue;
                 put(rig, r, n < left ? n : left);
                 if (r->n_fed >= r->g->n_prompt)
@@ -266,7 +269,7 @@ static void run_rows(struct rig *rig, struct run_row *row, int n_row, int budget
         for (int j = 0; j < n_asked; j++) {
             assert_true(cand[j].finite);
             take(rig, asked[j], j, &cand[j], teacher);
-            if (asked[j]->n_out == N_NEW) {
+            if (asked[j]->n_out == n_new) {
                 lb_kv_close(&rig->kv, asked[j]->seq);
                 n_running--;
             }
@@ -297,7 +300,7 @@ static void run_together(struct rig *rig, struct run_row *row, int budget, bool 
 static void same_bits(const char *name, const struct run_row *a, const struct run_row *b)
 {
     for (int i = 0; i < n_golden; i++)
-        for (int j = 0; j < N_NEW; j++)
+        for (int j = 0; j < n_new; j++)
             if (a[i].bits[j] != b[i].bits[j])
                 fail_msg("%s: row %d: logits of token %d depend on the row's company", name, i, j);
 }
@@ -311,7 +314,7 @@ static void check_model(const char *name, bool bf16_too)
     worst_logit = worst_logprob = 0;
     run_alone(&rig, alone, false);
     for (int i = 0; i < n_golden; i++)
-        for (int j = 0; j < N_NEW; j++)
+        for (int j = 0; j < n_new; j++)
             if (alone[i].out[j] != golden[i].greedy[j])
                 fail_msg("%s: row %d: token %d is %d, golden %d", name, i, j, alone[i].out[j], golden[i].greedy[j]);
     if (!(worst_logit <= 2e-4) || !(worst_logprob <= 2e-4))
@@ -350,18 +353,18 @@ static int64_t best_of(const float *x, int64_t n)
     return best;
 }
 
-/* Logits of all rows, [n_golden, N_NEW, n_vocab]. */
+/* Logits of all rows, [n_golden, n_new, n_vocab]. */
 static float *logits_of(const char *name, enum lb_dtype dtype, const char *isa, int64_t *n_vocab)
 {
     static struct run_row row[MAX_ROW];
     struct rig rig;
     rig_open(&rig, name, dtype, isa, 2);
     *n_vocab = rig.config.n_vocab;
-    float *logits = calloc((size_t)(n_golden * N_NEW * *n_vocab), sizeof *logits);
+    float *logits = calloc((size_t)(n_golden * n_new * *n_vocab), sizeof *logits);
     assert_non_null(logits);
     rows_init(row);
     for (int i = 0; i < n_golden; i++)
-        row[i].logits = logits + i * N_NEW * *n_vocab;
+        row[i].logits = logits + i * n_new * *n_vocab;
     run_rows(&rig, row, n_golden, MAX_TOK, true);
     rig_close(&rig);
     return logits;
@@ -372,7 +375,7 @@ static void check_distance(const char *name, const char *set, const float *want,
 {
     const double rms = json_number_value(json_object_get(tolerance, "bf16_rms"));
     const double flips = json_number_value(json_object_get(tolerance, "bf16_flips"));
-    const int64_t n_step = (int64_t)n_golden * N_NEW;
+    const int64_t n_step = (int64_t)n_golden * n_new;
     float *got = logits_of(name, LB_BF16, set, &n_vocab);
     double sum = 0;
     int n_flip = 0;
@@ -393,9 +396,9 @@ static void check_bf16(const char *name, const json_t *tolerance)
     int64_t n_vocab;
     read_golden(name);
     float *want = logits_of(name, LB_F32, "ref", &n_vocab);
-    const int64_t n_step = (int64_t)n_golden * N_NEW;
+    const int64_t n_step = (int64_t)n_golden * n_new;
     for (int64_t k = 0; k < n_step; k++) /* else both might leave out the same thing, an adapter above all */
-        assert_int_equal(best_of(want + k * n_vocab, n_vocab), golden[k / N_NEW].greedy[k % N_NEW]);
+        assert_int_equal(best_of(want + k * n_vocab, n_vocab), golden[k / n_new].greedy[k % n_new]);
     const char *set;
     unsigned bit;
     for (int i = 0; !cuda_path && (set = lk_cpu_set(i, &bit)) != NULL; i++)
@@ -417,7 +420,7 @@ static void bf16_rule(void **state)
         "glm4-moe-qknorm", "chatglm",        "glm4-moe-lite", "glm-moe-dsa", ADAPTER};
     json_t *all = json_load_file(GOLDENS "tolerance.json", 0, NULL);
     assert_non_null(all);
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+    for (size_t i = 0; i < sizeof names / sizeof *names; i += (size_t)whole_or(MODELS))
         check_bf16(names[i], json_object_get(all, names[i]));
     json_decref(all);
 }
@@ -437,7 +440,7 @@ static void check_device(const char *name, enum lb_dtype dtype)
     worst_logit = worst_logprob = 0;
     run_together(&rig, row, MAX_TOK, teacher);
     for (int i = 0; i < n_golden; i++)
-        if (memcmp(row[i].out, golden[i].greedy, sizeof row[i].out) != 0)
+        if (memcmp(row[i].out, golden[i].greedy, (size_t)n_new * sizeof *row[i].out) != 0)
             fail_msg("%s: row %d: other ids than the golden ones", name, i);
     print_message("%s on cuda: %s logits of all rows are %.2g from the golden ones\n", name, teacher ? "bf16" : "f32",
                   worst_logit);
@@ -501,7 +504,7 @@ static void directories(void **state)
                                         "qwen3",
                                         "glm",
                                         "chatglm"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+    for (size_t i = 0; i < sizeof names / sizeof *names; i += (size_t)whole_or(MODELS))
         check_model(names[i], false);
     check_model("llama-mha", true);
     check_model("llama-headdim", true);
@@ -522,7 +525,7 @@ static void gguf_files(void **state)
         skip();
     static const char *const names[] = {"llama-gguf-f32",  "llama-gguf-f16",  "llama-gguf-bf16",
                                         "llama-gguf-q8_0", "llama-gguf-q4_0", "llama-gguf-q4_1"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i += is_sanitized() ? (size_t)whole_or(2) : 1)
+    for (size_t i = 0; i < sizeof names / sizeof *names; i += (size_t)whole_or(FILES))
         check_model(names[i], i == 2);
 }
 
@@ -740,7 +743,7 @@ static void parameters(void **state)
     rig_close(&rig);
 }
 
-/* test_model_decoder [--cuda LIBRARY [[sample] MODEL ...]]; a sample is every fourth row, fewer under a sanitizer, and
+/* test_model_decoder [--cuda LIBRARY [[sample] MODEL ...]]; a sample is every fifth row, fewer under a sanitizer, and
  * all of all models with LB_TEST_FULL=1. */
 int main(int argc, char **argv)
 {
@@ -756,6 +759,7 @@ int main(int argc, char **argv)
         bool full = is_whole(), sample = argc > 3 && strcmp(argv[3], "sample") == 0;
         cuda_path = argv[2];
         cuda_step = sample && !full ? DEVICE_SAMPLE : 1;
+        n_new = sample && !full ? N_NEW / 3 : N_NEW;
         only = argc > 3 + sample && !(sample && full) ? argv + 3 + sample : NULL;
         return cmocka_run_group_tests_name("device", device, NULL, NULL);
     }

@@ -13,6 +13,7 @@
 #include "core/run/adjust.h"
 #include "core/run/sample.h"
 #include "core/tests/randomrow.h"
+#include "core/tests/whole.h"
 
 enum { MOST_VOCAB = 5000, MOST_PART = 16, MOST_ROUND = 8 };
 
@@ -172,7 +173,8 @@ static void go_on(struct row *r, const struct lb_settings *set, const int32_t *p
     struct lb_adjust *two = lb_adjust_new(set, prompt, n_prompt, &config);
     assert_true(one && two);
     double spread = (double[]){2, 12}[below(2)];
-    for (int i = 0; i < 12; i++) {
+    const int n_new = is_sanitized() ? 12 / whole_or(2) : 12;
+    for (int i = 0; i < n_new; i++) {
         struct lb_asked q;
         row_make(r, r->n, spread, below(3) == 0);
         double u = uniform();

@@ -116,14 +116,14 @@ static void check_dir(const char *dir, int n_round, size_t most, bool rule)
 static void test_rule(void **state)
 {
     (void)state;
-    check_dir(LB_SOURCE_DIR "/testdata/tiny-llama", 1500, 60, true);
+    check_dir(LB_SOURCE_DIR "/testdata/tiny-llama", 1500 / whole_or(2), 60, true);
 }
 
 static void test_three_ways(void **state)
 {
     (void)state;
-    check_dir(LB_SOURCE_DIR "/testdata/tiny-llama", 50000 / whole_or(10), MAX_WORD, false);
-    check_dir(LB_SOURCE_DIR "/../shared/tokenizers/qwen3", 50000 / whole_or(10), MAX_WORD, false);
+    check_dir(LB_SOURCE_DIR "/testdata/tiny-llama", 50000 / whole_or(20), MAX_WORD, false);
+    check_dir(LB_SOURCE_DIR "/../shared/tokenizers/qwen3", 50000 / whole_or(20), MAX_WORD, false);
 }
 
 /* Runs of one byte: ties of rank, where the leftmost pair goes first. */

@@ -117,7 +117,11 @@ static void test_files(void **state)
         struct lb_err err = LB_ERR_INIT;
         lb_str_puts(&path, LB_SOURCE_DIR);
         lb_str_puts(&path, files[i]);
-        if (!lb_file_exists(path.data)) {
+        /* a sample has no second one of a kind that is as large */
+        bool again = strstr(files[i], "qwen3") || strstr(files[i], "mistral");
+        if (again && !is_whole()) {
+            print_message("of a sample no %s\n", files[i]);
+        } else if (!lb_file_exists(path.data)) {
             print_message("skip: test_text_tokscan: no ../shared\n");
         } else {
             assert_int_equal(lb_file_read(path.data, SIZE_MAX / 2, &text, &err), LB_OK);
@@ -195,7 +199,7 @@ static void test_mutations(void **state)
     static const char bytes[] = "\"\"\\{}[]:, \n\tu0019eE-.#aé\xff";
     uint64_t seed = 20251122;
     size_t n_took = 0;
-    const int n_round = 300000 / whole_or(5);
+    const int n_round = 300000 / whole_or(10);
     for (int round = 0; round < n_round; round++) {
         char copy[sizeof text + 8];
         size_t n = sizeof text - 1;

@@ -29,8 +29,8 @@ enum { N_FIRST = 4 }; /* of other calls than for memory, in front of the sample 
 static const char id_rows[] = "{\"prompt_token_ids\":[5,6,7],\"max_tokens\":3}\n"
                               "{bad\n"
                               "{\"id\":\"a\",\"prompt_token_ids\":[8],\"max_tokens\":2,\"n\":2,\"temperature\":1}\n"
-                              "{\"prompt_token_ids\":[9,10],\"max_tokens\":4,\"logprobs\":1,\"prompt_logprobs\":2}\n"
-                              "{\"prompt_token_ids\":[11,12],\"max_tokens\":9,\"ignore_eos\":true,"
+                              "{\"prompt_token_ids\":[9,10],\"max_tokens\":2,\"logprobs\":1,\"prompt_logprobs\":2}\n"
+                              "{\"prompt_token_ids\":[11,12],\"max_tokens\":5,\"ignore_eos\":true,"
                               "\"repetition_penalty\":1.1}\n";
 static const char text_rows[] =
     "{\"prompt\":\"Once upon\",\"max_tokens\":3,\"stop\":[\"zz\"]}\n"

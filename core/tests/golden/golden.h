@@ -27,6 +27,9 @@ void golden_out_release(struct golden_out *out);
 /* The kernel sets of this program that are to be tested, behind the last one NULL: all that it has but `without`, which
  * main takes from the command line (another program has tested it). */
 const char *const *golden_sets(void);
+/* Those of them that cover f32, which "falls back" of another one: it is ref's run once more. */
+const char *const *golden_f32_sets(void);
+bool golden_falls_back(const char *isa);
 extern const char *golden_without;
 /* The CUDA backend's library: runs are on it, in place of kernel sets but for "ref". NULL: they are not. */
 extern const char *golden_cuda;
@@ -36,11 +39,6 @@ extern const char *golden_cuda;
  * what is read and written, not the bits, which the release build has compared. */
 enum golden_extent { EXTENT_SANITIZED, EXTENT_MODEL, EXTENT_SAMPLE, EXTENT_FULL };
 enum golden_extent golden_extent(void);
-
-/* Notes what an f32 run with a set really ran on. True once the set has shown that its f32 runs are ref's, which
- * another program has tested. */
-void golden_note_set(const char *isa, const char *ran);
-bool golden_falls_back(const char *isa);
 
 /* Of logits and log-probabilities in f32 (README of the goldens). */
 #define GOLDEN_TOLERANCE 2e-4
@@ -79,6 +77,11 @@ void golden_options(struct lb_options *o, const char *model);
 
 /* Lines of a .jsonl file as an array, NULL when it is not there. */
 json_t *golden_read(const char *path);
+/* Leaves every step-th row: 2, 5, 8 ... of step 3, where a golden model's are of 3, 33, some 30 and some 40 ids, and a
+ * page has 32. */
+void golden_thin(json_t *rows, size_t step);
+/* Leaves what is recorded of the first n greedy ids of rows. */
+void golden_shorten(json_t *rows, size_t n);
 
 /* Makes `into` the folder of a model whose files are links to those of dir, but for config.json: members of `change`
  * are put in place of its own, "(absent)" takes one out. */
@@ -119,7 +122,7 @@ struct naive_model *naive_new(const struct naive_shape *shape, uint64_t seed);
 void naive_write(const struct naive_model *m, const char *dir);
 void naive_free(struct naive_model *m);
 
-/* logits[n, n_vocab] of a whole sequence. */
-void naive_forward(const struct naive_model *m, const int32_t *ids, int64_t n, double *logits);
+/* logits[n, n_vocab] of a whole sequence, set from position `first` on. */
+void naive_forward(const struct naive_model *m, const int32_t *ids, int64_t first, int64_t n, double *logits);
 
 #endif

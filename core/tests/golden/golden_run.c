@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/tests/hardware.h"
 #include "core/tests/whole.h"
 
 static void print_log(void *ctx, enum lb_log_level level, const char *text)
@@ -18,18 +19,37 @@ static void print_log(void *ctx, enum lb_log_level level, const char *text)
 
 const char *golden_without, *golden_cuda;
 
+/* The names in list, which is written over, behind the last one NULL. */
+static const char *const *sets_of(char *list, const char **sets, bool f32)
+{
+    char *rest = list;
+    size_t n = 0;
+    for (char *set = strtok_r(list, " ", &rest); set && n < 15; set = strtok_r(NULL, " ", &rest))
+        if ((!golden_without || strcmp(set, golden_without) != 0) && !(f32 && golden_falls_back(set)))
+            sets[n++] = set;
+    sets[n] = NULL;
+    return sets;
+}
+
 const char *const *golden_sets(void)
 {
     static char list[128];
     static const char *sets[16];
-    char *rest = list;
-    size_t n = 0;
     snprintf(list, sizeof list, "%s", golden_cuda ? "cuda" : lb_isa_list());
-    for (char *set = strtok_r(list, " ", &rest); set && n < 15; set = strtok_r(NULL, " ", &rest))
-        if (!golden_without || strcmp(set, golden_without) != 0)
-            sets[n++] = set;
-    sets[n] = NULL;
-    return sets;
+    return sets_of(list, sets, false);
+}
+
+const char *const *golden_f32_sets(void)
+{
+    static char list[128];
+    static const char *sets[16];
+    snprintf(list, sizeof list, "%s", golden_cuda ? "cuda" : lb_isa_list());
+    return sets_of(list, sets, true);
+}
+
+bool golden_falls_back(const char *isa)
+{
+    return !golden_cuda && !hardware_covers_f32(isa);
 }
 
 enum golden_extent golden_extent(void)
@@ -39,19 +59,6 @@ enum golden_extent golden_extent(void)
     if (golden_cuda || is_sanitized()) /* each thread of a device is modeled */
         return EXTENT_SANITIZED;
     return golden_without ? EXTENT_MODEL : EXTENT_SAMPLE;
-}
-
-static const char *no_f32;
-
-void golden_note_set(const char *isa, const char *ran)
-{
-    if (strcmp(isa, ran) != 0)
-        no_f32 = isa;
-}
-
-bool golden_falls_back(const char *isa)
-{
-    return no_f32 && golden_without && strcmp(isa, no_f32) == 0;
 }
 
 const char *const *golden_lora;
@@ -91,6 +98,28 @@ json_t *golden_read(const char *path)
     free(line);
     fclose(f);
     return rows;
+}
+
+void golden_thin(json_t *rows, size_t step)
+{
+    for (size_t i = json_array_size(rows); i-- > 0;)
+        if (i % step != step - 1)
+            json_array_remove(rows, i);
+}
+
+void golden_shorten(json_t *rows, size_t n)
+{
+    static const char *const lists[] = {"greedy_ids", "logprobs", "step_top8"};
+    json_t *row;
+    size_t i;
+    json_array_foreach(rows, i, row)
+    {
+        for (int k = 0; k < 3; k++) {
+            json_t *list = json_object_get(row, lists[k]);
+            while (json_array_size(list) > n)
+                json_array_remove(list, json_array_size(list) - 1);
+        }
+    }
 }
 
 static char *read_all(const char *path)

@@ -411,7 +411,7 @@ static void token(const struct naive_model *m, struct scratch *t, int32_t id, in
     rms_norm(t->h, t->x, &m->norm, s->dim);
 }
 
-void naive_forward(const struct naive_model *m, const int32_t *ids, int64_t n, double *logits)
+void naive_forward(const struct naive_model *m, const int32_t *ids, int64_t first, int64_t n, double *logits)
 {
     const struct naive_shape *s = &m->s;
     const size_t q = (size_t)(s->n_head * s->head_dim), kv = (size_t)(s->n_kv_head * s->head_dim);
@@ -430,7 +430,8 @@ void naive_forward(const struct naive_model *m, const int32_t *ids, int64_t n, d
     t.v = at + cache;
     for (int64_t i = 0; i < n; i++) {
         token(m, &t, ids[i], i, n);
-        product(logits + i * s->n_vocab, s->tied ? &m->embed : &m->head, t.h, NULL);
+        if (i >= first)
+            product(logits + i * s->n_vocab, s->tied ? &m->embed : &m->head, t.h, NULL);
     }
     free(block);
 }

@@ -376,17 +376,23 @@ static void write_config(const char *dir, const char *change)
     json_decref(bent);
 }
 
-/* The longest prompts, as the window and the context length show there. */
+/* The longest prompts, as the window and the context length show there; where the bytes read are the question one. */
 static json_t *long_rows(const char *dir)
 {
     char path[512];
     snprintf(path, sizeof path, "%s/golden.jsonl", dir);
     json_t *golden = golden_read(path), *rows = json_array();
+    size_t least = 48;
     for (size_t i = 0; i < json_array_size(golden); i++) {
         json_t *ids = json_object_get(json_array_get(golden, i), "prompt_token_ids");
-        if (json_array_size(ids) >= 48)
-            json_array_append_new(rows, json_pack("{s:O,s:i,s:b,s:i}", "prompt_token_ids", ids, "max_tokens", 3,
-                                                  "ignore_eos", 1, "logprobs", 8));
+        if (json_array_size(ids) < least)
+            continue;
+        if (golden_extent() < EXTENT_SAMPLE) {
+            json_array_clear(rows);
+            least = json_array_size(ids);
+        }
+        json_array_append_new(rows, json_pack("{s:O,s:i,s:b,s:i}", "prompt_token_ids", ids, "max_tokens", 3,
+                                              "ignore_eos", 1, "logprobs", 8));
     }
     assert_true(json_array_size(rows) > 0);
     json_decref(golden);
@@ -404,7 +410,7 @@ static void bent_keys(void **state)
         o.log = (struct lb_log){0};
         write_config(subjects[m].dir, "{}");
         golden_run(&o, rows, &base);
-        size_t step = golden_extent() == EXTENT_FULL ? 1 : golden_extent() == EXTENT_SAMPLE ? 3 : 8;
+        size_t step = golden_extent() == EXTENT_FULL ? 1 : golden_extent() == EXTENT_SAMPLE ? 3 : 11;
         for (size_t i = m % step; i < subjects[m].n; i += step) {
             const struct bend *b = &subjects[m].bend[i];
             struct lb_err err = LB_ERR_INIT;

@@ -156,6 +156,8 @@ static void test_f32(void **state)
         struct golden_out out;
         double rms;
         capture_run(c, s, "f32", *isa, &out);
+        if (!golden_cuda)
+            assert_string_equal(out.stats.isa, golden_falls_back(*isa) ? "ref" : *isa);
         assert_true(difference(c->embedding, json_object_get(golden, "embedding"), DIM, &rms) == 0);
         for (size_t il = 0; il < (size_t)s->model->n_layer; il++) {
             const json_t *want = json_array_get(json_object_get(golden, "hidden_after_layer"), il);

@@ -52,10 +52,13 @@ static json_t *prompts_of(const char *name, size_t n)
     char path[512];
     snprintf(path, sizeof path, GOLDENS "%s/golden.jsonl", name);
     json_t *golden = golden_read(path), *rows = json_array();
+    const int n_new = golden_extent() < EXTENT_SAMPLE ? 4 : 16;
     for (size_t i = 0; i < n; i++)
         json_array_append_new(rows, json_pack("{s:O,s:i,s:b,s:i}", "prompt_token_ids",
                                               json_object_get(json_array_get(golden, i), "prompt_token_ids"),
-                                              "max_tokens", 16, "ignore_eos", 1, "logprobs", 4));
+                                              "max_tokens", n_new, "ignore_eos", 1, "logprobs", 4));
+    if (golden_extent() < EXTENT_SAMPLE)
+        golden_thin(rows, 3);
     json_decref(golden);
     return rows;
 }
@@ -178,16 +181,18 @@ static void test_recorded(void **state)
     json_t *golden = golden_read(GOLDENS "llama-lora/golden.jsonl"), *rows = json_array(), *g;
     size_t i;
     while (golden_cuda && golden_extent() != EXTENT_FULL &&
-           json_array_size(golden) > (is_sanitized() ? 1 : 3)) /* its threads are modeled */
+           json_array_size(golden) > (is_sanitized() ? 1 : 2)) /* its threads are modeled */
         json_array_remove(golden, json_array_size(golden) - 1);
+    if (!golden_cuda && golden_extent() < EXTENT_SAMPLE)
+        golden_thin(golden, 3);
+    if (golden_extent() == EXTENT_SANITIZED)
+        golden_shorten(golden, 8);
     json_array_foreach(golden, i, g) json_array_append_new(
-        rows, json_pack("{s:O,s:i,s:b,s:i}", "prompt_token_ids", json_object_get(g, "prompt_token_ids"), "max_tokens",
-                        24, "ignore_eos", 1, "logprobs", 8));
-    for (const char *const *isa = golden_sets(); *isa; isa++) {
+        rows, json_pack("{s:O,s:I,s:b,s:i}", "prompt_token_ids", json_object_get(g, "prompt_token_ids"), "max_tokens",
+                        (json_int_t)json_array_size(json_object_get(g, "greedy_ids")), "ignore_eos", 1, "logprobs", 8));
+    for (const char *const *isa = golden_f32_sets(); *isa; isa++) {
         struct lb_options o;
         struct golden_out out;
-        if (golden_falls_back(*isa))
-            continue;
         golden_options(&o, GOLDENS "llama-mha");
         o.lora = lora;
         o.n_lora = 1;

@@ -95,9 +95,13 @@ static void test_penalties(void **state)
     (void)state;
     json_t *recorded = golden_read(TESTDATA "penalties.jsonl");
     assert_non_null(recorded);
-    for (const char *const *isa = golden_sets(); *isa; isa++) {
-        bool have = access(GOLDENS "README.md", R_OK) == 0;
-        if (!have || golden_extent() >= EXTENT_SAMPLE)
+    for (const char *const *isa = golden_f32_sets(); *isa; isa++) {
+        /* a sample has a larger model's on the last set, under a sanitizer no other one has any */
+        bool have = access(GOLDENS "README.md", R_OK) == 0, last = !isa[1];
+        enum golden_extent extent = golden_extent();
+        if (extent < EXTENT_SAMPLE && !last)
+            continue;
+        if (!have || extent == EXTENT_FULL || (extent == EXTENT_SAMPLE && last))
             penalties_of(TESTDATA "tiny-llama", "tiny-llama", *isa, recorded);
         if (have)
             penalties_of(GOLDENS "llama-mha", "llama-mha", *isa, recorded);

@@ -4,8 +4,10 @@
 
 #include "core/dist/world_impl.h"
 #include "core/tests/mpi/mpi_check.h"
+#include "core/tests/whole.h"
 
 #define AREA (128 << 10) /* numbers that one exchange takes */
+#define EDGE 1024
 
 static float number(int rank, int64_t i, int round)
 {
@@ -45,7 +47,9 @@ static void check_reduce(struct lb_comm *c, int base, int64_t n, int round)
     for (int64_t i = 0; i < n; i++)
         part[i] = number(base + c->rank, i, round);
     c->ops->reduce(c, part, n);
-    for (int64_t i = 0; i < n; i++) {
+    /* what comes first and last, and of the rest of a sample every seventh number, in another lane of a register each
+     */
+    for (int64_t i = 0; i < n; i += i < EDGE || i >= n - EDGE ? 1 : whole_or(7)) {
         float want = expected(base, c->size, i, round);
         if (memcmp(&want, &part[i], sizeof want) != 0) {
             fprintf(stderr, "rank %d, %d ranks, %s, n %lld, number %lld: %a instead of %a\n", c->rank, c->size, c->name,

@@ -1,11 +1,12 @@
-/* checkcuda [--kernels] [OP ...]: every kernel against the reference. With --kernels: the most threads and shared
- * memory that a block of each had. */
+/* checkcuda [--kernels | --first | --brief] [OP ...]: every kernel against the reference. With --kernels: the most
+ * threads and shared memory that a block of each had; with --first it ends at a failure; --brief: what a sanitizer
+ * asks, few and short cases of each kernel, unless LB_TEST_FULL=1. */
 #include "kernels/tests/cuda/checkcuda.cuh"
 
 #include <stdarg.h>
 
 static int n_check, n_failed;
-static bool first_alone;
+static bool first_alone, brief;
 
 static const struct {
     const char *name;
@@ -41,6 +42,11 @@ bool check_full(void)
 {
     const char *full = getenv("LB_TEST_FULL");
     return full && strcmp(full, "1") == 0;
+}
+
+bool check_brief(void)
+{
+    return brief && !check_full();
 }
 
 uint32_t random_bits(void)
@@ -127,8 +133,10 @@ int main(int argc, char **argv)
 {
     bool kernels = argc > 1 && strcmp(argv[1], "--kernels") == 0;
     first_alone = argc > 1 && strcmp(argv[1], "--first") == 0;
-    argc -= kernels || first_alone;
-    argv += kernels || first_alone;
+    brief = argc > 1 && strcmp(argv[1], "--brief") == 0;
+    const int n_option = kernels || first_alone || brief;
+    argc -= n_option;
+    argv += n_option;
     for (const auto &op : ops) {
         bool wanted = argc < 2;
         for (int i = 1; i < argc; i++)

@@ -72,6 +72,7 @@ void check(bool ok, const char *op, const char *format, ...) __attribute__((form
 void check_launch(int code, const char *op);
 /* Whether the longer form of a check is wanted (LB_TEST_FULL=1, or a device). */
 bool check_full(void);
+bool check_brief(void);
 
 uint32_t random_bits(void);
 float random_in(float low, float high);

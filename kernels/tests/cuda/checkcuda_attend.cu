@@ -336,14 +336,22 @@ void check_attention(void)
         {4, 1, 128, 128, 0, 4, false}, {2, 1, 256, 256, 0, 1, false}, {3, 1, 192, 136, 0, 1, false},
         {3, 1, 40, 32, 0, 1, true},    {2, 1, 576, 512, 0, 1, true},
     };
-    for (const shape &p : small)
-        attend_case(p, {70, 1, 33, 64}, 0);
+    for (const shape &p : small) {
+        if (check_brief())
+            attend_case(p, {35, 1, 32}, 0);
+        else
+            attend_case(p, {70, 1, 33, 64}, 0);
+    }
+    attend_case({4, 2, 16, 16, 0, 1, false}, {200, 170, 530, 161}, 5);
+    f32_case({4, 2, 16, 24, 0, 2, false}, {70, 33, 1});
+    if (check_brief()) {
+        f32_case({3, 1, 40, 32, 0, 1, true}, {40});
+        return;
+    }
     attend_case({2, 1, 16, 16, 0, 2, false}, {600, 590, 5, 1030}, 0);
     attend_case({2, 1, 16, 16, 0, 1, false}, {600, 610, 620}, 17);
-    attend_case({4, 2, 16, 16, 0, 1, false}, {200, 170, 530, 161}, 5);
     attend_case({2, 1, 16, 16, 530, 1, false}, {1060, 40, 531}, 0);
     attend_case({33, 1, 40, 32, 0, 1, true}, {40, 3}, 0);
-    f32_case({4, 2, 16, 24, 0, 2, false}, {70, 33, 1});
     f32_case({2, 1, 32, 32, 0, 1, false}, {1030, 600});
     f32_case({2, 1, 16, 16, 530, 1, false}, {1060, 20});
     f32_case({3, 1, 576, 512, 0, 1, true}, {40});
