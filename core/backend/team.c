@@ -22,8 +22,13 @@
 #define CLOSED UINT32_MAX
 #define MAX_GRAINS (UINT32_C(1) << 30)
 
-/* Pauses before a wait goes to sleep, some tens of microseconds: longer than the gap between two ops of a pass. */
+/* Pauses before a wait goes to sleep, some tens of microseconds: longer than the gap between two ops of a pass. Under a
+ * sanitizer what is between them takes longer than any such wait. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SPIN 40
+#else
 #define SPIN 4000
+#endif
 
 struct lb_team {
     _Alignas(64) _Atomic uint64_t claim;
