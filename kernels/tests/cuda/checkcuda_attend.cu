@@ -336,8 +336,8 @@ void check_attention(void)
         {4, 1, 128, 128, 0, 4, false}, {2, 1, 256, 256, 0, 1, false}, {3, 1, 192, 136, 0, 1, false},
         {3, 1, 40, 32, 0, 1, true},    {2, 1, 576, 512, 0, 1, true},
     };
-    for (const shape &p : small) {
-        if (check_brief())
+    for (const shape &p : small) { /* wide heads take long on the model */
+        if (check_brief() || (p.head_dim > 100 && !check_full()))
             attend_case(p, {35, 1, 32}, 0);
         else
             attend_case(p, {70, 1, 33, 64}, 0);
