@@ -101,8 +101,8 @@ double lb_plan_moe_bytes(const struct lb_config *c, int64_t n_tok);
 /* Bytes of a page over all layers on one of tp ranks as the configuration gives it; a kernel set may need more. */
 size_t lb_plan_page_bytes(const struct lb_config *c, enum lb_dtype dtype, int tp);
 
-/* The same as this device holds it. */
 struct lb_backend;
+/* The same as this device holds it. */
 size_t lb_plan_device_page_bytes(const struct lb_config *c, const struct lb_backend *be, int tp);
 
 /* Bytes of the weights that one of tp ranks holds, likewise; of a layer, in the mean. */

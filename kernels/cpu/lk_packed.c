@@ -255,13 +255,13 @@ static void codes_of(const struct lk_packed_panel *p, const uint8_t *codes, int6
         return;
     }
     codes += block * p->code_bytes;
+    if (bits == 6)
+        q[15] = q[31] = 0;
     for (int o = 0; o < bits; o++) {
         const uint32_t word = word_at(p, codes, o, j);
         uint8_t *to = q + (bits == 6 ? o / 3 * 16 + o % 3 * 5 : o * per);
         for (int i = 0; i < per; i++)
             to[i] = (uint8_t)(word >> i * bits & ((1u << bits) - 1u));
-        if (bits == 6 && o % 3 == 0)
-            to[15] = 0;
         if (bits == 6)
             q[o / 3 * 16 + 15] |= (uint8_t)(word >> 30 << o % 3 * 2);
     }

@@ -122,7 +122,8 @@ static inline void check_standin(const char *what)
     lib.forget();
 }
 
-static inline int64_t count_rows(const char *path)
+/* Finished rows of a partial file, in which a header stands before them; 0 where there is none. */
+static inline int64_t kept_rows(const char *path)
 {
     struct lb_str text = {0};
     struct lb_err err = LB_ERR_INIT;
@@ -131,7 +132,7 @@ static inline int64_t count_rows(const char *path)
         for (size_t i = 0; i < text.len; i++)
             n += text.data[i] == '\n';
     lb_str_release(&text);
-    return n;
+    return n > 0 ? n - 1 : 0;
 }
 
 #endif

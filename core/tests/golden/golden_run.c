@@ -19,32 +19,31 @@ static void print_log(void *ctx, enum lb_log_level level, const char *text)
 
 const char *golden_without, *golden_cuda;
 
-/* The names in list, which is written over, behind the last one NULL. */
-static const char *const *sets_of(char *list, const char **sets, bool f32)
+static const char *const *sets_of(bool f32)
 {
-    char *rest = list;
+    static struct {
+        char list[128]; /* what the names point into */
+        const char *set[16];
+    } kept[2];
+    const char **set = kept[f32].set;
+    char *list = kept[f32].list, *rest = list;
     size_t n = 0;
-    for (char *set = strtok_r(list, " ", &rest); set && n < 15; set = strtok_r(NULL, " ", &rest))
-        if ((!golden_without || strcmp(set, golden_without) != 0) && !(f32 && golden_falls_back(set)))
-            sets[n++] = set;
-    sets[n] = NULL;
-    return sets;
+    snprintf(list, sizeof kept->list, "%s", golden_cuda ? "cuda" : lb_isa_list());
+    for (char *name = strtok_r(list, " ", &rest); name && n < 15; name = strtok_r(NULL, " ", &rest))
+        if ((!golden_without || strcmp(name, golden_without) != 0) && !(f32 && golden_falls_back(name)))
+            set[n++] = name;
+    set[n] = NULL;
+    return set;
 }
 
 const char *const *golden_sets(void)
 {
-    static char list[128];
-    static const char *sets[16];
-    snprintf(list, sizeof list, "%s", golden_cuda ? "cuda" : lb_isa_list());
-    return sets_of(list, sets, false);
+    return sets_of(false);
 }
 
 const char *const *golden_f32_sets(void)
 {
-    static char list[128];
-    static const char *sets[16];
-    snprintf(list, sizeof list, "%s", golden_cuda ? "cuda" : lb_isa_list());
-    return sets_of(list, sets, true);
+    return sets_of(true);
 }
 
 bool golden_falls_back(const char *isa)

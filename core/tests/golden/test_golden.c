@@ -258,8 +258,7 @@ static void test_text(void **state)
         char path[512];
         model_path(models[m], path, sizeof path);
         json_t *golden = golden_rows(models[m], "golden.jsonl");
-        /* a sample has all of one of each kind, of the others one form in turn; under a sanitizer these forms of them
-         */
+        /* a sample has all of one of each kind, of the others one form in turn; a sanitizer these of the first */
         bool kind = in_sample(models[m], 9), sanitized = golden_extent() == EXTENT_SANITIZED;
         bool all = golden_extent() == EXTENT_FULL || (kind && !sanitized);
         for (int form = 0; form < 3; form++)

@@ -47,8 +47,7 @@ static void check_reduce(struct lb_comm *c, int base, int64_t n, int round)
     for (int64_t i = 0; i < n; i++)
         part[i] = number(base + c->rank, i, round);
     c->ops->reduce(c, part, n);
-    /* what comes first and last, and of the rest of a sample every seventh number, in another lane of a register each
-     */
+    /* what comes first and last, and of the rest of a sample every seventh number: the lanes of a register in turn */
     for (int64_t i = 0; i < n; i += i < EDGE || i >= n - EDGE ? 1 : whole_or(7)) {
         float want = expected(base, c->size, i, round);
         if (memcmp(&want, &part[i], sizeof want) != 0) {

@@ -72,6 +72,7 @@ void check(bool ok, const char *op, const char *format, ...) __attribute__((form
 void check_launch(int code, const char *op);
 /* Whether the longer form of a check is wanted (LB_TEST_FULL=1, or a device). */
 bool check_full(void);
+/* Whether few and short cases will do, as a sanitizer asks (--brief). */
 bool check_brief(void);
 
 uint32_t random_bits(void);
