@@ -9,6 +9,10 @@
 #include "kernels/cpu/lk_cols.h"
 #include "kernels/cpu/lk_cpu.h"
 
+/* The most that SwiGLU may be off, relative: in bf16 half a unit of the rounding, and 2^-13 in front of it, what a
+ * set's own e^x costs (amx_epilogue.h). */
+#define CHECK_SWIGLU_BF16 (0x1p-8 + 0x1p-13)
+
 /* Counts a check; a failed one is printed (the first few of an op) and makes the program end with 1. */
 void check_that(int ok, const struct lk_cpu *t, const char *op, const char *format, ...)
     __attribute__((format(printf, 4, 5)));

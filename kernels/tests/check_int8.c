@@ -282,7 +282,7 @@ static void swiglu(const struct lk_cpu *t, const struct problem *p, const struct
         for (int64_t j = i % check_every; j < ffn; j += check_every) {
             double g = (double)(value_of(p, i, j) + p->bias[j]);
             double u = (double)(value_of(p, i, ffn + j) + p->bias[ffn + j]), want = g / (1 + exp(-g)) * u;
-            double bound = (t->type == LK_F32 ? 0x1p-17 : 0x1p-8) * fabs(want) + 1e-30;
+            double bound = (t->type == LK_F32 ? 0x1p-17 : CHECK_SWIGLU_BF16) * fabs(want) + 1e-30;
             check_that(fabs((double)got[j] - want) <= bound, t, "int8 swiglu", "row %lld column %lld: %g, not %g",
                        (long long)i, (long long)j, (double)got[j], want);
         }

@@ -215,7 +215,7 @@ static void swiglu(const struct lk_cpu *t, struct problem *p, const struct lk_co
         for (int64_t j = 0; j < ffn; j++) {
             double eg, eu, g = exact(p, i, j, &eg) + (double)p->bias[j];
             double u = exact(p, i, ffn + j, &eu) + (double)p->bias[ffn + j], want = silu(g) * u;
-            double bound = (t->type == LK_F32 ? 0x1p-20 : 0x1p-8) * fabs(want) + 1.2 * eg * fabs(u) +
+            double bound = (t->type == LK_F32 ? 0x1p-20 : CHECK_SWIGLU_BF16) * fabs(want) + 1.2 * eg * fabs(u) +
                            eu * fabs(silu(g)) + 1e-6 * (fabs(g) + fabs(u)) + 1e-30;
             check_that(fabs((double)got[j] - want) <= bound, t, "swiglu", "row %lld column %lld: %g, not %g",
                        (long long)i, (long long)j, (double)got[j], want);

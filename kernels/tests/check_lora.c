@@ -212,7 +212,7 @@ static void gated(struct problem *p)
         t->act_row(&out, i, got);
         for (int64_t j = 0; j < ffn; j++) {
             double g = (double)want_of(p, i, j), u = (double)want_of(p, i, ffn + j), want = g / (1 + exp(-g)) * u;
-            double bound = (t->type == LK_F32 ? 0x1p-17 : 0x1p-8) * fabs(want) + 1e-6;
+            double bound = (t->type == LK_F32 ? 0x1p-17 : CHECK_SWIGLU_BF16) * fabs(want) + 1e-6;
             check_that(fabs((double)got[j] - want) <= bound, t, "lora", "swiglu row %lld column %lld: %g, not %g",
                        (long long)i, (long long)j, (double)got[j], want);
         }
