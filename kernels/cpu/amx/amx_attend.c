@@ -215,10 +215,10 @@ LK_INLINE void sum_pages(const int A, const int B, const struct values *v)
         const struct lk_page_rows page = page_of(v->x, j);
         const float *p = lk_scores_at(v->b, v->first, page.ip);
         const char *at = (const char *)kv->v + lk_rows_page(r, &page) * kv->v_page_bytes + (r->dim + v->dim) * 4;
-        const char *const a[2] = {(const char *)p, (const char *)(p + LK_AMX_ROWS * LK_SCORE_LD)};
-        const char *const w[2] = {at, at + 128};
+        struct lk_amx_at of = {.a = {(const char *)p, (const char *)(p + LK_AMX_ROWS * LK_SCORE_LD)},
+                               .w = {at, at + 128}};
         __asm__ volatile("" : : : "memory");
-        lk_amx_block(A, B, PAGES, &run, a, w);
+        lk_amx_block(A, B, PAGES, &run, &of);
     }
     lk_amx_put_sums(A, B, &run);
 }

@@ -136,30 +136,49 @@ struct lk_amx_kind {
     bool int8;
 };
 
+/* Where a run has come to: its tiles, and what is left to fetch, `lines` of it behind each tile that is loaded. All
+ * lines of a block at once would find no place to wait in. */
+struct lk_amx_at {
+    const char *a[2], *w[2], *ahead;
+    int lines;
+};
+
+LK_INLINE void lk_amx_fetch(const struct lk_amx_run *p, struct lk_amx_at *at)
+{
+    for (int i = 0; i < at->lines && at->ahead < p->ahead_end; i++, at->ahead += 64)
+        _mm_prefetch(at->ahead, _MM_HINT_T1);
+}
+
 /* The products of one block: the panels' tiles are at a, the columns' at w as in lk_amx_run. */
 LK_INLINE void lk_amx_block(const int A, const int B, const struct lk_amx_kind kind, const struct lk_amx_run *p,
-                            const char *const a[2], const char *const w[2])
+                            struct lk_amx_at *at)
 {
     const bool rows = kind.once == LK_AMX_ROWS_ONCE, cols = !rows;
-    LK_AMX_LOAD(rows, 4, a[0], p->a_row);
-    LK_AMX_LOAD(cols, 6, w[0], p->w_row);
+    LK_AMX_LOAD(rows, 4, at->a[0], p->a_row);
+    lk_amx_fetch(p, at);
+    LK_AMX_LOAD(cols, 6, at->w[0], p->w_row);
+    lk_amx_fetch(p, at);
     LK_AMX_DOT(kind.int8, 0, 4, 6);
     if (B > 1) {
-        LK_AMX_LOAD(cols, 7, w[0] + p->w_next, p->w_row);
+        LK_AMX_LOAD(cols, 7, at->w[0] + p->w_next, p->w_row);
+        lk_amx_fetch(p, at);
         LK_AMX_DOT(kind.int8, 1, 4, 7);
     }
     if (A > 1) {
-        LK_AMX_LOAD(rows, 5, a[1], p->a_row);
+        LK_AMX_LOAD(rows, 5, at->a[1], p->a_row);
+        lk_amx_fetch(p, at);
         LK_AMX_DOT(kind.int8, 2, 5, 6);
         if (B > 1)
             LK_AMX_DOT(kind.int8, 3, 5, 7);
     }
     if (B > 2) {
-        LK_AMX_LOAD(cols, 5, w[1], p->w_row);
+        LK_AMX_LOAD(cols, 5, at->w[1], p->w_row);
+        lk_amx_fetch(p, at);
         LK_AMX_DOT(kind.int8, 2, 4, 5);
     }
     if (B > 3) {
-        LK_AMX_LOAD(cols, 6, w[1] + p->w_next, p->w_row);
+        LK_AMX_LOAD(cols, 6, at->w[1] + p->w_next, p->w_row);
+        lk_amx_fetch(p, at);
         LK_AMX_DOT(kind.int8, 3, 4, 6);
     }
 }
@@ -168,17 +187,15 @@ LK_INLINE void lk_amx_block(const int A, const int B, const struct lk_amx_kind k
  * columns of bytes, and sums are whole numbers of 32 bits, which lie where the others' do. */
 LK_INLINE void lk_amx_run_tiles(const int A, const int B, const struct lk_amx_kind kind, const struct lk_amx_run *p)
 {
-    const char *a[2] = {p->a[0], p->a[1]}, *w[2] = {p->w[0], p->w[1]}, *ahead = p->ahead;
+    struct lk_amx_at at = {{p->a[0], p->a[1]}, {p->w[0], p->w[1]}, p->ahead, (p->n_ahead + A + B - 1) / (A + B)};
     __asm__ volatile("" : : : "memory"); /* tile loads do not tell the compiler that they read memory */
     lk_amx_take_sums(A, B, p);
     for (int64_t i = 0; i < p->n_block; i++) {
-        lk_amx_block(A, B, kind, p, a, w);
-        for (int line = 0; line < p->n_ahead && ahead < p->ahead_end; line++, ahead += 64)
-            _mm_prefetch(ahead, _MM_HINT_T1);
-        a[0] += p->a_step[0];
-        a[1] += p->a_step[1];
-        w[0] += p->w_step;
-        w[1] += p->w_step;
+        lk_amx_block(A, B, kind, p, &at);
+        at.a[0] += p->a_step[0];
+        at.a[1] += p->a_step[1];
+        at.w[0] += p->w_step;
+        at.w[1] += p->w_step;
     }
     lk_amx_put_sums(A, B, p);
 }
