@@ -56,7 +56,7 @@ enum lb_status lb_outlook_make(struct lb_llm *llm, struct lb_str *text, struct l
     if (!llm->gguf_open && !llm->safetensors_open && !lb_makes_up(&llm->o))
         return LB_OK;
     struct lb_plan_spec want = spec_of(llm);
-    LB_TRY(lb_sim_order(&llm->survey.lengths, err));
+    LB_TRY(lb_sim_order(&llm->survey.lengths, llm->o.time_limit_s > 0, err));
     struct lb_err why = LB_ERR_INIT;
     enum lb_status status = lb_plan_make(&plan, &want, &why);
     if (status == LB_OK)

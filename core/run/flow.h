@@ -84,9 +84,11 @@ struct lb_work {
                               * from the lead's list */
     int32_t n_follow;
     int64_t n_shared; /* tokens that other rows near it in the order begin with too: worth keeping in the cache */
-    int64_t group, group_len; /* rows that begin alike, and the longest prompt among them (order.h) */
-    int64_t n_before;         /* positions that were fed before the row was evicted; 0: it was not */
-    char *echo;               /* text of the prompt, where it goes before the new text; owned */
+    int64_t course;   /* steps that it takes at most; as all fields down to group_len for order.h */
+    int64_t group;    /* rows that begin alike, */
+    int64_t group_course, group_len; /* and the longest course and the longest prompt among them */
+    int64_t n_before;                /* positions that were fed before the row was evicted; 0: it was not */
+    char *echo;                      /* text of the prompt, where it goes before the new text; owned */
     size_t n_echo;
     int32_t *out; /* [set.max_tokens] owned, n_out of them generated */
     int64_t n_out;

@@ -373,7 +373,7 @@ void *lb_run_window(void *run)
         size_t n = gather(r, rows, &end);
         double begin = lb_now();
         n = fold(r, &f, rows, n);
-        lb_order_rows(rows, n);
+        lb_order_rows(rows, n, r->spec->deadline > 0);
         lb_timeline_work(r->spec->timeline, LB_TL_WINDOW, begin, lb_now(), n);
         for (size_t i = 0; i < n; i++) {
             for (int32_t k = 0; k < rows[i]->n_part && status == LB_OK && !over; k++)

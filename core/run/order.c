@@ -39,10 +39,14 @@ static int by_tokens(const void *x, const void *y)
 static int by_group(const void *x, const void *y)
 {
     const struct lb_work *a = *(struct lb_work *const *)x, *b = *(struct lb_work *const *)y;
+    if (a->group_course != b->group_course)
+        return a->group_course < b->group_course ? 1 : -1;
     if (a->group_len != b->group_len)
         return a->group_len < b->group_len ? 1 : -1;
     if (a->group != b->group)
         return a->group < b->group ? -1 : 1;
+    if (a->course != b->course)
+        return a->course < b->course ? 1 : -1;
     if (a->n_prompt != b->n_prompt)
         return a->n_prompt < b->n_prompt ? 1 : -1;
     return by_index(a, b);
@@ -50,11 +54,14 @@ static int by_group(const void *x, const void *y)
 
 static void make_group(struct lb_work **rows, size_t n)
 {
-    int64_t longest = 0;
-    for (size_t i = 0; i < n; i++)
+    int64_t longest = 0, course = 0;
+    for (size_t i = 0; i < n; i++) {
         longest = rows[i]->n_prompt > longest ? rows[i]->n_prompt : longest;
+        course = rows[i]->course > course ? rows[i]->course : course;
+    }
     for (size_t i = 0; i < n; i++) {
         rows[i]->group = rows[0]->row.index;
+        rows[i]->group_course = course;
         rows[i]->group_len = longest;
     }
 }
@@ -86,8 +93,10 @@ static void share_parts(struct lb_work *lead)
     }
 }
 
-void lb_order_rows(struct lb_work **rows, size_t n)
+void lb_order_rows(struct lb_work **rows, size_t n, bool hurried)
 {
+    for (size_t i = 0; i < n; i++)
+        rows[i]->course = hurried ? 0 : lb_row_course(rows[i]->n_prompt, rows[i]->set.max_tokens);
     qsort(rows, n, sizeof *rows, by_tokens);
     compare_neighbors(rows, n);
     for (size_t i = 0; i < n; i++)

@@ -4,6 +4,7 @@
 
 #include "core/base/hash.h"
 #include "core/base/mem.h"
+#include "core/run/order.h"
 
 enum lb_status lb_sim_add(struct lb_sim_rows *rows, const int32_t *prompt, int64_t n_prompt, int64_t n_new,
                           struct lb_err *err)
@@ -37,11 +38,11 @@ void lb_sim_release(struct lb_sim_rows *rows)
 
 /* ---- the order ---- */
 
-/* A page that rows begin with: how many, and the longest prompt of those. */
+/* A page that rows begin with: how many, and the longest prompt and course of those. */
 struct page_use {
     uint64_t key;
     uint32_t n_row; /* 0: a free place */
-    int32_t longest;
+    int32_t longest, course;
 };
 
 /* The place of a page in use[mask + 1], by its hash. */
@@ -63,6 +64,7 @@ static void count_pages(struct lb_sim_rows *rows, struct page_use *use, size_t m
             use[at].key = rows->page[k];
             use[at].n_row++;
             use[at].longest = row->n_prompt > use[at].longest ? row->n_prompt : use[at].longest;
+            use[at].course = row->course > use[at].course ? row->course : use[at].course;
             rows->page[k] = at;
         }
     }
@@ -71,17 +73,23 @@ static void count_pages(struct lb_sim_rows *rows, struct page_use *use, size_t m
 static int by_group(const void *x, const void *y)
 {
     const struct lb_sim_row *a = x, *b = y;
+    if (a->group_course != b->group_course)
+        return a->group_course < b->group_course ? 1 : -1;
     if (a->group_len != b->group_len)
         return a->group_len < b->group_len ? 1 : -1;
     if (a->group != b->group)
         return a->group < b->group ? -1 : 1;
+    if (a->course != b->course)
+        return a->course < b->course ? 1 : -1;
     if (a->n_prompt != b->n_prompt)
         return a->n_prompt < b->n_prompt ? 1 : -1;
     return (a->n_new < b->n_new) - (a->n_new > b->n_new);
 }
 
-enum lb_status lb_sim_order(struct lb_sim_rows *rows, struct lb_err *err)
+enum lb_status lb_sim_order(struct lb_sim_rows *rows, bool hurried, struct lb_err *err)
 {
+    for (size_t i = 0; i < rows->n; i++)
+        rows->row[i].course = hurried ? 0 : (int32_t)lb_row_course(rows->row[i].n_prompt, rows->row[i].n_new);
     size_t mask = 15;
     while (mask < 2 * rows->n_page)
         mask = 2 * mask + 1;
@@ -96,6 +104,7 @@ enum lb_status lb_sim_order(struct lb_sim_rows *rows, struct lb_err *err)
             row->n_shared++;
         bool alone = row->n_shared == 0;
         row->group = alone ? SIZE_MAX : (size_t)page[0];
+        row->group_course = alone ? row->course : use[page[0]].course;
         row->group_len = alone ? row->n_prompt : use[page[0]].longest;
     }
     lb_mem_free(use);

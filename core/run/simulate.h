@@ -17,7 +17,7 @@ struct lb_sim_row {
     int32_t n_page; /* full pages of the prompt */
     /* by lb_sim_order */
     int32_t n_shared; /* pages that other rows begin with too */
-    int32_t group_len;
+    int32_t course, group_len, group_course;
     size_t group;
 };
 
@@ -33,9 +33,9 @@ enum lb_status lb_sim_add(struct lb_sim_rows *rows, const int32_t *prompt, int64
                           struct lb_err *err);
 void lb_sim_release(struct lb_sim_rows *rows);
 
-/* Sorts as a run does (order.h), over all rows: those that begin with the same page together, the longest first. Called
- * once, when all are there. */
-enum lb_status lb_sim_order(struct lb_sim_rows *rows, struct lb_err *err);
+/* Sorts as a run does (order.h), over all rows: those that begin with the same page together, the longest course first.
+ * Called once, when all are there. */
+enum lb_status lb_sim_order(struct lb_sim_rows *rows, bool hurried, struct lb_err *err);
 
 /* Who is told of each step when it is made; step and scheduler are lent for the call. A failure ends the simulation. */
 struct lb_sim_watch {
