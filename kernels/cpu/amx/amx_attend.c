@@ -9,7 +9,7 @@
 #define PAGE LK_PAGE_TOKENS
 #define ROWS LK_SCORE_ROWS
 #define SPLIT_PAGES (LK_SPLIT_TOKENS / PAGE)
-#define PAGES ((struct lk_amx_kind){LK_AMX_COLS_ONCE, false})
+#define PAGES ((struct lk_amx_kind){LK_AMX_COLS_ONCE, false, false})
 #define WIDE 128 /* dimensions of V above which two panels are summed together */
 
 static int64_t attn_rows(int64_t v_dim)

@@ -222,11 +222,16 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
         .ahead_end = t->ahead_end,
         .n_ahead = t->n_ahead,
     };
+    for (int i = 0; t->two && i < 2; i++) { /* as in amx_linear.c */
+        const bool last = part->block + part->n_block == t->n_col / BLOCK;
+        p.then[i] = last ? t->ahead + i * t->panel_bytes : p.w[i] + part->n_block * BLOCK_BYTES;
+    }
     lk_amx_fetch_y(t->a, &(struct lk_amx_share){part->block, part->n_block, t->n_col / BLOCK,
                                                 lk_panel_begin(&t->plan.rows, ip), r0 + r1, t->panel});
     lk_amx_configure(&t->shape, r0, r1);
     lk_amx_run_pair(&t->shape, t->two, t->row_end - t->row_begin > 2, true, &p);
-    t->ahead += lk_min(t->ahead_end - t->ahead, part->n_block * t->n_ahead * 64);
+    if (!p.then[0])
+        t->ahead += lk_min(t->ahead_end - t->ahead, part->n_block * t->n_ahead * 64);
 }
 
 /* The whole numbers of segment s become numbers: n rows from `row` on. */

@@ -8,6 +8,7 @@
 #ifndef KERNELS_CPU_AMX_AMX_PRODUCT_H
 #define KERNELS_CPU_AMX_AMX_PRODUCT_H
 
+#include "kernels/cpu/amx/amx_run.h"
 #include "kernels/cpu/amx/lk_amx.h"
 
 /* Heights of the tiles as configured: of the first panel and of the second, 0 when there is one alone. */
@@ -43,23 +44,6 @@ static inline void lk_amx_configure(struct lk_amx_shape *now, int r0, int r1)
     lk_amx_load_config(&c);
     *now = (struct lk_amx_shape){r0, r1};
 }
-
-struct lk_amx_run {
-    const char *a[2];      /* first block of each panel */
-    int64_t a_row;         /* bytes from one row of a panel to the next */
-    int64_t a_step[2];     /* bytes from one block to the next */
-    const char *w[2];      /* columns: tiles at w[0] and w_next behind, of four then those at w[1] too */
-    int64_t w_row, w_next; /* bytes from one row of a tile to the next, from the first tile to the second */
-    int64_t w_step;        /* bytes from one block to the next */
-    int64_t n_block;
-    float *c[2];   /* sums: tiles at c[0] and 16 behind, then those of c[1], the second panel's or of w[1] */
-    int64_t c_row; /* bytes from one row of sums to the next */
-    bool begin;    /* from zero, not from what is there */
-    const char
-        *ahead; /* memory that will be read later: n_ahead lines of it are fetched into the second cache a block */
-    const char *ahead_end;
-    int n_ahead;
-};
 
 /* Blocks block .. block + n_block - 1 of `all` in the product of n_row rows, from `row` on, and a weight panel. */
 struct lk_amx_share {
@@ -119,10 +103,6 @@ LK_INLINE void lk_amx_put_sums(const int A, const int B, const struct lk_amx_run
             _tile_dpbf16ps(c, a, b); \
     } while (0)
 
-/* The operand that comes once while the other one comes again: loaded past the first cache, it leaves that to the other
- * (TILELOADDT1 says that a line need not stay). */
-enum lk_amx_once { LK_AMX_ROWS_ONCE, LK_AMX_COLS_ONCE };
-
 #define LK_AMX_LOAD(once, tile, at, row)       \
     do {                                       \
         if (once)                              \
@@ -131,54 +111,36 @@ enum lk_amx_once { LK_AMX_ROWS_ONCE, LK_AMX_COLS_ONCE };
             _tile_loadd(tile, at, row);        \
     } while (0)
 
-struct lk_amx_kind {
-    enum lk_amx_once once;
-    bool int8;
-};
-
-/* Where a run has come to: its tiles, and what is left to fetch, `lines` of it behind each tile that is loaded. All
- * lines of a block at once would find no place to wait in. */
-struct lk_amx_at {
-    const char *a[2], *w[2], *ahead;
-    int lines;
-};
-
-LK_INLINE void lk_amx_fetch(const struct lk_amx_run *p, struct lk_amx_at *at)
-{
-    for (int i = 0; i < at->lines && at->ahead < p->ahead_end; i++, at->ahead += 64)
-        _mm_prefetch(at->ahead, _MM_HINT_T1);
-}
-
 /* The products of one block: the panels' tiles are at a, the columns' at w as in lk_amx_run. */
 LK_INLINE void lk_amx_block(const int A, const int B, const struct lk_amx_kind kind, const struct lk_amx_run *p,
                             struct lk_amx_at *at)
 {
     const bool rows = kind.once == LK_AMX_ROWS_ONCE, cols = !rows;
     LK_AMX_LOAD(rows, 4, at->a[0], p->a_row);
-    lk_amx_fetch(p, at);
+    lk_amx_fetch(A, B, 0, kind, p, at);
     LK_AMX_LOAD(cols, 6, at->w[0], p->w_row);
-    lk_amx_fetch(p, at);
+    lk_amx_fetch(A, B, 1, kind, p, at);
     LK_AMX_DOT(kind.int8, 0, 4, 6);
     if (B > 1) {
         LK_AMX_LOAD(cols, 7, at->w[0] + p->w_next, p->w_row);
-        lk_amx_fetch(p, at);
+        lk_amx_fetch(A, B, 2, kind, p, at);
         LK_AMX_DOT(kind.int8, 1, 4, 7);
     }
     if (A > 1) {
         LK_AMX_LOAD(rows, 5, at->a[1], p->a_row);
-        lk_amx_fetch(p, at);
+        lk_amx_fetch(A, B, A + B - 1, kind, p, at);
         LK_AMX_DOT(kind.int8, 2, 5, 6);
         if (B > 1)
             LK_AMX_DOT(kind.int8, 3, 5, 7);
     }
     if (B > 2) {
         LK_AMX_LOAD(cols, 5, at->w[1], p->w_row);
-        lk_amx_fetch(p, at);
+        lk_amx_fetch(A, B, 3, kind, p, at);
         LK_AMX_DOT(kind.int8, 2, 4, 5);
     }
     if (B > 3) {
         LK_AMX_LOAD(cols, 6, at->w[1] + p->w_next, p->w_row);
-        lk_amx_fetch(p, at);
+        lk_amx_fetch(A, B, 4, kind, p, at);
         LK_AMX_DOT(kind.int8, 3, 4, 6);
     }
 }
@@ -187,15 +149,12 @@ LK_INLINE void lk_amx_block(const int A, const int B, const struct lk_amx_kind k
  * columns of bytes, and sums are whole numbers of 32 bits, which lie where the others' do. */
 LK_INLINE void lk_amx_run_tiles(const int A, const int B, const struct lk_amx_kind kind, const struct lk_amx_run *p)
 {
-    struct lk_amx_at at = {{p->a[0], p->a[1]}, {p->w[0], p->w[1]}, p->ahead, (p->n_ahead + A + B - 1) / (A + B)};
+    struct lk_amx_at at = lk_amx_start(A, B, kind, p);
     __asm__ volatile("" : : : "memory"); /* tile loads do not tell the compiler that they read memory */
     lk_amx_take_sums(A, B, p);
     for (int64_t i = 0; i < p->n_block; i++) {
         lk_amx_block(A, B, kind, p, &at);
-        at.a[0] += p->a_step[0];
-        at.a[1] += p->a_step[1];
-        at.w[0] += p->w_step;
-        at.w[1] += p->w_step;
+        lk_amx_step(kind, p, &at, i);
     }
     lk_amx_put_sums(A, B, p);
 }
@@ -206,13 +165,15 @@ LK_INLINE void lk_amx_run_pair(const struct lk_amx_shape *s, bool four, bool aga
                                const struct lk_amx_run *p)
 {
     if (s->r1 > 0 && again)
-        lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_ROWS_ONCE, int8}, p);
+        lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_ROWS_ONCE, int8, false}, p);
     else if (s->r1 > 0)
-        lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8}, p);
+        lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, false}, p);
+    else if (four && p->then[0])
+        lk_amx_run_tiles(1, 4, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, true}, p);
     else if (four)
-        lk_amx_run_tiles(1, 4, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8}, p);
+        lk_amx_run_tiles(1, 4, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, false}, p);
     else
-        lk_amx_run_tiles(1, 2, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8}, p);
+        lk_amx_run_tiles(1, 2, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, false}, p);
 }
 
 #endif
