@@ -58,6 +58,7 @@ LK_INLINE void lk_amx_fetch(const int A, const int B, const int i, const struct 
         _mm_prefetch(at->near[line / 32] + line % 32 * 64, _MM_HINT_T0);
 }
 
+/* The columns of block `block`, or behind the last one of then[], are fetched next. */
 LK_INLINE void lk_amx_go_on(const struct lk_amx_run *p, struct lk_amx_at *at, int64_t block)
 {
     for (int i = 0; i < 2; i++)
@@ -82,7 +83,8 @@ LK_INLINE void lk_amx_step(const struct lk_amx_kind kind, const struct lk_amx_ru
     for (int k = 0; k < 2; k++) {
         at->a[k] += p->a_step[k];
         at->w[k] += p->w_step;
-        at->near[k] += p->w_step;
+        if (kind.near)
+            at->near[k] += p->w_step;
     }
     if (kind.near && i + 1 + LK_AMX_NEAR == p->n_block)
         lk_amx_go_on(p, at, p->n_block);
