@@ -325,6 +325,14 @@ void check_linear(const struct lk_cpu *t)
         swiglu(t, &p, &out_cols);
         problem_free(&p);
     }
+    for (int64_t n_row = 1; n_row <= 21; n_row += 20) { /* a tile's columns are the last of a segment, half a block */
+        struct problem p;
+        check_even_cols(&cols, 70, 2, 32);
+        check_even_cols(&out_cols, 48, 1, 32);
+        problem_new(&p, t, &cols, n_row, 96);
+        swiglu(t, &p, &out_cols);
+        problem_free(&p);
+    }
     check_even_cols(&cols, 250, 3, 32);
     for (int64_t n_row = 2; n_row <= 27; n_row += 5)
         alone(t, &cols, n_row, 75);
