@@ -8,8 +8,8 @@
 
 #define PAGE LK_PAGE_TOKENS
 #define ROWS LK_SCORE_ROWS
-#define SPLIT_PAGES (LK_SPLIT_TOKENS / PAGE)
 #define PAGES ((struct lk_amx_kind){LK_AMX_COLS_ONCE, false, false})
+#define PAGES_NEAR ((struct lk_amx_kind){LK_AMX_COLS_ONCE, false, true})
 #define WIDE 128 /* dimensions of V above which two panels are summed together */
 
 static int64_t attn_rows(int64_t v_dim)
@@ -68,24 +68,17 @@ static struct lk_page_rows page_of(const struct span *x, int64_t j)
     return p;
 }
 
-/* The page that is read one split later: of the same sequence, or else of the next item. -1: none is. */
-static int64_t later_page(const struct lk_rows *r, const struct lk_page_rows *p)
-{
-    const struct lk_attend *a = r->a;
-    const struct lk_page_rows later = {p->ip + SPLIT_PAGES, p->first, p->end, p->it};
-    if (later.ip * PAGE <= a->pos[r->item->tok + (p->it < 0 ? r->item->n_tok - 1 : p->it)])
-        return lk_page_at(a, r->item, r->kv_head, &later);
-    const int32_t pos = a->pos[r->next->tok];
-    const int64_t ip = lk_window_begin(a->window, pos) / PAGE + p->ip % SPLIT_PAGES;
-    if (r->next == r->item || ip * PAGE > pos)
-        return -1;
-    return a->page[a->page_start[r->next->seq] + ip] * a->kv.n_kv_head + r->next->head / (a->n_head / a->kv.n_kv_head);
-}
-
 static void fetch(const char *from, int64_t bytes)
 {
     for (int64_t i = 0; i < bytes; i += 64)
         _mm_prefetch(from + i, _MM_HINT_T1);
+}
+
+/* What is read at once, into the first cache. */
+static void fetch_soon(const char *from, int64_t bytes)
+{
+    for (int64_t i = 0; i < bytes; i += 64)
+        _mm_prefetch(from + i, _MM_HINT_T0);
 }
 
 static void configure(const struct lk_rows *r, int n)
@@ -93,7 +86,17 @@ static void configure(const struct lk_rows *r, int n)
     lk_amx_configure(r->own, n < LK_AMX_ROWS ? n : LK_AMX_ROWS, n > LK_AMX_ROWS ? n - LK_AMX_ROWS : 0);
 }
 
-/* Scores of page j, of one panel alone those of `pages` pages. K of the next page is fetched, and for one panel V of
+/* The two K pages that are read behind pages j and j + 1. */
+static void come_near(const struct lk_rows *r, const struct span *x, int64_t j, struct lk_amx_run *run)
+{
+    const struct lk_kv *kv = &r->a->kv;
+    for (int i = 0; i < 2; i++) {
+        const struct lk_page_rows before = page_of(x, lk_min(j + 1 + i, x->n - 1));
+        run->then[i] = (const char *)kv->k + lk_rows_next_page(r, &before) * kv->k_page_bytes;
+    }
+}
+
+/* Scores of page j, of one panel alone those of `pages` pages. K of the next pages is fetched, and for one panel V of
  * these, which is soon needed; two panels are not so quick, and fetch it later. */
 static void score_pages(const struct lk_rows *r, const struct span *x, int64_t j, int pages, struct lk_scores *b)
 {
@@ -120,17 +123,19 @@ static void score_pages(const struct lk_rows *r, const struct span *x, int64_t j
         .n_ahead = 32,
     };
     run.ahead_end = run.ahead + kv->k_page_bytes;
-    if (n > LK_AMX_ROWS)
+    if (n > LK_AMX_ROWS) {
         lk_amx_run_tiles(2, 2, PAGES, &run);
-    else if (pages > 1)
-        lk_amx_run_tiles(1, 4, PAGES, &run);
-    else
+    } else if (pages > 1) {
+        come_near(r, x, j, &run);
+        lk_amx_run_tiles(1, 4, PAGES_NEAR, &run);
+    } else {
         lk_amx_run_tiles(1, 2, PAGES, &run);
+    }
     if (n > LK_AMX_ROWS || r->dim > 0)
         return;
-    fetch(v + at * kv->v_page_bytes, kv->v_page_bytes);
+    fetch_soon(v + at * kv->v_page_bytes, kv->v_page_bytes);
     if (pages > 1)
-        fetch(v + at_last * kv->v_page_bytes, kv->v_page_bytes);
+        fetch_soon(v + at_last * kv->v_page_bytes, kv->v_page_bytes);
 }
 
 /* The largest scores of pages begin .. end - 1 of a span. */
@@ -167,20 +172,12 @@ struct values {
     bool weigh; /* p is not there yet */
 };
 
-/* While a page is weighed for the first rows that see it, V of it is fetched; or of one panel, whose V is there, K of a
- * later page: it reads pages faster than they come, from one split to the next. */
+/* While a page is weighed for the first rows that see it, V of it is fetched. Of one panel it is there. */
 static void fetch_beside(const struct values *v, const struct lk_page_rows *p)
 {
     const struct lk_kv *kv = &v->r->a->kv;
-    if (v->first > v->x->p.first || v->r->dim > 0)
-        return;
-    if (v->x->p.end - v->x->p.first > LK_AMX_ROWS) {
+    if (v->first == v->x->p.first && v->r->dim == 0 && v->x->p.end - v->x->p.first > LK_AMX_ROWS)
         fetch((const char *)kv->v + lk_rows_page(v->r, p) * kv->v_page_bytes, kv->v_page_bytes);
-        return;
-    }
-    const int64_t later = later_page(v->r, p);
-    if (later >= 0)
-        fetch((const char *)kv->k + later * kv->k_page_bytes, kv->k_page_bytes);
 }
 
 static void weigh(const struct values *v, int64_t j)
