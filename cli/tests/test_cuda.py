@@ -130,7 +130,7 @@ def rows_that_sample_on_a_device(tmp):
 def graphs_of_other_families(tmp):
     """Experts, latents with experts, and two windows; experts in f32 ask the host, and are launched."""
     rows = [{'id': i, 'prompt_token_ids': [5 + i, 7, 9][:1 + i], 'max_tokens': n, 'temperature': 0.8, 'ignore_eos': True}
-            for i, n in enumerate((7, 4))]
+            for i, n in enumerate((12, 7))]
     path = write(os.path.join(tmp, 'in.jsonl'), lines(rows))
 
     def run(model, graphs, *more):
