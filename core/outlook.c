@@ -56,7 +56,6 @@ enum lb_status lb_outlook_make(struct lb_llm *llm, struct lb_str *text, struct l
     if (!llm->gguf_open && !llm->safetensors_open && !lb_makes_up(&llm->o))
         return LB_OK;
     struct lb_plan_spec want = spec_of(llm);
-    LB_TRY(lb_sim_order(&llm->survey.lengths, llm->o.time_limit_s > 0, err));
     struct lb_err why = LB_ERR_INIT;
     enum lb_status status = lb_plan_make(&plan, &want, &why);
     if (status == LB_OK)
@@ -65,6 +64,8 @@ enum lb_status lb_outlook_make(struct lb_llm *llm, struct lb_str *text, struct l
         lb_str_putf(text, "memory      does not fit: %s\n", why.text);
         return lb_err_set(err, status, "%s", why.text);
     }
+    bool at_once = (int64_t)llm->survey.lengths.n <= plan.max_seqs; /* as a run orders (order.h) */
+    LB_TRY(lb_sim_order(&llm->survey.lengths, at_once && llm->o.time_limit_s <= 0, err));
     if (llm->ranks.size > 1) /* the others do not measure with this one */
         lb_plan_take_batch(&plan, plan.batch_tokens);
     struct lb_forecast_spec spec = {.config = &llm->config,

@@ -357,6 +357,14 @@ static size_t fold(struct lb_run *r, struct lb_fold *f, struct lb_work **rows, s
     return n;
 }
 
+static int64_t n_sequences(struct lb_work *const *rows, size_t n)
+{
+    int64_t sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += rows[i]->n_part > 1 ? rows[i]->n_part : 1;
+    return sum;
+}
+
 void *lb_run_window(void *run)
 {
     struct lb_run *r = run;
@@ -373,7 +381,7 @@ void *lb_run_window(void *run)
         size_t n = gather(r, rows, &end);
         double begin = lb_now();
         n = fold(r, &f, rows, n);
-        lb_order_rows(rows, n, r->spec->deadline > 0);
+        lb_order_rows(rows, n, r->spec->deadline <= 0 && n_sequences(rows, n) <= r->spec->plan->max_seqs);
         lb_timeline_work(r->spec->timeline, LB_TL_WINDOW, begin, lb_now(), n);
         for (size_t i = 0; i < n; i++) {
             for (int32_t k = 0; k < rows[i]->n_part && status == LB_OK && !over; k++)

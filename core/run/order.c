@@ -93,10 +93,10 @@ static void share_parts(struct lb_work *lead)
     }
 }
 
-void lb_order_rows(struct lb_work **rows, size_t n, bool hurried)
+void lb_order_rows(struct lb_work **rows, size_t n, bool by_course)
 {
     for (size_t i = 0; i < n; i++)
-        rows[i]->course = hurried ? 0 : lb_row_course(rows[i]->n_prompt, rows[i]->set.max_tokens);
+        rows[i]->course = by_course ? lb_row_course(rows[i]->n_prompt, rows[i]->set.max_tokens) : 0;
     qsort(rows, n, sizeof *rows, by_tokens);
     compare_neighbors(rows, n);
     for (size_t i = 0; i < n; i++)

@@ -1,6 +1,6 @@
 /* The order in which rows run: rows that begin alike stand together, so that the beginning is computed once; apart from
- * that the one comes first that may take the most steps, so that no long row is left for the end, when steps read all
- * weights for the few rows that still run. */
+ * that the longest comes first, so that no long row is left for the end, when steps read all weights for the few rows
+ * that still run. */
 #ifndef CORE_RUN_ORDER_H
 #define CORE_RUN_ORDER_H
 
@@ -20,8 +20,9 @@ static inline int64_t lb_row_course(int64_t n_prompt, int64_t max_tokens)
 /* Sorts rows[n] and sets n_shared of each sequence: how many tokens from the beginning another one of these rows begins
  * with too. Groups are made of rows with the same adapter whose first page of tokens (32) is the same; the group with
  * the longest course comes first, of those the one with the longest prompt; inside a group as well; ties by row
- * number. hurried: the run has a deadline, which might come before any row of a long course has ended: courses do not
- * count. */
-void lb_order_rows(struct lb_work **rows, size_t n, bool hurried);
+ * number. by_course false: courses do not count. They should where all rows run at once. Where some wait for others to
+ * end, those of long courses would keep the rest from ending for long, and a run that is cut off would have few rows.
+ */
+void lb_order_rows(struct lb_work **rows, size_t n, bool by_course);
 
 #endif

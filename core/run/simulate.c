@@ -86,10 +86,10 @@ static int by_group(const void *x, const void *y)
     return (a->n_new < b->n_new) - (a->n_new > b->n_new);
 }
 
-enum lb_status lb_sim_order(struct lb_sim_rows *rows, bool hurried, struct lb_err *err)
+enum lb_status lb_sim_order(struct lb_sim_rows *rows, bool by_course, struct lb_err *err)
 {
     for (size_t i = 0; i < rows->n; i++)
-        rows->row[i].course = hurried ? 0 : (int32_t)lb_row_course(rows->row[i].n_prompt, rows->row[i].n_new);
+        rows->row[i].course = by_course ? (int32_t)lb_row_course(rows->row[i].n_prompt, rows->row[i].n_new) : 0;
     size_t mask = 15;
     while (mask < 2 * rows->n_page)
         mask = 2 * mask + 1;

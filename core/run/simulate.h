@@ -35,7 +35,7 @@ void lb_sim_release(struct lb_sim_rows *rows);
 
 /* Sorts as a run does (order.h), over all rows: those that begin with the same page together, the longest course first.
  * Called once, when all are there. */
-enum lb_status lb_sim_order(struct lb_sim_rows *rows, bool hurried, struct lb_err *err);
+enum lb_status lb_sim_order(struct lb_sim_rows *rows, bool by_course, struct lb_err *err);
 
 /* Who is told of each step when it is made; step and scheduler are lent for the call. A failure ends the simulation. */
 struct lb_sim_watch {

@@ -55,7 +55,7 @@ static struct seen simulate(const struct lengths *row, size_t n, struct lb_plan 
     const struct lb_sim_watch watch = {see, &k};
     for (size_t i = 0; i < n; i++)
         assert_int_equal(lb_sim_add(&rows, NULL, row[i].n_prompt, row[i].n_new, &err), LB_OK);
-    assert_int_equal(lb_sim_order(&rows, false, &err), LB_OK);
+    assert_int_equal(lb_sim_order(&rows, true, &err), LB_OK);
     assert_int_equal(lb_sim_run(&rows, &p, true, &watch, peak, &err), LB_OK);
     lb_sim_release(&rows);
     return k;
@@ -126,7 +126,7 @@ static void test_shared_beginnings(void **state)
         assert_int_equal(lb_sim_add(&rows, prompt, BEGIN + OWN, NEW, &err), LB_OK);
         n_tok += BEGIN + OWN + NEW - 1;
     }
-    assert_int_equal(lb_sim_order(&rows, false, &err), LB_OK);
+    assert_int_equal(lb_sim_order(&rows, true, &err), LB_OK);
     for (size_t i = 0; i < N; i++) {
         assert_int_equal(rows.row[i].n_shared, BEGIN / 32);
         assert_true(i % (N / 2) == 0 || rows.row[i].group == rows.row[i - 1].group);

@@ -84,14 +84,14 @@ static bool is_before(int64_t a, int64_t a2, int64_t b, int64_t b2)
 }
 
 /* course: what counts in front of the prompts' lengths. */
-static void check_random(bool hurried, int64_t (*course_of)(const struct lb_work *))
+static void check_random(bool by_course, int64_t (*course_of)(const struct lb_work *))
 {
     uint32_t random = 11;
     struct lb_work *rows[N_ROW];
     bool seen[N_ROW] = {false};
     for (int i = 0; i < N_ROW; i++)
         rows[i] = random_row(i, &random);
-    lb_order_rows(rows, N_ROW, hurried);
+    lb_order_rows(rows, N_ROW, by_course);
     for (int i = 0; i < N_ROW; i++) {
         assert_false(seen[rows[i]->row.index]);
         seen[rows[i]->row.index] = true;
@@ -120,8 +120,8 @@ static void check_random(bool hurried, int64_t (*course_of)(const struct lb_work
 static void test_random(void **state)
 {
     (void)state;
-    check_random(false, course);
-    check_random(true, none);
+    check_random(true, course);
+    check_random(false, none);
 }
 
 /* Samples of a prompt share all of it, a further prompt of the row is left to itself. */

@@ -226,7 +226,7 @@ static void test_faults(void **state)
     int code;
     int64_t most_kept = 0;
     const struct how h = {.dtype = "f32", .max_seqs = 3, .batch_tokens = 64};
-    write_rows(77, 9, 0);
+    write_rows(77, 8, 0);
     long before = lib.calls();
     struct lb_str want = output("undisturbed", &h, &stats);
     long n_call = lib.calls() - before, step = is_whole() ? 7 : 151;
