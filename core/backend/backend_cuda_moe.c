@@ -213,7 +213,7 @@ static bool route(struct lb_cuda *c, const struct lb_moe_args *a, int64_t t, int
     return lb_cuda_ok(c, lk_cuda_norm(&norm, LK_F32, c->stream), "kernel", "a router's norm") &&
            lb_cuda_product(c, product, a->w->router, 0) &&
            lb_cuda_ok(c, lk_cuda_route(&choice, c->stream), "kernel", "route") &&
-           lb_cuda_ok(c, lk_cuda_group(&m->group, c->stream), "kernel", "group");
+           (m->n_expert == 0 || lb_cuda_ok(c, lk_cuda_group(&m->group, c->stream), "kernel", "group"));
 }
 
 static bool grouped(struct lb_cuda *c, struct lk_grouped g)
@@ -277,6 +277,14 @@ static bool experts_f32(struct lb_cuda *c, const struct lb_moe_args *a, int64_t 
     return true;
 }
 
+/* Of more ranks than experts some have none: no group was made then. */
+static bool experts(struct lb_cuda *c, const struct lb_moe_args *a, int64_t t)
+{
+    if (c->moe->n_expert == 0)
+        return true;
+    return c->base.dtype == LB_F32 ? experts_f32(c, a, t) : experts_bf16(c, a, t);
+}
+
 static bool shared_experts(struct lb_cuda *c, const struct lb_moe_args *a, int64_t t, int64_t n)
 {
     struct lb_cuda_moe *m = c->moe;
@@ -326,11 +334,9 @@ void lb_cuda_moe(struct lb_backend *be, const struct lb_moe_args *a)
         lb_err_set(&c->err, LB_E_USAGE, "a mixture of experts ran before its memory was reserved");
         return;
     }
-    bool f32 = c->base.dtype == LB_F32;
     for (int64_t t = 0, n; t < c->step->n_tok; t += n) {
         n = c->step->n_tok - t < m->n_tok ? c->step->n_tok - t : m->n_tok;
-        if (!route(c, a, t, n) || !(f32 ? experts_f32(c, a, t) : experts_bf16(c, a, t)) ||
-            !shared_experts(c, a, t, n) || !combine(c, a, t, n))
+        if (!route(c, a, t, n) || !experts(c, a, t) || !shared_experts(c, a, t, n) || !combine(c, a, t, n))
             return;
         c->base.counts.product_rows += 2 * n * m->shape.n_used;
         c->base.counts.token_rows += 2 * n * m->shape.n_used;
