@@ -23,8 +23,7 @@ LK_INLINE void lk_amx_swiglu_rows(const int R, const float *v, int64_t ld, __m51
         y[i] = _mm512_mul_ps(y[i], _mm512_loadu_ps(v + i * ld + 16));
 }
 
-/* R of the tile's rows from row i on: to + i * LK_AMX_BLOCK, or without `to` they take the place of the gate columns.
- */
+/* R of the tile's rows from row i on, row j at to + j * LK_AMX_BLOCK; without `to` in the place of the gate columns. */
 LK_INLINE void lk_amx_swiglu_some(const int R, const struct lk_tile *t, int i, uint16_t *to)
 {
     float *v = t->v + i * t->ld;
@@ -39,8 +38,7 @@ LK_INLINE void lk_amx_swiglu_some(const int R, const struct lk_tile *t, int i, u
     }
 }
 
-/* Where the tile's rows have 16 columns of `out` from column col on, all of one block, and zero columns none; or NULL.
- */
+/* Where 16 columns of `out` from col on are, when they lie in one block and no zero columns behind them; else NULL. */
 static inline uint16_t *lk_amx_half_block(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n)
 {
     const struct lk_cols *c = out->cols;

@@ -222,10 +222,8 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
         .ahead_end = t->ahead_end,
         .n_ahead = t->n_ahead,
     };
-    for (int i = 0; t->two && i < 2; i++) { /* as in amx_linear.c */
-        const bool last = part->block + part->n_block == t->n_col / BLOCK;
-        p.then[i] = last ? t->ahead + i * t->panel_bytes : p.w[i] + part->n_block * BLOCK_BYTES;
-    }
+    if (t->two)
+        lk_amx_come_near(&p, part->block + part->n_block == t->n_col / BLOCK, t->ahead);
     lk_amx_fetch_y(t->a, &(struct lk_amx_share){part->block, part->n_block, t->n_col / BLOCK,
                                                 lk_panel_begin(&t->plan.rows, ip), r0 + r1, t->panel});
     lk_amx_configure(&t->shape, r0, r1);

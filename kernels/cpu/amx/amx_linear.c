@@ -130,16 +130,6 @@ static void unpack_until(struct work *t, const struct part *part, int64_t n)
         lk_amx_unpack_right(&t->codes, part->unpacked + i * LK_AMX_PAIR_WORDS);
 }
 
-/* Two weight panels that one panel of rows meets are fetched as they come: behind this part the next one of the panels,
- * then the next panels of this thread. */
-static void come_near(const struct work *t, const struct part *part, struct lk_amx_run *p)
-{
-    const int64_t n_block = lk_cols_packed(t->a->a.cols) / LK_AMX_BLOCK;
-    const bool last = part->block + part->n_block == n_block;
-    for (int i = 0; i < 2; i++)
-        p->then[i] = last ? t->ahead + i * n_block * BLOCK_BYTES : p->w[i] + part->n_block * BLOCK_BYTES;
-}
-
 /* Adds a part's products to the sums of activation panels ip and, where there is one, ip + 1. */
 static void take_part(struct work *t, const struct part *part, int64_t ip, float *sums)
 {
@@ -168,7 +158,7 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
         .n_ahead = t->n_ahead,
     };
     if (!a->q && t->two)
-        come_near(t, part, &p);
+        lk_amx_come_near(&p, part->block + part->n_block == n_block, t->ahead);
     lk_amx_fetch_y(a, &(struct lk_amx_share){part->block, part->n_block, n_block, lk_panel_begin(&t->plan.rows, ip),
                                              r0 + r1, t->panel});
     lk_amx_configure(&t->shape, r0, r1);

@@ -26,6 +26,14 @@ struct lk_amx_run {
  * runs on ahead of it. Fetched a panel ahead, the lines of few rows' weights came half as fast to two threads. */
 #define LK_AMX_NEAR 2
 
+/* Two weight panels that one panel of rows meets are fetched as they come. Behind the panels' last run, the ones that
+ * are read next: they begin at `next` and at p->w[1] - p->w[0] behind. */
+static inline void lk_amx_come_near(struct lk_amx_run *p, bool last, const char *next)
+{
+    for (int i = 0; i < 2; i++)
+        p->then[i] = last ? next + (p->w[i] - p->w[0]) : p->w[i] + p->n_block * p->w_step;
+}
+
 /* The operand that comes once while the other one comes again: loaded past the first cache, it leaves that to the other
  * (TILELOADDT1 says that a line need not stay). */
 enum lk_amx_once { LK_AMX_ROWS_ONCE, LK_AMX_COLS_ONCE };
