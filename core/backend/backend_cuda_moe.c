@@ -212,8 +212,7 @@ static bool route(struct lb_cuda *c, const struct lb_moe_args *a, int64_t t, int
     m->group.n_tile = lk_cuda_group_tiles(n * s->n_used, m->n_expert);
     return lb_cuda_ok(c, lk_cuda_norm(&norm, LK_F32, c->stream), "kernel", "a router's norm") &&
            lb_cuda_product(c, product, a->w->router, 0) &&
-           lb_cuda_ok(c, lk_cuda_route(&choice, c->stream), "kernel", "route") &&
-           (m->n_expert == 0 || lb_cuda_ok(c, lk_cuda_group(&m->group, c->stream), "kernel", "group"));
+           lb_cuda_ok(c, lk_cuda_route(&choice, c->stream), "kernel", "route");
 }
 
 static bool grouped(struct lb_cuda *c, struct lk_grouped g)
@@ -277,12 +276,13 @@ static bool experts_f32(struct lb_cuda *c, const struct lb_moe_args *a, int64_t 
     return true;
 }
 
-/* Of more ranks than experts some have none: no group was made then. */
+/* Groups the choices by expert, and takes the experts. Of more ranks than experts some have none. */
 static bool experts(struct lb_cuda *c, const struct lb_moe_args *a, int64_t t)
 {
     if (c->moe->n_expert == 0)
         return true;
-    return c->base.dtype == LB_F32 ? experts_f32(c, a, t) : experts_bf16(c, a, t);
+    return lb_cuda_ok(c, lk_cuda_group(&c->moe->group, c->stream), "kernel", "group") &&
+           (c->base.dtype == LB_F32 ? experts_f32(c, a, t) : experts_bf16(c, a, t));
 }
 
 static bool shared_experts(struct lb_cuda *c, const struct lb_moe_args *a, int64_t t, int64_t n)

@@ -361,7 +361,7 @@ static int64_t n_sequences(struct lb_work *const *rows, size_t n)
 {
     int64_t sum = 0;
     for (size_t i = 0; i < n; i++)
-        sum += rows[i]->n_part > 1 ? rows[i]->n_part : 1;
+        sum += rows[i]->n_part;
     return sum;
 }
 
