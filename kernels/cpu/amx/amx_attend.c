@@ -120,7 +120,8 @@ static void score_pages(const struct lk_rows *r, const struct span *x, int64_t j
         .c_row = LK_SCORE_LD * 4,
         .begin = true,
         .ahead = k + lk_rows_next_page(r, &last) * kv->k_page_bytes,
-        .n_ahead = 32,
+        .n_ahead = n > LK_AMX_ROWS || pages == 1 ? 32 : 0,
+        .first = LK_AMX_PAGE_LINES,
     };
     run.ahead_end = run.ahead + kv->k_page_bytes;
     if (n > LK_AMX_ROWS) {

@@ -184,8 +184,9 @@ struct work {
     int64_t row_begin, row_end;    /* the chunk's activation panels */
     int64_t panel;                 /* the weight panel, */
     bool two;                      /* and the one behind it */
-    const char *ahead, *ahead_end; /* the weights that come next */
-    int n_ahead;                   /* lines of them to fetch a block */
+    const char *next;              /* the weights that come next, */
+    const char *ahead, *ahead_end; /* and what is not fetched of them yet: */
+    int n_ahead, first;            /* lines a block, the first ones of each page */
     float (*sums)[BAND_NUMBERS];   /* [LK_TREE_DEPTH] on the way up the tree; the result is sums[0] */
 };
 
@@ -221,15 +222,14 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
         .ahead = t->ahead,
         .ahead_end = t->ahead_end,
         .n_ahead = t->n_ahead,
+        .first = t->first,
     };
-    if (t->two)
-        lk_amx_come_near(&p, part->block + part->n_block == t->n_col / BLOCK, t->ahead);
+    if (ip == t->row_begin && t->first < LK_AMX_PAGE_LINES)
+        lk_amx_come_near(&p, part->block + part->n_block == t->n_col / BLOCK, t->next);
     lk_amx_fetch_y(t->a, &(struct lk_amx_share){part->block, part->n_block, t->n_col / BLOCK,
                                                 lk_panel_begin(&t->plan.rows, ip), r0 + r1, t->panel});
     lk_amx_configure(&t->shape, r0, r1);
-    lk_amx_run_pair(&t->shape, t->two, t->row_end - t->row_begin > 2, true, &p);
-    if (!p.then[0])
-        t->ahead += lk_min(t->ahead_end - t->ahead, part->n_block * t->n_ahead * 64);
+    t->ahead = lk_amx_run_pair(&t->shape, t->two, t->row_end - t->row_begin > 2, true, &p);
 }
 
 /* The whole numbers of segment s become numbers: n rows from `row` on. */
@@ -299,9 +299,10 @@ static void take_band(struct work *t, int64_t begin, int64_t end)
 static void take_panel(struct work *t, int64_t next)
 {
     int64_t n_pair = lk_ceil_div(t->row_end - t->row_begin, 2);
-    t->ahead = (const char *)t->a->w + next * t->panel_bytes;
+    t->next = t->ahead = (const char *)t->a->w + next * t->panel_bytes;
     t->ahead_end = (const char *)t->a->w + lk_min(next + 1 + t->two, t->plan.n_panel) * t->panel_bytes;
-    t->n_ahead = (int)lk_ceil_div((1 + t->two) * BLOCK_BYTES / 64, n_pair);
+    t->first = lk_amx_first_lines(n_pair);
+    t->n_ahead = (int)lk_ceil_div((1 + t->two) * BLOCK_BYTES / 64 * t->first, n_pair * LK_AMX_PAGE_LINES);
     for (int64_t begin = t->row_begin, end; begin < t->row_end; begin = end) {
         end = lk_min(begin + 2 * BAND, t->row_end);
         take_band(t, begin, end);

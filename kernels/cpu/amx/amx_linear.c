@@ -79,8 +79,9 @@ struct work {
     int64_t panel_end, after;      /* of the item's weight panels; the one that is likely to be read after them */
     int64_t panel;                 /* the weight panel, */
     bool two;                      /* and the one behind it: when there is a single activation panel */
-    const char *ahead, *ahead_end; /* the weights that come next */
-    int n_ahead;                   /* lines of them to fetch a block */
+    const char *next;              /* the weights that come next, */
+    const char *ahead, *ahead_end; /* and what is not fetched of them yet: */
+    int n_ahead, first;            /* lines a block, the first ones of each page */
     float (*sums)[BAND_NUMBERS];   /* [LK_TREE_DEPTH] on the way up the tree; the result is sums[0] */
     struct lk_packed_panel packed; /* of packed weights, */
     struct lk_amx_codes codes;     /* the block that is unpacked next, */
@@ -156,15 +157,14 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
         .ahead = t->ahead,
         .ahead_end = t->ahead_end,
         .n_ahead = t->n_ahead,
+        .first = t->first,
     };
-    if (!a->q && t->two)
-        lk_amx_come_near(&p, part->block + part->n_block == n_block, t->ahead);
+    if (ip == t->row_begin && t->first < LK_AMX_PAGE_LINES)
+        lk_amx_come_near(&p, part->block + part->n_block == n_block, t->next);
     lk_amx_fetch_y(a, &(struct lk_amx_share){part->block, part->n_block, n_block, lk_panel_begin(&t->plan.rows, ip),
                                              r0 + r1, t->panel});
     lk_amx_configure(&t->shape, r0, r1);
-    lk_amx_run_pair(&t->shape, t->two, t->row_end - t->row_begin > 2, false, &p);
-    if (!p.then[0])
-        t->ahead += lk_min(t->ahead_end - t->ahead, part->n_block * t->n_ahead * 64);
+    t->ahead = lk_amx_run_pair(&t->shape, t->two, t->row_end - t->row_begin > 2, false, &p);
 }
 
 /* sums[0] = the products of activation panels begin .. end - 1, one behind the other. With more than two pairs, a part
@@ -209,9 +209,10 @@ static void take_panel(struct work *t, struct lk_lane_best *best)
     next = next < t->panel_end ? next : t->after;
     int64_t n_block = lk_cols_packed(t->a->a.cols) / LK_AMX_BLOCK, width = t->two ? 2 * PANEL : PANEL;
     int64_t bytes = t->a->q ? t->packed.bytes : n_block * BLOCK_BYTES, band = t->a->q ? PACKED_BAND : BAND;
-    t->ahead = (const char *)t->a->w + next * bytes;
+    t->next = t->ahead = (const char *)t->a->w + next * bytes;
     t->ahead_end = (const char *)t->a->w + lk_min(next + 1 + t->two, t->plan.n_panel) * bytes;
-    t->n_ahead = (int)lk_ceil_div((1 + t->two) * bytes / 64, n_pair * (n_block > 0 ? n_block : 1));
+    t->first = t->a->q ? LK_AMX_PAGE_LINES : lk_amx_first_lines(n_pair);
+    t->n_ahead = (int)lk_ceil_div((1 + t->two) * bytes / 4096 * t->first, n_pair * (n_block > 0 ? n_block : 1));
     for (int64_t begin = t->row_begin, end; begin < t->row_end; begin = end) {
         end = lk_min(begin + 2 * band, t->row_end);
         take_band(t, begin, end);

@@ -146,8 +146,9 @@ LK_INLINE void lk_amx_block(const int A, const int B, const struct lk_amx_kind k
 }
 
 /* A panels by B tiles: 1 or 2 by 1 or 2, or 1 by 3 or 4. The tiles have the panels' heights. int8: a block is 64
- * columns of bytes, and sums are whole numbers of 32 bits, which lie where the others' do. */
-LK_INLINE void lk_amx_run_tiles(const int A, const int B, const struct lk_amx_kind kind, const struct lk_amx_run *p)
+ * columns of bytes, and sums are whole numbers of 32 bits, which lie where the others' do. Returns up to where what lies
+ * ahead has been fetched. */
+LK_INLINE const char *lk_amx_run_tiles(const int A, const int B, const struct lk_amx_kind kind, const struct lk_amx_run *p)
 {
     struct lk_amx_at at = lk_amx_start(A, B, kind, p);
     __asm__ volatile("" : : : "memory"); /* tile loads do not tell the compiler that they read memory */
@@ -157,23 +158,25 @@ LK_INLINE void lk_amx_run_tiles(const int A, const int B, const struct lk_amx_ki
         lk_amx_step(kind, p, &at, i);
     }
     lk_amx_put_sums(A, B, p);
+    return at.ahead;
 }
 
 /* A pair of panels against two tiles; a panel without a second one against four, or two. `again`: other rows meet the
  * same columns behind these. */
-LK_INLINE void lk_amx_run_pair(const struct lk_amx_shape *s, bool four, bool again, const bool int8,
-                               const struct lk_amx_run *p)
+LK_INLINE const char *lk_amx_run_pair(const struct lk_amx_shape *s, bool four, bool again, const bool int8,
+                                      const struct lk_amx_run *p)
 {
     if (s->r1 > 0 && again)
-        lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_ROWS_ONCE, int8, false}, p);
-    else if (s->r1 > 0)
-        lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, false}, p);
-    else if (four && p->then[0])
-        lk_amx_run_tiles(1, 4, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, true}, p);
-    else if (four)
-        lk_amx_run_tiles(1, 4, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, false}, p);
-    else
-        lk_amx_run_tiles(1, 2, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, false}, p);
+        return lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_ROWS_ONCE, int8, false}, p);
+    if (s->r1 > 0 && p->then[0])
+        return lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, true}, p);
+    if (s->r1 > 0)
+        return lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, false}, p);
+    if (four && p->then[0])
+        return lk_amx_run_tiles(1, 4, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, true}, p);
+    if (four)
+        return lk_amx_run_tiles(1, 4, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, false}, p);
+    return lk_amx_run_tiles(1, 2, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, false}, p);
 }
 
 #endif

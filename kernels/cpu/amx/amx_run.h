@@ -15,19 +15,36 @@ struct lk_amx_run {
     float *c[2];   /* sums: tiles at c[0] and 16 behind, then those of c[1], the second panel's or of w[1] */
     int64_t c_row; /* bytes from one row of sums to the next */
     bool begin;    /* from zero, not from what is there */
-    /* What is fetched meanwhile: the columns themselves, LK_AMX_NEAR blocks before their products, and then[0] and, of
-     * four tiles, then[1] behind the last of them; or, where then[0] is NULL, n_ahead lines a block of what will be
-     * read later, into the second cache. */
+    /* What is fetched meanwhile: unless then[0] is NULL the columns themselves, LK_AMX_NEAR blocks before their
+     * products, and then[0] and, of four tiles, then[1] behind the last of them; and n_ahead lines a block of what will
+     * be read later, of each page the first `first` lines. */
     const char *then[2], *ahead, *ahead_end;
-    int n_ahead;
+    int n_ahead, first;
 };
 
 /* So near that memory takes longer to answer: what counts is that the processor's own prefetching sees a stream and
- * runs on ahead of it. Fetched a panel ahead, the lines of few rows' weights came half as fast to two threads. */
+ * runs on ahead of it. It does not run on into the next page of 4 KB, whose first lines it would need to be on their
+ * way by then: these are fetched a panel ahead. With all lines a panel ahead, those of few rows' weights came half as
+ * fast to two threads; without the pages' first ones, a tenth slower. */
 #define LK_AMX_NEAR 2
+#define LK_AMX_PAGE_LINES 64
 
-/* Two weight panels that one panel of rows meets are fetched as they come. Behind the panels' last run, the ones that
- * are read next: they begin at `next` and at p->w[1] - p->w[0] behind. */
+/* How many of a page's lines are fetched ahead where rows meet a panel of columns in n_pass runs, the first of which
+ * fetches the columns near: memory has something to do in the others too. Of many runs all, and none near. */
+static inline int lk_amx_first_lines(int64_t n_pass)
+{
+    return n_pass == 1 ? LK_AMX_PAGE_LINES / 4 : n_pass == 2 ? LK_AMX_PAGE_LINES / 2 : LK_AMX_PAGE_LINES;
+}
+
+/* The line behind `at` of what is fetched ahead. */
+static inline const char *lk_amx_line_behind(const char *at, int first)
+{
+    const uintptr_t in = (uintptr_t)at % 4096 + 64;
+    return in == (uintptr_t)first * 64 ? at - in + 64 + 4096 : at + 64;
+}
+
+/* Columns are fetched as they come. Behind their last run, the ones that are read next: they begin at `next` and, of
+ * two panels, at p->w[1] - p->w[0] behind. */
 static inline void lk_amx_come_near(struct lk_amx_run *p, bool last, const char *next)
 {
     for (int i = 0; i < 2; i++)
@@ -55,15 +72,17 @@ struct lk_amx_at {
 LK_INLINE void lk_amx_fetch(const int A, const int B, const int i, const struct lk_amx_kind kind,
                             const struct lk_amx_run *p, struct lk_amx_at *at)
 {
-    if (!kind.near) {
-        for (int line = 0; line < at->lines && at->ahead < p->ahead_end; line++, at->ahead += 64)
-            _mm_prefetch(at->ahead, _MM_HINT_T1);
-        return;
+    for (int line = 0; line < at->lines && at->ahead < p->ahead_end; line++) {
+        _mm_prefetch(at->ahead, _MM_HINT_T1);
+        at->ahead = lk_amx_line_behind(at->ahead, p->first);
     }
+    if (!kind.near)
+        return;
     const int n = (16 * B + A + B - 1) / (A + B), end = (i + 1) * n < 16 * B ? (i + 1) * n : 16 * B;
 #pragma GCC unroll 16
     for (int line = i * n; line < end; line++)
-        _mm_prefetch(at->near[line / 32] + line % 32 * 64, _MM_HINT_T0);
+        /* next to two panels of rows they would not stay in the first cache */
+        _mm_prefetch(at->near[line / 32] + line % 32 * 64, A > 1 ? _MM_HINT_T1 : _MM_HINT_T0);
 }
 
 /* The columns of block `block`, or behind the last one of then[], are fetched next. */
