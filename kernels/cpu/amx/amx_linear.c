@@ -131,13 +131,20 @@ static void unpack_until(struct work *t, const struct part *part, int64_t n)
         lk_amx_unpack_right(&t->codes, part->unpacked + i * LK_AMX_PAIR_WORDS);
 }
 
-/* Adds a part's products to the sums of activation panels ip and, where there is one, ip + 1. */
+/* Three panels of rows go together where there are no others. */
+static bool is_three(const struct work *t)
+{
+    return t->row_end - t->row_begin == 3 && !t->a->q;
+}
+
+/* Adds a part's products to the sums of activation panels ip and, where there is one, ip + 1, or of three. */
 static void take_part(struct work *t, const struct part *part, int64_t ip, float *sums)
 {
     const struct lk_linear *a = t->a;
-    int64_t n_block = lk_cols_packed(a->a.cols) / LK_AMX_BLOCK;
-    int r0 = lk_panel_rows(&t->plan.rows, ip), r1 = ip + 1 < t->row_end ? lk_panel_rows(&t->plan.rows, ip + 1) : 0;
-    const char *a0 = (const char *)a->a.data + lk_panel_begin(&t->plan.rows, ip) * n_block * 64;
+    const struct lk_panels *rows = &t->plan.rows;
+    int64_t n_block = lk_cols_packed(a->a.cols) / LK_AMX_BLOCK, row = lk_panel_begin(rows, ip);
+    int r0 = lk_panel_rows(rows, ip), r1 = ip + 1 < t->row_end ? lk_panel_rows(rows, ip + 1) : 0;
+    const char *a0 = (const char *)a->a.data + row * n_block * 64;
     const char *w = (const char *)a->w + (t->panel * n_block + part->block) * BLOCK_BYTES,
                *w2 = w + n_block * BLOCK_BYTES;
     if (a->q)
@@ -161,8 +168,21 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
     };
     if (ip == t->row_begin && t->first < LK_AMX_PAGE_LINES)
         lk_amx_come_near(&p, part->block + part->n_block == n_block, t->next);
-    lk_amx_fetch_y(a, &(struct lk_amx_share){part->block, part->n_block, n_block, lk_panel_begin(&t->plan.rows, ip),
-                                             r0 + r1, t->panel});
+    const bool three = is_three(t);
+    lk_amx_fetch_y(a, &(struct lk_amx_share){part->block, part->n_block, n_block, row,
+                                             three ? a->a.n_row : r0 + r1, t->panel});
+    if (three) {
+        for (int i = 1; i < 3; i++) { /* as high as the first one */
+            const int r = lk_panel_rows(rows, ip + i);
+            const int64_t behind = lk_panel_begin(rows, ip + i) - row;
+            p.a[i] = a0 + behind * n_block * 64 + part->block * r * 64 - (r0 - r) * 64;
+            p.a_step[i] = r * 64;
+            p.c[i] = sums + (behind - (r0 - r)) * PANEL;
+        }
+        lk_amx_configure(&t->shape, r0, LK_AMX_THREE);
+        t->ahead = lk_amx_run_three(&p);
+        return;
+    }
     lk_amx_configure(&t->shape, r0, r1);
     t->ahead = lk_amx_run_pair(&t->shape, t->two, t->row_end - t->row_begin > 2, false, &p);
 }
@@ -188,7 +208,7 @@ static void take_band(struct work *t, int64_t begin, int64_t end)
         for (; part.n > 0 && part.s == s; part = next) {
             next = part_after(t, &part, cut);
             unpack_begin(t, &next, buffer ^= 1);
-            for (int64_t ip = begin; ip < end; ip += 2) {
+            for (int64_t ip = begin; ip < end; ip += is_three(t) ? 3 : 2) {
                 take_part(t, &part, ip, sums + (lk_panel_begin(&t->plan.rows, ip) - row) * width);
                 unpack_until(t, &next, lk_ceil_div(next.n_block * (ip + 2 - begin), end - begin));
             }
@@ -205,7 +225,7 @@ static void take_band(struct work *t, int64_t begin, int64_t end)
  * the products from beginning to end. */
 static void take_panel(struct work *t, struct lk_lane_best *best)
 {
-    int64_t n_pair = lk_ceil_div(t->row_end - t->row_begin, 2), next = t->panel + 1 + t->two;
+    int64_t n_pair = is_three(t) ? 1 : lk_ceil_div(t->row_end - t->row_begin, 2), next = t->panel + 1 + t->two;
     next = next < t->panel_end ? next : t->after;
     int64_t n_block = lk_cols_packed(t->a->a.cols) / LK_AMX_BLOCK, width = t->two ? 2 * PANEL : PANEL;
     int64_t bytes = t->a->q ? t->packed.bytes : n_block * BLOCK_BYTES, band = t->a->q ? PACKED_BAND : BAND;

@@ -2,7 +2,7 @@
  * summed columns.
  *
  * Of the eight tiles 0 to 3 hold sums, 4 and 5 left-hand operands, 6 and 7 right-hand ones; a single panel by four
- * tiles needs 5 for a right-hand operand. Four sums at a time hide the instruction's latency (52 cycles, one may begin
+ * tiles needs 5 for a right-hand operand, three panels by two 4 and 5 for sums and 7 for a left-hand one. Four sums at a time hide the instruction's latency (52 cycles, one may begin
  * every 16), and two by two of them need one load a product. A sum lives in a tile only while a run lasts: stored and
  * loaded again it is the same number, so where a run ends is free. */
 #ifndef KERNELS_CPU_AMX_AMX_PRODUCT_H
@@ -11,10 +11,12 @@
 #include "kernels/cpu/amx/amx_run.h"
 #include "kernels/cpu/amx/lk_amx.h"
 
-/* Heights of the tiles as configured: of the first panel and of the second, 0 when there is one alone. */
+/* Heights of the tiles as configured: of the first panel and of the second, 0 when there is one alone, or of three
+ * panels, r1 = LK_AMX_THREE. */
 struct lk_amx_shape {
     int r0, r1;
 };
+#define LK_AMX_THREE -1
 
 /* Intel SDM, LDTILECFG: palette 1. */
 struct lk_amx_config {
@@ -35,11 +37,12 @@ static inline void lk_amx_configure(struct lk_amx_shape *now, int r0, int r1)
 {
     if (now->r0 == r0 && now->r1 == r1)
         return;
-    uint8_t first = (uint8_t)r0, second = (uint8_t)(r1 > 0 ? r1 : r0), left = (uint8_t)(r1 > 0 ? r1 : 16);
+    const bool three = r1 == LK_AMX_THREE;
+    const uint8_t first = (uint8_t)r0, second = (uint8_t)(r1 > 0 ? r1 : r0), left = r1 > 0 || three ? second : 16;
     struct lk_amx_config c = {
         .palette = 1,
         .colsb = {64, 64, 64, 64, 64, 64, 64, 64},
-        .rows = {first, first, second, second, first, left, 16, 16},
+        .rows = {first, first, second, second, first, left, 16, three ? first : 16},
     };
     lk_amx_load_config(&c);
     *now = (struct lk_amx_shape){r0, r1};
@@ -158,6 +161,50 @@ LK_INLINE const char *lk_amx_run_tiles(const int A, const int B, const struct lk
         lk_amx_step(kind, p, &at, i);
     }
     lk_amx_put_sums(A, B, p);
+    return at.ahead;
+}
+
+/* Three panels by two tiles, from zero: what comes from memory is read once, and the panels' tiles twice, the second time
+ * from the first cache. The tiles have the height of the first panel; of one that is a row less the row in front of it
+ * is read too, and the sums of that row are stored and overwritten with the right ones. */
+LK_INLINE const char *lk_amx_run_three(const struct lk_amx_run *p)
+{
+    const struct lk_amx_kind kind = {LK_AMX_COLS_ONCE, false, true};
+    struct lk_amx_at at = lk_amx_start(3, 2, kind, p);
+    __asm__ volatile("" : : : "memory");
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    _tile_zero(4);
+    _tile_zero(5);
+    for (int64_t i = 0; i < p->n_block; i++) {
+        _tile_stream_loadd(6, at.w[0], p->w_row);
+        lk_amx_fetch(3, 2, 0, kind, p, &at);
+        _tile_loadd(7, at.a[0], p->a_row);
+        _tile_dpbf16ps(0, 7, 6);
+        lk_amx_fetch(3, 2, 1, kind, p, &at);
+        _tile_loadd(7, at.a[1], p->a_row);
+        _tile_dpbf16ps(1, 7, 6);
+        lk_amx_fetch(3, 2, 2, kind, p, &at);
+        _tile_loadd(7, at.a[2], p->a_row);
+        _tile_dpbf16ps(2, 7, 6);
+        _tile_stream_loadd(6, at.w[0] + p->w_next, p->w_row);
+        lk_amx_fetch(3, 2, 3, kind, p, &at);
+        _tile_dpbf16ps(5, 7, 6);
+        _tile_loadd(7, at.a[0], p->a_row);
+        _tile_dpbf16ps(3, 7, 6);
+        lk_amx_fetch(3, 2, 4, kind, p, &at);
+        _tile_loadd(7, at.a[1], p->a_row);
+        _tile_dpbf16ps(4, 7, 6);
+        lk_amx_step(kind, p, &at, i);
+    }
+    _tile_stored(2, p->c[2], p->c_row);
+    _tile_stored(5, p->c[2] + 16, p->c_row);
+    _tile_stored(1, p->c[1], p->c_row);
+    _tile_stored(4, p->c[1] + 16, p->c_row);
+    _tile_stored(0, p->c[0], p->c_row);
+    _tile_stored(3, p->c[0] + 16, p->c_row);
     return at.ahead;
 }
 

@@ -5,14 +5,14 @@
 #include "kernels/cpu/avx512/lk_avx512.h"
 
 struct lk_amx_run {
-    const char *a[2];      /* first block of each panel */
+    const char *a[3];      /* first block of each panel */
     int64_t a_row;         /* bytes from one row of a panel to the next */
-    int64_t a_step[2];     /* bytes from one block to the next */
+    int64_t a_step[3];     /* bytes from one block to the next */
     const char *w[2];      /* columns: tiles at w[0] and w_next behind, of four then those at w[1] too */
     int64_t w_row, w_next; /* bytes from one row of a tile to the next, from the first tile to the second */
     int64_t w_step;        /* bytes from one block to the next */
     int64_t n_block;
-    float *c[2];   /* sums: tiles at c[0] and 16 behind, then those of c[1], the second panel's or of w[1] */
+    float *c[3];   /* sums: tiles at c[0] and 16 behind, then those of c[1], the second panel's or of w[1], and of c[2] */
     int64_t c_row; /* bytes from one row of sums to the next */
     bool begin;    /* from zero, not from what is there */
     /* What is fetched meanwhile: unless then[0] is NULL the columns themselves, LK_AMX_NEAR blocks before their
@@ -64,7 +64,7 @@ struct lk_amx_kind {
 /* Where a run has come to: its tiles, and what is to be fetched, some lines behind each tile that is loaded. All lines
  * of a block at once would find no place to wait in. */
 struct lk_amx_at {
-    const char *a[2], *w[2], *near[2], *ahead;
+    const char *a[3], *w[2], *near[2], *ahead;
     int lines; /* a tile */
 };
 
@@ -95,7 +95,7 @@ LK_INLINE void lk_amx_go_on(const struct lk_amx_run *p, struct lk_amx_at *at, in
 LK_INLINE struct lk_amx_at lk_amx_start(const int A, const int B, const struct lk_amx_kind kind,
                                         const struct lk_amx_run *p)
 {
-    struct lk_amx_at at = {.a = {p->a[0], p->a[1]},
+    struct lk_amx_at at = {.a = {p->a[0], p->a[1], p->a[2]},
                            .w = {p->w[0], p->w[1]},
                            .ahead = p->ahead,
                            .lines = (p->n_ahead + A + B - 1) / (A + B)};
@@ -107,6 +107,7 @@ LK_INLINE struct lk_amx_at lk_amx_start(const int A, const int B, const struct l
 /* From block i to the next. */
 LK_INLINE void lk_amx_step(const struct lk_amx_kind kind, const struct lk_amx_run *p, struct lk_amx_at *at, int64_t i)
 {
+    at->a[2] += p->a_step[2];
     for (int k = 0; k < 2; k++) {
         at->a[k] += p->a_step[k];
         at->w[k] += p->w_step;
