@@ -182,19 +182,34 @@ static inline int64_t lk_page_at(const struct lk_attend *a, const struct lk_attn
     return page[p->ip] * a->kv.n_kv_head + kv_head;
 }
 
-/* The same of the page that is read next, if it is of the same sequence; else `after`. */
-static inline int64_t lk_page_after(const struct lk_attend *a, const struct lk_attn_item *item, int64_t kv_head,
-                                    const struct lk_page_rows *p, int64_t after)
+/* What a thread reads behind an item: the first two pages of the next one, as lk_page_at counts. */
+struct lk_pages_after {
+    int64_t page[2];
+};
+
+/* The same of the k-th page that is read behind it, 1 or 2: of the sequence, or else of those after it. */
+static inline int64_t lk_page_behind(const struct lk_attend *a, const struct lk_attn_item *item, int64_t kv_head,
+                                     const struct lk_page_rows *p, int k, const struct lk_pages_after *after)
 {
-    const struct lk_page_rows next = {p->ip + 1, p->first, p->end, p->it};
-    int64_t last = a->pos[item->tok + (p->it < 0 ? item->n_tok - 1 : p->it)];
-    return next.ip * LK_PAGE_TOKENS <= last ? lk_page_at(a, item, kv_head, &next) : after;
+    const int64_t last = a->pos[item->tok + (p->it < 0 ? item->n_tok - 1 : p->it)] / LK_PAGE_TOKENS;
+    const struct lk_page_rows behind = {p->ip + k, p->first, p->end, p->it};
+    return behind.ip <= last ? lk_page_at(a, item, kv_head, &behind) : after->page[p->ip + k - 1 > last];
 }
 
-/* The first page that an item reads. */
-static inline int64_t lk_first_page(const struct lk_attend *a, const struct lk_attn_item *item)
+/* Behind item i, for the thread that has the items up to end - 1: between its ranges lie skip_items of other threads. Of
+ * the same item again where there is no other. */
+static inline struct lk_pages_after lk_pages_after(const struct lk_attend *a, int64_t i, int64_t end)
 {
-    return a->page[a->page_start[item->seq] + lk_window_begin(a->window, a->pos[item->tok]) / LK_PAGE_TOKENS];
+    const int64_t next = i + 1 < end ? i + 1 : end + a->skip_items;
+    const struct lk_attn_item *item = &a->item[next < a->n_item ? next : i];
+    const int64_t pos = a->pos[item->tok]; /* of its first token, whose sequence item->seq is in any case */
+    const int64_t first = lk_window_begin(a->window, (int32_t)pos) / LK_PAGE_TOKENS, last = pos / LK_PAGE_TOKENS;
+    struct lk_pages_after after;
+    for (int k = 0; k < 2; k++) {
+        const struct lk_page_rows p = {lk_min(first + k, last), 0, 0, -1};
+        after.page[k] = lk_page_at(a, item, item->head / (a->n_head / a->kv.n_kv_head), &p);
+    }
+    return after;
 }
 
 #endif

@@ -86,14 +86,12 @@ static void configure(const struct lk_rows *r, int n)
     lk_amx_configure(r->own, n < LK_AMX_ROWS ? n : LK_AMX_ROWS, n > LK_AMX_ROWS ? n - LK_AMX_ROWS : 0);
 }
 
-/* The two K pages that are read behind pages j and j + 1. */
-static void come_near(const struct lk_rows *r, const struct span *x, int64_t j, struct lk_amx_run *run)
+/* The two K pages that are read behind `last`. */
+static void come_near(const struct lk_rows *r, const struct lk_page_rows *last, struct lk_amx_run *run)
 {
     const struct lk_kv *kv = &r->a->kv;
-    for (int i = 0; i < 2; i++) {
-        const struct lk_page_rows before = page_of(x, lk_min(j + 1 + i, x->n - 1));
-        run->then[i] = (const char *)kv->k + lk_rows_next_page(r, &before) * kv->k_page_bytes;
-    }
+    for (int i = 0; i < 2; i++)
+        run->then[i] = (const char *)kv->k + lk_rows_page_behind(r, last, 1 + i) * kv->k_page_bytes;
 }
 
 /* Scores of page j, of one panel alone those of `pages` pages. K of the next pages is fetched, and for one panel V of
@@ -119,7 +117,7 @@ static void score_pages(const struct lk_rows *r, const struct span *x, int64_t j
         .c = {to, n > LK_AMX_ROWS ? to + LK_AMX_ROWS * LK_SCORE_LD : to + PAGE},
         .c_row = LK_SCORE_LD * 4,
         .begin = true,
-        .ahead = k + lk_rows_next_page(r, &last) * kv->k_page_bytes,
+        .ahead = k + lk_rows_page_behind(r, &last, 1) * kv->k_page_bytes,
         .n_ahead = n > LK_AMX_ROWS || pages == 1 ? 32 : 0,
         .first = LK_AMX_PAGE_LINES,
     };
@@ -127,13 +125,15 @@ static void score_pages(const struct lk_rows *r, const struct span *x, int64_t j
     if (n > LK_AMX_ROWS) {
         lk_amx_run_tiles(2, 2, PAGES, &run);
     } else if (pages > 1) {
-        come_near(r, x, j, &run);
+        come_near(r, &last, &run);
         lk_amx_run_tiles(1, 4, PAGES_NEAR, &run);
     } else {
         lk_amx_run_tiles(1, 2, PAGES, &run);
     }
     if (n > LK_AMX_ROWS || r->dim > 0)
         return;
+    if (pages == 1)
+        fetch(k + lk_rows_page_behind(r, &last, 2) * kv->k_page_bytes, kv->k_page_bytes);
     fetch_soon(v + at * kv->v_page_bytes, kv->v_page_bytes);
     if (pages > 1)
         fetch_soon(v + at_last * kv->v_page_bytes, kv->v_page_bytes);

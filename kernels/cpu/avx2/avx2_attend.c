@@ -28,7 +28,7 @@ struct rows {
     const struct lk_attn_item *item;
     const float *q; /* row i at q + i * q_dims */
     int64_t q_dims, kv_head;
-    int64_t after; /* the page that is read after the last one, as lk_page_at counts */
+    struct lk_pages_after after;
     float scale;   /* of the scores, log2(e) in it */
     struct lk_spans see;
     int64_t dim, n_dim; /* dimensions of V of this pass, n_dim padded to 8 */
@@ -214,7 +214,7 @@ LK_INLINE void take_page(const struct rows *r, const struct lk_page_rows *p, str
     const struct lk_kv *kv = &r->a->kv;
     const int64_t elem = type == LK_F32 ? 4 : 2, v_dims = LK_DIMS8(kv->v_dim);
     int64_t at = lk_page_at(r->a, r->item, r->kv_head, p);
-    int64_t next = lk_page_after(r->a, r->item, r->kv_head, p, r->after);
+    int64_t next = lk_page_behind(r->a, r->item, r->kv_head, p, 1, &r->after);
     int64_t most = lk_page_most(&r->see, p);
     bool whole = lk_page_whole(&r->see, p);
     struct operand scores = {.left = r->q + first * r->q_dims,
@@ -331,7 +331,7 @@ LK_INLINE void attend(const struct lk_attend *a, int64_t begin, int64_t end, con
 {
     int64_t group = a->n_head / a->kv.n_kv_head, q_dims = LK_DIMS8(a->kv.head_dim);
     for (int64_t i = begin; i < end; i++) {
-        const struct lk_attn_item *item = &a->item[i], *next = i + 1 < end ? item + 1 : item;
+        const struct lk_attn_item *item = &a->item[i];
         int64_t kv_head = item->head / group;
         struct rows r = {
             .a = a,
@@ -339,7 +339,7 @@ LK_INLINE void attend(const struct lk_attend *a, int64_t begin, int64_t end, con
             .q = (const float *)a->q + ((kv_head * a->n_tok + item->tok) * group + item->head % group) * q_dims,
             .q_dims = q_dims,
             .kv_head = kv_head,
-            .after = lk_first_page(a, next) * a->kv.n_kv_head + next->head / group,
+            .after = lk_pages_after(a, i, end),
             .scale = a->scale * 1.44269504f,
         };
         attend_rows(&r, type);

@@ -177,7 +177,7 @@ LK_INLINE void take_page(const struct lk_rows *r, const struct lk_page_rows *p, 
     const int first = p->first, n = p->end - first;
     b.first = first;
     const struct lk_kv *kv = &r->a->kv;
-    int64_t at = lk_rows_page(r, p), next = lk_rows_next_page(r, p), most = lk_page_most(&r->see, p);
+    int64_t at = lk_rows_page(r, p), next = lk_rows_page_behind(r, p, 1), most = lk_page_most(&r->see, p);
     const uint32_t *k = (const uint32_t *)(const void *)(kv->k + at * kv->k_page_bytes);
     const uint32_t *v = (const uint32_t *)(const void *)(kv->v + at * kv->v_page_bytes);
     struct query q = {r->q + first * r->n_word, r->n_word, (const char *)kv->k + next * kv->k_page_bytes};

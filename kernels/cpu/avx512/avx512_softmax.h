@@ -30,11 +30,11 @@ struct lk_sums {
 /* An item's rows: the heads of its first token, then those of the next one. */
 struct lk_rows {
     const struct lk_attend *a;
-    const struct lk_attn_item *item, *next; /* next: the same again when there is none */
-    const uint32_t *q;                      /* row i at q + i * n_word */
+    const struct lk_attn_item *item;
+    const uint32_t *q; /* row i at q + i * n_word */
     int64_t n_word, kv_head;
-    int64_t after; /* the page that is read after the last one, as lk_page_at counts */
-    float scale;   /* of the scores, log2(e) in it */
+    struct lk_pages_after after;
+    float scale; /* of the scores, log2(e) in it */
     struct lk_spans see;
     int64_t dim, n_dim; /* dimensions of V of this pass, n_dim padded to 16 */
     void *own;          /* the set's */
@@ -49,15 +49,15 @@ struct lk_attend_set {
     void *own; /* what take_split finds in lk_rows.own */
 };
 
-/* Where a page is, and the one that is read after it, counted in pages of the layer. */
+/* Where a page is, and the k-th one that is read behind it, counted in pages of the layer. */
 static inline int64_t lk_rows_page(const struct lk_rows *r, const struct lk_page_rows *p)
 {
     return lk_page_at(r->a, r->item, r->kv_head, p);
 }
 
-static inline int64_t lk_rows_next_page(const struct lk_rows *r, const struct lk_page_rows *p)
+static inline int64_t lk_rows_page_behind(const struct lk_rows *r, const struct lk_page_rows *p, int k)
 {
-    return lk_page_after(r->a, r->item, r->kv_head, p, r->after);
+    return lk_page_behind(r->a, r->item, r->kv_head, p, k, &r->after);
 }
 
 /* The sums of row i are begun anew at a higher maximum; `top` is the score behind it, not yet scaled. */
@@ -205,16 +205,15 @@ LK_INLINE void lk_attend_items(const struct lk_attend_set *set, const struct lk_
 {
     int64_t group = a->n_head / a->kv.n_kv_head;
     for (int64_t i = begin; i < end; i++) {
-        const struct lk_attn_item *item = &a->item[i], *next = i + 1 < end ? item + 1 : item;
+        const struct lk_attn_item *item = &a->item[i];
         int64_t kv_head = item->head / group, row = (kv_head * a->n_tok + item->tok) * group + item->head % group;
         struct lk_rows r = {
             .a = a,
             .item = item,
-            .next = next,
             .q = (const uint32_t *)a->q + row * set->n_word,
             .n_word = set->n_word,
             .kv_head = kv_head,
-            .after = lk_first_page(a, next) * a->kv.n_kv_head + next->head / group,
+            .after = lk_pages_after(a, i, end),
             .scale = a->scale * 1.44269504f,
             .own = set->own,
         };
