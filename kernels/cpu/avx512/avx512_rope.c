@@ -203,6 +203,23 @@ static void put_v_bf16(const float *v, int64_t v_dim, uint32_t *page, int64_t sl
     }
 }
 
+/* A token's lines of the cache, one for each word of K: nobody has read them for a step, and its stores would wait for
+ * one after the other. Tokens of one sequence share lines of 16. */
+LK_INLINE void fetch_places(const struct lk_rope_kv *a, int64_t n_word, int64_t t, const enum lk_type type)
+{
+    const int64_t slot = a->pos[t] % PAGE, v_dims = LK_V_DIMS(a->kv.v_dim);
+    for (int64_t ih = 0; ih < a->kv.n_kv_head; ih++) {
+        const int64_t at = a->page[t] * a->kv.n_kv_head + ih;
+        const uint32_t *k = (const uint32_t *)(const void *)(a->kv.k + at * a->kv.k_page_bytes) + slot;
+        const uint32_t *v = (const uint32_t *)(const void *)(a->kv.v + at * a->kv.v_page_bytes);
+        v += slot / lk_per_word(type) * v_dims;
+        for (int64_t w = 0; w < n_word; w++)
+            _mm_prefetch(k + w * PAGE, _MM_HINT_T0);
+        for (int64_t d = 0; d < v_dims; d += 16)
+            _mm_prefetch(v + d, _MM_HINT_T0);
+    }
+}
+
 LK_INLINE void rope_words(const struct lk_rope_kv *a, int64_t n_word, int64_t begin, int64_t end,
                           const enum lk_type type)
 {
@@ -211,6 +228,8 @@ LK_INLINE void rope_words(const struct lk_rope_kv *a, int64_t n_word, int64_t be
         const float *q = a->qkv + t * ((a->n_head + n_kv) * head_dim + n_kv * v_dim);
         const float *k = q + a->n_head * head_dim, *v = k + n_kv * head_dim;
         int64_t slot = a->pos[t] % PAGE;
+        if (t == begin || a->page[t] != a->page[t - 1] || slot % 16 == 0)
+            fetch_places(a, n_words(head_dim, type), t, type);
         put_q(a, n_word, t, q, type);
         for (int64_t ih = 0; ih < n_kv; ih++) {
             int64_t at = a->page[t] * n_kv + ih;
