@@ -74,33 +74,48 @@ static void fetch(const char *from, int64_t bytes)
         _mm_prefetch(from + i, _MM_HINT_T1);
 }
 
-/* What is read at once, into the first cache. */
-static void fetch_soon(const char *from, int64_t bytes)
-{
-    for (int64_t i = 0; i < bytes; i += 64)
-        _mm_prefetch(from + i, _MM_HINT_T0);
-}
-
 static void configure(const struct lk_rows *r, int n)
 {
     lk_amx_configure(r->own, n < LK_AMX_ROWS ? n : LK_AMX_ROWS, n > LK_AMX_ROWS ? n - LK_AMX_ROWS : 0);
 }
 
-/* The two K pages that are read behind `last`. */
-static void come_near(const struct lk_rows *r, const struct lk_page_rows *last, struct lk_amx_run *run)
+/* One panel of rows is quicker than memory. It reads K of all pages of a span, then V of them, then K of what comes
+ * behind: in this order the page two further on is fetched, through scores and sums alike. */
+static bool is_quick(const struct span *x)
 {
-    const struct lk_kv *kv = &r->a->kv;
-    for (int i = 0; i < 2; i++)
-        run->then[i] = (const char *)kv->k + lk_rows_page_behind(r, last, 1 + i) * kv->k_page_bytes;
+    return x->p.end - x->p.first <= LK_AMX_ROWS;
 }
 
-/* Scores of page j, of one panel alone those of `pages` pages. K of the next pages is fetched, and for one panel V of
- * these, which is soon needed; two panels are not so quick, and fetch it later. */
+struct near {
+    const char *at;
+    int64_t bytes;
+};
+
+/* The i-th page in that order. */
+static struct near near_page(const struct lk_rows *r, const struct span *x, int64_t i)
+{
+    const struct lk_kv *kv = &r->a->kv;
+    const int64_t n_own = r->dim == 0 ? 2 * x->n : x->n; /* V of later passes is here */
+    const struct lk_page_rows p = page_of(x, i < n_own ? i % x->n : x->n - 1);
+    if (i < n_own && i >= x->n)
+        return (struct near){(const char *)kv->v + lk_rows_page(r, &p) * kv->v_page_bytes, kv->v_page_bytes};
+    const int64_t at = i < n_own ? lk_rows_page(r, &p) : lk_rows_page_behind(r, &p, 1 + (int)lk_min(1, i - n_own));
+    return (struct near){(const char *)kv->k + at * kv->k_page_bytes, kv->k_page_bytes};
+}
+
+static void fetch_near(const struct lk_rows *r, const struct span *x, int64_t i)
+{
+    const struct near page = near_page(r, x, i);
+    for (int64_t at = 0; at < page.bytes; at += 64)
+        _mm_prefetch(page.at + at, _MM_HINT_T0);
+}
+
+/* Scores of page j, of one panel alone those of `pages` pages. */
 static void score_pages(const struct lk_rows *r, const struct span *x, int64_t j, int pages, struct lk_scores *b)
 {
     const int n = x->p.end - x->p.first;
     const struct lk_kv *kv = &r->a->kv;
-    const char *k = (const char *)kv->k, *v = (const char *)kv->v;
+    const char *k = (const char *)kv->k;
     const struct lk_page_rows p = page_of(x, j), last = page_of(x, j + pages - 1);
     float *to = lk_scores_at(b, x->p.first, p.ip);
     const int64_t at = lk_rows_page(r, &p), at_last = lk_rows_page(r, &last);
@@ -118,25 +133,21 @@ static void score_pages(const struct lk_rows *r, const struct span *x, int64_t j
         .c_row = LK_SCORE_LD * 4,
         .begin = true,
         .ahead = k + lk_rows_page_behind(r, &last, 1) * kv->k_page_bytes,
-        .n_ahead = n > LK_AMX_ROWS || pages == 1 ? 32 : 0,
+        .n_ahead = is_quick(x) ? 0 : 32,
         .first = LK_AMX_PAGE_LINES,
     };
     run.ahead_end = run.ahead + kv->k_page_bytes;
     if (n > LK_AMX_ROWS) {
         lk_amx_run_tiles(2, 2, PAGES, &run);
     } else if (pages > 1) {
-        come_near(r, &last, &run);
+        for (int i = 0; i < 2; i++)
+            run.then[i] = near_page(r, x, j + 2 + i).at;
         lk_amx_run_tiles(1, 4, PAGES_NEAR, &run);
     } else {
+        fetch_near(r, x, j + 1);
+        fetch_near(r, x, j + 2);
         lk_amx_run_tiles(1, 2, PAGES, &run);
     }
-    if (n > LK_AMX_ROWS || r->dim > 0)
-        return;
-    if (pages == 1)
-        fetch(k + lk_rows_page_behind(r, &last, 2) * kv->k_page_bytes, kv->k_page_bytes);
-    fetch_soon(v + at * kv->v_page_bytes, kv->v_page_bytes);
-    if (pages > 1)
-        fetch_soon(v + at_last * kv->v_page_bytes, kv->v_page_bytes);
 }
 
 /* The largest scores of pages begin .. end - 1 of a span. */
@@ -173,11 +184,11 @@ struct values {
     bool weigh; /* p is not there yet */
 };
 
-/* While a page is weighed for the first rows that see it, V of it is fetched. Of one panel it is there. */
+/* While a page is weighed for the first rows that see it, V of it is fetched. */
 static void fetch_beside(const struct values *v, const struct lk_page_rows *p)
 {
     const struct lk_kv *kv = &v->r->a->kv;
-    if (v->first == v->x->p.first && v->r->dim == 0 && v->x->p.end - v->x->p.first > LK_AMX_ROWS)
+    if (v->first == v->x->p.first && v->r->dim == 0 && !is_quick(v->x))
         fetch((const char *)kv->v + lk_rows_page(v->r, p) * kv->v_page_bytes, kv->v_page_bytes);
 }
 
@@ -186,6 +197,17 @@ static void weigh(const struct values *v, int64_t j)
     const struct lk_page_rows p = page_of(v->x, j);
     fetch_beside(v, &p);
     lk_scores_weigh(v->b, p.ip, v->first, v->n, v->o->soft + v->first, v->r->scale);
+}
+
+#define NEAR_BYTES 4096 /* that four tiles fetch of a page; the rest at once */
+
+static void near_values(const struct values *v, int64_t j, struct lk_amx_at *of)
+{
+    const struct near page = near_page(v->r, v->x, v->x->n + j + 2);
+    of->near[0] = page.at;
+    of->near[1] = page.at + NEAR_BYTES / 2;
+    for (int64_t at = NEAR_BYTES; at < page.bytes; at += 64)
+        _mm_prefetch(page.at + at, _MM_HINT_T0);
 }
 
 /* A panels by B tiles. A page is weighed in front of the products of the one before it, so that they find theirs in the
@@ -205,6 +227,7 @@ LK_INLINE void sum_pages(const int A, const int B, const struct values *v)
     };
     __asm__ volatile("" : : : "memory"); /* tile loads do not tell the compiler that they read memory */
     lk_amx_take_sums(A, B, &run);
+    const bool near = v->weigh && is_quick(v->x);
     for (int64_t j = v->weigh ? -1 : 0; j < v->x->n; j++) {
         if (v->weigh && j + 1 < v->x->n)
             weigh(v, j + 1);
@@ -216,6 +239,13 @@ LK_INLINE void sum_pages(const int A, const int B, const struct values *v)
         struct lk_amx_at of = {.a = {(const char *)p, (const char *)(p + LK_AMX_ROWS * LK_SCORE_LD)},
                                .w = {at, at + 128}};
         __asm__ volatile("" : : : "memory");
+        if (near && A == 1 && B == 4) {
+            near_values(v, j, &of);
+            lk_amx_block(A, B, PAGES_NEAR, &run, &of);
+            continue;
+        }
+        if (near)
+            fetch_near(r, v->x, v->x->n + j + 2);
         lk_amx_block(A, B, PAGES, &run, &of);
     }
     lk_amx_put_sums(A, B, &run);
