@@ -46,6 +46,9 @@ if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
     target_compile_definitions(${name} PRIVATE LK_SIMT)
     target_compile_options(${name} PRIVATE ${hooks} -O1) # the calls are most of what they do
   endforeach()
+  # What the model does not know by addresses, since it stays in a thread's registers or on its stack, ends the program.
+  target_compile_options(lk_cuda_hooked PRIVATE -fsanitize=bounds,shift,signed-integer-overflow,integer-divide-by-zero
+                         -fsanitize-undefined-trap-on-error)
 
   add_executable(test_simt $<TARGET_OBJECTS:lk_simt_test> $<TARGET_OBJECTS:lk_simt> $<TARGET_OBJECTS:lk_simt_switch>
                  $<TARGET_OBJECTS:lk_seeded>)

@@ -54,6 +54,8 @@ struct attn_case {
     struct lk_cols head_cols;
     int seq_of[MAX_SEQ + 1]; /* first token of each sequence */
     bool *run;               /* [n_tok] whether a step of all tokens computes this one */
+    double *key;             /* [n_tok, n_kv, head_dim] behind norm and rotation; of those that were asked for */
+    bool *has_key;           /* [n_tok, n_kv] */
     struct lk_kv kv;
 };
 
@@ -69,6 +71,7 @@ static bool is_run(const struct attn_case *c, int is, int pos)
 
 static void case_new(struct attn_case *c, const struct lk_cpu *t, const struct shape *s)
 {
+    double freq[MAX_DIM / 2];
     *c = (struct attn_case){.t = t, .s = *s, .n_head = s->group * s->n_kv};
     c->v_dim = s->v_dim > 0 ? s->v_dim : s->head_dim;
     c->width = (c->n_head + s->n_kv) * s->head_dim + s->n_kv * c->v_dim;
@@ -88,9 +91,13 @@ static void case_new(struct attn_case *c, const struct lk_cpu *t, const struct s
     c->tok_page = check_new((size_t)c->n_tok, sizeof *c->tok_page);
     c->page = check_new((size_t)c->n_page, sizeof *c->page);
     c->run = check_new((size_t)c->n_tok, sizeof *c->run);
+    c->key = check_new((size_t)(c->n_tok * s->n_kv * s->head_dim), sizeof *c->key);
+    c->has_key = check_new((size_t)(c->n_tok * s->n_kv), sizeof *c->has_key);
     check_fill(c->qkv, c->n_tok * c->width, -2, 2);
     check_fill(c->q_norm, s->head_dim, 0.5f, 2);
     check_fill(c->k_norm, s->head_dim, 0.5f, 2);
+    for (int64_t j = 0; j < s->n_rot / 2; j++)
+        freq[j] = pow(10000, -2.0 * (double)j / (double)s->n_rot);
     for (int64_t i = 0; i < c->n_page; i++) /* scattered: page ids in descending order */
         c->page[i] = (int32_t)(c->n_page - 1 - i);
     for (int is = 0; is < s->n_seq; is++)
@@ -100,7 +107,7 @@ static void case_new(struct attn_case *c, const struct lk_cpu *t, const struct s
             c->run[tok] = is_run(c, is, i);
             c->tok_page[tok] = c->page[c->page_start[is] + i / LK_PAGE_TOKENS];
             for (int64_t j = 0; j < s->n_rot / 2; j++) {
-                double angle = i * pow(10000, -2.0 * (double)j / (double)s->n_rot);
+                double angle = i * freq[j];
                 c->cos[tok * s->n_rot / 2 + j] = (float)cos(angle);
                 c->sin[tok * s->n_rot / 2 + j] = (float)sin(angle);
             }
@@ -127,6 +134,8 @@ static void case_free(struct attn_case *c)
     free(c->tok_page);
     free(c->page);
     free(c->run);
+    free(c->key);
+    free(c->has_key);
     free(c->kv.k);
     free(c->kv.v);
 }
@@ -231,6 +240,16 @@ static void rotate(const struct attn_case *c, int64_t tok, const float *x, const
         out[i] = (double)check_stored(c->t, (float)v[i]);
 }
 
+/* A position's key, rotated once for all queries that see it. */
+static const double *key_of(const struct attn_case *c, int64_t tok, int64_t kv_head)
+{
+    int64_t n = c->s.head_dim, at = tok * c->s.n_kv + kv_head;
+    if (!c->has_key[at])
+        rotate(c, tok, c->qkv + tok * c->width + (c->n_head + kv_head) * n, c->k_norm, c->key + at * n);
+    c->has_key[at] = true;
+    return c->key + at * n;
+}
+
 /* One head's attention: out, size = sum of p |v|, both [v_dim], and the probabilities [pos + 1]. */
 struct truth {
     double out[MAX_DIM], size[MAX_DIM], prob[1200];
@@ -242,15 +261,14 @@ static void exact(const struct attn_case *c, int is, int64_t tok, int64_t head, 
     const struct shape *s = &c->s;
     int64_t width = c->width, n = s->head_dim, n_v = c->v_dim, last = c->pos[tok];
     int64_t first = s->window == 0 || s->window > last ? 0 : last - s->window + 1;
-    double q[MAX_DIM], k[MAX_DIM], max = -INFINITY, sum = 0;
+    double q[MAX_DIM], max = -INFINITY, sum = 0;
     rotate(c, tok, c->qkv + tok * width + head * n, c->q_norm, q);
     for (int64_t j = 0; j <= last; j++)
         prob[j] = -INFINITY;
     for (int64_t j = first; j <= last; j++) {
         if (c->hidden && c->hidden[j])
             continue;
-        int64_t at = c->seq_of[is] + j;
-        rotate(c, at, c->qkv + at * width + (c->n_head + head / s->group) * n, c->k_norm, k);
+        const double *k = key_of(c, c->seq_of[is] + j, head / s->group);
         prob[j] = 0;
         for (int64_t i = 0; i < n; i++)
             prob[j] += q[i] * k[i];
@@ -479,6 +497,9 @@ static void shared_case(const struct lk_cpu *t, const struct shape *s, int n_sha
     struct attn_case c;
     case_new(&c, t, s);
     share_pages(&c, n_shared);
+    memset(c.run, 0, (size_t)c.n_tok * sizeof *c.run);
+    for (int is = 0; is < s->n_seq; is++)
+        c.run[c.seq_of[is + 1] - 1] = true; /* what the others' attention is, attn_case asks */
     int64_t n_col = c.cols.n_col;
     float *got = check_new((size_t)n_col, sizeof *got), *alone = check_new((size_t)n_col, sizeof *alone);
     struct lk_act all = run(&c, 0, c.n_tok, 32, NULL);
@@ -535,6 +556,7 @@ static void gather_case(const struct lk_cpu *t, const struct shape *s, int64_t t
     int64_t tok = c.n_tok - 1, n_page = lk_ceil_div(topk, LK_PAGE_TOKENS), n_chosen = 0;
     bool *hidden = check_new((size_t)c.n_tok, sizeof *hidden);
     int32_t *chosen = check_new((size_t)topk, sizeof *chosen), page[8], start = 0, last = (int32_t)(topk - 1);
+    memset(c.run, 0, (size_t)c.n_tok * sizeof *c.run);
     free(run(&c, 0, c.n_tok, 32, NULL).data); /* fills the cache */
     for (int64_t j = 0; j <= tok; j++) {
         hidden[j] = (int64_t)(check_random() % (uint32_t)(tok + 1 - j)) >= topk - n_chosen;

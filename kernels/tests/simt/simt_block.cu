@@ -9,6 +9,7 @@
 #include "kernels/tests/simt/simt_switch.h"
 
 #define STACK (96 * 1024)
+#define STACK_APART (STACK + 13 * 64) /* their ends lie in different sets of the host's caches */
 #define MAX_KERNELS 256
 
 const simt_thread *simt_now;
@@ -191,7 +192,7 @@ static void make_fibers(void)
     if (b->fiber)
         return;
     b->fiber = (simt_fiber *)calloc(SIMT_MAX_THREADS, sizeof *b->fiber);
-    void *stacks = mmap(NULL, (size_t)SIMT_MAX_THREADS * STACK, PROT_READ | PROT_WRITE,
+    void *stacks = mmap(NULL, (size_t)SIMT_MAX_THREADS * STACK_APART, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (!b->fiber || stacks == MAP_FAILED) {
         fprintf(stderr, "simt: no memory\n");
@@ -199,7 +200,7 @@ static void make_fibers(void)
     }
     for (int i = 0; i < SIMT_MAX_THREADS; i++) {
         b->fiber[i].id = i;
-        b->fiber[i].stack = (char *)stacks + (size_t)i * STACK;
+        b->fiber[i].stack = (char *)stacks + (size_t)i * STACK_APART;
         b->fiber[i].stack_begin = (const uint8_t *)b->fiber[i].stack;
         b->fiber[i].stack_end = b->fiber[i].stack_begin + STACK;
     }

@@ -32,24 +32,25 @@ static void ballot(simt_fiber *lanes)
  */
 static void mma(simt_fiber *lanes)
 {
-    float a[16][16], b[16][8];
+    double a[16][16], b[16][8], sum[16][8] = {};
     for (int l = 0; l < SIMT_LANES; l++) {
         const simt_lane *x = &lanes[l].lane;
         int g = l / 4, k = 2 * (l % 4);
         for (int half = 0; half < 2; half++) {
             for (int i = 0; i < 4; i++)
-                a[g + i % 2 * 8][k + half + i / 2 * 8] = widen(x->a[i] >> 16 * half & 0xffffu);
+                a[g + i % 2 * 8][k + half + i / 2 * 8] = (double)widen(x->a[i] >> 16 * half & 0xffffu);
             for (int i = 0; i < 2; i++)
-                b[k + half + i * 8][g] = widen(x->b[i] >> 16 * half & 0xffffu);
+                b[k + half + i * 8][g] = (double)widen(x->b[i] >> 16 * half & 0xffffu);
         }
     }
+    for (int row = 0; row < 16; row++)
+        for (int k = 0; k < 16; k++)
+            for (int col = 0; col < 8; col++)
+                sum[row][col] += a[row][k] * b[k][col];
     for (int l = 0; l < SIMT_LANES; l++) {
         for (int i = 0; i < 4; i++) {
             int row = l / 4 + i / 2 * 8, col = 2 * (l % 4) + i % 2;
-            double sum = 0;
-            for (int k = 0; k < 16; k++)
-                sum += (double)a[row][k] * (double)b[k][col];
-            lanes[l].lane.c[i] = (float)(sum + (double)lanes[l].lane.c[i]);
+            lanes[l].lane.c[i] = (float)(sum[row][col] + (double)lanes[l].lane.c[i]);
         }
     }
 }
