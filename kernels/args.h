@@ -226,7 +226,7 @@ struct lk_attend {
     const struct lk_attn_item *item; /* [n_item] */
     int64_t n_item, n_tok, n_head;
     int64_t skip_items; /* other threads' items between the end of a range and what its thread is likely to get next */
-    const int32_t *pos;        /* [n_tok] */
+    const int32_t *pos; /* [n_tok] */
     const int32_t *page_start; /* [n_seq] index of a sequence's first page in `page` */
     const int32_t *page;       /* page ids, a sequence's in order of position */
     int64_t window;            /* 0: none */

@@ -196,8 +196,8 @@ static inline int64_t lk_page_behind(const struct lk_attend *a, const struct lk_
     return behind.ip <= last ? lk_page_at(a, item, kv_head, &behind) : after->page[p->ip + k - 1 > last];
 }
 
-/* Behind item i, for the thread that has the items up to end - 1: between its ranges lie skip_items of other threads. Of
- * the same item again where there is no other. */
+/* Behind item i, for the thread that has the items up to end - 1: between its ranges lie skip_items of other threads.
+ * Of the same item again where there is no other. */
 static inline struct lk_pages_after lk_pages_after(const struct lk_attend *a, int64_t i, int64_t end)
 {
     const int64_t next = i + 1 < end ? i + 1 : end + a->skip_items;

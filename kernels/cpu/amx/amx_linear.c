@@ -137,6 +137,17 @@ static bool is_three(const struct work *t)
     return t->row_end - t->row_begin == 3 && !t->a->q;
 }
 
+/* Panel ip + i of a run: it begins as many rows sooner as it has fewer than the first one. */
+static void set_panel(const struct work *t, const struct part *part, int64_t ip, int i, struct lk_amx_run *p)
+{
+    const struct lk_panels *rows = &t->plan.rows;
+    const int r = lk_panel_rows(rows, ip + i), fewer = lk_panel_rows(rows, ip) - r;
+    const int64_t row = lk_panel_begin(rows, ip + i), n_block = lk_cols_packed(t->a->a.cols) / LK_AMX_BLOCK;
+    p->a[i] = (const char *)t->a->a.data + (row * n_block + part->block * r - fewer) * 64;
+    p->a_step[i] = r * 64;
+    p->c[i] = p->c[0] + (row - lk_panel_begin(rows, ip) - fewer) * PANEL;
+}
+
 /* Adds a part's products to the sums of activation panels ip and, where there is one, ip + 1, or of three. */
 static void take_part(struct work *t, const struct part *part, int64_t ip, float *sums)
 {
@@ -144,6 +155,7 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
     const struct lk_panels *rows = &t->plan.rows;
     int64_t n_block = lk_cols_packed(a->a.cols) / LK_AMX_BLOCK, row = lk_panel_begin(rows, ip);
     int r0 = lk_panel_rows(rows, ip), r1 = ip + 1 < t->row_end ? lk_panel_rows(rows, ip + 1) : 0;
+    const bool three = is_three(t);
     const char *a0 = (const char *)a->a.data + row * n_block * 64;
     const char *w = (const char *)a->w + (t->panel * n_block + part->block) * BLOCK_BYTES,
                *w2 = w + n_block * BLOCK_BYTES;
@@ -168,23 +180,13 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
     };
     if (ip == t->row_begin && t->first < LK_AMX_PAGE_LINES)
         lk_amx_come_near(&p, part->block + part->n_block == n_block, t->next);
-    const bool three = is_three(t);
-    lk_amx_fetch_y(a, &(struct lk_amx_share){part->block, part->n_block, n_block, row,
-                                             three ? a->a.n_row : r0 + r1, t->panel});
-    if (three) {
-        for (int i = 1; i < 3; i++) { /* as high as the first one */
-            const int r = lk_panel_rows(rows, ip + i);
-            const int64_t behind = lk_panel_begin(rows, ip + i) - row;
-            p.a[i] = a0 + behind * n_block * 64 + part->block * r * 64 - (r0 - r) * 64;
-            p.a_step[i] = r * 64;
-            p.c[i] = sums + (behind - (r0 - r)) * PANEL;
-        }
-        lk_amx_configure(&t->shape, r0, LK_AMX_THREE);
-        t->ahead = lk_amx_run_three(&p);
-        return;
-    }
-    lk_amx_configure(&t->shape, r0, r1);
-    t->ahead = lk_amx_run_pair(&t->shape, t->two, t->row_end - t->row_begin > 2, false, &p);
+    lk_amx_fetch_y(
+        a, &(struct lk_amx_share){part->block, part->n_block, n_block, row, three ? a->a.n_row : r0 + r1, t->panel});
+    for (int i = 1; three && i < 3; i++)
+        set_panel(t, part, ip, i, &p);
+    lk_amx_configure(&t->shape, r0, three ? LK_AMX_THREE : r1);
+    t->ahead =
+        three ? lk_amx_run_three(&p) : lk_amx_run_pair(&t->shape, t->two, t->row_end - t->row_begin > 2, false, &p);
 }
 
 /* sums[0] = the products of activation panels begin .. end - 1, one behind the other. With more than two pairs, a part

@@ -2,9 +2,10 @@
  * summed columns.
  *
  * Of the eight tiles 0 to 3 hold sums, 4 and 5 left-hand operands, 6 and 7 right-hand ones; a single panel by four
- * tiles needs 5 for a right-hand operand, three panels by two 4 and 5 for sums and 7 for a left-hand one. Four sums at a time hide the instruction's latency (52 cycles, one may begin
- * every 16), and two by two of them need one load a product. A sum lives in a tile only while a run lasts: stored and
- * loaded again it is the same number, so where a run ends is free. */
+ * tiles needs 5 for a right-hand operand, three panels by two 4 and 5 for sums and 7 for a left-hand one. Four sums at
+ * a time hide the instruction's latency (52 cycles, one may begin every 16), and two by two of them need one load a
+ * product. A sum lives in a tile only while a run lasts: stored and loaded again it is the same number, so where a run
+ * ends is free. */
 #ifndef KERNELS_CPU_AMX_AMX_PRODUCT_H
 #define KERNELS_CPU_AMX_AMX_PRODUCT_H
 
@@ -149,9 +150,10 @@ LK_INLINE void lk_amx_block(const int A, const int B, const struct lk_amx_kind k
 }
 
 /* A panels by B tiles: 1 or 2 by 1 or 2, or 1 by 3 or 4. The tiles have the panels' heights. int8: a block is 64
- * columns of bytes, and sums are whole numbers of 32 bits, which lie where the others' do. Returns up to where what lies
- * ahead has been fetched. */
-LK_INLINE const char *lk_amx_run_tiles(const int A, const int B, const struct lk_amx_kind kind, const struct lk_amx_run *p)
+ * columns of bytes, and sums are whole numbers of 32 bits, which lie where the others' do. Returns up to where what
+ * lies ahead has been fetched. */
+LK_INLINE const char *lk_amx_run_tiles(const int A, const int B, const struct lk_amx_kind kind,
+                                       const struct lk_amx_run *p)
 {
     struct lk_amx_at at = lk_amx_start(A, B, kind, p);
     __asm__ volatile("" : : : "memory"); /* tile loads do not tell the compiler that they read memory */
@@ -164,9 +166,9 @@ LK_INLINE const char *lk_amx_run_tiles(const int A, const int B, const struct lk
     return at.ahead;
 }
 
-/* Three panels by two tiles, from zero: what comes from memory is read once, and the panels' tiles twice, the second time
- * from the first cache. The tiles have the height of the first panel; of one that is a row less the row in front of it
- * is read too, and the sums of that row are stored and overwritten with the right ones. */
+/* Three panels by two tiles, from zero: what comes from memory is read once, and the panels' tiles twice, the second
+ * time from the first cache. The tiles have the height of the first panel; of one that is a row less the row in front
+ * of it is read too, and the sums of that row are stored and overwritten with the right ones. */
 LK_INLINE const char *lk_amx_run_three(const struct lk_amx_run *p)
 {
     const struct lk_amx_kind kind = {LK_AMX_COLS_ONCE, false, true};

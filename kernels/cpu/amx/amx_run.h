@@ -12,7 +12,7 @@ struct lk_amx_run {
     int64_t w_row, w_next; /* bytes from one row of a tile to the next, from the first tile to the second */
     int64_t w_step;        /* bytes from one block to the next */
     int64_t n_block;
-    float *c[3];   /* sums: tiles at c[0] and 16 behind, then those of c[1], the second panel's or of w[1], and of c[2] */
+    float *c[3]; /* sums: tiles at c[0] and 16 behind, then those of c[1], the second panel's or of w[1], and of c[2] */
     int64_t c_row; /* bytes from one row of sums to the next */
     bool begin;    /* from zero, not from what is there */
     /* What is fetched meanwhile: unless then[0] is NULL the columns themselves, LK_AMX_NEAR blocks before their

@@ -29,7 +29,7 @@ struct rows {
     const float *q; /* row i at q + i * q_dims */
     int64_t q_dims, kv_head;
     struct lk_pages_after after;
-    float scale;   /* of the scores, log2(e) in it */
+    float scale; /* of the scores, log2(e) in it */
     struct lk_spans see;
     int64_t dim, n_dim; /* dimensions of V of this pass, n_dim padded to 8 */
 };
