@@ -180,8 +180,8 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
     };
     if (ip == t->row_begin && t->first < LK_AMX_PAGE_LINES)
         lk_amx_come_near(&p, part->block + part->n_block == n_block, t->next);
-    lk_amx_fetch_y(
-        a, &(struct lk_amx_share){part->block, part->n_block, n_block, row, three ? a->a.n_row : r0 + r1, t->panel});
+    const int64_t n_row = three ? lk_panel_begin(rows, ip + 3) - row : r0 + r1;
+    lk_amx_fetch_y(a, &(struct lk_amx_share){part->block, part->n_block, n_block, row, n_row, t->panel});
     for (int i = 1; three && i < 3; i++)
         set_panel(t, part, ip, i, &p);
     lk_amx_configure(&t->shape, r0, three ? LK_AMX_THREE : r1);
