@@ -37,12 +37,10 @@ struct lk_draw {
     int64_t top_k;  /* 0: off */
 };
 
-/* e^x for x <= 0, at most an ulp off; 0 below LK_MASS_LEAST. 2^k e^r with |r| <= ln(2) / 2, where (e^r - 1 - r) / r^2
- * is the polynomial through its values at the ten Chebyshev nodes. */
-LK_MASS_FN double lk_mass_exp(double x)
+/* e^x for LK_MASS_LEAST <= x <= 0, at most an ulp off; of another x a number that means nothing. 2^k e^r with |r| <=
+ * ln(2) / 2, where (e^r - 1 - r) / r^2 is the polynomial through its values at the ten Chebyshev nodes. */
+LK_MASS_FN double lk_mass_exp_above(double x)
 {
-    if (!(x >= LK_MASS_LEAST))
-        return 0;
     const double shift = 6755399441055744.0; /* 1.5 * 2^52: the sum's last bits are a whole number */
     double sum = x * 0x1.71547652b82fep+0 + shift, k = sum - shift;
     double r = (x - k * 0x1.62e42fefap-1) - k * 0x1.cf79abc9e3b3ap-40; /* the first product is exact */
@@ -57,6 +55,12 @@ LK_MASS_FN double lk_mass_exp(double x)
     bits += power << 52;
     memcpy(&y, &bits, sizeof y);
     return y;
+}
+
+/* The same of any x <= 0: 0 below LK_MASS_LEAST. */
+LK_MASS_FN double lk_mass_exp(double x)
+{
+    return x >= LK_MASS_LEAST ? lk_mass_exp_above(x) : 0;
 }
 
 /* 0 for the best, falling with the logit. */
