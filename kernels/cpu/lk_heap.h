@@ -1,4 +1,4 @@
-/* The LK_TOP largest of a row, offered in order of id. */
+/* The best of a row, offered in order of id. */
 #ifndef KERNELS_CPU_LK_HEAP_H
 #define KERNELS_CPU_LK_HEAP_H
 
@@ -61,27 +61,12 @@ static inline void lk_heap_take(struct lk_heap *h, int most, float x, int32_t id
         lk_heap_swap(h, at, (at - 1) / 2);
 }
 
-static inline void lk_heap_offer(struct lk_heap *h, float x, int32_t id)
-{
-    lk_heap_take(h, LK_TOP, x, id);
-}
-
 /* Best first: the worst goes to the end, again and again. */
 static inline void lk_heap_sort(struct lk_heap *h)
 {
     for (int n = h->n; n > 1; n--) {
         lk_heap_swap(h, 0, n - 1);
         lk_heap_sift(h, 0, n - 1);
-    }
-}
-
-/* Sorts, and marks the places that stayed empty. */
-static inline void lk_heap_finish(struct lk_heap *h)
-{
-    lk_heap_sort(h);
-    for (int i = h->n; i < LK_TOP; i++) {
-        h->id[i] = -1;
-        h->value[i] = -INFINITY;
     }
 }
 

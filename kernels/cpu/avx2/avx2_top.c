@@ -2,22 +2,22 @@
 #include <math.h>
 
 #include "kernels/cpu/avx2/lk_avx2.h"
-#include "kernels/cpu/lk_heap.h"
+#include "kernels/cpu/lk_top_list.h"
 
 /* Offers the numbers of columns begin .. end - 1; returns the largest. */
-static float largest(struct lk_heap *h, const float *x, int64_t begin, int64_t end)
+static float largest(struct lk_top_list *t, const float *x, int64_t begin, int64_t end)
 {
     __m256 most = _mm256_set1_ps(-INFINITY); /* the second operand, which stays where the first is no number */
     for (int64_t i = begin; i < end; i += 8) {
         __m256 v = lk_load8(x + i, end - i);
         __m256 take =
-            h->n < LK_TOP ? _mm256_cmp_ps(v, v, _CMP_ORD_Q) : _mm256_cmp_ps(v, _mm256_set1_ps(h->value[0]), _CMP_GT_OQ);
+            !t->full ? _mm256_cmp_ps(v, v, _CMP_ORD_Q) : _mm256_cmp_ps(v, _mm256_set1_ps(t->least), _CMP_GT_OQ);
         unsigned bits = (unsigned)_mm256_movemask_ps(take) & (end - i >= 8 ? 0xffu : (1u << (end - i)) - 1u);
         if (end - i >= 8)
             most = _mm256_max_ps(v, most);
         for (; bits; bits &= bits - 1) {
             int64_t at = i + __builtin_ctz(bits);
-            lk_heap_offer(h, x[at], (int32_t)at);
+            lk_top_offer(t, x, at);
         }
     }
     float lane[8], max = -INFINITY;
@@ -81,12 +81,14 @@ static void top(const struct lk_top *a, int64_t begin, int64_t end)
         const float *x = a->logits[row];
         if (!x)
             continue;
-        struct lk_heap h = {0, a->id + row * LK_TOP, a->value + row * LK_TOP};
+        struct lk_top_list list;
+        list.n = 0;
+        list.full = false;
         for (int s = 0; s < a->n_seg; s++) {
-            float max = largest(&h, x, a->seg[s], a->seg[s + 1]);
+            float max = largest(&list, x, a->seg[s], a->seg[s + 1]);
             a->lse[row * a->n_seg + s] = log_sum(x + a->seg[s], a->seg[s + 1] - a->seg[s], max);
         }
-        lk_heap_finish(&h);
+        lk_top_finish(&list, x, a->id + row * LK_TOP, a->value + row * LK_TOP);
     }
 }
 

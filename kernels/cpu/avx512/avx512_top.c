@@ -2,22 +2,22 @@
 #include <math.h>
 
 #include "kernels/cpu/avx512/lk_avx512.h"
-#include "kernels/cpu/lk_heap.h"
+#include "kernels/cpu/lk_top_list.h"
 
 /* Offers the numbers of columns begin .. end - 1; returns the largest. */
-static float largest(struct lk_heap *h, const float *x, int64_t begin, int64_t end)
+static float largest(struct lk_top_list *t, const float *x, int64_t begin, int64_t end)
 {
     __m512 most = _mm512_set1_ps(-INFINITY); /* the second operand, which stays where the first is no number */
     for (int64_t i = begin; i < end; i += 16) {
         __mmask16 m = lk_mask16(end - i);
         __m512 v = _mm512_maskz_loadu_ps(m, x + i);
-        unsigned take = h->n < LK_TOP ? _mm512_mask_cmp_ps_mask(m, v, v, _CMP_ORD_Q)
-                                      : _mm512_mask_cmp_ps_mask(m, v, _mm512_set1_ps(h->value[0]), _CMP_GT_OQ);
+        unsigned take = !t->full ? _mm512_mask_cmp_ps_mask(m, v, v, _CMP_ORD_Q)
+                                 : _mm512_mask_cmp_ps_mask(m, v, _mm512_set1_ps(t->least), _CMP_GT_OQ);
         if (end - i >= 16)
             most = _mm512_max_ps(v, most);
         for (; take; take &= take - 1) {
             int64_t at = i + __builtin_ctz(take);
-            lk_heap_offer(h, x[at], (int32_t)at);
+            lk_top_offer(t, x, at);
         }
     }
     float max = _mm512_reduce_max_ps(most);
@@ -68,12 +68,14 @@ static void top(const struct lk_top *a, int64_t begin, int64_t end)
         const float *x = a->logits[row];
         if (!x)
             continue;
-        struct lk_heap h = {0, a->id + row * LK_TOP, a->value + row * LK_TOP};
+        struct lk_top_list list;
+        list.n = 0;
+        list.full = false;
         for (int s = 0; s < a->n_seg; s++) {
-            float max = largest(&h, x, a->seg[s], a->seg[s + 1]);
+            float max = largest(&list, x, a->seg[s], a->seg[s + 1]);
             a->lse[row * a->n_seg + s] = log_sum(x + a->seg[s], a->seg[s + 1] - a->seg[s], max);
         }
-        lk_heap_finish(&h);
+        lk_top_finish(&list, x, a->id + row * LK_TOP, a->value + row * LK_TOP);
     }
 }
 

@@ -1,16 +1,16 @@
 /* Log-sum-exp and the largest logits of a row. */
 #include <math.h>
 
-#include "kernels/cpu/lk_heap.h"
+#include "kernels/cpu/lk_top_list.h"
 #include "kernels/cpu/ref/lk_ref.h"
 
 /* Offers the numbers of columns begin .. end - 1; returns the largest. */
-static float largest(struct lk_heap *h, const float *x, int64_t begin, int64_t end)
+static float largest(struct lk_top_list *t, const float *x, int64_t begin, int64_t end)
 {
     float max = -INFINITY;
     for (int64_t i = begin; i < end; i++) {
-        if (x[i] == x[i])
-            lk_heap_offer(h, x[i], (int32_t)i);
+        if (x[i] == x[i] && (!t->full || x[i] > t->least))
+            lk_top_offer(t, x, i);
         max = x[i] > max ? x[i] : max;
     }
     return max;
@@ -36,12 +36,14 @@ static void top(const struct lk_top *a, int64_t begin, int64_t end)
         const float *x = a->logits[row];
         if (!x)
             continue;
-        struct lk_heap h = {0, a->id + row * LK_TOP, a->value + row * LK_TOP};
+        struct lk_top_list list;
+        list.n = 0;
+        list.full = false;
         for (int s = 0; s < a->n_seg; s++) {
-            float max = largest(&h, x, a->seg[s], a->seg[s + 1]);
+            float max = largest(&list, x, a->seg[s], a->seg[s + 1]);
             a->lse[row * a->n_seg + s] = log_sum(x + a->seg[s], a->seg[s + 1] - a->seg[s], max);
         }
-        lk_heap_finish(&h);
+        lk_top_finish(&list, x, a->id + row * LK_TOP, a->value + row * LK_TOP);
     }
 }
 
