@@ -234,7 +234,9 @@ static void take_panel(struct work *t, struct lk_lane_best *best)
     t->next = t->ahead = (const char *)t->a->w + next * bytes;
     t->ahead_end = (const char *)t->a->w + lk_min(next + 1 + t->two, t->plan.n_panel) * bytes;
     t->first = t->a->q ? LK_AMX_PAGE_LINES : lk_amx_first_lines(n_pair);
-    t->n_ahead = (int)lk_ceil_div((1 + t->two) * bytes / 4096 * t->first, n_pair * (n_block > 0 ? n_block : 1));
+    /* what a quarter of the second cache cannot hold would be gone before it is read */
+    const int64_t ahead = t->two && 2 * bytes > t->a->l2_bytes / 4 ? 0 : (1 + t->two) * bytes;
+    t->n_ahead = (int)lk_ceil_div(ahead / 4096 * t->first, n_pair * (n_block > 0 ? n_block : 1));
     for (int64_t begin = t->row_begin, end; begin < t->row_end; begin = end) {
         end = lk_min(begin + 2 * band, t->row_end);
         take_band(t, begin, end);
