@@ -63,6 +63,15 @@ LK_MASS_FN double lk_mass_exp(double x)
     return x >= LK_MASS_LEAST ? lk_mass_exp_above(x) : 0;
 }
 
+/* Bits that order finite logits as numbers: -0 equals 0. */
+LK_MASS_FN uint32_t lk_logit_key(float logit)
+{
+    const float x = logit + 0.0f;
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
 /* 0 for the best, falling with the logit. */
 LK_MASS_FN double lk_scaled(const struct lk_mass_scale *s, float logit)
 {
@@ -80,12 +89,17 @@ LK_MASS_FN uint64_t lk_mass_whole(const struct lk_mass_scale *s, float logit)
     return (uint64_t)(int64_t)(lk_mass_exp(lk_scaled(s, logit)) * LK_MASS_ONE); /* signed: one instruction */
 }
 
-LK_MASS_FN void lk_mass_add_id(struct lk_mass *m, const struct lk_mass_scale *s, float logit)
+/* w in units of 2^-40. */
+LK_MASS_FN void lk_mass_add_units(struct lk_mass *m, double w)
 {
-    double w = lk_mass_exp(lk_scaled(s, logit)) * LK_MASS_ONE;
     int64_t hi = (int64_t)w;
     m->hi += (uint64_t)hi;
     m->lo += (uint64_t)(int64_t)((w - (double)hi) * LK_MASS_ONE);
+}
+
+LK_MASS_FN void lk_mass_add_id(struct lk_mass *m, const struct lk_mass_scale *s, float logit)
+{
+    lk_mass_add_units(m, lk_mass_exp(lk_scaled(s, logit)) * LK_MASS_ONE);
 }
 
 LK_MASS_FN void lk_mass_add(struct lk_mass *m, const struct lk_mass *more)

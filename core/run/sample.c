@@ -21,15 +21,6 @@ struct dist {
     struct lk_mass_scale scale; /* the floor is what min_p keeps */
 };
 
-/* Order-preserving bits of a finite float; -0 equals 0. */
-static uint32_t key_of(float x)
-{
-    float y = x + 0.0f;
-    uint32_t b;
-    memcpy(&b, &y, sizeof b);
-    return b & 0x80000000u ? ~b : b | 0x80000000u;
-}
-
 static bool inside(const struct cut *c, uint32_t key, int32_t id)
 {
     return key > c->key || (key == c->key && id <= c->id);
@@ -97,7 +88,7 @@ static int32_t draw_chosen(const struct dist *d, struct chosen *e, int n, double
 EACH_PROCESSOR static struct lk_mass mass_of_all(const struct lk_mass_scale *s, const float *logits, int64_t n)
 {
     const double best = s->best, inverse = s->inverse, least = s->floor > LK_MASS_LEAST ? s->floor : LK_MASS_LEAST;
-    uint64_t hi = 0, lo = 0;
+    struct lk_mass sum = {0};
     for (int64_t i = 0; i < n; i++) {
         const double x = ((double)logits[i] - best) * inverse;
         double w = lk_mass_exp_above(x) * LK_MASS_ONE;
@@ -105,11 +96,9 @@ EACH_PROCESSOR static struct lk_mass mass_of_all(const struct lk_mass_scale *s, 
         memcpy(&bits, &w, sizeof bits);
         bits &= -(uint64_t)(x >= least);
         memcpy(&w, &bits, sizeof w);
-        const int64_t whole = (int64_t)w;
-        hi += (uint64_t)whole;
-        lo += (uint64_t)(int64_t)((w - (double)whole) * LK_MASS_ONE);
+        lk_mass_add_units(&sum, w);
     }
-    return (struct lk_mass){hi, lo};
+    return sum;
 }
 
 static uint64_t whole_mass(const struct dist *d)
@@ -144,7 +133,7 @@ static bool seek_end(const struct seek *q, struct cut *end)
     for (int shift = 24; shift >= 0; shift -= 8) {
         uint64_t bin[256] = {0};
         for (int64_t i = 0; i < q->d->n_vocab; i++) {
-            uint32_t key = key_of(q->d->logits[i]);
+            uint32_t key = lk_logit_key(q->d->logits[i]);
             if ((key & mask) == prefix && lk_above_floor(&q->d->scale, q->d->logits[i]) &&
                 inside(q->limit, key, (int32_t)i))
                 bin[key >> shift & 255] += unit(q, q->d->logits[i]);
@@ -158,7 +147,7 @@ static bool seek_end(const struct seek *q, struct cut *end)
         mask |= (uint32_t)255 << shift;
     }
     for (int64_t i = 0; i < q->d->n_vocab; i++) {
-        if (key_of(q->d->logits[i]) != prefix || !inside(q->limit, prefix, (int32_t)i))
+        if (lk_logit_key(q->d->logits[i]) != prefix || !inside(q->limit, prefix, (int32_t)i))
             continue;
         before += unit(q, q->d->logits[i]);
         if (reached(q, before)) {
@@ -171,7 +160,7 @@ static bool seek_end(const struct seek *q, struct cut *end)
 
 static bool survives(const struct dist *d, const struct cut *cut, int64_t i)
 {
-    return lk_above_floor(&d->scale, d->logits[i]) && inside(cut, key_of(d->logits[i]), (int32_t)i);
+    return lk_above_floor(&d->scale, d->logits[i]) && inside(cut, lk_logit_key(d->logits[i]), (int32_t)i);
 }
 
 /* Of survivors begin .. end - 1. */

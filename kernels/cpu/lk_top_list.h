@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "kernels/cpu/lk_cols.h"
+#include "kernels/mass.h"
 
 struct lk_top_list {
     int n;
@@ -16,14 +17,16 @@ struct lk_top_list {
     uint64_t key[2 * LK_TOP];
 };
 
-/* The larger the better: bits that order floats as numbers (-0 is 0), then the id's complement. */
+static inline void lk_top_begin(struct lk_top_list *t)
+{
+    t->n = 0;
+    t->full = false;
+}
+
+/* The larger the better: the logit, then the id's complement. */
 static inline uint64_t lk_top_key(float x, int32_t id)
 {
-    const float y = x + 0.0f;
-    uint32_t b;
-    memcpy(&b, &y, sizeof b);
-    b = b & 0x80000000u ? ~b : b | 0x80000000u;
-    return (uint64_t)b << 32 | (uint32_t)~id;
+    return (uint64_t)lk_logit_key(x) << 32 | (uint32_t)~id;
 }
 
 static inline int32_t lk_top_id(uint64_t key)

@@ -74,6 +74,13 @@ static void fetch(const char *from, int64_t bytes)
         _mm_prefetch(from + i, _MM_HINT_T1);
 }
 
+/* What is read soon, into the first cache. */
+static void fetch_soon(const char *from, int64_t bytes)
+{
+    for (int64_t i = 0; i < bytes; i += 64)
+        _mm_prefetch(from + i, _MM_HINT_T0);
+}
+
 static void configure(const struct lk_rows *r, int n)
 {
     lk_amx_configure(r->own, n < LK_AMX_ROWS ? n : LK_AMX_ROWS, n > LK_AMX_ROWS ? n - LK_AMX_ROWS : 0);
@@ -106,8 +113,7 @@ static struct near near_page(const struct lk_rows *r, const struct span *x, int6
 static void fetch_near(const struct lk_rows *r, const struct span *x, int64_t i)
 {
     const struct near page = near_page(r, x, i);
-    for (int64_t at = 0; at < page.bytes; at += 64)
-        _mm_prefetch(page.at + at, _MM_HINT_T0);
+    fetch_soon(page.at, page.bytes);
 }
 
 /* Scores of page j, of one panel alone those of `pages` pages. */
@@ -206,8 +212,7 @@ static void near_values(const struct values *v, int64_t j, struct lk_amx_at *of)
     const struct near page = near_page(v->r, v->x, v->x->n + j + 2);
     of->near[0] = page.at;
     of->near[1] = page.at + NEAR_BYTES / 2;
-    for (int64_t at = NEAR_BYTES; at < page.bytes; at += 64)
-        _mm_prefetch(page.at + at, _MM_HINT_T0);
+    fetch_soon(page.at + NEAR_BYTES, page.bytes - NEAR_BYTES);
 }
 
 /* A panels by B tiles. A page is weighed in front of the products of the one before it, so that they find theirs in the

@@ -82,8 +82,7 @@ static void top(const struct lk_top *a, int64_t begin, int64_t end)
         if (!x)
             continue;
         struct lk_top_list list;
-        list.n = 0;
-        list.full = false;
+        lk_top_begin(&list);
         for (int s = 0; s < a->n_seg; s++) {
             float max = largest(&list, x, a->seg[s], a->seg[s + 1]);
             a->lse[row * a->n_seg + s] = log_sum(x + a->seg[s], a->seg[s + 1] - a->seg[s], max);
