@@ -87,12 +87,11 @@ static void bench(struct lb_team *team, const struct lk_cpu *lk, const struct pr
                            .l2_bytes = lk_cpu_l2_bytes()}};
         int64_t n_item = lk->linear_items(&job.args), grain = n_item / (CLAIMS * lb_team_size(team));
         grain = grain < 1 ? 1 : grain;
-        job.args.skip_items = (lb_team_size(team) - 1) * grain;
         double best = 1e9, stop = now() + 0.15;
         for (size_t i = 0; i < 3 || now() < stop; i++) {
             job.args.w = w + i % n_copy * bytes;
             double begin = now();
-            lb_team_run(team, run, &job, n_item, grain);
+            lb_team_run_even(team, run, &job, n_item, grain);
             double took = now() - begin;
             best = took < best ? took : best;
         }

@@ -47,11 +47,9 @@ void lb_cpu_run_int8(const struct lb_cpu *c, const struct lk_linear *args)
     struct quantize_job quantize = {&c->lk, {c->int8, args->a}};
     struct product_job job = {&c->lk, *args};
     int64_t n_item = c->lk.int8.quantize_items(&quantize.args);
-    lb_team_run(c->team, run_quantize, &quantize, n_item, lb_cpu_grain(c, n_item, 4));
+    lb_team_run_even(c->team, run_quantize, &quantize, n_item, lb_cpu_grain(c, n_item, 4));
     job.args.a.data = c->int8;
     job.args.l2_bytes = c->l2_bytes;
     n_item = c->lk.int8.linear_items(&job.args);
-    int64_t grain = lb_cpu_grain(c, n_item, LB_CPU_CLAIMS);
-    job.args.skip_items = (c->base.n_thread - 1) * grain;
-    lb_team_run(c->team, run_product, &job, n_item, grain);
+    lb_team_run_even(c->team, run_product, &job, n_item, lb_cpu_grain(c, n_item, LB_CPU_CLAIMS));
 }

@@ -29,14 +29,13 @@ RUN_ITEMS(rope_kv)
 RUN_ITEMS(attend)
 RUN_ITEMS(latent)
 
-/* Threads claim in turn, so that a thread's next claim is likely to lie behind one of each other thread. */
+/* Each thread goes through panels of its own, one behind the other: what comes next is what it fetches. */
 void lb_cpu_run_product(const struct lb_cpu *c, struct lk_linear *args)
 {
     args->l2_bytes = c->l2_bytes; /* the items depend on it */
-    int64_t n_item = c->lk.linear_items(args), grain = lb_cpu_grain(c, n_item, LB_CPU_CLAIMS);
-    args->skip_items = (c->base.n_thread - 1) * grain;
     struct linear_job job = {&c->lk, *args};
-    lb_team_run(c->team, run_linear, &job, n_item, grain);
+    int64_t n_item = c->lk.linear_items(args);
+    lb_team_run_even(c->team, run_linear, &job, n_item, lb_cpu_grain(c, n_item, LB_CPU_CLAIMS));
 }
 
 struct embed_job {
@@ -82,7 +81,7 @@ void lb_cpu_embed(struct lb_backend *be, struct lb_buf *x, const struct lb_table
     for (int64_t t = 0, n; t < n_tok; t += n) {
         n = n_tok - t < EMBED_MANY ? n_tok - t : EMBED_MANY;
         struct embed_job job = {&c->lk, table, c->id + t, x->data + t * table->n_col};
-        lb_team_run(c->team, run_embed, &job, n, lb_cpu_grain(c, n, 4));
+        lb_team_run_even(c->team, run_embed, &job, n, lb_cpu_grain(c, n, 4));
         if (table->rows->forget)
             table->rows->forget(table->rows);
     }
@@ -104,7 +103,7 @@ void lb_cpu_norm(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf
          .eps = eps},
     };
     int64_t n_item = c->lk.norm_items(&job.args);
-    lb_team_run(c->team, run_norm, &job, n_item, lb_cpu_grain(c, n_item, 8));
+    lb_team_run_even(c->team, run_norm, &job, n_item, lb_cpu_grain(c, n_item, 8));
     c->base.counts.norm_s += lb_cpu_now() - begin;
 }
 
@@ -117,7 +116,7 @@ void lb_cpu_norm_add(struct lb_backend *be, struct lb_buf *x, const struct lb_bu
     int64_t n_tok = c->step->n_tok;
     struct norm_add_job job = {&c->lk,
                                {.x = x->data, .y = y->data, .w = w, .dim = x->width, .n_row = n_tok, .eps = eps}};
-    lb_team_run(c->team, run_norm_add, &job, n_tok, lb_cpu_grain(c, n_tok, 8));
+    lb_team_run_even(c->team, run_norm_add, &job, n_tok, lb_cpu_grain(c, n_tok, 8));
     c->base.counts.norm_s += lb_cpu_now() - begin;
 }
 
@@ -189,7 +188,7 @@ void lb_cpu_finish(struct lb_backend *be, struct lb_buf *y, const struct lb_buf 
         return;
     double begin = lb_cpu_now();
     struct finish_job job = {y->data, part->data, bias, y->width, epilogue == LB_ADD};
-    lb_team_run(c->team, run_finish, &job, c->step->n_tok, lb_cpu_grain(c, c->step->n_tok, 8));
+    lb_team_run_even(c->team, run_finish, &job, c->step->n_tok, lb_cpu_grain(c, c->step->n_tok, 8));
     c->base.counts.linear_s += lb_cpu_now() - begin;
 }
 
@@ -281,7 +280,7 @@ void lb_cpu_round(struct lb_backend *be, struct lb_actbuf *y, const struct lb_bu
         lb_cpu_table_of(c, y), {{y->data, c->step->n_tok, &y->cols}, x->data + x_col, x->width}, 0, x_step};
     job.act_bytes = head_act_bytes(c, y);
     int64_t n_item = c->step->n_tok * (y->n_head > 0 ? y->n_head : 1);
-    lb_team_run(c->team, run_round, &job, n_item, lb_cpu_grain(c, n_item, 8));
+    lb_team_run_even(c->team, run_round, &job, n_item, lb_cpu_grain(c, n_item, 8));
     c->base.counts.norm_s += lb_cpu_now() - begin;
 }
 
@@ -302,7 +301,7 @@ void lb_cpu_latent(struct lb_backend *be, const struct lb_latent_args *a)
                               .n_rot = a->n_rot,
                               .kv_rank = a->kv_rank,
                               .eps = a->eps}};
-    lb_team_run(c->team, run_latent, &job, c->step->n_tok, lb_cpu_grain(c, c->step->n_tok, 8));
+    lb_team_run_even(c->team, run_latent, &job, c->step->n_tok, lb_cpu_grain(c, c->step->n_tok, 8));
     c->base.counts.norm_s += lb_cpu_now() - begin;
 }
 
@@ -341,7 +340,8 @@ void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *a)
          .k_norm = a->k_norm,
          .eps = a->eps},
     };
-    lb_team_run(c->team, run_rope_kv, &rope, s->n_tok, lb_cpu_grain(c, s->n_tok, 8));
+    lb_team_run_even(c->team, run_rope_kv, &rope, s->n_tok, lb_cpu_grain(c, s->n_tok, 8));
+    /* threads claim in turn, so that a thread's next claim is likely to lie behind one of each other thread */
     const int64_t grain = lb_cpu_grain(c, c->n_item, LB_CPU_CLAIMS);
     struct attend_job attend = {
         &c->lk,

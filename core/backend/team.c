@@ -14,13 +14,13 @@
 
 #include "core/base/mem.h"
 
-/* A run is published as one 64-bit word, `claim`: the run's number in the upper half, the next grain to be claimed in
- * the lower half. Members claim a grain with one compare-and-swap, so that a member that slept through a run can never
- * take a grain of it, and the owner never waits for a member that has claimed nothing. Before the owner changes the
- * job's fields it closes the claim word (CLOSED in the lower half): a member that read a field of the next job then
- * fails its compare-and-swap. */
-#define CLOSED UINT32_MAX
-#define MAX_GRAINS (UINT32_C(1) << 30)
+/* The grains of a run that nobody has claimed yet lie in ranges, one a member: a 64-bit word each, the run's number in
+ * the upper half, below it where the range ends and where it begins. A grain is claimed with one compare-and-swap on
+ * its word, so that a member that slept through a run can never take a grain of it, and the owner never waits for a
+ * member that has claimed nothing. Between runs all ranges are empty, and the owner changes the job's fields: a member
+ * that read a field of the next job had a word of an older run, and fails its compare-and-swap. */
+#define RANGE_BITS 16
+#define MAX_GRAINS ((UINT32_C(1) << RANGE_BITS) - 1)
 
 /* Pauses before a wait goes to sleep, some tens of microseconds: longer than the gap between two ops of a pass. Under a
  * sanitizer what is between them takes longer than any such wait. */
@@ -30,8 +30,14 @@
 #define SPIN 4000
 #endif
 
+struct member {
+    _Alignas(64) _Atomic uint64_t range;
+    struct lb_team *team;
+    pthread_t thread; /* not the owner's */
+    int index;
+};
+
 struct lb_team {
-    _Alignas(64) _Atomic uint64_t claim;
     _Alignas(64) _Atomic uint32_t n_done; /* grains finished in this run; the owner's futex */
     _Atomic uint32_t owner_waits;
     _Alignas(64) _Atomic uint32_t epoch; /* number of the newest run; the members' futex */
@@ -40,10 +46,11 @@ struct lb_team {
     _Alignas(64) _Atomic(void (*)(void *, int64_t, int64_t)) fn;
     _Atomic(void *) ctx;
     _Atomic int64_t n_item, grain;
-    _Atomic uint32_t n_grain;
+    _Atomic bool even; /* a range a member, else all grains are in the owner's */
+    uint32_t run;
     int n_thread, n_started, spin;
-    pthread_t *thread; /* [n_started] members 1, 2, ... */
-    void *memory;      /* what was allocated: the struct begins at a multiple of 64 inside */
+    struct member *member; /* [n_thread], 0 is the owner */
+    void *memory;          /* what was allocated: the struct begins at a multiple of 64 inside, the members behind it */
 };
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t seen)
@@ -61,26 +68,46 @@ static void relax(void)
     __builtin_ia32_pause();
 }
 
-/* Works on the newest run until it has no grain left to claim. */
-static void work(struct lb_team *t)
+static uint64_t range_of(uint32_t run, uint32_t begin, uint32_t end)
 {
-    uint32_t n_mine = 0;
-    uint64_t at = atomic_load_explicit(&t->claim, memory_order_acquire);
+    return (uint64_t)run << 32 | (uint64_t)end << RANGE_BITS | begin;
+}
+
+/* Claims grains of one member's range and runs them; returns how many, 0: there is none left. `others`: from its end,
+ * where its own member comes last. */
+static uint32_t work_some(struct lb_team *t, _Atomic uint64_t *range, bool others)
+{
+    uint64_t at = atomic_load_explicit(range, memory_order_acquire);
     for (;;) {
-        uint32_t grain_index = (uint32_t)at;
-        uint32_t n_grain = atomic_load_explicit(&t->n_grain, memory_order_acquire);
-        if (grain_index == CLOSED || grain_index >= n_grain)
-            break;
+        uint32_t begin = at & MAX_GRAINS, end = at >> RANGE_BITS & MAX_GRAINS, n = end - begin;
+        if (n == 0)
+            return 0;
         void (*fn)(void *, int64_t, int64_t) = atomic_load_explicit(&t->fn, memory_order_acquire);
         void *ctx = atomic_load_explicit(&t->ctx, memory_order_acquire);
         int64_t n_item = atomic_load_explicit(&t->n_item, memory_order_acquire);
         int64_t grain = atomic_load_explicit(&t->grain, memory_order_acquire);
-        if (!atomic_compare_exchange_weak_explicit(&t->claim, &at, at + 1, memory_order_acq_rel, memory_order_acquire))
+        bool even = atomic_load_explicit(&t->even, memory_order_acquire);
+        n = even && n > 1 ? n / 2 : 1;
+        uint32_t first = even && others ? end - n : begin, run = (uint32_t)(at >> 32);
+        uint64_t left = first == begin ? range_of(run, begin + n, end) : range_of(run, begin, first);
+        if (!atomic_compare_exchange_weak_explicit(range, &at, left, memory_order_acq_rel, memory_order_acquire))
             continue;
-        int64_t begin = (int64_t)grain_index * grain;
-        fn(ctx, begin, n_item - begin < grain ? n_item : begin + grain);
-        n_mine++;
-        at = atomic_load_explicit(&t->claim, memory_order_acquire);
+        int64_t last = (first + n) * grain;
+        fn(ctx, first * grain, last < n_item ? last : n_item);
+        return n;
+    }
+}
+
+/* Works on the newest run until no grain is left to claim: those of the member's own range, then what others have. */
+static void work(struct lb_team *t, int index)
+{
+    const bool even = atomic_load_explicit(&t->even, memory_order_acquire);
+    const int first = even ? index : 0, n_range = even ? t->n_thread : 1;
+    uint32_t n_mine = 0, n;
+    for (int i = 0; i < n_range; i++) {
+        struct member *m = &t->member[first + i < t->n_thread ? first + i : first + i - t->n_thread];
+        while ((n = work_some(t, &m->range, m->index != index)) > 0)
+            n_mine += n;
     }
     if (n_mine == 0)
         return;
@@ -103,16 +130,17 @@ static void wait_for_run(struct lb_team *t, uint32_t seen)
     atomic_fetch_sub_explicit(&t->n_asleep, 1, memory_order_seq_cst);
 }
 
-static void *member(void *arg)
+static void *run_member(void *arg)
 {
-    struct lb_team *t = arg;
+    struct member *m = arg;
+    struct lb_team *t = m->team;
     uint32_t seen = 0;
     for (;;) {
         wait_for_run(t, seen);
         seen = atomic_load_explicit(&t->epoch, memory_order_acquire);
         if (atomic_load_explicit(&t->stop, memory_order_acquire))
             return NULL;
-        work(t);
+        work(t, m->index);
     }
 }
 
@@ -137,8 +165,20 @@ static void wait_for_members(struct lb_team *t, uint32_t n_grain)
     atomic_store_explicit(&t->owner_waits, 0, memory_order_seq_cst);
 }
 
-void lb_team_run(struct lb_team *t, void (*fn)(void *ctx, int64_t begin, int64_t end), void *ctx, int64_t n_item,
-                 int64_t grain)
+/* Puts n_grain grains into the ranges, the odd ones to the first members. */
+static void publish_grains(struct lb_team *t, uint32_t n_grain, bool even)
+{
+    const uint32_t run = ++t->run, n = even ? (uint32_t)t->n_thread : 1;
+    uint32_t begin = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t end = begin + n_grain / n + (i < n_grain % n);
+        atomic_store_explicit(&t->member[i].range, range_of(run, begin, end), memory_order_release);
+        begin = end;
+    }
+}
+
+static void run(struct lb_team *t, void (*fn)(void *ctx, int64_t begin, int64_t end), void *ctx, int64_t n_item,
+                int64_t grain, bool even)
 {
     if (n_item <= 0)
         return;
@@ -152,25 +192,36 @@ void lb_team_run(struct lb_team *t, void (*fn)(void *ctx, int64_t begin, int64_t
         return;
     }
     uint32_t n_grain = (uint32_t)((n_item + grain - 1) / grain);
-    uint64_t run = (atomic_load_explicit(&t->claim, memory_order_relaxed) >> 32) + 1;
     atomic_store_explicit(&t->fn, fn, memory_order_release);
     atomic_store_explicit(&t->ctx, ctx, memory_order_release);
     atomic_store_explicit(&t->n_item, n_item, memory_order_release);
     atomic_store_explicit(&t->grain, grain, memory_order_release);
-    atomic_store_explicit(&t->n_grain, n_grain, memory_order_release);
+    atomic_store_explicit(&t->even, even, memory_order_release);
     atomic_store_explicit(&t->n_done, 0, memory_order_relaxed);
-    atomic_store_explicit(&t->claim, run << 32, memory_order_release);
+    publish_grains(t, n_grain, even);
     publish_epoch(t);
-    work(t);
+    work(t, 0);
     wait_for_members(t, n_grain);
-    atomic_store_explicit(&t->claim, run << 32 | CLOSED, memory_order_seq_cst);
+}
+
+void lb_team_run(struct lb_team *t, void (*fn)(void *ctx, int64_t begin, int64_t end), void *ctx, int64_t n_item,
+                 int64_t grain)
+{
+    run(t, fn, ctx, n_item, grain, false);
+}
+
+void lb_team_run_even(struct lb_team *t, void (*fn)(void *ctx, int64_t begin, int64_t end), void *ctx, int64_t n_item,
+                      int64_t grain)
+{
+    run(t, fn, ctx, n_item, grain, true);
 }
 
 /* Starts member `index`, bound to the mask's processor of that index when `mask` is given. Binding is a matter of
  * speed: where it is not allowed, the thread runs unbound. */
 static enum lb_status start_member(struct lb_team *t, int index, const cpu_set_t *mask, struct lb_err *err)
 {
-    int rc = pthread_create(&t->thread[index - 1], NULL, member, t);
+    struct member *m = &t->member[index];
+    int rc = pthread_create(&m->thread, NULL, run_member, m);
     if (rc != 0)
         return lb_err_set(err, LB_E_DEVICE, "cannot start thread %d of %d: %s", index + 1, t->n_thread, strerror(rc));
     t->n_started++;
@@ -183,7 +234,7 @@ static enum lb_status start_member(struct lb_team *t, int index, const cpu_set_t
         cpu_set_t one;
         CPU_ZERO(&one);
         CPU_SET(cpu, &one);
-        pthread_setaffinity_np(t->thread[index - 1], sizeof one, &one);
+        pthread_setaffinity_np(m->thread, sizeof one, &one);
     }
     return LB_OK;
 }
@@ -199,18 +250,17 @@ enum lb_status lb_team_new(struct lb_team **out, int n_thread, struct lb_err *er
     if (n_thread == 0)
         n_thread = n_cpu;
 
-    void *memory = lb_mem_new(1, sizeof(struct lb_team) + 64);
-    pthread_t *thread = lb_mem_new((size_t)n_thread, sizeof *thread);
-    if (!memory || !thread) {
-        lb_mem_free(memory);
-        lb_mem_free(thread);
+    void *memory = lb_mem_new(1, sizeof(struct lb_team) + (size_t)n_thread * sizeof(struct member) + 64);
+    if (!memory)
         return lb_err_memory(err, "the thread team", sizeof(struct lb_team));
-    }
     struct lb_team *t = (void *)(((uintptr_t)memory + 63) & ~(uintptr_t)63);
     t->memory = memory;
-    atomic_init(&t->claim, CLOSED);
     t->n_thread = n_thread;
-    t->thread = thread;
+    t->member = (void *)(t + 1);
+    for (int i = 0; i < n_thread; i++) {
+        t->member[i].team = t;
+        t->member[i].index = i;
+    }
     t->spin = n_thread > n_cpu ? SPIN / 64 : SPIN;
     enum lb_status status = LB_OK;
     for (int i = 1; i < n_thread && status == LB_OK; i++)
@@ -229,9 +279,8 @@ void lb_team_free(struct lb_team *t)
         return;
     atomic_store_explicit(&t->stop, true, memory_order_release);
     publish_epoch(t);
-    for (int i = 0; i < t->n_started; i++)
-        pthread_join(t->thread[i], NULL);
-    lb_mem_free(t->thread);
+    for (int i = 1; i <= t->n_started; i++)
+        pthread_join(t->member[i].thread, NULL);
     lb_mem_free(t->memory);
 }
 

@@ -17,9 +17,14 @@ enum lb_status lb_team_new(struct lb_team **out, int n_thread, struct lb_err *er
 void lb_team_free(struct lb_team *t);
 int lb_team_size(const struct lb_team *t);
 
-/* Calls fn(ctx, begin, end) until [0, n_item) is covered, at most `grain` items a call; returns when all is done and
- * all writes are visible to the caller. */
+/* Calls fn(ctx, begin, end) until [0, n_item) is covered, in order, at most `grain` items a call; returns when all is
+ * done and all writes are visible to the caller. */
 void lb_team_run(struct lb_team *t, void (*fn)(void *ctx, int64_t begin, int64_t end), void *ctx, int64_t n_item,
                  int64_t grain);
+
+/* The same for items of like cost, the next one best met by who had the one before: each member has a range of its own
+ * and takes half of what is left of it at a time, `grain` items at least; in the end it takes from others' ends. */
+void lb_team_run_even(struct lb_team *t, void (*fn)(void *ctx, int64_t begin, int64_t end), void *ctx, int64_t n_item,
+                      int64_t grain);
 
 #endif
