@@ -59,9 +59,11 @@ struct lb_cpu_chunk {
 /* Tokens that an attention item covers: of one sequence, or with n_shared > 0 one each of sequences from seq on. */
 struct lb_cpu_piece {
     int32_t seq, tok, n_tok, bucket, n_shared;
+    uint64_t cost; /* tokens times the positions that they read */
 };
 
 #define LB_CPU_BUCKETS 256
+#define LB_CPU_SMALL 8 /* of small pieces a thread has as many at least */
 
 struct lb_cpu_moe; /* backend_cpu_moe.c */
 
@@ -94,11 +96,13 @@ struct lb_cpu {
     int64_t n_rot;              /* what cos and sin were sized for */
     struct lk_attn_item *item;  /* [item_room] */
     int64_t item_room;
+    int64_t *item_range; /* [n_thread + 1] where a thread's items begin */
 
     /* the step in progress */
     const struct lb_step *step;
     struct lb_kv_mem *kv;
     int64_t n_item;
+    bool in_ranges;    /* items lie as the sequences do, threads have ranges; else most work first, and one queue */
     struct lb_err err; /* first failure since step_begin */
 };
 

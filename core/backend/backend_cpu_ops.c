@@ -341,7 +341,7 @@ void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *a)
          .eps = a->eps},
     };
     lb_team_run_even(c->team, run_rope_kv, &rope, s->n_tok, lb_cpu_grain(c, s->n_tok, 8));
-    /* threads claim in turn, so that a thread's next claim is likely to lie behind one of each other thread */
+    /* from one queue threads claim in turn, so that a thread's next claim is likely to lie behind one of each other */
     const int64_t grain = lb_cpu_grain(c, c->n_item, LB_CPU_CLAIMS);
     struct attend_job attend = {
         &c->lk,
@@ -351,7 +351,7 @@ void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *a)
          .kv = kv,
          .item = c->item,
          .n_item = c->n_item,
-         .skip_items = (c->base.n_thread - 1) * grain,
+         .skip_items = c->in_ranges ? 0 : (c->base.n_thread - 1) * grain,
          .n_tok = s->n_tok,
          .n_head = a->n_head,
          .pos = s->pos,
@@ -362,7 +362,10 @@ void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *a)
          .probs = a->probs,
          .probs_ld = a->probs_ld},
     };
-    lb_team_run(c->team, run_attend, &attend, c->n_item, grain);
+    if (c->in_ranges)
+        lb_team_run_ranges(c->team, run_attend, &attend, c->item_range);
+    else
+        lb_team_run(c->team, run_attend, &attend, c->n_item, grain);
     if (mem->index)
         lb_cpu_attend_chosen(c, mem->index, &attend.args);
     c->base.counts.attend_s += lb_cpu_now() - begin;

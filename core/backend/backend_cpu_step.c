@@ -42,6 +42,9 @@ static enum lb_status first_step(struct lb_cpu *c, const struct lb_rope_args *ro
             return LB_E_DEVICE;
         c->item_room = room;
     }
+    if (!c->item_range && (c->item_range = lb_cpu_take(c, (size_t)c->base.n_thread + 1, sizeof *c->item_range,
+                                                       "attention ranges", err)) == NULL)
+        return LB_E_DEVICE;
     return LB_OK;
 }
 
@@ -128,10 +131,10 @@ static int32_t shared_run(const struct lb_cpu *c, int32_t is, int64_t most, int3
 
 static void put_piece(struct lb_cpu *c, int32_t *n_piece, struct lb_cpu_piece p)
 {
-    uint64_t cost = 0;
+    p.cost = 0;
     for (int32_t t = p.tok; t < p.tok + p.n_tok; t++)
-        cost += (uint64_t)c->step->pos[t] + 1;
-    p.bucket = cost_bucket(cost);
+        p.cost += (uint64_t)c->step->pos[t] + 1;
+    p.bucket = cost_bucket(p.cost);
     c->piece[(*n_piece)++] = p;
 }
 
@@ -161,33 +164,82 @@ static int32_t cut_pieces(struct lb_cpu *c, int32_t group)
     return n_piece;
 }
 
-/* Cuts the step into attention items, most work first, so that threads finish together: tokens times the positions
- * that they read. A counting sort over buckets keeps it linear and free of allocation. */
+/* Whether no piece is so much of the whole that other threads wait for whoever has it. */
+static bool are_small(const struct lb_cpu *c, int32_t n_piece, uint64_t *sum)
+{
+    uint64_t most = 0;
+    *sum = 0;
+    for (int32_t i = 0; i < n_piece; i++) {
+        const uint64_t cost = c->piece[i].cost;
+        *sum += cost;
+        most = cost > most ? cost : most;
+    }
+    return most <= *sum / (uint64_t)(LB_CPU_SMALL * c->base.n_thread);
+}
+
+/* Puts a piece's items where c->item[at] is, n_part for each KV head; returns where they end. */
+static int64_t put_items(struct lb_cpu *c, const struct lb_cpu_piece *p, int32_t group, int32_t n_part, int64_t at)
+{
+    const int32_t n = p->n_tok > 1 ? 1 : n_part, n_kv_head = (int32_t)c->kv->spec.n_kv_head;
+    for (int32_t ip = 0; ip < n_kv_head * n; ip++) {
+        int32_t from = ip % n * group / n, to = (ip % n + 1) * group / n;
+        c->item[at++] = (struct lk_attn_item){p->seq, p->tok, p->n_tok, ip / n * group + from, to - from, p->n_shared};
+    }
+    return at;
+}
+
+/* Items as the sequences lie, since so do their pages, a range a thread, each with the same work. */
+static void put_in_ranges(struct lb_cpu *c, int32_t n_piece, uint64_t sum, int32_t group, int32_t n_part)
+{
+    const int n = c->base.n_thread;
+    uint64_t before = 0;
+    int64_t at = 0;
+    int it = 0;
+    for (int32_t i = 0; i < n_piece; i++) {
+        for (; it < n && before * (uint64_t)n >= sum * (uint64_t)it; it++)
+            c->item_range[it] = at;
+        at = put_items(c, &c->piece[i], group, n_part, at);
+        before += c->piece[i].cost;
+    }
+    for (; it <= n; it++)
+        c->item_range[it] = at;
+    c->n_item = at;
+}
+
+/* Most work first, so that threads finish together. A counting sort over buckets keeps it linear and free of
+ * allocation. */
+static void put_in_order(struct lb_cpu *c, int32_t n_piece, int32_t group, int32_t n_part)
+{
+    const int64_t n_kv_head = c->kv->spec.n_kv_head;
+    int64_t count[LB_CPU_BUCKETS] = {0}, at[LB_CPU_BUCKETS];
+    for (int32_t i = 0; i < n_piece; i++)
+        count[c->piece[i].bucket] += n_kv_head * (c->piece[i].n_tok > 1 ? 1 : n_part);
+    c->n_item = 0;
+    for (int b = LB_CPU_BUCKETS - 1; b >= 0; b--) {
+        at[b] = c->n_item;
+        c->n_item += count[b];
+    }
+    for (int32_t i = 0; i < n_piece; i++) {
+        int64_t *to = &at[c->piece[i].bucket];
+        *to = put_items(c, &c->piece[i], group, n_part, *to);
+    }
+}
+
+/* Cuts the step into attention items. */
 static void make_items(struct lb_cpu *c, int64_t n_head)
 {
     int32_t n_kv_head = (int32_t)c->kv->spec.n_kv_head, group = (int32_t)(n_head / n_kv_head);
-    int32_t n_piece = cut_pieces(c, group), n_many = 0, count[LB_CPU_BUCKETS] = {0}, at[LB_CPU_BUCKETS];
+    int32_t n_piece = cut_pieces(c, group), n_many = 0;
     for (int32_t i = 0; i < n_piece; i++)
         n_many += c->piece[i].n_tok > 1;
     /* pieces of several tokens take all heads: where there are any, heads are cut no further than rows demand */
     int32_t n_part = (int32_t)lb_cpu_attn_parts(c, group, n_many > 0 ? INT32_MAX : (int64_t)n_piece * n_kv_head);
-    for (int32_t i = 0; i < n_piece; i++)
-        count[c->piece[i].bucket] += n_kv_head * (c->piece[i].n_tok > 1 ? 1 : n_part);
-    for (int32_t b = LB_CPU_BUCKETS - 1, sum = 0; b >= 0; b--) {
-        at[b] = sum;
-        sum += count[b];
-    }
-    c->n_item = 0;
-    for (int32_t i = 0; i < n_piece; i++) {
-        const struct lb_cpu_piece *p = &c->piece[i];
-        int32_t n = p->n_tok > 1 ? 1 : n_part;
-        for (int32_t ip = 0; ip < n_kv_head * n; ip++) {
-            int32_t from = ip % n * group / n, to = (ip % n + 1) * group / n;
-            c->item[at[p->bucket]++] =
-                (struct lk_attn_item){p->seq, p->tok, p->n_tok, ip / n * group + from, to - from, p->n_shared};
-        }
-        c->n_item += n_kv_head * n;
-    }
+    uint64_t sum;
+    c->in_ranges = are_small(c, n_piece, &sum);
+    if (c->in_ranges)
+        put_in_ranges(c, n_piece, sum, group, n_part);
+    else
+        put_in_order(c, n_piece, group, n_part);
 }
 
 struct rope_job {

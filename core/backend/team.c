@@ -165,41 +165,56 @@ static void wait_for_members(struct lb_team *t, uint32_t n_grain)
     atomic_store_explicit(&t->owner_waits, 0, memory_order_seq_cst);
 }
 
-/* Puts n_grain grains into the ranges, the odd ones to the first members. */
-static void publish_grains(struct lb_team *t, uint32_t n_grain, bool even)
+/* What a run does, and its grains: a range a member, or all in one. */
+struct job {
+    void (*fn)(void *ctx, int64_t begin, int64_t end);
+    void *ctx;
+    int64_t n_item, grain;
+    bool even;
+    const int64_t *begin; /* of each member's items and their end; NULL: as many for each */
+};
+
+/* Where member i's range begins; that of the team's size is the end. */
+static uint32_t range_begin(const struct lb_team *t, const struct job *j, uint32_t n_grain, int i)
 {
-    const uint32_t run = ++t->run, n = even ? (uint32_t)t->n_thread : 1;
-    uint32_t begin = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t end = begin + n_grain / n + (i < n_grain % n);
-        atomic_store_explicit(&t->member[i].range, range_of(run, begin, end), memory_order_release);
-        begin = end;
-    }
+    if (j->begin)
+        return (uint32_t)((j->begin[i] + j->grain - 1) / j->grain);
+    uint32_t n = (uint32_t)t->n_thread, each = n_grain / n, more = n_grain % n;
+    return each * (uint32_t)i + ((uint32_t)i < more ? (uint32_t)i : more);
 }
 
-static void run(struct lb_team *t, void (*fn)(void *ctx, int64_t begin, int64_t end), void *ctx, int64_t n_item,
-                int64_t grain, bool even)
+static void publish(struct lb_team *t, const struct job *j, uint32_t n_grain)
 {
-    if (n_item <= 0)
+    atomic_store_explicit(&t->fn, j->fn, memory_order_release);
+    atomic_store_explicit(&t->ctx, j->ctx, memory_order_release);
+    atomic_store_explicit(&t->n_item, j->n_item, memory_order_release);
+    atomic_store_explicit(&t->grain, j->grain, memory_order_release);
+    atomic_store_explicit(&t->even, j->even, memory_order_release);
+    atomic_store_explicit(&t->n_done, 0, memory_order_relaxed);
+    t->run++;
+    for (int i = 0; i < (j->even ? t->n_thread : 1); i++) {
+        uint64_t range = j->even ? range_of(t->run, range_begin(t, j, n_grain, i), range_begin(t, j, n_grain, i + 1))
+                                 : range_of(t->run, 0, n_grain);
+        atomic_store_explicit(&t->member[i].range, range, memory_order_release);
+    }
+    publish_epoch(t);
+}
+
+static void run(struct lb_team *t, struct job j)
+{
+    if (j.n_item <= 0)
         return;
-    if (grain < 1)
-        grain = 1;
-    if (n_item / grain >= MAX_GRAINS)
-        grain = n_item / MAX_GRAINS + 1;
-    if (t->n_started == 0 || n_item <= grain) {
-        for (int64_t i = 0; i < n_item; i += grain)
-            fn(ctx, i, n_item - i < grain ? n_item : i + grain);
+    if (j.grain < 1)
+        j.grain = 1;
+    if (j.n_item / j.grain >= MAX_GRAINS)
+        j.grain = j.n_item / MAX_GRAINS + 1;
+    if (t->n_started == 0 || j.n_item <= j.grain) {
+        for (int64_t i = 0; i < j.n_item; i += j.grain)
+            j.fn(j.ctx, i, j.n_item - i < j.grain ? j.n_item : i + j.grain);
         return;
     }
-    uint32_t n_grain = (uint32_t)((n_item + grain - 1) / grain);
-    atomic_store_explicit(&t->fn, fn, memory_order_release);
-    atomic_store_explicit(&t->ctx, ctx, memory_order_release);
-    atomic_store_explicit(&t->n_item, n_item, memory_order_release);
-    atomic_store_explicit(&t->grain, grain, memory_order_release);
-    atomic_store_explicit(&t->even, even, memory_order_release);
-    atomic_store_explicit(&t->n_done, 0, memory_order_relaxed);
-    publish_grains(t, n_grain, even);
-    publish_epoch(t);
+    uint32_t n_grain = (uint32_t)((j.n_item + j.grain - 1) / j.grain);
+    publish(t, &j, n_grain);
     work(t, 0);
     wait_for_members(t, n_grain);
 }
@@ -207,13 +222,19 @@ static void run(struct lb_team *t, void (*fn)(void *ctx, int64_t begin, int64_t 
 void lb_team_run(struct lb_team *t, void (*fn)(void *ctx, int64_t begin, int64_t end), void *ctx, int64_t n_item,
                  int64_t grain)
 {
-    run(t, fn, ctx, n_item, grain, false);
+    run(t, (struct job){fn, ctx, n_item, grain, false, NULL});
 }
 
 void lb_team_run_even(struct lb_team *t, void (*fn)(void *ctx, int64_t begin, int64_t end), void *ctx, int64_t n_item,
                       int64_t grain)
 {
-    run(t, fn, ctx, n_item, grain, true);
+    run(t, (struct job){fn, ctx, n_item, grain, true, NULL});
+}
+
+void lb_team_run_ranges(struct lb_team *t, void (*fn)(void *ctx, int64_t begin, int64_t end), void *ctx,
+                        const int64_t *begin)
+{
+    run(t, (struct job){fn, ctx, begin[t->n_thread], 1, true, begin});
 }
 
 /* Starts member `index`, bound to the mask's processor of that index when `mask` is given. Binding is a matter of

@@ -27,4 +27,9 @@ void lb_team_run(struct lb_team *t, void (*fn)(void *ctx, int64_t begin, int64_t
 void lb_team_run_even(struct lb_team *t, void (*fn)(void *ctx, int64_t begin, int64_t end), void *ctx, int64_t n_item,
                       int64_t grain);
 
+/* The same with ranges as the caller cuts them: member i has items begin[i] to begin[i + 1] - 1, and begin[the team's
+ * size] is n_item. */
+void lb_team_run_ranges(struct lb_team *t, void (*fn)(void *ctx, int64_t begin, int64_t end), void *ctx,
+                        const int64_t *begin);
+
 #endif

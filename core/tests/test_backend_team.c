@@ -1,6 +1,7 @@
 /* The thread team: every item runs once, whatever the sizes, and writes are visible to the caller. */
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -39,6 +40,22 @@ static void covers(struct lb_team *team, int64_t n_item, int64_t grain, bool eve
         assert_int_equal(t.count[i], i < n_item);
 }
 
+/* Ranges as a caller cuts them, empty ones among them. */
+static void covers_ranges(struct lb_team *team, int64_t n_item, int cut)
+{
+    static struct tally t;
+    memset(&t, 0, sizeof t);
+    const int n = lb_team_size(team);
+    int64_t begin[6] = {0};
+    for (int i = 1; i < n; i++)
+        begin[i] = cut == 0 ? 0 : cut == 1 ? n_item : n_item * i * i / (n * n);
+    begin[n] = n_item;
+    lb_team_run_ranges(team, count_items, &t, begin);
+    assert_int_equal(t.calls_too_long, 0);
+    for (int64_t i = 0; i < MAX_ITEMS; i++)
+        assert_int_equal(t.count[i], i < n_item);
+}
+
 static void every_item_once(void **state)
 {
     (void)state;
@@ -49,11 +66,37 @@ static void every_item_once(void **state)
         assert_int_equal(lb_team_new(&team, n_thread, &err), LB_OK);
         assert_int_equal(lb_team_size(team), n_thread);
         for (size_t i = 0; i < sizeof items / sizeof *items; i++)
+            for (int cut = 0; cut < 3; cut++)
+                covers_ranges(team, items[i], cut);
+        for (size_t i = 0; i < sizeof items / sizeof *items; i++)
             for (size_t g = 0; g < sizeof grains / sizeof *grains; g++)
                 for (int even = 0; even < 2; even++)
                     covers(team, items[i], grains[g], even);
         lb_team_free(team);
     }
+}
+
+/* More items than a range can count as grains of one. */
+static void sum_items(void *ctx, int64_t begin, int64_t end)
+{
+    _Atomic int64_t *sum = ctx;
+    atomic_fetch_add(sum, (begin + end - 1) * (end - begin) / 2);
+}
+
+static void very_many_items(void **state)
+{
+    (void)state;
+    struct lb_team *team;
+    struct lb_err err = LB_ERR_INIT;
+    assert_int_equal(lb_team_new(&team, 3, &err), LB_OK);
+    const int64_t n = 1000003, begin[] = {0, 77777, 700001, n};
+    _Atomic int64_t sum[3] = {0};
+    lb_team_run(team, sum_items, &sum[0], n, 1);
+    lb_team_run_even(team, sum_items, &sum[1], n, 1);
+    lb_team_run_ranges(team, sum_items, &sum[2], begin);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(sum[i], n * (n - 1) / 2);
+    lb_team_free(team);
 }
 
 struct chain {
@@ -109,6 +152,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_item_once),
+        cmocka_unit_test(very_many_items),
         cmocka_unit_test(runs_are_ordered),
         cmocka_unit_test(bad_sizes),
     };
