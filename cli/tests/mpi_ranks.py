@@ -11,7 +11,7 @@ import time
 
 import run
 from ranks import SLOW, Run, alone, finished, local, needs_mpi
-from run import CLEAN_ENV, MHA, PROGRAM, SMALL, WAIT_S, case, check, equal, lines, read, sample, write
+from run import CLEAN_ENV, FULL, MHA, PROGRAM, SMALL, WAIT_S, case, check, equal, lines, read, sample, write
 
 QUIET = ['--progress', 'off', '--audit', 'off']
 # ranks and --tp: one rank, groups of one, one group, groups of several
@@ -43,10 +43,10 @@ def every_kind(n=70, seed=11):
     return lines(rows)
 
 
-def compare(tmp, args, layouts=LAYOUTS, out='out.jsonl', code=0):
-    """The same command alone and on ranks. Returns the statistics of the last."""
+def compare(tmp, args, layouts=LAYOUTS, out='out.jsonl', code=0, only_alone=()):
+    """The same command alone, with `only_alone`, and on ranks. Returns the statistics of the last."""
     needs_mpi()
-    want = alone([*args, '--audit', 'off'], tmp, 'alone-' + out)
+    want = alone([*args, *only_alone, '--audit', 'off'], tmp, 'alone-' + out)
     check(want, 'no output')
     for n, tp in layouts:
         path = os.path.join(tmp, out)
@@ -266,9 +266,10 @@ def ranks_verify_rows(tmp):
 @case
 def ranks_measure_together(tmp):
     """Rank 0's choice is everyone's: a step that another rank had no room for would end the run."""
-    rows = [{'prompt_token_ids': [5 + (i * 7 + k) % 600 for k in range(1 + i * 37 % 60)]} for i in range(400)]
+    n = 400 if FULL else 230    # that may have enough tokens that a measurement of one layer is worth it, on two groups
+    rows = [{'prompt_token_ids': [5 + (i * 7 + k) % 600 for k in range(1 + i * 37 % 60)]} for i in range(n)]
     path = write(os.path.join(tmp, 'in.jsonl'), lines(rows))
-    stats = compare(tmp, ['-m', SMALL, '-i', path, '--max-tokens', '1000', '--stop-token-ids',
-                          ','.join(map(str, range(700)))], [(4, 2)])
+    stats = compare(tmp, ['-m', SMALL, '-i', path, '--max-tokens', '1900', '--stop-token-ids',
+                          ','.join(map(str, range(700)))], [(4, 2)] if FULL else [(2, 1)], only_alone=['--batch-tokens', '512'])
     why = stats['engine']['auto']['batch_tokens']
-    check('measure' in why, why)
+    check('measure' in why, why)    # or that it would take too long, on a slow machine

@@ -7,7 +7,7 @@ from adapters import adapter
 from devices import MODEL
 from run import FULL, case, check, equal, good
 
-PROMPTS = [[696, *range(20, 20 + n)] for n in (2, 9, 19)]
+PROMPTS = [[500, *range(20, 20 + n)] for n in (2, 9, 19)]
 QUIET = ['--token-ids', '--audit', 'off', '--temperature', '0']
 
 

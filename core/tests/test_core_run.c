@@ -17,6 +17,7 @@
 
 #include "core/llmbatch.h"
 #include "core/model/decoder.h"
+#include "core/tests/shallow.h"
 #include "core/tests/whole.h"
 
 /* Whole runs through the library on the model of the repository: bytes of OUT whatever the batching, error rows, stops
@@ -53,7 +54,7 @@ static void place_init(struct place *p, struct lb_options *o, const char *rows)
     }
     p->inputs[0] = p->in;
     lb_options_init(o);
-    o->model = MODEL;
+    o->model = shallow_model(MODEL);
     o->dtype = "f32";
     o->isa = "ref";
     o->threads = 2;
@@ -264,6 +265,7 @@ static void test_error_rows(void **state)
     struct lb_err err;
     int code;
     place_init(&p, &o, all);
+    o.model = MODEL;
     o.max_model_len = 80;
     o.kv_memory = 2 * 4 * 2 * 2 * 16 * 32 * 4; /* two pages of 4 layers, K and V, 2 heads of 16, f32 */
     assert_int_equal(run(&o, &code, &stats, &err), LB_OK);

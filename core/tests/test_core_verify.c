@@ -17,6 +17,7 @@
 #include "core/model/decoder.h"
 #include "core/run/verify.h"
 #include "core/tests/scratch.h"
+#include "core/tests/shallow.h"
 #include "core/tests/whole.h"
 
 #define MODEL LB_SOURCE_DIR "/testdata/tiny-llama"
@@ -106,7 +107,7 @@ static void keep_log(void *ctx, enum lb_log_level level, const char *message)
 static void copy_file(const char *name, const char *to)
 {
     char path[512], buffer[4096];
-    snprintf(path, sizeof path, "%s/%s", MODEL, name);
+    snprintf(path, sizeof path, "%s/%s", shallow_model(MODEL), name);
     FILE *in = fopen(path, "rb"), *out = fopen(to, "wb");
     assert_true(in && out);
     for (size_t n; (n = fread(buffer, 1, sizeof buffer, in)) > 0;)

@@ -275,8 +275,8 @@ static void test_too_long(void **state)
     } cases[] = {
         {LB_LINE_MAX_BYTES, "\r\n", false},
         {LB_LINE_MAX_BYTES + 1, "\n", true},
-        {LB_LINE_MAX_BYTES * 5, "\r\n", true},
-        {LB_LINE_MAX_BYTES * 3, "", true},
+        {LB_LINE_MAX_BYTES * 2 + 77, "\r\n", true},
+        {LB_LINE_MAX_BYTES + LB_LINE_MAX_BYTES / 2, "", true},
     };
     char path[64], *block = malloc(1 << 20);
     memset(block, 'x', 1 << 20);

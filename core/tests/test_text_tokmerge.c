@@ -116,7 +116,7 @@ static void check_dir(const char *dir, int n_round, size_t most, bool rule)
 static void test_rule(void **state)
 {
     (void)state;
-    check_dir(LB_SOURCE_DIR "/testdata/tiny-llama", 1500 / whole_or(2), 60, true);
+    check_dir(LB_SOURCE_DIR "/testdata/tiny-llama", 1500 / whole_or(4), 60, true);
 }
 
 static void test_three_ways(void **state)

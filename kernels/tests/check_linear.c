@@ -58,7 +58,7 @@ static float mul_add_chain(const float *a, const float *w, int64_t n)
     return sum;
 }
 
-static float fma_chain(const float *a, const float *w, int64_t n)
+__attribute__((target("fma"))) static float fma_chain(const float *a, const float *w, int64_t n)
 {
     float sum = 0;
     for (int64_t k = 0; k < n; k++)

@@ -3,6 +3,7 @@
 #include "kernels/tests/check.h"
 
 #define N_PAIR 3
+#define MOST_U 40
 
 struct problem {
     const struct lk_cpu *t;
@@ -17,6 +18,8 @@ struct problem {
     struct lk_lora lora;
     int32_t *of_row, *row;
     int64_t n_adapted;
+    float *u;               /* [n_row, n_seg, MOST_U] what a row is worth on its adapter's way down */
+    int64_t *first[N_PAIR]; /* [n_out] the first number of u that an output row takes */
 };
 
 static void put(const struct lk_cpu *t, void *to, int64_t at, float x)
@@ -75,59 +78,6 @@ static void new_pair(struct problem *p, int i, int32_t n_u)
     p->pair[i] = (struct lk_lora_pair){pa, pb, strip, scale, n_u};
 }
 
-static void problem_new(struct problem *p, int64_t n_row, int64_t n_out, bool gate_up)
-{
-    const struct lk_cpu *t = p->t;
-    int64_t k = p->cols.n_col, n_panel = lk_ceil_div(n_out, t->panel_cols);
-    p->n_row = n_row;
-    p->n_out = n_out;
-    p->gate_up = gate_up;
-    p->n_strip = n_panel * t->panel_cols / 8;
-    p->x = check_new((size_t)(n_row * k), sizeof *p->x);
-    p->w = check_new((size_t)(n_out * k), sizeof *p->w);
-    for (int64_t i = 0; i < n_row * k; i++)
-        p->x[i] = (float)(check_random() % 9) - 4;
-    for (int64_t i = 0; i < n_out * k; i++)
-        p->w[i] = (float)(check_random() % 9) - 4;
-    p->act = check_act(t, n_row, &p->cols);
-    t->round(&(struct lk_round){p->act, p->x, k}, 0, n_row);
-    p->packed = check_pack(t, p->w, n_out, &p->cols, gate_up);
-    new_pair(p, 0, 8);
-    new_pair(p, 1, 40);
-    p->pair[2] = (struct lk_lora_pair){0}; /* has nothing for this matrix */
-    p->of_row = check_new((size_t)n_row, sizeof *p->of_row);
-    p->row = check_new((size_t)n_row, sizeof *p->row);
-    p->n_adapted = 0;
-    for (int64_t i = 0; i < n_row; i++)
-        p->of_row[i] = (int32_t)(check_random() % (N_PAIR + 1)) - 1;
-    for (int32_t of = 0; of < 2; of++)
-        for (int64_t i = 0; i < n_row; i++)
-            if (p->of_row[i] == of)
-                p->row[p->n_adapted++] = (int32_t)i;
-    int64_t u_ld = 40 * p->cols.n_seg + 3;
-    float *u = check_new((size_t)(n_row * u_ld), sizeof *u);
-    p->lora = (struct lk_lora){p->pair, p->of_row, u, u_ld, 0};
-}
-
-static void problem_free(struct problem *p)
-{
-    for (int i = 0; i < 2; i++) {
-        free(p->a[i]);
-        free(p->b[i]);
-        free((void *)p->pair[i].a);
-        free((void *)p->pair[i].b);
-        free((void *)p->pair[i].strip);
-        free((void *)p->pair[i].scale);
-    }
-    free(p->x);
-    free(p->w);
-    free(p->act.data);
-    free(p->packed);
-    free(p->of_row);
-    free(p->row);
-    free(p->lora.u);
-}
-
 static float u_of(const struct problem *p, int64_t i, int of, int s, int64_t j)
 {
     float sum[4] = {0};
@@ -148,17 +98,89 @@ static int64_t begin_of(const struct problem *p, int of, int64_t row)
     return 0;
 }
 
+/* What every output is made of, once. */
+static void know(struct problem *p)
+{
+    const int n_seg = p->cols.n_seg;
+    p->u = check_new((size_t)(p->n_row * n_seg * MOST_U), sizeof *p->u);
+    for (int64_t i = 0; i < p->n_row; i++)
+        for (int s = 0; s < n_seg && p->of_row[i] >= 0; s++)
+            for (int64_t q = 0; q < p->pair[p->of_row[i]].n_u; q++)
+                p->u[(i * n_seg + s) * MOST_U + q] = u_of(p, i, p->of_row[i], s, q);
+    for (int of = 0; of < 2; of++) {
+        p->first[of] = check_new((size_t)p->n_out, sizeof *p->first[of]);
+        for (int64_t j = 0; j < p->n_out; j++)
+            p->first[of][j] = begin_of(p, of, j);
+    }
+}
+
+static void problem_new(struct problem *p, int64_t n_row, int64_t n_out, bool gate_up)
+{
+    const struct lk_cpu *t = p->t;
+    int64_t k = p->cols.n_col, n_panel = lk_ceil_div(n_out, t->panel_cols);
+    p->n_row = n_row;
+    p->n_out = n_out;
+    p->gate_up = gate_up;
+    p->n_strip = n_panel * t->panel_cols / 8;
+    p->x = check_new((size_t)(n_row * k), sizeof *p->x);
+    p->w = check_new((size_t)(n_out * k), sizeof *p->w);
+    for (int64_t i = 0; i < n_row * k; i++)
+        p->x[i] = (float)(check_random() % 9) - 4;
+    for (int64_t i = 0; i < n_out * k; i++)
+        p->w[i] = (float)(check_random() % 9) - 4;
+    p->act = check_act(t, n_row, &p->cols);
+    t->round(&(struct lk_round){p->act, p->x, k}, 0, n_row);
+    p->packed = check_pack(t, p->w, n_out, &p->cols, gate_up);
+    new_pair(p, 0, 8);
+    new_pair(p, 1, MOST_U);
+    p->pair[2] = (struct lk_lora_pair){0}; /* has nothing for this matrix */
+    p->of_row = check_new((size_t)n_row, sizeof *p->of_row);
+    p->row = check_new((size_t)n_row, sizeof *p->row);
+    p->n_adapted = 0;
+    for (int64_t i = 0; i < n_row; i++)
+        p->of_row[i] = (int32_t)(check_random() % (N_PAIR + 1)) - 1;
+    for (int32_t of = 0; of < 2; of++)
+        for (int64_t i = 0; i < n_row; i++)
+            if (p->of_row[i] == of)
+                p->row[p->n_adapted++] = (int32_t)i;
+    int64_t u_ld = MOST_U * p->cols.n_seg + 3;
+    float *u = check_new((size_t)(n_row * u_ld), sizeof *u);
+    p->lora = (struct lk_lora){p->pair, p->of_row, u, u_ld, 0};
+    know(p);
+}
+
+static void problem_free(struct problem *p)
+{
+    for (int i = 0; i < 2; i++) {
+        free(p->a[i]);
+        free(p->b[i]);
+        free((void *)p->pair[i].a);
+        free((void *)p->pair[i].b);
+        free((void *)p->pair[i].strip);
+        free((void *)p->pair[i].scale);
+        free(p->first[i]);
+    }
+    free(p->x);
+    free(p->w);
+    free(p->act.data);
+    free(p->packed);
+    free(p->of_row);
+    free(p->row);
+    free(p->lora.u);
+    free(p->u);
+}
+
 static float want_of(const struct problem *p, int64_t i, int64_t j)
 {
     float part[LK_MAX_SEG] = {0};
     int n = p->cols.n_seg, of = p->of_row[i];
-    int64_t k = p->cols.n_col, first = of >= 0 && p->pair[of].n_u > 0 ? begin_of(p, of, j) : 0;
+    int64_t k = p->cols.n_col, first = of >= 0 && p->pair[of].n_u > 0 ? p->first[of][j] : 0;
     for (int s = 0; s < n; s++) {
         float delta[2] = {0};
         for (int64_t c = p->cols.begin[s]; c < p->cols.begin[s + 1]; c++)
             part[s] += p->x[i * k + c] * p->w[j * k + c];
         for (int64_t q = 0; of >= 0 && q < p->pair[of].n_u; q++) {
-            float x = u_of(p, i, of, s, q) * p->b[of][j * p->pair[of].n_u + q];
+            float x = p->u[(i * n + s) * MOST_U + q] * p->b[of][j * p->pair[of].n_u + q];
             delta[(q - first) & 1] += x;
         }
         if (of >= 0 && p->pair[of].n_u > 0)

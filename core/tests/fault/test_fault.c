@@ -20,6 +20,7 @@
 #include "core/base/file.h"
 #include "core/llmbatch.h"
 #include "core/tests/fault/faults.h"
+#include "core/tests/shallow.h"
 #include "core/tests/whole.h"
 
 enum { N_FIRST = 4 }; /* of other calls than for memory, in front of the sample */
@@ -209,7 +210,7 @@ static void disturb_everywhere(void)
 static void link_file(const char *name)
 {
     char from[160], to[160];
-    snprintf(from, sizeof from, TINY "/%s", name);
+    snprintf(from, sizeof from, "%s/%s", shallow_model(TINY), name);
     snprintf(to, sizeof to, "%s/%s", model, name);
     assert_int_equal(symlink(from, to), 0);
 }
@@ -321,7 +322,7 @@ static void test_already_complete(void **state)
 static void test_texts(void **state)
 {
     (void)state;
-    options.model = TINY;
+    options.model = shallow_model(TINY);
     begin_torn(text_rows);
     disturb_everywhere();
 }

@@ -180,15 +180,26 @@ void naive_free(struct naive_model *m)
     free(m);
 }
 
+/* Sums of every eighth product side by side, which a processor adds at once. */
+static double dot(const float *w, const double *x, int64_t n)
+{
+    double part[8] = {0}, sum = 0;
+    int64_t c = 0;
+    for (; c + 8 <= n; c += 8)
+        for (int i = 0; i < 8; i++)
+            part[i] += (double)w[c + i] * x[c + i];
+    for (; c < n; c++)
+        sum += (double)w[c] * x[c];
+    for (int i = 0; i < 8; i++)
+        sum += part[i];
+    return sum;
+}
+
 /* y[rows] = W x + b */
 static void product(double *y, const struct matrix *w, const double *x, const struct matrix *bias)
 {
-    for (int64_t r = 0; r < w->rows; r++) {
-        double sum = bias && bias->w ? (double)bias->w[r] : 0.0;
-        for (int64_t c = 0; c < w->cols; c++)
-            sum += (double)w->w[r * w->cols + c] * x[c];
-        y[r] = sum;
-    }
+    for (int64_t r = 0; r < w->rows; r++)
+        y[r] = (bias && bias->w ? (double)bias->w[r] : 0.0) + dot(w->w + r * w->cols, x, w->cols);
 }
 
 static void norm_by(double *y, const double *x, const struct matrix *w, int64_t n, double eps)

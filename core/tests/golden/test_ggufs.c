@@ -317,7 +317,7 @@ static json_t *short_rows(const char *model)
     snprintf(path, sizeof path, GOLDENS "%s/golden.jsonl", model);
     json_t *rows = golden_read(path);
     if (golden_extent() < EXTENT_SAMPLE)
-        golden_thin(rows, 3);
+        golden_thin(rows, golden_extent() == EXTENT_SANITIZED ? 6 : 3);
     json_array_foreach(rows, i, row)
     {
         json_t *ids = json_object_get(row, "prompt_token_ids");

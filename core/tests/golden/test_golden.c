@@ -198,7 +198,7 @@ static void test_greedy(void **state)
         model_path(models[m], path, sizeof path);
         json_t *golden = golden_rows(models[m], "golden.jsonl");
         if (golden_extent() < EXTENT_SAMPLE)
-            golden_thin(golden, golden_cuda ? 6 : 3);
+            golden_thin(golden, golden_extent() == EXTENT_SANITIZED ? 6 : 3);
         else if (golden_extent() == EXTENT_SAMPLE && !in_sample(models[m], 9)) /* one of its kind has all rows */
             golden_thin(golden, 2);
         if (golden_extent() == EXTENT_SANITIZED)
@@ -312,7 +312,7 @@ static void test_two_names(void **state)
         return;
     json_t *golden = golden_rows("glm", "golden.jsonl");
     if (golden_extent() != EXTENT_FULL)
-        golden_thin(golden, 3);
+        golden_thin(golden, golden_extent() == EXTENT_SANITIZED ? 6 : 3);
     json_t *rows = greedy_rows(golden);
     for (const char *const *isa = golden_sets(); *isa; isa++) {
         for (int bf16 = golden_extent() < EXTENT_SAMPLE || golden_falls_back(*isa); bf16 < 2; bf16++) {

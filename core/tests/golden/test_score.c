@@ -84,7 +84,9 @@ static void score_of(const char *name, const char *isa)
     snprintf(file, sizeof file, GOLDENS "%s/golden.jsonl", name);
     json_t *golden = golden_read(file);
     if (golden_extent() < EXTENT_SAMPLE)
-        golden_thin(golden, 3);
+        golden_thin(golden, golden_extent() == EXTENT_SANITIZED ? 6 : 3);
+    else if (golden_extent() == EXTENT_SAMPLE && strcmp(isa, "ref") == 0)
+        golden_thin(golden, 2);
     if (golden_extent() == EXTENT_SANITIZED)
         golden_shorten(golden, 12);
     json_t *rows = rows_of(golden);

@@ -144,8 +144,8 @@ static struct lb_jval repeat(struct lb_jrun *r, struct lb_jval v, int64_t times)
         return lb_jnone();
     if (v.kind == LB_J_STR) {
         char *data = lb_jrun_alloc(r, (size_t)total + 1);
-        for (size_t at = 0; data && at < total; at += size)
-            memcpy(data + at, v.u.text->data, size);
+        for (size_t at = 0, n = size; data && at < total; at += n, n = at < total - at ? at : total - at)
+            memcpy(data + at, at == 0 ? v.u.text->data : data, n); /* what is there doubles */
         struct lb_jval text = data ? lb_jtext_lend(r, data, (size_t)total) : lb_jnone();
         if (text.kind == LB_J_STR)
             text.u.text->safe = v.u.text->safe;
