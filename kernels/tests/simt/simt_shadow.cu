@@ -9,6 +9,8 @@
 #define HALF 2
 #define VECTOR 16
 #define PAGE 4096
+#define ALWAYS_INLINE __attribute__((always_inline))
+#define NEVER_INLINE __attribute__((noinline))
 
 #define ATOMIC ((simt_stamp)1)        /* a write */
 #define MANY ((simt_stamp)2)          /* a read: by others of the warp too, since its last barrier */
@@ -103,7 +105,7 @@ static void race(simt_stamp v, size_t at, const char *kind)
               thread_of(v));
 }
 
-static __attribute__((noinline)) void check_reading(const cell *c, size_t at)
+static NEVER_INLINE void check_reading(const cell *c, size_t at)
 {
     if (c->writer < simt_the_block.begin)
         simt_fail(SIMT_UNWRITTEN, "reads byte %zu of shared memory, which this block has not written", at);
@@ -118,7 +120,7 @@ static inline bool is_settled(simt_stamp writer)
     return writer - b->begin < b->barrier - b->begin;
 }
 
-static inline void read_cell(cell *c, size_t at)
+static inline ALWAYS_INLINE void read_cell(cell *c, size_t at)
 {
     simt_stamp me = simt_now.stamp, barrier = simt_the_block.barrier;
     if (!is_settled(c->writer) && c->writer != me)
@@ -130,7 +132,7 @@ static inline void read_cell(cell *c, size_t at)
         c->reader = time_of(r) == time_of(me) ? r | (thread_of(r) != thread_of(me) ? MANY : 0) : me;
 }
 
-static __attribute__((noinline)) void check_writing(cell *c, size_t at, bool atomic)
+static NEVER_INLINE void check_writing(cell *c, size_t at, bool atomic)
 {
     if (!(atomic && (c->writer & ATOMIC)) && !over(c->writer))
         race(c->writer, at, "writes");
@@ -140,7 +142,7 @@ static __attribute__((noinline)) void check_writing(cell *c, size_t at, bool ato
         c->reader = 0;
 }
 
-static inline void write_cell(cell *c, size_t at, bool atomic)
+static inline ALWAYS_INLINE void write_cell(cell *c, size_t at, bool atomic)
 {
     simt_stamp barrier = simt_the_block.barrier;
     if (c->writer >= barrier || c->reader >= barrier)
@@ -148,7 +150,7 @@ static inline void write_cell(cell *c, size_t at, bool atomic)
     c->writer = simt_now.stamp | (atomic ? ATOMIC : 0);
 }
 
-static inline void visit(cell *c, size_t at, bool store, bool atomic)
+static inline ALWAYS_INLINE void visit(cell *c, size_t at, bool store, bool atomic)
 {
     if (store)
         write_cell(c, at, atomic);
@@ -164,7 +166,7 @@ static bool can_join(const cell *h)
 }
 
 /* A visit of a word that is split or pending, or is visited in part. */
-static __attribute__((noinline)) void visit_halves(size_t at, size_t bytes, bool store, bool atomic)
+static NEVER_INLINE void visit_halves(size_t at, size_t bytes, bool store, bool atomic)
 {
     cell *c = &words[at / WORD], *h = &halves[at / WORD * 2];
     bool whole = at % WORD == 0 && bytes == WORD, split = c->writer & SPLIT;
@@ -190,7 +192,7 @@ static __attribute__((noinline)) void visit_halves(size_t at, size_t bytes, bool
         *c = h[0];
 }
 
-static inline void access_word(size_t at, bool store, bool atomic)
+static inline ALWAYS_INLINE void access_word(size_t at, bool store, bool atomic)
 {
     cell *c = &words[at / WORD];
     if (c->writer >= SPLIT)
@@ -199,7 +201,8 @@ static inline void access_word(size_t at, bool store, bool atomic)
         visit(c, at, store, atomic);
 }
 
-static __attribute__((noinline)) void access_shared(size_t at, size_t bytes, bool store, bool atomic)
+/* An access that is not of whole words, or behind the end. */
+static NEVER_INLINE void access_parts(size_t at, size_t bytes, bool store, bool atomic)
 {
     size_t end = at + bytes;
     if (end > simt_the_block.shared)
@@ -212,6 +215,16 @@ static __attribute__((noinline)) void access_shared(size_t at, size_t bytes, boo
             visit_halves(at, n, store, atomic);
         at += n;
     }
+}
+
+static inline ALWAYS_INLINE void access_shared(size_t at, size_t bytes, bool store, bool atomic)
+{
+    if (at % WORD != 0 || bytes % WORD != 0 || at + bytes > simt_the_block.shared) {
+        access_parts(at, bytes, store, atomic);
+        return;
+    }
+    for (size_t i = 0; i < bytes; i += WORD)
+        access_word(at + i, store, atomic);
 }
 
 /* The buffer that has all of these bytes, or NULL. */
@@ -248,15 +261,13 @@ static void access_global(const uint8_t *p, size_t bytes, bool store)
               best ? (size_t)(best->end - best->begin) : 0);
 }
 
-static inline __attribute__((always_inline)) void access_any(const void *at, size_t bytes, bool store, bool atomic)
+static inline ALWAYS_INLINE void access_any(const void *at, size_t bytes, bool store, bool atomic)
 {
     const uint8_t *p = (const uint8_t *)at;
     if (!simt_is_here || (size_t)(p - simt_now.stack) < SIMT_STACK)
         return;
     size_t in_shared = (size_t)(p - shared);
-    if (bytes == WORD && in_shared % WORD == 0 && in_shared < simt_the_block.shared)
-        access_word(in_shared, store, atomic);
-    else if (in_shared < sizeof shared)
+    if (in_shared < sizeof shared)
         access_shared(in_shared, bytes, store, atomic);
     else
         access_global(p, bytes, store);

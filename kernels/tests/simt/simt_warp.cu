@@ -32,7 +32,7 @@ static void ballot(simt_warp *w)
 
 /* Lane l holds rows l / 4 and l / 4 + 8 of A and C; its columns are pairs from 2 * (l % 4) on. Devices do not say in
  * which order and width they add: here the 16 products and C are added exactly enough (f64, ascending), then rounded.
- * Many rows of A are zeros, behind the last one of a matrix: their products are, unless B has infinities. */
+ * Much of A is zeros, behind the last row or column of a matrix: their products are, unless B has infinities. */
 static void mma(simt_warp *w)
 {
     uint32_t a[16][8];
@@ -50,14 +50,15 @@ static void mma(simt_warp *w)
         }
     }
     for (int row = 0; row < 16; row++) {
-        uint32_t bits = 0;
-        for (int i = 0; i < 8; i++)
-            bits |= a[row][i];
-        if ((bits & 0x7fff7fffu) == 0 && finite)
-            continue;
-        for (int k = 0; k < 16; k++)
+        for (int pair = 0; pair < 8; pair++) {
+            if ((a[row][pair] & 0x7fff7fffu) == 0 && finite)
+                continue;
+            double low = widen(a[row][pair], 0), high = widen(a[row][pair], 1);
             for (int col = 0; col < 8; col++)
-                sum[row][col] += widen(a[row][k / 2], k % 2) * b[k][col];
+                sum[row][col] += low * b[2 * pair][col];
+            for (int col = 0; col < 8; col++)
+                sum[row][col] += high * b[2 * pair + 1][col];
+        }
     }
     for (int l = 0; l < SIMT_LANES; l++) {
         for (int i = 0; i < 4; i++) {
