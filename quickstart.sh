@@ -3,8 +3,9 @@
 #
 #   ./quickstart.sh        installs the packages that are missing, builds, fetches SmolLM2-135M-Instruct, runs prompts
 #   ./quickstart.sh test   the same packages; builds and runs every test
+#   ./quickstart.sh packages   the packages alone
 #
-# Both can be repeated. The model is kept in ${XDG_CACHE_HOME:-$HOME/.cache}/llmbatch.
+# All can be repeated. The model is kept in ${XDG_CACHE_HOME:-$HOME/.cache}/llmbatch.
 set -eu
 cd "$(dirname "$0")"
 
@@ -117,12 +118,13 @@ demo() {
 
 case ${1-} in
 '') demo ;;
+packages) install_packages ;;
 test)
     install_packages
     exec .ci/test
     ;;
 *)
-    sed -n '2,7s/^# \{0,1\}//p' "$0" >&2
+    sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac
