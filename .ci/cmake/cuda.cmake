@@ -21,6 +21,7 @@ if(NOT LB_FUZZ AND NOT LB_SANITIZE MATCHES "thread")
     add_library(${name} OBJECT ${ARGN})
     target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR})
     target_compile_features(${name} PRIVATE cxx_std_17)
+    target_compile_definitions(${name} PRIVATE _GLIBCXX_BITS_SPECFUN_H) # as for nvcc: C++17's special functions
     target_compile_options(${name} PRIVATE -Wall -Wextra -Wpedantic -Wshadow=local -Wno-unknown-pragmas -Werror
       -ffp-contract=off -O2 -fno-exceptions -fvisibility=hidden)
     if(sanitizers)

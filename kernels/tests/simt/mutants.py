@@ -10,7 +10,7 @@ import tempfile
 root = os.path.abspath(os.path.join(os.path.dirname(__file__), '../../..'))
 build, compiler = os.path.abspath(sys.argv[1]), sys.argv[2]
 FLAGS = ['-std=c++17', '-x', 'c++', '-O1', '-ffp-contract=off', '-fsanitize=thread', '--param',
-         'tsan-instrument-func-entry-exit=0', '-DLK_SIMT', '-I' + root, '-w']
+         'tsan-instrument-func-entry-exit=0', '-DLK_SIMT', '-D_GLIBCXX_BITS_SPECFUN_H', '-I' + root, '-w']
 
 # kind of bug, file, checks that meet it, text and what stands in its place (the first match)
 MUTANTS = [

@@ -26,6 +26,17 @@ enum seeded_bug {
     WAIT_TOO_LITTLE, /* one group more than allowed is left open */
     WAIT_NO_BARRIER, /* cp.async is waited for by the thread that began it alone */
     ODD_WARP,        /* a launch of 48 threads */
+    ONE_HALF,        /* two threads store at one half of a word, others at halves of their own */
+    HALF_MISSING,    /* a word is read before another thread has written half of it */
+    ALL_READ,        /* a place that all threads read is written without a barrier */
+    ADDED_UNSEEN,    /* a thread reads a sum that others still add to */
+    ADDED_EARLY,     /* a thread adds to a sum that another one may set to zero later */
+    HALF_OF_SUM,     /* a thread stores at half of a word that another one writes */
+    HALF_SEEN,       /* a thread writes half of a word and reads the word, which another one reads too */
+    WORD_BEHIND,     /* a thread writes a word of which another one reads half */
+    READ_AGAIN,      /* lanes read what one has read before a barrier of their warp; that one writes there */
+    LAST_LANE,       /* a lane writes behind a barrier of its warp what another one reads */
+    COPY_TO_OUTPUT,  /* cp.async to no shared memory */
 };
 
 struct seeded {
@@ -43,7 +54,11 @@ int seeded_sum(const seeded &a);
 int seeded_pages(const seeded &a);
 /* y = A B, A the first [16, 16] of x rounded to bf16, B the next [16, 8], row-major; y [16, 8]. */
 int seeded_product(const seeded &a);
-/* y[i] = x[i], four rounds through two buffers filled by cp.async. */
+/* y[i] = x[i], four rounds through two buffers filled by cp.async; two blocks, which leave copies under way. */
 int seeded_copies(const seeded &a);
+/* y[i] = x[i] through shared memory, half a word a store, counted by atomic additions. */
+int seeded_halves(const seeded &a);
+/* y[i] = x[i] through shared memory. */
+int seeded_words(const seeded &a);
 
 #endif

@@ -104,6 +104,68 @@ static __global__ void __launch_bounds__(LK_WARP) copies_kernel(const __grid_con
             a.y[(part - 1) * PART + j] = room[(part - 1) % 2 * PART + j];
         __syncthreads();
     }
+    if (i < PART / 4)
+        lk_cp_async(a.bug == COPY_TO_OUTPUT ? a.y + 4 * i : room + 4 * i, a.x + 4 * i, 16);
+}
+
+static __global__ void __launch_bounds__(THREADS) halves_kernel(const __grid_constant__ seeded a)
+{
+    uint32_t *word = (uint32_t *)lk_smem(), *sum = word + THREADS;
+    uint16_t *half = (uint16_t *)word;
+    int i = (int)threadIdx.x, next = (i + 1) % THREADS;
+    half[2 * i] = (uint16_t)lk_as_bits(a.x[i]);
+    half[a.bug == ONE_HALF && i == 7 ? 2 * i + 1 : 2 * next + 1] = (uint16_t)(lk_as_bits(a.x[next]) >> 16);
+    if (i == 0)
+        *sum = 0;
+    if (a.bug == HALF_OF_SUM && i == 5)
+        *(uint16_t *)sum = 0;
+    if (a.bug == ADDED_EARLY && i == 9)
+        lk_atomic_add(sum, 1);
+    if (a.bug != HALF_MISSING)
+        __syncthreads();
+    a.y[i] = lk_as_float(word[i]);
+    if (a.bug != ADDED_UNSEEN || i != 9)
+        lk_atomic_add(sum, 1);
+    if (a.bug != ADDED_UNSEEN)
+        __syncthreads();
+    uint32_t all = *sum;
+    if (a.bug != ALL_READ)
+        __syncthreads();
+    if (i == 0)
+        *sum = 1;
+    if (all != THREADS)
+        a.y[i] = 0;
+}
+
+static __global__ void __launch_bounds__(THREADS) words_kernel(const __grid_constant__ seeded a)
+{
+    uint32_t *word = (uint32_t *)lk_smem();
+    uint16_t *half = (uint16_t *)word;
+    int i = (int)threadIdx.x, lane = lk_lane();
+    word[i] = lk_as_bits(a.x[i]);
+    __syncthreads();
+    uint32_t v = word[i], seen = 0;
+    if (a.bug == HALF_SEEN && i == 7) {
+        half[2 * 7 + 1] = 1;
+        seen = word[7];
+    }
+    if (a.bug == HALF_SEEN && i == 70)
+        seen = word[7];
+    if (a.bug == WORD_BEHIND && i == 40)
+        seen = half[2 * 3 + 1];
+    if (a.bug == WORD_BEHIND && i == 3)
+        word[3] = 0;
+    __syncwarp();
+    if (a.bug == READ_AGAIN)
+        seen = word[i - lane];
+    if (a.bug == LAST_LANE && lane == LK_WARP - 1)
+        word[i] = 0;
+    v = lk_shuffle(v, lane);
+    if (a.bug == READ_AGAIN && lane == 0)
+        word[i] = 0;
+    if (a.bug == LAST_LANE && lane == 5)
+        seen = word[i - 5 + LK_WARP - 1];
+    a.y[i] = lk_as_float(a.bug == SOUND ? v : seen);
 }
 
 int seeded_reverse(const seeded &a)
@@ -128,5 +190,15 @@ int seeded_product(const seeded &a)
 
 int seeded_copies(const seeded &a)
 {
-    return lk_launch(copies_kernel, {"copies", dim3(1), LK_WARP, 512, NULL}, a);
+    return lk_launch(copies_kernel, {"copies", dim3(2), LK_WARP, 512, NULL}, a);
+}
+
+int seeded_halves(const seeded &a)
+{
+    return lk_launch(halves_kernel, {"halves", dim3(1), THREADS, 1028, NULL}, a);
+}
+
+int seeded_words(const seeded &a)
+{
+    return lk_launch(words_kernel, {"words", dim3(1), THREADS, 1024, NULL}, a);
 }

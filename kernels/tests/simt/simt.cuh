@@ -105,16 +105,22 @@ int simt_run_call(const struct simt_call *call);
 
 /* ---- for cuda_util.cuh ---- */
 
-struct simt_thread {
-    uint3 idx, block, n_block, n_thread;
-};
+/* Where the thread stands that runs: x, y << 32, z << 48. The same for as long as it runs, so that a compiler may ask
+ * once; no load of the kernel's, so that no hook is called. */
+uint64_t simt_thread_index(void) __attribute__((const));
+uint64_t simt_block_index(void) __attribute__((const));
+uint64_t simt_grid(void) __attribute__((const));
+uint64_t simt_block_threads(void) __attribute__((const));
 
-extern const struct simt_thread *simt_now; /* NULL outside of a kernel */
+static inline uint3 simt_unpack(uint64_t v)
+{
+    return {(unsigned)v, (unsigned)(v >> 32 & 0xffff), (unsigned)(v >> 48)};
+}
 
-#define threadIdx (simt_now->idx)
-#define blockIdx (simt_now->block)
-#define gridDim (simt_now->n_block)
-#define blockDim (simt_now->n_thread)
+#define threadIdx simt_unpack(simt_thread_index())
+#define blockIdx simt_unpack(simt_block_index())
+#define gridDim simt_unpack(simt_grid())
+#define blockDim simt_unpack(simt_block_threads())
 
 /* Runs kernel(ctx) on every thread; 0 or the fault. */
 int simt_launch(const char *name, dim3 grid, int threads, size_t shared, void (*kernel)(const void *ctx),

@@ -8,11 +8,10 @@
 
 #include "kernels/tests/simt/simt_switch.h"
 
-#define STACK (96 * 1024)
-#define STACK_APART (STACK + 13 * 64) /* their ends lie in different sets of the host's caches */
+#define STACK_APART (SIMT_STACK + 13 * 64) /* their ends lie in different sets of the host's caches */
 #define MAX_KERNELS 256
 
-const simt_thread *simt_now;
+simt_running simt_now;
 simt_block simt_the_block;
 __thread bool simt_is_here;
 int (*simt_enqueue)(const struct simt_call *call);
@@ -25,6 +24,8 @@ static struct {
     const void *ctx;
     const char *name;
     unsigned n_launch;
+    bool backward;
+    simt_stamp time;
 } now;
 
 static struct {
@@ -58,10 +59,11 @@ static void note(enum simt_fault fault, const char *format, va_list args)
         return;
     now.fault = fault;
     int n = snprintf(now.message, sizeof now.message, "%s: ", now.name);
-    if (simt_now)
-        n += snprintf(now.message + n, sizeof now.message - (size_t)n,
-                      "block (%u, %u, %u), thread %d: ", simt_now->block.x, simt_now->block.y, simt_now->block.z,
-                      simt_current()->id);
+    if (simt_now.fiber) {
+        uint3 at = simt_unpack(simt_the_block.index);
+        n += snprintf(now.message + n, sizeof now.message - (size_t)n, "block (%u, %u, %u), thread %d: ", at.x, at.y,
+                      at.z, simt_now.fiber->id);
+    }
     vsnprintf(now.message + n, sizeof now.message - (size_t)n, format, args);
 }
 
@@ -81,109 +83,161 @@ void simt_fail(enum simt_fault fault, const char *format, ...)
     va_start(args, format);
     note(fault, format, args);
     va_end(args);
-    simt_fiber *f = simt_current();
-    f->wait = SIMT_DONE;
-    simt_switch_last(&f->where, now.where);
+    simt_switch_last(&simt_now.fiber->where, now.where);
     abort();
 }
 
-void simt_yield(enum simt_wait wait)
+simt_stamp simt_next_time(void)
 {
-    simt_fiber *f = simt_current();
-    f->wait = wait;
-    simt_switch(&f->where, now.where);
+    return now.time += (simt_stamp)1 << SIMT_TIME_SHIFT;
 }
 
+uint64_t simt_thread_index(void)
+{
+    return (uint64_t)simt_now.fiber->id;
+}
+
+uint64_t simt_block_index(void)
+{
+    return simt_the_block.index;
+}
+
+uint64_t simt_grid(void)
+{
+    return simt_the_block.grid;
+}
+
+uint64_t simt_block_threads(void)
+{
+    return (uint64_t)simt_the_block.n_thread | (uint64_t)1 << 32 | (uint64_t)1 << 48;
+}
+
+/* The lane of a warp that runs first; some do. Lanes and warps take turns in ascending order or, in every other launch,
+ * in descending order: what hangs on it shows. */
+static simt_fiber *first_lane(const simt_warp *w)
+{
+    int lane = now.backward ? 31 - __builtin_clz(w->runs) : __builtin_ctz(w->runs);
+    return &w->first[lane];
+}
+
+/* Lanes of a warp hand over to each other: only one that finds none that runs goes back to the scheduler. */
+void simt_yield(void)
+{
+    simt_fiber *f = simt_now.fiber;
+    const simt_warp *w = f->warp;
+    if (w->runs == 0) {
+        simt_switch(&f->where, now.where);
+        return;
+    }
+    simt_fiber *next = first_lane(w);
+    simt_become(next);
+    simt_pass(&f->where, next->where, next->stack, SIMT_STACK);
+}
+
+/* A thread of each block that is launched. */
 static void fiber_main(void)
 {
     simt_switched();
-    now.kernel(now.ctx);
-    simt_fiber *f = simt_current();
-    f->wait = SIMT_DONE;
-    simt_switch_last(&f->where, now.where);
-    abort();
+    for (;;) {
+        now.kernel(now.ctx);
+        simt_now.fiber->warp->runs &= ~simt_now.fiber->lane;
+        simt_yield();
+    }
 }
 
+static bool same_place(simt_site a, simt_site b)
+{
+    return a.line == b.line && (a.file == b.file || strcmp(a.file, b.file) == 0);
+}
+
+/* The last thread to come finds the others waiting: the scheduler opens the barrier. */
 void simt_sync_block(simt_site at)
 {
-    simt_current()->at = at;
-    simt_yield(SIMT_AT_BARRIER);
+    simt_block *b = &simt_the_block;
+    const simt_fiber *f = simt_now.fiber;
+    if (b->n_wait++ == 0) {
+        b->waits = f->id;
+        b->at = at;
+    } else if (!same_place(at, b->at)) {
+        simt_fail(SIMT_BARRIER, "waits at %s:%d, thread %d at %s:%d", at.file, at.line, b->waits, b->at.file,
+                  b->at.line);
+    }
+    simt_warp *w = f->warp;
+    w->runs &= ~f->lane;
+    w->waits |= f->lane;
+    simt_yield();
 }
 
-static bool same_file(simt_site a, simt_site b)
+/* The lane that runs comes to an operation of its warp, with what that needs. */
+static void join_warp(enum simt_op op, int kind, simt_site at)
 {
-    return a.file == b.file || strcmp(a.file, b.file) == 0;
-}
-
-/* The lane's part is in f->lane. The last lane of a warp to come does the work of all. */
-static void join_warp(simt_fiber *f)
-{
-    simt_fiber *lanes = simt_the_block.fiber + f->id / SIMT_LANES * SIMT_LANES;
-    int *n_come = &simt_the_block.n_come[f->id / SIMT_LANES];
-    f->wait = SIMT_IN_WARP;
-    if (++*n_come < SIMT_LANES) {
-        simt_yield(SIMT_IN_WARP);
+    simt_warp *w = simt_now.fiber->warp;
+    uint32_t me = simt_now.fiber->lane;
+    if (w->come == 0) {
+        w->op = op;
+        w->kind = kind;
+        w->at = at;
+    } else if (w->op != op || w->kind != kind || !same_place(w->at, at)) {
+        simt_fail(SIMT_WARP, "lane %d is at %s:%d, this one at %s:%d", __builtin_ctz(w->come), w->at.file, w->at.line,
+                  at.file, at.line);
+    }
+    w->come |= me;
+    w->runs &= ~me;
+    if (~w->come != 0) {
+        simt_yield();
         return;
     }
-    for (int i = 0; i < SIMT_LANES; i++)
-        if (lanes[i].lane.op != f->lane.op || lanes[i].lane.at.line != f->lane.at.line ||
-            !same_file(lanes[i].lane.at, f->lane.at))
-            simt_fail(SIMT_WARP, "lane %d is at %s:%d, this one at %s:%d", i, lanes[i].lane.at.file,
-                      lanes[i].lane.at.line, f->lane.at.file, f->lane.at.line);
-    simt_warp_run(lanes);
-    *n_come = 0;
-    for (int i = 0; i < SIMT_LANES; i++)
-        lanes[i].wait = SIMT_RUNS;
+    simt_warp_run(w);
+    w->come = 0;
+    w->runs = ~(uint32_t)0;
 }
 
-static simt_lane *begin_op(enum simt_op op, simt_site at)
+static int lane_now(void)
 {
-    simt_lane *l = &simt_current()->lane;
-    l->op = op;
-    l->at = at;
-    return l;
+    return (int)((unsigned)simt_now.fiber->id % SIMT_LANES);
 }
 
 void simt_sync_warp(simt_site at)
 {
-    begin_op(SIMT_SYNC, at);
-    join_warp(simt_current());
+    join_warp(SIMT_SYNC, 0, at);
 }
 
 uint32_t simt_shuffle(uint32_t x, int from, simt_site at)
 {
-    simt_lane *l = begin_op(SIMT_SHUFFLE, at);
-    l->x = x;
-    l->from = from;
-    join_warp(simt_current());
-    return l->x;
+    simt_warp *w = simt_now.fiber->warp;
+    int lane = lane_now();
+    w->x[lane] = x;
+    w->from[lane] = from;
+    join_warp(SIMT_SHUFFLE, 0, at);
+    return w->y[lane];
 }
 
 uint32_t simt_ballot(bool x, simt_site at)
 {
-    simt_lane *l = begin_op(SIMT_BALLOT, at);
-    l->x = x;
-    join_warp(simt_current());
-    return l->x;
+    simt_warp *w = simt_now.fiber->warp;
+    int lane = lane_now();
+    w->x[lane] = x;
+    join_warp(SIMT_BALLOT, 0, at);
+    return w->y[lane];
 }
 
 void simt_mma(float c[4], const uint32_t a[4], const uint32_t b[2], simt_site at)
 {
-    simt_lane *l = begin_op(SIMT_MMA, at);
-    l->c = c;
-    l->a = a;
-    l->b = b;
-    join_warp(simt_current());
+    simt_warp *w = simt_now.fiber->warp;
+    int lane = lane_now();
+    w->c[lane] = c;
+    w->a[lane] = a;
+    w->b[lane] = b;
+    join_warp(SIMT_MMA, 0, at);
 }
 
 void simt_ldmatrix(uint32_t *r, const void *row, int n, bool transposed, simt_site at)
 {
-    simt_lane *l = begin_op(SIMT_LDMATRIX, at);
-    l->r = r;
-    l->row = row;
-    l->n = n;
-    l->transposed = transposed;
-    join_warp(simt_current());
+    simt_warp *w = simt_now.fiber->warp;
+    int lane = lane_now();
+    w->r[lane] = r;
+    w->row[lane] = row;
+    join_warp(SIMT_LDMATRIX, n | (transposed ? SIMT_TRANSPOSED : 0), at);
 }
 
 static void make_fibers(void)
@@ -199,76 +253,77 @@ static void make_fibers(void)
         exit(1);
     }
     for (int i = 0; i < SIMT_MAX_THREADS; i++) {
-        b->fiber[i].id = i;
-        b->fiber[i].stack = (char *)stacks + (size_t)i * STACK_APART;
-        b->fiber[i].stack_begin = (const uint8_t *)b->fiber[i].stack;
-        b->fiber[i].stack_end = b->fiber[i].stack_begin + STACK;
+        simt_warp *w = &b->warp[i / SIMT_LANES];
+        b->fiber[i] = {i, (uint32_t)1 << i % SIMT_LANES, w, (char *)stacks + (size_t)i * STACK_APART, NULL};
+        w->first = &b->fiber[i / SIMT_LANES * SIMT_LANES];
     }
 }
 
-/* A barrier opens when every thread of the block waits at it. Nobody can run when this is called. */
-static bool open_barrier(void)
+/* What no thread leaves behind that is where it should be. */
+static void find_who_waits(void)
 {
     simt_block *b = &simt_the_block;
-    const simt_fiber *first = NULL;
-    int n_done = 0, n_warp = 0;
-    for (int i = 0; i < b->n_thread; i++) {
-        const simt_fiber *f = &b->fiber[i];
-        n_done += f->wait == SIMT_DONE;
-        n_warp += f->wait == SIMT_IN_WARP;
-        if (f->wait != SIMT_AT_BARRIER)
-            continue;
-        first = first ? first : f;
-        if (f->at.line != first->at.line || !same_file(f->at, first->at))
-            found(SIMT_BARRIER, "thread %d waits at %s:%d, thread %d at %s:%d", first->id, first->at.file,
-                  first->at.line, f->id, f->at.file, f->at.line);
-    }
+    int n_warp = 0;
+    for (int i = 0; i < b->n_thread / SIMT_LANES; i++)
+        n_warp += __builtin_popcount(b->warp[i].come);
     if (n_warp > 0)
         found(SIMT_WARP, "%d threads wait in operations that lanes of their warps do not join", n_warp);
-    if (n_done > 0 && first)
-        found(SIMT_BARRIER, "%d threads have left, others wait at %s:%d", n_done, first->at.file, first->at.line);
-    if (!first || now.fault != SIMT_OK)
-        return false;
-    for (int i = 0; i < b->n_thread; i++)
-        b->fiber[i].wait = SIMT_RUNS;
-    b->barrier++;
-    return true;
+    if (b->n_wait > 0)
+        found(SIMT_BARRIER, "%d threads have left, others wait at %s:%d", b->n_thread - b->n_wait, b->at.file,
+              b->at.line);
 }
 
-/* Warps take turns in this order or, in every other launch, in the opposite one: what hangs on it shows. */
-static void run_threads(bool backward)
+/* From now on visits of before are over for everyone. */
+static void pass_barrier(void)
 {
     simt_block *b = &simt_the_block;
-    do {
-        for (bool ran = true; ran && now.fault == SIMT_OK;) {
-            ran = false;
-            for (int i = 0; i < b->n_thread && now.fault == SIMT_OK; i++) {
-                simt_fiber *f = &b->fiber[backward ? b->n_thread - 1 - i : i];
-                if (f->wait != SIMT_RUNS)
-                    continue;
-                ran = true;
-                simt_now = &f->self;
-                simt_enter(&now.where, f->where, f->stack, STACK);
-                simt_now = NULL;
-            }
-        }
-    } while (now.fault == SIMT_OK && open_barrier());
-}
-
-static void run_block(dim3 grid, uint3 at, bool backward)
-{
-    simt_block *b = &simt_the_block;
-    b->number++;
-    b->barrier++;
-    memset(b->n_come, 0, sizeof b->n_come);
-    simt_memory_begin();
-    for (int i = 0; i < b->n_thread; i++) {
-        simt_fiber *f = &b->fiber[i];
-        f->self = {{(unsigned)i, 0, 0}, at, {grid.x, grid.y, grid.z}, {(unsigned)b->n_thread, 1, 1}};
-        f->wait = SIMT_RUNS;
-        f->where = simt_fresh(f->stack, STACK, fiber_main);
+    b->barrier = simt_next_time();
+    b->n_wait = 0;
+    for (int i = 0; i < b->n_thread / SIMT_LANES; i++) {
+        simt_warp *w = &b->warp[i];
+        w->time = b->barrier;
+        w->waits = 0;
+        w->come = 0;
+        w->runs = ~(uint32_t)0;
     }
-    run_threads(backward);
+}
+
+static void run_warps(void)
+{
+    simt_block *b = &simt_the_block;
+    int n = b->n_thread / SIMT_LANES;
+    for (int i = 0; i < n; i++) {
+        const simt_warp *w = &b->warp[now.backward ? n - 1 - i : i];
+        while (w->runs != 0) {
+            simt_fiber *f = first_lane(w);
+            simt_become(f);
+            simt_enter(&now.where, f->where, f->stack, SIMT_STACK);
+            simt_now.fiber = NULL;
+            if (now.fault != SIMT_OK)
+                return;
+        }
+    }
+}
+
+static void run_block(uint64_t index)
+{
+    simt_block *b = &simt_the_block;
+    b->index = index;
+    for (int i = 0; i < b->n_thread; i++)
+        if (!b->fiber[i].where)
+            b->fiber[i].where = simt_fresh(b->fiber[i].stack, SIMT_STACK, fiber_main);
+    pass_barrier();
+    b->begin = b->barrier;
+    simt_memory_begin();
+    run_warps();
+    while (b->n_wait == b->n_thread && now.fault == SIMT_OK) {
+        pass_barrier();
+        run_warps();
+    }
+    if (now.fault == SIMT_OK)
+        find_who_waits();
+    for (int i = 0; i < b->n_thread && now.fault != SIMT_OK; i++)
+        b->fiber[i].where = NULL; /* somewhere in the kernel */
 }
 
 static void count_kernel(const char *name, int threads, size_t shared)
@@ -290,6 +345,11 @@ void simt_each_kernel(void (*see)(const char *name, int threads, size_t shared))
         see(kernels[i].name, kernels[i].threads, kernels[i].shared);
 }
 
+static uint64_t pack(uint64_t x, uint64_t y, uint64_t z)
+{
+    return x | y << 32 | z << 48;
+}
+
 int simt_launch(const char *name, dim3 grid, int threads, size_t shared, void (*kernel)(const void *ctx),
                 const void *ctx)
 {
@@ -306,13 +366,13 @@ int simt_launch(const char *name, dim3 grid, int threads, size_t shared, void (*
               threads, shared);
     simt_the_block.n_thread = threads;
     simt_the_block.shared = shared;
-    bool backward = now.n_launch++ % 2 == 1;
+    simt_the_block.grid = pack(grid.x, grid.y, grid.z);
+    now.backward = now.n_launch++ % 2 == 1;
     uint64_t n = (uint64_t)grid.x * grid.y * grid.z;
     simt_is_here = true;
     for (uint64_t i = 0; i < n && now.fault == SIMT_OK; i++) {
-        uint64_t k = backward ? n - 1 - i : i;
-        run_block(grid, {(unsigned)(k % grid.x), (unsigned)(k / grid.x % grid.y), (unsigned)(k / grid.x / grid.y)},
-                  backward);
+        uint64_t k = now.backward ? n - 1 - i : i;
+        run_block(pack(k % grid.x, k / grid.x % grid.y, k / grid.x / grid.y));
     }
     simt_is_here = false;
     return now.fault;

@@ -1,31 +1,33 @@
-/* Memory of the model: known buffers, and for each two bytes of shared memory who wrote and who read them last. */
+/* Memory of the model: known buffers, and for each part of shared memory who wrote and who read it last. */
 #include "kernels/tests/simt/simt_state.h"
 
 #include <stdlib.h>
 
 #define MAX_BUFFERS 512
 #define MAX_COPIES 32768 /* of a block, under way */
-#define CELL 2           /* bytes */
+#define WORD 4           /* bytes */
+#define HALF 2
 #define VECTOR 16
 #define PAGE 4096
+#define ALWAYS_INLINE __attribute__((always_inline))
+#define NEVER_INLINE __attribute__((noinline))
+
+#define ATOMIC ((simt_stamp)1)        /* a write */
+#define MANY ((simt_stamp)2)          /* a read: by others of the warp too, since its last barrier */
+#define SPLIT ((simt_stamp)1 << 62)   /* a word's writer: its halves were visited by themselves */
+#define PENDING ((simt_stamp)1 << 63) /* a word's writer: cp.async may still write */
 
 struct buffer {
     const uint8_t *begin, *end;
     bool writable;
 };
 
-/* When, and by whom. */
-struct visit {
-    simt_clock clock;
-    uint16_t thread;
-    bool many; /* reads: others of the warp too, since its last barrier */
-};
-
+/* Visits to a word, or half of one: the last write, and of the reads since the block's last barrier one of the first
+ * warp that read, its last. Between two barriers of a block a warp runs after the other: who writes while no other warp
+ * has been there is of that first warp, and every other one races with it. SPLIT and PENDING are larger than any time:
+ * the usual case is found by comparing with times alone. */
 struct cell {
-    uint32_t written_in, copied_in; /* number of the block */
-    int copies;                     /* under way to here */
-    bool atomic;
-    visit writer, reader[2]; /* readers of two different warps, the later ones */
+    simt_stamp writer, reader;
 };
 
 struct copy {
@@ -45,7 +47,8 @@ void (*simt_saw)(const void *at, size_t bytes, bool store);
 static buffer buffers[MAX_BUFFERS];
 static int n_buffer;
 static uint16_t found_at[1024]; /* by the page of an address: threads go back and forth between a few buffers */
-static cell cells[SIMT_MAX_SHARED / CELL];
+static cell words[SIMT_MAX_SHARED / WORD];
+static cell halves[SIMT_MAX_SHARED / HALF]; /* of words that are split */
 alignas(VECTOR) static uint8_t shared[SIMT_MAX_SHARED];
 static copy copies[MAX_COPIES];
 static queue queues[SIMT_MAX_THREADS];
@@ -73,61 +76,155 @@ uint8_t *simt_shared(void)
     return shared;
 }
 
-static bool over(const visit *v, const simt_fiber *f, simt_clock c)
+static int thread_of(simt_stamp v)
 {
-    return v->clock.block < c.block || (v->thread == f->id && !v->many) ||
-           (v->thread / SIMT_LANES == f->id / SIMT_LANES && v->clock.warp < c.warp);
+    return (int)(v >> SIMT_THREAD_SHIFT) % SIMT_MAX_THREADS;
 }
 
-static void race(const visit *v, size_t at, const char *kind)
+static simt_stamp time_of(simt_stamp v)
+{
+    return v >> SIMT_TIME_SHIFT;
+}
+
+static bool same_warp(simt_stamp a, simt_stamp b)
+{
+    return thread_of(a) / SIMT_LANES == thread_of(b) / SIMT_LANES;
+}
+
+/* Whether visit v is over for the thread that runs. */
+static bool over(simt_stamp v)
+{
+    simt_stamp me = simt_now.stamp;
+    return v < simt_the_block.barrier || (thread_of(v) == thread_of(me) && !(v & MANY)) ||
+           (same_warp(v, me) && time_of(v) < time_of(me));
+}
+
+static void race(simt_stamp v, size_t at, const char *kind)
 {
     simt_fail(SIMT_RACE, "%s byte %zu of shared memory, which thread %d used since the last barrier", kind, at,
-              v->thread);
+              thread_of(v));
 }
 
-static void read_cell(cell *c, const simt_fiber *f, simt_clock now, size_t at)
+static NEVER_INLINE void check_reading(const cell *c, size_t at)
 {
-    if (c->written_in != simt_the_block.number)
+    if (c->writer < simt_the_block.begin)
         simt_fail(SIMT_UNWRITTEN, "reads byte %zu of shared memory, which this block has not written", at);
-    if (!over(&c->writer, f, now))
-        race(&c->writer, at, "reads");
-    int warp = f->id / SIMT_LANES;
-    visit *r = c->reader[0].thread / SIMT_LANES == warp || over(&c->reader[0], f, now) ? &c->reader[0] : &c->reader[1];
-    if (r->thread / SIMT_LANES == warp && r->clock.block == now.block && r->clock.warp == now.warp)
-        r->many |= r->thread != f->id;
+    if (!over(c->writer))
+        race(c->writer, at, "reads");
+}
+
+/* Whether the last write was by this block and before its last barrier. */
+static inline bool is_settled(simt_stamp writer)
+{
+    const simt_block *b = &simt_the_block;
+    return writer - b->begin < b->barrier - b->begin;
+}
+
+static inline ALWAYS_INLINE void read_cell(cell *c, size_t at)
+{
+    simt_stamp me = simt_now.stamp, barrier = simt_the_block.barrier;
+    if (!is_settled(c->writer) && c->writer != me)
+        check_reading(c, at);
+    simt_stamp r = c->reader;
+    if (r < barrier)
+        c->reader = me;
+    else if (r != me && same_warp(r, me))
+        c->reader = time_of(r) == time_of(me) ? r | (thread_of(r) != thread_of(me) ? MANY : 0) : me;
+}
+
+static NEVER_INLINE void check_writing(cell *c, size_t at, bool atomic)
+{
+    if (!(atomic && (c->writer & ATOMIC)) && !over(c->writer))
+        race(c->writer, at, "writes");
+    if (!over(c->reader))
+        race(c->reader, at, "writes");
+    if (!atomic) /* for whom this write is over, that is */
+        c->reader = 0;
+}
+
+static inline ALWAYS_INLINE void write_cell(cell *c, size_t at, bool atomic)
+{
+    simt_stamp barrier = simt_the_block.barrier;
+    if (c->writer >= barrier || c->reader >= barrier)
+        check_writing(c, at, atomic);
+    c->writer = simt_now.stamp | (atomic ? ATOMIC : 0);
+}
+
+static inline ALWAYS_INLINE void visit(cell *c, size_t at, bool store, bool atomic)
+{
+    if (store)
+        write_cell(c, at, atomic);
     else
-        *r = {now, (uint16_t)f->id, false};
+        read_cell(c, at);
 }
 
-static void write_cell(cell *c, const simt_fiber *f, simt_clock now, size_t at, bool atomic)
+/* Halves that all threads have seen written, and nobody has read since: a word again. */
+static bool can_join(const cell *h)
 {
-    bool same_block = c->written_in == simt_the_block.number;
-    if (same_block && !(atomic && c->atomic) && !over(&c->writer, f, now))
-        race(&c->writer, at, "writes");
-    for (int i = 0; i < 2; i++)
-        if (same_block && !over(&c->reader[i], f, now))
-            race(&c->reader[i], at, "writes");
-    c->written_in = simt_the_block.number;
-    c->atomic = atomic;
-    c->writer = {now, (uint16_t)f->id, false};
+    simt_stamp barrier = simt_the_block.barrier;
+    return is_settled(h[0].writer) && is_settled(h[1].writer) && h[0].reader < barrier && h[1].reader < barrier;
 }
 
-static void access_shared(size_t at, size_t bytes, bool store, bool atomic)
+/* A visit of a word that is split or pending, or is visited in part. */
+static NEVER_INLINE void visit_halves(size_t at, size_t bytes, bool store, bool atomic)
 {
-    const simt_fiber *f = simt_current();
-    simt_clock now = simt_clock_of(f);
-    if (at + bytes > simt_the_block.shared)
-        simt_fail(SIMT_BOUNDS, "byte %zu of shared memory, of which the block has %zu", at + bytes - 1,
-                  simt_the_block.shared);
-    for (size_t i = at / CELL; i * CELL < at + bytes; i++) {
-        cell *c = &cells[i];
-        if (c->copies > 0 && c->copied_in == simt_the_block.number)
-            simt_fail(SIMT_PENDING, "byte %zu of shared memory, which cp.async has not been waited for", i * CELL);
-        if (store)
-            write_cell(c, f, now, i * CELL, atomic);
-        else
-            read_cell(c, f, now, i * CELL);
+    cell *c = &words[at / WORD], *h = &halves[at / WORD * 2];
+    bool whole = at % WORD == 0 && bytes == WORD, split = c->writer & SPLIT;
+    if (c->writer & PENDING && (c->writer & ~PENDING) >= simt_the_block.begin)
+        simt_fail(SIMT_PENDING, "byte %zu of shared memory, which cp.async has not been waited for", at);
+    if (split && can_join(h)) {
+        *c = h[0];
+        split = false;
+    } else if (c->writer & PENDING) {
+        *c = {0, 0}; /* of a block before */
     }
+    if (!split && whole) {
+        visit(c, at, store, atomic);
+        return;
+    }
+    if (!split) {
+        h[0] = h[1] = *c;
+        c->writer = SPLIT;
+    }
+    for (size_t i = at / HALF; i * HALF < at + bytes; i++)
+        visit(&halves[i], i * HALF, store, atomic);
+    if (whole && store && !atomic)
+        *c = h[0];
+}
+
+static inline ALWAYS_INLINE void access_word(size_t at, bool store, bool atomic)
+{
+    cell *c = &words[at / WORD];
+    if (c->writer >= SPLIT)
+        visit_halves(at, WORD, store, atomic);
+    else
+        visit(c, at, store, atomic);
+}
+
+/* An access that is not of whole words, or behind the end. */
+static NEVER_INLINE void access_parts(size_t at, size_t bytes, bool store, bool atomic)
+{
+    size_t end = at + bytes;
+    if (end > simt_the_block.shared)
+        simt_fail(SIMT_BOUNDS, "byte %zu of shared memory, of which the block has %zu", end - 1, simt_the_block.shared);
+    while (at < end) {
+        size_t next = at / WORD * WORD + WORD, n = (next < end ? next : end) - at;
+        if (n == WORD)
+            access_word(at, store, atomic);
+        else
+            visit_halves(at, n, store, atomic);
+        at += n;
+    }
+}
+
+static inline ALWAYS_INLINE void access_shared(size_t at, size_t bytes, bool store, bool atomic)
+{
+    if (at % WORD != 0 || bytes % WORD != 0 || at + bytes > simt_the_block.shared) {
+        access_parts(at, bytes, store, atomic);
+        return;
+    }
+    for (size_t i = 0; i < bytes; i += WORD)
+        access_word(at + i, store, atomic);
 }
 
 /* The buffer that has all of these bytes, or NULL. */
@@ -164,25 +261,21 @@ static void access_global(const uint8_t *p, size_t bytes, bool store)
               best ? (size_t)(best->end - best->begin) : 0);
 }
 
-/* What threadIdx and its like are read from. */
-static bool of_the_model(const uint8_t *p)
+static inline ALWAYS_INLINE void access_any(const void *at, size_t bytes, bool store, bool atomic)
 {
-    const uint8_t *fibers = (const uint8_t *)simt_the_block.fiber;
-    return p == (const uint8_t *)&simt_now || (p >= fibers && p < fibers + SIMT_MAX_THREADS * sizeof(simt_fiber));
+    const uint8_t *p = (const uint8_t *)at;
+    if (!simt_is_here || (size_t)(p - simt_now.stack) < SIMT_STACK)
+        return;
+    size_t in_shared = (size_t)(p - shared);
+    if (in_shared < sizeof shared)
+        access_shared(in_shared, bytes, store, atomic);
+    else
+        access_global(p, bytes, store);
 }
 
 void simt_access(const void *at, size_t bytes, bool store, bool atomic)
 {
-    const uint8_t *p = (const uint8_t *)at;
-    if (!simt_now || !simt_is_here)
-        return;
-    const simt_fiber *f = simt_current();
-    if (p >= f->stack_begin && p < f->stack_end)
-        return;
-    if (p >= shared && p < shared + sizeof shared)
-        access_shared((size_t)(p - shared), bytes, store, atomic);
-    else if (!of_the_model(p))
-        access_global(p, bytes, store);
+    access_any(at, bytes, store, atomic);
 }
 
 static void check_vector(const void *at, int bytes)
@@ -247,11 +340,13 @@ static int new_copy(void)
 
 void simt_cp_async(void *to, const void *from, int bytes, int from_bytes)
 {
-    queue *q = &queues[simt_current()->id];
+    queue *q = &queues[simt_now.fiber->id];
     check_vector(to, bytes);
     check_vector(from, bytes);
     if (from_bytes > 0)
         simt_access(from, (size_t)from_bytes, false, false);
+    if ((size_t)((uint8_t *)to - shared) >= sizeof shared)
+        simt_fail(SIMT_BOUNDS, "cp.async to %p, which is not in shared memory", to);
     simt_access(to, (size_t)bytes, true, false);
     int i = new_copy();
     copies[i] = {(uint8_t *)to, (const uint8_t *)from, bytes, from_bytes, q->group, -1};
@@ -260,30 +355,26 @@ void simt_cp_async(void *to, const void *from, int bytes, int from_bytes)
     else
         copies[q->last].next = i;
     q->last = i;
-    for (int at = 0; at < bytes; at += CELL) {
-        cell *c = &cells[((uint8_t *)to - shared + at) / CELL];
-        c->copies = c->copied_in == simt_the_block.number ? c->copies + 1 : 1;
-        c->copied_in = simt_the_block.number;
-    }
+    for (size_t at = (size_t)((uint8_t *)to - shared) / WORD, n = (size_t)bytes / WORD; n > 0; at++, n--)
+        words[at].writer |= PENDING;
 }
 
 void simt_cp_commit(void)
 {
-    queues[simt_current()->id].group++;
+    queues[simt_now.fiber->id].group++;
 }
 
 static void arrive(const copy *c)
 {
-    for (int i = 0; i < c->bytes; i += CELL)
-        cells[(c->to - shared + i) / CELL].copies--;
-    simt_access(c->to, (size_t)c->bytes, true, false);
+    for (size_t at = (size_t)(c->to - shared) / WORD, n = (size_t)c->bytes / WORD; n > 0; at++, n--)
+        words[at] = {simt_now.stamp, 0}; /* nobody else was there */
     memset(c->to, 0, (size_t)c->bytes);
     memcpy(c->to, c->from, (size_t)c->from_bytes);
 }
 
 void simt_cp_wait(int open)
 {
-    queue *q = &queues[simt_current()->id];
+    queue *q = &queues[simt_now.fiber->id];
     while (q->first >= 0 && copies[q->first].group < q->group - open) {
         int i = q->first;
         arrive(&copies[i]);
@@ -302,7 +393,7 @@ void simt_cp_wait(int open)
     SIMT_NAMED(name##bytes, void *p);           \
     extern "C" void simt_##name##bytes(void *p) \
     {                                           \
-        simt_access(p, bytes, store, false);    \
+        access_any(p, bytes, store, false);     \
     }
 
 SIMT_HOOK(read, 1, false)

@@ -8,76 +8,88 @@
 #define SIMT_MAX_THREADS 1024
 #define SIMT_MAX_SHARED (227 * 1024)
 #define SIMT_LANES 32
+#define SIMT_STACK (96 * 1024)
+#define SIMT_TRANSPOSED 8
+#define SIMT_HIDDEN __attribute__((visibility("hidden"))) /* found without the dynamic linker */
 
-enum simt_op { SIMT_NO_OP, SIMT_SYNC, SIMT_SHUFFLE, SIMT_BALLOT, SIMT_MMA, SIMT_LDMATRIX };
+enum simt_op { SIMT_SYNC, SIMT_SHUFFLE, SIMT_BALLOT, SIMT_MMA, SIMT_LDMATRIX };
 
-/* What a lane brings to an operation of its warp. */
-struct simt_lane {
-    enum simt_op op;
-    simt_site at;
-    uint32_t x; /* shuffle, ballot: given and taken */
-    int from;   /* shuffle */
-    float *c;   /* mma */
-    const uint32_t *a, *b;
-    uint32_t *r; /* ldmatrix */
-    const void *row;
-    int n;
-    bool transposed;
-};
+/* A visit to shared memory: when, and by which thread. Times grow over all blocks and launches, with each barrier of a
+ * block or a warp: of two visits the first is over for the second thread where a barrier of the block, or of both
+ * threads' warp, lies between. */
+using simt_stamp = uint64_t;
 
-enum simt_wait { SIMT_RUNS, SIMT_AT_BARRIER, SIMT_IN_WARP, SIMT_DONE };
-
-/* Clocks grow over all blocks and launches: of two accesses the first is over for the second thread where a barrier of
- * the block, or of both threads' warp, lies between. */
-struct simt_clock {
-    uint32_t block, warp;
-};
+#define SIMT_THREAD_SHIFT 2 /* below: what simt_shadow.cu notes of the visit */
+#define SIMT_TIME_SHIFT 12
 
 struct simt_fiber {
-    simt_thread self; /* the first member: simt_now points to it */
     int id;
-    enum simt_wait wait;
-    simt_site at; /* of the barrier */
-    simt_lane lane;
-    void *stack, *where;
-    const uint8_t *stack_begin, *stack_end;
+    uint32_t lane; /* its bit */
+    struct simt_warp *warp;
+    void *stack, *where; /* where: NULL until it begins anew */
+};
+
+/* Lanes are bits. Each lane is in one of four sets: it runs, has come to an operation, waits at the block's barrier, or
+ * is in none since it has left. */
+struct simt_warp {
+    uint32_t runs, come, waits;
+    simt_fiber *first; /* of 32 lanes */
+    simt_stamp time;   /* of the last barrier, of no thread */
+    enum simt_op op;   /* of the lanes that have come, and where that stands */
+    int kind;          /* ldmatrix: matrices, and SIMT_TRANSPOSED */
+    simt_site at;
+    uint32_t x[SIMT_LANES]; /* shuffle, ballot: given */
+    uint32_t y[SIMT_LANES]; /* and taken */
+    int from[SIMT_LANES];   /* shuffle */
+    float *c[SIMT_LANES];   /* mma */
+    const uint32_t *a[SIMT_LANES], *b[SIMT_LANES];
+    uint32_t *r[SIMT_LANES]; /* ldmatrix */
+    const void *row[SIMT_LANES];
 };
 
 struct simt_block {
     int n_thread;
     size_t shared;
-    uint32_t number; /* of the block, over all launches; 0 outside of a kernel */
-    uint32_t barrier;
-    uint32_t warp[SIMT_MAX_THREADS / SIMT_LANES];
-    int n_come[SIMT_MAX_THREADS / SIMT_LANES]; /* lanes that stand in the warp's operation */
-    simt_fiber *fiber;                         /* [SIMT_MAX_THREADS] */
+    uint64_t index, grid; /* packed, as kernels ask for them */
+    simt_stamp begin;     /* of the block */
+    simt_stamp barrier;   /* the last one */
+    int n_wait, waits;    /* threads at the barrier, the first of them, and where that stands */
+    simt_site at;
+    simt_warp warp[SIMT_MAX_THREADS / SIMT_LANES];
+    simt_fiber *fiber; /* [SIMT_MAX_THREADS] */
 };
 
-extern simt_block simt_the_block;
+/* The thread that runs. */
+struct simt_running {
+    simt_fiber *fiber; /* NULL outside of a kernel */
+    simt_stamp stamp;
+    const uint8_t *stack;
+};
+
+extern simt_block simt_the_block SIMT_HIDDEN;
+extern simt_running simt_now SIMT_HIDDEN;
 
 /* Whether this host thread is the one that runs a kernel: what others load and store is no kernel's. */
-extern __thread bool simt_is_here __attribute__((tls_model("initial-exec"))); /* read at every load and store */
+extern __thread bool simt_is_here SIMT_HIDDEN __attribute__((tls_model("initial-exec"))); /* read at every load */
 
-inline simt_fiber *simt_current(void)
+inline void simt_become(simt_fiber *f)
 {
-    return (simt_fiber *)const_cast<simt_thread *>(simt_now);
+    simt_now = {f, f->warp->time | (simt_stamp)f->id << SIMT_THREAD_SHIFT, (const uint8_t *)f->stack};
 }
 
-inline simt_clock simt_clock_of(const simt_fiber *f)
-{
-    return {simt_the_block.barrier, simt_the_block.warp[f->id / SIMT_LANES]};
-}
+/* Another time begins. */
+simt_stamp simt_next_time(void);
 
 /* Ends the launch with the first fault; returns to the scheduler and never to the caller. */
 [[noreturn]] void simt_fail(enum simt_fault fault, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Lets other threads run; returns when this one may go on. */
-void simt_yield(enum simt_wait wait);
+/* The thread that runs has left `runs`: lets others run; returns when this one may go on. */
+void simt_yield(void);
 
-/* All lanes of a warp stand in `lane`: does their operation. */
-void simt_warp_run(simt_fiber *lanes);
+/* All lanes of a warp have come: does their operation. */
+void simt_warp_run(simt_warp *w);
 
-/* An access by thread f; vector: has to be aligned to its size. */
+/* An access by the thread that runs. */
 void simt_access(const void *at, size_t bytes, bool store, bool atomic);
 
 /* The block begins: no copies are under way. */

@@ -9,6 +9,7 @@
 static const void *main_stack;
 static size_t main_bytes;
 static void *main_fake;
+static bool from_main; /* the last switch */
 
 static void leave(void **fake, const void *stack, size_t bytes)
 {
@@ -20,7 +21,7 @@ static void arrive(void *fake, bool in_fiber)
     const void *stack;
     size_t bytes;
     __sanitizer_finish_switch_fiber(fake, &stack, &bytes);
-    if (in_fiber) {
+    if (in_fiber && from_main) {
         main_stack = stack;
         main_bytes = bytes;
     }
@@ -34,6 +35,7 @@ static void forget(void *stack, size_t bytes)
 static const void *main_stack;
 static size_t main_bytes;
 static void *main_fake;
+static bool from_main;
 
 static void leave(void **, const void *, size_t)
 {
@@ -118,8 +120,18 @@ void *simt_fresh(void *stack, size_t bytes, void (*main)(void))
 void simt_enter(void **from, void *to, void *stack, size_t bytes)
 {
     leave(&main_fake, stack, bytes);
+    from_main = true;
     simt_swap(from, to);
     arrive(main_fake, false);
+}
+
+void simt_pass(void **from, void *to, void *stack, size_t bytes)
+{
+    void *fake = NULL;
+    leave(&fake, stack, bytes);
+    from_main = false;
+    simt_swap(from, to);
+    arrive(fake, true);
 }
 
 void simt_switch(void **from, void *to)

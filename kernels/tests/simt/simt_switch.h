@@ -5,9 +5,10 @@
 #include <stddef.h>
 
 /* Saves where this thread of execution stands in *from and goes on at `to`, which another switch saved or simt_fresh
- * made. simt_enter goes to a fiber, whose stack is given, simt_switch back to who entered it; simt_switch_last does so
- * for a fiber that is left for good. */
+ * made. simt_enter goes to a fiber, whose stack is given, and simt_pass from one to another; simt_switch goes back to
+ * who entered the first; simt_switch_last does so for a fiber that is left for good. */
 void simt_enter(void **from, void *to, void *stack, size_t bytes);
+void simt_pass(void **from, void *to, void *stack, size_t bytes);
 void simt_switch(void **from, void *to);
 void simt_switch_last(void **from, void *to);
 

@@ -93,6 +93,19 @@ static const struct {
     {"copies that nobody waits for", seeded_copies, want_copies, NO_WAIT, SIMT_PENDING},
     {"a copy too many left open", seeded_copies, want_copies, WAIT_TOO_LITTLE, SIMT_PENDING},
     {"copies without a barrier", seeded_copies, want_copies, WAIT_NO_BARRIER, SIMT_PENDING},
+    {"sound halves of words", seeded_halves, want_copies, SOUND, SIMT_OK},
+    {"two stores at one half", seeded_halves, want_copies, ONE_HALF, SIMT_RACE},
+    {"a half that is still missing", seeded_halves, want_copies, HALF_MISSING, SIMT_UNWRITTEN},
+    {"a store where all read", seeded_halves, want_copies, ALL_READ, SIMT_RACE},
+    {"a sum that grows while it is read", seeded_halves, want_copies, ADDED_UNSEEN, SIMT_RACE},
+    {"an addition before the zero", seeded_halves, want_copies, ADDED_EARLY, SIMT_RACE},
+    {"half of a word that another thread writes", seeded_halves, want_copies, HALF_OF_SUM, SIMT_RACE},
+    {"copies to the output", seeded_copies, want_copies, COPY_TO_OUTPUT, SIMT_BOUNDS},
+    {"sound words", seeded_words, want_copies, SOUND, SIMT_OK},
+    {"a word of which half is new", seeded_words, want_copies, HALF_SEEN, SIMT_RACE},
+    {"a word over a half that is read", seeded_words, want_copies, WORD_BEHIND, SIMT_RACE},
+    {"a store where all lanes read", seeded_words, want_copies, READ_AGAIN, SIMT_RACE},
+    {"the last lane's store behind a barrier", seeded_words, want_copies, LAST_LANE, SIMT_RACE},
 };
 
 static bool as_wanted(void)
@@ -101,6 +114,18 @@ static bool as_wanted(void)
     for (int i = 0; i < N; i++)
         same = same && fabsf(y[i] - want[i]) <= 1e-5f * fabsf(want[i]) + 1e-5f;
     return same;
+}
+
+/* Zeros times infinity are no zeros. */
+static bool test_infinity(void)
+{
+    memset(x, 0, N * sizeof *x);
+    x[128 + 3 * 8 + 5] = INFINITY; /* of B row 3, column 5; of A row 9 */
+    bool ok = seeded_product({x, y, page, SOUND}) == SIMT_OK;
+    for (int i = 0; i < 128; i++)
+        ok = ok && (i % 8 == 5 || i / 8 == 9 ? isnan(y[i]) : y[i] == 0);
+    printf("%s: a product of zeros and infinity\n", ok ? "ok" : "FAILED");
+    return ok;
 }
 
 int main(void)
@@ -132,6 +157,7 @@ int main(void)
                                : "wrong numbers");
         }
     }
+    n_failed += !test_infinity();
     free(x);
     free(y);
     free(page);

@@ -207,12 +207,12 @@ static bool is_before(int id, uint32_t t)
 static void note_read(struct part *p)
 {
     int at = 0;
-    for (int r = 0; r < MAX_READERS; r++) {
-        if (p->reader[r] == standin_now.stream->id || is_before(p->reader[r], p->read[r]))
+    for (int r = MAX_READERS - 1; r >= 0; r--)
+        if (is_before(p->reader[r], p->read[r]))
             at = r;
+    for (int r = 0; r < MAX_READERS; r++)
         if (p->read[r] && p->reader[r] == standin_now.stream->id)
-            break;
-    }
+            at = r;
     p->reader[at] = (uint8_t)standin_now.stream->id;
     p->read[at] = standin_now.t;
 }
@@ -222,6 +222,8 @@ static void touch_part(struct allocation *a, size_t i, bool store)
     struct part *p = &a->part[i];
     int me = standin_now.stream->id;
     if (p->written == standin_now.t && p->writer == me)
+        return;
+    if (!store && p->read[0] == standin_now.t && p->reader[0] == me) /* by this operation too */
         return;
     if (!is_before(p->writer, p->written))
         race(a, i, store, p->writer, p->written);
