@@ -18,8 +18,8 @@
 #include "core/tests/cuda/standinrun.h"
 #include "core/tests/whole.h"
 
-#define CONFIG                                                                                                \
-    "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"num_hidden_layers\":2,"             \
+#define CONFIG(n_layer)                                                                                       \
+    "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"num_hidden_layers\":" n_layer ","   \
     "\"max_position_embeddings\":128,\"eos_token_id\":1,\"hidden_act\":\"silu\",\"num_attention_heads\":2,"   \
     "\"num_key_value_heads\":1,\"head_dim\":8,\"hidden_size\":16,\"intermediate_size\":32,\"vocab_size\":40," \
     "\"torch_dtype\":\"float32\"}"
@@ -297,7 +297,7 @@ static int setup(void **state)
     keep(in_path, "in");
     keep(out_path, "out");
     keep(partial_path, "out.partial");
-    write_model(CONFIG);
+    write_model(is_whole() ? CONFIG("2") : CONFIG("1"));
     return 0;
 }
 
