@@ -4,8 +4,9 @@ set(lb_mpi ${CMAKE_SOURCE_DIR}/core/tests/mpi)
 
 function(lb_mpi_properties test)
   # The launcher refuses root, which containers run as; ranks of a test take turns on what processors there are.
+  # They come first, one at a time with others beside them: at the end each would have the machine to itself, and wait.
   # symbolize=0: cli/tests/ranks.py
-  set_tests_properties(${test} PROPERTIES TIMEOUT 300 SKIP_RETURN_CODE 77 PROCESSORS 2 LABELS mpi
+  set_tests_properties(${test} PROPERTIES TIMEOUT 300 SKIP_RETURN_CODE 77 PROCESSORS 2 COST 200 LABELS mpi
     ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;LSAN_OPTIONS=suppressions=${lb_mpi}/lsan.supp:print_suppressions=0:symbolize=0")
 endfunction()
 
