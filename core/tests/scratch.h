@@ -2,11 +2,12 @@
 #ifndef CORE_TESTS_SCRATCH_H
 #define CORE_TESTS_SCRATCH_H
 
-#include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "core/tests/folder.h"
 
 static char scratch[128];
 
@@ -21,15 +22,7 @@ static inline int scratch_make(void **state)
 static inline int scratch_empty(void **state)
 {
     (void)state;
-    char path[512];
-    DIR *d = opendir(scratch);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        snprintf(path, sizeof path, "%s/%s", scratch, e->d_name);
-        if (e->d_name[0] != '.')
-            unlink(path);
-    }
-    if (d)
-        closedir(d);
+    folder_empty(scratch);
     return 0;
 }
 

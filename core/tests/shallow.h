@@ -10,21 +10,14 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/tests/folder.h"
 #include "core/tests/whole.h"
 
 static char shallow_dir[64];
 
 static inline void shallow_remove(void)
 {
-    char path[512];
-    DIR *d = opendir(shallow_dir);
-    for (struct dirent *e; d && (e = readdir(d));) {
-        snprintf(path, sizeof path, "%s/%s", shallow_dir, e->d_name);
-        if (e->d_name[0] != '.')
-            unlink(path);
-    }
-    if (d)
-        closedir(d);
+    folder_empty(shallow_dir);
     rmdir(shallow_dir);
 }
 
