@@ -10,8 +10,8 @@ from run import PROGRAM, ROOT, TINY, Skip, case, check, equal, lines, read, writ
 
 EXAMPLES = os.path.join(ROOT, 'man/examples')
 # of Open MPI's ways between hosts, the one that these have; ranks share processors and must not spin
-MPI = {'OMPI_MCA_pml': 'ob1', 'OMPI_MCA_btl': 'self,vader,tcp', 'OMPI_MCA_mpi_yield_when_idle': '1', 'SLURM_PMIX_DIRECT_CONN': 'false',
-       'LSAN_OPTIONS': LSAN}
+MPI = {'OMPI_MCA_pml': 'ob1', 'OMPI_MCA_btl': 'self,vader,tcp', 'OMPI_MCA_mpi_yield_when_idle': '1', 'LSAN_OPTIONS': LSAN}
+RING = {'SLURM_PMIX_FENCE': 'ring'}     # what the scripts set by themselves: see llmbatch-mpi(7)
 
 
 def on_slurm(function):
@@ -61,6 +61,17 @@ def slurm_runs_the_examples(tmp, s):
 
 
 @on_slurm
+def no_task_overtakes_a_late_one(tmp, s):
+    """The late one and its neighbor are in MPI_Init while the other nodes' tasks could be out of it, and talk to them."""
+    rows, out = write(os.path.join(tmp, 'rows.jsonl'), mixed_rows(6)), os.path.join(tmp, 'out.jsonl')
+    late = f'#!/bin/sh\n[ "$SLURM_PROCID" != 1 ] || sleep {5 if SLOW else 1}\nexec {PROGRAM} "$@"\n'
+    os.chmod(write(os.path.join(tmp, 'llmbatch'), late.encode()), 0o755)
+    job = example(s, 'slurm.sh', ['--nodes=3', '--ntasks-per-node=2', '--cpus-per-task=1'],
+                  PATH=tmp + ':/usr/bin:/bin', IN=rows, OUT=out, OPTIONS='--progress off')
+    equal(made(s, job, out), alone(['-m', TINY, '-i', rows], tmp), s.said(job))
+
+
+@on_slurm
 def a_step_whose_ranks_do_not_find_each_other(tmp, s):
     rows, out = write(os.path.join(tmp, 'rows.jsonl'), mixed_rows(4)), os.path.join(tmp, 'out.jsonl')
     job = s.submit(f'#!/bin/sh\nsrun -N 2 -n 2 --mpi=none {PROGRAM} -m {TINY} -i {rows} -o {out}; echo code $?\n', '-N2', '-n2', env=MPI)
@@ -105,7 +116,8 @@ def a_task_is_killed_under_slurm(tmp, s):
         if os.path.exists(out + '.partial'):
             os.remove(out + '.partial')
         job = s.submit(f'#!/bin/sh\nsrun {where} -n 2 --kill-on-bad-exit=0 --mpi=pmix sh -c "{PROGRAM} --progress off --restart -m {TINY} '
-                       f'-i {path} -o {out} --threads 1 --rank-timeout {30 if SLOW else 5}s; echo task \\$SLURM_PROCID code \\$?"; echo step $?\n', where, '-n2', env=MPI)
+                       f'-i {path} -o {out} --threads 1 --rank-timeout {30 if SLOW else 5}s; echo task \\$SLURM_PROCID code \\$?"; echo step $?\n', where, '-n2',
+                       env={**MPI, **RING})
         check(s.wait(lambda: len(finished(out + '.partial')) >= 5), 'no finished rows:', s.report(job))
         before = finished(out + '.partial')
         found = tasks(s)

@@ -10,8 +10,8 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 
-# Slurm 22.05 lets a task out of MPI_Init before others are ready, and these crash; not so without its shortcut between nodes
-export SLURM_PMIX_DIRECT_CONN=false
+# Slurm 22.05 lets a task out of MPI_Init before those of other nodes are ready, and these crash; in a ring all wait for all
+export SLURM_PMIX_FENCE=ring
 srun -K --mpi=pmix --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" llmbatch -m "${MODEL:-model/}" -i "${IN:-in.jsonl}" \
     -o "${OUT:-out.jsonl}" ${OPTIONS-}
 code=$?
