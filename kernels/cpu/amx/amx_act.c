@@ -77,7 +77,7 @@ static double peak(bool from_l1, int64_t n)
         .c = {c, c + 512},
         .c_row = 128,
     };
-    lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_ROWS_ONCE, false, false}, &p);
+    lk_amx_run_tiles(2, 2, (struct lk_amx_kind){.once = LK_AMX_ROWS_ONCE}, &p);
     for (int64_t i = 0; i < n; i++) {
         if (from_l1) {
             const int64_t at = i % BLOCKS * TILE;

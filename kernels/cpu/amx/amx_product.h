@@ -171,7 +171,7 @@ LK_INLINE const char *lk_amx_run_tiles(const int A, const int B, const struct lk
  * of it is read too, and the sums of that row are stored and overwritten with the right ones. */
 LK_INLINE const char *lk_amx_run_three(const struct lk_amx_run *p)
 {
-    const struct lk_amx_kind kind = {LK_AMX_COLS_ONCE, false, true};
+    const struct lk_amx_kind kind = {.once = LK_AMX_COLS_ONCE, .near = true};
     struct lk_amx_at at = lk_amx_start(3, 2, kind, p);
     __asm__ volatile("" : : : "memory");
     _tile_zero(0);
@@ -223,18 +223,18 @@ LK_INLINE const char *lk_amx_run_pair(const struct lk_amx_shape *s, bool four, e
                                       const struct lk_amx_run *p)
 {
     if (s->r1 > 0 && once == LK_AMX_ROWS_NEAR)
-        return lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_ROWS_NEAR, int8, false}, p);
+        return lk_amx_run_tiles(2, 2, (struct lk_amx_kind){.once = LK_AMX_ROWS_NEAR, .int8 = int8}, p);
     if (s->r1 > 0 && once == LK_AMX_ROWS_ONCE)
-        return lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_ROWS_ONCE, int8, false}, p);
+        return lk_amx_run_tiles(2, 2, (struct lk_amx_kind){.once = LK_AMX_ROWS_ONCE, .int8 = int8}, p);
     if (s->r1 > 0 && p->then[0])
-        return lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, true}, p);
+        return lk_amx_run_tiles(2, 2, (struct lk_amx_kind){.once = LK_AMX_COLS_ONCE, .int8 = int8, .near = true}, p);
     if (s->r1 > 0)
-        return lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, false}, p);
+        return lk_amx_run_tiles(2, 2, (struct lk_amx_kind){.once = LK_AMX_COLS_ONCE, .int8 = int8}, p);
     if (four && p->then[0])
-        return lk_amx_run_tiles(1, 4, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, true}, p);
+        return lk_amx_run_tiles(1, 4, (struct lk_amx_kind){.once = LK_AMX_COLS_ONCE, .int8 = int8, .near = true}, p);
     if (four)
-        return lk_amx_run_tiles(1, 4, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, false}, p);
-    return lk_amx_run_tiles(1, 2, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, false}, p);
+        return lk_amx_run_tiles(1, 4, (struct lk_amx_kind){.once = LK_AMX_COLS_ONCE, .int8 = int8}, p);
+    return lk_amx_run_tiles(1, 2, (struct lk_amx_kind){.once = LK_AMX_COLS_ONCE, .int8 = int8}, p);
 }
 
 #endif
