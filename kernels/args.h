@@ -87,6 +87,7 @@ struct lk_linear {
     /* Hints, on which results never depend. */
     int64_t l2_bytes;   /* a core's second cache; 0: unknown. The number of items depends on it */
     int64_t skip_items; /* other threads' items between the end of a range and what its thread is likely to get next */
+    bool near_rows;     /* rows come to the first cache before their products: see near_rows_from of struct lk_cpu */
 };
 
 #define LK_MAX_EXPERT 1024

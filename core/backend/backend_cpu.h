@@ -5,6 +5,7 @@
 #include "core/backend/backend.h"
 #include "core/backend/head.h"
 #include "core/backend/team.h"
+#include "core/backend/tune.h"
 #include "core/base/mem.h"
 #include "kernels/cpu/lk_cpu.h"
 
@@ -71,6 +72,7 @@ struct lb_cpu {
     struct lb_backend base;   /* first: a struct lb_backend * is this */
     struct lk_cpu lk, lk_f32; /* of the backend's type, and of f32 for routers */
     int64_t l2_bytes;
+    struct lb_tunes near_rows; /* of products */
     struct lb_team *team;
     struct lb_cpu_chunk *chunk;
     struct lb_weight_mem *weight_mem; /* NULL: the chunks */
@@ -190,8 +192,8 @@ void lb_cpu_step_begin(struct lb_backend *be, const struct lb_step *step, struct
                        const struct lb_rope_args *rope, int64_t n_head);
 
 /* backend_cpu_ops.c */
-/* A product of the backend's type, all its items; the hints are filled in. */
-void lb_cpu_run_product(const struct lb_cpu *c, struct lk_linear *args);
+/* A product of the backend's type or, with a matrix in int8, in int8, all its items; the hints are filled in. */
+void lb_cpu_run_product(struct lb_cpu *c, struct lk_linear *args, bool int8);
 void lb_cpu_embed(struct lb_backend *be, struct lb_buf *x, const struct lb_table *table);
 void lb_cpu_norm(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, const float *w, float eps,
                  bool wanted);
@@ -209,7 +211,7 @@ void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *args);
 enum lb_status lb_cpu_int8_check(const struct lb_matrix_spec *spec, struct lb_err *err);
 /* Part of reserve. */
 enum lb_status lb_cpu_int8_reserve(struct lb_cpu *c, struct lb_err *err);
-/* lb_cpu_run_product with a matrix in int8; args->a as the backend's other ops write it. */
+/* lb_cpu_run_product's part of it: args->a as the backend's other ops write it, the hints are there. */
 void lb_cpu_run_int8(const struct lb_cpu *c, const struct lk_linear *args);
 
 /* backend_cpu_head.c */

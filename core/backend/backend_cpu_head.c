@@ -35,7 +35,7 @@ static void product(struct lb_cpu *c, const struct lb_actbuf *a, const struct lb
                              .best = c->head.best,
                              .logits = c->head.logits_of};
     lb_cpu_set_weights(&args, w);
-    lb_cpu_run_product(c, &args);
+    lb_cpu_run_product(c, &args, false);
 }
 
 void lb_cpu_head(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w)

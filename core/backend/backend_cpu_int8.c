@@ -49,7 +49,6 @@ void lb_cpu_run_int8(const struct lb_cpu *c, const struct lk_linear *args)
     int64_t n_item = c->lk.int8.quantize_items(&quantize.args);
     lb_team_run_even(c->team, run_quantize, &quantize, n_item, lb_cpu_grain(c, n_item, 4));
     job.args.a.data = c->int8;
-    job.args.l2_bytes = c->l2_bytes;
     n_item = c->lk.int8.linear_items(&job.args);
     lb_team_run_even(c->team, run_product, &job, n_item, lb_cpu_grain(c, n_item, LB_CPU_CLAIMS));
 }

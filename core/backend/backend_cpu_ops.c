@@ -30,12 +30,37 @@ RUN_ITEMS(attend)
 RUN_ITEMS(latent)
 
 /* Each thread goes through panels of its own, one behind the other: what comes next is what it fetches. */
-void lb_cpu_run_product(const struct lb_cpu *c, struct lk_linear *args)
+static void run_product(const struct lb_cpu *c, const struct lk_linear *args)
 {
-    args->l2_bytes = c->l2_bytes; /* the items depend on it */
     struct linear_job job = {&c->lk, *args};
     int64_t n_item = c->lk.linear_items(args);
     lb_team_run_even(c->team, run_linear, &job, n_item, lb_cpu_grain(c, n_item, LB_CPU_CLAIMS));
+}
+
+/* Whether rows come near is measured by kinds of products, of numbers of rows that differ by less than twice; NULL:
+ * there are too few of them, or no difference. */
+static struct lb_tune *near_of(struct lb_cpu *c, const struct lk_linear *a, bool int8)
+{
+    int64_t size = 1, n_row = a->a.n_row, form = a->q ? 2 + (int64_t)a->q->kind : int8;
+    if (c->lk.near_rows_from == 0 || n_row < c->lk.near_rows_from)
+        return NULL;
+    while (2 * size <= n_row)
+        size *= 2;
+    return lb_tune_of(&c->near_rows, (const int64_t[4]){a->n_out, a->a.cols->n_col, size, 8 * form + a->epilogue});
+}
+
+void lb_cpu_run_product(struct lb_cpu *c, struct lk_linear *args, bool int8)
+{
+    args->l2_bytes = c->l2_bytes; /* the items depend on it */
+    struct lb_tune *near = near_of(c, args, int8);
+    args->near_rows = near && lb_tune_way(near);
+    const double begin = near ? lb_cpu_now() : 0;
+    if (int8)
+        lb_cpu_run_int8(c, args);
+    else
+        run_product(c, args);
+    if (near)
+        lb_tune_took(near, (lb_cpu_now() - begin) / (double)args->a.n_row);
 }
 
 struct embed_job {
@@ -148,10 +173,7 @@ void lb_cpu_linear(struct lb_backend *be, const struct lb_linear_args *a)
             args.y = a->y_rows->data + at;
         if (adapted)
             args.lora = &lora;
-        if (m->int8)
-            lb_cpu_run_int8(c, &args);
-        else
-            lb_cpu_run_product(c, &args);
+        lb_cpu_run_product(c, &args, m->int8);
         lora.strip += lb_cpu_lora_strips(m);
     }
     c->base.counts.product_rows += c->lk.act_rows(&act);

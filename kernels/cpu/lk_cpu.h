@@ -31,6 +31,9 @@ struct lk_cpu {
     enum lk_type type;
     int64_t panel_cols; /* output columns of a weight panel */
     size_t act_bytes;   /* of one activation as the set stores it */
+    /* From so many rows on near_rows of struct lk_linear makes products faster where two threads share a core, and
+     * slower where each has one; 0: never. */
+    int64_t near_rows_from;
 
     size_t (*weight_bytes)(int64_t n_out, const struct lk_cols *cols);
     size_t (*q_bytes)(int64_t n_tok, int64_t n_head, int64_t head_dim);

@@ -197,6 +197,7 @@ static void multiply(const struct lk_cpu *t, const struct problem *p, struct lk_
     args->n_out = p->n_out;
     args->l2_bytes = 1 + check_random() % 65536;
     args->skip_items = check_random() % 99;
+    args->near_rows = check_random() % 2;
     CHECK_SPLIT(t->int8.linear, args, t->int8.linear_items(args));
     free(quantize.q);
 }

@@ -256,7 +256,8 @@ static void alone(const struct lk_cpu *t, const struct lk_cols *cols, int64_t n_
                                .y = y,
                                .y_ld = n_out,
                                .l2_bytes = 1 + check_random() % 65536,
-                               .skip_items = check_random() % 99};
+                               .skip_items = check_random() % 99,
+                               .near_rows = check_random() % 2};
     CHECK_SPLIT(t->linear, &linear, t->linear_items(&linear));
     for (int64_t i = 0; i < n_row; i++) {
         int32_t row = (int32_t)i;

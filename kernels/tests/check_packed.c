@@ -269,7 +269,8 @@ static void store_and_add(const struct lk_cpu *t, const struct matrix *x, const 
                                  .y = want,
                                  .y_ld = x->n_out,
                                  .l2_bytes = 1 + check_random() % 600000,
-                                 .skip_items = check_random() % 99};
+                                 .skip_items = check_random() % 99,
+                                 .near_rows = check_random() % 2};
         CHECK_SPLIT(t->linear, &args, t->linear_items(&args));
         args.w = packed;
         args.q = &x->q;

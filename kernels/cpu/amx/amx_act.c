@@ -77,7 +77,7 @@ static double peak(bool from_l1, int64_t n)
         .c = {c, c + 512},
         .c_row = 128,
     };
-    lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_ROWS_ONCE, false, false}, &p);
+    lk_amx_run_tiles(2, 2, (struct lk_amx_kind){.once = LK_AMX_ROWS_ONCE}, &p);
     for (int64_t i = 0; i < n; i++) {
         if (from_l1) {
             const int64_t at = i % BLOCKS * TILE;
@@ -109,6 +109,7 @@ void lk_amx_init(struct lk_cpu *t, enum lk_type type)
         return;
     lk_avx512_init(t, type);
     t->name = "amx";
+    t->near_rows_from = 3 * LK_AMX_ROWS + 1;
     t->act_row = act_row;
     t->act_rows = act_rows;
     t->norm_items = norm_items;

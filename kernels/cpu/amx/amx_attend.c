@@ -8,8 +8,8 @@
 
 #define PAGE LK_PAGE_TOKENS
 #define ROWS LK_SCORE_ROWS
-#define PAGES ((struct lk_amx_kind){LK_AMX_COLS_ONCE, false, false})
-#define PAGES_NEAR ((struct lk_amx_kind){LK_AMX_COLS_ONCE, false, true})
+#define PAGES ((struct lk_amx_kind){.once = LK_AMX_COLS_ONCE, .pages = true})
+#define PAGES_NEAR ((struct lk_amx_kind){.once = LK_AMX_COLS_ONCE, .near = true})
 #define WIDE 128 /* dimensions of V above which two panels are summed together */
 
 static int64_t attn_rows(int64_t v_dim)

@@ -229,7 +229,7 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
     lk_amx_fetch_y(t->a, &(struct lk_amx_share){part->block, part->n_block, t->n_col / BLOCK,
                                                 lk_panel_begin(&t->plan.rows, ip), r0 + r1, t->panel});
     lk_amx_configure(&t->shape, r0, r1);
-    t->ahead = lk_amx_run_pair(&t->shape, t->two, t->row_end - t->row_begin > 2, true, &p);
+    t->ahead = lk_amx_run_pair(&t->shape, t->two, lk_amx_once_of(t->a, t->row_end - t->row_begin), true, &p);
 }
 
 /* The whole numbers of segment s become numbers: n rows from `row` on. */

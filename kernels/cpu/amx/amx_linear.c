@@ -185,8 +185,8 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
     for (int i = 1; three && i < 3; i++)
         set_panel(t, part, ip, i, &p);
     lk_amx_configure(&t->shape, r0, three ? LK_AMX_THREE : r1);
-    t->ahead =
-        three ? lk_amx_run_three(&p) : lk_amx_run_pair(&t->shape, t->two, t->row_end - t->row_begin > 2, false, &p);
+    const enum lk_amx_once once = lk_amx_once_of(a, t->row_end - t->row_begin);
+    t->ahead = three ? lk_amx_run_three(&p) : lk_amx_run_pair(&t->shape, t->two, once, false, &p);
 }
 
 /* sums[0] = the products of activation panels begin .. end - 1, one behind the other. With more than two pairs, a part

@@ -119,7 +119,7 @@ LK_INLINE void lk_amx_put_sums(const int A, const int B, const struct lk_amx_run
 LK_INLINE void lk_amx_block(const int A, const int B, const struct lk_amx_kind kind, const struct lk_amx_run *p,
                             struct lk_amx_at *at)
 {
-    const bool rows = kind.once == LK_AMX_ROWS_ONCE, cols = !rows;
+    const bool rows = kind.once == LK_AMX_ROWS_ONCE, cols = kind.once == LK_AMX_COLS_ONCE;
     LK_AMX_LOAD(rows, 4, at->a[0], p->a_row);
     lk_amx_fetch(A, B, 0, kind, p, at);
     LK_AMX_LOAD(cols, 6, at->w[0], p->w_row);
@@ -171,7 +171,7 @@ LK_INLINE const char *lk_amx_run_tiles(const int A, const int B, const struct lk
  * of it is read too, and the sums of that row are stored and overwritten with the right ones. */
 LK_INLINE const char *lk_amx_run_three(const struct lk_amx_run *p)
 {
-    const struct lk_amx_kind kind = {LK_AMX_COLS_ONCE, false, true};
+    const struct lk_amx_kind kind = {.once = LK_AMX_COLS_ONCE, .near = true};
     struct lk_amx_at at = lk_amx_start(3, 2, kind, p);
     __asm__ volatile("" : : : "memory");
     _tile_zero(0);
@@ -210,22 +210,31 @@ LK_INLINE const char *lk_amx_run_three(const struct lk_amx_run *p)
     return at.ahead;
 }
 
-/* A pair of panels against two tiles; a panel without a second one against four, or two. `again`: other rows meet the
- * same columns behind these. */
-LK_INLINE const char *lk_amx_run_pair(const struct lk_amx_shape *s, bool four, bool again, const bool int8,
+/* What comes once in a product of so many panels of rows. */
+static inline enum lk_amx_once lk_amx_once_of(const struct lk_linear *a, int64_t n_panel)
+{
+    if (n_panel <= 2)
+        return LK_AMX_COLS_ONCE;
+    return a->near_rows ? LK_AMX_ROWS_NEAR : LK_AMX_ROWS_ONCE;
+}
+
+/* A pair of panels against two tiles; a panel without a second one, whose columns come once, against four, or two. */
+LK_INLINE const char *lk_amx_run_pair(const struct lk_amx_shape *s, bool four, enum lk_amx_once once, const bool int8,
                                       const struct lk_amx_run *p)
 {
-    if (s->r1 > 0 && again)
-        return lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_ROWS_ONCE, int8, false}, p);
+    if (s->r1 > 0 && once == LK_AMX_ROWS_NEAR)
+        return lk_amx_run_tiles(2, 2, (struct lk_amx_kind){.once = LK_AMX_ROWS_NEAR, .int8 = int8}, p);
+    if (s->r1 > 0 && once == LK_AMX_ROWS_ONCE)
+        return lk_amx_run_tiles(2, 2, (struct lk_amx_kind){.once = LK_AMX_ROWS_ONCE, .int8 = int8}, p);
     if (s->r1 > 0 && p->then[0])
-        return lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, true}, p);
+        return lk_amx_run_tiles(2, 2, (struct lk_amx_kind){.once = LK_AMX_COLS_ONCE, .int8 = int8, .near = true}, p);
     if (s->r1 > 0)
-        return lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, false}, p);
+        return lk_amx_run_tiles(2, 2, (struct lk_amx_kind){.once = LK_AMX_COLS_ONCE, .int8 = int8}, p);
     if (four && p->then[0])
-        return lk_amx_run_tiles(1, 4, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, true}, p);
+        return lk_amx_run_tiles(1, 4, (struct lk_amx_kind){.once = LK_AMX_COLS_ONCE, .int8 = int8, .near = true}, p);
     if (four)
-        return lk_amx_run_tiles(1, 4, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, false}, p);
-    return lk_amx_run_tiles(1, 2, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, false}, p);
+        return lk_amx_run_tiles(1, 4, (struct lk_amx_kind){.once = LK_AMX_COLS_ONCE, .int8 = int8}, p);
+    return lk_amx_run_tiles(1, 2, (struct lk_amx_kind){.once = LK_AMX_COLS_ONCE, .int8 = int8}, p);
 }
 
 #endif

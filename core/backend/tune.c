@@ -1,0 +1,37 @@
+#include "core/backend/tune.h"
+
+#include <string.h>
+
+#define N_TUNE (int)(sizeof((struct lb_tunes *)0)->of / sizeof(struct lb_tune))
+
+struct lb_tune *lb_tune_of(struct lb_tunes *t, const int64_t kind[4])
+{
+    for (int i = 0; i < t->n; i++)
+        if (memcmp(t->of[i].kind, kind, sizeof t->of[i].kind) == 0)
+            return &t->of[i];
+    struct lb_tune *now = &t->of[t->next];
+    *now = (struct lb_tune){.kind = {kind[0], kind[1], kind[2], kind[3]}};
+    t->next = (t->next + 1) % N_TUNE;
+    t->n += t->n < N_TUNE;
+    return now;
+}
+
+bool lb_tune_way(const struct lb_tune *t)
+{
+    return t->n < LB_TUNE_TRIAL ? (t->n / 2 + t->n) % 2 != 0 : t->better;
+}
+
+void lb_tune_took(struct lb_tune *t, double seconds)
+{
+    const bool way = lb_tune_way(t);
+    if (t->n < LB_TUNE_TRIAL) {
+        if (t->n % 2 == 0)
+            t->first = seconds;
+        else if (seconds != t->first)
+            t->wins += (seconds < t->first) == way ? 1 : -1;
+        if (t->n == LB_TUNE_TRIAL - 1 && t->wins != 0)
+            t->better = t->wins > 0;
+    }
+    if (++t->n == LB_TUNE_CYCLE)
+        t->n = t->wins = 0;
+}
