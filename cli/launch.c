@@ -43,3 +43,16 @@ struct lb_launched lb_launched(void)
                   number_in("MV2_COMM_WORLD_RANK") < 0;
     return l;
 }
+
+/* The tree-based fence of some versions of Slurm lets tasks out of MPI_Init before those of other nodes are ready. What
+ * they send crashes an Open MPI that looks for messages before it has receivers, and it looks while all addresses are
+ * exchanged. So each address is asked for when it is needed; a fence that the user has chosen may be a better one. */
+void lb_launch_prepare(void)
+{
+    bool by_srun =
+        number_in("SLURM_PROCID") >= 0 && number_in("PMIX_RANK") >= 0 && number_in("OMPI_COMM_WORLD_RANK") < 0;
+    if (!by_srun || number_in("SLURM_STEP_NUM_NODES") == 1 || getenv("SLURM_PMIX_FENCE"))
+        return;
+    setenv("OMPI_MCA_pmix_base_async_modex", "1", 0);
+    setenv("OMPI_MCA_pmix_base_collect_data", "0", 0);
+}

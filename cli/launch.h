@@ -13,4 +13,7 @@ struct lb_launched {
 
 struct lb_launched lb_launched(void);
 
+/* Before MPI begins: settings of Open MPI for what started this task, where the user has made none. One thread. */
+void lb_launch_prepare(void);
+
 #endif

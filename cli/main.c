@@ -189,6 +189,7 @@ static enum lb_status join(struct place *p, const struct lb_cli *cli, enum lb_st
                        p->by.n_task);
     if (p->by.strangers)
         return status;
+    lb_launch_prepare();
     struct lb_err why = LB_ERR_INIT;
     enum lb_status joined = lb_join(&p->world, &l, &why);
     if (joined != LB_OK)
