@@ -70,10 +70,15 @@ def rows_on_a_device(tmp):
           [row['token_ids'] for row in good(args, rows).rows], 'ids as on the CPU')
     engine = json.loads(read(stats))['engine']
     equal((engine['device'], engine['isa']), ('cuda', 'sm_90'), 'engine')
-    r = on_device(['-m', TINY if FULL else shallow(), '--verify', '2', '--temperature', '0.8', '--log-level', 'info'], first * 2)
-    equal(r.code, 0, r.err)
-    said = re.search(r'--verify: (\d) rows on cpu and cuda: (\d+) log-probabilities differ by up to (\S+),', r.err)
-    check(said and said[1] == '2' and said[2] == '6' and float(said[3]) < 1e-3, r.err)
+    # in bf16 another order of sums (the set amx) rounds activations to other neighbors: less than transformers' bf16 is from
+    # its float32 on this model (testdata/drift.jsonl, bf16_rms)
+    for dtype, largest, mean in (('f32', 1e-5, 1e-5), ('bf16', 1, 0.017)):
+        r = on_device(['-m', TINY if FULL else shallow(), '--dtype', dtype, '--verify', '2', '--temperature', '0.8',
+                       '--log-level', 'info'], first * 2)
+        equal(r.code, 0, r.err)
+        said = re.search(r'--verify: 2 rows on cpu and cuda: 6 log-probabilities differ by up to (\S+), by (\S+) in the mean',
+                         r.err)
+        check(said and float(said[1]) < largest and float(said[2]) < mean, dtype, r.err)
     refused(on_device(['--isa', 'ref', '-p', 'a']), 2, 'the CUDA device has its own')
 
 
