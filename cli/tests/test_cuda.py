@@ -71,8 +71,8 @@ def rows_on_a_device(tmp):
     engine = json.loads(read(stats))['engine']
     equal((engine['device'], engine['isa']), ('cuda', 'sm_90'), 'engine')
     # in bf16 another order of sums (the set amx) rounds activations to other neighbors: less than transformers' bf16 is from
-    # its float32 on this model (testdata/drift.jsonl, bf16_rms)
-    for dtype, largest, mean in (('f32', 1e-5, 1e-5), ('bf16', 1, 0.017)):
+    # its float32 on this model (testdata/drift.jsonl, bf16_rms); at most 0.0042 was seen
+    for dtype, largest, mean in (('f32', 1e-5, 1e-5), ('bf16', 0.05, 0.017)):
         r = on_device(['-m', TINY if FULL else shallow(), '--dtype', dtype, '--verify', '2', '--temperature', '0.8',
                        '--log-level', 'info'], first * 2)
         equal(r.code, 0, r.err)
