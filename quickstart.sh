@@ -1,8 +1,8 @@
 #!/bin/sh
 # From a fresh Debian machine to completions:
 #
-#   ./quickstart.sh        installs the packages that are missing, builds, fetches SmolLM2-135M-Instruct, runs prompts
-#   ./quickstart.sh test   the same packages; builds and runs every test
+#   ./quickstart.sh            installs the packages that are missing, builds, fetches SmolLM2-135M-Instruct, runs prompts
+#   ./quickstart.sh test       the same packages; builds and runs every test
 #   ./quickstart.sh packages   the packages alone
 #
 # All can be repeated. The model is kept in ${XDG_CACHE_HOME:-$HOME/.cache}/llmbatch.
