@@ -78,7 +78,7 @@ uint8_t *simt_shared(void)
 
 static int thread_of(simt_stamp v)
 {
-    return (int)(v >> SIMT_THREAD_SHIFT) % SIMT_MAX_THREADS;
+    return (int)((v >> SIMT_THREAD_SHIFT) % SIMT_MAX_THREADS);
 }
 
 static simt_stamp time_of(simt_stamp v)
