@@ -147,7 +147,7 @@ static uint32_t word_of(int bits, const uint8_t q[LK_BLOCK], int o)
     return word;
 }
 
-/* Where a block's codes of 4 bits are, by output: column i of output j in the bits from `shift` on of the byte at
+/* Where a block's codes of 4 bits are, by tile: column i of output j in the bits from `shift` on of the byte at
  * at + j * row + i * step, or with `halves` of that at at + j * row + i / 2, odd columns in the upper half. */
 struct place {
     int64_t at, row, step;
@@ -166,21 +166,27 @@ static struct place place_of(const struct lk_packed_panel *p, int64_t block)
     return (struct place){(whole + pair) * p->code_bytes, 16, 0, 0, true};
 }
 
-/* Of 6 bits by output: the first of the three words for column i of output j, and which of the 16 numbers it is. */
-static int64_t word_by_output(const struct lk_packed_panel *p, int64_t block, int64_t j, int i, int *number)
+/* Of 6 bits by tile: the first of the three words for column i of output j, and which of the 16 numbers it is. */
+static int64_t word_by_tile(const struct lk_packed_panel *p, int64_t block, int64_t j, int i, int *number)
 {
     *number = (int)(2 * (j % 8)) + i / 16;
     return block * p->code_bytes + j / 8 * 192 + i % 16 * 4;
 }
 
-static void put_by_output(const struct lk_packed_panel *p, const uint8_t q[LK_BLOCK], int64_t j, int64_t block,
-                          uint8_t *codes)
+/* Of 8 bits by tile: column i of output j. */
+static int64_t byte_by_tile(const struct lk_packed_panel *p, int64_t block, int64_t j, int i)
+{
+    return block * p->code_bytes + j / 16 * 16 * LK_BLOCK + i / 2 * 32 + j % 16 * 2 + i % 2;
+}
+
+static void put_by_tile(const struct lk_packed_panel *p, const uint8_t q[LK_BLOCK], int64_t j, int64_t block,
+                        uint8_t *codes)
 {
     const int bits = lk_packed_bits(p->q.kind);
-    if (bits == 8) {
-        memcpy(codes + block * p->code_bytes + j * LK_BLOCK, q, LK_BLOCK);
+    for (int i = 0; i < LK_BLOCK && bits == 8; i++)
+        codes[byte_by_tile(p, block, j, i)] = q[i];
+    if (bits == 8)
         return;
-    }
     if (bits == 4) {
         const struct place to = place_of(p, block);
         uint8_t *at = codes + to.at + j * to.row;
@@ -192,7 +198,7 @@ static void put_by_output(const struct lk_packed_panel *p, const uint8_t q[LK_BL
     }
     for (int i = 0; i < LK_BLOCK; i++) {
         int n;
-        uint8_t *at = codes + word_by_output(p, block, j, i, &n);
+        uint8_t *at = codes + word_by_tile(p, block, j, i, &n);
         for (int w = 0; w < 3; w++, at += 64) {
             uint32_t word;
             memcpy(&word, at, sizeof word);
@@ -203,11 +209,11 @@ static void put_by_output(const struct lk_packed_panel *p, const uint8_t q[LK_BL
 }
 
 /* Code i of column j. */
-static unsigned code_by_output(const struct lk_packed_panel *p, const uint8_t *codes, int64_t block, int64_t j, int i)
+static unsigned code_by_tile(const struct lk_packed_panel *p, const uint8_t *codes, int64_t block, int64_t j, int i)
 {
     const int bits = lk_packed_bits(p->q.kind);
     if (bits == 8)
-        return codes[block * p->code_bytes + j * LK_BLOCK + i];
+        return codes[byte_by_tile(p, block, j, i)];
     if (bits == 4) {
         const struct place from = place_of(p, block);
         const uint8_t *at = codes + from.at + j * from.row;
@@ -216,7 +222,7 @@ static unsigned code_by_output(const struct lk_packed_panel *p, const uint8_t *c
     }
     int n;
     uint32_t word[3];
-    const uint8_t *at = codes + word_by_output(p, block, j, i, &n);
+    const uint8_t *at = codes + word_by_tile(p, block, j, i, &n);
     for (int w = 0; w < 3; w++)
         memcpy(&word[w], at + 64 * w, sizeof word[w]);
     return n == 15 ? word[0] >> 30 | word[1] >> 30 << 2 | word[2] >> 30 << 4 : word[n / 5] >> n % 5 * 6 & 63u;
@@ -226,8 +232,8 @@ static unsigned code_by_output(const struct lk_packed_panel *p, const uint8_t *c
 static void put_codes(const struct lk_packed_panel *p, const uint8_t q[LK_BLOCK], int64_t j, int64_t block,
                       uint8_t *codes)
 {
-    if (p->by_output) {
-        put_by_output(p, q, j, block, codes);
+    if (p->by_tile) {
+        put_by_tile(p, q, j, block, codes);
         return;
     }
     const int bits = lk_packed_bits(p->q.kind);
@@ -249,9 +255,9 @@ static void codes_of(const struct lk_packed_panel *p, const uint8_t *codes, int6
                      uint8_t q[LK_BLOCK])
 {
     const int bits = lk_packed_bits(p->q.kind), per = 32 / bits;
-    if (p->by_output) {
+    if (p->by_tile) {
         for (int i = 0; i < LK_BLOCK; i++)
-            q[i] = (uint8_t)code_by_output(p, codes, block, j, i);
+            q[i] = (uint8_t)code_by_tile(p, codes, block, j, i);
         return;
     }
     codes += block * p->code_bytes;
@@ -349,10 +355,10 @@ static bool has_odd_numbers(const struct lk_packed_panel *p, const uint8_t *at)
     return false;
 }
 
-void lk_packed_pack(const struct lk_pack_codes *a, int64_t width, bool by_output)
+void lk_packed_pack(const struct lk_pack_codes *a, int64_t width, bool by_tile)
 {
     struct lk_packed_panel p = lk_packed_panel_of(a->q, a->cols, width);
-    p.by_output = by_output;
+    p.by_tile = by_tile;
     const struct lk_cols *c = a->cols;
     uint8_t *to = (uint8_t *)a->w + a->panel * p.bytes;
     memset(to, 0, (size_t)p.bytes);

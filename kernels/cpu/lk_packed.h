@@ -6,13 +6,14 @@
  *   8 bits  [8, width]: word o holds columns 4 o ...
  * so that a mask, a conversion and a multiplication by a scale times 2^-n unpack a column of all outputs.
  *
- * The set amx has the codes of one output together instead (by_output), since a row of a tile is a block of one output:
+ * The set amx has the codes of a tile's row together instead (by_tile). Of 4 and 6 bits a row is a block of one output,
+ * of 8 bits two columns of 16 outputs:
  *   4 bits  four blocks [width, 32] in 16-bit lanes: lane i holds column i of block b in bits 4 b .. 4 b + 3; of up to
  *           three last blocks first two [width, 32] in bytes, then one [width, 16], byte i holding columns 2 i and
  *           2 i + 1
  *   6 bits  eight outputs [3, 16] in 32-bit lanes: lane i of word w holds numbers 5 w ... in bits 6 n .. 6 n + 5,
  *           number 2 j + h being column 16 h + i of output j; and number 15 in the upper two bits, as above
- *   8 bits  [width, 32] */
+ *   8 bits  [width / 16, 16 pairs of columns, 16 outputs, 2] */
 #ifndef KERNELS_CPU_LK_PACKED_H
 #define KERNELS_CPU_LK_PACKED_H
 
@@ -31,7 +32,7 @@ struct lk_packed_panel {
     struct lk_packed q;
     const struct lk_cols *cols;
     int64_t width;
-    bool by_output;                             /* how the codes lie */
+    bool by_tile;                               /* how the codes lie */
     int64_t group_bytes, sub_bytes, code_bytes; /* of a group, of a block's subgroups, of a block's codes */
     int64_t sub_at, code_at, odd_at, bytes;     /* where they begin; the byte that says `odd`; of the panel */
 };
@@ -71,7 +72,7 @@ static inline int64_t lk_packed_group(const struct lk_packed *p, int64_t k)
 struct lk_packed_panel lk_packed_panel_of(const struct lk_packed *q, const struct lk_cols *cols, int64_t width);
 
 size_t lk_packed_matrix_bytes(const struct lk_packed *q, int64_t n_out, const struct lk_cols *cols, int64_t width);
-void lk_packed_pack(const struct lk_pack_codes *a, int64_t width, bool by_output);
+void lk_packed_pack(const struct lk_pack_codes *a, int64_t width, bool by_tile);
 
 /* The source column of packed column kp, a multiple of 32, of segment s; *n of the 32 exist. */
 static inline int64_t lk_packed_col(const struct lk_cols *c, int s, int64_t kp, int64_t *n)

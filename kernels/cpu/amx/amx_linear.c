@@ -264,6 +264,7 @@ static void many(const struct lk_linear *a, int64_t begin, int64_t end)
     struct lk_lane_best best[2 * HEAD_PAIRS * ROWS];
     if (a->q)
         t.packed = lk_amx_packed_panel_of(a->q, a->a.cols);
+    t.codes.ahead = (const char *)&t.codes; /* the products fetch */
     const struct plan *plan = &t.plan;
     for (int64_t item = begin; item < end; item++) {
         int64_t chunk = item / plan->n_group, group = item % plan->n_group;

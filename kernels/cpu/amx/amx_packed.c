@@ -1,5 +1,5 @@
-/* Products of packed weights with few rows, y^T = W x^T: unpacked weights are the left-hand tiles as they come, and the
- * rows are turned into right-hand ones. A sum has the same products in the same order as with plain weights. */
+/* Products of packed weights with few rows. Weights that are unpacked to left-hand tiles make y^T = W x^T, and the rows
+ * are turned into right-hand ones. A sum has the same products in the same order as with plain weights. */
 #include "kernels/cpu/amx/amx_packed.h"
 #include "kernels/cpu/amx/amx_epilogue.h"
 #include "kernels/cpu/amx/amx_product.h"
@@ -21,10 +21,15 @@
 #define EACH_KIND(X) X(S4) X(A4) X(Z4) X(K4) X(K6) X(S8) X(Z8) X(E4M3)
 EACH_KIND(UNPACK)
 
+static bool is_right(enum lk_packing kind)
+{
+    return lk_packed_bits(kind) == 8;
+}
+
 struct lk_packed_panel lk_amx_packed_panel_of(const struct lk_packed *q, const struct lk_cols *cols)
 {
     struct lk_packed_panel p = lk_packed_panel_of(q, cols, PANEL);
-    p.by_output = true;
+    p.by_tile = true;
     return p;
 }
 
@@ -41,13 +46,16 @@ void lk_amx_codes_begin(struct lk_amx_codes *c, const struct lk_packed_panel *pa
     c->block = block;
     c->n_block = lk_cols_packed(panel->cols) / LK_BLOCK;
     c->unpack = at[panel->odd_at] == LK_ODD_SCALES ? lk_amx_unpack_odd : unpackers[panel->q.kind];
+    c->right = is_right(panel->q.kind);
     c->tables_of = NULL;
 }
 
 void lk_amx_unpack_right(struct lk_amx_codes *c, uint32_t to[LK_AMX_PAIR_WORDS])
 {
     _Alignas(64) uint32_t rows[LK_AMX_PAIR_WORDS];
-    c->unpack(c, rows);
+    c->unpack(c, c->right ? to : rows);
+    if (c->right)
+        return;
     for (int h = 0; h < LK_AMX_PAIR_WORDS; h += 256) {
         __m512i x[16];
 #pragma GCC unroll 16
@@ -75,24 +83,26 @@ struct work {
     const struct lk_linear *a;
     struct lk_packed_panel packed;
     int64_t n_panel, group;
-    int r, R;                            /* rows, and the power of two that tiles have */
+    bool is_right;                       /* weights are right-hand tiles */
+    int r, R;                            /* rows, and how many tiles have: a power of two of right-hand ones */
     uint32_t (*ring)[LK_AMX_PAIR_WORDS]; /* [RING] */
     uint32_t *turned;                    /* right-hand tiles [16 pairs of columns, R] of .. */
-    const uint32_t *right;               /* .. or, R being 1, the row itself; */
+    const uint32_t *rows;                /* .. or the rows as they come: left-hand tiles, or R being 1; */
     int64_t first, n;                    /* blocks first .. first + n - 1 */
     float (*sums)[SUMS];                 /* [LK_TREE_DEPTH]: those that .. */
     int s, wait;                         /* .. the segment's in the tiles meet */
     struct lk_amx_codes codes;
-    const char *ahead, *ahead_end; /* the weights that come next */
-    int64_t n_ahead;               /* lines of them to fetch a block */
+    int64_t n_ahead;       /* lines to fetch a block of the weights that come next, */
+    const char *ahead_end; /* which end there */
 };
 
 /* The tiles' shapes: 0 and 1 sums of 16 outputs each, 4 and 5 weights, 6 rows. */
-static void configure(int R)
+static void configure(const struct work *t)
 {
-    const uint16_t width = (uint16_t)(4 * R);
+    const uint16_t width = (uint16_t)(t->is_right ? 64 : 4 * t->R);
+    const uint8_t r = (uint8_t)(t->is_right ? t->r : 16);
     struct lk_amx_config c = {
-        .palette = 1, .colsb = {width, width, 0, 0, 64, 64, width}, .rows = {16, 16, 0, 0, 16, 16, 16}};
+        .palette = 1, .colsb = {width, width, 0, 0, 64, 64, width}, .rows = {r, r, 0, 0, 16, 16, r}};
     lk_amx_load_config(&c);
 }
 
@@ -112,18 +122,18 @@ LK_INLINE void turn_rows(const int R, const struct work *t)
     }
 }
 
-/* Makes right-hand tiles of blocks from `block` on. */
+/* Makes tiles of blocks from `block` on. */
 static void turn_from(struct work *t, int64_t block)
 {
     const int64_t all = lk_cols_packed(t->a->a.cols) / LK_BLOCK;
-    if (t->R == 1) {
+    if (t->is_right || t->R == 1) {
         t->n = all;
-        t->right = t->a->a.data;
+        t->rows = t->a->a.data;
         return;
     }
     t->first = block;
     t->n = lk_min(all - block, TURNED_BYTES / (64 * t->R));
-    t->right = t->turned;
+    t->rows = t->turned;
     if (t->R == 2)
         turn_rows(2, t);
     else if (t->R == 4)
@@ -170,11 +180,31 @@ static inline void take_block(struct work *t, int64_t block)
     if ((uint64_t)(block - t->first) >= (uint64_t)t->n)
         turn_from(t, block);
     __asm__ volatile("" : : : "memory"); /* tile loads do not tell the compiler that they read memory */
-    _tile_loadd(6, t->right + (block - t->first) * 16 * t->R, 4 * t->R);
+    if (t->is_right) {
+        _tile_loadd(6, t->rows + block * 16 * t->r, 64);
+        _tile_loadd(4, w, 64);
+        _tile_dpbf16ps(0, 6, 4);
+        _tile_loadd(5, w + LK_AMX_PAIR_WORDS / 2, 64);
+        _tile_dpbf16ps(1, 6, 5);
+        return;
+    }
+    _tile_loadd(6, t->rows + (block - t->first) * 16 * t->R, 4 * t->R);
     _tile_loadd(4, w, 64);
     _tile_dpbf16ps(0, 4, 6);
     _tile_loadd(5, w + LK_AMX_PAIR_WORDS / 2, 64);
     _tile_dpbf16ps(1, 5, 6);
+}
+
+/* The sums in the tiles as [r, 32], or as [32, R] where weights are left-hand tiles. */
+static void take_sums(const struct work *t, float *to)
+{
+    if (t->is_right) {
+        _tile_stored(0, to, 4 * PANEL);
+        _tile_stored(1, to + 16, 4 * PANEL);
+    } else {
+        _tile_stored(0, to, 4 * t->R);
+        _tile_stored(1, to + 16 * t->R, 4 * t->R);
+    }
 }
 
 /* Segments that end before block `end`: their sums go up the tree as they come out of the tiles, unless an adapter adds
@@ -185,15 +215,14 @@ static void finish_segments(struct work *t, int64_t panel, int64_t end)
     const struct lk_linear *a = t->a;
     const struct lk_cols *c = a->a.cols;
     for (; t->s < c->n_seg && c->packed[t->s + 1] == end * LK_BLOCK; t->s++) {
-        float *to = t->sums[t->wait], *sums = a->lora ? turned : to;
-        if (c->packed[t->s] == c->packed[t->s + 1]) {
+        float *to = t->sums[t->wait], *sums = a->lora && !t->is_right ? turned : to;
+        if (c->packed[t->s] == c->packed[t->s + 1])
             memset(sums, 0, (size_t)(PANEL * t->R) * sizeof *sums);
-        } else {
-            _tile_stored(0, sums, 4 * t->R);
-            _tile_stored(1, sums + 16 * t->R, 4 * t->R);
-        }
+        else
+            take_sums(t, sums);
         if (a->lora) {
-            turn_sums(t->R, sums, to);
+            if (!t->is_right)
+                turn_sums(t->R, sums, to);
             struct lk_lora_tile tile = {to, 0, panel * (PANEL / LK_LORA_STRIP), t->r, PANEL / LK_LORA_STRIP};
             lk_lora_leaf(a->lora, t->s, &tile, LK_BF16);
         }
@@ -211,9 +240,11 @@ static void unpack_block(struct work *t, int64_t panel, int64_t block)
             s++;
         lk_amx_codes_begin(&t->codes, &t->packed, (const uint8_t *)t->a->w + panel * t->packed.bytes, s, block);
     }
+    const char *end = t->codes.ahead + t->n_ahead * 64;
+    end = end < t->ahead_end ? end : t->ahead_end;
     t->codes.unpack(&t->codes, t->ring[block % RING]);
-    for (int64_t line = 0; line < t->n_ahead && t->ahead < t->ahead_end; line++, t->ahead += 64)
-        _mm_prefetch(t->ahead, _MM_HINT_T1);
+    for (; t->codes.ahead < end; t->codes.ahead += 64)
+        _mm_prefetch(t->codes.ahead, _MM_HINT_T1);
 }
 
 /* The rows against a weight panel; `next` is likely to be read after it. */
@@ -222,8 +253,9 @@ static void take_panel(struct work *t, int64_t panel, int64_t next, struct lk_la
     _Alignas(64) float turned[SUMS];
     const struct lk_linear *a = t->a;
     const int64_t n_block = lk_cols_packed(a->a.cols) / LK_BLOCK;
-    t->ahead = (const char *)a->w + next * t->packed.bytes;
-    t->ahead_end = t->ahead + t->packed.bytes;
+    t->codes.ahead = (const char *)a->w + next * t->packed.bytes;
+    t->codes.step = 64;
+    t->ahead_end = t->codes.ahead + t->packed.bytes;
     t->s = t->wait = 0;
     finish_segments(t, panel, 0);
     for (int64_t i = 0; i < n_block + LAG; i++) {
@@ -238,21 +270,22 @@ static void take_panel(struct work *t, int64_t panel, int64_t next, struct lk_la
         take_block(t, i - LAG);
         finish_segments(t, panel, i - LAG + 1);
     }
-    if (!a->lora)
+    const bool as_rows = a->lora || t->is_right;
+    if (!as_rows)
         turn_sums(t->R, t->sums[0], turned);
-    struct lk_tile tile = {a->lora ? t->sums[0] : turned, PANEL, t->r, 0, panel};
+    struct lk_tile tile = {as_rows ? t->sums[0] : turned, PANEL, t->r, 0, panel};
     lk_amx_epilogue(a, &tile, best);
 }
 
-/* Weight panels of an item. Each call turns the rows, which with one or two costs nothing, with 16 as much as unpacking
- * half a panel; so there are more of them where that leaves items enough. Two of SwiGLU share lines of the output. */
+/* Weight panels of an item. Where each call turns the rows, which with 16 of them costs as much as unpacking half a
+ * panel, there are more of them if that leaves items enough. Two of SwiGLU share lines of the output. */
 static int64_t group_of(const struct lk_linear *a)
 {
     const int64_t most = a->a.n_row > 8 ? 8 : a->a.n_row > 4 ? 4 : 2, some = lk_ceil_div(a->n_out, PANEL) / 128 * 2;
     if (a->epilogue == LK_EP_HEAD)
         return LK_HEAD_BLOCK / PANEL;
-    if (a->a.n_row <= 2 && a->epilogue != LK_EP_SWIGLU)
-        return 1;
+    if (a->a.n_row <= 2 || is_right(a->q->kind))
+        return a->epilogue == LK_EP_SWIGLU ? 2 : 1;
     return lk_min(most, some > 2 ? some : 2);
 }
 
@@ -287,15 +320,16 @@ void lk_amx_few_linear(const struct lk_linear *a, int64_t begin, int64_t end)
                      .packed = lk_amx_packed_panel_of(a->q, a->a.cols),
                      .n_panel = lk_ceil_div(a->n_out, PANEL),
                      .group = group_of(a),
+                     .is_right = is_right(a->q->kind),
                      .r = (int)a->a.n_row,
-                     .R = 1,
+                     .R = is_right(a->q->kind) ? (int)a->a.n_row : 1,
                      .ring = ring,
                      .turned = turned,
                      .sums = sums};
     while (t.R < t.r)
         t.R *= 2;
     t.n_ahead = n_block > 0 ? lk_ceil_div(t.packed.bytes / 64, n_block) : 0;
-    configure(t.R);
+    configure(&t);
     take_items(&t, begin, end);
     _tile_release(); /* else each context switch of the thread would carry eight tiles */
 }

@@ -1,5 +1,7 @@
-/* Packed weights as rows of left-hand tiles: a block of 32 packed columns of 32 outputs is two tiles, and a row of one
- * is a block of one output. So it has one scale (LK_PK_K6: two), and its codes of 4 bits one table of 16 numbers. */
+/* Packed weights as tiles: a block of 32 packed columns of 32 outputs is two of them. Codes of 4 and 6 bits make
+ * left-hand ones, of which a row is a block of one output: it has one scale (LK_PK_K6: two), and codes of 4 bits one
+ * table of 16 numbers. Codes of 8 bits, where a scale is a lane's, make right-hand ones: with few rows on the left a
+ * product takes half the time. */
 #ifndef KERNELS_CPU_AMX_AMX_PACKED_H
 #define KERNELS_CPU_AMX_AMX_PACKED_H
 
@@ -15,8 +17,14 @@ struct lk_amx_codes {
     int s;             /* the block's segment */
     struct lk_groups group;
     int64_t block, n_block; /* counted over all segments */
-    /* Unpacks it as [32 outputs, 16 words], and goes to the one behind it. */
+    /* Unpacks it as [32 outputs, 16 words], or with `right` as [2, 16 pairs of columns, 16 outputs], and goes to the
+     * one behind it. */
     void (*unpack)(struct lk_amx_codes *c, uint32_t to[LK_AMX_PAIR_WORDS]);
+    bool right;
+    /* What is fetched meanwhile, as many lines as the codes of a block of 4 or 8 bits have: `step` bytes apart, 0 where
+     * nothing else is wanted. In one burst they would keep memory from answering what the unpacking reads. */
+    const char *ahead;
+    int64_t step;
     const uint8_t *tables_of; /* group whose tables are kept, those of two outputs in 64 bytes */
     uint8_t tables[LK_AVX512_PANEL / 2][64];
 };
@@ -25,7 +33,7 @@ struct lk_amx_codes {
 void lk_amx_codes_begin(struct lk_amx_codes *c, const struct lk_packed_panel *panel, const uint8_t *at, int s,
                         int64_t block);
 
-/* The same as right-hand tiles: [2, 16 pairs of columns, 16 outputs]. */
+/* The same as right-hand tiles. */
 void lk_amx_unpack_right(struct lk_amx_codes *c, uint32_t to[LK_AMX_PAIR_WORDS]);
 
 struct lk_packed_panel lk_amx_packed_panel_of(const struct lk_packed *q, const struct lk_cols *cols);
