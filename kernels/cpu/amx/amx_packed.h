@@ -21,7 +21,7 @@ struct lk_amx_codes {
      * one behind it. */
     void (*unpack)(struct lk_amx_codes *c, uint32_t to[LK_AMX_PAIR_WORDS]);
     bool right;
-    /* What is fetched meanwhile, as many lines as the codes of a block of 4 or 8 bits have: `step` bytes apart, 0 where
+    /* What is fetched meanwhile, as many lines as the codes of a block have: `step` bytes apart, 0 where
      * nothing else is wanted. In one burst they would keep memory from answering what the unpacking reads. */
     const char *ahead;
     int64_t step;

@@ -72,7 +72,7 @@ LK_INLINE __m512 lk_amx_number6(const __m512i word[4], const int j, const int h,
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(code), _mm512_set1_ps(d), _mm512_set1_ps(plus));
 }
 
-LK_INLINE void lk_amx_unpack6(const struct lk_amx_codes *c, const struct lk_amx_scales *s, uint32_t *to)
+LK_INLINE void lk_amx_unpack6(struct lk_amx_codes *c, const struct lk_amx_scales *s, uint32_t *to)
 {
     const uint8_t *codes = c->at + c->panel->code_at + c->block * c->panel->code_bytes;
     for (int64_t j = 0; j < LK_AVX512_PANEL; j += 8, codes += 3 * 64) {
@@ -84,6 +84,7 @@ LK_INLINE void lk_amx_unpack6(const struct lk_amx_codes *c, const struct lk_amx_
         }
 #pragma GCC unroll 8
         for (int i = 0; i < 8; i++, to += 16) {
+            lk_amx_fetch_at(c, i, 6);
             __m512 low = lk_amx_number6(word, i, 0, s->d[0][j + i], s->plus[0][j + i]);
             __m512 high = lk_amx_number6(word, i, 1, s->d[1][j + i], s->plus[1][j + i]);
             _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(high, low));
