@@ -36,10 +36,8 @@ LK_INLINE void lk_amx_take_scales(const enum lk_packing kind, struct lk_amx_code
         }
         lk_groups_step(&c->group, kind == LK_PK_K6 ? 16 : LK_BLOCK);
     }
-    __asm__ volatile(""
-                     :
-                     : "r"(s)
-                     : "memory"); /* broadcast them from memory: from a register each takes an operation more */
+    /* they are broadcast from memory: from a register each would take an operation more */
+    __asm__ volatile("" : : "r"(s) : "memory");
 }
 
 /* The same for codes of 8 bits, of which a lane is one of two columns of an output: [h][i] is that of outputs

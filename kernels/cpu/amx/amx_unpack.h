@@ -1,4 +1,4 @@
-/* A block of packed weights as rows. A number is formed in f32 as in avx512_unpack.h (code * d + plus, one rounding)
+/* A block of packed weights as tiles. A number is formed in f32 as in avx512_unpack.h (code * d + plus, one rounding)
  * and rounded by the instruction that packs plain weights too. */
 #ifndef KERNELS_CPU_AMX_AMX_UNPACK_H
 #define KERNELS_CPU_AMX_AMX_UNPACK_H
