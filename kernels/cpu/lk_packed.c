@@ -183,10 +183,11 @@ static void put_by_tile(const struct lk_packed_panel *p, const uint8_t q[LK_BLOC
                         uint8_t *codes)
 {
     const int bits = lk_packed_bits(p->q.kind);
-    for (int i = 0; i < LK_BLOCK && bits == 8; i++)
-        codes[byte_by_tile(p, block, j, i)] = q[i];
-    if (bits == 8)
+    if (bits == 8) {
+        for (int i = 0; i < LK_BLOCK; i++)
+            codes[byte_by_tile(p, block, j, i)] = q[i];
         return;
+    }
     if (bits == 4) {
         const struct place to = place_of(p, block);
         uint8_t *at = codes + to.at + j * to.row;

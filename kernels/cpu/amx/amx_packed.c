@@ -21,11 +21,6 @@
 #define EACH_KIND(X) X(S4) X(A4) X(Z4) X(K4) X(K6) X(S8) X(Z8) X(E4M3)
 EACH_KIND(UNPACK)
 
-static bool is_right(enum lk_packing kind)
-{
-    return lk_packed_bits(kind) == 8;
-}
-
 struct lk_packed_panel lk_amx_packed_panel_of(const struct lk_packed *q, const struct lk_cols *cols)
 {
     struct lk_packed_panel p = lk_packed_panel_of(q, cols, PANEL);
@@ -46,16 +41,17 @@ void lk_amx_codes_begin(struct lk_amx_codes *c, const struct lk_packed_panel *pa
     c->block = block;
     c->n_block = lk_cols_packed(panel->cols) / LK_BLOCK;
     c->unpack = at[panel->odd_at] == LK_ODD_SCALES ? lk_amx_unpack_odd : unpackers[panel->q.kind];
-    c->right = is_right(panel->q.kind);
     c->tables_of = NULL;
 }
 
 void lk_amx_unpack_right(struct lk_amx_codes *c, uint32_t to[LK_AMX_PAIR_WORDS])
 {
     _Alignas(64) uint32_t rows[LK_AMX_PAIR_WORDS];
-    c->unpack(c, c->right ? to : rows);
-    if (c->right)
+    if (lk_amx_is_right(&c->panel->q)) {
+        c->unpack(c, to);
         return;
+    }
+    c->unpack(c, rows);
     for (int h = 0; h < LK_AMX_PAIR_WORDS; h += 256) {
         __m512i x[16];
 #pragma GCC unroll 16
@@ -284,7 +280,7 @@ static int64_t group_of(const struct lk_linear *a)
     const int64_t most = a->a.n_row > 8 ? 8 : a->a.n_row > 4 ? 4 : 2, some = lk_ceil_div(a->n_out, PANEL) / 128 * 2;
     if (a->epilogue == LK_EP_HEAD)
         return LK_HEAD_BLOCK / PANEL;
-    if (a->a.n_row <= 2 || is_right(a->q->kind))
+    if (a->a.n_row <= 2 || lk_amx_is_right(a->q))
         return a->epilogue == LK_EP_SWIGLU ? 2 : 1;
     return lk_min(most, some > 2 ? some : 2);
 }
@@ -320,9 +316,9 @@ void lk_amx_few_linear(const struct lk_linear *a, int64_t begin, int64_t end)
                      .packed = lk_amx_packed_panel_of(a->q, a->a.cols),
                      .n_panel = lk_ceil_div(a->n_out, PANEL),
                      .group = group_of(a),
-                     .is_right = is_right(a->q->kind),
+                     .is_right = lk_amx_is_right(a->q),
                      .r = (int)a->a.n_row,
-                     .R = is_right(a->q->kind) ? (int)a->a.n_row : 1,
+                     .R = lk_amx_is_right(a->q) ? (int)a->a.n_row : 1,
                      .ring = ring,
                      .turned = turned,
                      .sums = sums};

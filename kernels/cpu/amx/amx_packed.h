@@ -10,6 +10,11 @@
 
 #define LK_AMX_PAIR_WORDS (2 * 16 * 16) /* of the two tiles */
 
+static inline bool lk_amx_is_right(const struct lk_packed *q)
+{
+    return lk_packed_bits(q->kind) == 8;
+}
+
 /* The next block of a weight panel. */
 struct lk_amx_codes {
     const struct lk_packed_panel *panel;
@@ -17,10 +22,9 @@ struct lk_amx_codes {
     int s;             /* the block's segment */
     struct lk_groups group;
     int64_t block, n_block; /* counted over all segments */
-    /* Unpacks it as [32 outputs, 16 words], or with `right` as [2, 16 pairs of columns, 16 outputs], and goes to the
-     * one behind it. */
+    /* Unpacks it as [32 outputs, 16 words], or to right-hand tiles as [2, 16 pairs of columns, 16 outputs], and goes to
+     * the one behind it. */
     void (*unpack)(struct lk_amx_codes *c, uint32_t to[LK_AMX_PAIR_WORDS]);
-    bool right;
     /* What is fetched meanwhile, as many lines as the codes of a block have: `step` bytes apart, 0 where
      * nothing else is wanted. In one burst they would keep memory from answering what the unpacking reads. */
     const char *ahead;

@@ -50,7 +50,7 @@ LK_INLINE void lk_amx_unpack8(const enum lk_packing kind, struct lk_amx_codes *c
         low[i] = high[i] = _mm512_set1_epi32(0x47000000);
 #pragma GCC unroll 36
     for (int j = 0; j < PAIRS + ROUND; j++) {
-        const int in = j % LK_AMX_UNDER_WAY, n = (j + LK_AMX_UNDER_WAY - NUMBER) % LK_AMX_UNDER_WAY, k = j - NUMBER;
+        const int in = j % LK_AMX_UNDER_WAY, k = j - NUMBER, n = k % LK_AMX_UNDER_WAY;
         if (j < PAIRS) {
             low[in] = lk_amx_codes8(kind, low[in], codes + j / 2 * 64, j % 2 * 32);
             high[in] = lk_amx_codes8(kind, high[in], codes + j / 2 * 64, j % 2 * 32 + 16);
@@ -110,11 +110,12 @@ LK_INLINE void lk_amx_unpack(const enum lk_packing kind, struct lk_amx_codes *c,
 static void lk_amx_unpack_odd(struct lk_amx_codes *c, uint32_t *to)
 {
     float x[LK_BLOCK * LK_AVX512_PANEL], row[LK_BLOCK];
+    const bool right = lk_amx_is_right(&c->panel->q);
     lk_packed_numbers(c->panel, c->at, c->s, c->block * LK_BLOCK, x);
     for (int j = 0; j < LK_AVX512_PANEL; j++, to += 16) {
         for (int i = 0; i < LK_BLOCK; i++)
             row[i] =
-                c->right ? x[(j % 16 * 2 + i % 2) * LK_AVX512_PANEL + j / 16 * 16 + i / 2] : x[i * LK_AVX512_PANEL + j];
+                right ? x[(j % 16 * 2 + i % 2) * LK_AVX512_PANEL + j / 16 * 16 + i / 2] : x[i * LK_AVX512_PANEL + j];
         _mm512_storeu_si512(to, lk_round32(row, LK_BLOCK));
     }
     c->block++;

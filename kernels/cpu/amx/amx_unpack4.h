@@ -24,7 +24,7 @@ LK_INLINE __m512i lk_amx_codes4(const enum lk_amx_form form, const uint8_t *code
     return _mm512_multishift_epi64_epi8(at, x);
 }
 
-/* 16 numbers each of two outputs, or of two halves of one. */
+/* 16 numbers each, which are rounded together. */
 struct lk_amx_pair {
     __m512 x, y;
 };
@@ -63,12 +63,12 @@ LK_INLINE void lk_amx_rows4(const enum lk_packing kind, const enum lk_amx_form f
     struct lk_amx_pair number[LK_AMX_UNDER_WAY];
 #pragma GCC unroll 20
     for (int j = 0; j < PAIRS + LOOK_UP; j++) {
-        const int in = j % LK_AMX_UNDER_WAY, i = (j + LK_AMX_UNDER_WAY - INDEX) % LK_AMX_UNDER_WAY,
-                  l = (j + LK_AMX_UNDER_WAY - LOOK_UP) % LK_AMX_UNDER_WAY;
+        const int in = j % LK_AMX_UNDER_WAY, i = (j - INDEX) % LK_AMX_UNDER_WAY, out = j - LOOK_UP;
         lk_amx_fetch_at(from->c, j, PAIRS);
-        if (j >= LOOK_UP) {
-            _mm512_storeu_si512(to + 32 * (j - LOOK_UP), _mm512_permutexvar_epi8(x[l], table[l]));
-            _mm512_storeu_si512(to + 32 * (j - LOOK_UP) + 16, _mm512_permutexvar_epi8(y[l], table[l]));
+        if (out >= 0) {
+            const int l = out % LK_AMX_UNDER_WAY;
+            _mm512_storeu_si512(to + 32 * out, _mm512_permutexvar_epi8(x[l], table[l]));
+            _mm512_storeu_si512(to + 32 * out + 16, _mm512_permutexvar_epi8(y[l], table[l]));
         }
         if (j >= INDEX && j < PAIRS + INDEX) {
             table[i] = s ? lk_amx_table4(&number[i]) : _mm512_loadu_si512(from->c->tables[j - INDEX]);
