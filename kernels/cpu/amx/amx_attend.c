@@ -138,11 +138,10 @@ static void score_pages(const struct lk_rows *r, const struct span *x, int64_t j
         .c = {to, n > LK_AMX_ROWS ? to + LK_AMX_ROWS * LK_SCORE_LD : to + PAGE},
         .c_row = LK_SCORE_LD * 4,
         .begin = true,
-        .ahead = k + lk_rows_page_behind(r, &last, 1) * kv->k_page_bytes,
-        .n_ahead = is_quick(x) ? 0 : 32,
-        .first = LK_AMX_PAGE_LINES,
     };
-    run.ahead_end = run.ahead + kv->k_page_bytes;
+    const char *behind = k + lk_rows_page_behind(r, &last, 1) * kv->k_page_bytes;
+    struct lk_amx_far far = {.at = behind, .end = behind + kv->k_page_bytes, .first = LK_AMX_PAGE_LINES, .n_line = 32};
+    run.far = is_quick(x) ? NULL : &far;
     if (n > LK_AMX_ROWS) {
         lk_amx_run_tiles(2, 2, PAGES, &run);
     } else if (pages > 1) {

@@ -180,14 +180,13 @@ struct work {
     const struct lk_linear *a;
     struct plan plan;
     struct lk_amx_shape shape;
-    int64_t n_col, panel_bytes;    /* columns in whole blocks; bytes of a weight panel */
-    int64_t row_begin, row_end;    /* the chunk's activation panels */
-    int64_t panel;                 /* the weight panel, */
-    bool two;                      /* and the one behind it */
-    const char *next;              /* the weights that come next, */
-    const char *ahead, *ahead_end; /* and what is not fetched of them yet: */
-    int n_ahead, first;            /* lines a block, the first ones of each page */
-    float (*sums)[BAND_NUMBERS];   /* [LK_TREE_DEPTH] on the way up the tree; the result is sums[0] */
+    int64_t n_col, panel_bytes;  /* columns in whole blocks; bytes of a weight panel */
+    int64_t row_begin, row_end;  /* the chunk's activation panels */
+    int64_t panel;               /* the weight panel, */
+    bool two;                    /* and the one behind it */
+    const char *next;            /* the weights that come next */
+    struct lk_amx_far far;       /* what is not fetched yet */
+    float (*sums)[BAND_NUMBERS]; /* [LK_TREE_DEPTH] on the way up the tree; the result is sums[0] */
 };
 
 static int64_t width_of(const struct work *t)
@@ -219,17 +218,14 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
         .c = {sums, sums + (t->two ? PANEL : r0 * PANEL)},
         .c_row = width_of(t) * 4,
         .begin = part->begin,
-        .ahead = t->ahead,
-        .ahead_end = t->ahead_end,
-        .n_ahead = t->n_ahead,
-        .first = t->first,
+        .far = &t->far,
     };
-    if (ip == t->row_begin && t->first < LK_AMX_PAGE_LINES)
+    if (ip == t->row_begin && t->far.near)
         lk_amx_come_near(&p, part->block + part->n_block == t->n_col / BLOCK, t->next);
     lk_amx_fetch_y(t->a, &(struct lk_amx_share){part->block, part->n_block, t->n_col / BLOCK,
                                                 lk_panel_begin(&t->plan.rows, ip), r0 + r1, t->panel});
     lk_amx_configure(&t->shape, r0, r1);
-    t->ahead = lk_amx_run_pair(&t->shape, t->two, lk_amx_once_of(t->a, t->row_end - t->row_begin), true, &p);
+    lk_amx_run_pair(&t->shape, t->two, lk_amx_once_of(t->a, t->row_end - t->row_begin), true, &p);
 }
 
 /* The whole numbers of segment s become numbers: n rows from `row` on. */
@@ -299,10 +295,9 @@ static void take_band(struct work *t, int64_t begin, int64_t end)
 static void take_panel(struct work *t, int64_t next)
 {
     int64_t n_pair = lk_ceil_div(t->row_end - t->row_begin, 2);
-    t->next = t->ahead = (const char *)t->a->w + next * t->panel_bytes;
-    t->ahead_end = (const char *)t->a->w + lk_min(next + 1 + t->two, t->plan.n_panel) * t->panel_bytes;
-    t->first = lk_amx_first_lines(n_pair);
-    t->n_ahead = (int)lk_ceil_div((1 + t->two) * BLOCK_BYTES / 64 * t->first, n_pair * LK_AMX_PAGE_LINES);
+    const char *panel = (const char *)t->a->w + t->panel * t->panel_bytes;
+    t->next = (const char *)t->a->w + next * t->panel_bytes;
+    t->far = lk_amx_far_of(panel, t->next, t->panel_bytes, t->two, n_pair, t->n_col / BLOCK);
     for (int64_t begin = t->row_begin, end; begin < t->row_end; begin = end) {
         end = lk_min(begin + 2 * BAND, t->row_end);
         take_band(t, begin, end);

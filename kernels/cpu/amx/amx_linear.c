@@ -79,9 +79,8 @@ struct work {
     int64_t panel_end, after;      /* of the item's weight panels; the one that is likely to be read after them */
     int64_t panel;                 /* the weight panel, */
     bool two;                      /* and the one behind it: when there is a single activation panel */
-    const char *next;              /* the weights that come next, */
-    const char *ahead, *ahead_end; /* and what is not fetched of them yet: */
-    int n_ahead, first;            /* lines a block, the first ones of each page */
+    const char *next;              /* the weights that come next */
+    struct lk_amx_far far;         /* what is not fetched yet */
     float (*sums)[BAND_NUMBERS];   /* [LK_TREE_DEPTH] on the way up the tree; the result is sums[0] */
     struct lk_packed_panel packed; /* of packed weights, */
     struct lk_amx_codes codes;     /* the block that is unpacked next, */
@@ -173,12 +172,9 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
         .c = {sums, sums + (t->two ? PANEL : r0 * PANEL)},
         .c_row = (t->two ? 2 : 1) * PANEL * 4,
         .begin = part->i == 0,
-        .ahead = t->ahead,
-        .ahead_end = t->ahead_end,
-        .n_ahead = t->n_ahead,
-        .first = t->first,
+        .far = &t->far,
     };
-    if (ip == t->row_begin && t->first < LK_AMX_PAGE_LINES)
+    if (ip == t->row_begin && t->far.near)
         lk_amx_come_near(&p, part->block + part->n_block == n_block, t->next);
     const int64_t n_row = three ? lk_panel_begin(rows, ip + 3) - row : r0 + r1;
     lk_amx_fetch_y(a, &(struct lk_amx_share){part->block, part->n_block, n_block, row, n_row, t->panel});
@@ -186,7 +182,10 @@ static void take_part(struct work *t, const struct part *part, int64_t ip, float
         set_panel(t, part, ip, i, &p);
     lk_amx_configure(&t->shape, r0, three ? LK_AMX_THREE : r1);
     const enum lk_amx_once once = lk_amx_once_of(a, t->row_end - t->row_begin);
-    t->ahead = three ? lk_amx_run_three(&p) : lk_amx_run_pair(&t->shape, t->two, once, false, &p);
+    if (three)
+        lk_amx_run_three(&p);
+    else
+        lk_amx_run_pair(&t->shape, t->two, once, false, &p);
 }
 
 /* sums[0] = the products of activation panels begin .. end - 1, one behind the other. With more than two pairs, a part
@@ -231,12 +230,9 @@ static void take_panel(struct work *t, struct lk_lane_best *best)
     next = next < t->panel_end ? next : t->after;
     int64_t n_block = lk_cols_packed(t->a->a.cols) / LK_AMX_BLOCK, width = t->two ? 2 * PANEL : PANEL;
     int64_t bytes = t->a->q ? t->packed.bytes : n_block * BLOCK_BYTES, band = t->a->q ? PACKED_BAND : BAND;
-    t->next = t->ahead = (const char *)t->a->w + next * bytes;
-    t->ahead_end = (const char *)t->a->w + lk_min(next + 1 + t->two, t->plan.n_panel) * bytes;
-    t->first = t->a->q ? LK_AMX_PAGE_LINES : lk_amx_first_lines(n_pair);
-    /* what a quarter of the second cache cannot hold would be gone before it is read */
-    const int64_t ahead = t->two && 2 * bytes > t->a->l2_bytes / 4 ? 0 : (1 + t->two) * bytes;
-    t->n_ahead = (int)lk_ceil_div(ahead / 4096 * t->first, n_pair * (n_block > 0 ? n_block : 1));
+    t->next = (const char *)t->a->w + next * bytes;
+    t->far = t->a->q ? lk_amx_far_whole(t->next, bytes, n_pair, n_block)
+                     : lk_amx_far_of((const char *)t->a->w + t->panel * bytes, t->next, bytes, t->two, n_pair, n_block);
     for (int64_t begin = t->row_begin, end; begin < t->row_end; begin = end) {
         end = lk_min(begin + 2 * band, t->row_end);
         take_band(t, begin, end);

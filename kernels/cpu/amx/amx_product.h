@@ -150,10 +150,8 @@ LK_INLINE void lk_amx_block(const int A, const int B, const struct lk_amx_kind k
 }
 
 /* A panels by B tiles: 1 or 2 by 1 or 2, or 1 by 3 or 4. The tiles have the panels' heights. int8: a block is 64
- * columns of bytes, and sums are whole numbers of 32 bits, which lie where the others' do. Returns up to where what
- * lies ahead has been fetched. */
-LK_INLINE const char *lk_amx_run_tiles(const int A, const int B, const struct lk_amx_kind kind,
-                                       const struct lk_amx_run *p)
+ * columns of bytes, and sums are whole numbers of 32 bits, which lie where the others' do. */
+LK_INLINE void lk_amx_run_tiles(const int A, const int B, const struct lk_amx_kind kind, const struct lk_amx_run *p)
 {
     struct lk_amx_at at = lk_amx_start(A, B, kind, p);
     __asm__ volatile("" : : : "memory"); /* tile loads do not tell the compiler that they read memory */
@@ -163,13 +161,14 @@ LK_INLINE const char *lk_amx_run_tiles(const int A, const int B, const struct lk
         lk_amx_step(kind, p, &at, i);
     }
     lk_amx_put_sums(A, B, p);
-    return at.ahead;
+    if (p->far)
+        p->far->at = at.far;
 }
 
 /* Three panels by two tiles, from zero: what comes from memory is read once, and the panels' tiles twice, the second
  * time from the first cache. The tiles have the height of the first panel; of one that is a row less the row in front
  * of it is read too, and the sums of that row are stored and overwritten with the right ones. */
-LK_INLINE const char *lk_amx_run_three(const struct lk_amx_run *p)
+LK_INLINE void lk_amx_run_three(const struct lk_amx_run *p)
 {
     const struct lk_amx_kind kind = {.once = LK_AMX_COLS_ONCE, .near = true};
     struct lk_amx_at at = lk_amx_start(3, 2, kind, p);
@@ -207,7 +206,8 @@ LK_INLINE const char *lk_amx_run_three(const struct lk_amx_run *p)
     _tile_stored(4, p->c[1] + 16, p->c_row);
     _tile_stored(0, p->c[0], p->c_row);
     _tile_stored(3, p->c[0] + 16, p->c_row);
-    return at.ahead;
+    if (p->far)
+        p->far->at = at.far;
 }
 
 /* What comes once in a product of so many panels of rows. */
@@ -219,22 +219,26 @@ static inline enum lk_amx_once lk_amx_once_of(const struct lk_linear *a, int64_t
 }
 
 /* A pair of panels against two tiles; a panel without a second one, whose columns come once, against four, or two. */
-LK_INLINE const char *lk_amx_run_pair(const struct lk_amx_shape *s, bool four, enum lk_amx_once once, const bool int8,
-                                      const struct lk_amx_run *p)
+LK_INLINE void lk_amx_run_pair(const struct lk_amx_shape *s, bool four, enum lk_amx_once once, const bool int8,
+                               const struct lk_amx_run *p)
 {
-    if (s->r1 > 0 && once == LK_AMX_ROWS_NEAR)
-        return lk_amx_run_tiles(2, 2, (struct lk_amx_kind){.once = LK_AMX_ROWS_NEAR, .int8 = int8}, p);
-    if (s->r1 > 0 && once == LK_AMX_ROWS_ONCE)
-        return lk_amx_run_tiles(2, 2, (struct lk_amx_kind){.once = LK_AMX_ROWS_ONCE, .int8 = int8}, p);
-    if (s->r1 > 0 && p->then[0])
-        return lk_amx_run_tiles(2, 2, (struct lk_amx_kind){.once = LK_AMX_COLS_ONCE, .int8 = int8, .near = true}, p);
-    if (s->r1 > 0)
-        return lk_amx_run_tiles(2, 2, (struct lk_amx_kind){.once = LK_AMX_COLS_ONCE, .int8 = int8}, p);
-    if (four && p->then[0])
-        return lk_amx_run_tiles(1, 4, (struct lk_amx_kind){.once = LK_AMX_COLS_ONCE, .int8 = int8, .near = true}, p);
-    if (four)
-        return lk_amx_run_tiles(1, 4, (struct lk_amx_kind){.once = LK_AMX_COLS_ONCE, .int8 = int8}, p);
-    return lk_amx_run_tiles(1, 2, (struct lk_amx_kind){.once = LK_AMX_COLS_ONCE, .int8 = int8}, p);
+    const bool near = p->then[0];
+    if (s->r1 > 0 && once == LK_AMX_ROWS_NEAR && near)
+        lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_ROWS_NEAR, int8, true, false}, p);
+    else if (s->r1 > 0 && once == LK_AMX_ROWS_NEAR)
+        lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_ROWS_NEAR, int8, false, false}, p);
+    else if (s->r1 > 0 && once == LK_AMX_ROWS_ONCE && near)
+        lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_ROWS_ONCE, int8, true, false}, p);
+    else if (s->r1 > 0 && once == LK_AMX_ROWS_ONCE)
+        lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_ROWS_ONCE, int8, false, false}, p);
+    else if (s->r1 > 0 && near)
+        lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, true, false}, p);
+    else if (s->r1 > 0)
+        lk_amx_run_tiles(2, 2, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, false, false}, p);
+    else if (four)
+        lk_amx_run_tiles(1, 4, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, true, false}, p);
+    else
+        lk_amx_run_tiles(1, 2, (struct lk_amx_kind){LK_AMX_COLS_ONCE, int8, false, false}, p);
 }
 
 #endif

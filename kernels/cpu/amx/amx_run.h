@@ -2,7 +2,7 @@
 #ifndef KERNELS_CPU_AMX_AMX_RUN_H
 #define KERNELS_CPU_AMX_AMX_RUN_H
 
-#include "kernels/cpu/avx512/lk_avx512.h"
+#include "kernels/cpu/amx/amx_far.h"
 
 struct lk_amx_run {
     const char *a[3];      /* first block of each panel */
@@ -16,32 +16,16 @@ struct lk_amx_run {
     int64_t c_row; /* bytes from one row of sums to the next */
     bool begin;    /* from zero, not from what is there */
     /* What is fetched meanwhile: unless then[0] is NULL the columns themselves, LK_AMX_NEAR blocks before their
-     * products, and then[0] and, of four tiles, then[1] behind the last of them; and n_ahead lines a block of what will
-     * be read later, of each page the first `first` lines. */
-    const char *then[2], *ahead, *ahead_end;
-    int n_ahead, first;
+     * products, and then[0] and, of four tiles, then[1] behind the last of them; and what will be read later. */
+    const char *then[2];
+    struct lk_amx_far *far; /* NULL: nothing; goes on with each run */
 };
 
 /* So near that memory takes longer to answer: what counts is that the processor's own prefetching sees a stream and
  * runs on ahead of it. It does not run on into the next page of 4 KB, whose first lines it would need to be on their
- * way by then: these are fetched a panel ahead. With all lines a panel ahead, those of few rows' weights came half as
- * fast to two threads; without the pages' first ones, a tenth slower. */
+ * way by then: these are fetched far ahead. With all lines a panel ahead, those of few rows' weights came half as fast
+ * to two threads; without the pages' first ones, a tenth slower. */
 #define LK_AMX_NEAR 2
-#define LK_AMX_PAGE_LINES 64
-
-/* How many of a page's lines are fetched ahead where rows meet a panel of columns in n_pass runs, the first of which
- * fetches the columns near: memory has something to do in the others too. Of many runs all, and none near. */
-static inline int lk_amx_first_lines(int64_t n_pass)
-{
-    return n_pass == 1 ? LK_AMX_PAGE_LINES / 4 : n_pass == 2 ? LK_AMX_PAGE_LINES / 2 : LK_AMX_PAGE_LINES;
-}
-
-/* The line behind `at` of what is fetched ahead. */
-static inline const char *lk_amx_line_behind(const char *at, int first)
-{
-    const uintptr_t in = (uintptr_t)at % 4096 + 64;
-    return in == (uintptr_t)first * 64 ? at - in + 64 + 4096 : at + 64;
-}
 
 /* Columns are fetched as they come. Behind their last run, the ones that are read next: they begin at `next` and, of
  * two panels, at p->w[1] - p->w[0] behind. */
@@ -67,8 +51,8 @@ struct lk_amx_kind {
 /* Where a run has come to: its tiles, and what is to be fetched, some lines behind each tile that is loaded. All lines
  * of a block at once would find no place to wait in. */
 struct lk_amx_at {
-    const char *a[3], *w[2], *near[2], *ahead;
-    int lines; /* a tile */
+    const char *a[3], *w[2], *near[2], *far, *far_end;
+    int lines; /* of what is far, a tile */
 };
 
 /* Where little lies between tile loads, one thread of a core fills with them and with the products that wait for them
@@ -79,14 +63,26 @@ LK_INLINE void lk_amx_pause(void)
     __asm__ volatile(".rept 8\n\tnop\n\t.endr");
 }
 
+/* Far lines of a tile. They are counted here: a run that wrote them back one by one would wait for itself. */
+LK_INLINE void lk_amx_fetch_far(const struct lk_amx_run *p, struct lk_amx_at *at)
+{
+    for (int line = 0; line < at->lines && at->far < at->far_end; line++) {
+        _mm_prefetch(at->far, _MM_HINT_T1);
+        at->far += 64;
+        if ((uintptr_t)at->far % LK_AMX_PAGE != (uintptr_t)p->far->turn)
+            continue;
+        p->far->at = at->far;
+        lk_amx_far_turn(p->far);
+        at->far = p->far->at;
+        at->far_end = p->far->end;
+    }
+}
+
 /* Behind load i of a block. */
 LK_INLINE void lk_amx_fetch(const int A, const int B, const int i, const struct lk_amx_kind kind,
                             const struct lk_amx_run *p, struct lk_amx_at *at)
 {
-    for (int line = 0; line < at->lines && at->ahead < p->ahead_end; line++) {
-        _mm_prefetch(at->ahead, _MM_HINT_T1);
-        at->ahead = lk_amx_line_behind(at->ahead, p->first);
-    }
+    lk_amx_fetch_far(p, at);
     if (kind.pages)
         lk_amx_pause();
     if (kind.once == LK_AMX_ROWS_NEAR) /* two panels by two tiles: a panel's 16 lines in two halves */
@@ -112,10 +108,13 @@ LK_INLINE void lk_amx_go_on(const struct lk_amx_run *p, struct lk_amx_at *at, in
 LK_INLINE struct lk_amx_at lk_amx_start(const int A, const int B, const struct lk_amx_kind kind,
                                         const struct lk_amx_run *p)
 {
-    struct lk_amx_at at = {.a = {p->a[0], p->a[1], p->a[2]},
-                           .w = {p->w[0], p->w[1]},
-                           .ahead = p->ahead,
-                           .lines = (p->n_ahead + A + B - 1) / (A + B)};
+    struct lk_amx_at at = {.a = {p->a[0], p->a[1], p->a[2]}, .w = {p->w[0], p->w[1]}};
+    if (p->far) {
+        lk_amx_far_go_on(p->far);
+        at.far = p->far->at;
+        at.far_end = p->far->end;
+        at.lines = (p->far->n_line + A + B - 1) / (A + B);
+    }
     if (kind.near)
         lk_amx_go_on(p, &at, LK_AMX_NEAR);
     return at;
