@@ -177,9 +177,7 @@ LK_INLINE void panel_rows(const struct lk_linear *a, const struct plan *plan, co
     bool two = a->a.n_row <= PAIR_ROWS && panel + 1 < piece->end;
     int64_t n_col = lk_cols_packed(a->a.cols), step = n_col * PANEL * elem, first = 0;
     const char *w = (const char *)a->w + panel * step;
-    /* every row panel asks for its share of the weights that come next: all at once would wait for memory */
     int64_t next = (panel + 1 + two < piece->end ? panel + 1 + two : piece->after) - panel;
-    int64_t ahead_step = lk_ceil_div(two ? 2 * line : line, piece->row_end - piece->row_begin);
     struct lk_tiles tiles;
     for (int64_t ip = piece->row_begin; ip < piece->row_end; ip++) {
         int64_t row = lk_panel_begin(&plan->rows, ip);
@@ -188,8 +186,8 @@ LK_INLINE void panel_rows(const struct lk_linear *a, const struct plan *plan, co
                                .w = w,
                                .w2 = w + step,
                                .cols = a->a.cols,
-                               .ahead = w + next * step + (ip - piece->row_begin) * ahead_step * (n_col / 2),
-                               .ahead_step = ahead_step,
+                               .ahead = lk_ahead_of(a, w + next * step, ip - piece->row_begin,
+                                                    piece->row_end - piece->row_begin, n_col / 2, line),
                                .lora = a->lora,
                                .row = row,
                                .strip = panel * (PANEL / LK_LORA_STRIP)};

@@ -3,6 +3,7 @@
 #define KERNELS_CPU_AVX2_AVX2_PRODUCT_H
 
 #include "kernels/cpu/avx2/lk_avx2.h"
+#include "kernels/cpu/lk_ahead.h"
 #include "kernels/cpu/lk_lora.h"
 
 /* Tiles on the way up the tree; the result is tile[0]. For two panels the second one's columns follow the first's. */
@@ -14,8 +15,7 @@ struct lk_product {
     const float *a;     /* activation panel */
     const char *w, *w2; /* weight panel; with two, the second one */
     const struct lk_cols *cols;
-    const char *ahead; /* memory that will be read next: as much as is read is fetched into the second cache */
-    int64_t ahead_step;
+    struct lk_ahead ahead;      /* as much a pair of k as is read */
     const struct lk_lora *lora; /* NULL: none */
     int64_t row, strip;         /* the tile's first row, its first columns in strips of adapters */
 };
@@ -35,8 +35,10 @@ LK_INLINE void lk_segment(const int R, const int N, const enum lk_type type, str
                           __m256 acc[LK_AVX2_ROWS][4])
 {
     int64_t k = p->cols->packed[s], end = p->cols->packed[s + 1];
-    const char *ahead = p->ahead;
     const int64_t pair_bytes = LK_AVX2_PANEL * (type == LK_F32 ? 8 : 4);
+    const char *ahead = p->ahead.at;
+    if (p->ahead.near && s + 1 < p->cols->n_seg)
+        ahead = p->w + end / 2 * pair_bytes;
     const float *a = p->a + k * R;
     const char *w = p->w + k / 2 * pair_bytes, *w2 = N == 4 ? p->w2 + k / 2 * pair_bytes : w;
 #pragma GCC unroll 6
@@ -48,13 +50,13 @@ LK_INLINE void lk_segment(const int R, const int N, const enum lk_type type, str
 #pragma GCC unroll 4
         for (int pair = 0; pair < 4; pair++) {
             _mm_prefetch(ahead, _MM_HINT_T1);
-            if (N == 4 || type == LK_F32)
+            if (type == LK_F32)
                 _mm_prefetch(ahead + 64, _MM_HINT_T1);
-            if (N == 4 && type == LK_F32) {
-                _mm_prefetch(ahead + 128, _MM_HINT_T1);
-                _mm_prefetch(ahead + 192, _MM_HINT_T1);
-            }
-            ahead += p->ahead_step;
+            if (N == 4)
+                _mm_prefetch(ahead + p->ahead.hop, _MM_HINT_T1);
+            if (N == 4 && type == LK_F32)
+                _mm_prefetch(ahead + p->ahead.hop + 64, _MM_HINT_T1);
+            ahead += p->ahead.step;
 #pragma GCC unroll 2
             for (int odd = 0; odd < 2; odd++) {
                 __m256 b[4];
@@ -73,7 +75,8 @@ LK_INLINE void lk_segment(const int R, const int N, const enum lk_type type, str
             w2 += pair_bytes;
         }
     }
-    p->ahead = ahead;
+    if (!p->ahead.near)
+        p->ahead.at = ahead;
 }
 
 /* Adapters' part of a segment's sums. */

@@ -171,9 +171,7 @@ LK_INLINE void panel_rows(const struct lk_linear *a, const struct plan *plan, co
 {
     int64_t n_word = lk_cols_packed(a->a.cols) / lk_per_word(type), step = n_word * PANEL, first = 0;
     const uint32_t *w = (const uint32_t *)a->w + panel * step;
-    /* every row panel asks for its share of the weights that come next: all at once would wait for memory */
     int64_t next = (panel + 1 + two < piece->end ? panel + 1 + two : piece->after) - panel;
-    int64_t ahead_step = lk_ceil_div(two ? 256 : 128, piece->row_end - piece->row_begin);
     struct lk_tiles tiles;
     for (int64_t ip = piece->row_begin; ip < piece->row_end; ip++) {
         int64_t row = lk_panel_begin(&plan->rows, ip);
@@ -183,8 +181,8 @@ LK_INLINE void panel_rows(const struct lk_linear *a, const struct plan *plan, co
             .w = w,
             .w2 = w + step,
             .cols = a->a.cols,
-            .ahead = (const char *)(w + next * step) + (ip - piece->row_begin) * ahead_step * n_word,
-            .ahead_step = ahead_step,
+            .ahead = lk_ahead_of(a, (const char *)(w + next * step), ip - piece->row_begin,
+                                 piece->row_end - piece->row_begin, n_word, PANEL * 4),
             .lora = a->lora,
             .row = row,
             .strip = panel * (PANEL / LK_LORA_STRIP),

@@ -4,6 +4,7 @@
 #define KERNELS_CPU_AVX512_AVX512_PRODUCT_H
 
 #include "kernels/cpu/avx512/lk_avx512.h"
+#include "kernels/cpu/lk_ahead.h"
 #include "kernels/cpu/lk_lora.h"
 
 /* Tiles on the way up the tree; the result is tile[0]. For N = 4 the second panel's columns follow the first's. */
@@ -16,8 +17,7 @@ struct lk_product {
     const uint32_t *w;  /* weight panel, [n_word, 32] */
     const uint32_t *w2; /* N = 4: the second panel */
     const struct lk_cols *cols;
-    const char *ahead; /* memory that will be read next: N lines are fetched into the second cache a word */
-    int64_t ahead_step;
+    struct lk_ahead ahead;      /* two lines of each panel a word */
     const struct lk_lora *lora; /* NULL: none */
     int64_t row, strip;         /* the tile's first row, its first columns in strips of adapters */
 };
@@ -45,7 +45,7 @@ LK_INLINE void lk_product_tile(const int R, const int N, const enum lk_type type
                                struct lk_tiles *t)
 {
     const struct lk_cols *cols = p->cols;
-    const char *ahead = p->ahead;
+    const char *ahead = p->ahead.at;
     int wait = 0;
     for (int s = 0; s < cols->n_seg; s++) {
         int64_t word = cols->packed[s] / lk_per_word(type), end = cols->packed[s + 1] / lk_per_word(type);
@@ -53,6 +53,8 @@ LK_INLINE void lk_product_tile(const int R, const int N, const enum lk_type type
         const uint32_t *w = p->w + word * LK_AVX512_PANEL;
         const uint32_t *w2 = N == 4 ? p->w2 + word * LK_AVX512_PANEL : NULL;
         __m512 acc[LK_AVX512_ROWS][4];
+        if (p->ahead.near)
+            ahead = s + 1 < cols->n_seg ? (const char *)(p->w + end * LK_AVX512_PANEL) : p->ahead.at;
 #pragma GCC unroll 12
         for (int i = 0; i < R; i++)
 #pragma GCC unroll 4
@@ -69,7 +71,7 @@ LK_INLINE void lk_product_tile(const int R, const int N, const enum lk_type type
             }
 #pragma GCC unroll 4
             for (int j = 0; j < N; j++)
-                _mm_prefetch(ahead + 64 * j, _MM_HINT_T1);
+                _mm_prefetch(ahead + j / 2 * p->ahead.hop + j % 2 * 64, _MM_HINT_T1);
 #pragma GCC unroll 12
             for (int i = 0; i < R; i++) {
                 __m512i x = _mm512_set1_epi32((int)a[i]);
@@ -79,7 +81,7 @@ LK_INLINE void lk_product_tile(const int R, const int N, const enum lk_type type
             }
             a += R;
             w += LK_AVX512_PANEL;
-            ahead += p->ahead_step;
+            ahead += p->ahead.step;
         }
         if (p->lora)
             lk_lora_acc(R, N, type, p, s, acc);
