@@ -75,7 +75,7 @@ static inline struct lk_amx_far lk_amx_far_of(const char *panel, const char *nex
                                               int64_t n_pass, int64_t n_block)
 {
     const int64_t hop = two ? bytes : 0, d = lk_amx_distance(n_pass, two, bytes);
-    const int first = n_pass == 1 ? LK_AMX_PAGE_LINES / 4 : n_pass == 2 ? LK_AMX_PAGE_LINES / 2 : LK_AMX_PAGE_LINES;
+    const int first = n_pass > 2 ? LK_AMX_PAGE_LINES : n_pass == 2 ? 32 : two ? 24 : 16;
     struct lk_amx_far f = {.at = panel + d,
                            .end = panel + bytes + hop,
                            .then = next,
