@@ -74,7 +74,7 @@ static inline int64_t lk_amx_distance(int64_t n_pass, bool two, int64_t bytes)
 static inline struct lk_amx_far lk_amx_far_of(const char *panel, const char *next, int64_t bytes, bool two,
                                               int64_t n_pass, int64_t n_block)
 {
-    const int64_t hop = two ? bytes : 0, d = lk_amx_distance(n_pass, two, bytes);
+    const int64_t hop = two ? bytes / LK_AMX_PAGE * LK_AMX_PAGE : 0, d = lk_amx_distance(n_pass, two, bytes);
     const int first = n_pass > 2 ? LK_AMX_PAGE_LINES : n_pass == 2 ? 32 : two ? 24 : 16;
     struct lk_amx_far f = {.at = panel + d,
                            .end = panel + bytes + hop,
