@@ -38,7 +38,7 @@ PROGRAM = os.path.abspath(sys.argv[1]) if len(sys.argv) > 1 else ''
 SLOW = 'san/' in PROGRAM    # a sanitizer's build
 FULL = os.environ.get('LB_TEST_FULL') == '1'
 CLEAN_ENV = {k: v for k, v in os.environ.items() if not re.match(r'(OMPI|PMI|PMIX|SLURM|MV2)_', k)}
-WAIT_S = 240
+WAIT_S = 960 if FULL else 240
 CASES = []
 
 

@@ -12,6 +12,8 @@ import uuid
 
 mpirun, program = sys.argv[1], os.path.abspath(sys.argv[2])
 TIMEOUT_S = 4  # mpi_fault.c's
+if not os.access(program, os.X_OK):  # a launcher that is to recover would wait for it
+    sys.exit(f'{program} is not there: build the target mpi_fault')
 
 
 def processes(tag):
