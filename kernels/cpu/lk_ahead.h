@@ -2,6 +2,7 @@
 #ifndef KERNELS_CPU_LK_AHEAD_H
 #define KERNELS_CPU_LK_AHEAD_H
 
+#include "kernels/cpu/lk_cols.h"
 #include "kernels/cpu/lk_cpu.h"
 
 /* Lines from `at` on, `step` bytes further with each step of the product; of two weight panels those `hop` bytes behind
@@ -19,8 +20,8 @@ struct lk_ahead {
 static inline struct lk_ahead lk_ahead_of(const struct lk_linear *a, const char *next, int64_t i, int64_t n,
                                           int64_t n_step, int64_t line)
 {
-    const int64_t bytes = n_step * line, l2 = a->l2_bytes > 0 ? a->l2_bytes : 1 << 20, share = lk_ceil_div(line, n);
-    if (n == 1 || bytes >= l2 / 4)
+    const int64_t bytes = n_step * line, share = lk_ceil_div(line, n);
+    if (n == 1 || bytes >= lk_l2_size(a->l2_bytes) / 4)
         return (struct lk_ahead){next, i == 0 ? line : 0, bytes, i == 0};
     return (struct lk_ahead){next + i * share * n_step, share, bytes, false};
 }

@@ -81,11 +81,17 @@ static inline struct lk_act lk_head_out(const struct lk_attend *a, int64_t head,
     return out;
 }
 
+/* The second cache's size, and what most have where it is unknown. */
+static inline int64_t lk_l2_size(int64_t l2_bytes)
+{
+    return l2_bytes > 0 ? l2_bytes : 1 << 20;
+}
+
 /* Activation panels that an item takes, of panel_bytes each: they stay in 3/8 of the second cache, the weights beside
  * them; unless that were fewer than `least`, which a weight panel must meet to be worth reading. */
 static inline int64_t lk_chunk_panels(int64_t l2_bytes, int64_t panel_bytes, int64_t least)
 {
-    int64_t most = (l2_bytes > 0 ? l2_bytes : 1 << 20) * 3 / 8 / (panel_bytes > 0 ? panel_bytes : 1);
+    int64_t most = lk_l2_size(l2_bytes) * 3 / 8 / (panel_bytes > 0 ? panel_bytes : 1);
     return most < least ? least : most;
 }
 
