@@ -229,12 +229,71 @@ static unsigned code_by_tile(const struct lk_packed_panel *p, const uint8_t *cod
     return n == 15 ? word[0] >> 30 | word[1] >> 30 << 2 | word[2] >> 30 << 4 : word[n / 5] >> n % 5 * 6 & 63u;
 }
 
+/* By pair: the word of number i of 16 of column j, even or odd, and the bit where it begins. */
+struct pair_place {
+    int64_t at;
+    int shift;
+};
+
+static struct pair_place place_by_pair(const struct lk_packed_panel *p, int64_t block, int64_t j, int k)
+{
+    static const uint8_t nibble[8] = {12, 16, 4, 8, 20, 24, 28, 0};
+    const int bits = lk_packed_bits(p->q.kind), i = k / 2, per = 32 / bits;
+    const int o = bits == 6 && i == 15 ? 0 : i / per, in = i % per;
+    const int64_t lane = (o * (p->width / 16) + j / 16) * 32 + j % 16 * 2 + k % 2;
+    return (struct pair_place){block * p->code_bytes + lane * 4, bits == 4   ? nibble[in]
+                                                                 : bits == 6 ? 6 * in
+                                                                             : 4 + 8 * in};
+}
+
+/* The word of 6 bits behind another one of the same output. */
+static int64_t next_by_pair(const struct lk_packed_panel *p)
+{
+    return p->width / 16 * 32 * 4;
+}
+
+static uint32_t turned_left(uint32_t x, int n)
+{
+    return n % 32 ? x << n % 32 | x >> (32 - n % 32) : x;
+}
+
+static void put_by_pair(const struct lk_packed_panel *p, const uint8_t q[LK_BLOCK], int64_t j, int64_t block,
+                        uint8_t *codes)
+{
+    const int bits = lk_packed_bits(p->q.kind);
+    for (int k = 0; k < LK_BLOCK; k++) {
+        const struct pair_place to = place_by_pair(p, block, j, k);
+        const bool split = bits == 6 && k / 2 == 15;
+        for (int w = 0; w < (split ? 3 : 1); w++) {
+            uint8_t *at = codes + to.at + w * next_by_pair(p);
+            uint32_t word;
+            memcpy(&word, at, sizeof word);
+            word |= split ? (q[k] >> 2 * w & 3u) << 30 : turned_left(q[k] & ((1u << bits) - 1u), to.shift);
+            memcpy(at, &word, sizeof word);
+        }
+    }
+}
+
+static unsigned code_by_pair(const struct lk_packed_panel *p, const uint8_t *codes, int64_t block, int64_t j, int k)
+{
+    const int bits = lk_packed_bits(p->q.kind);
+    const struct pair_place from = place_by_pair(p, block, j, k);
+    const uint8_t *at = codes + from.at;
+    const bool split = bits == 6 && k / 2 == 15;
+    uint32_t word[3];
+    for (int w = 0; w < (split ? 3 : 1); w++)
+        memcpy(&word[w], at + w * next_by_pair(p), sizeof word[w]);
+    if (split)
+        return word[0] >> 30 | word[1] >> 30 << 2 | word[2] >> 30 << 4;
+    return turned_left(word[0], 32 - from.shift) & ((1u << bits) - 1u);
+}
+
 /* Codes of one column's block. */
 static void put_codes(const struct lk_packed_panel *p, const uint8_t q[LK_BLOCK], int64_t j, int64_t block,
                       uint8_t *codes)
 {
-    if (p->by_tile) {
-        put_by_tile(p, q, j, block, codes);
+    if (p->order != LK_BY_WORD) {
+        (p->order == LK_BY_TILE ? put_by_tile : put_by_pair)(p, q, j, block, codes);
         return;
     }
     const int bits = lk_packed_bits(p->q.kind);
@@ -256,11 +315,10 @@ static void codes_of(const struct lk_packed_panel *p, const uint8_t *codes, int6
                      uint8_t q[LK_BLOCK])
 {
     const int bits = lk_packed_bits(p->q.kind), per = 32 / bits;
-    if (p->by_tile) {
-        for (int i = 0; i < LK_BLOCK; i++)
-            q[i] = (uint8_t)code_by_tile(p, codes, block, j, i);
+    for (int i = 0; i < LK_BLOCK && p->order != LK_BY_WORD; i++)
+        q[i] = (uint8_t)(p->order == LK_BY_TILE ? code_by_tile : code_by_pair)(p, codes, block, j, i);
+    if (p->order != LK_BY_WORD)
         return;
-    }
     codes += block * p->code_bytes;
     if (bits == 6)
         q[15] = q[31] = 0;
@@ -356,10 +414,10 @@ static bool has_odd_numbers(const struct lk_packed_panel *p, const uint8_t *at)
     return false;
 }
 
-void lk_packed_pack(const struct lk_pack_codes *a, int64_t width, bool by_tile)
+void lk_packed_pack(const struct lk_pack_codes *a, int64_t width, enum lk_code_order order)
 {
     struct lk_packed_panel p = lk_packed_panel_of(a->q, a->cols, width);
-    p.by_tile = by_tile;
+    p.order = order;
     const struct lk_cols *c = a->cols;
     uint8_t *to = (uint8_t *)a->w + a->panel * p.bytes;
     memset(to, 0, (size_t)p.bytes);

@@ -13,7 +13,14 @@
  *           2 i + 1
  *   6 bits  eight outputs [3, 16] in 32-bit lanes: lane i of word w holds numbers 5 w ... in bits 6 n .. 6 n + 5,
  *           number 2 j + h being column 16 h + i of output j; and number 15 in the upper two bits, as above
- *   8 bits  [width / 16, 16 pairs of columns, 16 outputs, 2] */
+ *   8 bits  [width / 16, 16 pairs of columns, 16 outputs, 2]
+ *
+ * The set avx512bf16 has them by pair where its type is bf16: words [bits / 2, width / 16, 2, 8 outputs, 2], of each
+ * output one for even columns and one for odd ones, so that two numbers rounded side by side are a pair. Column 2 i or
+ * 2 i + 1 is number i of its 16:
+ *   4 bits  word o holds numbers 8 o ..., which are in bits 12, 16, 4, 8, 20, 24, 28 and 0 and the three above each:
+ * two of each rotation by 0, -8, 8 and 16 bits come to rest in bits 12 and 16 6 bits  words 0 to 2 hold the 16 numbers
+ * as above 8 bits  word o holds numbers 4 o ..., in bits 4, 12, 20, and 28 to 3 */
 #ifndef KERNELS_CPU_LK_PACKED_H
 #define KERNELS_CPU_LK_PACKED_H
 
@@ -22,6 +29,8 @@
 
 #define LK_BLOCK 32 /* packed columns */
 #define LK_WIDEST 32
+
+enum lk_code_order { LK_BY_WORD, LK_BY_TILE, LK_BY_PAIR };
 
 /* What a panel's byte `odd` says: scales that only lk_packed_numbers takes right; numbers that a quick way to round to
  * bf16 (avx2_unpack.h) does not. */
@@ -32,7 +41,7 @@ struct lk_packed_panel {
     struct lk_packed q;
     const struct lk_cols *cols;
     int64_t width;
-    bool by_tile;                               /* how the codes lie */
+    enum lk_code_order order;                   /* how the codes lie */
     int64_t group_bytes, sub_bytes, code_bytes; /* of a group, of a block's subgroups, of a block's codes */
     int64_t sub_at, code_at, odd_at, bytes;     /* where they begin; the byte that says `odd`; of the panel */
 };
@@ -72,7 +81,7 @@ static inline int64_t lk_packed_group(const struct lk_packed *p, int64_t k)
 struct lk_packed_panel lk_packed_panel_of(const struct lk_packed *q, const struct lk_cols *cols, int64_t width);
 
 size_t lk_packed_matrix_bytes(const struct lk_packed *q, int64_t n_out, const struct lk_cols *cols, int64_t width);
-void lk_packed_pack(const struct lk_pack_codes *a, int64_t width, bool by_tile);
+void lk_packed_pack(const struct lk_pack_codes *a, int64_t width, enum lk_code_order order);
 
 /* The source column of packed column kp, a multiple of 32, of segment s; *n of the 32 exist. */
 static inline int64_t lk_packed_col(const struct lk_cols *c, int s, int64_t kp, int64_t *n)

@@ -163,6 +163,7 @@ void lk_packed_linear(const struct lk_packed_set *set, const struct lk_packed_me
     cut(&t, set, a);
     t.m = m;
     t.packed = lk_packed_panel_of(a->q, a->a.cols, set->width);
+    t.packed.order = set->order;
     int64_t n_block = lk_cols_packed(a->a.cols) / LK_BLOCK;
     t.ahead_lines = n_block > 0 ? lk_ceil_div(t.packed.bytes / 64, n_block) : 0;
     for (int64_t item = begin; item < end; item++) {

@@ -35,6 +35,7 @@ struct lk_packed_set {
     size_t act_bytes;  /* of an activation */
     size_t best_bytes; /* of a row's running best */
     enum lk_type type; /* of what adapters are stored in */
+    enum lk_code_order order;
     void (*unpack)(const struct lk_blocks *b, void *out);
     void (*tile)(const struct lk_piece *p);
     /* Unpacks in registers, where rows are that few: two weight panels up to pair_rows, else one. NULL: not that few.

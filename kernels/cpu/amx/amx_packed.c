@@ -24,7 +24,7 @@ EACH_KIND(UNPACK)
 struct lk_packed_panel lk_amx_packed_panel_of(const struct lk_packed *q, const struct lk_cols *cols)
 {
     struct lk_packed_panel p = lk_packed_panel_of(q, cols, PANEL);
-    p.by_tile = true;
+    p.order = LK_BY_TILE;
     return p;
 }
 
@@ -71,7 +71,7 @@ static size_t packed_bytes(const struct lk_packed *q, int64_t n_out, const struc
 
 static void pack_codes(const struct lk_pack_codes *a)
 {
-    lk_packed_pack(a, PANEL, true);
+    lk_packed_pack(a, PANEL, LK_BY_TILE);
 }
 
 /* What one thread works with. */

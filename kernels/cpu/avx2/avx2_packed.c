@@ -200,5 +200,5 @@ size_t lk_avx2_packed_bytes(const struct lk_packed *q, int64_t n_out, const stru
 
 void lk_avx2_pack_codes(const struct lk_pack_codes *a)
 {
-    lk_packed_pack(a, PANEL, false);
+    lk_packed_pack(a, PANEL, LK_BY_WORD);
 }

@@ -144,7 +144,7 @@ LK_INLINE struct plan plan_of(const struct lk_linear *a, const enum lk_type type
 static int64_t linear_items_f32(const struct lk_linear *a)
 {
     if (a->q)
-        return lk_avx512_packed_items(a);
+        return lk_avx512_packed_items(a, LK_F32);
     struct plan p = plan_of(a, LK_F32);
     return p.n_group * p.n_chunk;
 }
@@ -152,7 +152,7 @@ static int64_t linear_items_f32(const struct lk_linear *a)
 static int64_t linear_items_bf16(const struct lk_linear *a)
 {
     if (a->q)
-        return lk_avx512_packed_items(a);
+        return lk_avx512_packed_items(a, LK_BF16);
     struct plan p = plan_of(a, LK_BF16);
     return p.n_group * p.n_chunk;
 }
@@ -274,7 +274,7 @@ void lk_avx512_linear_init(struct lk_cpu *t, enum lk_type type)
     t->weight_bytes = f32 ? weight_bytes_f32 : weight_bytes_bf16;
     t->pack = f32 ? pack_f32 : pack_bf16;
     t->packed_bytes = lk_avx512_packed_bytes;
-    t->pack_codes = lk_avx512_pack_codes;
+    t->pack_codes = f32 ? lk_avx512_pack_codes_f32 : lk_avx512_pack_codes_bf16;
     t->linear_items = f32 ? linear_items_f32 : linear_items_bf16;
     t->linear = f32 ? linear_f32 : linear_bf16;
     t->lora_down = f32 ? lora_down_f32 : lora_down_bf16;

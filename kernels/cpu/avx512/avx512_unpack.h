@@ -1,6 +1,6 @@
-/* Packed weights as words of the product: a block of 32 columns of K by 32 outputs. A number is formed in f32 as in
- * avx2_unpack.h (code * d + plus, one rounding) and, where the type is bf16, rounded by the instruction that packs
- * plain weights too. */
+/* Packed weights as words of the product in f32: a block of 32 columns of K by 32 outputs, whose codes lie by word. A
+ * number is formed as in avx2_unpack.h (code * d + plus, one rounding). avx512_pairs.h does the same for bf16, where
+ * numbers are rounded by the instruction that packs plain weights too. */
 #ifndef KERNELS_CPU_AVX512_AVX512_UNPACK_H
 #define KERNELS_CPU_AVX512_AVX512_UNPACK_H
 
@@ -184,14 +184,13 @@ LK_INLINE void lk_unpack_odd(const enum lk_type type, const struct lk_blocks *b,
     }
 }
 
-/* Blocks as words, each one's 32 outputs in one run of memory. */
-LK_INLINE void lk_unpack(const enum lk_packing kind, const enum lk_type type, const struct lk_blocks *b,
-                         const struct lk_unpacked *u)
+/* Blocks as words of f32, each one's 32 outputs in one run of memory. */
+LK_INLINE void lk_unpack(const enum lk_packing kind, const struct lk_blocks *b, const struct lk_unpacked *u)
 {
     const struct lk_packed_panel *p = b->panel;
     const int64_t block = b->k / LK_BLOCK;
     if (b->at[p->odd_at] == LK_ODD_SCALES) {
-        lk_unpack_odd(type, b, u);
+        lk_unpack_odd(LK_F32, b, u);
         return;
     }
     const uint8_t *codes = b->at + p->code_at + block * p->code_bytes, *sub = b->at + p->sub_at + block * p->sub_bytes;
@@ -205,12 +204,12 @@ LK_INLINE void lk_unpack(const enum lk_packing kind, const enum lk_type type, co
                 const uint8_t *own = sub + (kind == LK_PK_K6 ? part * LK_AVX512_PANEL : 0);
                 struct lk_scales s = lk_scales16(kind, p->q.scale, g.at, own, 16 * h);
                 lk_unpack_part(kind, codes + 64 * h, part, &s, x);
-                lk_put16(type, x, to + part * (16 / lk_per_word(type)) * u->row + h * u->half, u->row);
+                lk_put16(LK_F32, x, to + part * 16 * u->row + h * u->half, u->row);
             }
             if (kind == LK_PK_K6 || part == 1)
                 lk_groups_step(&g, kind == LK_PK_K6 ? 16 : LK_BLOCK);
         }
-        to += LK_BLOCK / lk_per_word(type) * LK_AVX512_PANEL;
+        to += LK_BLOCK * LK_AVX512_PANEL;
     }
 }
 

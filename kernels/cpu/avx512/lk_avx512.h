@@ -117,8 +117,9 @@ void lk_avx512_rope_words(const struct lk_rope_kv *a, int64_t n_word, int64_t be
 
 /* Of packed weights (avx512_packed.c). */
 size_t lk_avx512_packed_bytes(const struct lk_packed *q, int64_t n_out, const struct lk_cols *cols);
-void lk_avx512_pack_codes(const struct lk_pack_codes *a);
-int64_t lk_avx512_packed_items(const struct lk_linear *a);
+void lk_avx512_pack_codes_f32(const struct lk_pack_codes *a);
+void lk_avx512_pack_codes_bf16(const struct lk_pack_codes *a);
+int64_t lk_avx512_packed_items(const struct lk_linear *a, enum lk_type type);
 void lk_avx512_packed_linear(const struct lk_linear *a, int64_t begin, int64_t end, enum lk_type type);
 
 /* Overrides of the table, one a file. */

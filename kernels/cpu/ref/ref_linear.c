@@ -391,7 +391,7 @@ static size_t packed_bytes(const struct lk_packed *q, int64_t n_out, const struc
 
 static void pack_codes(const struct lk_pack_codes *a)
 {
-    lk_packed_pack(a, PANEL, false);
+    lk_packed_pack(a, PANEL, LK_BY_WORD);
 }
 
 static struct lk_lora_row row_of_f32(const struct lk_act *a, int64_t row)

@@ -38,6 +38,12 @@ LK_MODEL __m512i _mm512_slli_epi32(__m512i a, unsigned n)
     return n < 32 ? (__m512i)((LK_U32X16)a << n) : a ^ a;
 }
 
+LK_MODEL __m512i _mm512_rol_epi32(__m512i a, int n)
+{
+    n &= 31;
+    return n > 0 ? (__m512i)((LK_U32X16)a << n | (LK_U32X16)a >> (32 - n)) : a;
+}
+
 LK_MODEL __m512i _mm512_srli_epi32(__m512i a, unsigned n)
 {
     return n < 32 ? (__m512i)((LK_U32X16)a >> n) : a ^ a;
@@ -130,6 +136,14 @@ LK_MODEL __m512i _mm512_permutex2var_epi32(__m512i a, __m512i at, __m512i b)
     for (int lane = 0; lane < 16; lane++)
         r[lane] = i[lane] & 16 ? y[i[lane] & 15] : x[i[lane] & 15];
     return (__m512i)r;
+}
+
+LK_MODEL __m512 _mm512_permutexvar_ps(__m512i at, __m512 a)
+{
+    LK_U32X16 x = (LK_U32X16)a, i = (LK_U32X16)at, r;
+    for (int lane = 0; lane < 16; lane++)
+        r[lane] = x[i[lane] & 15];
+    return (__m512)r;
 }
 
 LK_MODEL __m512i _mm512_cvtepu16_epi32(__m256i a)
