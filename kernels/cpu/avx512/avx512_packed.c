@@ -5,23 +5,22 @@
 
 #define ROWS LK_AVX512_ROWS
 #define PANEL LK_AVX512_PANEL
-#define BAND 16     /* activation panels */
-#define PIECE 256   /* packed columns: 16 KB of bf16, 32 of f32 */
-#define PAIR_ROWS 4 /* f32: up to here two weight panels at a time */
-
+#define BAND 16               /* activation panels */
+#define PIECE 256             /* packed columns: 16 KB of bf16, 32 of f32 */
+#define PAIR_ROWS 4           /* f32: up to here two weight panels at a time */
 #define FEW_ROWS LK_PAIR_ROWS /* bf16: up to here weights are unpacked in registers */
 
 /* Unpacked in registers, one weight panel times R rows of activations. */
 LK_INLINE void few(const int R, const enum lk_packing kind, const struct lk_blocks *b, const struct lk_piece *p)
 {
     struct lk_pair_sink sink = {.a = p->a};
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int i = 0; i < R; i++)
 #pragma GCC unroll 2
         for (int h = 0; h < 2; h++)
             sink.acc[i][h] = p->begin ? _mm512_setzero_ps() : _mm512_loadu_ps(p->sums + (i * 2 + h) * 16);
     lk_unpack_pairs(R, kind, b, &sink);
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int i = 0; i < R; i++)
 #pragma GCC unroll 2
         for (int h = 0; h < 2; h++)
@@ -49,20 +48,15 @@ LK_INLINE void few(const int R, const enum lk_packing kind, const struct lk_bloc
         few(R, LK_PK_##kind, b, p);                                                    \
     }
 #define ALL(kind) UNPACK(kind) FEW(1, kind) FEW(2, kind) FEW(3, kind) FEW(4, kind)
-#define MORE(kind) FEW(5, kind) FEW(6, kind) FEW(7, kind) FEW(8, kind)
 #define EACH_KIND(X) X(S4) X(A4) X(Z4) X(K4) X(K6) X(S8) X(Z8) X(E4M3)
-#define EACH_BUT_K6(X) X(S4) X(A4) X(Z4) X(K4) X(S8) X(Z8) X(E4M3) /* its scales leave no registers for more rows */
 EACH_KIND(ALL)
-EACH_BUT_K6(MORE)
 
 #define NAMES(kind) [LK_PK_##kind] = {[LK_F32] = unpack_##kind##_f32, [LK_BF16] = unpack_##kind##_bf16},
 static void (*const unpackers[][2])(const struct lk_blocks *, void *) = {EACH_KIND(NAMES)};
 
 /* By kind and rows. */
-#define FOUR(kind) NULL, few1_##kind, few2_##kind, few3_##kind, few4_##kind
-#define FEW_NAMES(kind) [LK_PK_##kind] = {FOUR(kind), few5_##kind, few6_##kind, few7_##kind, few8_##kind},
-static void (*const few_of[][FEW_ROWS + 1])(const struct lk_blocks *,
-                                            const struct lk_piece *) = {EACH_BUT_K6(FEW_NAMES)[LK_PK_K6] = {FOUR(K6)}};
+#define FEW_NAMES(kind) [LK_PK_##kind] = {NULL, few1_##kind, few2_##kind, few3_##kind, few4_##kind},
+static void (*const few_of[][FEW_ROWS + 1])(const struct lk_blocks *, const struct lk_piece *) = {EACH_KIND(FEW_NAMES)};
 
 LK_INLINE void tile(const int R, const int N, const enum lk_type type, const struct lk_piece *p)
 {

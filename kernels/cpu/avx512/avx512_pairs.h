@@ -6,7 +6,7 @@
 
 #include "kernels/cpu/avx512/avx512_pair_scales.h"
 
-#define LK_PAIR_ROWS 8 /* rows of activations at most that meet words in registers */
+#define LK_PAIR_ROWS 4 /* rows of activations at most that meet words in registers; sums of more leave too few */
 #define LK_PAIR_BOTH 2 /* up to so many the halves of a panel are taken side by side */
 
 /* Where words go, one after another: with rows to their sums, else to memory, [word, 32 outputs]. */
@@ -28,7 +28,7 @@ LK_INLINE void lk_put_pair(const int R, struct lk_pair_sink *sink, const int h, 
     const __m512bh w = _mm512_cvtne2ps_pbh(high, low);
     if (R == 0)
         _mm512_storeu_si512(sink->to + 16 * h, (__m512i)w);
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int i = 0; i < R; i++)
         sink->acc[i][h] = _mm512_dpbf16_ps(sink->acc[i][h], w, (__m512bh)_mm512_set1_epi32((int)sink->a[i]));
 }
