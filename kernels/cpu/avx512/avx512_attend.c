@@ -37,8 +37,8 @@ LK_INLINE void score_tile(const int R, const int N, const enum lk_type type, con
 #pragma GCC unroll 2
         for (int j = 0; j < N; j++)
             b[j] = _mm512_loadu_si512(k + 16 * j);
-        _mm_prefetch(ahead, _MM_HINT_T0);
-        _mm_prefetch(ahead + 64, _MM_HINT_T0);
+        _mm_prefetch(ahead, _MM_HINT_T1);
+        _mm_prefetch(ahead + 64, _MM_HINT_T1);
         ahead += 128;
 #pragma GCC unroll 12
         for (int i = 0; i < R; i++) {
@@ -89,7 +89,7 @@ LK_INLINE void value_tile(const int R, const int N, const enum lk_type type, con
             b[j] = _mm512_loadu_si512(v + j * 16);
 #pragma GCC unroll 2
         for (int j = 0; j < N; j++)
-            _mm_prefetch(ahead + 64 * j, _MM_HINT_T0);
+            _mm_prefetch(ahead + 64 * j, _MM_HINT_T1);
         ahead += 64 * N;
 #pragma GCC unroll 12
         for (int i = 0; i < R; i++) {
@@ -167,8 +167,8 @@ LK_INLINE void weigh(const struct lk_rows *r, struct lk_sums *o, struct block *b
 }
 
 /* Takes one page into the sums of its rows. A decoding row reads pages faster than the processor's own
- * prefetching follows: they lie apart, and one is soon read. So the next page is asked for while this one is worked on.
- */
+ * prefetching follows: they lie apart, and one is soon read. So the next page is asked for while this one is worked on,
+ * into the second cache: the first one waits for far fewer lines at a time (EPYC, Zen 4: 12 GB/s a thread, 20). */
 LK_INLINE void take_page(const struct lk_rows *r, const struct lk_page_rows *p, struct lk_sums *o,
                          const enum lk_type type)
 {
