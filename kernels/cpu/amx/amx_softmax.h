@@ -4,8 +4,8 @@
 #ifndef KERNELS_CPU_AMX_AMX_SOFTMAX_H
 #define KERNELS_CPU_AMX_AMX_SOFTMAX_H
 
-#include "kernels/cpu/amx/amx_power.h"
 #include "kernels/cpu/amx/lk_amx.h"
+#include "kernels/cpu/avx512/avx512_power.h"
 #include "kernels/cpu/avx512/avx512_softmax.h"
 
 #define LK_SCORE_ROWS (2 * LK_AMX_ROWS)
@@ -62,7 +62,7 @@ static inline void lk_scores_most(const struct lk_rows *r, struct lk_scores *b, 
 }
 
 /* The maxima of rows first .. end - 1. They are given one above what they are: a power of two, so nothing is lost, and
- * what lk_amx_power takes apart lies where the remainder is exact. */
+ * what lk_power takes apart lies where the remainder is exact. */
 static inline void lk_scores_begin(const struct lk_rows *r, struct lk_scores *b, int end, struct lk_sums *o)
 {
     for (int i = b->first; i < end; i++) {
@@ -84,7 +84,7 @@ LK_INLINE void lk_scores_weigh_rows(const int R, float *s, struct lk_soft *soft,
         x[2 * i] = _mm512_fmsub_ps(_mm512_loadu_ps(s + i * LK_SCORE_LD), scale, max);
         x[2 * i + 1] = _mm512_fmsub_ps(_mm512_loadu_ps(s + i * LK_SCORE_LD + 16), scale, max);
     }
-    lk_amx_power(2 * R, x);
+    lk_power(2 * R, x);
 #pragma GCC unroll 4
     for (int i = 0; i < R; i++) {
         __m512bh p = _mm512_cvtne2ps_pbh(x[2 * i + 1], x[2 * i]);

@@ -5,7 +5,7 @@
 
 #include <math.h>
 
-#include "kernels/cpu/avx512/lk_avx512.h"
+#include "kernels/cpu/avx512/avx512_power.h"
 
 /* What one register tile gives: r rows from row `row`, all of one activation panel; the 32 columns of weight panel
  * `panel`. */
@@ -55,29 +55,45 @@ LK_INLINE __m512 lk_swiglu16(__m512 g, __m512 u)
     return _mm512_mul_ps(_mm512_div_ps(g, _mm512_add_ps(_mm512_set1_ps(1), e)), u);
 }
 
-/* Writes columns col .. col + n - 1, n <= 16, of the tile's rows: the first numbers of each row. */
-#define LK_PUT_TILE void (*put)(const struct lk_act *out, const struct lk_tile *t, int64_t col, int64_t n)
+/* The gate columns of R rows become SwiGLU, which is rounded to bf16 behind it: rows a few at a time keep the vector
+ * units busy. */
+LK_INLINE void lk_swiglu_some(const int R, float *v, int64_t ld)
+{
+    __m512 y[4];
+    lk_swiglu_rows(R, v, ld, y);
+#pragma GCC unroll 4
+    for (int i = 0; i < R; i++)
+        _mm512_storeu_ps(v + i * ld, y[i]);
+}
+
+static inline void lk_swiglu_bias(const struct lk_linear *a, const struct lk_tile *t, int64_t col, int64_t n)
+{
+    __mmask16 m = lk_mask16(n);
+    __m512 g = _mm512_maskz_loadu_ps(m, a->bias + col), u = _mm512_maskz_loadu_ps(m, a->bias + a->n_out / 2 + col);
+    for (float *v = t->v; v < t->v + t->r * t->ld; v += t->ld) {
+        _mm512_storeu_ps(v, _mm512_add_ps(_mm512_loadu_ps(v), g));
+        _mm512_storeu_ps(v + 16, _mm512_add_ps(_mm512_loadu_ps(v + 16), u));
+    }
+}
 
 /* The result takes the place of the gate columns. */
-LK_INLINE void lk_swiglu(const struct lk_linear *a, const struct lk_tile *t, LK_PUT_TILE)
+LK_INLINE void lk_swiglu(const struct lk_linear *a, const struct lk_tile *t, const enum lk_type type)
 {
-    int64_t ffn = a->n_out / 2, col = t->panel * 16, n = lk_min(16, ffn - col);
-    __mmask16 m = lk_mask16(n);
-    __m512 bg = _mm512_setzero_ps(), bu = bg;
-    if (a->bias) {
-        bg = _mm512_maskz_loadu_ps(m, a->bias + col);
-        bu = _mm512_maskz_loadu_ps(m, a->bias + ffn + col);
+    int64_t col = t->panel * 16, n = lk_min(16, a->n_out / 2 - col);
+    int i = 0;
+    if (a->bias)
+        lk_swiglu_bias(a, t, col, n);
+    if (type == LK_F32) {
+        for (float *v = t->v; v < t->v + t->r * t->ld; v += t->ld)
+            _mm512_storeu_ps(v, lk_swiglu16(_mm512_loadu_ps(v), _mm512_loadu_ps(v + 16)));
+        lk_avx512_put_tile_f32(&a->out, t, col, n);
+        return;
     }
-    for (int i = 0; i < t->r; i++) {
-        float *v = t->v + i * t->ld;
-        __m512 g = _mm512_loadu_ps(v), u = _mm512_loadu_ps(v + 16);
-        if (a->bias) {
-            g = _mm512_add_ps(g, bg);
-            u = _mm512_add_ps(u, bu);
-        }
-        _mm512_storeu_ps(v, lk_swiglu16(g, u));
-    }
-    put(&a->out, t, col, n);
+    for (; i + 4 <= t->r; i += 4)
+        lk_swiglu_some(4, t->v + i * t->ld, t->ld);
+    for (; i < t->r; i++)
+        lk_swiglu_some(1, t->v + i * t->ld, t->ld);
+    lk_avx512_put_tile(&a->out, t, col, n);
 }
 
 /* Running best of a row over a vocabulary block: by lane, and apart from them the tiles with numbers that are not
@@ -192,10 +208,11 @@ static inline void lk_head(const struct lk_linear *a, struct lk_tile *t, struct 
                          col + h * 16);
 }
 
-LK_INLINE void lk_epilogue(const struct lk_linear *a, struct lk_tile *t, struct lk_lane_best *best, LK_PUT_TILE)
+LK_INLINE void lk_epilogue(const struct lk_linear *a, struct lk_tile *t, struct lk_lane_best *best,
+                           const enum lk_type type)
 {
     if (a->epilogue == LK_EP_SWIGLU)
-        lk_swiglu(a, t, put);
+        lk_swiglu(a, t, type);
     else if (a->epilogue == LK_EP_HEAD)
         lk_head(a, t, best);
     else

@@ -269,7 +269,7 @@ LK_INLINE void panel_rows(const struct lk_linear *a, const struct lk_int8_plan *
                                  .type = type};
         products[r](&p, &tiles);
         struct lk_tile t = {tiles.tile[0], PANEL, r, row, item->panel};
-        lk_epilogue(a, &t, NULL, type == LK_F32 ? lk_avx512_put_tile_f32 : lk_avx512_put_tile);
+        lk_epilogue(a, &t, NULL, type);
     }
 }
 

@@ -190,7 +190,7 @@ LK_INLINE void panel_rows(const struct lk_linear *a, const struct plan *plan, co
         (two ? two_panels[type] : one_panel[type])[r](&p, &tiles);
         struct lk_tile t = {tiles.tile[0], two ? 2 * PANEL : PANEL, r, row, panel};
         for (int i = 0; i <= two; i++, t.v += PANEL, t.panel++)
-            lk_epilogue(a, &t, piece->best + first, type == LK_F32 ? lk_avx512_put_tile_f32 : lk_avx512_put_tile);
+            lk_epilogue(a, &t, piece->best + first, type);
         first += r;
     }
 }

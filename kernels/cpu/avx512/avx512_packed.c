@@ -120,13 +120,13 @@ static void tile_bf16(const struct lk_piece *p)
 static void finish_f32(const struct lk_linear *a, const struct lk_packed_sums *s, void *best)
 {
     struct lk_tile t = {s->v, s->ld, s->r, s->row, s->panel};
-    lk_epilogue(a, &t, best, lk_avx512_put_tile_f32);
+    lk_epilogue(a, &t, best, LK_F32);
 }
 
 static void finish_bf16(const struct lk_linear *a, const struct lk_packed_sums *s, void *best)
 {
     struct lk_tile t = {s->v, s->ld, s->r, s->row, s->panel};
-    lk_epilogue(a, &t, best, lk_avx512_put_tile);
+    lk_epilogue(a, &t, best, LK_BF16);
 }
 
 static void best_init(void *best)

@@ -228,8 +228,10 @@ LK_INLINE void rope_words(const struct lk_rope_kv *a, int64_t n_word, int64_t be
         const float *q = a->qkv + t * ((a->n_head + n_kv) * head_dim + n_kv * v_dim);
         const float *k = q + a->n_head * head_dim, *v = k + n_kv * head_dim;
         int64_t slot = a->pos[t] % PAGE;
-        if (t == begin || a->page[t] != a->page[t - 1] || slot % 16 == 0)
+        if (t == begin)
             fetch_places(a, n_words(head_dim, type), t, type);
+        if (t + 1 < end && (a->page[t + 1] != a->page[t] || slot % 16 == 15))
+            fetch_places(a, n_words(head_dim, type), t + 1, type);
         put_q(a, n_word, t, q, type);
         for (int64_t ih = 0; ih < n_kv; ih++) {
             int64_t at = a->page[t] * n_kv + ih;

@@ -1,9 +1,9 @@
-/* 2^x of the set amx against libm: over floats of the whole range that scores below their maximum have, and of what
- * SwiGLU raises, which may be above 0. */
+/* 2^x before numbers that are rounded to bf16 (sets amx and avx512bf16) against libm: over floats of the whole range
+ * that scores below their maximum have, and of what SwiGLU raises, which may be above 0. */
 #include <math.h>
 #include <stdio.h>
 
-#include "kernels/cpu/amx/amx_power.h"
+#include "kernels/cpu/avx512/avx512_power.h"
 
 enum { N = 10, EVERY = 61 };
 
@@ -17,7 +17,7 @@ static double worst_of(float sign, float end)
         for (uint32_t i = 0; i < 16; i++)
             x[i] = sign * lk_float(u + i * EVERY);
         y[0] = _mm512_loadu_ps(x);
-        lk_amx_power(1, y);
+        lk_power(1, y);
         float got[16];
         _mm512_storeu_ps(got, y[0]);
         for (int i = 0; i < 16; i++)
@@ -35,7 +35,7 @@ static int specials_wrong(void)
     for (int i = 0; i < N; i++)
         got[i] = odd[i];
     y[0] = _mm512_loadu_ps(got);
-    lk_amx_power(1, y);
+    lk_power(1, y);
     _mm512_storeu_ps(got, y[0]);
     for (int i = 0; i < N; i++) {
         const float want = exp2f(odd[i]);
