@@ -212,6 +212,7 @@ static const struct lb_backend_ops cpu_ops = {
     .moe_reserve = lb_cpu_moe_reserve,
     .step_begin = lb_cpu_step_begin,
     .embed = lb_cpu_embed,
+    .keep_wanted = lb_cpu_keep_wanted,
     .norm = lb_cpu_norm,
     .norm_add = lb_cpu_norm_add,
     .linear = lb_cpu_linear,

@@ -102,6 +102,8 @@ struct lb_cpu {
 
     /* the step in progress */
     const struct lb_step *step;
+    int64_t n_row;    /* that ops take: its tokens, the wanted ones once kept_wanted */
+    bool kept_wanted; /* x holds no other rows any more */
     struct lb_kv_mem *kv;
     int64_t n_item;
     bool in_ranges;    /* items lie as the sequences do, threads have ranges; else most work first, and one queue */
@@ -146,7 +148,7 @@ double lb_cpu_now(void);
 /* Nothing to do: the step failed, or has no tokens. */
 static inline bool lb_cpu_idle(const struct lb_cpu *c)
 {
-    return c->err.status != LB_OK || c->step->n_tok == 0;
+    return c->err.status != LB_OK || c->n_row == 0;
 }
 
 /* Claims a thread: many where items are many, so that the last ones are short, yet each is worth a claim. */
@@ -195,6 +197,7 @@ void lb_cpu_step_begin(struct lb_backend *be, const struct lb_step *step, struct
 /* A product of the backend's type or, with a matrix in int8, in int8, all its items; the hints are filled in. */
 void lb_cpu_run_product(struct lb_cpu *c, struct lk_linear *args, bool int8);
 void lb_cpu_embed(struct lb_backend *be, struct lb_buf *x, const struct lb_table *table);
+void lb_cpu_keep_wanted(struct lb_backend *be, struct lb_buf *x);
 void lb_cpu_norm(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, const float *w, float eps,
                  bool wanted);
 void lb_cpu_norm_add(struct lb_backend *be, struct lb_buf *x, const struct lb_buf *y, const float *w, float eps);

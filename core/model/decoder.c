@@ -50,9 +50,10 @@ struct lb_pass {
     struct lb_backend *be;
     const struct lb_backend_ops *op;
     const struct lb_step *step;
-    bool fits;    /* the step is within the reserved limits; if not, no rank does anything */
-    int n_choice; /* layers behind that chose positions */
-    float *probs; /* hooks: [n_tok, n_head, probs_ld] */
+    bool fits;     /* the step is within the reserved limits; if not, no rank does anything */
+    int64_t n_row; /* that ops take: the step's tokens, of the last layer's FFN the wanted ones */
+    int n_choice;  /* layers behind that chose positions */
+    float *probs;  /* hooks: [n_tok, n_head, probs_ld] */
     int64_t probs_ld;
     bool no_memory; /* a hook's copy could not be made */
 };
@@ -83,8 +84,8 @@ static bool shared(const struct lb_pass *p)
 /* part = the sum of all ranks' parts. Ranks make the same calls whatever happened to each, so that none waits. */
 static void reduce(struct lb_pass *p, struct lb_buf *part)
 {
-    if (p->fits && p->step->n_tok > 0)
-        p->m->comm->ops->reduce(p->m->comm, part->data, p->step->n_tok * part->width);
+    if (p->fits && p->n_row > 0)
+        p->m->comm->ops->reduce(p->m->comm, part->data, p->n_row * part->width);
 }
 
 /* x += W a + bias, where the columns of W are cut into segments and the segments' sums are added in a fixed tree. A
@@ -201,6 +202,24 @@ static void mixture(struct lb_pass *p, const struct lb_layer *l)
     p->op->finish(p->be, &m->x, &m->y, NULL, LB_ADD);
 }
 
+static bool has_adapters(const struct lb_step *s)
+{
+    for (int32_t is = 0; is < s->n_seq; is++)
+        if (s->adapter[is] > 0)
+            return true;
+    return false;
+}
+
+/* Behind the last attention only wanted tokens matter: of a prompt its last one. All ranks see the same step. */
+static void keep_wanted(struct lb_pass *p)
+{
+    const struct lb_step *s = p->step;
+    if (!p->op->keep_wanted || p->m->hook || !p->fits || s->n_out == s->n_tok || has_adapters(s))
+        return;
+    p->op->keep_wanted(p->be, &p->m->x);
+    p->n_row = s->n_out;
+}
+
 static void layer_forward(struct lb_pass *p, const struct lb_layer *l, int il)
 {
     struct lb_model *m = p->m;
@@ -215,6 +234,8 @@ static void layer_forward(struct lb_pass *p, const struct lb_layer *l, int il)
         linear_reduce_norm(p, &m->a, l->wo, l->bo, l->post_attn_norm);
     else
         linear_reduce(p, &m->x, &m->a, l->wo, l->bo);
+    if (il + 1 == (int)m->config->n_layer)
+        keep_wanted(p);
 
     rms_norm(p, &m->h, &m->x, l->ffn_norm);
     if (m->config->layer[il].moe) {
@@ -332,7 +353,8 @@ static void layers_forward(struct lb_pass *p)
 
 void lb_model_launch(struct lb_model *m, const struct lb_step *step)
 {
-    struct lb_pass p = {.m = m, .be = m->be, .op = m->be->ops, .step = step, .fits = fits(m, step)};
+    struct lb_pass p = {
+        .m = m, .be = m->be, .op = m->be->ops, .step = step, .fits = fits(m, step), .n_row = step->n_tok};
     p.op->step_begin(p.be, step, m->kv, &m->rope, m->cols.slice.n_head);
     hook_begin(&p);
 
