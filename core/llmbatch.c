@@ -315,6 +315,7 @@ struct lb_plan_spec lb_llm_plan_spec(const struct lb_llm *llm)
                                  .int8 = llm->int8,
                                  .batch_tokens = o->batch_tokens,
                                  .max_seqs = o->max_seqs,
+                                 .rows_enough = be ? be->rows_enough : 0,
                                  .kv_memory = o->kv_memory,
                                  .max_model_len = o->max_model_len,
                                  .free_bytes = device ? be->memory.free_bytes : lb_mem_available(),

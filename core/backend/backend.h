@@ -150,7 +150,8 @@ struct lb_backend {
     bool (*alive)(void *ctx, bool lost, struct lb_err *err);
     void *alive_ctx;
     int n_thread;
-    int n_ahead; /* steps that may begin before the one before is ended; 0: each ends before the next begins */
+    int64_t rows_enough; /* rows at a time beyond which a token costs no less; 0: more are always better */
+    int n_ahead;         /* steps that may begin before the one before is ended; 0: each ends before the next begins */
     struct lb_backend_memory memory;
     bool unpack; /* packed weights are unpacked when they are loaded: other memory and speed, the same numbers */
     struct lb_backend_counts counts;

@@ -137,6 +137,7 @@ enum lb_status lb_plan_make(struct lb_plan *p, const struct lb_plan_spec *spec, 
                           .max_seqs = spec->max_seqs,
                           .auto_batch = spec->batch_tokens == 0,
                           .auto_seqs = spec->max_seqs == 0,
+                          .rows_enough = spec->rows_enough,
                           .auto_kv = spec->kv_memory == 0,
                           .expect = spec->expect};
     if (spec->batch_tokens < 0 || spec->batch_tokens > MAX_BATCH_TOKENS)
@@ -179,7 +180,13 @@ enum lb_status lb_plan_tp(const struct lb_plan_spec *spec, int n_rank, int *tp, 
         fewest / GIB, n_rank, (double)spec->free_bytes / GIB);
 }
 
-/* What follows from pages and steps. As many rows as a step has tokens keep it full. */
+/* Rows at a time at most, however many pages there are: as many as a step has tokens keep it full. */
+static int64_t most_seqs(const struct lb_plan *p)
+{
+    return p->rows_enough > 0 ? least(p->rows_enough, p->batch_most) : p->batch_most;
+}
+
+/* What follows from pages and steps. */
 void lb_plan_derive(struct lb_plan *p)
 {
     int64_t of_row = lb_kv_pages_of(p->max_model_len);
@@ -187,9 +194,11 @@ void lb_plan_derive(struct lb_plan *p)
     if (p->auto_seqs) {
         int64_t row = lb_kv_pages_of(least((int64_t)p->expect.row_tokens, p->max_model_len));
         int64_t hold = SLACK * p->kv_pages / (row > 0 ? row : 1);
-        p->max_seqs = hold < 1 ? 1 : least(hold, p->batch_most);
+        p->max_seqs = hold < 1 ? 1 : least(hold, most_seqs(p));
         snprintf(p->why_seqs, sizeof p->why_seqs, "%s",
-                 p->max_seqs == p->batch_most ? "as many as a step has tokens" : "as many as the KV cache may hold");
+                 p->max_seqs == p->batch_most    ? "as many as a step has tokens"
+                 : p->max_seqs == p->rows_enough ? "more would gain nothing"
+                                                 : "as many as the KV cache may hold");
     }
     /* shared pages stand in several tables */
     int64_t entries = least(of_row, p->kv_pages) * p->max_seqs, n_seq = least(p->max_seqs, p->batch_most);
@@ -208,7 +217,7 @@ void lb_plan_take_batch(struct lb_plan *p, int64_t batch_tokens)
 enum lb_status lb_plan_pages(struct lb_plan *p, size_t page_bytes, struct lb_err *err)
 {
     int64_t fit = page_bytes ? p->kv_memory / (int64_t)page_bytes : 0;
-    int64_t of_row = lb_kv_pages_of(p->max_model_len), n = p->auto_seqs ? p->batch_most : p->max_seqs;
+    int64_t of_row = lb_kv_pages_of(p->max_model_len), n = p->auto_seqs ? most_seqs(p) : p->max_seqs;
     bool few = p->expect.n_row > 0 && p->expect.n_row < n;
     n = few ? p->expect.n_row : n;
     int64_t most = of_row > INT32_MAX / n ? INT32_MAX : of_row * n;

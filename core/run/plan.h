@@ -36,11 +36,12 @@ struct lb_plan_spec {
     bool unpack; /* no weights stay packed */
     bool int8;   /* the layers' matrices */
     int64_t batch_tokens, max_seqs, kv_memory, max_model_len;
-    size_t free_bytes; /* memory that can be had on this host, or on the rank's device */
-    bool device;       /* the latter */
-    int tp;            /* ranks that hold one copy of the weights */
-    int host_ranks;    /* ranks that share the host's memory */
-    int host_nodes;    /* its NUMA nodes, in each of which they share one copy of what several of them need */
+    int64_t rows_enough; /* rows at a time beyond which a token costs no less; 0: not known */
+    size_t free_bytes;   /* memory that can be had on this host, or on the rank's device */
+    bool device;         /* the latter */
+    int tp;              /* ranks that hold one copy of the weights */
+    int host_ranks;      /* ranks that share the host's memory */
+    int host_nodes;      /* its NUMA nodes, in each of which they share one copy of what several of them need */
     struct lb_expect expect;
     const struct lb_log *log;
 };
@@ -54,6 +55,7 @@ struct lb_plan {
     struct lb_need need;
     struct lb_expect expect;
     bool auto_batch, auto_seqs, auto_kv;
+    int64_t rows_enough;                           /* as asked for */
     char why_batch[128], why_seqs[64], why_kv[64]; /* what was chosen, for people */
     struct lb_step_limits limit;
     int32_t max_out;

@@ -54,6 +54,15 @@ static void test_pages(void **state)
     assert_int_equal(p.kv_pages, 512 * 32); /* all rows at full length need no more */
     assert_int_equal(p.limit.n_page, p.kv_pages);
     assert_int_equal(p.limit.n_seq, 512);
+    spec.rows_enough = 64; /* the device gains nothing by more: the cache is no larger */
+    assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
+    assert_int_equal(p.max_seqs, 64);
+    assert_int_equal(p.kv_pages, 64 * 32);
+    assert_string_equal(p.why_seqs, "more would gain nothing");
+    spec.max_seqs = 200; /* who asks for more gets more */
+    assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
+    assert_int_equal(p.max_seqs, 200);
+    spec.max_seqs = spec.rows_enough = 0;
     spec.kv_memory = 10 * PAGE + 1;
     spec.batch_tokens = 16;
     assert_int_equal(lb_plan_make(&p, &spec, &err), LB_OK);
