@@ -229,27 +229,10 @@ static unsigned code_by_tile(const struct lk_packed_panel *p, const uint8_t *cod
     return n == 15 ? word[0] >> 30 | word[1] >> 30 << 2 | word[2] >> 30 << 4 : word[n / 5] >> n % 5 * 6 & 63u;
 }
 
-/* By pair: the word of number i of 16 of column j, even or odd, and the bit where it begins. */
-struct pair_place {
-    int64_t at;
-    int shift;
-};
-
-static struct pair_place place_by_pair(const struct lk_packed_panel *p, int64_t block, int64_t j, int k)
+/* By pair: word o of the even or odd numbers of column j's block. */
+static int64_t word_by_pair(const struct lk_packed_panel *p, int64_t block, int64_t j, int o, int odd)
 {
-    static const uint8_t nibble[8] = {12, 16, 4, 8, 20, 24, 28, 0};
-    const int bits = lk_packed_bits(p->q.kind), i = k / 2, per = 32 / bits;
-    const int o = bits == 6 && i == 15 ? 0 : i / per, in = i % per;
-    const int64_t lane = (o * (p->width / 16) + j / 16) * 32 + j % 16 * 2 + k % 2;
-    return (struct pair_place){block * p->code_bytes + lane * 4, bits == 4   ? nibble[in]
-                                                                 : bits == 6 ? 6 * in
-                                                                             : 4 + 8 * in};
-}
-
-/* The word of 6 bits behind another one of the same output. */
-static int64_t next_by_pair(const struct lk_packed_panel *p)
-{
-    return p->width / 16 * 32 * 4;
+    return block * p->code_bytes + ((o * (p->width / 16) + j / 16) * 32 + j % 16 * 2 + odd) * 4;
 }
 
 static uint32_t turned_left(uint32_t x, int n)
@@ -257,35 +240,53 @@ static uint32_t turned_left(uint32_t x, int n)
     return n % 32 ? x << n % 32 | x >> (32 - n % 32) : x;
 }
 
+/* Where number i of a word of 4 or 8 bits begins. */
+static int place_by_pair(int bits, int i)
+{
+    static const uint8_t place[8] = {12, 16, 4, 8, 20, 24, 28, 0};
+    return bits == 4 ? place[i] : 4 + 8 * i;
+}
+
+/* Word o of the 16 numbers q[0], q[2] ... */
+static uint32_t pair_word(int bits, const uint8_t *q, int o)
+{
+    uint32_t word = 0;
+    if (bits == 6) {
+        word = (q[30] >> 2 * o & 3u) << 30;
+        for (int i = 0; i < 5; i++)
+            word |= (q[2 * (5 * o + i)] & 63u) << 6 * i;
+    } else if (bits == 8) {
+        for (int i = 0; i < 4; i++)
+            word |= turned_left(q[2 * (4 * o + i)], place_by_pair(8, i));
+    } else {
+        for (int i = 0; i < 8; i++)
+            word |= (q[2 * (8 * o + i)] & 15u) << place_by_pair(4, i);
+    }
+    return word;
+}
+
 static void put_by_pair(const struct lk_packed_panel *p, const uint8_t q[LK_BLOCK], int64_t j, int64_t block,
                         uint8_t *codes)
 {
     const int bits = lk_packed_bits(p->q.kind);
-    for (int k = 0; k < LK_BLOCK; k++) {
-        const struct pair_place to = place_by_pair(p, block, j, k);
-        const bool split = bits == 6 && k / 2 == 15;
-        for (int w = 0; w < (split ? 3 : 1); w++) {
-            uint8_t *at = codes + to.at + w * next_by_pair(p);
-            uint32_t word;
-            memcpy(&word, at, sizeof word);
-            word |= split ? (q[k] >> 2 * w & 3u) << 30 : turned_left(q[k] & ((1u << bits) - 1u), to.shift);
-            memcpy(at, &word, sizeof word);
+    for (int o = 0; o < bits / 2; o++) {
+        for (int odd = 0; odd < 2; odd++) {
+            const uint32_t word = pair_word(bits, q + odd, o);
+            memcpy(codes + word_by_pair(p, block, j, o, odd), &word, sizeof word);
         }
     }
 }
 
+/* Code k of column j. */
 static unsigned code_by_pair(const struct lk_packed_panel *p, const uint8_t *codes, int64_t block, int64_t j, int k)
 {
-    const int bits = lk_packed_bits(p->q.kind);
-    const struct pair_place from = place_by_pair(p, block, j, k);
-    const uint8_t *at = codes + from.at;
-    const bool split = bits == 6 && k / 2 == 15;
-    uint32_t word[3];
-    for (int w = 0; w < (split ? 3 : 1); w++)
-        memcpy(&word[w], at + w * next_by_pair(p), sizeof word[w]);
-    if (split)
-        return word[0] >> 30 | word[1] >> 30 << 2 | word[2] >> 30 << 4;
-    return turned_left(word[0], 32 - from.shift) & ((1u << bits) - 1u);
+    const int bits = lk_packed_bits(p->q.kind), i = k / 2, per = 32 / bits;
+    uint32_t word[4];
+    for (int o = 0; o < bits / 2; o++)
+        memcpy(&word[o], codes + word_by_pair(p, block, j, o, k % 2), sizeof word[o]);
+    if (bits != 6)
+        return turned_left(word[i / per], 32 - place_by_pair(bits, i % per)) & ((1u << bits) - 1u);
+    return i == 15 ? word[0] >> 30 | word[1] >> 30 << 2 | word[2] >> 30 << 4 : word[i / 5] >> i % 5 * 6 & 63u;
 }
 
 /* Codes of one column's block. */
