@@ -66,9 +66,12 @@ static void put_half(uint32_t *out, __m256i x)
     X(and_si512, ISA_BITS, put(out, _mm512_and_si512(SI(0), SI(1))))                                           \
     X(slli_epi32, ISA_BITS, put(out, _mm512_slli_epi32(SI(0), 16)))                                            \
     X(srli_epi32, ISA_BITS, put(out, _mm512_srli_epi32(SI(0), 30)))                                            \
+    X(rol_epi32_0, ISA_BITS, put(out, _mm512_rol_epi32(SI(0), 0)))                                             \
+    X(rol_epi32_24, ISA_BITS, put(out, _mm512_rol_epi32(SI(0), 24)))                                           \
     X(srai_epi32, ISA_BITS, put(out, _mm512_srai_epi32(SI(0), 4)))                                             \
     X(or_si512, ISA_BITS, put(out, _mm512_or_si512(SI(0), SI(1))))                                             \
     X(cvtepu8_epi32, ISA_BITS, put(out, _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)in->x[0]))))        \
+    X(permutexvar_ps, ISA_BITS, _mm512_storeu_ps(out, _mm512_permutexvar_ps(SI(0), PS(1))))                    \
     X(permutexvar_epi16, ISA_BITS, put(out, _mm512_permutexvar_epi16(SI(0), SI(1))))                           \
     X(set1_epi64, ISA_BITS, put(out, _mm512_set1_epi64((long long)in->x[0][0] << 20)))                         \
     X(permutexvar_epi8, ISA_BITS, put(out, _mm512_permutexvar_epi8(SI(0), SI(1))))                             \
