@@ -70,6 +70,14 @@ LK_INLINE struct lk_pair_words lk_pair_load(const uint8_t *codes, const struct l
     return (struct lk_pair_words){{_mm512_loadu_si512(codes), _mm512_loadu_si512(codes + 64)}, s};
 }
 
+LK_INLINE void lk_load_halves(struct lk_pair_words w[2], const struct lk_halves n, const uint8_t *codes,
+                              const struct lk_block_scales *s)
+{
+#pragma GCC unroll 2
+    for (int h = n.begin; h < n.end; h++)
+        w[h] = lk_pair_load(codes + h * LK_PAIR_HALF, s->half[h]);
+}
+
 LK_INLINE struct lk_pair_words lk_turned(const struct lk_pair_words *w, const int n)
 {
     if (n == 0)
@@ -83,9 +91,7 @@ LK_INLINE void lk_pairs4(const int R, const enum lk_packing kind, struct lk_pair
     static const int turns[4] = {0, 8, 24, 16};
     for (int o = 0; o < 2; o++, codes += LK_PAIR_LINE) {
         struct lk_pair_words w[2], x[2];
-#pragma GCC unroll 2
-        for (int h = n.begin; h < n.end; h++)
-            w[h] = lk_pair_load(codes + h * LK_PAIR_HALF, s->half[h]);
+        lk_load_halves(w, n, codes, s);
 #pragma GCC unroll 8
         for (int i = 0; i < 8; i++) {
 #pragma GCC unroll 2
@@ -106,9 +112,7 @@ LK_INLINE void lk_pairs8(const int R, const enum lk_packing kind, struct lk_pair
 #pragma GCC unroll 2
     for (int o = 0; o < 4; o++, codes += LK_PAIR_LINE) {
         struct lk_pair_words w[2];
-#pragma GCC unroll 2
-        for (int h = n.begin; h < n.end; h++)
-            w[h] = lk_pair_load(codes + h * LK_PAIR_HALF, s->half[h]);
+        lk_load_halves(w, n, codes, s);
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) {
 #pragma GCC unroll 2
