@@ -5,19 +5,15 @@
 #include "kernels/cpu/amx/lk_amx.h"
 #include "kernels/cpu/avx512/avx512_epilogue.h"
 
-/* R of the tile's rows from row i on, row j at to + j * LK_AMX_BLOCK; without `to` in the place of the gate columns. */
+/* R of the tile's rows from row i on, row j at to + j * LK_AMX_BLOCK. */
 LK_INLINE void lk_amx_swiglu_some(const int R, const struct lk_tile *t, int i, uint16_t *to)
 {
     float *v = t->v + i * t->ld;
     __m512 y[4];
     lk_swiglu_rows(R, v, t->ld, y);
 #pragma GCC unroll 4
-    for (int j = 0; j < R; j++) {
-        if (to)
-            _mm256_storeu_si256((__m256i *)(to + (i + j) * LK_AMX_BLOCK), (__m256i)_mm512_cvtneps_pbh(y[j]));
-        else
-            _mm512_storeu_ps(v + j * t->ld, y[j]);
-    }
+    for (int j = 0; j < R; j++)
+        _mm256_storeu_si256((__m256i *)(to + (i + j) * LK_AMX_BLOCK), (__m256i)_mm512_cvtneps_pbh(y[j]));
 }
 
 /* Where 16 columns of `out` from col on are, when they lie in one block and no zero columns behind them; else NULL. */
@@ -40,6 +36,12 @@ static inline void lk_amx_swiglu(const struct lk_linear *a, const struct lk_tile
     int i = 0;
     if (a->bias)
         lk_swiglu_bias(a, t, col, n);
+    if (!to) {
+        struct lk_amx_rows from = {t->v, t->ld, t->row, t->r};
+        lk_swiglu_in_place(t);
+        lk_amx_put(&a->out, &from, col, n);
+        return;
+    }
     for (; i + 4 <= t->r; i += 4)
         lk_amx_swiglu_some(4, t, i, to);
     if (t->r % 4 == 3)
@@ -48,10 +50,6 @@ static inline void lk_amx_swiglu(const struct lk_linear *a, const struct lk_tile
         lk_amx_swiglu_some(2, t, i, to);
     else if (t->r % 4 == 1)
         lk_amx_swiglu_some(1, t, i, to);
-    if (!to) {
-        struct lk_amx_rows from = {t->v, t->ld, t->row, t->r};
-        lk_amx_put(&a->out, &from, col, n);
-    }
 }
 
 static inline void lk_amx_epilogue(const struct lk_linear *a, struct lk_tile *t, struct lk_lane_best *best)

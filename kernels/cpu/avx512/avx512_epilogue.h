@@ -55,8 +55,6 @@ LK_INLINE __m512 lk_swiglu16(__m512 g, __m512 u)
     return _mm512_mul_ps(_mm512_div_ps(g, _mm512_add_ps(_mm512_set1_ps(1), e)), u);
 }
 
-/* The gate columns of R rows become SwiGLU, which is rounded to bf16 behind it: rows a few at a time keep the vector
- * units busy. */
 LK_INLINE void lk_swiglu_some(const int R, float *v, int64_t ld)
 {
     __m512 y[4];
@@ -64,6 +62,17 @@ LK_INLINE void lk_swiglu_some(const int R, float *v, int64_t ld)
 #pragma GCC unroll 4
     for (int i = 0; i < R; i++)
         _mm512_storeu_ps(v + i * ld, y[i]);
+}
+
+/* The gate columns of a tile become SwiGLU, which is rounded to bf16 behind it: rows a few at a time keep the vector
+ * units busy. */
+static inline void lk_swiglu_in_place(const struct lk_tile *t)
+{
+    int i = 0;
+    for (; i + 4 <= t->r; i += 4)
+        lk_swiglu_some(4, t->v + i * t->ld, t->ld);
+    for (; i < t->r; i++)
+        lk_swiglu_some(1, t->v + i * t->ld, t->ld);
 }
 
 static inline void lk_swiglu_bias(const struct lk_linear *a, const struct lk_tile *t, int64_t col, int64_t n)
@@ -80,7 +89,6 @@ static inline void lk_swiglu_bias(const struct lk_linear *a, const struct lk_til
 LK_INLINE void lk_swiglu(const struct lk_linear *a, const struct lk_tile *t, const enum lk_type type)
 {
     int64_t col = t->panel * 16, n = lk_min(16, a->n_out / 2 - col);
-    int i = 0;
     if (a->bias)
         lk_swiglu_bias(a, t, col, n);
     if (type == LK_F32) {
@@ -89,10 +97,7 @@ LK_INLINE void lk_swiglu(const struct lk_linear *a, const struct lk_tile *t, con
         lk_avx512_put_tile_f32(&a->out, t, col, n);
         return;
     }
-    for (; i + 4 <= t->r; i += 4)
-        lk_swiglu_some(4, t->v + i * t->ld, t->ld);
-    for (; i < t->r; i++)
-        lk_swiglu_some(1, t->v + i * t->ld, t->ld);
+    lk_swiglu_in_place(t);
     lk_avx512_put_tile(&a->out, t, col, n);
 }
 
