@@ -316,10 +316,11 @@ static void codes_of(const struct lk_packed_panel *p, const uint8_t *codes, int6
                      uint8_t q[LK_BLOCK])
 {
     const int bits = lk_packed_bits(p->q.kind), per = 32 / bits;
-    for (int i = 0; i < LK_BLOCK && p->order != LK_BY_WORD; i++)
-        q[i] = (uint8_t)(p->order == LK_BY_TILE ? code_by_tile : code_by_pair)(p, codes, block, j, i);
-    if (p->order != LK_BY_WORD)
+    if (p->order != LK_BY_WORD) {
+        for (int i = 0; i < LK_BLOCK; i++)
+            q[i] = (uint8_t)(p->order == LK_BY_TILE ? code_by_tile : code_by_pair)(p, codes, block, j, i);
         return;
+    }
     codes += block * p->code_bytes;
     if (bits == 6)
         q[15] = q[31] = 0;

@@ -18,9 +18,10 @@
  * The set avx512bf16 has them by pair where its type is bf16: words [bits / 2, width / 16, 2, 8 outputs, 2], of each
  * output one for even columns and one for odd ones, so that two numbers rounded side by side are a pair. Column 2 i or
  * 2 i + 1 is number i of its 16:
- *   4 bits  word o holds numbers 8 o ..., which are in bits 12, 16, 4, 8, 20, 24, 28 and 0 and the three above each:
- * two of each rotation by 0, -8, 8 and 16 bits come to rest in bits 12 and 16 6 bits  words 0 to 2 hold the 16 numbers
- * as above 8 bits  word o holds numbers 4 o ..., in bits 4, 12, 20, and 28 to 3 */
+ *   4 bits  word o holds numbers 8 o ..., in four bits from bit 12, 16, 4, 8, 20, 24, 28 and 0 on: of each rotation to
+ *           the left by 0, 8, 24 and 16 bits two come to rest at bits 12 and 16
+ *   6 bits  words 0 to 2 hold the 16 numbers as above
+ *   8 bits  word o holds numbers 4 o ..., from bit 4, 12, 20 and 28 on, the last one's upper half in bits 0 to 3 */
 #ifndef KERNELS_CPU_LK_PACKED_H
 #define KERNELS_CPU_LK_PACKED_H
 
