@@ -5,7 +5,6 @@
 #include "core/backend/backend_cpu.h"
 
 #define CHUNK_BYTES ((size_t)64 << 20)
-#define ROWS_A_THREAD 32
 #define LEAST_ROWS 64
 
 int64_t lb_cpu_grain(const struct lb_cpu *c, int64_t n_item, int64_t per_thread)
@@ -260,13 +259,10 @@ static enum lb_status parse_isa(const char *list, unsigned *allowed, struct lb_e
     }
 }
 
-/* Products are bound by arithmetic from a few dozen rows on, and cut finely enough for so many a thread; more would
- * take memory for their cache and gain nothing. Tiles are another matter: memory keeps up with them for hundreds of
- * rows. */
 static int64_t rows_enough(const struct lb_cpu *c)
 {
-    const int64_t rows = (int64_t)ROWS_A_THREAD * c->base.n_thread;
-    return strcmp(c->lk.name, "amx") == 0 ? 0 : rows < LEAST_ROWS ? LEAST_ROWS : rows;
+    const int64_t rows = c->lk.thread_rows * c->base.n_thread;
+    return rows > 0 && rows < LEAST_ROWS ? LEAST_ROWS : rows;
 }
 
 enum lb_status lb_cpu_open(struct lb_backend **out, const struct lb_backend_spec *spec, struct lb_err *err)

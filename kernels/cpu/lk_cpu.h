@@ -34,6 +34,9 @@ struct lk_cpu {
     /* From so many rows on near_rows of struct lk_linear makes products faster where two threads share a core, and
      * slower where each has one; 0: never. */
     int64_t near_rows_from;
+    /* Rows at a time for each thread beyond which a product's row costs no less, arithmetic being what takes its time;
+     * 0: there is no such number, memory keeps up for hundreds of rows. */
+    int64_t thread_rows;
 
     size_t (*weight_bytes)(int64_t n_out, const struct lk_cols *cols);
     size_t (*q_bytes)(int64_t n_tok, int64_t n_head, int64_t head_dim);

@@ -145,7 +145,8 @@ static void exp_each(const float *x, float *y, int64_t n)
 
 void lk_ref_init(struct lk_cpu *t, enum lk_type type)
 {
-    *t = (struct lk_cpu){.name = "ref", .type = type, .act_bytes = lk_ref_elem_bytes(type), .exp = exp_each};
+    *t = (struct lk_cpu){
+        .name = "ref", .type = type, .act_bytes = lk_ref_elem_bytes(type), .thread_rows = 32, .exp = exp_each};
     lk_ref_act_init(t, type);
     lk_ref_linear_init(t, type);
     lk_ref_rope_init(t, type);
