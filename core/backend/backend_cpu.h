@@ -102,8 +102,7 @@ struct lb_cpu {
 
     /* the step in progress */
     const struct lb_step *step;
-    int64_t n_row;    /* that ops take: its tokens, the wanted ones once kept_wanted */
-    bool kept_wanted; /* x holds no other rows any more */
+    int64_t n_row; /* that ops take: its tokens, or the wanted ones alone once they are kept */
     struct lb_kv_mem *kv;
     int64_t n_item;
     bool in_ranges;    /* items lie as the sequences do, threads have ranges; else most work first, and one queue */

@@ -123,7 +123,6 @@ void lb_cpu_keep_wanted(struct lb_backend *be, struct lb_buf *x)
         if (s->out_tok[j] != j)
             memcpy(x->data + j * x->width, x->data + s->out_tok[j] * x->width, bytes);
     c->n_row = s->n_out;
-    c->kept_wanted = true;
 }
 
 void lb_cpu_norm(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, const float *w, float eps,
@@ -137,7 +136,7 @@ void lb_cpu_norm(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf
         &c->lk,
         {.y = {y->data, wanted ? c->step->n_out : c->n_row, &y->cols},
          .x = x->data,
-         .row = wanted && !c->kept_wanted ? c->step->out_tok : NULL,
+         .row = wanted && c->n_row == c->step->n_tok ? c->step->out_tok : NULL,
          .w = w,
          .eps = eps},
     };

@@ -260,7 +260,6 @@ void lb_cpu_step_begin(struct lb_backend *be, const struct lb_step *step, struct
     c->err = (struct lb_err)LB_ERR_INIT;
     c->step = step;
     c->n_row = step->n_tok;
-    c->kept_wanted = false;
     c->kv = kv;
     c->n_item = 0;
     if (!c->reserved) {
