@@ -6,7 +6,7 @@
  *   8 bits  [8, width]: word o holds columns 4 o ...
  * so that a mask, a conversion and a multiplication by a scale times 2^-n unpack a column of all outputs.
  *
- * The set amx has the codes of a tile's row together instead (by_tile). Of 4 and 6 bits a row is a block of one output,
+ * LK_BY_TILE (the set amx) has the codes of a tile's row together. Of 4 and 6 bits a row is a block of one output,
  * of 8 bits two columns of 16 outputs:
  *   4 bits  four blocks [width, 32] in 16-bit lanes: lane i holds column i of block b in bits 4 b .. 4 b + 3; of up to
  *           three last blocks first two [width, 32] in bytes, then one [width, 16], byte i holding columns 2 i and
@@ -15,7 +15,7 @@
  *           number 2 j + h being column 16 h + i of output j; and number 15 in the upper two bits, as above
  *   8 bits  [width / 16, 16 pairs of columns, 16 outputs, 2]
  *
- * The set avx512bf16 has them by pair where its type is bf16: words [bits / 2, width / 16, 2, 8 outputs, 2], of each
+ * LK_BY_PAIR (avx512bf16 where its type is bf16) has words [bits / 2, width / 16, 2, 8 outputs, 2], of each
  * output one for even columns and one for odd ones, so that two numbers rounded side by side are a pair. Column 2 i or
  * 2 i + 1 is number i of its 16:
  *   4 bits  word o holds numbers 8 o ..., in four bits from bit 12, 16, 4, 8, 20, 24, 28 and 0 on: of each rotation to
