@@ -125,6 +125,15 @@ static bool asks_for(const char *name)
 }
 
 /* 0: nothing was asked for. */
+static int screens_asked(void)
+{
+    const char *text = getenv("LLMBATCH_SCREEN");
+    if (!text || !*text)
+        return 0;
+    return strcmp(text, "0") == 0 ? -1 : 1;
+}
+
+/* 0: nothing was asked for. */
 static int graphs_asked(void)
 {
     const char *text = getenv("LLMBATCH_CUDA_GRAPHS");
@@ -225,6 +234,7 @@ static enum lb_status check(struct lb_cli *cli, const struct place *p, struct lb
     cli->run.unpack = asks_for("LLMBATCH_UNPACK");
     cli->run.no_ahead = asks_for("LLMBATCH_NO_AHEAD");
     cli->run.graphs = graphs_asked();
+    cli->run.screens = screens_asked();
     return speaks(p) ? check_input(cli, err) : LB_OK;
 }
 

@@ -161,6 +161,7 @@ static enum lb_status open_backend_as(struct lb_llm *llm, const char *isa, struc
                                    .cuda_library = o->cuda_library,
                                    .unpack = o->unpack,
                                    .no_ahead = o->no_ahead,
+                                   .screens = o->screens,
                                    .graphs = o->graphs,
                                    .log = &o->log};
     return lb_backend_open(&llm->backend, &spec, err);

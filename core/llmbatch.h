@@ -65,6 +65,7 @@ struct lb_options {
     int graphs;                     /* tests: of decode steps on CUDA, kept at most; 0: as is usual, -1: none */
     bool unpack;                    /* tests: weights that could stay packed do not; the same output, more memory */
     bool no_ahead;                  /* tests: a step begins when the one before has ended, whatever the device can */
+    int screens;                    /* tests: of the LM head by int8, see struct lb_backend_spec */
     int64_t threads;                /* 0: the affinity mask */
     struct lb_world *world;         /* from lb_join; NULL: one process alone */
     int64_t tp;                     /* ranks that share one copy of the weights; 0: chosen */

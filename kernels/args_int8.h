@@ -34,4 +34,34 @@ struct lk_quantize {
     struct lk_act a; /* as norm, SwiGLU and attention write them */
 };
 
+/* How far a product in int8 can be from the same product in the set's type. With w and x as the type has them, W and X
+ * what int8 makes of them,
+ *
+ *     |w . x - W . X| <= ||W|| ||x - X|| + ||w - W|| ||x||
+ *
+ * (w . x - W . X = W . (x - X) + (w - W) . x, and Cauchy-Schwarz). The norms of a row or an output channel: `error` of
+ * the difference, and in it what f32 sums of up to LK_INT8_COLS columns are off in any order, in either product, in the
+ * transform and in these norms, and what subnormal numbers are worth. All are upper bounds; infinite where a number is
+ * not finite. */
+#define LK_NORM_COLS 1024 /* columns of a segment at most, where norms are asked for */
+struct lk_int8_norms {
+    float exact, whole, error; /* ||x||, ||X||, ||x - X|| */
+};
+
+/* Of a row's approximate logits y, W . X for n columns of a vocabulary, those whose exact ones can be the row's
+ * largest: y + m >= the largest y - m of all columns, m as above. */
+struct lk_screen {
+    const float *y, *whole, *error; /* [n], the latter two the columns' norms */
+    struct lk_int8_norms row;
+    int64_t n;  /* at most LK_SCREEN_COLS */
+    int32_t id; /* of column 0 */
+};
+
+#define LK_SCREEN_COLS 512
+
+struct lk_may {
+    float most; /* that the exact logit can be */
+    int32_t id;
+};
+
 #endif

@@ -21,6 +21,7 @@ struct lb_backend_counts {
     int64_t product_rows;                      /* rows that entered layer products, one count a product */
     int64_t token_rows;                        /* tokens that those products were asked for */
     int64_t weight_bytes;                      /* packed matrices */
+    int64_t screened_rows, exact_logits;       /* rows whose head was screened, and logits computed of them */
     double attend_s, linear_s, norm_s, head_s; /* seconds by kind of op, whole run */
 };
 
@@ -170,6 +171,8 @@ struct lb_backend_spec {
     int graphs;    /* of decode steps, kept at most on a device that has them; 0: as many as is usual, -1: none */
     bool unpack;   /* see struct lb_backend */
     bool no_ahead; /* n_ahead is 0 whatever the device can */
+    int screens;   /* tests: 1: rows that want their largest logit alone are screened by int8 from the first one on, -1:
+                    * none are; 0: as is faster. The CPU's, and the same bits */
     const struct lb_log *log;
 };
 

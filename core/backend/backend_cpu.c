@@ -90,6 +90,7 @@ static enum lb_status cpu_reserve(struct lb_backend *be, struct lb_step_limits l
         (c->piece = lb_cpu_take(c, n_tok, sizeof *c->piece, "attention pieces", err)) == NULL)
         return LB_E_DEVICE;
     LB_TRY(lb_cpu_int8_reserve(c, err));
+    lb_cpu_screen_reserve(c);
     LB_TRY(lb_head_reserve(&c->head, max_out, vocab, err));
     LB_TRY(lb_cpu_lora_reserve(c, err));
     c->reserved = true;
@@ -287,6 +288,7 @@ enum lb_status lb_cpu_open(struct lb_backend **out, const struct lb_backend_spec
     c->base.device = "cpu";
     c->base.isa = c->lk.name;
     c->base.unpack = spec->unpack;
+    c->screens = spec->screens;
     c->base.n_thread = lb_team_size(c->team);
     c->base.rows_enough = rows_enough(c);
     if (spec->log)

@@ -66,7 +66,8 @@ struct lb_cpu_piece {
 #define LB_CPU_BUCKETS 256
 #define LB_CPU_SMALL 8 /* of small pieces a thread has as many at least */
 
-struct lb_cpu_moe; /* backend_cpu_moe.c */
+struct lb_cpu_moe;    /* backend_cpu_moe.c */
+struct lb_cpu_screen; /* backend_cpu_screen.c */
 
 struct lb_cpu {
     struct lb_backend base;   /* first: a struct lb_backend * is this */
@@ -90,6 +91,8 @@ struct lb_cpu {
     void *int8;             /* [limit.n_tok] rows of int8_row_bytes */
     size_t int8_row_bytes;  /* of the widest input of an int8 matrix; 0: there are none */
     struct lb_cpu_lora lora;
+    int screens;                  /* as in struct lb_backend_spec */
+    struct lb_cpu_screen *screen; /* of the LM head; NULL: its logits are all computed */
 
     /* fixed by the first step */
     void *q;
@@ -223,6 +226,20 @@ void lb_cpu_head_part(struct lb_backend *be, const struct lb_actbuf *a, const st
 const struct lb_cand *lb_cpu_head_merge(struct lb_backend *be, const struct lb_step *step,
                                         const struct lb_head_part *part, int n_part);
 float *lb_cpu_part_logits(struct lb_backend *be, int64_t j);
+
+/* backend_cpu_screen.c */
+/* A matrix that may be an LM head whose rows are screened: remembered where it is. */
+enum lb_status lb_cpu_screen_offer(struct lb_cpu *c, const struct lb_matrix_spec *spec, const struct lb_matrix *m,
+                                   struct lb_err *err);
+/* Part of reserve; without memory nothing is screened. */
+void lb_cpu_screen_reserve(struct lb_cpu *c);
+/* Whether screening reads the rows of this table, too, and is likely to read those it has read again. */
+bool lb_cpu_screen_reads(const struct lb_cpu *c, const struct lb_table *table);
+/* Whether the step's rows can be screened in the head w: how long it takes either way is to be said there; NULL: they
+ * cannot, or it is too early. */
+struct lb_tune *lb_cpu_screens(struct lb_cpu *c, const struct lb_matrix *w);
+/* Fills head.best of the step's rows; false: nothing can be said of one of them, and all logits are needed. */
+bool lb_cpu_screen(struct lb_cpu *c, const struct lk_act *a);
 
 /* backend_cpu_moe.c */
 enum lb_status lb_cpu_moe_reserve(struct lb_backend *be, const struct lb_moe_shape *shape,

@@ -28,14 +28,23 @@ static void find_top(struct lb_cpu *c, int64_t n_row, const struct lk_cols *seg)
     lb_team_run(c->team, run_top, &top, n_row, 1);
 }
 
-static void product(struct lb_cpu *c, const struct lb_actbuf *a, const struct lb_matrix *w)
+static void whole_product(struct lb_cpu *c, const struct lk_act *a, const struct lb_matrix *w)
 {
-    struct lk_linear args = {.a = {a->data, c->step->n_out, &a->cols},
-                             .epilogue = LK_EP_HEAD,
-                             .best = c->head.best,
-                             .logits = c->head.logits_of};
+    struct lk_linear args = {.a = *a, .epilogue = LK_EP_HEAD, .best = c->head.best, .logits = c->head.logits_of};
     lb_cpu_set_weights(&args, w);
     lb_cpu_run_product(c, &args, false);
+}
+
+/* Fills head.best, and logits of rows that ask for them. */
+static void product(struct lb_cpu *c, const struct lb_actbuf *buf, const struct lb_matrix *w)
+{
+    const struct lk_act a = {buf->data, c->step->n_out, &buf->cols};
+    struct lb_tune *screens = lb_cpu_screens(c, w);
+    const double begin = lb_cpu_now();
+    if (!screens || !(c->screens > 0 || lb_tune_way(screens)) || !lb_cpu_screen(c, &a))
+        whole_product(c, &a, w);
+    if (screens)
+        lb_tune_took(screens, (lb_cpu_now() - begin) / (double)a.n_row);
 }
 
 void lb_cpu_head(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w)

@@ -107,7 +107,7 @@ void lb_cpu_embed(struct lb_backend *be, struct lb_buf *x, const struct lb_table
         n = n_tok - t < EMBED_MANY ? n_tok - t : EMBED_MANY;
         struct embed_job job = {&c->lk, table, c->id + t, x->data + t * table->n_col};
         lb_team_run_even(c->team, run_embed, &job, n, lb_cpu_grain(c, n, 4));
-        if (table->rows->forget)
+        if (table->rows->forget && !lb_cpu_screen_reads(c, table))
             table->rows->forget(table->rows);
     }
 }

@@ -51,6 +51,7 @@ struct lb_matrix_spec {
     const char *name; /* for messages */
     bool f32;         /* kept and multiplied in f32 whatever the backend's type: a router, see struct lb_moe_weights */
     bool int8;        /* kept and multiplied in int8 (kernels/args_int8.h); the backend is one with int8 */
+    bool head;        /* an LM head: `rows` are lent as long as the backend lives */
 };
 
 /* Sizes of a mixture of experts, the same in all layers that are one, and how its router chooses (struct lk_route). */

@@ -193,9 +193,10 @@ static enum lb_status load_ends(struct lb_loader *ld, struct lb_err *err)
     LB_TRY(choose_ends(ld, &embed, &head, err));
     LB_TRY(lb_load_norm(ld, 0, LB_R_NORM, c->dim, &ld->w->norm, err));
 
-    struct lb_fused f, *table = lb_mem_new(1, sizeof *table);
+    struct lb_fused *table = lb_mem_new(1, sizeof *table), *rows_of_head = lb_mem_new(1, sizeof *rows_of_head);
     ld->w->embed_rows = table;
-    if (!table)
+    ld->w->head_rows = rows_of_head;
+    if (!table || !rows_of_head)
         return lb_err_memory(err, "the embedding table", sizeof *table);
     const struct lb_model_cols *cols = ld->s->cols;
     const struct lb_span rows = {.row = cols->vocab_begin, .n_take = cols->n_vocab};
@@ -206,9 +207,10 @@ static enum lb_status load_ends(struct lb_loader *ld, struct lb_err *err)
     table->rows.forget = lb_fused_forget;
     LB_TRY(be->ops->table_new(be, &table->rows, cols->vocab_begin, &ld->w->embed, err));
 
-    lb_fused_init(&f, c->dim);
-    lb_fused_add(ld, &f, head, &rows, c->dim, 0);
-    LB_TRY(lb_fused_pack(ld, &f, (struct lb_matrix_spec){.cols = &cols->dim}, &ld->w->head, err));
+    lb_fused_init(rows_of_head, c->dim);
+    lb_fused_add(ld, rows_of_head, head, &rows, c->dim, 0);
+    struct lb_matrix_spec spec = {.cols = &cols->dim, .head = true};
+    LB_TRY(lb_fused_pack(ld, rows_of_head, spec, &ld->w->head, err));
     ld->w->n_head_product = c->n_vocab * c->dim;
     ld->w->n_param += ld->w->n_head_product * (embed == head ? 1 : 2);
     return LB_OK;
@@ -313,6 +315,7 @@ void lb_weights_release(struct lb_weights *w)
     for (int64_t il = 0; il < w->n_layer; il++)
         lb_mem_free(w->layer[il].expert);
     lb_mem_free(w->embed_rows);
+    lb_mem_free(w->head_rows);
     lb_mem_free(w->layer);
     *w = (struct lb_weights){0};
 }

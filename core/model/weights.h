@@ -50,6 +50,7 @@ struct lb_layer {
 struct lb_weights {
     struct lb_table *embed;      /* [n_vocab, dim] of the slice */
     struct lb_fused *embed_rows; /* of the file, which embed reads; owned */
+    struct lb_fused *head_rows;  /* the head's, which the backend may read again; owned */
     const float *norm;           /* [dim] */
     struct lb_matrix *head;      /* [n_vocab, dim] of the slice */
     struct lb_layer *layer;      /* [n_layer], owned */

@@ -46,7 +46,7 @@ static enum lb_status lay_out_w_uk(struct lb_loader *ld, const struct lb_wtensor
     const struct lb_mla *m = &ld->s->config->mla;
     int64_t n_head = ld->s->cols->slice.n_head;
     struct lb_rows rows = {.n_row = n_head * m->kv_rank, .n_col = m->nope_dim};
-    struct lb_matrix_spec spec = {&rows, &ld->s->cols->nope, false, t->name, true, false};
+    struct lb_matrix_spec spec = {.rows = &rows, .cols = &ld->s->cols->nope, .name = t->name, .f32 = true};
     return ld->s->backend->ops->heads_new(ld->s->backend, &spec, n_head, out, err);
 }
 
@@ -81,7 +81,7 @@ static enum lb_status load_w_uk(struct lb_loader *ld, const struct lb_wtensor *t
                                  .n_col = m->nope_dim,
                                  .at = transposed_at,
                                  .data_type = LB_F32};
-        struct lb_matrix_spec spec = {&turned, &ld->s->cols->nope, false, t->name, true, false};
+        struct lb_matrix_spec spec = {.rows = &turned, .cols = &ld->s->cols->nope, .name = t->name, .f32 = true};
         status = ld->s->backend->ops->heads_new(ld->s->backend, &spec, s->n_head, out, err);
     }
     lb_mem_free(all);
@@ -107,7 +107,7 @@ static enum lb_status load_kv_parts(struct lb_loader *ld, int il, struct lb_laye
         lb_load_count(ld, t->type, TURNED);
         struct head_rows all = {t, s->head_begin, n, 0, n, i == 0 && ld->s->backend->dtype == LB_BF16};
         struct lb_rows rows = {.get = head_rows_get, .ctx = &all, .n_row = s->n_head * n, .n_col = want[i][2]};
-        struct lb_matrix_spec spec = {&rows, cols[i], false, t->name, i == 0, false};
+        struct lb_matrix_spec spec = {.rows = &rows, .cols = cols[i], .name = t->name, .f32 = i == 0};
         LB_TRY(ld->s->backend->ops->heads_new(ld->s->backend, &spec, s->n_head, out[i], err));
     }
     return LB_OK;
@@ -131,7 +131,7 @@ static enum lb_status load_kv_b(struct lb_loader *ld, int il, struct lb_layer_la
     LB_TRY(load_w_uk(ld, t, &l->w_uk, err));
     struct head_rows values = {t, s->head_begin, per_head, m->nope_dim, m->v_dim, false};
     struct lb_rows rows = {.get = head_rows_get, .ctx = &values, .n_row = s->n_head * m->v_dim, .n_col = m->kv_rank};
-    struct lb_matrix_spec spec = {&rows, &ld->s->cols->kv_rank, false, t->name, false, false};
+    const struct lb_matrix_spec spec = {.rows = &rows, .cols = &ld->s->cols->kv_rank, .name = t->name};
     return ld->s->backend->ops->heads_new(ld->s->backend, &spec, s->n_head, &l->w_uv, err);
 }
 

@@ -274,6 +274,10 @@ static void count_forward(struct lb_run *r)
     lb_log_put(r->spec->log, LB_LOG_DEBUG,
                "forward: layer products %.6g s, attention and cache %.6g s, norms %.6g s, head %.6g s", c->linear_s,
                c->attend_s, c->norm_s, c->head_s);
+    if (c->screened_rows > 0)
+        lb_log_put(r->spec->log, LB_LOG_DEBUG,
+                   "head: %lld rows were screened by int8, which left %.1f logits a row to be computed",
+                   (long long)c->screened_rows, (double)c->exact_logits / (double)c->screened_rows);
     lb_log_put(r->spec->log, LB_LOG_DEBUG, "steps launched while another one was on its way: %lld",
                (long long)r->n_ahead);
     const int64_t *n = r->asker.n_put;

@@ -113,7 +113,8 @@ static enum lb_status choose_cache(struct lb_plan *p, const struct lb_plan_spec 
 {
     double n_rank = ranks_of(spec), weights = host_weight_bytes(spec, tp);
     double room = (double)spec->free_bytes - weights - host_step_bytes(spec, tp, p->batch_most);
-    double beside = spec->device ? 0 : HOST_BYTES < room / 4 ? HOST_BYTES : room / 4;
+    double host = HOST_BYTES + n_rank * lb_plan_screen_bytes(spec, tp);
+    double beside = spec->device ? 0 : host < room / 4 ? host : room / 4;
     double share = spec->device ? DEVICE_SHARE : CACHE_SHARE;
     p->kv_memory = spec->kv_memory ? spec->kv_memory : (int64_t)(share * (room - beside) / n_rank);
     p->need = (struct lb_need){.weights = weights,

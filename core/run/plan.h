@@ -112,6 +112,8 @@ double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp);
 
 /* Bytes that a rank's adapters take, and those of a step's tokens for them, at most. */
 double lb_plan_lora_bytes(const struct lb_plan_spec *spec);
+/* The LM head in int8, which a rank makes where it screens (core/backend/backend_cpu_screen.c). */
+double lb_plan_screen_bytes(const struct lb_plan_spec *spec, int tp);
 double lb_plan_lora_step_bytes(const struct lb_plan_spec *spec, int64_t n_tok);
 double lb_plan_layer_bytes(const struct lb_plan_spec *spec);
 

@@ -140,6 +140,22 @@ double lb_plan_weight_bytes(const struct lb_plan_spec *spec, int tp)
     return sum / n * ((cut > 0 ? cut / tp : 0) + whole + kv * (double)kv_heads(c, tp));
 }
 
+/* A row of the vocabulary: columns in whole blocks, what scales it, what bounds it. */
+double lb_plan_screen_bytes(const struct lb_plan_spec *spec, int tp)
+{
+    const struct lb_config *c = spec->config;
+    const struct lb_wtensor *head = NULL;
+    if (!spec->weights || spec->device)
+        return 0;
+    for (int i = 0; i < 2 && !head; i++)
+        head = lb_wfile_find(spec->weights,
+                             lb_family_tensor(c->family, c->gguf, i == 0 ? LB_R_HEAD : LB_R_EMBED, 0, ".weight").text);
+    if (!head || (!spec->unpack && lb_codes_kept_bytes(head) > 0))
+        return 0;
+    double row = (double)((c->dim + LK_INT8_BLOCK - 1) / LK_INT8_BLOCK * LK_INT8_BLOCK) + 4 * sizeof(float);
+    return (double)c->n_vocab / tp * row;
+}
+
 double lb_plan_lora_bytes(const struct lb_plan_spec *spec)
 {
     return spec->lora ? (double)lb_lora_elements(spec->lora) * (double)elem_bytes(spec->dtype) : 0;

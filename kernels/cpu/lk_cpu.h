@@ -24,6 +24,11 @@ struct lk_int8 {
     void (*quantize)(const struct lk_quantize *a, int64_t begin, int64_t end);
     int64_t (*linear_items)(const struct lk_linear *a);
     void (*linear)(const struct lk_linear *a, int64_t begin, int64_t end);
+    /* Of one row of numbers of `type`, as the table's type has them. */
+    void (*norms)(const void *row, enum lk_type type, const struct lk_cols *cols, struct lk_int8_norms *out);
+    /* *least: the best lower bound of a row's largest logit so far, raised by what these columns say. Writes the
+     * columns that may reach it, and returns how many they are. NULL: int8 is no faster than the set's own products. */
+    int64_t (*screen)(const struct lk_screen *a, float *least, struct lk_may *may);
 };
 
 struct lk_cpu {

@@ -2,11 +2,8 @@
 #ifndef KERNELS_CPU_LK_INT8_H
 #define KERNELS_CPU_LK_INT8_H
 
-#include <math.h>
-
-#include "kernels/args_int8.h"
+#include "kernels/cpu/lk_int8_block.h"
 #include "kernels/cpu/lk_panels.h"
-#include "kernels/cpu/lk_set.h"
 
 /* A set's order of weights. A panel's numbers are followed by its scales, f32 [n_seg, panel], and with `corrected` by
  * what sums have to begin with where activations are stored with 128 added: -128 times the sum of q over the segment,
@@ -18,60 +15,6 @@ struct lk_int8_order {
     /* Where (k, j) is, k a multiple of `run`, counted from the segment's first block. */
     int64_t (*at)(int64_t k, int64_t j);
 };
-
-#define LK_EIGHT __attribute__((vector_size(32))) float
-
-/* Mixes a block. The first three stages pair numbers of one vector: each is added to its partner, the second of a pair
- * with its sign turned. */
-LK_INLINE void lk_int8_mix(LK_EIGHT x[8])
-{
-    const LK_EIGHT sign1 = {1, -1, 1, -1, 1, -1, 1, -1}, sign2 = {1, 1, -1, -1, 1, 1, -1, -1};
-    const LK_EIGHT sign4 = {1, 1, 1, 1, -1, -1, -1, -1};
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) {
-        x[i] = __builtin_shufflevector(x[i], x[i], 1, 0, 3, 2, 5, 4, 7, 6) + x[i] * sign1;
-        x[i] = __builtin_shufflevector(x[i], x[i], 2, 3, 0, 1, 6, 7, 4, 5) + x[i] * sign2;
-        x[i] = __builtin_shufflevector(x[i], x[i], 4, 5, 6, 7, 0, 1, 2, 3) + x[i] * sign4;
-    }
-#pragma GCC unroll 3
-    for (int h = 1; h < 8; h *= 2) {
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++) {
-            if (i & h)
-                continue;
-            LK_EIGHT u = x[i], v = x[i + h];
-            x[i] = u + v;
-            x[i + h] = u - v;
-        }
-    }
-}
-
-struct lk_int8_scale {
-    float s, inverse;
-};
-
-/* most: the bits of the largest |x|. */
-static inline struct lk_int8_scale lk_int8_scale_of(uint32_t most)
-{
-    float m = lk_float(most);
-    if (most >= 0x7f800000u)
-        return (struct lk_int8_scale){NAN, 0};
-    if (m < 0x1p-120f)
-        return (struct lk_int8_scale){0, 0};
-    return (struct lk_int8_scale){m / 127.0f, 127.0f / m};
-}
-
-static inline uint32_t lk_int8_more(uint32_t most, float x)
-{
-    uint32_t size = lk_bits(x) & 0x7fffffffu;
-    return size > most ? size : most;
-}
-
-/* |x * inverse| <= 127.5; the number that a NaN gives is not looked at. Behind 2^23 floats are whole numbers. */
-static inline int8_t lk_int8_of(float x, float inverse)
-{
-    return (int8_t)(uint8_t)(lk_bits(x * inverse + 0x1.8p23f) & 0xffu);
-}
 
 /* Columns of segment s in whole blocks, of those before it, and of all. */
 static inline int64_t lk_int8_width(const struct lk_cols *c, int s)
@@ -142,37 +85,28 @@ static inline struct lk_int8_item lk_int8_item_of(const struct lk_linear *a, con
                                  item % p->n_panel, after % p->n_panel};
 }
 
-/* Columns k .. k + 63 of source row j, of which n exist, mixed. */
-static inline void lk_int8_source(const struct lk_pack *a, int j, int64_t k, int64_t n, float x[LK_INT8_BLOCK])
+/* Columns k .. k + 63 of source row j, of which n are left, mixed. */
+LK_INLINE void lk_int8_source(const struct lk_pack *a, int j, int64_t k, int64_t n, LK_EIGHT x[8])
 {
     const char *row = a->row[j];
-    memset(x, 0, LK_INT8_BLOCK * sizeof *x);
-    if (!row || n <= 0)
-        return;
-    if (a->type == LK_F32) {
-        memcpy(x, row + 4 * k, (size_t)lk_min(n, LK_INT8_BLOCK) * sizeof *x);
-    } else {
-        uint16_t half[LK_INT8_BLOCK] = {0};
-        memcpy(half, row + 2 * k, (size_t)lk_min(n, LK_INT8_BLOCK) * sizeof *half);
-        for (int i = 0; i < LK_INT8_BLOCK; i++)
-            x[i] = lk_widen(half[i]);
-    }
-    LK_EIGHT v[8];
-    memcpy(v, x, sizeof v);
-    lk_int8_mix(v);
-    memcpy(x, v, sizeof v);
+    if (!row)
+        memset(x, 0, 8 * sizeof *x);
+    else if (a->type == LK_F32)
+        lk_int8_load(row + 4 * k, LK_F32, n, x);
+    else
+        lk_int8_load(row + 2 * k, LK_BF16, n, x);
+    lk_int8_mix(x);
 }
 
-static inline struct lk_int8_scale lk_int8_source_scale(const struct lk_pack *a, int j, int64_t begin, int64_t end)
+LK_INLINE struct lk_int8_scale lk_int8_source_scale(const struct lk_pack *a, int j, int64_t begin, int64_t end)
 {
-    uint32_t most = 0;
-    float x[LK_INT8_BLOCK];
+    LK_EIGHT_INT most = {0};
+    LK_EIGHT x[8];
     for (int64_t k = begin; k < end; k += LK_INT8_BLOCK) {
         lk_int8_source(a, j, k, end - k, x);
-        for (int i = 0; i < LK_INT8_BLOCK; i++)
-            most = lk_int8_more(most, x[i]);
+        lk_int8_most(x, &most);
     }
-    return lk_int8_scale_of(most);
+    return lk_int8_scale_of_lanes(&most);
 }
 
 #define LK_INT8_PANEL 32 /* of any set, at most */
@@ -183,26 +117,29 @@ LK_INLINE void lk_int8_pack_segment(const struct lk_pack *a, const struct lk_int
 {
     const struct lk_cols *c = a->cols;
     float inverse[LK_INT8_PANEL];
+    LK_EIGHT_INT sum[LK_INT8_PANEL];
     for (int j = 0; j < o->panel; j++) {
         struct lk_int8_scale of = lk_int8_source_scale(a, j, c->begin[s], c->begin[s + 1]);
         scale[j] = of.s / LK_INT8_BLOCK;
         inverse[j] = of.inverse;
-        begin[j] = 0;
+        sum[j] = (LK_EIGHT_INT){0};
     }
     int64_t width = lk_int8_width(c, s);
     for (int64_t at = 0; at < width; at += LK_INT8_BLOCK) {
         int8_t q[LK_INT8_PANEL][LK_INT8_BLOCK];
         for (int j = 0; j < o->panel; j++) {
-            float x[LK_INT8_BLOCK];
+            LK_EIGHT x[8];
             lk_int8_source(a, j, c->begin[s] + at, c->begin[s + 1] - c->begin[s] - at, x);
-            for (int i = 0; i < LK_INT8_BLOCK; i++) {
-                q[j][i] = lk_int8_of(x[i], inverse[j]);
-                begin[j] -= 128 * q[j][i];
-            }
+            lk_int8_whole(x, inverse[j], q[j], &sum[j]);
         }
         for (int i = 0; i < LK_INT8_BLOCK; i += o->run)
             for (int j = 0; j < o->panel; j++)
                 memcpy(w + o->at(at + i, j), &q[j][i], (size_t)o->run);
+    }
+    for (int j = 0; j < o->panel; j++) {
+        begin[j] = 0;
+        for (int i = 0; i < 8; i++)
+            begin[j] -= 128 * sum[j][i];
     }
 }
 

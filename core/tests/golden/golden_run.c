@@ -71,6 +71,7 @@ void golden_options(struct lb_options *o, const char *model)
     o->model = model;
     o->dtype = "f32";
     o->threads = 2;
+    o->screens = 1;
     o->token_ids = true;
     o->gen.set = LB_GEN_TEMPERATURE; /* greedy, whatever generation_config.json says: so were the goldens made */
     o->gen.temperature = 0;

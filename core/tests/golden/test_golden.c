@@ -521,6 +521,7 @@ static void contract_of(const char *path, const struct way *way, const json_t *r
         o.batch_tokens = variants[v][0];
         o.threads = variants[v][1];
         o.max_seqs = variants[v][2];
+        o.screens = v % 2 ? -1 : 1;
         golden_run(&o, rows, &out);
         snprintf(where, sizeof where, "%s %s %s: budget %d, %d threads, %d sequences", path, dtype, isa, variants[v][0],
                  variants[v][1], variants[v][2]);
@@ -532,6 +533,7 @@ static void contract_of(const char *path, const struct way *way, const json_t *r
     o.batch_tokens = 512;
     o.threads = 2;
     o.max_seqs = 256;
+    o.screens = 1;
     if (extent == EXTENT_FULL || first % 4 == 0)
         check_backward(&o, rows, base.rows);
     /* where pages are does not depend on the type: a sample has it in the smaller one */

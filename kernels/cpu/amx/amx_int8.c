@@ -6,6 +6,7 @@
  * the columns, and products go through memory like those of amx_linear.c. */
 #include "kernels/cpu/amx/amx_epilogue.h"
 #include "kernels/cpu/amx/amx_product.h"
+#include "kernels/cpu/avx512/avx512_screen.h"
 #include "kernels/cpu/lk_int8.h"
 #include "kernels/cpu/lk_lora.h"
 
@@ -335,6 +336,11 @@ static void linear(const struct lk_linear *a, int64_t begin, int64_t end)
     _tile_release(); /* else each context switch of the thread would carry eight tiles */
 }
 
+static void norms(const void *row, enum lk_type type, const struct lk_cols *cols, struct lk_int8_norms *out)
+{
+    lk_norms(row, type, cols, out);
+}
+
 void lk_amx_int8_init(struct lk_cpu *t)
 {
     t->int8 = (struct lk_int8){.weight_bytes = weight_bytes,
@@ -343,5 +349,7 @@ void lk_amx_int8_init(struct lk_cpu *t)
                                .quantize_items = quantize_items,
                                .quantize = quantize,
                                .linear_items = linear_items,
-                               .linear = linear};
+                               .linear = linear,
+                               .norms = norms,
+                               .screen = lk_avx512_screen};
 }

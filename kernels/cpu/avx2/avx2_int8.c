@@ -8,6 +8,7 @@
 #include "kernels/cpu/avx2/avx2_product.h"
 #include "kernels/cpu/lk_int8.h"
 #include "kernels/cpu/lk_lora.h"
+#include "kernels/cpu/lk_screen.h"
 
 #define ROWS LK_AVX2_ROWS
 #define PANEL LK_AVX2_PANEL
@@ -285,6 +286,16 @@ LK_INLINE void linear(const struct lk_linear *a, int64_t begin, int64_t end, con
 }
 LK_BOTH_TYPES(linear, lk_linear)
 
+static void norms(const void *row, enum lk_type type, const struct lk_cols *cols, struct lk_int8_norms *out)
+{
+    lk_norms(row, type, cols, out);
+}
+
+static int64_t screen(const struct lk_screen *a, float *least, struct lk_may *may)
+{
+    return lk_screen_columns(a, least, may);
+}
+
 void lk_avx2_int8_init(struct lk_cpu *t, enum lk_type type)
 {
     t->int8 = (struct lk_int8){.weight_bytes = weight_bytes,
@@ -293,5 +304,7 @@ void lk_avx2_int8_init(struct lk_cpu *t, enum lk_type type)
                                .quantize_items = quantize_items,
                                .quantize = quantize,
                                .linear_items = linear_items,
-                               .linear = type == LK_F32 ? linear_f32 : linear_bf16};
+                               .linear = type == LK_F32 ? linear_f32 : linear_bf16,
+                               .norms = norms,
+                               .screen = screen};
 }

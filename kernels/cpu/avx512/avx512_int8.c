@@ -4,6 +4,7 @@
  *                w * r + i, a segment's to a multiple of 64 columns; then scales, [n_row, n_seg]
  *   weights      panels of 32 output columns, [columns / 4, 32, 4] int8, their scales and where sums begin */
 #include "kernels/cpu/avx512/avx512_epilogue.h"
+#include "kernels/cpu/avx512/avx512_screen.h"
 #include "kernels/cpu/lk_int8.h"
 #include "kernels/cpu/lk_lora.h"
 
@@ -283,6 +284,11 @@ LK_INLINE void linear(const struct lk_linear *a, int64_t begin, int64_t end, con
 }
 LK_BOTH_TYPES(linear, lk_linear)
 
+static void norms(const void *row, enum lk_type type, const struct lk_cols *cols, struct lk_int8_norms *out)
+{
+    lk_norms(row, type, cols, out);
+}
+
 void lk_avx512_int8_init(struct lk_cpu *t, enum lk_type type)
 {
     bool f32 = type == LK_F32;
@@ -292,5 +298,7 @@ void lk_avx512_int8_init(struct lk_cpu *t, enum lk_type type)
                                .quantize_items = quantize_items,
                                .quantize = f32 ? quantize_f32 : quantize_bf16,
                                .linear_items = linear_items,
-                               .linear = f32 ? linear_f32 : linear_bf16};
+                               .linear = f32 ? linear_f32 : linear_bf16,
+                               .norms = norms,
+                               .screen = lk_avx512_screen};
 }
