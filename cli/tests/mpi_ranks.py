@@ -214,7 +214,7 @@ def a_run_on_ranks_is_interrupted_and_goes_on(tmp):
 @case
 def a_time_limit_on_ranks(tmp):
     needs_mpi()
-    rows = lines([{'prompt_token_ids': [5 + i % 50, 7], 'max_tokens': 1500, 'ignore_eos': True} for i in range(300)])
+    rows = lines([{'prompt_token_ids': [5 + i % 50, 7 + i // 50], 'max_tokens': 1500, 'ignore_eos': True} for i in range(300)])
     path, out = write(os.path.join(tmp, 'in.jsonl'), rows), os.path.join(tmp, 'out.jsonl')
     begin = time.monotonic()
     with Run(local(2), ['-m', SMALL, '-i', path, '-o', out, '--time-limit', '2s', '--max-model-len', '2048']) as r:
