@@ -68,6 +68,14 @@ struct lk_best {
     bool finite;
 };
 
+/* Pages of a cache that are read soon: K and V of page[0], then of page[1], ... */
+struct lk_soon {
+    const char *k, *v;
+    int64_t k_bytes, v_bytes; /* of a page, whole lines */
+    const int32_t *page;
+    int64_t n, first; /* n halves of pages, of which the product is to fetch those from `first` on */
+};
+
 /* v[i, j] = tree over segments s of (sum over k in s of a[i, k] * W[j, k]), each segment summed from zero in the order
  * that the set's instruction defines; the tree is balanced (s with s+1, then pairs of those) when n_seg is a power of
  * two, else left to right. */
@@ -87,7 +95,8 @@ struct lk_linear {
     /* Hints, on which results never depend. */
     int64_t l2_bytes;   /* a core's second cache; 0: unknown. The number of items depends on it */
     int64_t skip_items; /* other threads' items between the end of a range and what its thread is likely to get next */
-    bool near_rows;     /* rows come to the first cache before their products: see near_rows_from of struct lk_cpu */
+    const struct lk_soon *soon; /* fetched beside the weights by sets that have room for it; NULL: nothing */
+    bool near_rows; /* rows come to the first cache before their products: see near_rows_from of struct lk_cpu */
 };
 
 #define LK_MAX_EXPERT 1024

@@ -74,6 +74,7 @@ struct lb_cpu {
     struct lk_cpu lk, lk_f32; /* of the backend's type, and of f32 for routers */
     int64_t l2_bytes;
     struct lb_tunes near_rows; /* of products */
+    struct lb_tunes soons;     /* whether products fetch the next layer's pages */
     struct lb_team *team;
     struct lb_cpu_chunk *chunk;
     struct lb_weight_mem *weight_mem; /* NULL: the chunks */
@@ -107,6 +108,8 @@ struct lb_cpu {
     const struct lb_step *step;
     int64_t n_row; /* that ops take: its tokens, or the wanted ones alone once they are kept */
     struct lb_kv_mem *kv;
+    struct lk_soon soon; /* what is left to be fetched of the next layer's pages */
+    double attended;     /* when the last layer's attention ended */
     int64_t n_item;
     bool in_ranges;    /* items lie as the sequences do, threads have ranges; else most work first, and one queue */
     struct lb_err err; /* first failure since step_begin */
@@ -228,15 +231,13 @@ const struct lb_cand *lb_cpu_head_merge(struct lb_backend *be, const struct lb_s
 float *lb_cpu_part_logits(struct lb_backend *be, int64_t j);
 
 /* backend_cpu_screen.c */
-/* A matrix that may be an LM head whose rows are screened: remembered where it is. */
 enum lb_status lb_cpu_screen_offer(struct lb_cpu *c, const struct lb_matrix_spec *spec, const struct lb_matrix *m,
                                    struct lb_err *err);
-/* Part of reserve; without memory nothing is screened. */
-void lb_cpu_screen_reserve(struct lb_cpu *c);
-/* Whether screening reads the rows of this table, too, and is likely to read those it has read again. */
+void lb_cpu_screen_reserve(struct lb_cpu *c); /* part of reserve; without memory nothing is screened */
+/* Whether screening reads the rows of this table, too, and again and again. */
 bool lb_cpu_screen_reads(const struct lb_cpu *c, const struct lb_table *table);
-/* Whether the step's rows can be screened in the head w: how long it takes either way is to be said there; NULL: they
- * cannot, or it is too early. */
+/* Where it is to be said how long the step's rows take in the head w, screened or not; NULL: they cannot be, or not
+ * yet. */
 struct lb_tune *lb_cpu_screens(struct lb_cpu *c, const struct lb_matrix *w);
 /* Fills head.best of the step's rows; false: nothing can be said of one of them, and all logits are needed. */
 bool lb_cpu_screen(struct lb_cpu *c, const struct lk_act *a);

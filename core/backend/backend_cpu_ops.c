@@ -41,17 +41,27 @@ static void run_product(const struct lb_cpu *c, const struct lk_linear *args)
  * there are too few of them, or no difference. */
 static struct lb_tune *near_of(struct lb_cpu *c, const struct lk_linear *a, bool int8)
 {
-    int64_t size = 1, n_row = a->a.n_row, form = a->q ? 2 + (int64_t)a->q->kind : int8;
+    int64_t n_row = a->a.n_row, form = a->q ? 2 + (int64_t)a->q->kind : int8;
     if (c->lk.near_rows_from == 0 || n_row < c->lk.near_rows_from)
         return NULL;
-    while (2 * size <= n_row)
-        size *= 2;
+    const int64_t size = lb_tune_size(n_row);
     return lb_tune_of(&c->near_rows, (const int64_t[4]){a->n_out, a->a.cols->n_col, size, 8 * form + a->epilogue});
+}
+
+/* Halves of the next layer's pages that this product fetches beside its weights, a register tile one. */
+static int64_t fetches(const struct lb_cpu *c, const struct lk_linear *a, bool int8)
+{
+    const int64_t tile = c->lk.tile_rows, panel = c->lk.panel_cols;
+    if (int8 || a->q || c->soon.first >= c->soon.n)
+        return 0;
+    return (a->n_out + panel - 1) / panel * ((a->a.n_row + tile - 1) / tile);
 }
 
 void lb_cpu_run_product(struct lb_cpu *c, struct lk_linear *args, bool int8)
 {
     args->l2_bytes = c->l2_bytes; /* the items depend on it */
+    const int64_t n_half = fetches(c, args, int8);
+    args->soon = n_half > 0 ? &c->soon : NULL;
     struct lb_tune *near = near_of(c, args, int8);
     args->near_rows = near && lb_tune_way(near);
     const double begin = near ? lb_cpu_now() : 0;
@@ -59,6 +69,7 @@ void lb_cpu_run_product(struct lb_cpu *c, struct lk_linear *args, bool int8)
         lb_cpu_run_int8(c, args);
     else
         run_product(c, args);
+    c->soon.first += n_half;
     if (near)
         lb_tune_took(near, (lb_cpu_now() - begin) / (double)args->a.n_row);
 }
@@ -340,6 +351,34 @@ void lb_cpu_latent(struct lb_backend *be, const struct lb_latent_args *a)
     c->base.counts.norm_s += lb_cpu_now() - begin;
 }
 
+/* A decoding row reads pages that no other reads, once a layer: products until then may fetch them. Whether they
+ * should depends on how much the processor's last cache keeps for so long, which others may use as well, and is found
+ * out layer by layer, both ways in turn: by what attention took since `begin`, and what products lose to the fetches,
+ * which is less than their times differ by. */
+#define FETCH_COSTS (1.0 / 64) /* of the time between two layers' attention */
+
+static void look_ahead(struct lb_cpu *c, const struct lb_attend_args *a, const struct lk_kv *kv, double begin)
+{
+    const struct lb_kv_mem *mem = a->kv;
+    const struct lb_step *s = c->step;
+    const int64_t n_page = mem->spec.n_page * mem->spec.n_kv_head; /* of a layer */
+    const double now = lb_cpu_now();
+    c->soon.n = 0;
+    if (c->lk.tile_rows == 0)
+        return;
+    struct lb_tune *tune = lb_tune_of(&c->soons, (const int64_t[4]){lb_tune_size(s->n_tok), lb_tune_size(s->n_page)});
+    if (a->layer > 0)
+        lb_tune_took(tune, now - begin + (lb_tune_way(tune) ? FETCH_COSTS * (begin - c->attended) : 0));
+    c->attended = now;
+    if (a->layer + 1 < mem->spec.n_layer && lb_tune_way(tune))
+        c->soon = (struct lk_soon){.k = (const char *)kv->k + n_page * kv->k_page_bytes,
+                                   .v = (const char *)kv->v + n_page * kv->v_page_bytes,
+                                   .k_bytes = kv->n_kv_head * kv->k_page_bytes,
+                                   .v_bytes = kv->n_kv_head * kv->v_page_bytes,
+                                   .page = s->page,
+                                   .n = 2 * (int64_t)s->n_page};
+}
+
 void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *a)
 {
     struct lb_cpu *c = lb_cpu_of(be);
@@ -403,5 +442,6 @@ void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *a)
         lb_team_run(c->team, run_attend, &attend, c->n_item, grain);
     if (mem->index)
         lb_cpu_attend_chosen(c, mem->index, &attend.args);
+    look_ahead(c, a, &kv, begin);
     c->base.counts.attend_s += lb_cpu_now() - begin;
 }

@@ -58,6 +58,7 @@ struct job {
     _Atomic int64_t n_exact; /* logits computed */
 };
 
+/* A matrix that may be an LM head whose rows are screened is remembered where it is. */
 enum lb_status lb_cpu_screen_offer(struct lb_cpu *c, const struct lb_matrix_spec *spec, const struct lb_matrix *m,
                                    struct lb_err *err)
 {
@@ -378,8 +379,5 @@ struct lb_tune *lb_cpu_screens(struct lb_cpu *c, const struct lb_matrix *w)
     s->seen += step->n_out + STEP_ROWS;
     if (s->seen < ROWS_FIRST && c->screens == 0)
         return NULL;
-    int64_t size = 1;
-    while (2 * size <= step->n_out)
-        size *= 2;
-    return lb_tune_of(&s->tunes, (const int64_t[4]){size});
+    return lb_tune_of(&s->tunes, (const int64_t[4]){lb_tune_size(step->n_out)});
 }

@@ -4,6 +4,14 @@
 
 #define N_TUNE (int)(sizeof((struct lb_tunes *)0)->of / sizeof(struct lb_tune))
 
+int64_t lb_tune_size(int64_t n)
+{
+    int64_t size = 1;
+    while (2 * size <= n)
+        size *= 2;
+    return size;
+}
+
 struct lb_tune *lb_tune_of(struct lb_tunes *t, const int64_t kind[4])
 {
     for (int i = 0; i < t->n; i++)

@@ -28,6 +28,9 @@ struct lb_tunes {
     int n, next;
 };
 
+/* For kinds: the same for numbers from 1 on that differ by less than twice, with a power of two at one end. */
+int64_t lb_tune_size(int64_t n);
+
 /* The one of this kind; a new one may take the place of the oldest. Valid until the next call. */
 struct lb_tune *lb_tune_of(struct lb_tunes *t, const int64_t kind[4]);
 

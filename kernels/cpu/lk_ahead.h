@@ -26,4 +26,20 @@ static inline struct lk_ahead lk_ahead_of(const struct lk_linear *a, const char 
     return (struct lk_ahead){next + i * share * n_step, share, bytes, false};
 }
 
+/* Lines of other memory, one with each step, up to the last one. */
+struct lk_beside {
+    const char *at, *last;
+};
+
+/* For the i-th tile of a product; `none`: what may be fetched for nothing. */
+static inline struct lk_beside lk_beside_of(const struct lk_linear *a, int64_t i, const void *none)
+{
+    const struct lk_soon *s = a->soon;
+    if (!s || s->first + i >= s->n)
+        return (struct lk_beside){none, none};
+    int64_t half = s->first + i, page = s->page[half / 2], bytes = half % 2 ? s->v_bytes : s->k_bytes;
+    const char *at = (half % 2 ? s->v : s->k) + page * bytes;
+    return (struct lk_beside){at, at + bytes - 64};
+}
+
 #endif

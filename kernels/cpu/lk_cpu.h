@@ -43,6 +43,8 @@ struct lk_cpu {
      * 0: there is no such number, memory keeps up for hundreds of rows. */
     int64_t thread_rows;
 
+    int64_t tile_rows; /* of a register tile whose product fetches half a page of struct lk_soon; 0: none does */
+
     size_t (*weight_bytes)(int64_t n_out, const struct lk_cols *cols);
     size_t (*q_bytes)(int64_t n_tok, int64_t n_head, int64_t head_dim);
     size_t (*k_page_bytes)(int64_t head_dim);

@@ -111,6 +111,7 @@ void lk_amx_init(struct lk_cpu *t, enum lk_type type)
     t->name = "amx";
     t->near_rows_from = 3 * LK_AMX_ROWS + 1;
     t->thread_rows = 0;
+    t->tile_rows = 0;
     t->act_row = act_row;
     t->act_rows = act_rows;
     t->norm_items = norm_items;

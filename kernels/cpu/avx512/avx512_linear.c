@@ -183,6 +183,7 @@ LK_INLINE void panel_rows(const struct lk_linear *a, const struct plan *plan, co
             .cols = a->a.cols,
             .ahead = lk_ahead_of(a, (const char *)(w + next * step), ip - piece->row_begin,
                                  piece->row_end - piece->row_begin, n_word, PANEL * 4),
+            .beside = lk_beside_of(a, panel * plan->rows.n + ip, w),
             .lora = a->lora,
             .row = row,
             .strip = panel * (PANEL / LK_LORA_STRIP),
@@ -271,6 +272,7 @@ void lk_avx512_linear_init(struct lk_cpu *t, enum lk_type type)
 {
     bool f32 = type == LK_F32;
     t->panel_cols = PANEL;
+    t->tile_rows = ROWS;
     t->weight_bytes = f32 ? weight_bytes_f32 : weight_bytes_bf16;
     t->pack = f32 ? pack_f32 : pack_bf16;
     t->packed_bytes = lk_avx512_packed_bytes;

@@ -17,7 +17,8 @@ struct lk_product {
     const uint32_t *w;  /* weight panel, [n_word, 32] */
     const uint32_t *w2; /* N = 4: the second panel */
     const struct lk_cols *cols;
-    struct lk_ahead ahead;      /* two lines of each panel a word */
+    struct lk_ahead ahead;   /* two lines of each panel a word; of one panel that moves on by no more than a line ... */
+    struct lk_beside beside; /* ... one, and one of these */
     const struct lk_lora *lora; /* NULL: none */
     int64_t row, strip;         /* the tile's first row, its first columns in strips of adapters */
 };
@@ -45,7 +46,8 @@ LK_INLINE void lk_product_tile(const int R, const int N, const enum lk_type type
                                struct lk_tiles *t)
 {
     const struct lk_cols *cols = p->cols;
-    const char *ahead = p->ahead.at;
+    const char *ahead = p->ahead.at, *beside = p->beside.at;
+    const bool lines = N == 4 || p->ahead.step > 64;
     int wait = 0;
     for (int s = 0; s < cols->n_seg; s++) {
         int64_t word = cols->packed[s] / lk_per_word(type), end = cols->packed[s + 1] / lk_per_word(type);
@@ -69,9 +71,14 @@ LK_INLINE void lk_product_tile(const int R, const int N, const enum lk_type type
                 b[3] = _mm512_loadu_si512(w2 + 16);
                 w2 += LK_AVX512_PANEL;
             }
-#pragma GCC unroll 4
-            for (int j = 0; j < N; j++)
-                _mm_prefetch(ahead + j / 2 * p->ahead.hop + j % 2 * 64, _MM_HINT_T1);
+            _mm_prefetch(ahead, _MM_HINT_T1);
+            _mm_prefetch(lines ? ahead + 64 : beside, _MM_HINT_T1);
+            if (N == 4) {
+                _mm_prefetch(ahead + p->ahead.hop, _MM_HINT_T1);
+                _mm_prefetch(ahead + p->ahead.hop + 64, _MM_HINT_T1);
+            } else {
+                beside = beside < p->beside.last ? beside + 64 : beside;
+            }
 #pragma GCC unroll 12
             for (int i = 0; i < R; i++) {
                 __m512i x = _mm512_set1_epi32((int)a[i]);
