@@ -13,6 +13,7 @@
 #define ROWS_FIRST 512  /* rows before the head in int8 is made: it saves what it costs in some thousand */
 #define STEP_ROWS 16    /* a step with few rows waits for memory: that many rows' worth */
 #define MANY 4096       /* columns of a row that may be the largest one at most */
+#define BLOCKS 4        /* of a thread at least */
 #define Y_NUMBERS 32768 /* of approximate logits of a block, which stay in the second cache */
 
 /* A thread's. */
@@ -338,15 +339,22 @@ static bool is_bounded(const struct lb_cpu_screen *s, int64_t n_row)
     return bounded;
 }
 
+/* Columns of a block: as many as keep its numbers in the second cache, few enough that each thread has some blocks. */
+static int64_t block_width(const struct lb_cpu *c, int64_t n_vocab, int64_t n_row)
+{
+    const int64_t panel = c->lk.panel_cols, fair = n_vocab / (BLOCKS * c->base.n_thread), most = Y_NUMBERS / n_row;
+    int64_t width = fair < most ? fair : most;
+    width = width < LK_SCREEN_COLS ? width / panel * panel : LK_SCREEN_COLS;
+    return width > panel ? width : panel;
+}
+
 bool lb_cpu_screen(struct lb_cpu *c, const struct lk_act *a)
 {
     struct lb_cpu_screen *s = c->screen;
-    struct job job = {c, s, *a, LK_SCREEN_COLS, 0};
-    const int64_t panel = c->lk.panel_cols, n_row = a->n_row;
-    if (n_row * panel > Y_NUMBERS)
+    struct job job = {c, s, *a, block_width(c, s->of->n_out, a->n_row), 0};
+    const int64_t n_row = a->n_row;
+    if (n_row * job.width > Y_NUMBERS)
         return false;
-    if (job.width * n_row > Y_NUMBERS)
-        job.width = Y_NUMBERS / n_row / panel * panel;
     if (!s->made && !make(&job))
         return false;
     if (!(s->most < 0x1p100f))

@@ -82,13 +82,19 @@ static void test_kinds(void **state)
     assert_int_equal(lb_tune_of(&all, (int64_t[4]){1, 2, 0, 3})->n, 0);
 }
 
+static void test_size(void **state)
+{
+    (void)state;
+    static const int64_t of[][2] = {{1, 1}, {2, 2}, {3, 2}, {4, 4}, {7, 4}, {8, 8}, {512, 512}, {1000, 512}};
+    for (size_t i = 0; i < sizeof of / sizeof *of; i++)
+        assert_int_equal(lb_tune_size(of[i][0]), of[i][1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_better),
-        cmocka_unit_test(test_outlier),
-        cmocka_unit_test(test_drift),
-        cmocka_unit_test(test_kinds),
+        cmocka_unit_test(test_size),  cmocka_unit_test(test_better), cmocka_unit_test(test_outlier),
+        cmocka_unit_test(test_drift), cmocka_unit_test(test_kinds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

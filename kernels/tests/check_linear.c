@@ -1,5 +1,6 @@
 /* linear: against a product in double; the same bits alone, in any batch and however the items are cut; the
  * bits of the model of the set's instruction. */
+#include "kernels/cpu/lk_ahead.h"
 #include "kernels/tests/check.h"
 #include "kernels/tests/isa_model/dpbf16.h"
 
@@ -236,6 +237,26 @@ static void swiglu(const struct lk_cpu *t, struct problem *p, const struct lk_co
     free(out.data);
 }
 
+/* Halves of pages that tiles fetch: K and V of each page in turn, whole, from the one that is next; then nothing. */
+static void beside(const struct lk_cpu *t)
+{
+    enum { K = 320, V = 192, N_PAGE = 4 };
+    static const int32_t page[N_PAGE] = {9, 0, 7, 7};
+    static char k[10 * K], v[10 * V];
+    const struct lk_soon soon = {k, v, K, V, page, 2 * N_PAGE, 3};
+    const struct lk_linear args = {.soon = &soon}, none = {.soon = NULL};
+    for (int64_t i = 0; i < 2 * N_PAGE; i++) {
+        int64_t half = 3 + i;
+        struct lk_beside b = lk_beside_of(&args, i, page);
+        const char *want = half >= 2 * N_PAGE ? (const char *)page
+                           : half % 2         ? v + page[half / 2] * V
+                                              : k + page[half / 2] * K;
+        int64_t bytes = half >= 2 * N_PAGE ? 0 : half % 2 ? V - 64 : K - 64;
+        check_that(b.at == want && b.last == want + bytes, t, "linear", "half %lld of a page", (long long)half);
+    }
+    check_that(lk_beside_of(&none, 0, page).last == (const char *)page, t, "linear", "nothing to fetch");
+}
+
 /* Row r alone: the same activations by the same norm, one row. */
 static void alone(const struct lk_cpu *t, const struct lk_cols *cols, int64_t n_row, int64_t n_out)
 {
@@ -250,8 +271,12 @@ static void alone(const struct lk_cpu *t, const struct lk_cols *cols, int64_t n_
     struct lk_act all = check_act(t, n_row, cols), single = check_act(t, 1, cols);
     struct lk_norm norm = {.y = all, .x = x, .w = w, .eps = 1e-5f};
     t->norm(&norm, 0, t->norm_items(&norm));
+    static const int32_t page[3] = {2, 0, 5};
+    const struct lk_soon soon = {(char *)x, (char *)x,         128, 64, page,
+                                 6,         check_random() % 9}; /* as good as any memory */
     struct lk_linear linear = {.a = all,
                                .w = packed,
+                               .soon = check_random() % 2 ? &soon : NULL,
                                .n_out = n_out,
                                .y = y,
                                .y_ld = n_out,
@@ -304,6 +329,7 @@ void check_linear(const struct lk_cpu *t)
     static const int odd_n[] = {3, 4, 4}, seg_of[] = {1, 2, 3, 4, 8, 16};
     static const int64_t out_of[] = {1, 16, 31, 32, 33, 64, 100}, row_of[] = {100, 512};
     struct lk_cols cols, out_cols;
+    beside(t);
     const int64_t step = check_every > 1 ? 5 : 1; /* with alone()'s all tiles but one */
     for (int64_t n_row = 1; n_row <= 42; n_row += step) {
         int64_t rows = n_row <= 40 ? n_row : row_of[n_row - 41];
