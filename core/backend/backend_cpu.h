@@ -94,7 +94,6 @@ struct lb_cpu {
     struct lb_cpu_lora lora;
     int screens;                  /* as in struct lb_backend_spec */
     struct lb_cpu_screen *screen; /* of the LM head; NULL: its logits are all computed */
-
     /* fixed by the first step */
     void *q;
     int64_t q_head, q_head_dim; /* what q was sized for */
@@ -231,16 +230,17 @@ const struct lb_cand *lb_cpu_head_merge(struct lb_backend *be, const struct lb_s
 float *lb_cpu_part_logits(struct lb_backend *be, int64_t j);
 
 /* backend_cpu_screen.c */
+/* pack_s: that m took to be packed */
 enum lb_status lb_cpu_screen_offer(struct lb_cpu *c, const struct lb_matrix_spec *spec, const struct lb_matrix *m,
-                                   struct lb_err *err);
+                                   double pack_s, struct lb_err *err);
 void lb_cpu_screen_reserve(struct lb_cpu *c); /* part of reserve; without memory nothing is screened */
 /* Whether screening reads the rows of this table, too, and again and again. */
 bool lb_cpu_screen_reads(const struct lb_cpu *c, const struct lb_table *table);
-/* Where it is to be said how long the step's rows take in the head w, screened or not; NULL: they cannot be, or not
- * yet. */
-struct lb_tune *lb_cpu_screens(struct lb_cpu *c, const struct lb_matrix *w);
-/* Fills head.best of the step's rows; false: nothing can be said of one of them, and all logits are needed. */
+/* Whether the step's rows can be screened in the head w, sooner or later: if so, how long they took is to be said. */
+bool lb_cpu_screens(const struct lb_cpu *c, const struct lb_matrix *w);
+/* Fills head.best of the step's rows; false: all logits are needed, or faster. */
 bool lb_cpu_screen(struct lb_cpu *c, const struct lk_act *a);
+void lb_cpu_screen_took(struct lb_cpu *c, int64_t n_row, double seconds);
 
 /* backend_cpu_moe.c */
 enum lb_status lb_cpu_moe_reserve(struct lb_backend *be, const struct lb_moe_shape *shape,

@@ -39,12 +39,12 @@ static void whole_product(struct lb_cpu *c, const struct lk_act *a, const struct
 static void product(struct lb_cpu *c, const struct lb_actbuf *buf, const struct lb_matrix *w)
 {
     const struct lk_act a = {buf->data, c->step->n_out, &buf->cols};
-    struct lb_tune *screens = lb_cpu_screens(c, w);
+    const bool screens = lb_cpu_screens(c, w);
     const double begin = lb_cpu_now();
-    if (!screens || !(c->screens > 0 || lb_tune_way(screens)) || !lb_cpu_screen(c, &a))
+    if (!screens || !lb_cpu_screen(c, &a))
         whole_product(c, &a, w);
     if (screens)
-        lb_tune_took(screens, (lb_cpu_now() - begin) / (double)a.n_row);
+        lb_cpu_screen_took(c, a.n_row, lb_cpu_now() - begin);
 }
 
 void lb_cpu_head(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w)

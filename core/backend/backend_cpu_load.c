@@ -243,8 +243,9 @@ enum lb_status lb_cpu_heads_new(struct lb_backend *be, const struct lb_matrix_sp
 enum lb_status lb_cpu_matrix_new(struct lb_backend *be, const struct lb_matrix_spec *spec, struct lb_matrix **out,
                                  struct lb_err *err)
 {
+    const double begin = lb_cpu_now();
     LB_TRY(lb_cpu_heads_new(be, spec, 1, out, err));
-    return *out ? lb_cpu_screen_offer(lb_cpu_of(be), spec, *out, err) : LB_OK;
+    return *out ? lb_cpu_screen_offer(lb_cpu_of(be), spec, *out, lb_cpu_now() - begin, err) : LB_OK;
 }
 
 enum lb_status lb_cpu_table_new(struct lb_backend *be, const struct lb_rows *rows, int64_t first, struct lb_table **out,

@@ -3,18 +3,18 @@
  * own product from the rows of the file, which gives the bits that the whole head would give. So the answer does not
  * depend on whether a head is screened: only when it pays is a matter of speed.
  *
- * The head in int8 is made when a run has had rows enough to be worth it, so that short runs do not wait for it. */
+ * The head in int8 is made when it would have paid by then, so that short runs do not wait for it. */
 #include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 
 #include "core/backend/backend_cpu.h"
 
-#define ROWS_FIRST 512  /* rows before the head in int8 is made: it saves what it costs in some thousand */
-#define STEP_ROWS 16    /* a step with few rows waits for memory: that many rows' worth */
-#define MANY 4096       /* columns of a row that may be the largest one at most */
-#define BLOCKS 4        /* of a thread at least */
-#define Y_NUMBERS 32768 /* of approximate logits of a block, which stay in the second cache */
+#define SAVES 0.4        /* of what a head takes that screening saves, or nearly so, where it is of use */
+#define LEAST_PRICE 1e-9 /* seconds that a weight takes at least until the head is there in int8, about */
+#define MANY 4096        /* columns of a row that may be the largest one at most */
+#define BLOCKS 4         /* of a thread at least */
+#define Y_NUMBERS 32768  /* of approximate logits of a block, which stay in the second cache */
 
 /* A thread's. */
 struct room {
@@ -37,7 +37,8 @@ struct lb_cpu_screen {
     float *whole, *error;
     float most;   /* the largest of their sums; not finite: nothing can be said */
     size_t bytes; /* of w */
-    int64_t seen; /* rows so far */
+    double price; /* seconds that it takes to make w, about */
+    double spent; /* seconds in which the head was computed that might have been screened, before it is made */
     bool made;
     struct lb_tunes tunes;
     struct room *room; /* [threads] */
@@ -61,7 +62,7 @@ struct job {
 
 /* A matrix that may be an LM head whose rows are screened is remembered where it is. */
 enum lb_status lb_cpu_screen_offer(struct lb_cpu *c, const struct lb_matrix_spec *spec, const struct lb_matrix *m,
-                                   struct lb_err *err)
+                                   double pack_s, struct lb_err *err)
 {
     int64_t begin[LK_MAX_SEG + 1] = {0}, n_col = spec->cols->n_col;
     int64_t n_seg = (n_col + LK_NORM_COLS - 1) / LK_NORM_COLS;
@@ -73,6 +74,8 @@ enum lb_status lb_cpu_screen_offer(struct lb_cpu *c, const struct lb_matrix_spec
         return LB_E_DEVICE;
     s->of = m;
     s->rows = spec->rows;
+    s->price = LEAST_PRICE * (double)(m->n_out * n_col);
+    s->price = pack_s > s->price ? pack_s : s->price;
     int64_t n_block = (n_col + LK_INT8_BLOCK - 1) / LK_INT8_BLOCK;
     for (int64_t i = 1; i < n_seg; i++)
         begin[i] = n_block * i / n_seg * LK_INT8_BLOCK;
@@ -348,44 +351,58 @@ static int64_t block_width(const struct lb_cpu *c, int64_t n_vocab, int64_t n_ro
     return width > panel ? width : panel;
 }
 
+static bool screen_rows(struct job *job)
+{
+    struct lb_cpu *c = job->c;
+    struct lb_cpu_screen *s = job->s;
+    const int64_t n_row = job->a.n_row;
+    const struct lk_quantize quantize = {s->q, {job->a.data, n_row, &s->cols}};
+    lb_team_run_even(c->team, begin_rows, job, n_row, lb_cpu_grain(c, n_row, 4));
+    if (!is_bounded(s, n_row))
+        return false;
+    lb_team_run_even(c->team, quantize_rows, job, c->lk.int8.quantize_items(&quantize), 1);
+    lb_team_run_even(c->team, take_blocks, job, (s->of->n_out + job->width - 1) / job->width, 1);
+    for (int64_t i = 0; i < n_row; i++)
+        if (atomic_load_explicit(&s->n_may[i], memory_order_relaxed) > MANY)
+            return false;
+    lb_team_run_even(c->team, finish_rows, job, n_row, 1);
+    return true;
+}
+
+static struct lb_tune *tune_of(struct lb_cpu_screen *s, int64_t n_row)
+{
+    return lb_tune_of(&s->tunes, (const int64_t[4]){lb_tune_size(n_row)});
+}
+
+bool lb_cpu_screens(const struct lb_cpu *c, const struct lb_matrix *w)
+{
+    if (!c->screen || c->screen->of != w)
+        return false;
+    for (int64_t j = 0; j < c->step->n_out; j++)
+        if (c->step->out_flags[j] != 0)
+            return false;
+    return true;
+}
+
 bool lb_cpu_screen(struct lb_cpu *c, const struct lk_act *a)
 {
     struct lb_cpu_screen *s = c->screen;
     struct job job = {c, s, *a, block_width(c, s->of->n_out, a->n_row), 0};
-    const int64_t n_row = a->n_row;
-    if (n_row * job.width > Y_NUMBERS)
+    const bool always = c->screens > 0;
+    if (a->n_row * job.width > Y_NUMBERS || (!s->made && !always && s->spent * SAVES < s->price) ||
+        (!s->made && !make(&job)) || !(s->most < 0x1p100f) || !(always || lb_tune_way(tune_of(s, a->n_row))) ||
+        !screen_rows(&job))
         return false;
-    if (!s->made && !make(&job))
-        return false;
-    if (!(s->most < 0x1p100f))
-        return false;
-    const struct lk_quantize quantize = {s->q, {a->data, n_row, &s->cols}};
-    const int64_t n_block = (s->of->n_out + job.width - 1) / job.width;
-    lb_team_run_even(c->team, begin_rows, &job, n_row, lb_cpu_grain(c, n_row, 4));
-    if (!is_bounded(s, n_row))
-        return false;
-    lb_team_run_even(c->team, quantize_rows, &job, c->lk.int8.quantize_items(&quantize), 1);
-    lb_team_run_even(c->team, take_blocks, &job, n_block, 1);
-    for (int64_t i = 0; i < n_row; i++)
-        if (atomic_load_explicit(&s->n_may[i], memory_order_relaxed) > MANY)
-            return false;
-    lb_team_run_even(c->team, finish_rows, &job, n_row, 1);
-    c->base.counts.screened_rows += n_row;
+    c->base.counts.screened_rows += a->n_row;
     c->base.counts.exact_logits += atomic_load_explicit(&job.n_exact, memory_order_relaxed);
     return true;
 }
 
-struct lb_tune *lb_cpu_screens(struct lb_cpu *c, const struct lb_matrix *w)
+void lb_cpu_screen_took(struct lb_cpu *c, int64_t n_row, double seconds)
 {
     struct lb_cpu_screen *s = c->screen;
-    const struct lb_step *step = c->step;
-    if (!s || s->of != w)
-        return NULL;
-    for (int64_t j = 0; j < step->n_out; j++)
-        if (step->out_flags[j] != 0)
-            return NULL;
-    s->seen += step->n_out + STEP_ROWS;
-    if (s->seen < ROWS_FIRST && c->screens == 0)
-        return NULL;
-    return lb_tune_of(&s->tunes, (const int64_t[4]){lb_tune_size(step->n_out)});
+    if (s && s->made)
+        lb_tune_took(tune_of(s, n_row), seconds / (double)n_row);
+    else if (s)
+        s->spent += seconds;
 }
