@@ -107,8 +107,9 @@ struct lb_cpu {
     const struct lb_step *step;
     int64_t n_row; /* that ops take: its tokens, or the wanted ones alone once they are kept */
     struct lb_kv_mem *kv;
-    struct lk_soon soon; /* what is left to be fetched of the next layer's pages */
-    double attended;     /* when the last layer's attention ended */
+    struct lk_soon soon;       /* what is left to be fetched of the next layer's pages */
+    double attended;           /* when the last layer's attention ended */
+    struct lb_tune *soon_tune; /* that waits for the next layer's attention; NULL: none does */
     int64_t n_item;
     bool in_ranges;    /* items lie as the sequences do, threads have ranges; else most work first, and one queue */
     struct lb_err err; /* first failure since step_begin */
@@ -155,8 +156,7 @@ static inline bool lb_cpu_idle(const struct lb_cpu *c)
     return c->err.status != LB_OK || c->n_row == 0;
 }
 
-/* Claims a thread: many where items are many, so that the last ones are short, yet each is worth a claim. */
-#define LB_CPU_CLAIMS 32
+#define LB_CPU_CLAIMS 32 /* of a thread: many, so that the last ones are short, yet each is worth a claim */
 
 enum lb_status lb_cpu_open(struct lb_backend **out, const struct lb_backend_spec *spec, struct lb_err *err);
 

@@ -354,23 +354,26 @@ void lb_cpu_latent(struct lb_backend *be, const struct lb_latent_args *a)
 /* A decoding row reads pages that no other reads, once a layer: products until then may fetch them. Whether they
  * should depends on how much the processor's last cache keeps for so long, which others may use as well, and is found
  * out layer by layer, both ways in turn: by what attention took since `begin`, and what products lose to the fetches,
- * which is less than their times differ by. */
-#define FETCH_COSTS (1.0 / 64) /* of the time between two layers' attention */
+ * which is less than their times differ by. Not where attention takes so little that nothing could be gained. */
+#define FETCH_COSTS (1.0 / 48) /* of the time between two layers' attention */
+#define LEAST_SHARE (1.0 / 16) /* of the same time */
 
 static void look_ahead(struct lb_cpu *c, const struct lb_attend_args *a, const struct lk_kv *kv, double begin)
 {
     const struct lb_kv_mem *mem = a->kv;
     const struct lb_step *s = c->step;
     const int64_t n_page = mem->spec.n_page * mem->spec.n_kv_head; /* of a layer */
-    const double now = lb_cpu_now();
-    c->soon.n = 0;
-    if (c->lk.tile_rows == 0)
-        return;
-    struct lb_tune *tune = lb_tune_of(&c->soons, (const int64_t[4]){lb_tune_size(s->n_tok), lb_tune_size(s->n_page)});
-    if (a->layer > 0)
-        lb_tune_took(tune, now - begin + (lb_tune_way(tune) ? FETCH_COSTS * (begin - c->attended) : 0));
+    const double now = lb_cpu_now(), between = begin - c->attended;
+    if (c->soon_tune)
+        lb_tune_took(c->soon_tune, now - begin + (lb_tune_way(c->soon_tune) ? FETCH_COSTS * between : 0));
     c->attended = now;
-    if (a->layer + 1 < mem->spec.n_layer && lb_tune_way(tune))
+    c->soon_tune = NULL;
+    c->soon.n = 0;
+    if (c->lk.tile_rows == 0 || a->layer == 0 || a->layer + 1 == mem->spec.n_layer ||
+        now - begin < LEAST_SHARE * between)
+        return;
+    c->soon_tune = lb_tune_of(&c->soons, (const int64_t[4]){lb_tune_size(s->n_tok), lb_tune_size(s->n_page)});
+    if (lb_tune_way(c->soon_tune))
         c->soon = (struct lk_soon){.k = (const char *)kv->k + n_page * kv->k_page_bytes,
                                    .v = (const char *)kv->v + n_page * kv->v_page_bytes,
                                    .k_bytes = kv->n_kv_head * kv->k_page_bytes,

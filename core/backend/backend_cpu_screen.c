@@ -11,7 +11,7 @@
 #include "core/backend/backend_cpu.h"
 
 #define SAVES 0.4        /* of what a head takes that screening saves, or nearly so, where it is of use */
-#define LEAST_PRICE 1e-9 /* seconds that a weight takes at least until the head is there in int8, about */
+#define LEAST_PRICE 2e-9 /* seconds that a weight takes at least until the head is there in int8, about */
 #define MANY 4096        /* columns of a row that may be the largest one at most */
 #define BLOCKS 4         /* of a thread at least */
 #define Y_NUMBERS 32768  /* of approximate logits of a block, which stay in the second cache */
@@ -371,7 +371,7 @@ static bool screen_rows(struct job *job)
 
 static struct lb_tune *tune_of(struct lb_cpu_screen *s, int64_t n_row)
 {
-    return lb_tune_of(&s->tunes, (const int64_t[4]){lb_tune_size(n_row)});
+    return lb_tune_likely(&s->tunes, (const int64_t[4]){lb_tune_size(n_row)}, true);
 }
 
 bool lb_cpu_screens(const struct lb_cpu *c, const struct lb_matrix *w)

@@ -263,6 +263,7 @@ void lb_cpu_step_begin(struct lb_backend *be, const struct lb_step *step, struct
     c->kv = kv;
     c->n_item = 0;
     c->soon.n = 0;
+    c->soon_tune = NULL;
     if (!c->reserved) {
         lb_err_set(&c->err, LB_E_USAGE, "a step began before memory was reserved");
         return;

@@ -24,6 +24,17 @@ struct lb_tune *lb_tune_of(struct lb_tunes *t, const int64_t kind[4])
     return now;
 }
 
+struct lb_tune *lb_tune_likely(struct lb_tunes *t, const int64_t kind[4], bool way)
+{
+    struct lb_tune *of = lb_tune_of(t, kind);
+    if (!of->begun) {
+        of->n = LB_TUNE_TRIAL;
+        of->better = way;
+        of->begun = true;
+    }
+    return of;
+}
+
 bool lb_tune_way(const struct lb_tune *t)
 {
     return t->n < LB_TUNE_TRIAL ? (t->n / 2 + t->n) % 2 != 0 : t->better;

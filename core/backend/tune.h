@@ -20,6 +20,7 @@ struct lb_tune {
     int wins;        /* pairs of its trial that true has won, less those that false has */
     double first;    /* what the pair's first call took */
     bool better;
+    bool begun; /* lb_tune_likely has seen it */
 };
 
 /* Those of the kinds of work that came last. All zero: none yet. */
@@ -33,6 +34,9 @@ int64_t lb_tune_size(int64_t n);
 
 /* The one of this kind; a new one may take the place of the oldest. Valid until the next call. */
 struct lb_tune *lb_tune_of(struct lb_tunes *t, const int64_t kind[4]);
+
+/* The same; a new one takes `way` first and has its trial later, as it is likely to be better. */
+struct lb_tune *lb_tune_likely(struct lb_tunes *t, const int64_t kind[4], bool way);
 
 /* The way that the next call is to take. */
 bool lb_tune_way(const struct lb_tune *t);

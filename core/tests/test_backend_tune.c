@@ -90,11 +90,24 @@ static void test_size(void **state)
         assert_int_equal(lb_tune_size(of[i][0]), of[i][1]);
 }
 
+/* What is likely to be better is taken until its trial says otherwise. */
+static void test_likely(void **state)
+{
+    (void)state;
+    struct lb_tunes all = {.n = 0};
+    const int rest = LB_TUNE_CYCLE - LB_TUNE_TRIAL;
+    assert_int_equal(calls(lb_tune_likely(&all, work, true), rest, 1.1), rest);
+    assert_int_equal(calls(lb_tune_likely(&all, work, true), LB_TUNE_TRIAL, 1.1), LB_TUNE_TRIAL / 2);
+    assert_int_equal(calls(lb_tune_likely(&all, work, true), rest, 1.1), 0);
+    calls(lb_tune_likely(&all, work, true), LB_TUNE_TRIAL, 0.9);
+    assert_int_equal(calls(lb_tune_likely(&all, work, true), rest, 0.9), rest);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_size),  cmocka_unit_test(test_better), cmocka_unit_test(test_outlier),
-        cmocka_unit_test(test_drift), cmocka_unit_test(test_kinds),
+        cmocka_unit_test(test_size),    cmocka_unit_test(test_likely), cmocka_unit_test(test_better),
+        cmocka_unit_test(test_outlier), cmocka_unit_test(test_drift),  cmocka_unit_test(test_kinds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
