@@ -305,6 +305,36 @@ static void test_unread_layers(void **state)
     }
 }
 
+/* The head in int8 is counted for processors, whether it is the embedding or not, and not where it stays packed. */
+static void test_screened(void **state)
+{
+    (void)state;
+    static const char *const name[] = {"model.norm.weight", "model.embed_tokens.weight", "lm_head.weight"};
+    struct lb_config c = config_of(1000, LB_ROPE_DEFAULT);
+    struct lb_wtensor some[2] = {tensor, tensor};
+    struct lb_wfile file = {.tensor = some, .n_tensor = 2};
+    struct lb_plan_spec spec = spec_of(&c);
+    const double row = 640 + 16; /* blocks of 64 columns, two scales and two norms */
+    spec.weights = &file;
+    c.dim = 600;
+    c.n_vocab = 1000;
+    for (int i = 0; i < 3; i++) {
+        some[0].name = name[0];
+        some[1].name = name[i];
+        assert_true(lb_plan_screen_bytes(&spec, 1) == (i == 0 ? 0 : 1000 * row));
+    }
+    assert_true(lb_plan_screen_bytes(&spec, 2) == 500 * row);
+    spec.device = true;
+    assert_true(lb_plan_screen_bytes(&spec, 1) == 0);
+    spec.device = false;
+    some[1].type = LB_W_Q8_0;
+    some[1].dim[0] = some[1].dim[1] = 1024;
+    some[1].type_name = "Q8_0";
+    assert_true(lb_plan_screen_bytes(&spec, 1) == 0);
+    spec.unpack = true;
+    assert_true(lb_plan_screen_bytes(&spec, 1) == 1000 * row);
+}
+
 static void test_length(void **state)
 {
     (void)state;
@@ -389,10 +419,10 @@ static void test_stats_values(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pages),         cmocka_unit_test(test_share),        cmocka_unit_test(test_expected_rows),
-        cmocka_unit_test(test_memory),        cmocka_unit_test(test_ranks),        cmocka_unit_test(test_tp),
-        cmocka_unit_test(test_length),        cmocka_unit_test(test_stats_absent), cmocka_unit_test(test_stats_values),
-        cmocka_unit_test(test_unread_layers),
+        cmocka_unit_test(test_pages),        cmocka_unit_test(test_share),         cmocka_unit_test(test_expected_rows),
+        cmocka_unit_test(test_memory),       cmocka_unit_test(test_ranks),         cmocka_unit_test(test_tp),
+        cmocka_unit_test(test_screened),     cmocka_unit_test(test_length),        cmocka_unit_test(test_stats_absent),
+        cmocka_unit_test(test_stats_values), cmocka_unit_test(test_unread_layers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
