@@ -365,8 +365,8 @@ static inline float number(const struct line *l, unsigned code)
 {
     if (l->kind == LK_PK_E4M3)
         return of_e4m3(code) * l->d;
-    const float x = ((float)code - l->z) * l->d;
-    return lk_packed_has_m(l->kind) ? x + l->m : x;
+    const float q = (float)code - l->z;
+    return lk_packed_has_m(l->kind) ? fmaf(q, l->d, l->m) : q * l->d; /* q d may be beyond f32 where the sum is not */
 }
 
 /* Of 24 bits the last one is set, and the first 16. */
