@@ -13,6 +13,7 @@
 #define SAVES 0.4        /* of what a head takes that screening saves, or nearly so, where it is of use */
 #define LEAST_PRICE 2e-9 /* seconds that a weight takes at least until the head is there in int8, about */
 #define MANY 4096        /* columns of a row that may be the largest one at most */
+#define READ_MANY 8192   /* rows of the file, each of which maps some 64 KiB around it, before they are given back */
 #define BLOCKS 4         /* of a thread at least */
 #define Y_NUMBERS 32768  /* of approximate logits of a block, which stay in the second cache */
 
@@ -35,10 +36,11 @@ struct lb_cpu_screen {
     int64_t panel_bytes;
     void *w; /* the head in int8, and its columns' norms: touched when they are made */
     float *whole, *error;
-    float most;   /* the largest of their sums; not finite: nothing can be said */
-    size_t bytes; /* of w */
-    double price; /* seconds that it takes to make w, about */
-    double spent; /* seconds in which the head was computed that might have been screened, before it is made */
+    float most;     /* the largest of their sums; not finite: nothing can be said */
+    size_t bytes;   /* of w */
+    double price;   /* seconds that it takes to make w, about */
+    double spent;   /* seconds in which the head was computed that might have been screened, before it is made */
+    int64_t n_read; /* rows of the file since its pages were given back */
     bool made;
     struct lb_tunes tunes;
     struct room *room; /* [threads] */
@@ -393,8 +395,14 @@ bool lb_cpu_screen(struct lb_cpu *c, const struct lk_act *a)
         (!s->made && !make(&job)) || !(s->most < 0x1p100f) || !(always || lb_tune_way(tune_of(s, a->n_row))) ||
         !screen_rows(&job))
         return false;
+    const int64_t n_exact = atomic_load_explicit(&job.n_exact, memory_order_relaxed);
     c->base.counts.screened_rows += a->n_row;
-    c->base.counts.exact_logits += atomic_load_explicit(&job.n_exact, memory_order_relaxed);
+    c->base.counts.exact_logits += n_exact;
+    s->n_read += n_exact + a->n_row; /* as an embedding, each is read once more */
+    if (s->n_read >= READ_MANY && s->rows->forget) {
+        s->rows->forget(s->rows);
+        s->n_read = 0;
+    }
     return true;
 }
 
