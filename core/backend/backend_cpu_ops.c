@@ -95,8 +95,7 @@ static void run_embed(void *ctx, int64_t begin, int64_t end)
         }
         if (!job->table->data) {
             job->table->rows->get(job->table->rows, id, 1, x);
-            for (int64_t k = 0; job->lk->type == LK_BF16 && k < dim; k++)
-                x[k] = lb_bf16_widen(lb_bf16_round(x[k]));
+            lb_dtype_round((enum lb_dtype)job->lk->type, x, dim);
             continue;
         }
         struct lk_embed args = {.x = x, .table = job->table->data, .id = &id, .n_tok = 1, .dim = dim};

@@ -36,7 +36,7 @@ struct lb_cpu_screen {
     int64_t panel_bytes;
     void *w; /* the head in int8, and its columns' norms: touched when they are made */
     float *whole, *error;
-    float most;     /* the largest of their sums; not finite: nothing can be said */
+    float most;     /* the largest of their sums */
     size_t bytes;   /* of w */
     double price;   /* seconds that it takes to make w, about */
     double spent;   /* seconds in which the head was computed that might have been screened, before it is made */
@@ -166,8 +166,7 @@ static enum lk_type fetch(const struct lb_cpu *c, const struct lb_cpu_screen *s,
     }
     float *x = room->number + j * n_col;
     r->get(r, id, 1, x);
-    for (int64_t k = 0; c->base.dtype == LB_BF16 && k < n_col; k++)
-        x[k] = lb_bf16_widen(lb_bf16_round(x[k]));
+    lb_dtype_round(c->base.dtype, x, n_col);
     room->row[j] = x;
     return LK_F32;
 }
@@ -197,14 +196,9 @@ static void make_panels(void *ctx, int64_t begin, int64_t end)
     room_back(room);
 }
 
-/* Not where memory is so short that others could want what it takes. */
-static bool make(struct job *job)
+static void make(struct job *job)
 {
     struct lb_cpu_screen *s = job->s;
-    if (lb_mem_available() < 2 * s->bytes) {
-        job->c->screen = NULL;
-        return false;
-    }
     int64_t n_panel = (s->of->n_out + job->c->lk.panel_cols - 1) / job->c->lk.panel_cols;
     lb_team_run_even(job->c->team, make_panels, job, n_panel, lb_cpu_grain(job->c, n_panel, LB_CPU_CLAIMS));
     for (int64_t i = 0; i < s->of->n_out; i++) {
@@ -214,7 +208,22 @@ static bool make(struct job *job)
     if (s->rows->forget)
         s->rows->forget(s->rows);
     s->made = true;
-    return true;
+}
+
+/* Whether the head is there in int8, made now where it would have paid by now. Nothing is screened from then on where
+ * memory is so short that others could want what it takes, or weights are not finite. */
+static bool is_ready(struct job *job)
+{
+    struct lb_cpu *c = job->c;
+    struct lb_cpu_screen *s = job->s;
+    if (s->made || (c->screens == 0 && s->spent * SAVES < s->price))
+        return s->made;
+    const bool fits = lb_mem_available() >= 2 * s->bytes;
+    if (fits)
+        make(job);
+    if (!fits || !(s->most < 0x1p100f))
+        c->screen = NULL;
+    return c->screen;
 }
 
 static void quantize_rows(void *ctx, int64_t begin, int64_t end)
@@ -299,39 +308,48 @@ static void take_best(const struct job *job, struct room *room, enum lk_type typ
             *best = (struct lk_best){room->y[j], room->id[j], true};
 }
 
+/* Of row i, from the logits that can be its largest; returns how many they were. */
+static int64_t finish_row(const struct job *job, struct room *room, int64_t i, struct lk_best *best)
+{
+    const struct lb_cpu *c = job->c;
+    const struct lb_cpu_screen *s = job->s;
+    const float least = atomic_load_explicit(&s->least[i], memory_order_relaxed);
+    const int64_t n_may = atomic_load_explicit(&s->n_may[i], memory_order_relaxed);
+    const struct lk_round round = {{room->act, 1, job->a.cols}, room->x, s->cols.n_col};
+    enum lk_type type = LK_F32;
+    c->lk.act_row(&job->a, i, room->x);
+    c->lk.round(&round, 0, 1);
+    int64_t n = 0, n_exact = 0;
+    for (const struct lk_may *may = s->may + i * MANY, *last = may + n_may; may < last; may++) {
+        if (!(may->most >= least))
+            continue;
+        n_exact++;
+        room->id[n] = may->id;
+        type = fetch(c, s, room, may->id, n++);
+        if (n == c->lk.panel_cols) {
+            take_best(job, room, type, n, best);
+            n = 0;
+        }
+    }
+    if (n > 0)
+        take_best(job, room, type, n, best);
+    return n_exact;
+}
+
 static void finish_rows(void *ctx, int64_t begin, int64_t end)
 {
     struct job *job = ctx;
-    struct lb_cpu *c = job->c;
-    const struct lb_cpu_screen *s = job->s;
-    struct room *room = room_of(s);
-    const int64_t n_block = lb_head_blocks(s->of->n_out);
+    struct room *room = room_of(job->s);
+    const int64_t n_block = lb_head_blocks(job->s->of->n_out);
+    const struct lk_best none = {-INFINITY, -1, true};
+    int64_t n_exact = 0;
     for (int64_t i = begin; i < end; i++) {
-        const float least = atomic_load_explicit(&s->least[i], memory_order_relaxed);
-        const int64_t n_may = atomic_load_explicit(&s->n_may[i], memory_order_relaxed);
-        struct lk_best *best = c->head.best + i * n_block, of = {-INFINITY, -1, true};
-        enum lk_type type = LK_F32;
-        const struct lk_round round = {{room->act, 1, job->a.cols}, room->x, s->cols.n_col};
-        job->c->lk.act_row(&job->a, i, room->x);
-        c->lk.round(&round, 0, 1);
-        int64_t n = 0, n_exact = 0;
-        for (const struct lk_may *may = s->may + i * MANY, *last = may + n_may; may < last; may++) {
-            if (!(may->most >= least))
-                continue;
-            n_exact++;
-            room->id[n] = may->id;
-            type = fetch(c, s, room, may->id, n++);
-            if (n == c->lk.panel_cols) {
-                take_best(job, room, type, n, &of);
-                n = 0;
-            }
-        }
-        if (n > 0)
-            take_best(job, room, type, n, &of);
+        struct lk_best *best = job->c->head.best + i * n_block; /* the row's is in the first block */
         for (int64_t b = 0; b < n_block; b++)
-            best[b] = b == 0 ? of : (struct lk_best){-INFINITY, -1, true};
-        atomic_fetch_add_explicit(&job->n_exact, n_exact, memory_order_relaxed);
+            best[b] = none;
+        n_exact += finish_row(job, room, i, best);
     }
+    atomic_fetch_add_explicit(&job->n_exact, n_exact, memory_order_relaxed);
     room_back(room);
 }
 
@@ -390,10 +408,9 @@ bool lb_cpu_screen(struct lb_cpu *c, const struct lk_act *a)
 {
     struct lb_cpu_screen *s = c->screen;
     struct job job = {c, s, *a, block_width(c, s->of->n_out, a->n_row), 0};
-    const bool always = c->screens > 0;
-    if (a->n_row * job.width > Y_NUMBERS || (!s->made && !always && s->spent * SAVES < s->price) ||
-        (!s->made && !make(&job)) || !(s->most < 0x1p100f) || !(always || lb_tune_way(tune_of(s, a->n_row))) ||
-        !screen_rows(&job))
+    if (a->n_row * job.width > Y_NUMBERS || !is_ready(&job))
+        return false;
+    if ((c->screens == 0 && !lb_tune_way(tune_of(s, a->n_row))) || !screen_rows(&job))
         return false;
     const int64_t n_exact = atomic_load_explicit(&job.n_exact, memory_order_relaxed);
     c->base.counts.screened_rows += a->n_row;

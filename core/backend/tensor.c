@@ -31,6 +31,12 @@ float lb_bf16_widen(uint16_t x)
     return out;
 }
 
+void lb_dtype_round(enum lb_dtype dtype, float *x, int64_t n)
+{
+    for (int64_t i = 0; dtype == LB_BF16 && i < n; i++)
+        x[i] = lb_bf16_widen(lb_bf16_round(x[i]));
+}
+
 enum lb_status lb_lora_spec_check(const struct lb_lora_spec *spec, int64_t n_col, int64_t n_out, int64_t n_head,
                                   struct lb_err *err)
 {

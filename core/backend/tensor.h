@@ -72,4 +72,7 @@ void lb_cols_init(struct lk_cols *c, int n_seg, const int64_t *begin);
 uint16_t lb_bf16_round(float x);
 float lb_bf16_widen(uint16_t x);
 
+/* x[n] as numbers of the type: f32 stay as they are. */
+void lb_dtype_round(enum lb_dtype dtype, float *x, int64_t n);
+
 #endif

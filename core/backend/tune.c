@@ -12,27 +12,28 @@ int64_t lb_tune_size(int64_t n)
     return size;
 }
 
-struct lb_tune *lb_tune_of(struct lb_tunes *t, const int64_t kind[4])
+/* A new one begins like `fresh`. */
+static struct lb_tune *find(struct lb_tunes *t, const int64_t kind[4], struct lb_tune fresh)
 {
     for (int i = 0; i < t->n; i++)
         if (memcmp(t->of[i].kind, kind, sizeof t->of[i].kind) == 0)
             return &t->of[i];
     struct lb_tune *now = &t->of[t->next];
-    *now = (struct lb_tune){.kind = {kind[0], kind[1], kind[2], kind[3]}};
+    *now = fresh;
+    memcpy(now->kind, kind, sizeof now->kind);
     t->next = (t->next + 1) % N_TUNE;
     t->n += t->n < N_TUNE;
     return now;
 }
 
+struct lb_tune *lb_tune_of(struct lb_tunes *t, const int64_t kind[4])
+{
+    return find(t, kind, (struct lb_tune){.n = 0});
+}
+
 struct lb_tune *lb_tune_likely(struct lb_tunes *t, const int64_t kind[4], bool way)
 {
-    struct lb_tune *of = lb_tune_of(t, kind);
-    if (!of->begun) {
-        of->n = LB_TUNE_TRIAL;
-        of->better = way;
-        of->begun = true;
-    }
-    return of;
+    return find(t, kind, (struct lb_tune){.n = LB_TUNE_TRIAL, .better = way});
 }
 
 bool lb_tune_way(const struct lb_tune *t)

@@ -20,7 +20,6 @@ struct lb_tune {
     int wins;        /* pairs of its trial that true has won, less those that false has */
     double first;    /* what the pair's first call took */
     bool better;
-    bool begun; /* lb_tune_likely has seen it */
 };
 
 /* Those of the kinds of work that came last. All zero: none yet. */

@@ -26,8 +26,7 @@ static void head_rows_get(const struct lb_rows *r, int64_t row, int64_t n, float
         else
             lb_quant_read(h->t->type, h->t->data + (size_t)from * row_bytes, r->n_col, out + i * r->n_col);
     }
-    for (int64_t i = 0; h->round && i < n * r->n_col; i++)
-        out[i] = lb_bf16_widen(lb_bf16_round(out[i]));
+    lb_dtype_round(h->round ? LB_BF16 : LB_F32, out, n * r->n_col);
 }
 
 static const void *transposed_at(const struct lb_rows *r, int64_t row)

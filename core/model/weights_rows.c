@@ -325,9 +325,7 @@ enum lb_status lb_load_vector(struct lb_loader *ld, const struct lb_source *src,
     lb_fused_init(&f, 1);
     LB_TRY(fuse(ld, &f, &vector, suffix, &n, err));
     fused_get(&f.rows, 0, f.rows.n_row, ld->vector);
-    if (be->dtype == LB_BF16)
-        for (int64_t i = 0; i < f.rows.n_row; i++)
-            ld->vector[i] = lb_bf16_widen(lb_bf16_round(ld->vector[i]));
+    lb_dtype_round(be->dtype, ld->vector, f.rows.n_row);
     return be->ops->vector_new(be, ld->vector, f.rows.n_row, out, err);
 }
 

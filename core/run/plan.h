@@ -23,7 +23,7 @@ struct lb_expect {
 
 /* Bytes on this host, of all its ranks together; kv: of one rank. */
 struct lb_need {
-    double weights, steps, kv, host; /* host: rows in flight, tokenizer */
+    double weights, steps, kv, host; /* host: rows in flight, tokenizer, a head in int8 */
     double room;                     /* what is free */
 };
 

@@ -62,20 +62,13 @@ LK_INLINE void mixed(const struct segment_row *s, int64_t at, LK_EIGHT x[8])
 
 static float quantize_row(const struct segment_row *s, int16_t *to)
 {
-    const __m256i no_sign = _mm256_set1_epi32(0x7fffffff);
-    __m256i most = _mm256_setzero_si256();
+    LK_EIGHT_INT most = {0};
     LK_EIGHT x[8];
     for (int64_t at = 0; at < s->n; at += LK_INT8_BLOCK) {
         mixed(s, at, x);
-#pragma GCC unroll 8
-        for (int i = 0; i < 8; i++)
-            most = _mm256_max_epu32(most, _mm256_and_si256(_mm256_castps_si256(x[i]), no_sign));
+        lk_int8_most(x, &most);
     }
-    _Alignas(32) uint32_t each[8];
-    _mm256_store_si256((__m256i *)each, most);
-    for (int i = 1; i < 8; i++)
-        each[0] = each[i] > each[0] ? each[i] : each[0];
-    struct lk_int8_scale of = lk_int8_scale_of(each[0]);
+    struct lk_int8_scale of = lk_int8_scale_of_lanes(&most);
     __m256 inverse = _mm256_set1_ps(of.inverse);
     for (int64_t at = 0; at < s->n; at += LK_INT8_BLOCK) {
         mixed(s, at, x);
