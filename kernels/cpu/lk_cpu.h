@@ -9,7 +9,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "kernels/args_int8.h"
+#include "kernels/args_q8.h"
 #include "kernels/args_sparse.h"
 
 enum lk_isa { LK_ISA_REF = 1, LK_ISA_AVX2 = 2, LK_ISA_AVX512BF16 = 4, LK_ISA_AMX = 8 }; /* bits */
@@ -79,6 +79,7 @@ struct lk_cpu {
     void (*route)(const struct lk_route *a, int64_t begin, int64_t end);
     void (*combine)(const struct lk_combine *a, int64_t begin, int64_t end);
     struct lk_int8 int8;
+    struct lk_q8 q8;
 
     /* Tests and benches. y[i] = e^x[i] as the set computes it. */
     void (*exp)(const float *x, float *y, int64_t n);

@@ -289,12 +289,45 @@ static unsigned code_by_pair(const struct lk_packed_panel *p, const uint8_t *cod
     return i == 15 ? word[0] >> 30 | word[1] >> 30 << 2 | word[2] >> 30 << 4 : word[i / 5] >> i % 5 * 6 & 63u;
 }
 
+/* By byte: byte i of word o of column j. */
+static int64_t by_byte(const struct lk_packed_panel *p, int64_t block, int64_t j, int o, int i)
+{
+    return block * p->code_bytes + (o * p->width + j) * 4 + i;
+}
+
+static void put_by_byte(const struct lk_packed_panel *p, const uint8_t q[LK_BLOCK], int64_t j, int64_t block,
+                        uint8_t *codes)
+{
+    const int bits = lk_packed_bits(p->q.kind);
+    for (int k = 0; k < LK_BLOCK; k++) {
+        if (bits == 8) {
+            codes[by_byte(p, block, j, k / 4, k % 4)] = q[k];
+            continue;
+        }
+        codes[by_byte(p, block, j, k / 8, k % 4)] |= (uint8_t)((q[k] & 15) << k / 4 % 2 * 4);
+        if (bits == 6)
+            codes[by_byte(p, block, j, 4 + k / 16, k % 4)] |= (uint8_t)((q[k] >> 4 & 3) << k % 16 / 4 * 2);
+    }
+}
+
+/* Code k of column j. */
+static unsigned code_by_byte(const struct lk_packed_panel *p, const uint8_t *codes, int64_t block, int64_t j, int k)
+{
+    const int bits = lk_packed_bits(p->q.kind);
+    if (bits == 8)
+        return codes[by_byte(p, block, j, k / 4, k % 4)];
+    const unsigned low = codes[by_byte(p, block, j, k / 8, k % 4)] >> k / 4 % 2 * 4 & 15u;
+    return bits == 4 ? low : low | (codes[by_byte(p, block, j, 4 + k / 16, k % 4)] >> k % 16 / 4 * 2 & 3u) << 4;
+}
+
 /* Codes of one column's block. */
 static void put_codes(const struct lk_packed_panel *p, const uint8_t q[LK_BLOCK], int64_t j, int64_t block,
                       uint8_t *codes)
 {
+    static void (*const put[])(const struct lk_packed_panel *, const uint8_t *, int64_t, int64_t, uint8_t *) = {
+        [LK_BY_TILE] = put_by_tile, [LK_BY_PAIR] = put_by_pair, [LK_BY_BYTE] = put_by_byte};
     if (p->order != LK_BY_WORD) {
-        (p->order == LK_BY_TILE ? put_by_tile : put_by_pair)(p, q, j, block, codes);
+        put[p->order](p, q, j, block, codes);
         return;
     }
     const int bits = lk_packed_bits(p->q.kind);
@@ -316,9 +349,11 @@ static void codes_of(const struct lk_packed_panel *p, const uint8_t *codes, int6
                      uint8_t q[LK_BLOCK])
 {
     const int bits = lk_packed_bits(p->q.kind), per = 32 / bits;
+    static unsigned (*const code[])(const struct lk_packed_panel *, const uint8_t *, int64_t, int64_t, int) = {
+        [LK_BY_TILE] = code_by_tile, [LK_BY_PAIR] = code_by_pair, [LK_BY_BYTE] = code_by_byte};
     if (p->order != LK_BY_WORD) {
         for (int i = 0; i < LK_BLOCK; i++)
-            q[i] = (uint8_t)(p->order == LK_BY_TILE ? code_by_tile : code_by_pair)(p, codes, block, j, i);
+            q[i] = (uint8_t)code[p->order](p, codes, block, j, i);
         return;
     }
     codes += block * p->code_bytes;
@@ -334,18 +369,11 @@ static void codes_of(const struct lk_packed_panel *p, const uint8_t *codes, int6
     }
 }
 
-/* What the codes of one column of a subgroup stand for: (code - z) d, + m where there is one; E4M3: the number of 8
- * bits times d. */
-struct line {
-    enum lk_packing kind;
-    float d, m, z;
-};
-
 /* By the published formulas; `sub` is read where there are subgroups. */
-static struct line line_of(const struct lk_packed_panel *p, const uint8_t *group, const uint8_t *sub, int64_t j)
+static struct lk_line line_of(const struct lk_packed_panel *p, const uint8_t *group, const uint8_t *sub, int64_t j)
 {
     const struct lk_packed *f = &p->q;
-    struct line l = {.kind = f->kind, .d = scale_at(f->scale, group, j)};
+    struct lk_line l = {.kind = f->kind, .d = scale_at(f->scale, group, j)};
     if (lk_packed_has_m(f->kind))
         l.m = scale_at(f->scale, group, p->width + j);
     if (lk_packed_has_z(f->kind))
@@ -361,7 +389,7 @@ static struct line line_of(const struct lk_packed_panel *p, const uint8_t *group
     return l;
 }
 
-static inline float number(const struct line *l, unsigned code)
+static inline float number(const struct lk_line *l, unsigned code)
 {
     if (l->kind == LK_PK_E4M3)
         return of_e4m3(code) * l->d;
@@ -384,7 +412,7 @@ static bool column_is_odd(const struct lk_packed_panel *p, const uint8_t *group,
     /* the last bit of any sum is at least 2^-11 of `least` */
     if (fabsf(d) * (k ? 15 * 63 : 15) + fabsf(m) * (k ? 63 : 1) < least * 0x1p11f)
         return false;
-    const struct line line = line_of(p, group, sub, j);
+    const struct lk_line line = line_of(p, group, sub, j);
     for (unsigned code = 0; code < 16; code++)
         if (number_is_odd(number(&line, code)))
             return true;
@@ -444,22 +472,29 @@ void lk_packed_pack(const struct lk_pack_codes *a, int64_t width, enum lk_code_o
     to[p.odd_at] = odd ? LK_ODD_SCALES : has_odd_numbers(&p, to) ? LK_ODD_NUMBERS : 0;
 }
 
+/* Groups and subgroups begin at multiples of 32 columns, of K6 of 16 (lk_packed_fits): none begins inside a half. */
+void lk_packed_block(const struct lk_packed_panel *p, const uint8_t *at, int s, int64_t kp, int64_t j,
+                     struct lk_block_codes *out)
+{
+    int64_t n, k = lk_packed_col(p->cols, s, kp, &n);
+    const uint8_t *sub = at + p->sub_at + kp / LK_BLOCK * p->sub_bytes;
+    codes_of(p, at + p->code_at, kp / LK_BLOCK, j, out->code);
+    for (int half = 0; half < 2; half++) {
+        int64_t group = lk_packed_group(&p->q, lk_min(k + 16 * half, p->cols->n_col - 1));
+        out->line[half] =
+            line_of(p, at + group * p->group_bytes, sub + (p->q.kind == LK_PK_K6 ? half * p->width : 0), j);
+    }
+}
+
 void lk_packed_numbers(const struct lk_packed_panel *p, const uint8_t *at, int s, int64_t kp, float *out)
 {
-    int64_t n, k = lk_packed_col(p->cols, s, kp, &n), block = kp / LK_BLOCK, width = p->width;
-    memset(out, 0, (size_t)(LK_BLOCK * width) * sizeof *out);
-    if (n == 0)
-        return;
-    for (int64_t j = 0; j < width; j++) {
-        uint8_t q[LK_BLOCK];
-        codes_of(p, at + p->code_at, block, j, q);
-        for (int64_t i = 0, end; i < n; i = end) { /* what has the same group and subgroup */
-            const uint8_t *sub = at + p->sub_at + block * p->sub_bytes + (p->q.kind == LK_PK_K6 && i >= 16 ? width : 0);
-            const int64_t left = p->q.group - (p->q.first + k + i) % p->q.group;
-            const struct line line = line_of(p, at + lk_packed_group(&p->q, k + i) * p->group_bytes, sub, j);
-            end = i + lk_min(lk_min(n, i < 16 ? 16 : LK_BLOCK) - i, left);
-            for (; i < end; i++)
-                out[i * width + j] = number(&line, q[i]);
-        }
+    int64_t n;
+    lk_packed_col(p->cols, s, kp, &n);
+    memset(out, 0, (size_t)(LK_BLOCK * p->width) * sizeof *out);
+    for (int64_t j = 0; j < p->width; j++) {
+        struct lk_block_codes b;
+        lk_packed_block(p, at, s, kp, j, &b);
+        for (int64_t i = 0; i < n; i++)
+            out[i * p->width + j] = number(&b.line[i / 16], b.code[i]);
     }
 }

@@ -21,7 +21,13 @@
  *   4 bits  word o holds numbers 8 o ..., in four bits from bit 12, 16, 4, 8, 20, 24, 28 and 0 on: of each rotation to
  *           the left by 0, 8, 24 and 16 bits two come to rest at bits 12 and 16
  *   6 bits  words 0 to 2 hold the 16 numbers as above
- *   8 bits  word o holds numbers 4 o ..., from bit 4, 12, 20 and 28 on, the last one's upper half in bits 0 to 3 */
+ *   8 bits  word o holds numbers 4 o ..., from bit 4, 12, 20 and 28 on, the last one's upper half in bits 0 to 3
+ *
+ * LK_BY_BYTE (products of args_q8.h) has what is masked out of a word in bytes, four columns of one output:
+ *   4 bits  [4, width]: byte i of word o holds column 8 o + i in its lower and column 8 o + 4 + i in its upper half
+ *   6 bits  [6, width]: the codes' lower 4 bits as above; byte i of word 4 + h holds in bits 2 o, 2 o + 1 the upper two
+ *           of column 16 h + 4 o + i
+ *   8 bits  [8, width]: word o holds columns 4 o ... */
 #ifndef KERNELS_CPU_LK_PACKED_H
 #define KERNELS_CPU_LK_PACKED_H
 
@@ -31,7 +37,7 @@
 #define LK_BLOCK 32 /* packed columns */
 #define LK_WIDEST 32
 
-enum lk_code_order { LK_BY_WORD, LK_BY_TILE, LK_BY_PAIR };
+enum lk_code_order { LK_BY_WORD, LK_BY_TILE, LK_BY_PAIR, LK_BY_BYTE };
 
 /* What a panel's byte `odd` says: scales that only lk_packed_numbers takes right; numbers that a quick way to round to
  * bf16 (avx2_unpack.h) does not. */
@@ -133,6 +139,23 @@ static inline void lk_groups_step(struct lk_groups *g, int64_t n_col)
     g->left = g->size;
     g->at += g->bytes;
 }
+
+/* What the codes of one output column of a subgroup stand for: (code - z) d, + m where there is one; E4M3: the number
+ * of 8 bits times d. */
+struct lk_line {
+    enum lk_packing kind;
+    float d, m, z;
+};
+
+/* One output column of a block: its codes, zeros behind the segment's end, and its first and last 16 columns' line. */
+struct lk_block_codes {
+    uint8_t code[LK_BLOCK];
+    struct lk_line line[2];
+};
+
+/* Output column j of the block at packed column kp of segment s; `at` is the panel. */
+void lk_packed_block(const struct lk_packed_panel *p, const uint8_t *at, int s, int64_t kp, int64_t j,
+                     struct lk_block_codes *out);
 
 /* Numbers of the block at packed column kp of segment s: out[32, width], rounded once, zeros behind the segment's end;
  * `at` is the panel. */

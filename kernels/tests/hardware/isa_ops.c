@@ -59,6 +59,7 @@ static void put_half(uint32_t *out, __m256i x)
     X(mask_storeu_epi32_256, ISA_BITS, _mm256_mask_storeu_epi32(out, M8, HALF(0)))                             \
     X(store_si512, ISA_BITS, _mm512_store_si512(out, SI(0)))                                                   \
     X(add_epi32, ISA_BITS, put(out, _mm512_add_epi32(SI(0), SI(1))))                                           \
+    X(sub_epi32, ISA_BITS, put(out, _mm512_sub_epi32(SI(0), SI(1))))                                           \
     X(max_epu32, ISA_BITS, put(out, _mm512_max_epu32(SI(0), SI(1))))                                           \
     X(dpbusd_epi32, ISA_BITS, put(out, _mm512_dpbusd_epi32(SI(0), SI(1), SI(2))))                              \
     X(cvtepi32_ps, ISA_F32, _mm512_storeu_ps(out, _mm512_cvtepi32_ps(SI(0))))                                  \

@@ -9,6 +9,11 @@ LK_MODEL __m512i _mm512_add_epi32(__m512i a, __m512i b)
     return (__m512i)((LK_U32X16)a + (LK_U32X16)b);
 }
 
+LK_MODEL __m512i _mm512_sub_epi32(__m512i a, __m512i b)
+{
+    return (__m512i)((LK_U32X16)a - (LK_U32X16)b);
+}
+
 LK_MODEL __m512i _mm512_max_epu32(__m512i a, __m512i b)
 {
     LK_U32X16 x = (LK_U32X16)a, y = (LK_U32X16)b;

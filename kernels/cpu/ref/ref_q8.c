@@ -1,0 +1,117 @@
+/* Products by activations of 8 bits. Activations: q [n_row, packed columns], then scales [n_row, blocks]; weights:
+ * panels of 16 output columns, codes by word. */
+#include <math.h>
+
+#include "kernels/cpu/lk_int8_block.h"
+#include "kernels/cpu/lk_packed.h"
+#include "kernels/cpu/ref/lk_ref.h"
+
+#define PANEL LK_REF_PANEL
+
+static size_t act_bytes(int64_t n_row, const struct lk_cols *cols)
+{
+    return (size_t)(n_row * (lk_cols_packed(cols) + lk_cols_packed(cols) / LK_BLOCK * (int64_t)sizeof(float)));
+}
+
+static void pack_codes(const struct lk_pack_codes *a)
+{
+    lk_packed_pack(a, PANEL, LK_BY_WORD);
+}
+
+static int64_t quantize_items(const struct lk_quantize *a)
+{
+    return a->a.n_row;
+}
+
+static float *scales_of(void *q, int64_t n_row, int64_t n_k)
+{
+    return (float *)(void *)((int8_t *)q + n_row * n_k);
+}
+
+static inline void quantize(const struct lk_quantize *a, int64_t begin, int64_t end, enum lk_type type)
+{
+    int64_t n_k = lk_cols_packed(a->a.cols);
+    for (int64_t at = begin * n_k; at < end * n_k; at += LK_BLOCK) {
+        float x[LK_BLOCK];
+        uint32_t most = 0;
+        for (int i = 0; i < LK_BLOCK; i++) {
+            x[i] = lk_ref_get(a->a.data, at + i, type);
+            most = lk_int8_more(most, x[i]);
+        }
+        struct lk_int8_scale of = lk_int8_scale_of(most);
+        scales_of(a->q, a->a.n_row, n_k)[at / LK_BLOCK] = of.s;
+        for (int i = 0; i < LK_BLOCK; i++)
+            ((int8_t *)a->q)[at + i] = lk_int8_of(x[i], of.inverse);
+    }
+}
+
+static void quantize_f32(const struct lk_quantize *a, int64_t begin, int64_t end)
+{
+    quantize(a, begin, end, LK_F32);
+}
+
+static void quantize_bf16(const struct lk_quantize *a, int64_t begin, int64_t end)
+{
+    quantize(a, begin, end, LK_BF16);
+}
+
+/* n columns with one line, one row's numbers of them and their scale. */
+static float step(float sum, const uint8_t *code, const int8_t *q, int n, const struct lk_line *l, float s)
+{
+    const bool has_z = lk_packed_has_z(l->kind);
+    int32_t dot = 0, all = 0;
+    for (int i = 0; i < n; i++) {
+        dot += code[i] * q[i];
+        all += q[i];
+    }
+    if (has_z || lk_packed_has_m(l->kind)) {
+        const float scaled = s * (float)all;
+        sum = fmaf((float)dot, l->d * s, sum);
+        return fmaf(has_z ? -(l->d * l->z) : l->m, scaled, sum);
+    }
+    return fmaf((float)(dot - (int32_t)l->z * all), l->d * s, sum);
+}
+
+static void segment(const struct lk_linear *a, const struct lk_ref_place *p, int s, float acc[][PANEL],
+                    enum lk_type type)
+{
+    (void)type;
+    const struct lk_cols *c = a->a.cols;
+    const struct lk_packed_panel panel = lk_packed_panel_of(a->q, c, PANEL);
+    const uint8_t *at = (const uint8_t *)a->w + p->panel * panel.bytes;
+    const int64_t n_k = lk_cols_packed(c);
+    const int n = a->q->kind == LK_PK_K6 ? LK_BLOCK / 2 : LK_BLOCK;
+    for (int64_t k = c->packed[s]; k < c->packed[s + 1]; k += LK_BLOCK) {
+        for (int j = 0; j < PANEL; j++) {
+            struct lk_block_codes b;
+            lk_packed_block(&panel, at, s, k, j, &b);
+            for (int i = 0; i < p->r; i++) {
+                const int8_t *q = (const int8_t *)a->a.data + (p->row + i) * n_k + k;
+                const float scale = scales_of(a->a.data, a->a.n_row, n_k)[((p->row + i) * n_k + k) / LK_BLOCK];
+                for (int part = 0; part < LK_BLOCK; part += n)
+                    acc[i][j] = step(acc[i][j], b.code + part, q + part, n, &b.line[part / 16], scale);
+            }
+        }
+    }
+}
+
+static void linear_f32(const struct lk_linear *a, int64_t begin, int64_t end)
+{
+    lk_ref_linear(a, begin, end, LK_F32, segment);
+}
+
+static void linear_bf16(const struct lk_linear *a, int64_t begin, int64_t end)
+{
+    lk_ref_linear(a, begin, end, LK_BF16, segment);
+}
+
+void lk_ref_q8_init(struct lk_cpu *t, enum lk_type type)
+{
+    bool f32 = type == LK_F32;
+    t->q8 = (struct lk_q8){.act_bytes = act_bytes,
+                           .pack_codes = pack_codes,
+                           .quantize_items = quantize_items,
+                           .quantize = f32 ? quantize_f32 : quantize_bf16,
+                           .linear_items = lk_ref_linear_items,
+                           .linear = f32 ? linear_f32 : linear_bf16};
+}
