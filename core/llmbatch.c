@@ -314,6 +314,7 @@ struct lb_plan_spec lb_llm_plan_spec(const struct lb_llm *llm)
                                  .dtype = llm->dtype,
                                  .unpack = o->unpack || device,
                                  .int8 = llm->int8,
+                                 .int8_packed = be && be->int8_packed,
                                  .batch_tokens = o->batch_tokens,
                                  .max_seqs = o->max_seqs,
                                  .rows_enough = be ? be->rows_enough : 0,

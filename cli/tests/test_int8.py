@@ -55,6 +55,29 @@ def int8_of_a_mixture(tmp):
 
 
 @case
+def int8_of_packed_weights(_):
+    """Whole numbers of a file stay as they are: what is said, and that log-probabilities are near those without int8, on
+    average nearer than the tenth that numbers quantized by row are off."""
+    folder = os.path.join(GOLDENS, 'llama-gguf-q4_k')
+    if not os.path.isdir(folder):
+        raise Skip('no ../shared/goldens')
+    model = os.path.join(folder, 'llama-gguf-q4_k.gguf')
+    prompts = [{**row, 'max_tokens': 0, 'prompt_logprobs': 0} for row in rows()]
+
+    def scores(*more):
+        r = good(['-m', model, '--audit', 'off', *more], prompts)
+        return [one['logprob'] for line in r.out.splitlines() for one in json.loads(line)['prompt_logprobs'] if one]
+    for isa in ('ref', None):
+        chosen = ['--isa', isa] if isa else []
+        plain, whole = scores(*chosen), scores('--quantize', 'int8', *chosen)
+        off = sum(abs(a - b) for a, b in zip(plain, whole)) / len(plain)
+        check(len(plain) == len(whole) > 100 and 0 < off < 0.1, off)
+    r = program(['-m', model, '--quantize', 'int8', '--isa', 'ref', '--log-level', 'info'], rows())
+    check(re.search(r'but for whole numbers that stay packed', r.err), r.err)
+    check(re.search(r'kept packed, those of layers for products in int8: .*Q4_K', r.err), r.err)
+
+
+@case
 def int8_on_the_null_device(_):
     same = [good(['-m', TINY, '--device', 'null', *more], rows()).out for more in ([], ['--quantize', 'int8'])]
     check(same[0] == same[1], 'it matters')

@@ -34,7 +34,7 @@ struct lb_backend_ops {
      * backend's own memory, as from the beginning */
     void (*weight_mem)(struct lb_backend *be, struct lb_weight_mem *mem);
     /* Whether products take weights packed like this as they are; NULL: none */
-    bool (*keeps)(const struct lb_backend *be, const struct lk_packed *how, const struct lk_cols *cols);
+    bool (*keeps)(const struct lb_backend *be, const struct lk_packed *how, const struct lk_cols *cols, bool int8);
     enum lb_status (*matrix_new)(struct lb_backend *be, const struct lb_matrix_spec *spec, struct lb_matrix **out,
                                  struct lb_err *err);
     /* n_head matrices of the same shape, whose rows stand one behind the other in spec->rows */
@@ -141,6 +141,7 @@ struct lb_backend {
     const struct lb_backend_ops *ops;
     enum lb_dtype dtype;
     bool int8;          /* it was opened for matrices in int8 */
+    bool int8_packed;   /* those that are whole numbers already then stay packed (kernels/args_q8.h) */
     const char *device; /* "cpu", "cuda", "null" */
     const char *isa;    /* kernel set in use: "ref", "avx512bf16"; NULL: the device has none */
     const char *arch;   /* of a device, "sm_90"; NULL: the processor */

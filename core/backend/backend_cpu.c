@@ -2,7 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core/backend/backend_cpu.h"
+#include "core/backend/backend_cpu_int8.h"
 
 #define CHUNK_BYTES ((size_t)64 << 20)
 #define LEAST_ROWS 64
@@ -285,6 +285,7 @@ enum lb_status lb_cpu_open(struct lb_backend **out, const struct lb_backend_spec
     c->base.ops = &cpu_ops;
     c->base.dtype = spec->dtype;
     c->base.int8 = spec->int8;
+    c->base.int8_packed = spec->int8 && !spec->unpack && c->lk.q8.linear;
     c->base.device = "cpu";
     c->base.isa = c->lk.name;
     c->base.unpack = spec->unpack;

@@ -161,7 +161,7 @@ static inline bool lb_cpu_idle(const struct lb_cpu *c)
 enum lb_status lb_cpu_open(struct lb_backend **out, const struct lb_backend_spec *spec, struct lb_err *err);
 
 /* backend_cpu_load.c */
-bool lb_cpu_keeps(const struct lb_backend *be, const struct lk_packed *how, const struct lk_cols *cols);
+bool lb_cpu_keeps(const struct lb_backend *be, const struct lk_packed *how, const struct lk_cols *cols, bool int8);
 enum lb_status lb_cpu_matrix_new(struct lb_backend *be, const struct lb_matrix_spec *spec, struct lb_matrix **out,
                                  struct lb_err *err);
 enum lb_status lb_cpu_heads_new(struct lb_backend *be, const struct lb_matrix_spec *spec, int64_t n_head,
@@ -212,14 +212,6 @@ void lb_cpu_linear_heads(struct lb_backend *be, const struct lb_heads_args *args
 void lb_cpu_round(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, int64_t x_col, int64_t x_step);
 void lb_cpu_latent(struct lb_backend *be, const struct lb_latent_args *args);
 void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *args);
-
-/* backend_cpu_int8.c */
-/* Whether the matrix can be had in int8. */
-enum lb_status lb_cpu_int8_check(const struct lb_matrix_spec *spec, struct lb_err *err);
-/* Part of reserve. */
-enum lb_status lb_cpu_int8_reserve(struct lb_cpu *c, struct lb_err *err);
-/* lb_cpu_run_product's part of it: args->a as the backend's other ops write it, the hints are there. */
-void lb_cpu_run_int8(const struct lb_cpu *c, const struct lk_linear *args);
 
 /* backend_cpu_head.c */
 void lb_cpu_head(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w);

@@ -1,6 +1,6 @@
-/* The CPU backend's products in int8: activations are quantized once a product, into memory that all of a step's
- * products use in turn. */
-#include "core/backend/backend_cpu.h"
+/* The CPU backend's products in int8, of weights by row or of those that stay packed (args_q8.h): activations are
+ * quantized once a product, into memory that all of a step's products use in turn. */
+#include "core/backend/backend_cpu_int8.h"
 
 enum lb_status lb_cpu_int8_check(const struct lb_matrix_spec *spec, struct lb_err *err)
 {
@@ -20,35 +20,45 @@ enum lb_status lb_cpu_int8_reserve(struct lb_cpu *c, struct lb_err *err)
     return c->int8 ? LB_OK : LB_E_DEVICE;
 }
 
+struct lb_int8_ops lb_cpu_int8_ops(const struct lk_cpu *lk, bool packed)
+{
+    const struct lk_int8 *i = &lk->int8;
+    const struct lk_q8 *q = &lk->q8;
+    if (packed)
+        return (struct lb_int8_ops){q->act_bytes, q->quantize_items, q->quantize, q->linear_items, q->linear};
+    return (struct lb_int8_ops){i->act_bytes, i->quantize_items, i->quantize, i->linear_items, i->linear};
+}
+
 struct quantize_job {
-    const struct lk_cpu *lk;
+    const struct lb_int8_ops *ops;
     struct lk_quantize args;
 };
 
 static void run_quantize(void *ctx, int64_t begin, int64_t end)
 {
     const struct quantize_job *job = ctx;
-    job->lk->int8.quantize(&job->args, begin, end);
+    job->ops->quantize(&job->args, begin, end);
 }
 
 struct product_job {
-    const struct lk_cpu *lk;
+    const struct lb_int8_ops *ops;
     struct lk_linear args;
 };
 
 static void run_product(void *ctx, int64_t begin, int64_t end)
 {
     const struct product_job *job = ctx;
-    job->lk->int8.linear(&job->args, begin, end);
+    job->ops->linear(&job->args, begin, end);
 }
 
 void lb_cpu_run_int8(const struct lb_cpu *c, const struct lk_linear *args)
 {
-    struct quantize_job quantize = {&c->lk, {c->int8, args->a}};
-    struct product_job job = {&c->lk, *args};
-    int64_t n_item = c->lk.int8.quantize_items(&quantize.args);
+    const struct lb_int8_ops ops = lb_cpu_int8_ops(&c->lk, args->q);
+    struct quantize_job quantize = {&ops, {c->int8, args->a}};
+    struct product_job job = {&ops, *args};
+    int64_t n_item = ops.quantize_items(&quantize.args);
     lb_team_run_even(c->team, run_quantize, &quantize, n_item, lb_cpu_grain(c, n_item, 4));
     job.args.a.data = c->int8;
-    n_item = c->lk.int8.linear_items(&job.args);
+    n_item = ops.linear_items(&job.args);
     lb_team_run_even(c->team, run_product, &job, n_item, lb_cpu_grain(c, n_item, LB_CPU_CLAIMS));
 }

@@ -2,7 +2,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#include "core/backend/backend_cpu.h"
+#include "core/backend/backend_cpu_int8.h"
 
 /* Memory for what is packed. */
 static void *weight_take(struct lb_cpu *c, size_t n, size_t size, const char *name, struct lb_err *err)
@@ -133,7 +133,7 @@ static void pack_panel(const struct pack_job *job, int64_t item, const struct ro
     struct lk_pack numbers = {w, item % n_panel, room->row, r->at ? (enum lk_type)r->data_type : LK_F32, &m->cols};
     struct lk_pack_codes codes = {w, item % n_panel, room->col, &m->q, &m->cols};
     if (m->packed)
-        m->lk->pack_codes(&codes);
+        (m->int8 ? m->lk->q8.pack_codes : m->lk->pack_codes)(&codes);
     else if (m->int8)
         m->lk->int8.pack(&numbers);
     else
@@ -161,9 +161,9 @@ static int64_t pack_grain(const struct lb_cpu *c, const struct lb_matrix *m, int
     return wide < fair ? wide : fair;
 }
 
-bool lb_cpu_keeps(const struct lb_backend *be, const struct lk_packed *how, const struct lk_cols *cols)
+bool lb_cpu_keeps(const struct lb_backend *be, const struct lk_packed *how, const struct lk_cols *cols, bool int8)
 {
-    return !be->unpack && lk_packed_fits(how, cols);
+    return !be->unpack && lk_packed_fits(how, cols) && (!int8 || (be->int8_packed && lk_q8_has(how->kind)));
 }
 
 /* Matrices of the spec's rows from `row` on, as many and as large as *m says, packed as it says. */
@@ -203,7 +203,7 @@ static enum lb_status run_new(struct lb_cpu *c, const struct lb_matrix_spec *spe
         return LB_E_DEVICE;
     *m = like;
     *out = m;
-    size_t row_bytes = m->int8 ? m->lk->int8.act_bytes(1, spec->cols) : 0;
+    size_t row_bytes = m->int8 ? lb_cpu_int8_ops(m->lk, m->packed).act_bytes(1, spec->cols) : 0;
     c->int8_row_bytes = row_bytes > c->int8_row_bytes ? row_bytes : c->int8_row_bytes;
     return matrix_pack(c, spec, spec->rows->n_row / like.n_head - like.n_all, m, err);
 }
@@ -214,7 +214,7 @@ enum lb_status lb_cpu_heads_new(struct lb_backend *be, const struct lb_matrix_sp
     const struct lb_rows *r = spec->rows;
     const struct lb_packed_run plain = {.n_row = r->n_row}, *run = &plain;
     int n_run = 1;
-    if (r->n_run > 0 && !spec->int8) {
+    if (r->n_run > 0) {
         run = r->run;
         n_run = r->n_run;
     }

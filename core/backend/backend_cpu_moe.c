@@ -1,6 +1,6 @@
 /* The CPU backend's mixture of experts. Tokens are grouped by expert, so that an expert is one product over exactly its
  * rows; the products of all experts are one run of the team, cut into units of about equal cost. */
-#include "core/backend/backend_cpu.h"
+#include "core/backend/backend_cpu_int8.h"
 
 #define ROUTE_ROWS 24 /* tokens of a router item at most: some panels of every kernel set */
 #define READ_ROWS 4   /* what reading a product's weights costs, in rows */
@@ -13,6 +13,7 @@ struct part {
         struct lk_quantize quantize;
     } args;
     int64_t n_item, n_unit, first_unit;
+    bool packed; /* quantized for weights that stay packed */
 };
 
 struct lb_cpu_moe {
@@ -64,6 +65,13 @@ static enum lb_status reserve_shared(struct lb_cpu *c, struct lb_cpu_moe *m, con
     return LB_OK;
 }
 
+/* Of a row, however its expert is kept. */
+static size_t int8_bytes(const struct lb_cpu *c, const struct lk_cols *cols)
+{
+    size_t by_row = c->lk.int8.act_bytes(1, cols), packed = c->lk.q8.linear ? c->lk.q8.act_bytes(1, cols) : 0;
+    return by_row > packed ? by_row : packed;
+}
+
 /* Inputs of gate-up products are choices and the shared expert's, the same for all leaves; of down products what was
  * gated of them. */
 static enum lb_status reserve_int8(struct lb_cpu *c, struct lb_cpu_moe *m, struct lb_err *err)
@@ -72,9 +80,10 @@ static enum lb_status reserve_int8(struct lb_cpu *c, struct lb_cpu_moe *m, struc
     if (!c->base.int8)
         return LB_OK;
     for (int r = 0; r < m->n_leaf; r++)
-        shared += m->shared_y[r] ? c->lk.int8.act_bytes(1, &m->shared_cols[r]) : 0;
-    size_t in = c->lk.int8.act_bytes(1, &m->in_cols), gated = c->lk.int8.act_bytes(1, &m->ffn_cols);
-    size_t up = n_choice * in + n_tok * in, down = n_choice * gated + n_tok * shared;
+        shared += m->shared_y[r] ? int8_bytes(c, &m->shared_cols[r]) : 0;
+    size_t in = int8_bytes(c, &m->in_cols), gated = int8_bytes(c, &m->ffn_cols);
+    /* the shared expert's leaves may be packed unlike each other */
+    size_t up = n_choice * in + 2 * n_tok * in, down = n_choice * gated + n_tok * shared;
     if ((m->to_int8 = lb_cpu_take(c, (size_t)m->shape.n_expert + LK_MAX_SEG, sizeof *m->to_int8, "chosen experts",
                                   err)) == NULL ||
         (m->int8 = lb_cpu_take(c, 1, up > down ? up : down, "int8 activations of experts", err)) == NULL)
@@ -214,19 +223,19 @@ static void run_items(const struct lk_cpu *lk, const struct part *p, enum part_o
     if (op == PART_NORM)
         lk->norm(&p->args.norm, begin, end);
     else if (op == PART_QUANTIZE)
-        lk->int8.quantize(&p->args.quantize, begin, end);
+        lb_cpu_int8_ops(lk, p->packed).quantize(&p->args.quantize, begin, end);
     else if (op == PART_PRODUCT)
         lk->linear(&p->args.linear, begin, end);
     else
-        lk->int8.linear(&p->args.linear, begin, end);
+        lb_cpu_int8_ops(lk, p->args.linear.q).linear(&p->args.linear, begin, end);
 }
 
 static int64_t part_items(const struct lk_cpu *lk, const struct part *p, enum part_op op)
 {
     return op == PART_NORM       ? lk->norm_items(&p->args.norm)
-           : op == PART_QUANTIZE ? lk->int8.quantize_items(&p->args.quantize)
+           : op == PART_QUANTIZE ? lb_cpu_int8_ops(lk, p->packed).quantize_items(&p->args.quantize)
            : op == PART_PRODUCT  ? lk->linear_items(&p->args.linear)
-                                 : lk->int8.linear_items(&p->args.linear);
+                                 : lb_cpu_int8_ops(lk, p->args.linear.q).linear_items(&p->args.linear);
 }
 
 static void run_units(void *ctx, int64_t begin, int64_t end)
@@ -293,16 +302,22 @@ static void run_products(struct lb_cpu *c, int n_part)
         return;
     }
     char *to = m->int8;
-    const void *last = NULL;
+    struct {
+        const void *from;
+        void *q;
+    } last[2] = {{NULL, NULL}, {NULL, NULL}}; /* by row, for packed weights */
     int n = 0;
     for (int i = 0; i < n_part; i++) {
         struct lk_act *a = &m->part[i].args.linear.a;
-        if (a->data != last) {
-            last = a->data;
+        const bool packed = m->part[i].args.linear.q;
+        if (a->data != last[packed].from) {
+            last[packed].from = a->data;
+            last[packed].q = to;
+            m->to_int8[n].packed = packed;
             m->to_int8[n++].args.quantize = (struct lk_quantize){to, *a};
-            to += c->lk.int8.act_bytes(a->n_row, a->cols);
+            to += lb_cpu_int8_ops(&c->lk, packed).act_bytes(a->n_row, a->cols);
         }
-        a->data = m->to_int8[n - 1].args.quantize.q;
+        a->data = last[packed].q;
     }
     run_parts(c, m->to_int8, n, PART_QUANTIZE);
     run_parts(c, m->part, n_part, PART_INT8_PRODUCT);

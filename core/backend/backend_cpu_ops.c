@@ -2,7 +2,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "core/backend/backend_cpu.h"
+#include "core/backend/backend_cpu_int8.h"
 
 double lb_cpu_now(void)
 {

@@ -43,14 +43,15 @@ struct lb_rows {
 };
 
 /* A weight to be packed: rows in [out, in] order; cols cuts `in`. gate_up: rows are n_row/2 gate rows, then the up
- * rows, to be interleaved for the SwiGLU epilogue; such rows are one run, as are those of `f32` and `int8`. */
+ * rows, to be interleaved for the SwiGLU epilogue; such rows are one run, as are those of `f32`. */
 struct lb_matrix_spec {
     const struct lb_rows *rows;
     const struct lk_cols *cols;
     bool gate_up;
     const char *name; /* for messages */
     bool f32;         /* kept and multiplied in f32 whatever the backend's type: a router, see struct lb_moe_weights */
-    bool int8;        /* kept and multiplied in int8 (kernels/args_int8.h); the backend is one with int8 */
+    bool int8;        /* kept and multiplied in int8 (kernels/args_int8.h; of rows that stay packed args_q8.h); the
+                       * backend is one with int8 */
     bool head;        /* an LM head: `rows` are lent as long as the backend lives */
 };
 

@@ -231,7 +231,8 @@ static void say_packed(const struct lb_loader *ld)
             at += (size_t)snprintf(list + at, sizeof list - at, "%s%lld of %s", at ? ", " : "",
                                    (long long)ld->n_kept[type], type_name(ld, type));
     if (at > 0)
-        lb_log_put(ld->s->log, LB_LOG_INFO, "matrices kept packed: %s", list);
+        lb_log_put(ld->s->log, LB_LOG_INFO, "matrices kept packed%s: %s",
+                   ld->s->backend->int8_packed ? ", those of layers for products in int8" : "", list);
     for (int type = LB_W_Q8_0; type < LB_W_OTHER; type++)
         if (ld->n_unpacked[type] > 0)
             lb_log_put(ld->s->log, LB_LOG_INFO, "matrices unpacked at load: %lld of %s (%s)",
@@ -253,9 +254,9 @@ static void say(const struct lb_loader *ld)
         lb_log_put(ld->s->log, LB_LOG_INFO, "weights of type %s are %s once, at load", list,
                    bf16 ? "rounded to bf16" : "turned into f32");
     if (ld->s->backend->int8)
-        lb_log_put(ld->s->log, LB_LOG_INFO, "the layers' matrices are quantized to int8 instead, as --quantize asks");
-    else
-        say_packed(ld);
+        lb_log_put(ld->s->log, LB_LOG_INFO, "the layers' matrices are quantized to int8 instead, as --quantize asks%s",
+                   ld->s->backend->int8_packed ? ", but for whole numbers that stay packed" : "");
+    say_packed(ld);
     size_t n_unused = 0, first = 0;
     for (size_t i = file->n_tensor; i-- > 0;) {
         if (ld->used[i] || strstr(file->tensor[i].name, "rotary_emb.inv_freq") ||

@@ -93,15 +93,27 @@ static bool alike(const struct lk_packed *a, const struct lk_packed *b)
     return a->kind == b->kind && a->scale == b->scale && a->group == b->group && a->first == b->first;
 }
 
-/* Why rows of a part do not stay packed in a product over these columns, NULL: they do. */
-static const char *why_not(const struct lb_loader *ld, struct lb_part *p, const struct lk_cols *cols)
+/* What stays packed in int8 has other bits than what does not, so that it must not depend on the slice: heads that are
+ * no whole blocks begin inside a group on some ranks, though maybe not on this one. All else is cut at multiples of 32.
+ */
+static bool begins_anywhere(const struct lb_loader *ld, const struct lk_cols *cols)
+{
+    return cols == &ld->s->cols->heads && ld->s->config->out_dim % 32 != 0;
+}
+
+/* Why rows of a part do not stay packed, NULL: they do. */
+static const char *why_not(const struct lb_loader *ld, struct lb_part *p, const struct lb_matrix_spec *spec)
 {
     const struct lb_backend *be = ld->s->backend;
+    if (spec->f32)
+        return "routers are multiplied in f32";
     if (be->unpack)
-        return "as asked for";
+        return spec->int8 ? "quantized to int8 by row" : "as asked for";
     if (!be->ops->keeps || !lb_codes_of(p->t, p->col, &p->how))
-        return "no product takes them";
-    return be->ops->keeps(be, &p->how, cols) ? NULL : "a product begins inside a group";
+        return spec->int8 ? "quantized to int8 by row" : "no product takes them";
+    if (be->ops->keeps(be, &p->how, spec->cols, spec->int8) && !(spec->int8 && begins_anywhere(ld, spec->cols)))
+        return NULL;
+    return spec->int8 ? "quantized to int8 by row" : "a product begins inside a group";
 }
 
 void lb_load_count(struct lb_loader *ld, enum lb_wtype type, const char *why)
@@ -121,9 +133,7 @@ static void find_runs(struct lb_loader *ld, struct lb_fused *f, const struct lb_
     const char *why[LB_MAX_PART];
     bool same = true;
     for (int i = 0; i < f->n_part; i++) {
-        why[i] = spec->f32    ? "routers are multiplied in f32"
-                 : spec->int8 ? "quantized to int8"
-                              : why_not(ld, &f->part[i], spec->cols);
+        why[i] = why_not(ld, &f->part[i], spec);
         same = same && !why[i] && alike(&f->part[i].how, &f->part[0].how);
     }
     for (int i = 0; i < f->n_part; i++) {

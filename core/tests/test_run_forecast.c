@@ -304,8 +304,11 @@ static void test_weights(void **state)
         assert_int_equal(lb_backend_open(&be, &spec, &err), LB_OK);
         struct lb_model_spec open = {.config = &made.config, .weights = &made.file, .backend = be};
         assert_int_equal(lb_model_open(&m, &open, &err), LB_OK);
-        struct lb_plan_spec plan = {
-            .config = &made.config, .weights = &made.file, .dtype = cases[i].dtype, .int8 = cases[i].int8};
+        struct lb_plan_spec plan = {.config = &made.config,
+                                    .weights = &made.file,
+                                    .dtype = cases[i].dtype,
+                                    .int8 = cases[i].int8,
+                                    .int8_packed = be->int8_packed};
         double said = lb_plan_weight_bytes(&plan, 1), packed = (double)be->counts.weight_bytes;
         if (said < 0.97 * packed || said > 1.03 * packed)
             fail_msg("case %zu: %.0f bytes, but %.0f are packed", i, said, packed);

@@ -118,9 +118,11 @@ static inline void fuzz_rows(const struct lb_rows *r)
     free(row);
 }
 
-static inline bool fuzz_keeps(const struct lb_backend *be, const struct lk_packed *how, const struct lk_cols *cols)
+static inline bool fuzz_keeps(const struct lb_backend *be, const struct lk_packed *how, const struct lk_cols *cols,
+                              bool int8)
 {
     (void)be;
+    (void)int8;
     FUZZ_REQUIRE(how->group > 0 && how->first >= 0 && cols->n_col > 0);
     return true;
 }
