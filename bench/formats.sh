@@ -4,9 +4,9 @@
 #   bench/formats.sh [-b PROGRAM] [-t THREADS] [-n ROUNDS] [-f 'FORMAT ...'] [-d DIR] [-s 'SHAPE OPTIONS']
 #
 # DIR (${XDG_CACHE_HOME:-$HOME/.cache}/llmbatch/formats) keeps the models, Llama 3.2 1B's shape unless -s says otherwise
-# (make_random_model.py's options); FORMAT as there (q8_0 q4_0 gptq), and int8: bf16 with --quantize int8. Decoding: 32
-# prompt ids and 64 new tokens a row; prefill: a prompt of 1,024 ids and 1 new token. Each round runs bf16 first, then the
-# format; a ratio is the median over the rounds of bf16's seconds in the forward pass over the format's.
+# (make_random_model.py's options); FORMAT as there (q8_0 q4_0 gptq), also with +int8 or +w4a8 behind it, for --quantize.
+# Decoding: 32 prompt ids and 64 new tokens a row; prefill: a prompt of 1,024 ids and 1 new token. Each round runs bf16
+# first, then the format; a ratio is the median over the rounds of bf16's seconds in the forward pass over the format's.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -20,7 +20,7 @@ while getopts b:t:n:f:d:s: opt; do
     f) formats=$OPTARG ;;
     d) dir=$OPTARG ;;
     s) shape=$OPTARG ;;
-    *) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
 done
 tmp=$(mktemp -d)
@@ -28,7 +28,7 @@ trap 'rm -rf "$tmp"' EXIT
 
 # where a format's model is, made when it is not there
 model() {
-    local format=${1/int8/bf16}
+    local format=${1%+*}
     # shellcheck disable=SC2086
     [ -e "$dir/$format" ] || python3 "$root/bench/make_random_model.py" --format "$format" $shape "$dir/$format"
     [ -e "$dir/$format/model.gguf" ] && echo "$dir/$format/model.gguf" || echo "$dir/$format"
@@ -47,7 +47,7 @@ PY
 # seconds in the forward pass
 seconds() { # FORMAT ROWS
     local options=()
-    [ "$1" != int8 ] || options=(--quantize int8)
+    [[ $1 != *+* ]] || options=(--quantize "${1#*+}")
     "$program" -m "$(model "$1")" -i "$tmp/$2" -o "$tmp/out" --stats "$tmp/stats" --overwrite --ignore-eos --audit off \
         --threads "$threads" --batch-tokens 1024 --kv-memory 256M --progress off "${options[@]}" 2> "$tmp/err" ||
         { cat "$tmp/err" >&2; exit 1; }

@@ -34,7 +34,7 @@ static const struct lb_choice lb_devices[] = {
     {"auto", "auto", 0}, {"cpu", "cpu", 0}, {"cuda", "cuda", 0}, {"null", "null", 0}, {0}};
 static const struct lb_choice lb_dtypes[] = {{"auto", "auto", 0},   {"f32", "f32", 0},       {"bf16", "bf16", 0},
                                              {"float32", "f32", 0}, {"bfloat16", "bf16", 0}, {0}};
-static const struct lb_choice lb_quantizations[] = {{"none", "none", 0}, {"int8", "int8", 0}, {0}};
+static const struct lb_choice lb_quantizations[] = {{"none", "none", 0}, {"int8", "int8", 0}, {"w4a8", "w4a8", 0}, {0}};
 static const struct lb_choice lb_orders[] = {
     {"input", "input", LB_ORDER_INPUT}, {"completion", "completion", LB_ORDER_COMPLETION}, {0}};
 static const struct lb_choice lb_add_bos_values[] = {

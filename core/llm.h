@@ -24,7 +24,7 @@ struct lb_llm {
     struct lb_rank_stats *rank_stats; /* [ranks.size] on rank 0 */
     struct lb_gen gen;
     enum lb_dtype dtype;
-    bool int8; /* o.quantize */
+    bool int8, w4a8; /* o.quantize; the latter is the former too */
     double begin;
 
     const char *const *inputs; /* [n_input] o.inputs, or stdin */

@@ -57,10 +57,17 @@ static enum lb_status read_dtype(const char *option, const char *name, enum lb_d
 static enum lb_status read_quantize(struct lb_llm *llm, struct lb_err *err)
 {
     const char *name = llm->o.quantize ? llm->o.quantize : "none";
-    llm->int8 = strcmp(name, "int8") == 0;
+    llm->w4a8 = strcmp(name, "w4a8") == 0;
+    llm->int8 = llm->w4a8 || strcmp(name, "int8") == 0;
     if (!llm->int8 && strcmp(name, "none") != 0)
-        return lb_err_set(err, LB_E_USAGE, "--quantize must be none or int8, not '%s'", name);
+        return lb_err_set(err, LB_E_USAGE, "--quantize must be none, int8 or w4a8, not '%s'", name);
     return LB_OK;
+}
+
+/* For records; NULL: nothing is quantized. */
+static const char *quantization_of(const struct lb_llm *llm)
+{
+    return llm->w4a8 ? "w4a8" : llm->int8 ? "int8" : NULL;
 }
 
 /* The cache has the type of the weights. */
@@ -154,6 +161,7 @@ static enum lb_status open_backend_as(struct lb_llm *llm, const char *isa, struc
     struct lb_backend_spec spec = {.device = o->device,
                                    .dtype = llm->dtype,
                                    .int8 = llm->int8,
+                                   .w4a8 = llm->w4a8,
                                    .isa = isa,
                                    .n_thread = o->threads ? (int)o->threads : llm->ranks.cpus.n_thread,
                                    .local_rank = llm->ranks.world->host_rank,
@@ -314,7 +322,7 @@ struct lb_plan_spec lb_llm_plan_spec(const struct lb_llm *llm)
                                  .dtype = llm->dtype,
                                  .unpack = o->unpack || device,
                                  .int8 = llm->int8,
-                                 .int8_packed = be && be->int8_packed,
+                                 .w4a8 = be && be->w4a8,
                                  .batch_tokens = o->batch_tokens,
                                  .max_seqs = o->max_seqs,
                                  .rows_enough = be ? be->rows_enough : 0,
@@ -389,7 +397,7 @@ static struct lb_fingerprint_spec fingerprint_spec(const struct lb_llm *llm, con
         spec.lora = &llm->lora;
         spec.device = llm->backend->device;
         spec.dtype = llm->dtype == LB_F32 ? "f32" : "bf16";
-        spec.quantization = llm->int8 ? "int8" : NULL;
+        spec.quantization = quantization_of(llm);
         spec.isa = llm->backend->isa;
         spec.arch = llm->backend->arch;
         spec.build = llm->backend->build;
@@ -552,7 +560,7 @@ static void fill_stats(struct lb_llm *llm)
     if (s->no_model)
         return;
     s->dtype = llm->dtype == LB_F32 ? "f32" : "bf16";
-    s->quantization = llm->int8 ? "int8" : NULL;
+    s->quantization = quantization_of(llm);
     s->device = llm->backend->device;
     s->isa = llm->backend->isa ? llm->backend->isa : llm->backend->arch;
     s->n_thread = llm->backend->n_thread;

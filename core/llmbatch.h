@@ -59,7 +59,7 @@ struct lb_options {
     const char *cuda_library;       /* path of llmbatch-cuda.so; NULL: it is looked for */
     bool nccl_ring;                 /* ranks' sums on devices are added by NCCL, in an order of its own */
     const char *dtype;              /* "auto" (bf16), "f32", "bf16" */
-    const char *quantize;           /* NULL, "none", "int8": the layers' matrices and their inputs */
+    const char *quantize;           /* NULL, "none", "int8", "w4a8": the layers' matrices and their inputs */
     const char *kv_dtype;           /* "auto" (that of the weights), "f32", "bf16": no other than dtype */
     const char *isa;                /* NULL: what the processor has */
     int graphs;                     /* tests: of decode steps on CUDA, kept at most; 0: as is usual, -1: none */

@@ -10,6 +10,8 @@ enum lb_status lb_outlook_open(struct lb_llm *llm, struct lb_err *err)
     struct lb_backend_spec spec = {.device = o->device,
                                    .dtype = llm->dtype,
                                    .int8 = llm->int8,
+                                   .w4a8 = llm->w4a8,
+                                   .unpack = o->unpack,
                                    .isa = o->isa,
                                    .n_thread = o->threads ? (int)o->threads : llm->ranks.cpus.n_thread,
                                    .local_rank = llm->ranks.world->host_rank,

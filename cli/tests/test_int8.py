@@ -30,7 +30,7 @@ def quantize_int8(tmp):
         check(none.out == plain.out and 'quantization' not in stats['model'], stats['model'])
     r = program(['-m', MHA, '-p', 'a', '--quantize', 'int4'])
     equal(r.code, 2, r.err)
-    check('int8' in r.err, r.err)
+    check('int8' in r.err and 'w4a8' in r.err, r.err)
 
 
 @case
@@ -55,9 +55,9 @@ def int8_of_a_mixture(tmp):
 
 
 @case
-def int8_of_packed_weights(_):
-    """Whole numbers of a file stay as they are: what is said, and that log-probabilities are near those without int8, on
-    average nearer than the tenth that numbers quantized by row are off."""
+def w4a8(tmp):
+    """Codes of 4 bits stay as they are: what is said, and that log-probabilities are near those without int8, on average
+    about as near as numbers quantized by row, or nearer."""
     folder = os.path.join(GOLDENS, 'llama-gguf-q4_k')
     if not os.path.isdir(folder):
         raise Skip('no ../shared/goldens')
@@ -69,12 +69,14 @@ def int8_of_packed_weights(_):
         return [one['logprob'] for line in r.out.splitlines() for one in json.loads(line)['prompt_logprobs'] if one]
     for isa in ('ref', None):
         chosen = ['--isa', isa] if isa else []
-        plain, whole = scores(*chosen), scores('--quantize', 'int8', *chosen)
+        plain, whole = scores(*chosen), scores('--quantize', 'w4a8', *chosen)
         off = sum(abs(a - b) for a, b in zip(plain, whole)) / len(plain)
-        check(len(plain) == len(whole) > 100 and 0 < off < 0.1, off)
-    r = program(['-m', model, '--quantize', 'int8', '--isa', 'ref', '--log-level', 'info'], rows())
-    check(re.search(r'but for whole numbers that stay packed', r.err), r.err)
-    check(re.search(r'kept packed, those of layers for products in int8: .*Q4_K', r.err), r.err)
+        check(len(plain) == len(whole) > 100 and 0 < off < 0.15, off)
+    r = program(['-m', model, '--quantize', 'w4a8', '--isa', 'ref', '--log-level', 'info'], rows())
+    check(re.search(r'but for those of 4 bits', r.err), r.err)
+    _, stats = told(tmp, ['-m', model, '--quantize', 'w4a8'])
+    equal(stats['model']['quantization'], 'w4a8', 'stats')
+    check(re.search(r'kept packed, those of layers for activations of 8 bits: .*Q4_K', r.err), r.err)
 
 
 @case

@@ -141,7 +141,7 @@ struct lb_backend {
     const struct lb_backend_ops *ops;
     enum lb_dtype dtype;
     bool int8;          /* it was opened for matrices in int8 */
-    bool int8_packed;   /* those that are whole numbers already then stay packed (kernels/args_q8.h) */
+    bool w4a8;          /* and those of 4 bits stay packed (kernels/args_w4a8.h) */
     const char *device; /* "cpu", "cuda", "null" */
     const char *isa;    /* kernel set in use: "ref", "avx512bf16"; NULL: the device has none */
     const char *arch;   /* of a device, "sm_90"; NULL: the processor */
@@ -163,6 +163,7 @@ struct lb_backend_spec {
     const char *device; /* "auto", "cpu", "cuda", "null" */
     enum lb_dtype dtype;
     bool int8;          /* matrices may be asked for in int8 */
+    bool w4a8;          /* those of 4 bits are to stay packed then, if the kernel set can; `int8` is set too */
     const char *isa;    /* list of sets that may be used, or NULL for what the processor has; unknown or missing on
                          * this processor: LB_E_USAGE naming it */
     int n_thread;       /* 0: the affinity mask's size */

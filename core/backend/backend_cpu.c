@@ -285,7 +285,7 @@ enum lb_status lb_cpu_open(struct lb_backend **out, const struct lb_backend_spec
     c->base.ops = &cpu_ops;
     c->base.dtype = spec->dtype;
     c->base.int8 = spec->int8;
-    c->base.int8_packed = spec->int8 && !spec->unpack && c->lk.q8.linear;
+    c->base.w4a8 = spec->w4a8 && !spec->unpack && c->lk.w4a8.linear;
     c->base.device = "cpu";
     c->base.isa = c->lk.name;
     c->base.unpack = spec->unpack;

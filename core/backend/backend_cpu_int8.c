@@ -1,4 +1,4 @@
-/* The CPU backend's products in int8, of weights by row or of those that stay packed (args_q8.h): activations are
+/* The CPU backend's products in int8, of weights by row or of those that stay packed (args_w4a8.h): activations are
  * quantized once a product, into memory that all of a step's products use in turn. */
 #include "core/backend/backend_cpu_int8.h"
 
@@ -23,7 +23,7 @@ enum lb_status lb_cpu_int8_reserve(struct lb_cpu *c, struct lb_err *err)
 struct lb_int8_ops lb_cpu_int8_ops(const struct lk_cpu *lk, bool packed)
 {
     const struct lk_int8 *i = &lk->int8;
-    const struct lk_q8 *q = &lk->q8;
+    const struct lk_w4a8 *q = &lk->w4a8;
     if (packed)
         return (struct lb_int8_ops){q->act_bytes, q->quantize_items, q->quantize, q->linear_items, q->linear};
     return (struct lb_int8_ops){i->act_bytes, i->quantize_items, i->quantize, i->linear_items, i->linear};

@@ -1,5 +1,5 @@
-/* Inside the CPU backend: products in int8, of weights quantized by row (kernels/args_int8.h) or of whole numbers that
- * stay packed (kernels/args_q8.h). */
+/* Inside the CPU backend: products in int8, of weights quantized by row (kernels/args_int8.h) or of codes of 4 bits,
+ * which stay packed (kernels/args_w4a8.h). */
 #ifndef CORE_BACKEND_BACKEND_CPU_INT8_H
 #define CORE_BACKEND_BACKEND_CPU_INT8_H
 

@@ -133,7 +133,7 @@ static void pack_panel(const struct pack_job *job, int64_t item, const struct ro
     struct lk_pack numbers = {w, item % n_panel, room->row, r->at ? (enum lk_type)r->data_type : LK_F32, &m->cols};
     struct lk_pack_codes codes = {w, item % n_panel, room->col, &m->q, &m->cols};
     if (m->packed)
-        (m->int8 ? m->lk->q8.pack_codes : m->lk->pack_codes)(&codes);
+        (m->int8 ? m->lk->w4a8.pack_codes : m->lk->pack_codes)(&codes);
     else if (m->int8)
         m->lk->int8.pack(&numbers);
     else
@@ -163,7 +163,7 @@ static int64_t pack_grain(const struct lb_cpu *c, const struct lb_matrix *m, int
 
 bool lb_cpu_keeps(const struct lb_backend *be, const struct lk_packed *how, const struct lk_cols *cols, bool int8)
 {
-    return !be->unpack && lk_packed_fits(how, cols) && (!int8 || (be->int8_packed && lk_q8_has(how->kind)));
+    return !be->unpack && lk_packed_fits(how, cols) && (!int8 || (be->w4a8 && lk_w4a8_has(how->kind)));
 }
 
 /* Matrices of the spec's rows from `row` on, as many and as large as *m says, packed as it says. */

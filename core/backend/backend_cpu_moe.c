@@ -68,7 +68,7 @@ static enum lb_status reserve_shared(struct lb_cpu *c, struct lb_cpu_moe *m, con
 /* Of a row, however its expert is kept. */
 static size_t int8_bytes(const struct lb_cpu *c, const struct lk_cols *cols)
 {
-    size_t by_row = c->lk.int8.act_bytes(1, cols), packed = c->lk.q8.linear ? c->lk.q8.act_bytes(1, cols) : 0;
+    size_t by_row = c->lk.int8.act_bytes(1, cols), packed = c->lk.w4a8.linear ? c->lk.w4a8.act_bytes(1, cols) : 0;
     return by_row > packed ? by_row : packed;
 }
 

@@ -462,7 +462,7 @@ enum lb_status lb_cuda_open(struct lb_backend **out, const struct lb_backend_spe
     if (spec->isa)
         return lb_err_set(err, LB_E_USAGE, "--isa chooses the processor's kernels, and the CUDA device has its own");
     if (spec->int8)
-        return lb_err_set(err, LB_E_USAGE, "--quantize int8 is for the CPU: the CUDA device multiplies in bf16 or f32");
+        return lb_err_set(err, LB_E_USAGE, "--quantize is for the CPU: the CUDA device multiplies in bf16 or f32");
     struct lb_cuda *c = lb_mem_new(1, sizeof *c);
     if (!c)
         return lb_err_memory(err, "the CUDA backend", sizeof *c);

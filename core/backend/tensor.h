@@ -50,7 +50,7 @@ struct lb_matrix_spec {
     bool gate_up;
     const char *name; /* for messages */
     bool f32;         /* kept and multiplied in f32 whatever the backend's type: a router, see struct lb_moe_weights */
-    bool int8;        /* kept and multiplied in int8 (kernels/args_int8.h; of rows that stay packed args_q8.h); the
+    bool int8;        /* kept and multiplied in int8 (kernels/args_int8.h; of rows that stay packed args_w4a8.h); the
                        * backend is one with int8 */
     bool head;        /* an LM head: `rows` are lent as long as the backend lives */
 };

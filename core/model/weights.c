@@ -232,7 +232,7 @@ static void say_packed(const struct lb_loader *ld)
                                    (long long)ld->n_kept[type], type_name(ld, type));
     if (at > 0)
         lb_log_put(ld->s->log, LB_LOG_INFO, "matrices kept packed%s: %s",
-                   ld->s->backend->int8_packed ? ", those of layers for products in int8" : "", list);
+                   ld->s->backend->w4a8 ? ", those of layers for activations of 8 bits" : "", list);
     for (int type = LB_W_Q8_0; type < LB_W_OTHER; type++)
         if (ld->n_unpacked[type] > 0)
             lb_log_put(ld->s->log, LB_LOG_INFO, "matrices unpacked at load: %lld of %s (%s)",
@@ -255,7 +255,7 @@ static void say(const struct lb_loader *ld)
                    bf16 ? "rounded to bf16" : "turned into f32");
     if (ld->s->backend->int8)
         lb_log_put(ld->s->log, LB_LOG_INFO, "the layers' matrices are quantized to int8 instead, as --quantize asks%s",
-                   ld->s->backend->int8_packed ? ", but for whole numbers that stay packed" : "");
+                   ld->s->backend->w4a8 ? ", but for those of 4 bits" : "");
     say_packed(ld);
     size_t n_unused = 0, first = 0;
     for (size_t i = file->n_tensor; i-- > 0;) {

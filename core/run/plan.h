@@ -33,9 +33,9 @@ struct lb_plan_spec {
     const struct lb_wfile *weights; /* NULL: none are read */
     const struct lb_lora_set *lora; /* NULL: no adapters */
     enum lb_dtype dtype;
-    bool unpack;      /* no weights stay packed */
-    bool int8;        /* the layers' matrices, */
-    bool int8_packed; /* but for those that stay packed then */
+    bool unpack; /* no weights stay packed */
+    bool int8;   /* the layers' matrices, */
+    bool w4a8;   /* but for those that stay packed then */
     int64_t batch_tokens, max_seqs, kv_memory, max_model_len;
     int64_t rows_enough; /* rows at a time beyond which a token costs no less; 0: not known */
     size_t free_bytes;   /* memory that can be had on this host, or on the rank's device */

@@ -6,7 +6,7 @@
 #include "core/model/decoder.h"
 #include "core/model/kv.h"
 #include "core/run/plan.h"
-#include "kernels/args_q8.h"
+#include "kernels/args_w4a8.h"
 
 #define TABLES 64 /* bytes of a token in the step's tables */
 #define ITEM 32   /* bytes of a piece of attention, at most one a head */
@@ -90,7 +90,7 @@ static double tensor_bytes(const struct lb_plan_spec *spec, const struct lb_wten
 {
     const bool int8 = spec->int8 && is_int8(spec->config, t);
     struct lk_packed how;
-    if (int8 && !(spec->int8_packed && lb_codes_of(t, 0, &how) && lk_q8_has(how.kind)))
+    if (int8 && !(spec->w4a8 && lb_codes_of(t, 0, &how) && lk_w4a8_has(how.kind)))
         return int8_bytes(spec->config, t);
     double kept = spec->unpack ? 0 : lb_codes_kept_bytes(t);
     return kept > 0 ? kept : (double)lb_wtensor_elements(t) * (double)elem_bytes(spec->dtype);

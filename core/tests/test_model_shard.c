@@ -54,7 +54,7 @@ struct script {
     const struct lb_config *config;
     const struct lb_wfile *file;
     enum lb_dtype dtype;
-    bool int8;
+    bool int8, w4a8;
     const char *isa, *name;
     struct lb_step step[N_STEP];
     int32_t slot[N_STEP][N_ROW]; /* after the step */
@@ -100,6 +100,7 @@ static bool rank_open(struct rank *r, struct lb_err *err)
     struct lb_backend_spec be = {.device = cuda ? "cuda" : "cpu",
                                  .dtype = s->dtype,
                                  .int8 = s->int8,
+                                 .w4a8 = s->w4a8,
                                  .isa = cuda ? NULL : s->isa,
                                  .n_thread = r->size == 1 ? 2 : 1,
                                  .local_rank = r->index,
@@ -367,12 +368,12 @@ static void check_groups(struct script *s)
  * take many times as long, the two that another program has not run, in bf16. */
 static bool modeled;
 
-/* Models that are run with layers in int8 too: heads and FFN in segments, experts with a shared one, latents; by row,
- * and of whole numbers that stay packed. */
+/* Models that are run with layers in int8 too: heads and FFN in segments, experts with a shared one, latents; those
+ * of 4 bits with codes that stay packed. */
 static bool in_int8(const char *name)
 {
     static const char *const names[] = {"llama-mha",     "llama-gguf-q4_0", "glm4-moe",
-                                        "glm4-moe-lite", "experts in Q8_0", "heads of 48 columns, Q4_0"};
+                                        "glm4-moe-lite", "experts in Q4_0", "heads of 48 columns, Q4_0"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(name, names[i]) == 0)
             return true;
@@ -399,6 +400,7 @@ static void check_model(const char *name, const struct lb_config *config, const 
                                 .file = file,
                                 .dtype = type ? LB_BF16 : LB_F32,
                                 .int8 = type == 2,
+                                .w4a8 = type == 2 && strstr(name, "4_0"),
                                 .isa = sets[i],
                                 .name = name};
             check_groups(&s);
@@ -512,13 +514,13 @@ static const struct {
     {"3 experts for 8 ranks", GLM4_MOE(8, 3, 2, 20, 1), LB_W_F32},
     {"10 experts, a shared one of 3 units", GLM4_MOE(8, 10, 3, 48, 2), LB_W_F32},
     {"no shared expert", GLM4_MOE(6, 7, 2, 33, 0), LB_W_F32},
-    {"experts in Q8_0",
+    {"experts in Q4_0",
      "{\"architectures\":[\"Glm4MoeForCausalLM\"],\"model_type\":\"glm4_moe\"," LAYERS
      "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"head_dim\":16,\"hidden_size\":64,"
      "\"intermediate_size\":96,\"vocab_size\":77,\"n_routed_experts\":5,\"num_experts_per_tok\":2,"
      "\"moe_intermediate_size\":64,\"n_shared_experts\":1,\"first_k_dense_replace\":1,\"n_group\":1,"
      "\"topk_group\":1}",
-     LB_W_Q8_0},
+     LB_W_Q4_0},
     {"latents, 6 heads", LITE(6, 32), LB_W_F32},
     {"latents, 3 heads, no latent of queries", LITE(3, null), LB_W_F32},
 };

@@ -281,17 +281,19 @@ static void test_weights(void **state)
         const char *config;
         enum lb_wtype type;
         enum lb_dtype dtype;
-        bool int8;
+        bool int8, w4a8;
     } cases[] = {
-        {LLAMA(""), LB_W_F32, LB_BF16, false},
-        {LLAMA(""), LB_W_Q8_0, LB_F32, false},
-        {LLAMA(",\"tie_word_embeddings\":true"), LB_W_F32, LB_BF16, false},
-        {LLAMA(",\"tie_word_embeddings\":true"), LB_W_BF16, LB_BF16, false},
-        {LLAMA(",\"tie_word_embeddings\":true"), LB_W_F32, LB_F32, false},
-        {MIXTURE, LB_W_F32, LB_BF16, false},
-        {LLAMA(""), LB_W_F32, LB_BF16, true},
-        {LLAMA(""), LB_W_Q8_0, LB_F32, true},
-        {MIXTURE, LB_W_BF16, LB_BF16, true},
+        {LLAMA(""), LB_W_F32, LB_BF16, false, false},
+        {LLAMA(""), LB_W_Q8_0, LB_F32, false, false},
+        {LLAMA(",\"tie_word_embeddings\":true"), LB_W_F32, LB_BF16, false, false},
+        {LLAMA(",\"tie_word_embeddings\":true"), LB_W_BF16, LB_BF16, false, false},
+        {LLAMA(",\"tie_word_embeddings\":true"), LB_W_F32, LB_F32, false, false},
+        {MIXTURE, LB_W_F32, LB_BF16, false, false},
+        {LLAMA(""), LB_W_F32, LB_BF16, true, false},
+        {LLAMA(""), LB_W_Q8_0, LB_F32, true, false},
+        {LLAMA(""), LB_W_Q4_0, LB_BF16, true, false},
+        {LLAMA(""), LB_W_Q4_0, LB_BF16, true, true},
+        {MIXTURE, LB_W_BF16, LB_BF16, true, false},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct lb_err err = LB_ERR_INIT;
@@ -299,8 +301,12 @@ static void test_weights(void **state)
         struct lb_backend *be;
         struct lb_model *m;
         made_open(&made, cases[i].config, cases[i].type, 7);
-        struct lb_backend_spec spec = {
-            .device = "cpu", .dtype = cases[i].dtype, .int8 = cases[i].int8, .isa = "ref", .n_thread = 1};
+        struct lb_backend_spec spec = {.device = "cpu",
+                                       .dtype = cases[i].dtype,
+                                       .int8 = cases[i].int8,
+                                       .w4a8 = cases[i].w4a8,
+                                       .isa = "ref",
+                                       .n_thread = 1};
         assert_int_equal(lb_backend_open(&be, &spec, &err), LB_OK);
         struct lb_model_spec open = {.config = &made.config, .weights = &made.file, .backend = be};
         assert_int_equal(lb_model_open(&m, &open, &err), LB_OK);
@@ -308,7 +314,7 @@ static void test_weights(void **state)
                                     .weights = &made.file,
                                     .dtype = cases[i].dtype,
                                     .int8 = cases[i].int8,
-                                    .int8_packed = be->int8_packed};
+                                    .w4a8 = be->w4a8};
         double said = lb_plan_weight_bytes(&plan, 1), packed = (double)be->counts.weight_bytes;
         if (said < 0.97 * packed || said > 1.03 * packed)
             fail_msg("case %zu: %.0f bytes, but %.0f are packed", i, said, packed);

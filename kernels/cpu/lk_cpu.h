@@ -9,8 +9,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "kernels/args_q8.h"
 #include "kernels/args_sparse.h"
+#include "kernels/args_w4a8.h"
 
 enum lk_isa { LK_ISA_REF = 1, LK_ISA_AVX2 = 2, LK_ISA_AVX512BF16 = 4, LK_ISA_AMX = 8 }; /* bits */
 
@@ -79,7 +79,7 @@ struct lk_cpu {
     void (*route)(const struct lk_route *a, int64_t begin, int64_t end);
     void (*combine)(const struct lk_combine *a, int64_t begin, int64_t end);
     struct lk_int8 int8;
-    struct lk_q8 q8;
+    struct lk_w4a8 w4a8;
 
     /* Tests and benches. y[i] = e^x[i] as the set computes it. */
     void (*exp)(const float *x, float *y, int64_t n);

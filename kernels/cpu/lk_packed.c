@@ -289,35 +289,27 @@ static unsigned code_by_pair(const struct lk_packed_panel *p, const uint8_t *cod
     return i == 15 ? word[0] >> 30 | word[1] >> 30 << 2 | word[2] >> 30 << 4 : word[i / 5] >> i % 5 * 6 & 63u;
 }
 
-/* By byte: byte i of word o of column j. */
-static int64_t by_byte(const struct lk_packed_panel *p, int64_t block, int64_t j, int o, int i)
+/* By byte: the byte that holds code k of column j, and the lowest of its bits. */
+static int64_t byte_at(const struct lk_packed_panel *p, int64_t block, int64_t j, int k, int *bit)
 {
-    return block * p->code_bytes + (o * p->width + j) * 4 + i;
+    *bit = k / 4 % 2 * 4;
+    return block * p->code_bytes + (k / 8 * p->width + j) * 4 + k % 4;
 }
 
 static void put_by_byte(const struct lk_packed_panel *p, const uint8_t q[LK_BLOCK], int64_t j, int64_t block,
                         uint8_t *codes)
 {
-    const int bits = lk_packed_bits(p->q.kind);
-    for (int k = 0; k < LK_BLOCK; k++) {
-        if (bits == 8) {
-            codes[by_byte(p, block, j, k / 4, k % 4)] = q[k];
-            continue;
-        }
-        codes[by_byte(p, block, j, k / 8, k % 4)] |= (uint8_t)((q[k] & 15) << k / 4 % 2 * 4);
-        if (bits == 6)
-            codes[by_byte(p, block, j, 4 + k / 16, k % 4)] |= (uint8_t)((q[k] >> 4 & 3) << k % 16 / 4 * 2);
+    for (int k = 0, bit; k < LK_BLOCK; k++) {
+        uint8_t *at = codes + byte_at(p, block, j, k, &bit);
+        *at |= (uint8_t)((q[k] & 15) << bit);
     }
 }
 
-/* Code k of column j. */
 static unsigned code_by_byte(const struct lk_packed_panel *p, const uint8_t *codes, int64_t block, int64_t j, int k)
 {
-    const int bits = lk_packed_bits(p->q.kind);
-    if (bits == 8)
-        return codes[by_byte(p, block, j, k / 4, k % 4)];
-    const unsigned low = codes[by_byte(p, block, j, k / 8, k % 4)] >> k / 4 % 2 * 4 & 15u;
-    return bits == 4 ? low : low | (codes[by_byte(p, block, j, 4 + k / 16, k % 4)] >> k % 16 / 4 * 2 & 3u) << 4;
+    int bit;
+    const uint8_t byte = codes[byte_at(p, block, j, k, &bit)];
+    return byte >> bit & 15u;
 }
 
 /* Codes of one column's block. */

@@ -23,11 +23,8 @@
  *   6 bits  words 0 to 2 hold the 16 numbers as above
  *   8 bits  word o holds numbers 4 o ..., from bit 4, 12, 20 and 28 on, the last one's upper half in bits 0 to 3
  *
- * LK_BY_BYTE (products of args_q8.h) has what is masked out of a word in bytes, four columns of one output:
- *   4 bits  [4, width]: byte i of word o holds column 8 o + i in its lower and column 8 o + 4 + i in its upper half
- *   6 bits  [6, width]: the codes' lower 4 bits as above; byte i of word 4 + h holds in bits 2 o, 2 o + 1 the upper two
- *           of column 16 h + 4 o + i
- *   8 bits  [8, width]: word o holds columns 4 o ... */
+ * LK_BY_BYTE (products of args_w4a8.h, of 4 bits alone) has words [4, width] whose bytes are four columns: byte i of
+ * word o holds column 8 o + i in its lower and column 8 o + 4 + i in its upper half. */
 #ifndef KERNELS_CPU_LK_PACKED_H
 #define KERNELS_CPU_LK_PACKED_H
 

@@ -65,7 +65,7 @@ int check_sets(struct lk_cpu t[CHECK_MAX_SETS]);
 void check_linear(const struct lk_cpu *t);
 void check_packed(const struct lk_cpu *t);
 void check_int8(const struct lk_cpu *t);
-void check_q8(const struct lk_cpu *t);
+void check_w4a8(const struct lk_cpu *t);
 void check_screen(const struct lk_cpu *t);
 void check_lora(const struct lk_cpu *t);
 void check_head(const struct lk_cpu *t);

@@ -10,7 +10,7 @@ static const struct {
     {"round", check_round}, {"latent", check_latent},   {"sparse", check_sparse}, {"gather", check_gather},
     {"embed", check_embed}, {"norm", check_norm},       {"linear", check_linear}, {"packed", check_packed},
     {"head", check_head},   {"rope_table", check_rope}, {"attend", check_attend}, {"top", check_top},
-    {"moe", check_moe},     {"int8", check_int8},       {"q8", check_q8},         {"screen", check_screen},
+    {"moe", check_moe},     {"int8", check_int8},       {"w4a8", check_w4a8},     {"screen", check_screen},
     {"lora", check_lora},
 };
 

@@ -122,5 +122,5 @@ void lk_amx_init(struct lk_cpu *t, enum lk_type type)
     lk_amx_packed_init(t);
     lk_amx_attend_init(t);
     lk_amx_int8_init(t);
-    t->q8 = (struct lk_q8){0}; /* int8 by row has tiles, which are faster */
+    t->w4a8 = (struct lk_w4a8){0}; /* int8 by row has tiles, which are faster */
 }

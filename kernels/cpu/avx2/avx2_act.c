@@ -197,5 +197,5 @@ void lk_avx2_init(struct lk_cpu *t, enum lk_type type)
     lk_avx2_index_init(t, type);
     lk_avx2_top_init(t);
     lk_avx2_int8_init(t, type);
-    t->q8 = (struct lk_q8){0}; /* numbers of the file become int8 by row instead */
+    lk_avx2_w4a8_init(t, type);
 }

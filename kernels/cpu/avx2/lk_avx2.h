@@ -189,5 +189,6 @@ void lk_avx2_attend_init(struct lk_cpu *t, enum lk_type type);
 void lk_avx2_index_init(struct lk_cpu *t, enum lk_type type);
 void lk_avx2_top_init(struct lk_cpu *t);
 void lk_avx2_int8_init(struct lk_cpu *t, enum lk_type type);
+void lk_avx2_w4a8_init(struct lk_cpu *t, enum lk_type type);
 
 #endif

@@ -247,5 +247,5 @@ void lk_avx512_init(struct lk_cpu *t, enum lk_type type)
     lk_avx512_attend_init(t, type);
     lk_avx512_top_init(t);
     lk_avx512_int8_init(t, type);
-    lk_avx512_q8_init(t, type);
+    lk_avx512_w4a8_init(t, type);
 }

@@ -129,6 +129,6 @@ void lk_avx512_rope_init(struct lk_cpu *t, enum lk_type type);
 void lk_avx512_attend_init(struct lk_cpu *t, enum lk_type type);
 void lk_avx512_top_init(struct lk_cpu *t);
 void lk_avx512_int8_init(struct lk_cpu *t, enum lk_type type);
-void lk_avx512_q8_init(struct lk_cpu *t, enum lk_type type);
+void lk_avx512_w4a8_init(struct lk_cpu *t, enum lk_type type);
 
 #endif

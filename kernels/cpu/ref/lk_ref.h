@@ -63,6 +63,6 @@ void lk_ref_index_init(struct lk_cpu *t, enum lk_type type);
 void lk_ref_top_init(struct lk_cpu *t, enum lk_type type);
 void lk_ref_moe_init(struct lk_cpu *t);
 void lk_ref_int8_init(struct lk_cpu *t, enum lk_type type);
-void lk_ref_q8_init(struct lk_cpu *t, enum lk_type type);
+void lk_ref_w4a8_init(struct lk_cpu *t, enum lk_type type);
 
 #endif

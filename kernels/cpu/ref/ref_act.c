@@ -155,5 +155,5 @@ void lk_ref_init(struct lk_cpu *t, enum lk_type type)
     lk_ref_top_init(t, type);
     lk_ref_moe_init(t);
     lk_ref_int8_init(t, type);
-    lk_ref_q8_init(t, type);
+    lk_ref_w4a8_init(t, type);
 }

@@ -1,5 +1,5 @@
-/* Products by activations of 8 bits. Activations: q [n_row, packed columns], then scales [n_row, blocks]; weights:
- * panels of 16 output columns, codes by word. */
+/* Products of weights of 4 bits by activations of 8. Activations: q [n_row, packed columns], then scales [n_row,
+ * blocks]; weights: panels of 16 output columns, codes by word. */
 #include <math.h>
 
 #include "kernels/cpu/lk_int8_block.h"
@@ -55,21 +55,20 @@ static void quantize_bf16(const struct lk_quantize *a, int64_t begin, int64_t en
     quantize(a, begin, end, LK_BF16);
 }
 
-/* n columns with one line, one row's numbers of them and their scale. */
-static float step(float sum, const uint8_t *code, const int8_t *q, int n, const struct lk_line *l, float s)
+/* One row's numbers of a block and their scale, one output's codes. */
+static float step(float sum, const struct lk_block_codes *b, const int8_t *q, float s)
 {
-    const bool has_z = lk_packed_has_z(l->kind);
+    const struct lk_line *l = &b->line[0];
     int32_t dot = 0, all = 0;
-    for (int i = 0; i < n; i++) {
-        dot += code[i] * q[i];
+    for (int i = 0; i < LK_BLOCK; i++) {
+        dot += b->code[i] * q[i];
         all += q[i];
     }
-    if (has_z || lk_packed_has_m(l->kind)) {
-        const float scaled = s * (float)all;
-        sum = fmaf((float)dot, l->d * s, sum);
-        return fmaf(has_z ? -(l->d * l->z) : l->m, scaled, sum);
-    }
-    return fmaf((float)(dot - (int32_t)l->z * all), l->d * s, sum);
+    if (l->kind == LK_PK_S4)
+        return fmaf((float)(dot - 8 * all), l->d * s, sum);
+    const float scaled = s * (float)all;
+    sum = fmaf((float)dot, l->d * s, sum);
+    return fmaf(l->kind == LK_PK_Z4 ? -(l->d * l->z) : l->m, scaled, sum);
 }
 
 static void segment(const struct lk_linear *a, const struct lk_ref_place *p, int s, float acc[][PANEL],
@@ -80,7 +79,6 @@ static void segment(const struct lk_linear *a, const struct lk_ref_place *p, int
     const struct lk_packed_panel panel = lk_packed_panel_of(a->q, c, PANEL);
     const uint8_t *at = (const uint8_t *)a->w + p->panel * panel.bytes;
     const int64_t n_k = lk_cols_packed(c);
-    const int n = a->q->kind == LK_PK_K6 ? LK_BLOCK / 2 : LK_BLOCK;
     for (int64_t k = c->packed[s]; k < c->packed[s + 1]; k += LK_BLOCK) {
         for (int j = 0; j < PANEL; j++) {
             struct lk_block_codes b;
@@ -88,8 +86,7 @@ static void segment(const struct lk_linear *a, const struct lk_ref_place *p, int
             for (int i = 0; i < p->r; i++) {
                 const int8_t *q = (const int8_t *)a->a.data + (p->row + i) * n_k + k;
                 const float scale = scales_of(a->a.data, a->a.n_row, n_k)[((p->row + i) * n_k + k) / LK_BLOCK];
-                for (int part = 0; part < LK_BLOCK; part += n)
-                    acc[i][j] = step(acc[i][j], b.code + part, q + part, n, &b.line[part / 16], scale);
+                acc[i][j] = step(acc[i][j], &b, q, scale);
             }
         }
     }
@@ -105,13 +102,13 @@ static void linear_bf16(const struct lk_linear *a, int64_t begin, int64_t end)
     lk_ref_linear(a, begin, end, LK_BF16, segment);
 }
 
-void lk_ref_q8_init(struct lk_cpu *t, enum lk_type type)
+void lk_ref_w4a8_init(struct lk_cpu *t, enum lk_type type)
 {
     bool f32 = type == LK_F32;
-    t->q8 = (struct lk_q8){.act_bytes = act_bytes,
-                           .pack_codes = pack_codes,
-                           .quantize_items = quantize_items,
-                           .quantize = f32 ? quantize_f32 : quantize_bf16,
-                           .linear_items = lk_ref_linear_items,
-                           .linear = f32 ? linear_f32 : linear_bf16};
+    t->w4a8 = (struct lk_w4a8){.act_bytes = act_bytes,
+                               .pack_codes = pack_codes,
+                               .quantize_items = quantize_items,
+                               .quantize = f32 ? quantize_f32 : quantize_bf16,
+                               .linear_items = lk_ref_linear_items,
+                               .linear = f32 ? linear_f32 : linear_bf16};
 }

@@ -1,0 +1,211 @@
+/* Products of weights of 4 bits by activations of 8. AVX2 multiplies bytes without sign by bytes with one and adds
+ * pairs of products in 16 bits (vpmaddubsw), where a block's eight pairs stay below 2^15: 8 * 2 * 15 * 127. Activations
+ * lie as lk_w4a8.h says, in panels of up to 6 rows; weights are panels of 16 output columns, codes by byte
+ * (lk_packed.h). */
+#include "kernels/cpu/avx2/avx2_epilogue.h"
+#include "kernels/cpu/avx2/avx2_product.h"
+#include "kernels/cpu/avx2/avx2_scales.h"
+#include "kernels/cpu/lk_w4a8.h"
+
+#define ROWS LK_AVX2_ROWS
+#define PANEL LK_AVX2_PANEL
+
+static void pack_codes(const struct lk_pack_codes *a)
+{
+    lk_packed_pack(a, PANEL, LK_BY_BYTE);
+}
+
+static int64_t quantize_items(const struct lk_quantize *a)
+{
+    return lk_w4a8_quantize_items(a, ROWS);
+}
+
+static int32_t sum_of(__m128i x)
+{
+    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
+}
+
+/* A row's block, four vectors `step` numbers apart, to words and what follows them r words apart. */
+static void quantize_block(const float *from, int64_t step, uint32_t *to, int64_t r)
+{
+    LK_EIGHT_INT most = {0};
+    __m256i q[4];
+    for (int i = 0; i < 4; i++) {
+        const LK_EIGHT_INT size = (LK_EIGHT_INT)_mm256_loadu_ps(from + i * step) & 0x7fffffff, more = size > most;
+        most = (more & size) | (~more & most);
+    }
+    const struct lk_int8_scale of = lk_int8_scale_of_lanes(&most);
+    const __m256 inverse = _mm256_set1_ps(of.inverse);
+    for (int i = 0; i < 4; i++)
+        q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(from + i * step), inverse));
+    /* packing goes by halves of vectors, words of four bytes: 0 2 4 6 1 3 5 7 */
+    static const uint8_t word[LK_W4A8_WORDS] = {0, 2, 4, 6, 1, 3, 5, 7};
+    uint32_t words[LK_W4A8_WORDS];
+    const __m256i low = _mm256_packs_epi32(q[0], q[1]), up = _mm256_packs_epi32(q[2], q[3]);
+    _mm256_storeu_si256((__m256i *)(void *)words, _mm256_packs_epi16(low, up));
+    for (int i = 0; i < LK_W4A8_WORDS; i++)
+        to[word[i] * r] = words[i];
+    const __m256i all = _mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
+    const int32_t sum = sum_of(_mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
+    to[LK_W4A8_SCALE * r] = lk_bits(of.s);
+    to[LK_W4A8_SCALED_SUM * r] = lk_bits(of.s * (float)sum);
+    to[LK_W4A8_SUM * r] = (uint32_t)sum * -8u;
+}
+
+static void quantize(const struct lk_quantize *a, int64_t begin, int64_t end)
+{
+    const int64_t n_col = lk_cols_packed(a->a.cols);
+    for (int64_t item = begin; item < end; item++) {
+        const struct lk_w4a8_piece p = lk_w4a8_piece_of(a, ROWS, item);
+        const float *from = (const float *)a->a.data + p.row * n_col;
+        for (int64_t b = p.first; b < p.last; b++)
+            for (int i = 0; i < p.r; i++)
+                quantize_block(from + b * LK_BLOCK * p.r + 8 * i, 8 * p.r, lk_w4a8_record(a, &p, b) + i, p.r);
+    }
+}
+
+/* Bytes of four columns of 8 outputs. */
+LK_INLINE __m256i word_at(const uint8_t *codes, const int o)
+{
+    return _mm256_loadu_si256((const __m256i *)(const void *)(codes + o * PANEL * 4));
+}
+
+LK_INLINE __m256i all_of(const uint32_t *a)
+{
+    return _mm256_set1_epi32((int)*a);
+}
+
+/* sum + w x, four products of bytes as two of 16 bits. As the intrinsics say, but a product is added at once: the
+ * compiler multiplies all of a tile first, and has no registers for that. */
+LK_INLINE __m256i add_pairs(__m256i sum, __m256i w, __m256i x)
+{
+    __m256i t;
+    __asm__("vpmaddubsw %3, %2, %1\n\tvpaddw %1, %0, %0" : "+x"(sum), "=&x"(t) : "x"(w), "x"(x));
+    return sum;
+}
+
+/* Dot products of R rows with 16 outputs' block. */
+LK_INLINE void dots(const int R, const uint8_t *codes, const uint32_t *a, __m256i dot[2][ROWS])
+{
+    const __m256i low = _mm256_set1_epi32(0x0f0f0f0f);
+#pragma GCC unroll 6
+    for (int i = 0; i < R; i++)
+        dot[0][i] = dot[1][i] = _mm256_setzero_si256();
+#pragma GCC unroll 8
+    for (int o = 0; o < LK_W4A8_WORDS; o++) {
+        __m256i w[2] = {word_at(codes, o / 2), word_at(codes + 32, o / 2)};
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++)
+            w[h] = _mm256_and_si256(o % 2 ? _mm256_srli_epi32(w[h], 4) : w[h], low);
+#pragma GCC unroll 6
+        for (int i = 0; i < R; i++) {
+            const __m256i x = all_of(a + o * R + i);
+            dot[0][i] = add_pairs(dot[0][i], w[0], x);
+            dot[1][i] = add_pairs(dot[1][i], w[1], x);
+        }
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < R; i++)
+        for (int h = 0; h < 2; h++)
+            dot[h][i] = _mm256_madd_epi16(dot[h][i], _mm256_set1_epi16(1));
+}
+
+/* A block. Sums are in memory, [R, 16]: the registers are dot products'. */
+LK_INLINE void block_step(const int R, const enum lk_packing kind, const uint8_t *codes, const uint32_t *a,
+                          const struct lk_scales s[2], float *to)
+{
+    __m256i dot[2][ROWS];
+    dots(R, codes, a, dot);
+#pragma GCC unroll 6
+    for (int i = 0; i < R; i++, a++) {
+        const __m256 scale = _mm256_castsi256_ps(all_of(a + LK_W4A8_SCALE * R));
+        const __m256 scaled = _mm256_castsi256_ps(all_of(a + LK_W4A8_SCALED_SUM * R));
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++, to += 8) {
+            __m256i x = dot[h][i];
+            if (kind == LK_PK_S4)
+                x = _mm256_add_epi32(x, all_of(a + LK_W4A8_SUM * R));
+            __m256 sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(x), _mm256_mul_ps(s[h].d, scale), _mm256_load_ps(to));
+            _mm256_store_ps(to, kind == LK_PK_S4 ? sum : _mm256_fmadd_ps(s[h].plus, scaled, sum));
+        }
+    }
+}
+
+/* The next segment's sums, [R, 16]. */
+LK_INLINE void segment_sums(const int R, const enum lk_packing kind, struct lk_w4a8_product *p, int s, float *to)
+{
+    const struct lk_packed_panel *panel = p->panel;
+    struct lk_w4a8_segment seg = lk_w4a8_segment_of(p, s);
+    memset(to, 0, (size_t)(R * PANEL) * sizeof *to);
+    for (; seg.n_block > 0; seg.n_block--) {
+        lk_w4a8_fetch(p);
+        struct lk_scales scales[2];
+        for (int h = 0; h < 2; h++)
+            scales[h] = lk_scales_of(kind, panel->q.scale, seg.groups.at, seg.sub, 8 * h, 1);
+        block_step(R, kind, seg.codes, p->a, scales, to);
+        lk_groups_step(&seg.groups, LK_BLOCK);
+        p->a += LK_W4A8_RECORD * R;
+        seg.codes += panel->code_bytes;
+        seg.sub += panel->sub_bytes;
+    }
+}
+
+LK_INLINE void product_tile(const int R, const enum lk_packing kind, struct lk_w4a8_product *p, struct lk_tiles *t)
+{
+    int wait = 0;
+    for (int s = 0; s < p->panel->cols->n_seg; s++) {
+        segment_sums(R, kind, p, s, t->tile[wait]);
+        wait = lk_w4a8_leaf(p, s, t->tile[0], t->tile[1] - t->tile[0], wait);
+    }
+}
+
+#define EACH_ROWS(X, K) X(1, K) X(2, K) X(3, K) X(4, K) X(5, K) X(6, K)
+#define PRODUCT(R, K)                                                           \
+    static void product##R##_##K(struct lk_w4a8_product *p, struct lk_tiles *t) \
+    {                                                                           \
+        product_tile(R, LK_PK_##K, p, t);                                       \
+    }
+#define NAME(R, K) product##R##_##K,
+#define EACH_KIND(X) X(S4) X(A4) X(Z4) X(K4)
+#define PRODUCTS(K) EACH_ROWS(PRODUCT, K)
+#define NAMES(K) [LK_PK_##K] = {NULL, EACH_ROWS(NAME, K)},
+EACH_KIND(PRODUCTS)
+static void (*const products[][ROWS + 1])(struct lk_w4a8_product *, struct lk_tiles *) = {EACH_KIND(NAMES)};
+
+static int64_t linear_items(const struct lk_linear *a)
+{
+    const struct lk_int8_plan p = lk_w4a8_plan_of(a, ROWS, PANEL);
+    return p.n_panel * p.n_chunk;
+}
+
+LK_INLINE void linear(const struct lk_linear *a, int64_t begin, int64_t end, const enum lk_type type)
+{
+    const struct lk_int8_plan plan = lk_w4a8_plan_of(a, ROWS, PANEL);
+    const struct lk_packed_panel panel = lk_packed_panel_of(a->q, a->a.cols, PANEL);
+    struct lk_tiles tiles;
+    for (int64_t i = begin; i < end; i++) {
+        const struct lk_int8_item item = lk_int8_item_of(a, &plan, i, end);
+        for (int64_t ip = item.first; ip < item.last; ip++) {
+            struct lk_w4a8_product p = lk_w4a8_product_of(a, &panel, &plan.rows, &item, ip);
+            p.type = type;
+            products[a->q->kind][p.r](&p, &tiles);
+            struct lk_tile t = {tiles.tile[0], PANEL, p.r, p.row, item.panel};
+            if (a->epilogue == LK_EP_SWIGLU)
+                lk_swiglu_tile(a, &t, type);
+            else
+                lk_store_tile(a, &t);
+        }
+    }
+}
+LK_BOTH_TYPES(linear, lk_linear)
+
+void lk_avx2_w4a8_init(struct lk_cpu *t, enum lk_type type)
+{
+    t->w4a8 = (struct lk_w4a8){.act_bytes = lk_w4a8_act_bytes,
+                               .pack_codes = pack_codes,
+                               .quantize_items = quantize_items,
+                               .quantize = quantize,
+                               .linear_items = linear_items,
+                               .linear = type == LK_F32 ? linear_f32 : linear_bf16};
+}

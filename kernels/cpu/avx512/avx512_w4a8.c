@@ -1,0 +1,212 @@
+/* Products of weights of 4 bits by activations of 8. VNNI multiplies bytes without sign by bytes with one and adds four
+ * products to 32 bits (vpdpbusd): codes are the former as they come out of their words, activations the latter.
+ * Activations lie as lk_w4a8.h says, in panels of up to 12 rows; weights are panels of 32 output columns, codes by byte
+ * (lk_packed.h). */
+#include "kernels/cpu/avx512/avx512_epilogue.h"
+#include "kernels/cpu/avx512/avx512_unpack.h"
+#include "kernels/cpu/lk_w4a8.h"
+
+#define ROWS LK_AVX512_ROWS
+#define PANEL LK_AVX512_PANEL
+#define WORDS LK_W4A8_WORDS
+
+static void pack_codes(const struct lk_pack_codes *a)
+{
+    lk_packed_pack(a, PANEL, LK_BY_BYTE);
+}
+
+static int64_t quantize_items(const struct lk_quantize *a)
+{
+    return lk_w4a8_quantize_items(a, ROWS);
+}
+
+/* 1 and 127 over m, both by the scalar's formulas (lk_int8_scale_of). */
+struct scales {
+    __m512 s, inverse;
+};
+
+LK_INLINE struct scales scales_of(__m512i most)
+{
+    const __m512 m = _mm512_castsi512_ps(most), full = _mm512_set1_ps(127);
+    const __mmask16 none = _mm512_cmp_ps_mask(_mm512_set1_ps(0x1p-120f), m, _CMP_GT_OQ);
+    const __mmask16 finite = _mm512_cmp_ps_mask(_mm512_set1_ps(INFINITY), m, _CMP_GT_OQ);
+    const __m512 s = _mm512_mask_mov_ps(_mm512_set1_ps(NAN), finite, _mm512_div_ps(m, full));
+    return (struct scales){_mm512_maskz_mov_ps((__mmask16)~none, s),
+                           _mm512_maskz_mov_ps((__mmask16)(finite & ~none), _mm512_div_ps(full, m))};
+}
+
+/* Four columns as bytes of a word; adds them to *sum. */
+LK_INLINE __m512i word_of(const __m512 x[4], __m512 inverse, __m512i *sum)
+{
+    const __m512i byte = _mm512_set1_epi32(255);
+    __m512i word = _mm512_setzero_si512();
+    for (int b = 3; b >= 0; b--) {
+        const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(x[b], inverse));
+        *sum = _mm512_add_epi32(*sum, q);
+        word = _mm512_or_si512(_mm512_slli_epi32(word, 8), _mm512_and_si512(q, byte));
+    }
+    return word;
+}
+
+/* One block of r rows, words as the set has them: a lane is a row. */
+LK_INLINE void quantize_block(const uint32_t *from, int r, uint32_t *to, const enum lk_type type)
+{
+    const __mmask16 rows = lk_mask16(r);
+    const __m512i no_sign = _mm512_set1_epi32(0x7fffffff), zero = _mm512_setzero_si512();
+    const int per = lk_per_word(type);
+    __m512i most = zero, all = zero;
+    __m512 x[LK_BLOCK];
+    for (int k = 0; k < LK_BLOCK; k += per) {
+        const __m512 v = _mm512_maskz_loadu_ps(rows, from + k / per * r);
+        x[k] = type == LK_F32 ? v : lk_widen_low((__m512i)v);
+        if (type == LK_BF16)
+            x[k + 1] = lk_widen_high((__m512i)v);
+    }
+    for (int k = 0; k < LK_BLOCK; k++)
+        most = _mm512_max_epu32(most, _mm512_and_si512((__m512i)x[k], no_sign));
+    const struct scales of = scales_of(most);
+    for (int w = 0; w < WORDS; w++)
+        _mm512_mask_storeu_epi32(to + w * r, rows, word_of(x + 4 * w, of.inverse, &all));
+    const __m512 scaled = _mm512_mul_ps(of.s, _mm512_cvtepi32_ps(all));
+    _mm512_mask_storeu_epi32(to + LK_W4A8_SCALE * r, rows, (__m512i)of.s);
+    _mm512_mask_storeu_epi32(to + LK_W4A8_SCALED_SUM * r, rows, (__m512i)scaled);
+    _mm512_mask_storeu_epi32(to + LK_W4A8_SUM * r, rows, _mm512_sub_epi32(zero, _mm512_slli_epi32(all, 3)));
+}
+
+LK_INLINE void quantize(const struct lk_quantize *a, int64_t begin, int64_t end, const enum lk_type type)
+{
+    const int64_t words = LK_BLOCK / lk_per_word(type); /* of a row's block */
+    for (int64_t item = begin; item < end; item++) {
+        const struct lk_w4a8_piece p = lk_w4a8_piece_of(a, ROWS, item);
+        const uint32_t *from = (const uint32_t *)a->a.data + p.row * lk_w4a8_blocks(a->a.cols) * words;
+        for (int64_t b = p.first; b < p.last; b++)
+            quantize_block(from + b * words * p.r, p.r, lk_w4a8_record(a, &p, b), type);
+    }
+}
+LK_BOTH_TYPES(quantize, lk_quantize)
+
+/* Tiles on the way up the tree; the result is tile[0]. */
+struct tiles {
+    _Alignas(64) float tile[LK_TREE_DEPTH][ROWS * PANEL];
+};
+
+/* The codes of 16 outputs' block, word by word: `codes` is that of the panel's block for the half. */
+LK_INLINE void codes_of(const uint8_t *codes, __m512i w[WORDS])
+{
+    const __m512i low = _mm512_set1_epi32(0x0f0f0f0f);
+#pragma GCC unroll 4
+    for (int o = 0; o < WORDS / 2; o++) {
+        const __m512i both = _mm512_loadu_si512(codes + o * PANEL * 4);
+        w[2 * o] = _mm512_and_si512(both, low);
+        w[2 * o + 1] = _mm512_and_si512(_mm512_srli_epi32(both, 4), low);
+    }
+}
+
+LK_INLINE __m512 all_of(const uint32_t *a)
+{
+    return _mm512_castsi512_ps(_mm512_set1_epi32((int)*a));
+}
+
+/* A row of a block for 16 outputs; `a` is its first word. */
+LK_INLINE __m512 row_step(const int R, const enum lk_packing kind, const __m512i w[WORDS], const uint32_t *a,
+                          const struct lk_scales *s, __m512 sum)
+{
+    __m512i dot = kind == LK_PK_S4 ? (__m512i)all_of(a + LK_W4A8_SUM * R) : _mm512_setzero_si512();
+#pragma GCC unroll 8
+    for (int o = 0; o < WORDS; o++)
+        LK_DOT_ALL(dot, w[o], a + o * R);
+    sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(s->d, all_of(a + LK_W4A8_SCALE * R)), sum);
+    return kind == LK_PK_S4 ? sum : _mm512_fmadd_ps(s->plus, all_of(a + LK_W4A8_SCALED_SUM * R), sum);
+}
+
+/* The next segment's sums. */
+LK_INLINE void segment_sums(const int R, const enum lk_packing kind, struct lk_w4a8_product *p, int s,
+                            __m512 acc[ROWS][2])
+{
+    const struct lk_packed_panel *panel = p->panel;
+    struct lk_w4a8_segment seg = lk_w4a8_segment_of(p, s);
+    for (; seg.n_block > 0; seg.n_block--) {
+        lk_w4a8_fetch(p);
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
+            const struct lk_scales scales = lk_scales16(kind, panel->q.scale, seg.groups.at, seg.sub, 16 * h);
+            __m512i w[WORDS];
+            codes_of(seg.codes + 64 * h, w);
+#pragma GCC unroll 12
+            for (int i = 0; i < R; i++)
+                acc[i][h] = row_step(R, kind, w, p->a + i, &scales, acc[i][h]);
+        }
+        lk_groups_step(&seg.groups, LK_BLOCK);
+        p->a += LK_W4A8_RECORD * R;
+        seg.codes += panel->code_bytes;
+        seg.sub += panel->sub_bytes;
+    }
+}
+
+LK_INLINE void product_tile(const int R, const enum lk_packing kind, struct lk_w4a8_product *p, struct tiles *t)
+{
+    const struct lk_cols *cols = p->panel->cols;
+    int wait = 0;
+    for (int s = 0; s < cols->n_seg; s++) {
+        __m512 acc[ROWS][2];
+#pragma GCC unroll 12
+        for (int i = 0; i < R; i++)
+            acc[i][0] = acc[i][1] = _mm512_setzero_ps();
+        segment_sums(R, kind, p, s, acc);
+        float *to = t->tile[wait];
+#pragma GCC unroll 12
+        for (int i = 0; i < R; i++)
+            for (int j = 0; j < 2; j++)
+                _mm512_storeu_ps(to + (i * 2 + j) * 16, acc[i][j]);
+        wait = lk_w4a8_leaf(p, s, t->tile[0], ROWS * PANEL, wait);
+    }
+}
+
+#define EACH_ROWS(X, K) \
+    X(1, K) X(2, K) X(3, K) X(4, K) X(5, K) X(6, K) X(7, K) X(8, K) X(9, K) X(10, K) X(11, K) X(12, K)
+#define PRODUCT(R, K)                                                        \
+    static void product##R##_##K(struct lk_w4a8_product *p, struct tiles *t) \
+    {                                                                        \
+        product_tile(R, LK_PK_##K, p, t);                                    \
+    }
+#define NAME(R, K) product##R##_##K,
+#define EACH_KIND(X) X(S4) X(A4) X(Z4) X(K4)
+#define PRODUCTS(K) EACH_ROWS(PRODUCT, K)
+#define NAMES(K) [LK_PK_##K] = {NULL, EACH_ROWS(NAME, K)},
+EACH_KIND(PRODUCTS)
+static void (*const products[][ROWS + 1])(struct lk_w4a8_product *, struct tiles *) = {EACH_KIND(NAMES)};
+
+static int64_t linear_items(const struct lk_linear *a)
+{
+    const struct lk_int8_plan p = lk_w4a8_plan_of(a, ROWS, PANEL);
+    return p.n_panel * p.n_chunk;
+}
+
+LK_INLINE void linear(const struct lk_linear *a, int64_t begin, int64_t end, const enum lk_type type)
+{
+    const struct lk_int8_plan plan = lk_w4a8_plan_of(a, ROWS, PANEL);
+    const struct lk_packed_panel panel = lk_packed_panel_of(a->q, a->a.cols, PANEL);
+    struct tiles tiles;
+    for (int64_t i = begin; i < end; i++) {
+        const struct lk_int8_item item = lk_int8_item_of(a, &plan, i, end);
+        for (int64_t ip = item.first; ip < item.last; ip++) {
+            struct lk_w4a8_product p = lk_w4a8_product_of(a, &panel, &plan.rows, &item, ip);
+            p.type = type;
+            products[a->q->kind][p.r](&p, &tiles);
+            struct lk_tile t = {tiles.tile[0], PANEL, p.r, p.row, item.panel};
+            lk_epilogue(a, &t, NULL, type);
+        }
+    }
+}
+LK_BOTH_TYPES(linear, lk_linear)
+
+void lk_avx512_w4a8_init(struct lk_cpu *t, enum lk_type type)
+{
+    bool f32 = type == LK_F32;
+    t->w4a8 = (struct lk_w4a8){.act_bytes = lk_w4a8_act_bytes,
+                               .pack_codes = pack_codes,
+                               .quantize_items = quantize_items,
+                               .quantize = f32 ? quantize_f32 : quantize_bf16,
+                               .linear_items = linear_items,
+                               .linear = f32 ? linear_f32 : linear_bf16};
+}
