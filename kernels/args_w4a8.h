@@ -10,12 +10,17 @@
  *
  * m < 2^-120: s is 0, and q; a NaN or infinity among x: s is NaN, and so is all that is made of it.
  *
- * A segment's sum of row i and output column j begins at +0 and goes through the segment's blocks from left to right.
- * With c the codes, d and what else is the kind's as in args_packed.h,
+ * A segment's sum of row i and output column j begins at +0 and goes from left to right through runs of the segment's
+ * blocks that share their d (Q4_K: d and d sc, a block alone). With c the codes, d and what else is the kind's as in
+ * args_packed.h, and from +0, block by block,
  *
- *     S4:         sum = fma((f32)(sum over k of c[j, k] * q[i, k] - 8 X), d * s, sum)
- *     the others: sum = fma(e, s * X, fma((f32)(sum over k of c[j, k] * q[i, k]), d * s, sum)),
- *                 e = m (A4), -(d z) (Z4), -(m mn) (K4, whose d is d sc)
+ *     p = fma((f32)(sum over k of c[j, k] * q[i, k]), s, p)        (S4: less 8 X, before it becomes f32)
+ *     u = u + s * X
+ *
+ * a run adds
+ *
+ *     S4:         sum = fma(p, d, sum)
+ *     the others: sum = fma(e, u, fma(p, d, sum)),  e = m (A4), -(d z) (Z4), -(m mn) (K4, whose d is d sc)
  *
  * Whole numbers are exact, and so are d sc, m mn and d z: the same bits in every set. Adapters are added to a segment's
  * sum as in args_int8.h; the rest is struct lk_linear's. */

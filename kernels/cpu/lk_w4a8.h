@@ -115,11 +115,11 @@ static inline int lk_w4a8_leaf(const struct lk_w4a8_product *p, int s, float *ti
     return lk_climb(tiles, level, p->panel->cols, s, wait, p->r * width);
 }
 
-/* Where a segment's blocks are. */
+/* A segment's blocks: codes of the next one, and what `group` and `sub` the last one has. */
 struct lk_w4a8_segment {
-    const uint8_t *codes, *sub;
+    const uint8_t *codes, *group, *sub, *next_sub;
     struct lk_groups groups;
-    int64_t n_block;
+    int64_t n_block; /* that are left */
 };
 
 static inline struct lk_w4a8_segment lk_w4a8_segment_of(const struct lk_w4a8_product *p, int s)
@@ -127,9 +127,29 @@ static inline struct lk_w4a8_segment lk_w4a8_segment_of(const struct lk_w4a8_pro
     const struct lk_packed_panel *panel = p->panel;
     const int64_t k = panel->cols->packed[s], block = k / LK_BLOCK;
     const struct lk_blocks all = {.panel = panel, .at = p->w, .s = s, .k = k};
-    return (struct lk_w4a8_segment){p->w + panel->code_at + block * panel->code_bytes,
-                                    p->w + panel->sub_at + block * panel->sub_bytes, lk_groups_of(&all),
-                                    panel->cols->packed[s + 1] / LK_BLOCK - block};
+    return (struct lk_w4a8_segment){.codes = p->w + panel->code_at + block * panel->code_bytes,
+                                    .next_sub = p->w + panel->sub_at + block * panel->sub_bytes,
+                                    .groups = lk_groups_of(&all),
+                                    .n_block = panel->cols->packed[s + 1] / LK_BLOCK - block};
+}
+
+/* Whether each block is a run of its own. */
+static inline bool lk_w4a8_short(const struct lk_packed *q)
+{
+    return q->kind == LK_PK_K4 || q->group == LK_BLOCK;
+}
+
+/* Behind a block of r rows; returns whether a run ends with it. */
+LK_INLINE bool lk_w4a8_next(struct lk_w4a8_segment *s, struct lk_w4a8_product *p, const int r)
+{
+    p->a += LK_W4A8_RECORD * r;
+    s->codes += p->panel->code_bytes;
+    s->sub = s->next_sub;
+    s->next_sub += p->panel->sub_bytes;
+    s->group = s->groups.at;
+    lk_groups_step(&s->groups, LK_BLOCK);
+    s->n_block--;
+    return lk_w4a8_short(&p->panel->q) || s->group != s->groups.at || s->n_block == 0;
 }
 
 #endif

@@ -34,40 +34,45 @@ static struct piece piece_of(const float *x, int64_t n)
     return p;
 }
 
-/* Source columns k .. k + n - 1 of output j, a block. */
-static float step(const struct check_matrix *x, int64_t j, int64_t k, int64_t n, const struct piece *p, float sum)
+/* What output j makes of a run's p and u, whose last column is k. */
+static float add_run(const struct check_matrix *x, int64_t j, int64_t k, const float run[2], float sum)
 {
     const struct lk_packed *f = &x->q;
     const int64_t at = f->first + k, g = j * x->n_group + at / f->group - f->first / f->group;
     const int64_t sub = j * x->n_sub + at / 32 - f->first / 32;
     const float d = (float)x->d_is[g], m = (float)x->m_is[g];
-    const uint8_t *code = x->code + j * x->cols.n_col + k;
-    int64_t dot = 0, all = 0;
-    for (int64_t i = 0; i < n; i++) {
-        dot += code[i] * p->q[i];
-        all += p->q[i];
-    }
-    const float scaled = p->s * (float)all;
     switch (f->kind) {
     case LK_PK_S4:
-        return fmaf((float)(dot - 8 * all), d * p->s, sum);
+        return fmaf(run[0], d, sum);
     case LK_PK_K4:
-        return fmaf(-(m * (float)x->mn[sub]), scaled, fmaf((float)dot, d * (float)x->sc[sub] * p->s, sum));
+        return fmaf(-(m * (float)x->mn[sub]), run[1], fmaf(run[0], d * (float)x->sc[sub], sum));
     case LK_PK_A4:
-        return fmaf(m, scaled, fmaf((float)dot, d * p->s, sum));
+        return fmaf(m, run[1], fmaf(run[0], d, sum));
     default:
-        return fmaf(-(d * (float)x->z[g]), scaled, fmaf((float)dot, d * p->s, sum));
+        return fmaf(-(d * (float)x->z[g]), run[1], fmaf(run[0], d, sum));
     }
 }
 
 static float segment_of(const struct problem *p, int64_t i, int64_t j, int s)
 {
     const struct lk_cols *c = &p->x.cols;
-    float sum = 0;
-    for (int64_t k = c->begin[s]; k < c->begin[s + 1]; k += 32) {
-        const int64_t n = lk_min(32, c->begin[s + 1] - k);
-        const struct piece block = piece_of(p->a + i * c->n_col + k, n);
-        sum = step(&p->x, j, k, n, &block, sum);
+    const struct lk_packed *f = &p->x.q;
+    const int64_t size = f->kind == LK_PK_K4 ? 32 : f->group;
+    float sum = 0, run[2] = {0, 0};
+    for (int64_t k = c->begin[s], end; k < c->begin[s + 1]; k = end) {
+        end = lk_min(k + 32, c->begin[s + 1]);
+        const struct piece block = piece_of(p->a + i * c->n_col + k, end - k);
+        int64_t dot = 0, all = 0;
+        for (int64_t at = k; at < end; at++) {
+            dot += (p->x.code[j * c->n_col + at] - (f->kind == LK_PK_S4 ? 8 : 0)) * block.q[at - k];
+            all += block.q[at - k];
+        }
+        run[0] = fmaf((float)dot, block.s, run[0]);
+        run[1] += block.s * (float)all;
+        if (end < c->begin[s + 1] && (f->first + k) / size == (f->first + end) / size)
+            continue;
+        sum = add_run(&p->x, j, end - 1, run, sum);
+        run[0] = run[1] = 0;
     }
     return sum;
 }

@@ -111,9 +111,15 @@ LK_INLINE void dots(const int R, const uint8_t *codes, const uint32_t *a, __m256
             dot[h][i] = _mm256_madd_epi16(dot[h][i], _mm256_set1_epi16(1));
 }
 
-/* A block. Sums are in memory, [R, 16]: the registers are dot products'. */
-LK_INLINE void block_step(const int R, const enum lk_packing kind, const uint8_t *codes, const uint32_t *a,
-                          const struct lk_scales s[2], float *to)
+/* A block's dot product as f32, of outputs 8 h ... */
+LK_INLINE __m256 number_of(const int R, const enum lk_packing kind, __m256i dot, const uint32_t *a)
+{
+    return _mm256_cvtepi32_ps(kind == LK_PK_S4 ? _mm256_add_epi32(dot, all_of(a + LK_W4A8_SUM * R)) : dot);
+}
+
+/* A block that is a run, added to the sums [R, 16]. These are in memory: the registers are dot products'. */
+LK_INLINE void add_short(const int R, const enum lk_packing kind, const uint8_t *codes, const uint32_t *a,
+                         const struct lk_scales s[2], float *to)
 {
     __m256i dot[2][ROWS];
     dots(R, codes, a, dot);
@@ -123,55 +129,114 @@ LK_INLINE void block_step(const int R, const enum lk_packing kind, const uint8_t
         const __m256 scaled = _mm256_castsi256_ps(all_of(a + LK_W4A8_SCALED_SUM * R));
 #pragma GCC unroll 2
         for (int h = 0; h < 2; h++, to += 8) {
-            __m256i x = dot[h][i];
-            if (kind == LK_PK_S4)
-                x = _mm256_add_epi32(x, all_of(a + LK_W4A8_SUM * R));
-            __m256 sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(x), _mm256_mul_ps(s[h].d, scale), _mm256_load_ps(to));
+            const __m256 run = _mm256_mul_ps(number_of(R, kind, dot[h][i], a), scale);
+            const __m256 sum = _mm256_fmadd_ps(run, s[h].d, _mm256_load_ps(to));
             _mm256_store_ps(to, kind == LK_PK_S4 ? sum : _mm256_fmadd_ps(s[h].plus, scaled, sum));
         }
     }
 }
 
-/* The next segment's sums, [R, 16]. */
-LK_INLINE void segment_sums(const int R, const enum lk_packing kind, struct lk_w4a8_product *p, int s, float *to)
+/* Longer runs of the rows and their u. */
+struct runs {
+    _Alignas(32) float v[ROWS * PANEL];
+    float u[ROWS];
+};
+
+LK_INLINE void add_long(const int R, const enum lk_packing kind, const uint8_t *codes, const uint32_t *a,
+                        struct runs *run)
 {
-    const struct lk_packed_panel *panel = p->panel;
-    struct lk_w4a8_segment seg = lk_w4a8_segment_of(p, s);
-    memset(to, 0, (size_t)(R * PANEL) * sizeof *to);
-    for (; seg.n_block > 0; seg.n_block--) {
-        lk_w4a8_fetch(p);
-        struct lk_scales scales[2];
-        for (int h = 0; h < 2; h++)
-            scales[h] = lk_scales_of(kind, panel->q.scale, seg.groups.at, seg.sub, 8 * h, 1);
-        block_step(R, kind, seg.codes, p->a, scales, to);
-        lk_groups_step(&seg.groups, LK_BLOCK);
-        p->a += LK_W4A8_RECORD * R;
-        seg.codes += panel->code_bytes;
-        seg.sub += panel->sub_bytes;
+    __m256i dot[2][ROWS];
+    float *at = run->v;
+    dots(R, codes, a, dot);
+#pragma GCC unroll 6
+    for (int i = 0; i < R; i++, a++) {
+        const __m256 scale = _mm256_castsi256_ps(all_of(a + LK_W4A8_SCALE * R));
+        if (kind != LK_PK_S4)
+            run->u[i] += lk_float(a[LK_W4A8_SCALED_SUM * R]);
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++, at += 8)
+            _mm256_store_ps(at, _mm256_fmadd_ps(number_of(R, kind, dot[h][i], a), scale, _mm256_load_ps(at)));
     }
 }
 
-LK_INLINE void product_tile(const int R, const enum lk_packing kind, struct lk_w4a8_product *p, struct lk_tiles *t)
+/* Adds runs to the sums, [R, 16], and begins anew. */
+LK_INLINE void end_runs(const int R, const enum lk_packing kind, const struct lk_w4a8_segment *s, enum lk_scale type,
+                        struct runs *run, float *to)
+{
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) {
+        const struct lk_scales scales = lk_scales_of(kind, type, s->group, s->sub, 8 * h, 1);
+#pragma GCC unroll 6
+        for (int i = 0; i < R; i++) {
+            const int at = (i * 2 + h) * 8;
+            __m256 sum = _mm256_fmadd_ps(_mm256_load_ps(run->v + at), scales.d, _mm256_load_ps(to + at));
+            if (kind != LK_PK_S4)
+                sum = _mm256_fmadd_ps(scales.plus, _mm256_set1_ps(run->u[i]), sum);
+            _mm256_store_ps(to + at, sum);
+        }
+    }
+    memset(run->v, 0, (size_t)(R * PANEL) * sizeof *run->v);
+    memset(run->u, 0, (size_t)R * sizeof *run->u);
+}
+
+/* The next segment's sums, [R, 16]. */
+LK_INLINE void segment_sums(const int R, const enum lk_packing kind, const bool is_short, struct lk_w4a8_product *p,
+                            int s, float *to)
+{
+    struct lk_w4a8_segment seg = lk_w4a8_segment_of(p, s);
+    struct runs run = {.u = {0}};
+    memset(to, 0, (size_t)(R * PANEL) * sizeof *to);
+    while (seg.n_block > 0) {
+        lk_w4a8_fetch(p);
+        if (is_short) {
+            struct lk_scales scales[2];
+            for (int h = 0; h < 2; h++)
+                scales[h] = lk_scales_of(kind, p->panel->q.scale, seg.groups.at, seg.next_sub, 8 * h, 1);
+            add_short(R, kind, seg.codes, p->a, scales, to);
+        } else {
+            add_long(R, kind, seg.codes, p->a, &run);
+        }
+        if (lk_w4a8_next(&seg, p, R) && !is_short)
+            end_runs(R, kind, &seg, p->panel->q.scale, &run, to);
+    }
+}
+
+LK_INLINE void product_tile(const int R, const enum lk_packing kind, const bool is_short, struct lk_w4a8_product *p,
+                            struct lk_tiles *t)
 {
     int wait = 0;
     for (int s = 0; s < p->panel->cols->n_seg; s++) {
-        segment_sums(R, kind, p, s, t->tile[wait]);
+        segment_sums(R, kind, is_short, p, s, t->tile[wait]);
         wait = lk_w4a8_leaf(p, s, t->tile[0], t->tile[1] - t->tile[0], wait);
     }
 }
 
 #define EACH_ROWS(X, K) X(1, K) X(2, K) X(3, K) X(4, K) X(5, K) X(6, K)
-#define PRODUCT(R, K)                                                           \
-    static void product##R##_##K(struct lk_w4a8_product *p, struct lk_tiles *t) \
-    {                                                                           \
-        product_tile(R, LK_PK_##K, p, t);                                       \
+#define SHORT(R, K)                                                           \
+    static void short##R##_##K(struct lk_w4a8_product *p, struct lk_tiles *t) \
+    {                                                                         \
+        product_tile(R, LK_PK_##K, true, p, t);                               \
     }
-#define NAME(R, K) product##R##_##K,
-#define EACH_KIND(X) X(S4) X(A4) X(Z4) X(K4)
-#define PRODUCTS(K) EACH_ROWS(PRODUCT, K)
-#define NAMES(K) [LK_PK_##K] = {NULL, EACH_ROWS(NAME, K)},
-EACH_KIND(PRODUCTS)
-static void (*const products[][ROWS + 1])(struct lk_w4a8_product *, struct lk_tiles *) = {EACH_KIND(NAMES)};
+#define LONG(R, K)                                                           \
+    static void long##R##_##K(struct lk_w4a8_product *p, struct lk_tiles *t) \
+    {                                                                        \
+        product_tile(R, LK_PK_##K, false, p, t);                             \
+    }
+#define SHORT_NAME(R, K) short##R##_##K,
+#define LONG_NAME(R, K) long##R##_##K,
+#define SHORT_NAMES(K) [LK_PK_##K] = {NULL, EACH_ROWS(SHORT_NAME, K)},
+#define LONG_NAMES(K) [LK_PK_##K] = {NULL, EACH_ROWS(LONG_NAME, K)},
+EACH_ROWS(SHORT, S4)
+EACH_ROWS(SHORT, A4)
+EACH_ROWS(SHORT, Z4)
+EACH_ROWS(SHORT, K4)
+EACH_ROWS(LONG, S4)
+EACH_ROWS(LONG, A4)
+EACH_ROWS(LONG, Z4)
+
+/* By whether runs are short, kind and rows. */
+static void (*const products[2][LK_PK_K4 + 1][ROWS + 1])(struct lk_w4a8_product *, struct lk_tiles *) = {
+    {LONG_NAMES(S4) LONG_NAMES(A4) LONG_NAMES(Z4)}, {SHORT_NAMES(S4) SHORT_NAMES(A4) SHORT_NAMES(Z4) SHORT_NAMES(K4)}};
 
 static int64_t linear_items(const struct lk_linear *a)
 {
@@ -189,7 +254,7 @@ LK_INLINE void linear(const struct lk_linear *a, int64_t begin, int64_t end, con
         for (int64_t ip = item.first; ip < item.last; ip++) {
             struct lk_w4a8_product p = lk_w4a8_product_of(a, &panel, &plan.rows, &item, ip);
             p.type = type;
-            products[a->q->kind][p.r](&p, &tiles);
+            products[lk_w4a8_short(a->q)][a->q->kind][p.r](&p, &tiles);
             struct lk_tile t = {tiles.tile[0], PANEL, p.r, p.row, item.panel};
             if (a->epilogue == LK_EP_SWIGLU)
                 lk_swiglu_tile(a, &t, type);

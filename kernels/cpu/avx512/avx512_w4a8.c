@@ -107,74 +107,151 @@ LK_INLINE __m512 all_of(const uint32_t *a)
     return _mm512_castsi512_ps(_mm512_set1_epi32((int)*a));
 }
 
-/* A row of a block for 16 outputs; `a` is its first word. */
-LK_INLINE __m512 row_step(const int R, const enum lk_packing kind, const __m512i w[WORDS], const uint32_t *a,
-                          const struct lk_scales *s, __m512 sum)
+/* A row of a block for 16 outputs; `a` is its first word. Two sums, which wait for each other half as long. */
+LK_INLINE __m512 dot_of(const int R, const enum lk_packing kind, const __m512i w[WORDS], const uint32_t *a)
 {
-    __m512i dot = kind == LK_PK_S4 ? (__m512i)all_of(a + LK_W4A8_SUM * R) : _mm512_setzero_si512();
-#pragma GCC unroll 8
-    for (int o = 0; o < WORDS; o++)
-        LK_DOT_ALL(dot, w[o], a + o * R);
-    sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(s->d, all_of(a + LK_W4A8_SCALE * R)), sum);
-    return kind == LK_PK_S4 ? sum : _mm512_fmadd_ps(s->plus, all_of(a + LK_W4A8_SCALED_SUM * R), sum);
+    __m512i even = kind == LK_PK_S4 ? (__m512i)all_of(a + LK_W4A8_SUM * R) : _mm512_setzero_si512();
+    __m512i odd = _mm512_setzero_si512();
+#pragma GCC unroll 4
+    for (int o = 0; o < WORDS; o += 2) {
+        LK_DOT_ALL(even, w[o], a + o * R);
+        LK_DOT_ALL(odd, w[o + 1], a + (o + 1) * R);
+    }
+    return _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
 }
 
-/* The next segment's sums. */
-LK_INLINE void segment_sums(const int R, const enum lk_packing kind, struct lk_w4a8_product *p, int s,
-                            __m512 acc[ROWS][2])
+/* The next segment's sums, [R, 32], where each block is a run: they stay in registers. */
+LK_INLINE void short_runs(const int R, const enum lk_packing kind, struct lk_w4a8_product *p, int s, float *to)
 {
-    const struct lk_packed_panel *panel = p->panel;
     struct lk_w4a8_segment seg = lk_w4a8_segment_of(p, s);
-    for (; seg.n_block > 0; seg.n_block--) {
+    __m512 acc[ROWS][2];
+#pragma GCC unroll 12
+    for (int i = 0; i < R; i++)
+        acc[i][0] = acc[i][1] = _mm512_setzero_ps();
+    while (seg.n_block > 0) {
         lk_w4a8_fetch(p);
 #pragma GCC unroll 2
         for (int h = 0; h < 2; h++) {
-            const struct lk_scales scales = lk_scales16(kind, panel->q.scale, seg.groups.at, seg.sub, 16 * h);
+            const struct lk_scales scales = lk_scales16(kind, p->panel->q.scale, seg.groups.at, seg.next_sub, 16 * h);
+            __m512i w[WORDS];
+            codes_of(seg.codes + 64 * h, w);
+#pragma GCC unroll 12
+            for (int i = 0; i < R; i++) {
+                const uint32_t *a = p->a + i;
+                const __m512 run = _mm512_mul_ps(dot_of(R, kind, w, a), all_of(a + LK_W4A8_SCALE * R));
+                acc[i][h] = _mm512_fmadd_ps(run, scales.d, acc[i][h]);
+                if (kind != LK_PK_S4)
+                    acc[i][h] = _mm512_fmadd_ps(scales.plus, all_of(a + LK_W4A8_SCALED_SUM * R), acc[i][h]);
+            }
+        }
+        lk_w4a8_next(&seg, p, R);
+    }
+#pragma GCC unroll 12
+    for (int i = 0; i < R; i++)
+        for (int h = 0; h < 2; h++)
+            _mm512_storeu_ps(to + (i * 2 + h) * 16, acc[i][h]);
+}
+
+/* Runs of the rows and their u. */
+struct runs {
+    __m512 v[ROWS][2];
+    float u[ROWS];
+};
+
+LK_INLINE void begin_runs(const int R, struct runs *run)
+{
+#pragma GCC unroll 12
+    for (int i = 0; i < R; i++) {
+        run->v[i][0] = run->v[i][1] = _mm512_setzero_ps();
+        run->u[i] = 0;
+    }
+}
+
+/* Adds them to the sums, [R, 32], and begins anew. */
+LK_INLINE void end_runs(const int R, const enum lk_packing kind, const struct lk_w4a8_segment *s, enum lk_scale type,
+                        struct runs *run, float *to)
+{
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) {
+        const struct lk_scales scales = lk_scales16(kind, type, s->group, s->sub, 16 * h);
+#pragma GCC unroll 12
+        for (int i = 0; i < R; i++) {
+            float *at = to + (i * 2 + h) * 16;
+            __m512 sum = _mm512_fmadd_ps(run->v[i][h], scales.d, _mm512_loadu_ps(at));
+            if (kind != LK_PK_S4)
+                sum = _mm512_fmadd_ps(scales.plus, _mm512_set1_ps(run->u[i]), sum);
+            _mm512_storeu_ps(at, sum);
+        }
+    }
+    begin_runs(R, run);
+}
+
+/* The same where runs are longer: they stay in registers, and sums in memory. */
+LK_INLINE void long_runs(const int R, const enum lk_packing kind, struct lk_w4a8_product *p, int s, float *to)
+{
+    struct lk_w4a8_segment seg = lk_w4a8_segment_of(p, s);
+    struct runs run;
+    memset(to, 0, (size_t)(R * PANEL) * sizeof *to);
+    begin_runs(R, &run);
+    while (seg.n_block > 0) {
+        lk_w4a8_fetch(p);
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
             __m512i w[WORDS];
             codes_of(seg.codes + 64 * h, w);
 #pragma GCC unroll 12
             for (int i = 0; i < R; i++)
-                acc[i][h] = row_step(R, kind, w, p->a + i, &scales, acc[i][h]);
+                run.v[i][h] =
+                    _mm512_fmadd_ps(dot_of(R, kind, w, p->a + i), all_of(p->a + LK_W4A8_SCALE * R + i), run.v[i][h]);
         }
-        lk_groups_step(&seg.groups, LK_BLOCK);
-        p->a += LK_W4A8_RECORD * R;
-        seg.codes += panel->code_bytes;
-        seg.sub += panel->sub_bytes;
+#pragma GCC unroll 12
+        for (int i = 0; i < R && kind != LK_PK_S4; i++)
+            run.u[i] += lk_float(p->a[LK_W4A8_SCALED_SUM * R + i]);
+        if (lk_w4a8_next(&seg, p, R))
+            end_runs(R, kind, &seg, p->panel->q.scale, &run, to);
     }
 }
 
-LK_INLINE void product_tile(const int R, const enum lk_packing kind, struct lk_w4a8_product *p, struct tiles *t)
+LK_INLINE void product_tile(const int R, const enum lk_packing kind, const bool is_short, struct lk_w4a8_product *p,
+                            struct tiles *t)
 {
-    const struct lk_cols *cols = p->panel->cols;
     int wait = 0;
-    for (int s = 0; s < cols->n_seg; s++) {
-        __m512 acc[ROWS][2];
-#pragma GCC unroll 12
-        for (int i = 0; i < R; i++)
-            acc[i][0] = acc[i][1] = _mm512_setzero_ps();
-        segment_sums(R, kind, p, s, acc);
-        float *to = t->tile[wait];
-#pragma GCC unroll 12
-        for (int i = 0; i < R; i++)
-            for (int j = 0; j < 2; j++)
-                _mm512_storeu_ps(to + (i * 2 + j) * 16, acc[i][j]);
+    for (int s = 0; s < p->panel->cols->n_seg; s++) {
+        if (is_short)
+            short_runs(R, kind, p, s, t->tile[wait]);
+        else
+            long_runs(R, kind, p, s, t->tile[wait]);
         wait = lk_w4a8_leaf(p, s, t->tile[0], ROWS * PANEL, wait);
     }
 }
 
 #define EACH_ROWS(X, K) \
     X(1, K) X(2, K) X(3, K) X(4, K) X(5, K) X(6, K) X(7, K) X(8, K) X(9, K) X(10, K) X(11, K) X(12, K)
-#define PRODUCT(R, K)                                                        \
-    static void product##R##_##K(struct lk_w4a8_product *p, struct tiles *t) \
-    {                                                                        \
-        product_tile(R, LK_PK_##K, p, t);                                    \
+#define SHORT(R, K)                                                        \
+    static void short##R##_##K(struct lk_w4a8_product *p, struct tiles *t) \
+    {                                                                      \
+        product_tile(R, LK_PK_##K, true, p, t);                            \
     }
-#define NAME(R, K) product##R##_##K,
-#define EACH_KIND(X) X(S4) X(A4) X(Z4) X(K4)
-#define PRODUCTS(K) EACH_ROWS(PRODUCT, K)
-#define NAMES(K) [LK_PK_##K] = {NULL, EACH_ROWS(NAME, K)},
-EACH_KIND(PRODUCTS)
-static void (*const products[][ROWS + 1])(struct lk_w4a8_product *, struct tiles *) = {EACH_KIND(NAMES)};
+#define LONG(R, K)                                                        \
+    static void long##R##_##K(struct lk_w4a8_product *p, struct tiles *t) \
+    {                                                                     \
+        product_tile(R, LK_PK_##K, false, p, t);                          \
+    }
+#define SHORT_NAME(R, K) short##R##_##K,
+#define LONG_NAME(R, K) long##R##_##K,
+#define SHORT_NAMES(K) [LK_PK_##K] = {NULL, EACH_ROWS(SHORT_NAME, K)},
+#define LONG_NAMES(K) [LK_PK_##K] = {NULL, EACH_ROWS(LONG_NAME, K)},
+EACH_ROWS(SHORT, S4)
+EACH_ROWS(SHORT, A4)
+EACH_ROWS(SHORT, Z4)
+EACH_ROWS(SHORT, K4)
+EACH_ROWS(LONG, S4)
+EACH_ROWS(LONG, A4)
+EACH_ROWS(LONG, Z4)
+
+/* By whether runs are short, kind and rows. */
+static void (*const products[2][LK_PK_K4 + 1][ROWS + 1])(struct lk_w4a8_product *, struct tiles *) = {
+    {LONG_NAMES(S4) LONG_NAMES(A4) LONG_NAMES(Z4)}, {SHORT_NAMES(S4) SHORT_NAMES(A4) SHORT_NAMES(Z4) SHORT_NAMES(K4)}};
 
 static int64_t linear_items(const struct lk_linear *a)
 {
@@ -192,7 +269,7 @@ LK_INLINE void linear(const struct lk_linear *a, int64_t begin, int64_t end, con
         for (int64_t ip = item.first; ip < item.last; ip++) {
             struct lk_w4a8_product p = lk_w4a8_product_of(a, &panel, &plan.rows, &item, ip);
             p.type = type;
-            products[a->q->kind][p.r](&p, &tiles);
+            products[lk_w4a8_short(a->q)][a->q->kind][p.r](&p, &tiles);
             struct lk_tile t = {tiles.tile[0], PANEL, p.r, p.row, item.panel};
             lk_epilogue(a, &t, NULL, type);
         }

@@ -55,20 +55,39 @@ static void quantize_bf16(const struct lk_quantize *a, int64_t begin, int64_t en
     quantize(a, begin, end, LK_BF16);
 }
 
+/* A run of blocks with one d: p and u. */
+struct run {
+    float p, u;
+};
+
 /* One row's numbers of a block and their scale, one output's codes. */
-static float step(float sum, const struct lk_block_codes *b, const int8_t *q, float s)
+static void add_block(struct run *run, const struct lk_block_codes *b, const int8_t *q, float s)
 {
-    const struct lk_line *l = &b->line[0];
     int32_t dot = 0, all = 0;
     for (int i = 0; i < LK_BLOCK; i++) {
         dot += b->code[i] * q[i];
         all += q[i];
     }
-    if (l->kind == LK_PK_S4)
-        return fmaf((float)(dot - 8 * all), l->d * s, sum);
-    const float scaled = s * (float)all;
-    sum = fmaf((float)dot, l->d * s, sum);
-    return fmaf(l->kind == LK_PK_Z4 ? -(l->d * l->z) : l->m, scaled, sum);
+    run->p = fmaf((float)(b->line[0].kind == LK_PK_S4 ? dot - 8 * all : dot), s, run->p);
+    run->u += s * (float)all;
+}
+
+static float end_run(struct run *run, const struct lk_line *l, float sum)
+{
+    const float e = l->kind == LK_PK_Z4 ? -(l->d * l->z) : l->m;
+    sum = fmaf(run->p, l->d, sum);
+    if (l->kind != LK_PK_S4)
+        sum = fmaf(e, run->u, sum);
+    *run = (struct run){0, 0};
+    return sum;
+}
+
+/* Whether the block at packed column k of segment s ends a run. */
+static bool ends(const struct lk_packed *q, const struct lk_cols *c, int s, int64_t k)
+{
+    int64_t n, at = lk_packed_col(c, s, k, &n);
+    return q->kind == LK_PK_K4 || k + LK_BLOCK >= c->packed[s + 1] ||
+           lk_packed_group(q, at) != lk_packed_group(q, at + LK_BLOCK);
 }
 
 static void segment(const struct lk_linear *a, const struct lk_ref_place *p, int s, float acc[][PANEL],
@@ -79,14 +98,18 @@ static void segment(const struct lk_linear *a, const struct lk_ref_place *p, int
     const struct lk_packed_panel panel = lk_packed_panel_of(a->q, c, PANEL);
     const uint8_t *at = (const uint8_t *)a->w + p->panel * panel.bytes;
     const int64_t n_k = lk_cols_packed(c);
+    struct run run[LK_REF_ROWS][PANEL] = {0};
     for (int64_t k = c->packed[s]; k < c->packed[s + 1]; k += LK_BLOCK) {
+        const bool last = ends(a->q, c, s, k);
         for (int j = 0; j < PANEL; j++) {
             struct lk_block_codes b;
             lk_packed_block(&panel, at, s, k, j, &b);
             for (int i = 0; i < p->r; i++) {
-                const int8_t *q = (const int8_t *)a->a.data + (p->row + i) * n_k + k;
-                const float scale = scales_of(a->a.data, a->a.n_row, n_k)[((p->row + i) * n_k + k) / LK_BLOCK];
-                acc[i][j] = step(acc[i][j], &b, q, scale);
+                const int64_t from = (p->row + i) * n_k + k;
+                const float scale = scales_of(a->a.data, a->a.n_row, n_k)[from / LK_BLOCK];
+                add_block(&run[i][j], &b, (const int8_t *)a->a.data + from, scale);
+                if (last)
+                    acc[i][j] = end_run(&run[i][j], &b.line[0], acc[i][j]);
             }
         }
     }
