@@ -152,4 +152,33 @@ LK_INLINE bool lk_w4a8_next(struct lk_w4a8_segment *s, struct lk_w4a8_product *p
     return lk_w4a8_short(&p->panel->q) || s->group != s->groups.at || s->n_block == 0;
 }
 
+/* A set's table of products by whether runs are short, kind and rows, for EACH_ROWS(X, K), which has X(1, K) to X(ROWS,
+ * K): they are product_tile(R, kind, is_short, p, tiles), R, kind and is_short constants. */
+#define LK_W4A8_SHORT(R, K)                                             \
+    static void short##R##_##K(struct lk_w4a8_product *p, float *tiles) \
+    {                                                                   \
+        product_tile(R, LK_PK_##K, true, p, tiles);                     \
+    }
+#define LK_W4A8_LONG(R, K)                                             \
+    static void long##R##_##K(struct lk_w4a8_product *p, float *tiles) \
+    {                                                                  \
+        product_tile(R, LK_PK_##K, false, p, tiles);                   \
+    }
+#define LK_W4A8_SHORT_NAME(R, K) short##R##_##K,
+#define LK_W4A8_LONG_NAME(R, K) long##R##_##K,
+#define LK_W4A8_SHORTS(EACH_ROWS, K) [LK_PK_##K] = {NULL, EACH_ROWS(LK_W4A8_SHORT_NAME, K)},
+#define LK_W4A8_LONGS(EACH_ROWS, K) [LK_PK_##K] = {NULL, EACH_ROWS(LK_W4A8_LONG_NAME, K)},
+#define LK_W4A8_TABLE(EACH_ROWS, ROWS)                                                              \
+    EACH_ROWS(LK_W4A8_SHORT, S4)                                                                    \
+    EACH_ROWS(LK_W4A8_SHORT, A4)                                                                    \
+    EACH_ROWS(LK_W4A8_SHORT, Z4)                                                                    \
+    EACH_ROWS(LK_W4A8_SHORT, K4)                                                                    \
+    EACH_ROWS(LK_W4A8_LONG, S4)                                                                     \
+    EACH_ROWS(LK_W4A8_LONG, A4)                                                                     \
+    EACH_ROWS(LK_W4A8_LONG, Z4)                                                                     \
+    static void (*const products[2][LK_PK_K4 + 1][ROWS + 1])(struct lk_w4a8_product *, float *) = { \
+        {LK_W4A8_LONGS(EACH_ROWS, S4) LK_W4A8_LONGS(EACH_ROWS, A4) LK_W4A8_LONGS(EACH_ROWS, Z4)},   \
+        {LK_W4A8_SHORTS(EACH_ROWS, S4) LK_W4A8_SHORTS(EACH_ROWS, A4) LK_W4A8_SHORTS(EACH_ROWS, Z4)  \
+             LK_W4A8_SHORTS(EACH_ROWS, K4)}};
+
 #endif

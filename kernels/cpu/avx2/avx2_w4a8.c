@@ -3,7 +3,6 @@
  * lie as lk_w4a8.h says, in panels of up to 6 rows; weights are panels of 16 output columns, codes by byte
  * (lk_packed.h). */
 #include "kernels/cpu/avx2/avx2_epilogue.h"
-#include "kernels/cpu/avx2/avx2_product.h"
 #include "kernels/cpu/avx2/avx2_scales.h"
 #include "kernels/cpu/lk_w4a8.h"
 
@@ -201,42 +200,20 @@ LK_INLINE void segment_sums(const int R, const enum lk_packing kind, const bool 
     }
 }
 
+/* tiles: on the way up the tree; the result is the first one. */
 LK_INLINE void product_tile(const int R, const enum lk_packing kind, const bool is_short, struct lk_w4a8_product *p,
-                            struct lk_tiles *t)
+                            float *tiles)
 {
     int wait = 0;
     for (int s = 0; s < p->panel->cols->n_seg; s++) {
-        segment_sums(R, kind, is_short, p, s, t->tile[wait]);
-        wait = lk_w4a8_leaf(p, s, t->tile[0], t->tile[1] - t->tile[0], wait);
+        float *to = tiles + wait * ROWS * PANEL;
+        segment_sums(R, kind, is_short, p, s, to);
+        wait = lk_w4a8_leaf(p, s, tiles, ROWS * PANEL, wait);
     }
 }
 
 #define EACH_ROWS(X, K) X(1, K) X(2, K) X(3, K) X(4, K) X(5, K) X(6, K)
-#define SHORT(R, K)                                                           \
-    static void short##R##_##K(struct lk_w4a8_product *p, struct lk_tiles *t) \
-    {                                                                         \
-        product_tile(R, LK_PK_##K, true, p, t);                               \
-    }
-#define LONG(R, K)                                                           \
-    static void long##R##_##K(struct lk_w4a8_product *p, struct lk_tiles *t) \
-    {                                                                        \
-        product_tile(R, LK_PK_##K, false, p, t);                             \
-    }
-#define SHORT_NAME(R, K) short##R##_##K,
-#define LONG_NAME(R, K) long##R##_##K,
-#define SHORT_NAMES(K) [LK_PK_##K] = {NULL, EACH_ROWS(SHORT_NAME, K)},
-#define LONG_NAMES(K) [LK_PK_##K] = {NULL, EACH_ROWS(LONG_NAME, K)},
-EACH_ROWS(SHORT, S4)
-EACH_ROWS(SHORT, A4)
-EACH_ROWS(SHORT, Z4)
-EACH_ROWS(SHORT, K4)
-EACH_ROWS(LONG, S4)
-EACH_ROWS(LONG, A4)
-EACH_ROWS(LONG, Z4)
-
-/* By whether runs are short, kind and rows. */
-static void (*const products[2][LK_PK_K4 + 1][ROWS + 1])(struct lk_w4a8_product *, struct lk_tiles *) = {
-    {LONG_NAMES(S4) LONG_NAMES(A4) LONG_NAMES(Z4)}, {SHORT_NAMES(S4) SHORT_NAMES(A4) SHORT_NAMES(Z4) SHORT_NAMES(K4)}};
+LK_W4A8_TABLE(EACH_ROWS, ROWS)
 
 static int64_t linear_items(const struct lk_linear *a)
 {
@@ -248,14 +225,14 @@ LK_INLINE void linear(const struct lk_linear *a, int64_t begin, int64_t end, con
 {
     const struct lk_int8_plan plan = lk_w4a8_plan_of(a, ROWS, PANEL);
     const struct lk_packed_panel panel = lk_packed_panel_of(a->q, a->a.cols, PANEL);
-    struct lk_tiles tiles;
+    _Alignas(32) float tiles[LK_TREE_DEPTH * ROWS * PANEL];
     for (int64_t i = begin; i < end; i++) {
         const struct lk_int8_item item = lk_int8_item_of(a, &plan, i, end);
         for (int64_t ip = item.first; ip < item.last; ip++) {
             struct lk_w4a8_product p = lk_w4a8_product_of(a, &panel, &plan.rows, &item, ip);
             p.type = type;
-            products[lk_w4a8_short(a->q)][a->q->kind][p.r](&p, &tiles);
-            struct lk_tile t = {tiles.tile[0], PANEL, p.r, p.row, item.panel};
+            products[lk_w4a8_short(a->q)][a->q->kind][p.r](&p, tiles);
+            struct lk_tile t = {tiles, PANEL, p.r, p.row, item.panel};
             if (a->epilogue == LK_EP_SWIGLU)
                 lk_swiglu_tile(a, &t, type);
             else

@@ -85,11 +85,6 @@ LK_INLINE void quantize(const struct lk_quantize *a, int64_t begin, int64_t end,
 }
 LK_BOTH_TYPES(quantize, lk_quantize)
 
-/* Tiles on the way up the tree; the result is tile[0]. */
-struct tiles {
-    _Alignas(64) float tile[LK_TREE_DEPTH][ROWS * PANEL];
-};
-
 /* The codes of 16 outputs' block, word by word: `codes` is that of the panel's block for the half. */
 LK_INLINE void codes_of(const uint8_t *codes, __m512i w[WORDS])
 {
@@ -212,46 +207,24 @@ LK_INLINE void long_runs(const int R, const enum lk_packing kind, struct lk_w4a8
     }
 }
 
+/* tiles: on the way up the tree; the result is the first one. */
 LK_INLINE void product_tile(const int R, const enum lk_packing kind, const bool is_short, struct lk_w4a8_product *p,
-                            struct tiles *t)
+                            float *tiles)
 {
     int wait = 0;
     for (int s = 0; s < p->panel->cols->n_seg; s++) {
+        float *to = tiles + wait * ROWS * PANEL;
         if (is_short)
-            short_runs(R, kind, p, s, t->tile[wait]);
+            short_runs(R, kind, p, s, to);
         else
-            long_runs(R, kind, p, s, t->tile[wait]);
-        wait = lk_w4a8_leaf(p, s, t->tile[0], ROWS * PANEL, wait);
+            long_runs(R, kind, p, s, to);
+        wait = lk_w4a8_leaf(p, s, tiles, ROWS * PANEL, wait);
     }
 }
 
 #define EACH_ROWS(X, K) \
     X(1, K) X(2, K) X(3, K) X(4, K) X(5, K) X(6, K) X(7, K) X(8, K) X(9, K) X(10, K) X(11, K) X(12, K)
-#define SHORT(R, K)                                                        \
-    static void short##R##_##K(struct lk_w4a8_product *p, struct tiles *t) \
-    {                                                                      \
-        product_tile(R, LK_PK_##K, true, p, t);                            \
-    }
-#define LONG(R, K)                                                        \
-    static void long##R##_##K(struct lk_w4a8_product *p, struct tiles *t) \
-    {                                                                     \
-        product_tile(R, LK_PK_##K, false, p, t);                          \
-    }
-#define SHORT_NAME(R, K) short##R##_##K,
-#define LONG_NAME(R, K) long##R##_##K,
-#define SHORT_NAMES(K) [LK_PK_##K] = {NULL, EACH_ROWS(SHORT_NAME, K)},
-#define LONG_NAMES(K) [LK_PK_##K] = {NULL, EACH_ROWS(LONG_NAME, K)},
-EACH_ROWS(SHORT, S4)
-EACH_ROWS(SHORT, A4)
-EACH_ROWS(SHORT, Z4)
-EACH_ROWS(SHORT, K4)
-EACH_ROWS(LONG, S4)
-EACH_ROWS(LONG, A4)
-EACH_ROWS(LONG, Z4)
-
-/* By whether runs are short, kind and rows. */
-static void (*const products[2][LK_PK_K4 + 1][ROWS + 1])(struct lk_w4a8_product *, struct tiles *) = {
-    {LONG_NAMES(S4) LONG_NAMES(A4) LONG_NAMES(Z4)}, {SHORT_NAMES(S4) SHORT_NAMES(A4) SHORT_NAMES(Z4) SHORT_NAMES(K4)}};
+LK_W4A8_TABLE(EACH_ROWS, ROWS)
 
 static int64_t linear_items(const struct lk_linear *a)
 {
@@ -263,14 +236,14 @@ LK_INLINE void linear(const struct lk_linear *a, int64_t begin, int64_t end, con
 {
     const struct lk_int8_plan plan = lk_w4a8_plan_of(a, ROWS, PANEL);
     const struct lk_packed_panel panel = lk_packed_panel_of(a->q, a->a.cols, PANEL);
-    struct tiles tiles;
+    _Alignas(64) float tiles[LK_TREE_DEPTH * ROWS * PANEL];
     for (int64_t i = begin; i < end; i++) {
         const struct lk_int8_item item = lk_int8_item_of(a, &plan, i, end);
         for (int64_t ip = item.first; ip < item.last; ip++) {
             struct lk_w4a8_product p = lk_w4a8_product_of(a, &panel, &plan.rows, &item, ip);
             p.type = type;
-            products[lk_w4a8_short(a->q)][a->q->kind][p.r](&p, &tiles);
-            struct lk_tile t = {tiles.tile[0], PANEL, p.r, p.row, item.panel};
+            products[lk_w4a8_short(a->q)][a->q->kind][p.r](&p, tiles);
+            struct lk_tile t = {tiles, PANEL, p.r, p.row, item.panel};
             lk_epilogue(a, &t, NULL, type);
         }
     }
