@@ -514,6 +514,7 @@ static const struct {
     {"3 experts for 8 ranks", GLM4_MOE(8, 3, 2, 20, 1), LB_W_F32},
     {"10 experts, a shared one of 3 units", GLM4_MOE(8, 10, 3, 48, 2), LB_W_F32},
     {"no shared expert", GLM4_MOE(6, 7, 2, 33, 0), LB_W_F32},
+    {"latents, 6 heads", LITE(6, 32), LB_W_F32},
     {"experts in Q4_0",
      "{\"architectures\":[\"Glm4MoeForCausalLM\"],\"model_type\":\"glm4_moe\"," LAYERS
      "\"num_attention_heads\":4,\"num_key_value_heads\":2,\"head_dim\":16,\"hidden_size\":64,"
@@ -521,7 +522,6 @@ static const struct {
      "\"moe_intermediate_size\":64,\"n_shared_experts\":1,\"first_k_dense_replace\":1,\"n_group\":1,"
      "\"topk_group\":1}",
      LB_W_Q4_0},
-    {"latents, 6 heads", LITE(6, 32), LB_W_F32},
     {"latents, 3 heads, no latent of queries", LITE(3, null), LB_W_F32},
 };
 

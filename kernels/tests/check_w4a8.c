@@ -117,6 +117,8 @@ static void problem_new(struct problem *p, const struct lk_cpu *t, const struct 
     p->bias = check_new((size_t)n_out, sizeof *p->bias);
     fill(p->a, n_row * n);
     check_fill(p->bias, n_out, -1, 1);
+    for (int64_t k = 2 * n; k < 3 * n && n_row > 2; k++)
+        p->a[k] = check_uniform(-1, 1) * 0x1p-121f; /* too small to count */
     if (n_row > 4)
         p->a[3 * n + check_random() % n] = check_random() % 2 ? NAN : -INFINITY;
     p->act = check_act(t, n_row, cols);
