@@ -289,27 +289,27 @@ static unsigned code_by_pair(const struct lk_packed_panel *p, const uint8_t *cod
     return i == 15 ? word[0] >> 30 | word[1] >> 30 << 2 | word[2] >> 30 << 4 : word[i / 5] >> i % 5 * 6 & 63u;
 }
 
-/* By byte: the byte that holds code k of column j, and the lowest of its bits. */
-static int64_t byte_at(const struct lk_packed_panel *p, int64_t block, int64_t j, int k, int *bit)
+/* By byte: word o of column j. */
+static int64_t word_by_byte(const struct lk_packed_panel *p, int64_t block, int64_t j, int o)
 {
-    *bit = k / 4 % 2 * 4;
-    return block * p->code_bytes + (k / 8 * p->width + j) * 4 + k % 4;
+    return block * p->code_bytes + (o * p->width + j) * 4;
 }
 
 static void put_by_byte(const struct lk_packed_panel *p, const uint8_t q[LK_BLOCK], int64_t j, int64_t block,
                         uint8_t *codes)
 {
-    for (int k = 0, bit; k < LK_BLOCK; k++) {
-        uint8_t *at = codes + byte_at(p, block, j, k, &bit);
-        *at |= (uint8_t)((q[k] & 15) << bit);
+    for (int o = 0; o < LK_BLOCK / 8; o++) {
+        uint32_t low, up;
+        memcpy(&low, q + 8 * o, sizeof low);
+        memcpy(&up, q + 8 * o + 4, sizeof up);
+        const uint32_t word = (low & 0x0f0f0f0fu) | (up & 0x0f0f0f0fu) << 4;
+        memcpy(codes + word_by_byte(p, block, j, o), &word, sizeof word);
     }
 }
 
 static unsigned code_by_byte(const struct lk_packed_panel *p, const uint8_t *codes, int64_t block, int64_t j, int k)
 {
-    int bit;
-    const uint8_t byte = codes[byte_at(p, block, j, k, &bit)];
-    return byte >> bit & 15u;
+    return codes[word_by_byte(p, block, j, k / 8) + k % 4] >> k / 4 % 2 * 4 & 15u;
 }
 
 /* Codes of one column's block. */
