@@ -2,7 +2,8 @@
  * work is cut.
  *
  * Activations are panels of rows as the set's own. Of a panel of r rows there is block after block of 32 columns: words
- * of four columns, [8, r] int8; then what the block has besides, [3, r]: s, s X, and -8 X. */
+ * of four columns, [8, r] int8; then what the block has besides, [5, r]: s of its halves, the sum of their s X, and
+ * their -8 X. */
 #ifndef KERNELS_CPU_LK_W4A8_H
 #define KERNELS_CPU_LK_W4A8_H
 
@@ -13,7 +14,12 @@
 
 #define LK_W4A8_WORDS (LK_BLOCK / 4)
 /* Which of a block's [.., r] words of 32 bits are what; LK_W4A8_RECORD of them in all. */
-enum { LK_W4A8_SCALE = LK_W4A8_WORDS, LK_W4A8_SCALED_SUM, LK_W4A8_SUM, LK_W4A8_RECORD };
+enum {
+    LK_W4A8_SCALE = LK_W4A8_WORDS, /* two */
+    LK_W4A8_SCALED_SUM = LK_W4A8_SCALE + 2,
+    LK_W4A8_SUM, /* two */
+    LK_W4A8_RECORD = LK_W4A8_SUM + 2
+};
 
 static inline int64_t lk_w4a8_blocks(const struct lk_cols *c)
 {

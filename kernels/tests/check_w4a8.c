@@ -11,9 +11,9 @@ struct problem {
     float *want;       /* [n_row, n_out] */
 };
 
-/* A block of a row. */
+/* Half a block of a row. */
 struct piece {
-    int8_t q[32];
+    int8_t q[16];
     float s;
 };
 
@@ -60,15 +60,20 @@ static float segment_of(const struct problem *p, int64_t i, int64_t j, int s)
     const int64_t size = f->kind == LK_PK_K4 ? 32 : f->group;
     float sum = 0, run[2] = {0, 0};
     for (int64_t k = c->begin[s], end; k < c->begin[s + 1]; k = end) {
+        float scaled[2] = {0, 0};
         end = lk_min(k + 32, c->begin[s + 1]);
-        const struct piece block = piece_of(p->a + i * c->n_col + k, end - k);
-        int64_t dot = 0, all = 0;
-        for (int64_t at = k; at < end; at++) {
-            dot += (p->x.code[j * c->n_col + at] - (f->kind == LK_PK_S4 ? 8 : 0)) * block.q[at - k];
-            all += block.q[at - k];
+        for (int64_t from = k; from < end; from += 16) {
+            const int64_t n = lk_min(16, end - from);
+            const struct piece half = piece_of(p->a + i * c->n_col + from, n);
+            int64_t dot = 0, all = 0;
+            for (int64_t at = 0; at < n; at++) {
+                dot += (p->x.code[j * c->n_col + from + at] - (f->kind == LK_PK_S4 ? 8 : 0)) * half.q[at];
+                all += half.q[at];
+            }
+            run[0] = fmaf((float)dot, half.s, run[0]);
+            scaled[(from - k) / 16] = half.s * (float)all;
         }
-        run[0] = fmaf((float)dot, block.s, run[0]);
-        run[1] += block.s * (float)all;
+        run[1] += scaled[0] + scaled[1];
         if (end < c->begin[s + 1] && (f->first + k) / size == (f->first + end) / size)
             continue;
         sum = add_run(&p->x, j, end - 1, run, sum);

@@ -1,6 +1,6 @@
 /* Products of weights of 4 bits by activations of 8. AVX2 multiplies bytes without sign by bytes with one and adds
- * pairs of products in 16 bits (vpmaddubsw), where a block's eight pairs stay below 2^15: 8 * 2 * 15 * 127. Activations
- * lie as lk_w4a8.h says, in panels of up to 6 rows; weights are panels of 16 output columns, codes by byte
+ * pairs of products in 16 bits (vpmaddubsw), where the four pairs of half a block stay below 2^15: 4 * 2 * 15 * 127.
+ * Activations lie as lk_w4a8.h says, in panels of up to 6 rows; weights are panels of 16 output columns, codes by byte
  * (lk_packed.h). */
 #include "kernels/cpu/avx2/avx2_epilogue.h"
 #include "kernels/cpu/avx2/avx2_scales.h"
@@ -25,31 +25,36 @@ static int32_t sum_of(__m128i x)
     return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
 }
 
-/* A row's block, four vectors `step` numbers apart, to words and what follows them r words apart. */
-static void quantize_block(const float *from, int64_t step, uint32_t *to, int64_t r)
+/* Half of a row's block, two vectors `step` numbers apart, to words and what follows them r words apart. Returns the
+ * sum that is not in the record. */
+static float quantize_half(const float *from, int64_t step, const int half, uint32_t *to, int64_t r)
 {
     LK_EIGHT_INT most = {0};
-    __m256i q[4];
-    for (int i = 0; i < 4; i++) {
+    __m256i q[2];
+    for (int i = 0; i < 2; i++) {
         const LK_EIGHT_INT size = (LK_EIGHT_INT)_mm256_loadu_ps(from + i * step) & 0x7fffffff, more = size > most;
         most = (more & size) | (~more & most);
     }
     const struct lk_int8_scale of = lk_int8_scale_of_lanes(&most);
     const __m256 inverse = _mm256_set1_ps(of.inverse);
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 2; i++)
         q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(from + i * step), inverse));
-    /* packing goes by halves of vectors, words of four bytes: 0 2 4 6 1 3 5 7 */
-    static const uint8_t word[LK_W4A8_WORDS] = {0, 2, 4, 6, 1, 3, 5, 7};
-    uint32_t words[LK_W4A8_WORDS];
-    const __m256i low = _mm256_packs_epi32(q[0], q[1]), up = _mm256_packs_epi32(q[2], q[3]);
-    _mm256_storeu_si256((__m256i *)(void *)words, _mm256_packs_epi16(low, up));
-    for (int i = 0; i < LK_W4A8_WORDS; i++)
-        to[word[i] * r] = words[i];
-    const __m256i all = _mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
-    const int32_t sum = sum_of(_mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
-    to[LK_W4A8_SCALE * r] = lk_bits(of.s);
-    to[LK_W4A8_SCALED_SUM * r] = lk_bits(of.s * (float)sum);
-    to[LK_W4A8_SUM * r] = (uint32_t)sum * -8u;
+    /* packing goes by halves of vectors: words 0 2 1 3 */
+    const __m256i pairs = _mm256_packs_epi32(q[0], q[1]);
+    const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
+    uint32_t words[4];
+    _mm_storeu_si128((__m128i *)(void *)words, bytes);
+    to += half * LK_W4A8_WORDS / 2 * r;
+    to[0] = words[0];
+    to[r] = words[2];
+    to[2 * r] = words[1];
+    to[3 * r] = words[3];
+    to -= half * LK_W4A8_WORDS / 2 * r;
+    const __m256i both = _mm256_add_epi32(q[0], q[1]);
+    const int32_t sum = sum_of(_mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1)));
+    to[(LK_W4A8_SCALE + half) * r] = lk_bits(of.s);
+    to[(LK_W4A8_SUM + half) * r] = (uint32_t)sum * -8u;
+    return of.s * (float)sum;
 }
 
 static void quantize(const struct lk_quantize *a, int64_t begin, int64_t end)
@@ -58,9 +63,15 @@ static void quantize(const struct lk_quantize *a, int64_t begin, int64_t end)
     for (int64_t item = begin; item < end; item++) {
         const struct lk_w4a8_piece p = lk_w4a8_piece_of(a, ROWS, item);
         const float *from = (const float *)a->a.data + p.row * n_col;
-        for (int64_t b = p.first; b < p.last; b++)
-            for (int i = 0; i < p.r; i++)
-                quantize_block(from + b * LK_BLOCK * p.r + 8 * i, 8 * p.r, lk_w4a8_record(a, &p, b) + i, p.r);
+        for (int64_t b = p.first; b < p.last; b++) {
+            for (int i = 0; i < p.r; i++) {
+                const float *row = from + b * LK_BLOCK * p.r + 8 * i;
+                uint32_t *to = lk_w4a8_record(a, &p, b) + i;
+                const float first = quantize_half(row, 8 * p.r, 0, to, p.r);
+                const float last = quantize_half(row + 16 * p.r, 8 * p.r, 1, to, p.r);
+                to[LK_W4A8_SCALED_SUM * p.r] = lk_bits(first + last);
+            }
+        }
     }
 }
 
@@ -84,15 +95,15 @@ LK_INLINE __m256i add_pairs(__m256i sum, __m256i w, __m256i x)
     return sum;
 }
 
-/* Dot products of R rows with 16 outputs' block. */
-LK_INLINE void dots(const int R, const uint8_t *codes, const uint32_t *a, __m256i dot[2][ROWS])
+/* Dot products of R rows with half a block of 16 outputs, as f32. */
+LK_INLINE void dots(const int R, const enum lk_packing kind, const int half, const uint8_t *codes, const uint32_t *a,
+                    __m256 out[2][ROWS])
 {
-    const __m256i low = _mm256_set1_epi32(0x0f0f0f0f);
-#pragma GCC unroll 6
-    for (int i = 0; i < R; i++)
-        dot[0][i] = dot[1][i] = _mm256_setzero_si256();
-#pragma GCC unroll 8
-    for (int o = 0; o < LK_W4A8_WORDS; o++) {
+    const __m256i low = _mm256_set1_epi32(0x0f0f0f0f), ones = _mm256_set1_epi16(1);
+    __m256i dot[2][ROWS];
+    const int first = half * LK_W4A8_WORDS / 2;
+#pragma GCC unroll 4
+    for (int o = first; o < first + LK_W4A8_WORDS / 2; o++) {
         __m256i w[2] = {word_at(codes, o / 2), word_at(codes + 32, o / 2)};
 #pragma GCC unroll 2
         for (int h = 0; h < 2; h++)
@@ -100,36 +111,44 @@ LK_INLINE void dots(const int R, const uint8_t *codes, const uint32_t *a, __m256
 #pragma GCC unroll 6
         for (int i = 0; i < R; i++) {
             const __m256i x = all_of(a + o * R + i);
-            dot[0][i] = add_pairs(dot[0][i], w[0], x);
-            dot[1][i] = add_pairs(dot[1][i], w[1], x);
+            for (int h = 0; h < 2; h++)
+                dot[h][i] = o == first ? _mm256_maddubs_epi16(w[h], x) : add_pairs(dot[h][i], w[h], x);
         }
     }
 #pragma GCC unroll 6
-    for (int i = 0; i < R; i++)
-        for (int h = 0; h < 2; h++)
-            dot[h][i] = _mm256_madd_epi16(dot[h][i], _mm256_set1_epi16(1));
+    for (int i = 0; i < R; i++) {
+        for (int h = 0; h < 2; h++) {
+            __m256i x = _mm256_madd_epi16(dot[h][i], ones);
+            if (kind == LK_PK_S4)
+                x = _mm256_add_epi32(x, all_of(a + (LK_W4A8_SUM + half) * R + i));
+            out[h][i] = _mm256_cvtepi32_ps(x);
+        }
+    }
 }
 
-/* A block's dot product as f32, of outputs 8 h ... */
-LK_INLINE __m256 number_of(const int R, const enum lk_packing kind, __m256i dot, const uint32_t *a)
+LK_INLINE __m256 scale_of(const int R, const int half, const uint32_t *a)
 {
-    return _mm256_cvtepi32_ps(kind == LK_PK_S4 ? _mm256_add_epi32(dot, all_of(a + LK_W4A8_SUM * R)) : dot);
+    return _mm256_castsi256_ps(all_of(a + (LK_W4A8_SCALE + half) * R));
 }
 
 /* A block that is a run, added to the sums [R, 16]. These are in memory: the registers are dot products'. */
 LK_INLINE void add_short(const int R, const enum lk_packing kind, const uint8_t *codes, const uint32_t *a,
                          const struct lk_scales s[2], float *to)
 {
-    __m256i dot[2][ROWS];
-    dots(R, codes, a, dot);
+    __m256 run[2][ROWS], x[2][ROWS];
+    dots(R, kind, 0, codes, a, run);
+#pragma GCC unroll 6
+    for (int i = 0; i < R; i++)
+        for (int h = 0; h < 2; h++)
+            run[h][i] = _mm256_mul_ps(run[h][i], scale_of(R, 0, a + i));
+    dots(R, kind, 1, codes, a, x);
 #pragma GCC unroll 6
     for (int i = 0; i < R; i++, a++) {
-        const __m256 scale = _mm256_castsi256_ps(all_of(a + LK_W4A8_SCALE * R));
         const __m256 scaled = _mm256_castsi256_ps(all_of(a + LK_W4A8_SCALED_SUM * R));
 #pragma GCC unroll 2
         for (int h = 0; h < 2; h++, to += 8) {
-            const __m256 run = _mm256_mul_ps(number_of(R, kind, dot[h][i], a), scale);
-            const __m256 sum = _mm256_fmadd_ps(run, s[h].d, _mm256_load_ps(to));
+            const __m256 both = _mm256_fmadd_ps(x[h][i], scale_of(R, 1, a), run[h][i]);
+            const __m256 sum = _mm256_fmadd_ps(both, s[h].d, _mm256_load_ps(to));
             _mm256_store_ps(to, kind == LK_PK_S4 ? sum : _mm256_fmadd_ps(s[h].plus, scaled, sum));
         }
     }
@@ -144,18 +163,19 @@ struct runs {
 LK_INLINE void add_long(const int R, const enum lk_packing kind, const uint8_t *codes, const uint32_t *a,
                         struct runs *run)
 {
-    __m256i dot[2][ROWS];
-    float *at = run->v;
-    dots(R, codes, a, dot);
-#pragma GCC unroll 6
-    for (int i = 0; i < R; i++, a++) {
-        const __m256 scale = _mm256_castsi256_ps(all_of(a + LK_W4A8_SCALE * R));
-        if (kind != LK_PK_S4)
-            run->u[i] += lk_float(a[LK_W4A8_SCALED_SUM * R]);
 #pragma GCC unroll 2
-        for (int h = 0; h < 2; h++, at += 8)
-            _mm256_store_ps(at, _mm256_fmadd_ps(number_of(R, kind, dot[h][i], a), scale, _mm256_load_ps(at)));
+    for (int half = 0; half < 2; half++) {
+        __m256 x[2][ROWS];
+        float *at = run->v;
+        dots(R, kind, half, codes, a, x);
+#pragma GCC unroll 6
+        for (int i = 0; i < R; i++)
+            for (int h = 0; h < 2; h++, at += 8)
+                _mm256_store_ps(at, _mm256_fmadd_ps(x[h][i], scale_of(R, half, a + i), _mm256_load_ps(at)));
     }
+#pragma GCC unroll 6
+    for (int i = 0; i < R && kind != LK_PK_S4; i++)
+        run->u[i] += lk_float(a[LK_W4A8_SCALED_SUM * R + i]);
 }
 
 /* Adds runs to the sums, [R, 16], and begins anew. */

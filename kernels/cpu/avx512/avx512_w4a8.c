@@ -48,13 +48,27 @@ LK_INLINE __m512i word_of(const __m512 x[4], __m512 inverse, __m512i *sum)
     return word;
 }
 
-/* One block of r rows, words as the set has them: a lane is a row. */
-LK_INLINE void quantize_block(const uint32_t *from, int r, uint32_t *to, const enum lk_type type)
+/* Half a block of r rows: a lane is a row. What is not in the block's record: the sum. */
+LK_INLINE __m512 quantize_half(const __m512 x[LK_BLOCK / 2], const int half, int r, uint32_t *to)
 {
     const __mmask16 rows = lk_mask16(r);
     const __m512i no_sign = _mm512_set1_epi32(0x7fffffff), zero = _mm512_setzero_si512();
-    const int per = lk_per_word(type);
     __m512i most = zero, all = zero;
+    for (int k = 0; k < LK_BLOCK / 2; k++)
+        most = _mm512_max_epu32(most, _mm512_and_si512((__m512i)x[k], no_sign));
+    const struct scales of = scales_of(most);
+    for (int w = 0; w < WORDS / 2; w++)
+        _mm512_mask_storeu_epi32(to + (half * WORDS / 2 + w) * r, rows, word_of(x + 4 * w, of.inverse, &all));
+    _mm512_mask_storeu_epi32(to + (LK_W4A8_SCALE + half) * r, rows, (__m512i)of.s);
+    _mm512_mask_storeu_epi32(to + (LK_W4A8_SUM + half) * r, rows, _mm512_sub_epi32(zero, _mm512_slli_epi32(all, 3)));
+    return _mm512_mul_ps(of.s, _mm512_cvtepi32_ps(all));
+}
+
+/* A block, words as the set has them. */
+LK_INLINE void quantize_block(const uint32_t *from, int r, uint32_t *to, const enum lk_type type)
+{
+    const __mmask16 rows = lk_mask16(r);
+    const int per = lk_per_word(type);
     __m512 x[LK_BLOCK];
     for (int k = 0; k < LK_BLOCK; k += per) {
         const __m512 v = _mm512_maskz_loadu_ps(rows, from + k / per * r);
@@ -62,15 +76,8 @@ LK_INLINE void quantize_block(const uint32_t *from, int r, uint32_t *to, const e
         if (type == LK_BF16)
             x[k + 1] = lk_widen_high((__m512i)v);
     }
-    for (int k = 0; k < LK_BLOCK; k++)
-        most = _mm512_max_epu32(most, _mm512_and_si512((__m512i)x[k], no_sign));
-    const struct scales of = scales_of(most);
-    for (int w = 0; w < WORDS; w++)
-        _mm512_mask_storeu_epi32(to + w * r, rows, word_of(x + 4 * w, of.inverse, &all));
-    const __m512 scaled = _mm512_mul_ps(of.s, _mm512_cvtepi32_ps(all));
-    _mm512_mask_storeu_epi32(to + LK_W4A8_SCALE * r, rows, (__m512i)of.s);
-    _mm512_mask_storeu_epi32(to + LK_W4A8_SCALED_SUM * r, rows, (__m512i)scaled);
-    _mm512_mask_storeu_epi32(to + LK_W4A8_SUM * r, rows, _mm512_sub_epi32(zero, _mm512_slli_epi32(all, 3)));
+    const __m512 first = quantize_half(x, 0, r, to), last = quantize_half(x + LK_BLOCK / 2, 1, r, to);
+    _mm512_mask_storeu_epi32(to + LK_W4A8_SCALED_SUM * r, rows, (__m512i)_mm512_add_ps(first, last));
 }
 
 LK_INLINE void quantize(const struct lk_quantize *a, int64_t begin, int64_t end, const enum lk_type type)
@@ -102,17 +109,24 @@ LK_INLINE __m512 all_of(const uint32_t *a)
     return _mm512_castsi512_ps(_mm512_set1_epi32((int)*a));
 }
 
-/* A row of a block for 16 outputs; `a` is its first word. Two sums, which wait for each other half as long. */
-LK_INLINE __m512 dot_of(const int R, const enum lk_packing kind, const __m512i w[WORDS], const uint32_t *a)
+/* A row of a block's half for 16 outputs; `a` is its first word. */
+LK_INLINE __m512 dot_of(const int R, const enum lk_packing kind, const int half, const __m512i w[WORDS],
+                        const uint32_t *a)
 {
-    __m512i even = kind == LK_PK_S4 ? (__m512i)all_of(a + LK_W4A8_SUM * R) : _mm512_setzero_si512();
-    __m512i odd = _mm512_setzero_si512();
+    __m512i dot = kind == LK_PK_S4 ? (__m512i)all_of(a + (LK_W4A8_SUM + half) * R) : _mm512_setzero_si512();
 #pragma GCC unroll 4
-    for (int o = 0; o < WORDS; o += 2) {
-        LK_DOT_ALL(even, w[o], a + o * R);
-        LK_DOT_ALL(odd, w[o + 1], a + (o + 1) * R);
-    }
-    return _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
+    for (int o = half * WORDS / 2; o < (half + 1) * WORDS / 2; o++)
+        LK_DOT_ALL(dot, w[o], a + o * R);
+    return _mm512_cvtepi32_ps(dot);
+}
+
+/* The block added to its run. */
+LK_INLINE __m512 add_block(const int R, const enum lk_packing kind, const __m512i w[WORDS], const uint32_t *a,
+                           __m512 run)
+{
+    const __m512 first = dot_of(R, kind, 0, w, a), last = dot_of(R, kind, 1, w, a);
+    run = _mm512_fmadd_ps(first, all_of(a + LK_W4A8_SCALE * R), run);
+    return _mm512_fmadd_ps(last, all_of(a + (LK_W4A8_SCALE + 1) * R), run);
 }
 
 /* The next segment's sums, [R, 32], where each block is a run: they stay in registers. */
@@ -133,7 +147,7 @@ LK_INLINE void short_runs(const int R, const enum lk_packing kind, struct lk_w4a
 #pragma GCC unroll 12
             for (int i = 0; i < R; i++) {
                 const uint32_t *a = p->a + i;
-                const __m512 run = _mm512_mul_ps(dot_of(R, kind, w, a), all_of(a + LK_W4A8_SCALE * R));
+                const __m512 run = add_block(R, kind, w, a, _mm512_setzero_ps());
                 acc[i][h] = _mm512_fmadd_ps(run, scales.d, acc[i][h]);
                 if (kind != LK_PK_S4)
                     acc[i][h] = _mm512_fmadd_ps(scales.plus, all_of(a + LK_W4A8_SCALED_SUM * R), acc[i][h]);
@@ -196,8 +210,7 @@ LK_INLINE void long_runs(const int R, const enum lk_packing kind, struct lk_w4a8
             codes_of(seg.codes + 64 * h, w);
 #pragma GCC unroll 12
             for (int i = 0; i < R; i++)
-                run.v[i][h] =
-                    _mm512_fmadd_ps(dot_of(R, kind, w, p->a + i), all_of(p->a + LK_W4A8_SCALE * R + i), run.v[i][h]);
+                run.v[i][h] = add_block(R, kind, w, p->a + i, run.v[i][h]);
         }
 #pragma GCC unroll 12
         for (int i = 0; i < R && kind != LK_PK_S4; i++)

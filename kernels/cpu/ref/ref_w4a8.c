@@ -1,4 +1,4 @@
-/* Products of weights of 4 bits by activations of 8. Activations: q [n_row, packed columns], then scales [n_row,
+/* Products of weights of 4 bits by activations of 8. Activations: q [n_row, packed columns], then scales [n_row, half
  * blocks]; weights: panels of 16 output columns, codes by word. */
 #include <math.h>
 
@@ -7,10 +7,11 @@
 #include "kernels/cpu/ref/lk_ref.h"
 
 #define PANEL LK_REF_PANEL
+#define HALF (LK_BLOCK / 2)
 
 static size_t act_bytes(int64_t n_row, const struct lk_cols *cols)
 {
-    return (size_t)(n_row * (lk_cols_packed(cols) + lk_cols_packed(cols) / LK_BLOCK * (int64_t)sizeof(float)));
+    return (size_t)(n_row * (lk_cols_packed(cols) + lk_cols_packed(cols) / HALF * (int64_t)sizeof(float)));
 }
 
 static void pack_codes(const struct lk_pack_codes *a)
@@ -31,16 +32,16 @@ static float *scales_of(void *q, int64_t n_row, int64_t n_k)
 static inline void quantize(const struct lk_quantize *a, int64_t begin, int64_t end, enum lk_type type)
 {
     int64_t n_k = lk_cols_packed(a->a.cols);
-    for (int64_t at = begin * n_k; at < end * n_k; at += LK_BLOCK) {
-        float x[LK_BLOCK];
+    for (int64_t at = begin * n_k; at < end * n_k; at += HALF) {
+        float x[HALF];
         uint32_t most = 0;
-        for (int i = 0; i < LK_BLOCK; i++) {
+        for (int i = 0; i < HALF; i++) {
             x[i] = lk_ref_get(a->a.data, at + i, type);
             most = lk_int8_more(most, x[i]);
         }
         struct lk_int8_scale of = lk_int8_scale_of(most);
-        scales_of(a->q, a->a.n_row, n_k)[at / LK_BLOCK] = of.s;
-        for (int i = 0; i < LK_BLOCK; i++)
+        scales_of(a->q, a->a.n_row, n_k)[at / HALF] = of.s;
+        for (int i = 0; i < HALF; i++)
             ((int8_t *)a->q)[at + i] = lk_int8_of(x[i], of.inverse);
     }
 }
@@ -60,16 +61,20 @@ struct run {
     float p, u;
 };
 
-/* One row's numbers of a block and their scale, one output's codes. */
-static void add_block(struct run *run, const struct lk_block_codes *b, const int8_t *q, float s)
+/* One row's numbers of a block and their scales, one output's codes. */
+static void add_block(struct run *run, const struct lk_block_codes *b, const int8_t *q, const float s[2])
 {
-    int32_t dot = 0, all = 0;
-    for (int i = 0; i < LK_BLOCK; i++) {
-        dot += b->code[i] * q[i];
-        all += q[i];
+    float scaled[2];
+    for (int half = 0; half < 2; half++) {
+        int32_t dot = 0, all = 0;
+        for (int i = half * HALF; i < (half + 1) * HALF; i++) {
+            dot += b->code[i] * q[i];
+            all += q[i];
+        }
+        run->p = fmaf((float)(b->line[0].kind == LK_PK_S4 ? dot - 8 * all : dot), s[half], run->p);
+        scaled[half] = s[half] * (float)all;
     }
-    run->p = fmaf((float)(b->line[0].kind == LK_PK_S4 ? dot - 8 * all : dot), s, run->p);
-    run->u += s * (float)all;
+    run->u += scaled[0] + scaled[1];
 }
 
 static float end_run(struct run *run, const struct lk_line *l, float sum)
@@ -106,8 +111,8 @@ static void segment(const struct lk_linear *a, const struct lk_ref_place *p, int
             lk_packed_block(&panel, at, s, k, j, &b);
             for (int i = 0; i < p->r; i++) {
                 const int64_t from = (p->row + i) * n_k + k;
-                const float scale = scales_of(a->a.data, a->a.n_row, n_k)[from / LK_BLOCK];
-                add_block(&run[i][j], &b, (const int8_t *)a->a.data + from, scale);
+                const float *scales = scales_of(a->a.data, a->a.n_row, n_k) + from / HALF;
+                add_block(&run[i][j], &b, (const int8_t *)a->a.data + from, scales);
                 if (last)
                     acc[i][j] = end_run(&run[i][j], &b.line[0], acc[i][j]);
             }
