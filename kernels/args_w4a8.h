@@ -14,8 +14,8 @@
  * blocks of 32 that share their d (Q4_K: d and d sc, a block alone). With c the codes, d and what else is the kind's as
  * in args_packed.h, and from +0, block by block,
  *
- *     p = fma((f32)(sum over k of c[j, k] * q[i, k]), s, p)  for its halves in turn (S4: less 8 X, before it becomes
- * f32) u = u + (s X of the first half + s X of the other)
+ *     p = fma((f32)(sum over k of c[j, k] * q[i, k]), s, p)  for its halves in turn; of S4 (sum - 8 X)
+ *     u = u + (s X of the first half + s X of the other)
  *
  * a run adds
  *
@@ -29,6 +29,7 @@
 
 #include "kernels/args_int8.h"
 
+/* Codes of 4 bits. */
 static inline bool lk_w4a8_has(enum lk_packing kind)
 {
     return kind <= LK_PK_K4;
