@@ -190,7 +190,8 @@ static void put_by_byte(const struct lk_packed_panel *p, const uint8_t q[LK_BLOC
 
 static unsigned code_by_byte(const struct lk_packed_panel *p, const uint8_t *codes, int64_t block, int64_t j, int k)
 {
-    return codes[word_by_byte(p, block, j, k / 8) + k % 4] >> k / 4 % 2 * 4 & 15u;
+    const unsigned both = codes[word_by_byte(p, block, j, k / 8) + k % 4];
+    return both >> k / 4 % 2 * 4 & 15u;
 }
 
 void lk_codes_put(const struct lk_packed_panel *p, const uint8_t q[LK_BLOCK], int64_t j, int64_t block, uint8_t *codes)
