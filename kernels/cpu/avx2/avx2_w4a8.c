@@ -19,14 +19,15 @@ static int64_t quantize_items(const struct lk_quantize *a)
     return lk_w4a8_quantize_items(a, ROWS);
 }
 
+/* Of all four. */
 static int32_t sum_of(__m128i x)
 {
     x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
     return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
 }
 
-/* Half of a row's block, two vectors `step` numbers apart, to words and what follows them r words apart. Returns the
- * sum that is not in the record. */
+/* Half of a row's block, two vectors `step` numbers apart, to the block's record, whose words are r apart; returns s X.
+ */
 static float quantize_half(const float *from, int64_t step, const int half, uint32_t *to, int64_t r)
 {
     LK_EIGHT_INT most = {0};
@@ -44,12 +45,9 @@ static float quantize_half(const float *from, int64_t step, const int half, uint
     const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
     uint32_t words[4];
     _mm_storeu_si128((__m128i *)(void *)words, bytes);
-    to += half * LK_W4A8_WORDS / 2 * r;
-    to[0] = words[0];
-    to[r] = words[2];
-    to[2 * r] = words[1];
-    to[3 * r] = words[3];
-    to -= half * LK_W4A8_WORDS / 2 * r;
+    static const uint8_t from_word[4] = {0, 2, 1, 3};
+    for (int w = 0; w < LK_W4A8_WORDS / 2; w++)
+        to[(half * LK_W4A8_WORDS / 2 + w) * r] = words[from_word[w]];
     const __m256i both = _mm256_add_epi32(q[0], q[1]);
     const int32_t sum = sum_of(_mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1)));
     to[(LK_W4A8_SCALE + half) * r] = lk_bits(of.s);

@@ -20,7 +20,7 @@ static int64_t quantize_items(const struct lk_quantize *a)
     return lk_w4a8_quantize_items(a, ROWS);
 }
 
-/* 1 and 127 over m, both by the scalar's formulas (lk_int8_scale_of). */
+/* m / 127 and 127 / m, and what lk_int8_scale_of makes of those that are none. */
 struct scales {
     __m512 s, inverse;
 };
@@ -48,7 +48,7 @@ LK_INLINE __m512i word_of(const __m512 x[4], __m512 inverse, __m512i *sum)
     return word;
 }
 
-/* Half a block of r rows: a lane is a row. What is not in the block's record: the sum. */
+/* Half a block of r rows, a lane each, to the block's record; returns s X. */
 LK_INLINE __m512 quantize_half(const __m512 x[LK_BLOCK / 2], const int half, int r, uint32_t *to)
 {
     const __mmask16 rows = lk_mask16(r);
@@ -92,7 +92,7 @@ LK_INLINE void quantize(const struct lk_quantize *a, int64_t begin, int64_t end,
 }
 LK_BOTH_TYPES(quantize, lk_quantize)
 
-/* The codes of 16 outputs' block, word by word: `codes` is that of the panel's block for the half. */
+/* A block of 16 outputs, whose first codes are at `codes`, word by word. */
 LK_INLINE void codes_of(const uint8_t *codes, __m512i w[WORDS])
 {
     const __m512i low = _mm512_set1_epi32(0x0f0f0f0f);
