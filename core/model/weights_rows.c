@@ -107,13 +107,14 @@ static const char *why_not(const struct lb_loader *ld, struct lb_part *p, const 
     const struct lb_backend *be = ld->s->backend;
     if (spec->f32)
         return "routers are multiplied in f32";
+    const char *why = NULL;
     if (be->unpack)
-        return spec->int8 ? "quantized to int8 by row" : "as asked for";
-    if (!be->ops->keeps || !lb_codes_of(p->t, p->col, &p->how))
-        return spec->int8 ? "quantized to int8 by row" : "no product takes them";
-    if (be->ops->keeps(be, &p->how, spec->cols, spec->int8) && !(spec->int8 && begins_anywhere(ld, spec->cols)))
-        return NULL;
-    return spec->int8 ? "quantized to int8 by row" : "a product begins inside a group";
+        why = "as asked for";
+    else if (!be->ops->keeps || !lb_codes_of(p->t, p->col, &p->how))
+        why = "no product takes them";
+    else if (!be->ops->keeps(be, &p->how, spec->cols, spec->int8) || (spec->int8 && begins_anywhere(ld, spec->cols)))
+        why = "a product begins inside a group";
+    return why && spec->int8 ? "quantized to int8 by row" : why;
 }
 
 void lb_load_count(struct lb_loader *ld, enum lb_wtype type, const char *why)

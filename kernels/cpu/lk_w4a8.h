@@ -145,7 +145,7 @@ static inline bool lk_w4a8_short(const struct lk_packed *q)
     return q->kind == LK_PK_K4 || q->group == LK_BLOCK;
 }
 
-/* Behind a block of r rows; returns whether a run ends with it. */
+/* Behind a block of r rows; returns whether a longer run ends with it. */
 LK_INLINE bool lk_w4a8_next(struct lk_w4a8_segment *s, struct lk_w4a8_product *p, const int r)
 {
     p->a += LK_W4A8_RECORD * r;
@@ -155,7 +155,7 @@ LK_INLINE bool lk_w4a8_next(struct lk_w4a8_segment *s, struct lk_w4a8_product *p
     s->group = s->groups.at;
     lk_groups_step(&s->groups, LK_BLOCK);
     s->n_block--;
-    return lk_w4a8_short(&p->panel->q) || s->group != s->groups.at || s->n_block == 0;
+    return s->group != s->groups.at || s->n_block == 0;
 }
 
 /* A set's table of products by whether runs are short, kind and rows, for EACH_ROWS(X, K), which has X(1, K) to X(ROWS,

@@ -29,6 +29,10 @@ void check_sample(int modeled);
 uint32_t check_random(void);
 float check_uniform(float low, float high);
 void check_fill(float *x, int64_t n, float low, float high);
+/* The same bits, NaN all alike. */
+bool check_same_bits(float x, float y);
+/* The segments' sums part[0 .. n_seg - 1] in struct lk_linear's order; part is used up. */
+float check_tree(const struct lk_cols *c, float *part);
 /* As the set stores it: rounded to bf16 where that is its type. */
 float check_stored(const struct lk_cpu *t, float x);
 

@@ -164,17 +164,7 @@ static float value_of(const struct problem *p, int64_t i, int64_t j)
         part[s] = segment_of(&p->qa[i * n + s], &p->qw[j * n + s]);
     for (int s = 0; p->adapter && p->adapter->of_row[i] >= 0 && s < n; s++)
         part[s] += added_to(p, i, j, s);
-    for (int step = 1; lk_cols_balanced(&p->cols) && step < n; step *= 2)
-        for (int s = 0; s < n; s += 2 * step)
-            part[s] += part[s + step];
-    for (int s = 1; !lk_cols_balanced(&p->cols) && s < n; s++)
-        part[0] += part[s];
-    return part[0];
-}
-
-static bool same(float x, float y)
-{
-    return lk_bits(x) == lk_bits(y) || (isnan(x) && isnan(y));
+    return check_tree(&p->cols, part);
 }
 
 static void *pack_int8(const struct lk_cpu *t, const struct problem *p, int gate_up)
@@ -260,9 +250,9 @@ static void store_and_add(const struct lk_cpu *t, const struct problem *p)
         if ((i * p->n_out + j) % check_every != 0)
             continue;
         float want = value_of(p, i, j), sum = 7.0f + (want + p->bias[j]);
-        check_that(same(y[at], want), t, "int8", "n_row %lld row %lld column %lld: %a, not %a", (long long)p->n_row,
-                   (long long)i, (long long)j, (double)y[at], (double)want);
-        check_that(same(z[at], sum), t, "int8", "add: %a, not %a", (double)z[at], (double)sum);
+        check_that(check_same_bits(y[at], want), t, "int8", "n_row %lld row %lld column %lld: %a, not %a",
+                   (long long)p->n_row, (long long)i, (long long)j, (double)y[at], (double)want);
+        check_that(check_same_bits(z[at], sum), t, "int8", "add: %a, not %a", (double)z[at], (double)sum);
     }
     free(packed);
     free(y);

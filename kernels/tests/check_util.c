@@ -67,6 +67,21 @@ void check_fill(float *x, int64_t n, float low, float high)
         x[i] = check_uniform(low, high);
 }
 
+bool check_same_bits(float x, float y)
+{
+    return lk_bits(x) == lk_bits(y) || (isnan(x) && isnan(y));
+}
+
+float check_tree(const struct lk_cols *c, float *part)
+{
+    for (int step = 1; lk_cols_balanced(c) && step < c->n_seg; step *= 2)
+        for (int s = 0; s < c->n_seg; s += 2 * step)
+            part[s] += part[s + step];
+    for (int s = 1; !lk_cols_balanced(c) && s < c->n_seg; s++)
+        part[0] += part[s];
+    return part[0];
+}
+
 float check_stored(const struct lk_cpu *t, float x)
 {
     return t->type == LK_F32 ? x : lk_widen(lk_round(x));

@@ -88,12 +88,7 @@ static float value_of(const struct problem *p, int64_t i, int64_t j)
     float part[LK_MAX_SEG] = {0};
     for (int s = 0; s < c->n_seg; s++)
         part[s] = segment_of(p, i, j, s);
-    for (int step = 1; lk_cols_balanced(c) && step < c->n_seg; step *= 2)
-        for (int s = 0; s < c->n_seg; s += 2 * step)
-            part[s] += part[s + step];
-    for (int s = 1; !lk_cols_balanced(c) && s < c->n_seg; s++)
-        part[0] += part[s];
-    return part[0];
+    return check_tree(c, part);
 }
 
 /* Numbers of all sizes, blocks of nothing, of halves between whole numbers, and far too small ones. */
@@ -145,11 +140,6 @@ static void problem_free(struct problem *p)
     free(p->want);
 }
 
-static bool same(float x, float y)
-{
-    return lk_bits(x) == lk_bits(y) || (isnan(x) && isnan(y));
-}
-
 static void *pack(const struct lk_cpu *t, const struct problem *p, int gate_up)
 {
     struct lk_cpu as = *t;
@@ -195,11 +185,12 @@ static void store_and_add(const struct lk_cpu *t, const struct problem *p)
         if ((i * n_out + j) % check_every != 0)
             continue;
         const float want = p->want[i * n_out + j], sum = 7.0f + (want + p->bias[j]);
-        check_that(same(y[at], want), t, "w4a8", "%s, %lld columns, %lld rows, row %lld column %lld: %a, not %a",
-                   check_kind_name[p->x.q.kind], (long long)p->x.cols.n_col, (long long)p->n_row, (long long)i,
-                   (long long)j, (double)y[at], (double)want);
-        check_that(same(z[at], sum), t, "w4a8", "%s, added: %a, not %a", check_kind_name[p->x.q.kind], (double)z[at],
-                   (double)sum);
+        check_that(check_same_bits(y[at], want), t, "w4a8",
+                   "%s, %lld columns, %lld rows, row %lld column %lld: %a, not %a", check_kind_name[p->x.q.kind],
+                   (long long)p->x.cols.n_col, (long long)p->n_row, (long long)i, (long long)j, (double)y[at],
+                   (double)want);
+        check_that(check_same_bits(z[at], sum), t, "w4a8", "%s, added: %a, not %a", check_kind_name[p->x.q.kind],
+                   (double)z[at], (double)sum);
     }
     free(packed);
     free(y);
@@ -268,13 +259,9 @@ static void with_adapter(const struct lk_cpu *t, const struct problem *p)
         float part[LK_MAX_SEG] = {0};
         for (int s = 0; s < c->n_seg; s++)
             part[s] = segment_of(p, i, j, s) + (of_row[i] < 0 ? 0 : 0.5f * u[i * u_ld + 8 * s]);
-        for (int step = 1; lk_cols_balanced(c) && step < c->n_seg; step *= 2)
-            for (int s = 0; s < c->n_seg; s += 2 * step)
-                part[s] += part[s + step];
-        for (int s = 1; !lk_cols_balanced(c) && s < c->n_seg; s++)
-            part[0] += part[s];
-        check_that(same(y[at], part[0]) || y[at] == part[0], t, "w4a8", "%s, adapted: %a, not %a",
-                   check_kind_name[p->x.q.kind], (double)y[at], (double)part[0]);
+        const float want = check_tree(c, part);
+        check_that(check_same_bits(y[at], want) || y[at] == want, t, "w4a8", "%s, adapted: %a, not %a",
+                   check_kind_name[p->x.q.kind], (double)y[at], (double)want);
     }
     free(packed);
     free(y);
