@@ -192,6 +192,10 @@ static void put_counts(struct lb_str *out, const struct lb_stats *s)
     lb_html_count(out, "tokens.completion", s->completion_tokens, "");
     label(out, "Computed again after an eviction");
     lb_html_count(out, "tokens.recomputed", s->recomputed, "");
+    label(out, "Of drafts");
+    lb_html_count(out, "tokens.drafted", s->drafted, "");
+    label(out, "Of drafts, those that gave a new token");
+    lb_html_count(out, "tokens.accepted", s->accepted, "");
     label(out, "Padding");
     lb_html_count(out, "tokens.padding", s->padding, "");
     close_numbers(out);

@@ -211,6 +211,9 @@ void lb_report_summary(struct lb_report *r, const struct lb_stats *st)
         lb_str_putf(&s, " (%lld from shared beginnings)", (long long)st->prefix_hit);
     lb_str_putf(&s, ", completion %lld, recomputed %lld\n", (long long)st->completion_tokens,
                 (long long)st->recomputed);
+    if (st->drafted > 0)
+        lb_str_putf(&s, "drafts      %lld tokens, %lld of them accepted\n", (long long)st->drafted,
+                    (long long)st->accepted);
     if (st->scored_tokens > 0)
         lb_str_putf(&s, "scoring     %lld prompt tokens, nll %.6g, perplexity %.6g\n", (long long)st->scored_tokens,
                     st->scored_nll, exp(st->scored_nll / (double)st->scored_tokens));

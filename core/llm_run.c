@@ -231,6 +231,8 @@ static struct lb_run_spec run_spec(struct lb_llm *llm, struct lb_journal *j)
         .open_other = llm->backend && llm->backend->stream ? lb_other_open : NULL,
         .other_ctx = llm,
         .no_fold = o->no_fold,
+        .no_draft = o->no_draft,
+        .bold = o->bold_drafts,
         .crowd = o->crowd_pages > 0,
         .token_ids = o->token_ids,
         .timing = o->timing,

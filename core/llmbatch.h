@@ -74,7 +74,8 @@ struct lb_options {
     int64_t max_model_len;          /* 0: the model's */
     enum lb_order order;
     bool no_prefix_cache;
-    bool no_fold; /* rows that would give the same are all run */
+    bool no_fold;  /* rows that would give the same are all run */
+    bool no_draft; /* a row's step has one new token, whatever is expected behind it */
 
     bool render;                      /* rows as the model would see them, without a model */
     bool plan;                        /* nothing is run or written but the stats file: see lb_plan_text */
@@ -105,6 +106,7 @@ struct lb_options {
     const volatile sig_atomic_t *stop; /* not 0: stop admitting, keep finished rows; NULL: never */
     const struct lb_hook *hook;        /* tests only; NULL as a rule */
     int64_t lt_weights;                /* tests only: see struct lb_backend_spec */
+    bool bold_drafts;                  /* tests only: rows take drafts that are not worth it */
     int64_t crowd_pages; /* tests only: a cache of so many pages, and rows admitted until they are evicted; 0 */
 };
 

@@ -115,12 +115,21 @@ def ranks_that_share_beginnings_and_are_short_of_memory(tmp):
 
 
 @case
+def ranks_that_take_drafts(tmp):
+    rows = [{'prompt_token_ids': [5 + (i * 7 + k % (3 + i)) % 90 for k in range(40)], 'max_tokens': 100, 'ignore_eos': True}
+            for i in range(12)]
+    path = write(os.path.join(tmp, 'in.jsonl'), lines(rows))
+    stats = compare(tmp, ['-m', SMALL, '-i', path, '--max-seqs', '4'], [(2, 1), (4, 2), (2, 2)], only_alone=['--no-draft'])
+    check(stats['tokens']['drafted'] >= stats['tokens']['accepted'] > 100, stats['tokens'])
+
+
+@case
 def every_rank_gets_rows(tmp):
     needs_mpi()
     path = write(os.path.join(tmp, 'in.jsonl'), lines([{'prompt_token_ids': [5 + i % 50, 7, 9], 'max_tokens': 60,
                                                         'ignore_eos': True} for i in range(60)]))
     out = os.path.join(tmp, 'out.jsonl')
-    with Run(local(3), ['-m', SMALL, '-i', path, '-o', out, '--timing']) as r:
+    with Run(local(3), ['-m', SMALL, '-i', path, '-o', out, '--timing', '--no-draft']) as r:
         equal(r.end(), 0, r.err)
     where = [json.loads(line)['timing'] for line in read(out).splitlines()]
     count = [sum(t['rank'] == k for t in where) for k in range(3)]

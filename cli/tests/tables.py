@@ -182,7 +182,7 @@ STATS = {
     'model': {'path', 'architecture', 'parameters', 'dtype'},
     'engine': {'device', 'isa', 'threads', 'ranks', 'tp', 'dp', 'batch_tokens', 'kv_pages', 'page_tokens', 'segments'},
     'rows': {'total', 'ok', 'stop', 'length', 'error', 'errors_by_code'},
-    'tokens': {'prompt', 'prompt_computed', 'completion', 'recomputed', 'padding'},
+    'tokens': {'prompt', 'prompt_computed', 'completion', 'recomputed', 'drafted', 'accepted', 'padding'},
     'time_s': {'total', 'load', 'forward', 'host_wait', 'write'},
     'throughput': {'prompt_tok_s', 'completion_tok_s', 'total_tok_s'},
     'latency_s': {'p50', 'p90', 'p99', 'max'},

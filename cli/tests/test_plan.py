@@ -30,7 +30,7 @@ def the_steps_of_a_plan_are_the_runs(tmp):
     rows = ragged(40)
     for options in (['--batch-tokens', '16', '--max-seqs', '3'], ['--batch-tokens', '64', '--max-seqs', '64'],
                     ['--batch-tokens', '24', '--kv-memory', '128K']):
-        options = [*options, '--ignore-eos', '--no-prefix-cache']
+        options = [*options, '--ignore-eos', '--no-prefix-cache', '--no-draft']
         text, plan = planned(tmp, SMALL, rows, *options)
         _, run = ran(tmp, SMALL, rows, *options)
         plan, steps = plan['plan'], run['steps']

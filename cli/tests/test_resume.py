@@ -237,7 +237,7 @@ CHANGES = {
 NEUTRAL = {
     'output': None, 'stats': None, 'report': ['/dev/null'], 'trace': ['/dev/null'], 'completions': None, 'overwrite': None,
     'restart': None, 'device': ['cpu'], 'kv-dtype': ['bf16'], 'threads': ['1'],
-    'batch-tokens': ['17'], 'max-seqs': ['2'], 'no-prefix-cache': [], 'no-fold': [], 'kv-memory': ['64M'], 'order': ['completion'],
+    'batch-tokens': ['17'], 'max-seqs': ['2'], 'no-prefix-cache': [], 'no-fold': [], 'no-draft': [], 'kv-memory': ['64M'], 'order': ['completion'],
     'audit': ['warn'], 'plan': None, 'progress': ['on'], 'log-level': ['debug'], 'retry-errors': [], 'tp': None,
     'no-mpi': [], 'rank-timeout': ['1h'], 'merge': None,
     'time-limit': ['1h'], 'max-errors': ['5'], 'verify': ['2'], 'version': None, 'help': None,

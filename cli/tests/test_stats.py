@@ -76,9 +76,10 @@ def stats_sums(tmp):
     equal(tokens['prompt'], sum(row['prompt_tokens'] for row in good), 'prompt tokens')
     equal(tokens['completion'], sum(c['completion_tokens'] for c in choices), 'new tokens')
     # what a step took: of each prompt, whatever its samples, what no other row had computed; of each sequence every new
-    # token but the last
+    # token but the last, and what was drafted in vain
     equal(tokens['prompt_computed'] + tokens['prefix_hit'], tokens['prompt'], 'prompts are computed or found')
     fed = tokens['prompt_computed'] + tokens['recomputed'] + tokens['completion'] - len(choices)
+    fed += tokens['drafted'] - tokens['accepted']
     close(stats['steps']['tokens_mean'] * stats['steps']['count'], fed, 'tokens of all steps')
     close(stats['steps']['fill'], stats['steps']['tokens_mean'] / stats['engine']['batch_tokens'], 'fill')
     close(time['prefill'] + time['decode'], time['forward'], 'kinds of forward passes')

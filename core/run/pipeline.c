@@ -16,6 +16,8 @@
 #define RAW_ROWS 256                  /* rows read ahead of the tokenizer, ... */
 #define RAW_BYTES ((int64_t)16 << 20) /* ... fewer of long lines */
 #define READY_ROWS 256                /* rows whose output buffers are made ahead */
+#define BALANCE 12.0                  /* operations for each byte that memory gives, about, of a few cores */
+#define MOST_CHEAP 12                 /* where weights have more than 16 bits, or lie here twice */
 #define DONE_ROWS 4096                /* finished rows ahead of the writer */
 
 static enum lb_status loop(struct lb_run *r, struct lb_err *err)
@@ -75,6 +77,19 @@ static size_t text_room(const struct lb_tok *tok)
     return 3 * longest + 64;
 }
 
+/* What drafts cost and spare here, about. Each token has experts of its own, whose weights have to be read as well. */
+static void weigh_drafts(const struct lb_run *r, struct lb_sched_spec *s)
+{
+    const struct lb_plan *p = r->spec->plan;
+    struct lb_model_size size = lb_model_size_of(r->spec->model);
+    double position = (double)p->page_bytes / LK_PAGE_TOKENS;
+    if (size.n_layer_product == 0)
+        return;
+    s->read_cost = position * BALANCE * r->spec->ranks.tp / (2 * (double)size.n_layer_product);
+    double cheap = BALANCE * p->need.weights / (2 * (double)size.n_param);
+    s->cheap_tokens = r->spec->config->moe.n_expert > 0 ? 0 : cheap < MOST_CHEAP ? (int64_t)cheap : MOST_CHEAP;
+}
+
 static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec, struct lb_stats *stats,
                                struct lb_err *err)
 {
@@ -120,8 +135,11 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
                                   .max_seqs = p->max_seqs,
                                   .score_tokens = p->score_tokens,
                                   .out_flag = spec->ranks.tp > 1 ? LB_OUT_TOP : LB_OUT_LOGITS,
+                                  .bold = spec->bold,
                                   .crowd = spec->crowd};
     sched.draws = r->ahead = lb_model_ahead(spec->model) > 0;
+    sched.draft_tokens = spec->no_draft || r->ahead ? 0 : p->draft_tokens;
+    weigh_drafts(r, &sched);
     LB_TRY(lb_sched_init(&r->sched, &sched, err));
     r->now = r->flight;
     for (int i = 0; i <= r->ahead; i++)
@@ -293,7 +311,11 @@ static void count_forward(struct lb_run *r)
     m->padding = c->product_rows - c->token_rows;
     m->n_fed = r->n_fed;
     m->n_wanted = r->n_wanted;
-    m->flop = 2 * ((double)size.n_layer_product * (double)r->n_fed + (double)size.n_head_product * (double)r->n_wanted);
+    m->drafted = r->sched.n_drafted;
+    m->accepted = r->sched.n_accepted;
+    double wrong = (double)(m->drafted - m->accepted); /* nobody is served by them */
+    m->flop = 2 * ((double)size.n_layer_product * ((double)r->n_fed - wrong) +
+                   (double)size.n_head_product * ((double)r->n_wanted - wrong));
     m->seqs_sum = r->seqs_sum;
     m->waste_sum = r->waste_sum;
     m->peak_pages = r->kv.peak_used;

@@ -68,7 +68,8 @@ struct lb_run_spec {
     enum lb_status (*open_other)(void *ctx, struct lb_step_limits limit, struct lb_model **out, struct lb_err *err);
     void *other_ctx;
     bool no_fold;               /* rows that would give the same are all run */
-    bool crowd;                 /* tests: see struct lb_sched_spec */
+    bool no_draft;              /* rows take no drafts */
+    bool crowd, bold;           /* tests: see struct lb_sched_spec */
     int64_t created;            /* of OpenAI responses */
     struct lb_journal *journal; /* not for LB_RUN_SURVEY */
     const struct lb_log *log;

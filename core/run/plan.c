@@ -206,7 +206,8 @@ void lb_plan_derive(struct lb_plan *p)
     p->limit = (struct lb_step_limits){
         .n_tok = (int32_t)p->batch_most, .n_seq = (int32_t)n_seq, .n_page = (int32_t)least(entries, INT32_MAX)};
     p->score_tokens = (int32_t)least(LB_SCORE_TOKENS, p->batch_most);
-    p->max_out = (int32_t)least(p->max_seqs + p->score_tokens, p->batch_most);
+    p->draft_tokens = (int32_t)least(LB_DRAFT_TOKENS, p->batch_most);
+    p->max_out = (int32_t)least(p->max_seqs + p->score_tokens + p->draft_tokens, p->batch_most);
 }
 
 void lb_plan_take_batch(struct lb_plan *p, int64_t batch_tokens)

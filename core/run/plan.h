@@ -14,6 +14,7 @@
 #define LB_DEFAULT_BATCH_TOKENS 512
 #define LB_MOST_BATCH_TOKENS 4096 /* that is ever chosen */
 #define LB_SCORE_TOKENS 256       /* products over as many are nearly as fast as over more */
+#define LB_DRAFT_TOKENS 256
 
 /* What is known of a run's rows before they are read; 0: not known. */
 struct lb_expect {
@@ -61,6 +62,7 @@ struct lb_plan {
     struct lb_step_limits limit;
     int32_t max_out;
     int32_t score_tokens; /* of prompts, whose logits a step can ask for */
+    int32_t draft_tokens; /* of drafts, which ask for no logits */
 };
 
 /* tp for `auto` on this host, among the divisors of n_rank and of the model's segments: the smallest with which weights

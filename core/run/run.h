@@ -26,7 +26,7 @@ struct lb_tally {
 /* A step from its packing to the end of what became of it. */
 struct lb_flight {
     struct lb_step step;
-    const struct lb_outs *outs; /* the scheduler's */
+    struct lb_outs *outs; /* the scheduler's */
     struct lb_step_note note;
     int64_t n_prefill, n_decode, n_again, n_hit; /* as the scheduler counts them */
     double waste;                                /* of the cache, a row */

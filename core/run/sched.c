@@ -15,14 +15,15 @@ enum lb_status lb_sched_init(struct lb_sched *s, const struct lb_sched_spec *spe
     s->seq = lb_mem_new(n, sizeof *s->seq);
     s->evicted = lb_mem_new(n, sizeof *s->evicted);
     s->most_seq = spec->max_seqs < spec->batch_tokens ? spec->max_seqs : spec->batch_tokens;
-    int64_t n_out = spec->max_seqs + spec->score_tokens;
+    int64_t n_out = spec->max_seqs + spec->score_tokens + spec->draft_tokens;
     size_t out = (size_t)(n_out < spec->batch_tokens ? n_out : spec->batch_tokens);
     s->moved = lb_mem_new(n, sizeof *s->moved);
     bool taken = s->seq && s->evicted && s->moved;
     for (int i = 0; i < 2; i++) {
         s->out[i].seq = lb_mem_new(out, sizeof *s->out[i].seq);
         s->out[i].scored = lb_mem_new(out, sizeof *s->out[i].scored);
-        taken = taken && s->out[i].seq && s->out[i].scored;
+        s->out[i].draft = lb_mem_new(out, sizeof *s->out[i].draft);
+        taken = taken && s->out[i].seq && s->out[i].scored && s->out[i].draft;
     }
     s->outs = s->out;
     if (!taken) {
@@ -50,6 +51,7 @@ void lb_sched_release(struct lb_sched *s)
     for (int i = 0; i < 2; i++) {
         lb_mem_free(s->out[i].seq);
         lb_mem_free(s->out[i].scored);
+        lb_mem_free(s->out[i].draft);
     }
     *s = (struct lb_sched){0};
 }
@@ -128,7 +130,8 @@ static int32_t token_of(const struct lb_seq *q, const struct lb_step *step, int6
         return w->prompt[pos];
     if (pos == w->n_prompt + w->n_out - 1 && q->slot_step == step->number - 1)
         return ~q->slot;
-    return w->out[pos - w->n_prompt];
+    pos -= w->n_prompt;
+    return pos < w->n_out ? w->out[pos] : q->expected[pos - w->n_out];
 }
 
 static void count(struct lb_sched *s, const struct lb_work *w, int64_t begin, int64_t end)
@@ -150,6 +153,7 @@ static void want(struct lb_sched *s, struct lb_step *step, int64_t index, int64_
     bool draws = s->spec.draws && logits && scored == 0 && !many && lb_work_draws_alone(w);
     s->outs->seq[step->n_out] = (int32_t)index;
     s->outs->scored[step->n_out] = (int32_t)scored;
+    s->outs->draft[step->n_out] = -1;
     s->outs->n = step->n_out + 1;
     step->out_tok[step->n_out] = step->n_tok - 1;
     step->out_flags[step->n_out] = !logits ? 0 : many ? LB_OUT_LOGITS : draws ? LB_OUT_DRAW : s->spec.out_flag;
@@ -159,12 +163,12 @@ static void want(struct lb_sched *s, struct lb_step *step, int64_t index, int64_
     s->n_scored += scored > 0;
 }
 
-/* The next n tokens of a row, for which there are pages. */
+/* The next n tokens of a row, for which there are pages; beyond its last id those of its draft. */
 static void put(struct lb_sched *s, struct lb_step *step, int64_t index, int64_t n)
 {
     struct lb_seq *q = &s->seq[index];
     struct lb_work *w = q->work;
-    int64_t begin = q->n_fed, end = begin + n;
+    int64_t begin = q->n_fed, end = begin + n, known = w->n_prompt + w->n_out;
     const struct lb_kv_seq *pages = &s->spec.kv->seq[q->kv_seq];
     step->seq_start[step->n_seq] = step->n_tok;
     step->page_start[step->n_seq] = step->n_page;
@@ -180,9 +184,12 @@ static void put(struct lb_sched *s, struct lb_step *step, int64_t index, int64_t
         step->rope_len[t] = (int32_t)(pos < w->n_prompt ? w->n_prompt : pos + 1);
         if (w->scored && pos + 1 == w->next_scored && pos + 1 < w->n_prompt)
             want(s, step, index, w->next_scored++);
-    }
-    if (end == w->n_prompt + w->n_out)
+        if (pos + 1 < known)
+            continue;
         want(s, step, index, 0);
+        if (pos + 1 < end)
+            s->outs->draft[step->n_out - 1] = q->expected[pos + 1 - known];
+    }
     count(s, w, begin, end);
     q->n_fed = end;
     q->step = step->number;
@@ -266,12 +273,60 @@ static int64_t make_room(struct lb_sched *s, int64_t index, int64_t n)
     return n;
 }
 
-/* ---- steps ---- */
+/* ---- drafts ---- */
 
 static int64_t least(int64_t a, int64_t b)
 {
     return a < b ? a : b;
 }
+
+/* What drafts may take of the step: half of what the rows that decode leave, so that prompts go on; and what of that
+ * costs hardly anything, shared by the rows that expect something. */
+static void allow_drafts(struct lb_sched *s)
+{
+    int64_t n = 0, n_expect = 0;
+    for (int64_t i = 0; i < s->n_seq; i++) {
+        bool decodes = s->seq[i].work && decoding(&s->seq[i]);
+        n += decodes;
+        n_expect += decodes && s->seq[i].draft.from >= 0;
+    }
+    int64_t left = s->spec.batch_tokens > n ? s->spec.batch_tokens - n : 0;
+    s->n_draft = s->ahead ? 0 : least(s->spec.draft_tokens, left / 2);
+    s->n_cheap = s->spec.cheap_tokens > n && n_expect > 0 ? (s->spec.cheap_tokens - n) / n_expect : 0;
+}
+
+/* The draft of a row that decodes: of how many ids. No row is evicted for it. */
+static int64_t draft(struct lb_sched *s, struct lb_seq *q)
+{
+    const struct lb_work *w = q->work;
+    if (s->n_draft == 0 || !lb_work_drafts(w))
+        return 0;
+    int64_t cheap = s->spec.bold ? LB_DRAFT_MOST : s->n_cheap;
+    int64_t n = lb_draft_worth(&q->draft, cheap, s->spec.read_cost * (double)q->n_fed);
+    n = least(least(n, s->n_draft), w->set.max_tokens - w->n_out - 1);
+    if (s->spec.kv->n_free <= s->n_seq) /* then the rows behind it may want them */
+        n = least(n, s->spec.kv->seq[q->kv_seq].n_page * LK_PAGE_TOKENS - q->n_fed - 1);
+    while (n > 0 && !lb_kv_extend(s->spec.kv, q->kv_seq, q->n_fed + 1 + n))
+        n--;
+    if (n > 0)
+        lb_draft_ids(&q->draft, w, n, q->expected);
+    s->n_draft -= n;
+    s->n_drafted += n;
+    return n;
+}
+
+/* The outputs behind output j of its row are not wanted, nor their positions. */
+static void drop_draft(struct lb_sched *s, struct lb_outs *o, int32_t j)
+{
+    struct lb_seq *q = &s->seq[o->seq[j]];
+    for (int32_t i = j; o->draft[i] >= 0; i++) {
+        o->seq[i + 1] = -1;
+        q->n_fed--;
+        s->n_stored--;
+    }
+}
+
+/* ---- steps ---- */
 
 /* Whether a row that needs so many pages can come now, and how many of the samples behind it can come with it. As many
  * are waited for as are a share of what can run at a time: more would leave too much of that idle. */
@@ -316,7 +371,7 @@ static bool admit(struct lb_sched *s, struct lb_step *step, struct lb_work *w, b
         return false;
     int64_t index = s->n_seq++;
     struct lb_seq *q = &s->seq[index];
-    *q = (struct lb_seq){.work = w, .kv_seq = kv_seq, .slot_step = -2, .step = -1};
+    *q = (struct lb_seq){.work = w, .kv_seq = kv_seq, .slot_step = -2, .step = -1, .draft.from = -1};
     if (n_hit > 0)
         q->n_fed = (int64_t)lb_prefix_match(s->spec.prefix, &q->known, kv_seq, &text) * LK_PAGE_TOKENS;
     s->n_stored += q->n_fed;
@@ -367,11 +422,14 @@ void lb_sched_begin(struct lb_sched *s, struct lb_step *step)
     s->n_prefill = s->n_decode = s->n_again = s->n_hit = 0;
     s->n_scored = 0;
     s->crowded = s->held = false;
-    for (int64_t i = 0; i < s->n_seq; i++)
-        if (s->seq[i].work && decoding(&s->seq[i]) && !ends(&s->seq[i]) && make_room(s, i, 1) == 1)
-            put(s, step, i, 1);
+    allow_drafts(s);
+    for (int64_t i = 0; i < s->n_seq; i++) {
+        struct lb_seq *q = &s->seq[i];
+        if (q->work && decoding(q) && !ends(q) && make_room(s, i, 1) == 1)
+            put(s, step, i, 1 + draft(s, q));
+    }
     for (int64_t i = 0; i < s->n_seq && room(s, step) > 0; i++) {
-        if (!s->seq[i].work || decoding(&s->seq[i]))
+        if (!s->seq[i].work || n_left(&s->seq[i]) < 1 || decoding(&s->seq[i]))
             continue;
         int64_t left = n_left(&s->seq[i]), n = make_room(s, i, most_of(s, step, &s->seq[i]));
         if (n > 0)
@@ -398,7 +456,7 @@ void lb_sched_end(struct lb_sched *s, struct lb_step *step)
     s->ahead = false;
 }
 
-struct lb_work *lb_sched_advance(struct lb_sched *s, const struct lb_outs *o, int32_t j, int32_t id)
+struct lb_work *lb_sched_advance(struct lb_sched *s, struct lb_outs *o, int32_t j, int32_t id)
 {
     struct lb_seq *q = lb_sched_seq(s, o, j);
     q->work->n_out -= q->promised;
@@ -406,6 +464,11 @@ struct lb_work *lb_sched_advance(struct lb_sched *s, const struct lb_outs *o, in
     q->work->out[q->work->n_out++] = id;
     q->slot = j;
     q->slot_step = o->step;
+    s->n_accepted += j > 0 && o->draft[j - 1] >= 0;
+    if (o->draft[j] >= 0 && o->draft[j] != id)
+        drop_draft(s, o, j);
+    if (s->spec.draft_tokens > 0 && lb_work_drafts(q->work))
+        lb_draft_see(&q->draft, q->work, s->spec.bold);
     return q->work;
 }
 
@@ -417,8 +480,13 @@ void lb_sched_fork(struct lb_sched *s, const struct lb_outs *o, int32_t j, struc
         s->evicted[s->n_evicted++] = w;
         return;
     }
-    s->seq[s->n_seq++] =
-        (struct lb_seq){.work = w, .kv_seq = kv_seq, .n_fed = q->n_fed, .slot_step = -2, .step = -1, .known = q->known};
+    s->seq[s->n_seq++] = (struct lb_seq){.work = w,
+                                         .kv_seq = kv_seq,
+                                         .n_fed = q->n_fed,
+                                         .slot_step = -2,
+                                         .step = -1,
+                                         .known = q->known,
+                                         .draft.from = -1};
     s->n_stored += q->n_fed;
 }
 

@@ -17,6 +17,11 @@
  * on with "the sample of slot j" then, those whose ids end with it for certain apart. Where one turns out to have
  * ended, it has a token in the newer step that nobody wants. Such a step evicts no row.
  *
+ * A greedy row of which nothing is wanted but its ids may take a draft into the step behind its newest id (draft.h),
+ * where the budget and the free pages have room for it. It has an output behind each of its tokens then; the first one
+ * whose id is not the one that the draft fed drops the outputs and the positions behind it. Not where a device runs a
+ * step ahead.
+ *
  * Samples of a prompt run it once: the first one is admitted for all of them, and the others begin when it is done, on
  * its full pages and on copies of the last one. */
 #ifndef CORE_RUN_SCHED_H
@@ -29,6 +34,7 @@
 #include "core/base/err.h"
 #include "core/model/kv.h"
 #include "core/model/prefix.h"
+#include "core/run/draft.h"
 #include "core/run/flow.h"
 
 #define LB_IDLE_SHARE 4 /* of all pages as many hold shared beginnings that no row uses: memory stays untouched */
@@ -40,9 +46,11 @@ struct lb_seq {
     int64_t n_fed;     /* positions in the cache, with those of the step being built */
     int64_t slot_step; /* step whose sample slot holds the newest id */
     int32_t slot;
-    int64_t step;                 /* the last step that has tokens of it */
-    bool promised;                /* the newest id of `out` is not known yet: only its slot is */
-    struct lb_prefix_place known; /* pages that others can take */
+    int64_t step;  /* the last step that has tokens of it */
+    bool promised; /* the newest id of `out` is not known yet: only its slot is */
+    struct lb_draft draft;
+    int32_t expected[LB_DRAFT_MOST]; /* the draft in the newest step */
+    struct lb_prefix_place known;    /* pages that others can take */
 };
 
 struct lb_sched_spec {
@@ -51,6 +59,10 @@ struct lb_sched_spec {
     int64_t dynamic_above;    /* prompts beyond this length have a rotary base of their own; 0: none has */
     int64_t batch_tokens, max_seqs;
     int64_t score_tokens; /* of prompts, whose logits a step can ask for beside one token of each row */
+    int64_t draft_tokens; /* of drafts in a step at most; 0: none */
+    int64_t cheap_tokens; /* a step of so many takes hardly longer than one of a single token */
+    double read_cost;     /* of a position in the cache, in the time of a token's products */
+    bool bold;            /* tests: rows take drafts that are not worth it */
     int32_t out_flag;     /* of rows whose id the LM head alone does not give */
     bool draws;           /* the device draws ids itself where nothing else of a row is wanted */
     bool crowd;           /* tests: admission expects no row to go on, so that rows are evicted */
@@ -60,6 +72,7 @@ struct lb_sched_spec {
 struct lb_outs {
     int32_t *seq;    /* [n] index into the scheduler's seq; -1: its row has ended before */
     int32_t *scored; /* [n] position of the prompt's token that is scored; 0: a new token */
+    int32_t *draft;  /* [n] the id of a draft that the step feeds behind it; -1: none */
     int32_t n;
     int64_t step; /* the step's number */
 };
@@ -70,19 +83,21 @@ struct lb_sched {
     int64_t n_seq, n_stored;  /* n_stored: sum of n_fed */
     struct lb_work **evicted; /* [max_seqs] n_evicted of them, the oldest last */
     int64_t n_evicted;
-    int64_t most_seq;            /* at a time: so many can decode in one step */
-    int64_t step;                /* the number of the step that is being filled */
-    bool crowded;                /* a row was evicted in this step: none comes */
-    bool held;                   /* a row has to wait for a part of its prompt: none comes after it */
-    bool ahead;                  /* the step is begun before the outputs of the one before are known */
-    bool short_of_pages;         /* a row has to wait for pages, since such a step evicts none */
-    struct lb_outs out[2];       /* of the newest step and of the one before */
-    struct lb_outs *outs;        /* of the newest step */
-    int32_t *moved;              /* [max_seqs] where rows went when those that ended were swept out */
-    int64_t n_scored;            /* of the step */
-    int64_t n_prefill, n_decode; /* tokens of the step: of prompts, and generated */
-    int64_t n_again;             /* tokens of the step that had been fed before an eviction, in neither of them */
-    int64_t n_hit;               /* prompt tokens that the step did not have to take: they were in shared pages */
+    int64_t most_seq;              /* at a time: so many can decode in one step */
+    int64_t step;                  /* the number of the step that is being filled */
+    bool crowded;                  /* a row was evicted in this step: none comes */
+    bool held;                     /* a row has to wait for a part of its prompt: none comes after it */
+    bool ahead;                    /* the step is begun before the outputs of the one before are known */
+    bool short_of_pages;           /* a row has to wait for pages, since such a step evicts none */
+    struct lb_outs out[2];         /* of the newest step and of the one before */
+    struct lb_outs *outs;          /* of the newest step */
+    int32_t *moved;                /* [max_seqs] where rows went when those that ended were swept out */
+    int64_t n_scored;              /* of the step */
+    int64_t n_prefill, n_decode;   /* tokens of the step: of prompts, and generated */
+    int64_t n_again;               /* tokens of the step that had been fed before an eviction, in neither of them */
+    int64_t n_draft, n_cheap;      /* tokens of the step that may yet be drafts; of one row at hardly any cost */
+    int64_t n_drafted, n_accepted; /* of all steps: tokens of drafts, and those of them whose outputs rows took */
+    int64_t n_hit;                 /* prompt tokens that the step did not have to take: they were in shared pages */
     /* how much of max_tokens rows have used */
     double used_sum, caution;
     int64_t n_used;
@@ -121,8 +136,9 @@ static inline struct lb_seq *lb_sched_seq(struct lb_sched *s, const struct lb_ou
     return q && q->work ? q : NULL;
 }
 
-/* Adds the id of output j to its row and returns the row. */
-struct lb_work *lb_sched_advance(struct lb_sched *s, const struct lb_outs *o, int32_t j, int32_t id);
+/* Adds the id of output j to its row and returns the row. Where a draft had another id behind it, later outputs of the
+ * row are dropped. In the order of outputs. */
+struct lb_work *lb_sched_advance(struct lb_sched *s, struct lb_outs *o, int32_t j, int32_t id);
 
 /* A sample of the prompt that output j's row has just run, with its first id (w->out[0]): it begins where that stands.
  * Called for each of those that follow the row and have not ended with that id, before the row itself may end. */

@@ -251,6 +251,8 @@ void lb_stats_join(struct lb_stats *s)
         s->prompt_computed += k->prompt_computed;
         s->prefix_hit += k->prefix_hit;
         s->recomputed += k->recomputed;
+        s->drafted += k->drafted;
+        s->accepted += k->accepted;
         s->padding += k->padding;
         s->peak_pages = k->peak_pages > s->peak_pages ? k->peak_pages : s->peak_pages;
         n_fed += k->n_fed;
@@ -290,6 +292,8 @@ void lb_stats_put_json(const struct lb_stats *s, const char *command, struct lb_
         put_int(out, "prefix_hit", s->prefix_hit);
         put_int(out, "completion", s->completion_tokens);
         put_int(out, "recomputed", s->recomputed);
+        put_int(out, "drafted", s->drafted);
+        put_int(out, "accepted", s->accepted);
         put_int(out, "padding", s->padding);
     }
     lb_str_putc(out, '}');

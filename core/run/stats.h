@@ -33,7 +33,7 @@ struct lb_rank_stats {
     double busy_s, idle_s, collective_s;
     int64_t peak_rss_bytes;
     /* of the leader of a group: its forward thread */
-    int64_t steps, n_fed, n_wanted, prompt_computed, prefix_hit, recomputed, padding, peak_pages;
+    int64_t steps, n_fed, n_wanted, prompt_computed, prefix_hit, recomputed, drafted, accepted, padding, peak_pages;
     double forward_s, prefill_s, decode_s, sample_s, host_wait_s;
     double flop, seqs_sum, waste_sum;
 };
@@ -65,7 +65,8 @@ struct lb_stats {
     uint64_t input_hash;
     /* tokens: of this run, as all that follows */
     int64_t prompt_tokens, prompt_computed, prefix_hit, completion_tokens, recomputed, padding;
-    int64_t scored_tokens; /* of prompts, with a log-probability, whose sum is -scored_nll */
+    int64_t drafted, accepted; /* tokens of drafts, and those of them that gave an id of their row (draft.h) */
+    int64_t scored_tokens;     /* of prompts, with a log-probability, whose sum is -scored_nll */
     double scored_nll;
     /* time: of forward threads the mean over the groups */
     double total_s, load_s, forward_s, prefill_s, decode_s, sample_s, host_wait_s, collective_s, write_s;

@@ -156,6 +156,7 @@ static enum lb_status begin(struct lb_run *r, struct lb_kv *kv, struct lb_sched 
     spec.kv = kv;
     spec.prefix = NULL;
     spec.max_seqs = 1;
+    spec.draft_tokens = 0; /* it is how rows run with them that is to be checked */
     return lb_sched_init(sched, &spec, err);
 }
 

@@ -186,6 +186,7 @@ static void test_same(void **state)
         lb_options_init(&o);
         o.verify = n;
         o.crowd_pages = n == 30 ? 9 : 0; /* rows that were evicted */
+        o.bold_drafts = n == 50;
         run(&o, &rows, &differ, 0);
         assert_int_equal(rows, n < 40 ? n : 40);
         assert_int_equal(differ, 0);

@@ -259,7 +259,7 @@ static void begin_samples(struct world *t, int32_t j, struct lb_work *w)
 }
 
 /* Samples every output; a row ends at max_tokens, every seventh one halfway. */
-static void sample(struct world *t, const struct lb_outs *outs)
+static void sample(struct world *t, struct lb_outs *outs)
 {
     for (int32_t j = 0; j < outs->n; j++) {
         const struct lb_seq *q = lb_sched_seq(&t->sched, outs, j);
@@ -297,7 +297,7 @@ static bool follow(struct world *t, int64_t row)
 }
 
 /* Leaves the outputs of the step before for later, where they may be left; else they are taken now. */
-static const struct lb_outs *promise(struct world *t, const struct lb_outs *flying)
+static struct lb_outs *promise(struct world *t, struct lb_outs *flying)
 {
     if (!flying || lb_sched_can_promise(&t->sched, &t->step)) {
         for (int32_t j = 0; flying && j < flying->n; j++) {
@@ -318,7 +318,7 @@ static const struct lb_outs *promise(struct world *t, const struct lb_outs *flyi
 static void run_rows(struct world *t)
 {
     int64_t next = 0;
-    const struct lb_outs *flying = NULL; /* a step's outputs that are not taken */
+    struct lb_outs *flying = NULL; /* a step's outputs that are not taken */
     for (int64_t steps = 0; t->n_ended < t->n_row; steps++) {
         assert_true(steps < 100000);
         flying = promise(t, flying);

@@ -652,6 +652,7 @@ int golden_shapes(void);    /* test_shapes.c */
 int golden_bent(void);      /* test_bent.c */
 int golden_ggufs(void);     /* test_ggufs.c */
 int golden_score(void);     /* test_score.c */
+int golden_drafts(void);    /* test_drafts.c */
 int golden_adapters(void);  /* test_lora.c */
 
 /* What was said of products, in order. */
@@ -760,7 +761,7 @@ int main(int argc, char **argv)
     }
     failed += golden_layers();
     failed += cmocka_run_group_tests_name("sets", shared, NULL, NULL);
-    failed += golden_score() + golden_packed() + golden_adapters();
+    failed += golden_score() + golden_drafts() + golden_packed() + golden_adapters();
     if (golden_without)
         return failed;
     failed += golden_bent();

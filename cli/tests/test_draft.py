@@ -1,0 +1,63 @@
+"""Drafts: rows that repeat themselves take several tokens a pass, and nobody can tell but by the statistics. What is expected
+when, and what the scheduler makes of it, is for core/tests/test_run_draft.c."""
+import json
+import os
+
+from run import SMALL, case, check, equal, good, lines, program, read, write
+
+QUIET = ['-m', SMALL, '--audit', 'off', '--token-ids']
+
+
+def repeating(n, **more):
+    """Rows whose prompts end as they began, and which go on for long enough to go round."""
+    return [{'prompt_token_ids': [5 + (i * 7 + k % (3 + i)) % 600 for k in range(40)], 'max_tokens': 120, 'ignore_eos': True, **more}
+            for i in range(n)]
+
+
+def counted(tmp, rows, *options):
+    """OUT and the counts of tokens."""
+    path, out = write(os.path.join(tmp, 'in.jsonl'), lines(rows)), os.path.join(tmp, 'out.jsonl')
+    good([*QUIET, *options, '-i', path, '-o', out, '--overwrite', '--restart'])
+    stats = json.loads(read(out + '.stats.json'))
+    return read(out), stats['tokens'], stats['steps']['count']
+
+
+@case
+def drafts_change_no_byte(tmp):
+    rows = repeating(6)
+    for options in ([], ['--dtype', 'f32'], ['--max-seqs', '2'], ['--batch-tokens', '9'], ['--quantize', 'int8'], ['--verify', '6'],
+                    ['--kv-memory', '500K']):
+        want, without, steps = counted(tmp, rows, *options, '--no-draft')
+        got, tokens, fewer = counted(tmp, rows, *options)
+        check(got == want, options, 'other bytes')
+        equal([without['drafted'], without['accepted']], [0, 0], '--no-draft')
+        check(tokens['drafted'] >= tokens['accepted'] > 50 and fewer < steps, options, tokens, fewer, steps)
+        equal(tokens['completion'], without['completion'], 'new tokens')
+
+
+@case
+def rows_of_which_more_is_asked_take_none(tmp):
+    for more in ({'temperature': 0.01}, {'logprobs': 0}, {'repetition_penalty': 1.01}, {'logit_bias': {'7': 0.5}}, {'min_tokens': 120}):
+        _, tokens, _ = counted(tmp, repeating(3, **more))
+        equal([tokens['drafted'], tokens['accepted']], [0, 0], more)
+    # beside others that do
+    want, _, _ = counted(tmp, repeating(3) + repeating(3, logprobs=1, temperature=0.5), '--no-draft')
+    got, tokens, _ = counted(tmp, repeating(3) + repeating(3, logprobs=1, temperature=0.5))
+    check(got == want and tokens['accepted'] > 0, tokens)
+
+
+@case
+def ends_inside_a_draft(tmp):
+    """An end token, a stop string or the limit may come in the middle of what was expected."""
+    first = json.loads(good(QUIET, repeating(1)).out)['token_ids']
+    for k in range(60, 90):
+        rows = [*repeating(1, stop_token_ids=[first[k]]), *repeating(1, max_tokens=k), *repeating(1, stop=['e'], min_tokens=0)]
+        want, got = good([*QUIET, '--no-draft', '--no-fold'], rows).out, good([*QUIET, '--no-fold'], rows).out
+        check(got == want, k, want, got)
+
+
+@case
+def the_summary_tells(tmp):
+    for more, told in (([], True), (['--no-draft'], False)):
+        r = program([*QUIET, *more, '-o', os.path.join(tmp, f'out{told}')], lines(repeating(2)), quiet=False)
+        equal((r.code, 'accepted' in r.err), (0, told), r.err)
