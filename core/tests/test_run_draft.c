@@ -313,6 +313,26 @@ static void test_rows(void **state)
     assert_true(n_again > 0);
 }
 
+/* The last free page is for the row that needs it, not for a draft of the one before it. */
+static void test_pages(void **state)
+{
+    (void)state;
+    struct world t;
+    world_init(&t, (const int64_t[]){512, 8, 3}, 0, true);
+    struct lb_work *rows[] = {new_row(0, LK_PAGE_TOKENS - 2, 50), new_row(1, LK_PAGE_TOKENS, 50)};
+    lb_sched_begin(&t.sched, &t.step);
+    for (int i = 0; i < 2; i++)
+        assert_true(lb_sched_admit(&t.sched, &t.step, rows[i]));
+    lb_sched_end(&t.sched, &t.step);
+    for (int32_t j = 0; j < 2; j++)
+        lb_sched_advance(&t.sched, t.sched.outs, j, 0);
+    lb_sched_begin(&t.sched, &t.step);
+    lb_sched_end(&t.sched, &t.step);
+    assert_int_equal(t.step.n_seq, 2);
+    assert_int_equal(t.step.seq_start[1], 2); /* its page has room for one more */
+    world_release(&t);
+}
+
 /* Rows that sample, or of which more is wanted than ids, take none; nor do any where a step begins ahead. */
 static void test_who_drafts(void **state)
 {
@@ -333,8 +353,9 @@ static void test_who_drafts(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_expected), cmocka_unit_test(test_against_a_search), cmocka_unit_test(test_worth),
-        cmocka_unit_test(test_rows),     cmocka_unit_test(test_who_drafts),
+        cmocka_unit_test(test_expected), cmocka_unit_test(test_against_a_search),
+        cmocka_unit_test(test_worth),    cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_pages),    cmocka_unit_test(test_who_drafts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
