@@ -116,8 +116,8 @@ def ranks_that_share_beginnings_and_are_short_of_memory(tmp):
 
 @case
 def ranks_that_take_drafts(tmp):
-    rows = [{'prompt_token_ids': [5 + (i * 7 + k % (3 + i)) % 90 for k in range(40)], 'max_tokens': 100, 'ignore_eos': True}
-            for i in range(12)]
+    rows = [{'prompt_token_ids': [5 + (i * 7 + k % (3 + i)) % 90 for k in range(40)], 'max_tokens': 100, 'ignore_eos': True,
+             **([{}, {'temperature': 0.1}, {'logprobs': 2, 'temperature': 0.05}][i % 3])} for i in range(12)]
     path = write(os.path.join(tmp, 'in.jsonl'), lines(rows))
     stats = compare(tmp, ['-m', SMALL, '-i', path, '--max-seqs', '4'], [(2, 1), (4, 2), (2, 2)], only_alone=['--no-draft'])
     check(stats['tokens']['drafted'] >= stats['tokens']['accepted'] > 100, stats['tokens'])

@@ -36,14 +36,16 @@ def drafts_change_no_byte(tmp):
 
 
 @case
-def rows_of_which_more_is_asked_take_none(tmp):
-    for more in ({'temperature': 0.01}, {'logprobs': 0}, {'repetition_penalty': 1.01}, {'logit_bias': {'7': 0.5}}, {'min_tokens': 120}):
+def rows_that_sample_or_tell_more(tmp):
+    some = [*repeating(3, temperature=0.05), *repeating(3, temperature=0.2, top_k=5, logprobs=2), *repeating(3, logprobs=0),
+            *({**row, 'n': 3} for row in repeating(2, temperature=0.3)), *repeating(2, prompt_logprobs=1)]
+    for options in ([], ['--max-seqs', '3'], ['--dtype', 'f32', '--batch-tokens', '20']):
+        want, without, _ = counted(tmp, some, *options, '--no-draft')
+        got, tokens, _ = counted(tmp, some, *options)
+        check(got == want and tokens['accepted'] > 50, options, tokens)
+    for more in ({'repetition_penalty': 1.01}, {'logit_bias': {'7': 0.5}}, {'min_tokens': 120}):  # changed by what was said
         _, tokens, _ = counted(tmp, repeating(3, **more))
         equal([tokens['drafted'], tokens['accepted']], [0, 0], more)
-    # beside others that do
-    want, _, _ = counted(tmp, repeating(3) + repeating(3, logprobs=1, temperature=0.5), '--no-draft')
-    got, tokens, _ = counted(tmp, repeating(3) + repeating(3, logprobs=1, temperature=0.5))
-    check(got == want and tokens['accepted'] > 0, tokens)
 
 
 @case

@@ -164,10 +164,10 @@ static inline bool lb_work_draws_alone(const struct lb_work *w)
     return !w->set.sampling.greedy && w->set.logprobs < 0 && !w->adjust;
 }
 
-/* Whether nothing of a row is wanted but its ids, and each is its logits' largest: it may take drafts (draft.h). */
+/* Whether the choice of an id depends on nothing but its logits and its place: the row may take drafts (draft.h). */
 static inline bool lb_work_drafts(const struct lb_work *w)
 {
-    return w->set.max_tokens > 0 && !lb_work_needs_logits(w);
+    return w->set.max_tokens > 0 && !w->adjust;
 }
 
 /* Monotonic clock in seconds. */

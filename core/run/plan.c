@@ -36,10 +36,10 @@ static double host_weight_bytes(const struct lb_plan_spec *spec, int tp)
 }
 
 /* Buffers of steps on the host. Each running row may have a token whose logits are wanted,
- * and those whose prompts are scored more. */
+ * and those whose prompts are scored or that take drafts more. */
 static double host_step_bytes(const struct lb_plan_spec *spec, int tp, int64_t n_tok)
 {
-    int64_t n_out = spec->max_seqs ? least(spec->max_seqs + LB_SCORE_TOKENS, n_tok) : n_tok;
+    int64_t n_out = spec->max_seqs ? least(spec->max_seqs + LB_SCORE_TOKENS + LB_DRAFT_TOKENS, n_tok) : n_tok;
     if (spec->device)
         return lb_plan_device_bytes(spec->config, spec->dtype, tp, n_tok, n_out);
     return ranks_of(spec) * (lb_plan_step_bytes(spec->config, spec->dtype, tp, n_tok, n_out) +

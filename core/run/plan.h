@@ -62,7 +62,7 @@ struct lb_plan {
     struct lb_step_limits limit;
     int32_t max_out;
     int32_t score_tokens; /* of prompts, whose logits a step can ask for */
-    int32_t draft_tokens; /* of drafts, which ask for no logits */
+    int32_t draft_tokens; /* of drafts */
 };
 
 /* tp for `auto` on this host, among the divisors of n_rank and of the model's segments: the smallest with which weights

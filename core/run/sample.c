@@ -26,9 +26,9 @@ static bool inside(const struct cut *c, uint32_t key, int32_t id)
     return key > c->key || (key == c->key && id <= c->id);
 }
 
-double lb_sample_u(const struct lb_work *w)
+double lb_sample_u(const struct lb_work *w, int64_t ahead)
 {
-    return lb_philox_u(w->set.seed, w->lead->row.key, w->sample, (uint32_t)w->n_out);
+    return lb_philox_u(w->set.seed, w->lead->row.key, w->sample, (uint32_t)(w->n_out + ahead));
 }
 
 struct lk_draw lb_sample_draw_of(const struct lb_sampling *s, double u)

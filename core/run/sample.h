@@ -27,8 +27,8 @@ int32_t lb_sample_draw(const struct lb_sampling *s, const struct lb_cand *c, int
 int32_t lb_sample_draw_top(const struct lb_sampling *s, const struct lb_cand *c, int64_t n_vocab, int n_top, double u,
                            struct lb_asked *q);
 
-/* u of a sequence's next id. */
-double lb_sample_u(const struct lb_work *w);
+/* u of a sequence's next id, or of that which is `ahead` ids behind it. */
+double lb_sample_u(const struct lb_work *w, int64_t ahead);
 
 /* What a device is told that draws by itself. */
 struct lk_draw lb_sample_draw_of(const struct lb_sampling *s, double u);

@@ -158,7 +158,7 @@ static void want(struct lb_sched *s, struct lb_step *step, int64_t index, int64_
     step->out_tok[step->n_out] = step->n_tok - 1;
     step->out_flags[step->n_out] = !logits ? 0 : many ? LB_OUT_LOGITS : draws ? LB_OUT_DRAW : s->spec.out_flag;
     if (draws)
-        step->draw[step->n_out] = lb_sample_draw_of(&w->set.sampling, lb_sample_u(w));
+        step->draw[step->n_out] = lb_sample_draw_of(&w->set.sampling, lb_sample_u(w, 0));
     step->n_out++;
     s->n_scored += scored > 0;
 }

@@ -17,10 +17,9 @@
  * on with "the sample of slot j" then, those whose ids end with it for certain apart. Where one turns out to have
  * ended, it has a token in the newer step that nobody wants. Such a step evicts no row.
  *
- * A greedy row of which nothing is wanted but its ids may take a draft into the step behind its newest id (draft.h),
- * where the budget and the free pages have room for it. It has an output behind each of its tokens then; the first one
- * whose id is not the one that the draft fed drops the outputs and the positions behind it. Not where a device runs a
- * step ahead.
+ * A row whose logits nothing changes may take a draft into the step behind its newest id (draft.h), where the budget
+ * and the free pages have room for it. It has an output behind each of its tokens then; the first one whose id is not
+ * the one that the draft fed drops the outputs and the positions behind it. Not where a device runs a step ahead.
  *
  * Samples of a prompt run it once: the first one is admitted for all of them, and the others begin when it is done, on
  * its full pages and on copies of the last one. */
@@ -76,6 +75,15 @@ struct lb_outs {
     int32_t n;
     int64_t step; /* the step's number */
 };
+
+/* How many outputs of the same row are before output j: those in front of it in a draft. */
+static inline int32_t lb_outs_ahead(const struct lb_outs *o, int32_t j)
+{
+    int32_t n = 0;
+    while (n < j && o->draft[j - n - 1] >= 0)
+        n++;
+    return n;
+}
 
 struct lb_sched {
     struct lb_sched_spec spec;

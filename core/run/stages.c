@@ -295,13 +295,14 @@ static int32_t score(const struct lb_run *r, struct lb_work *w, const struct lb_
     return tell(r, c, logit, &w->scored[i], top, q) ? 0 : LB_SAMPLE_ASKS;
 }
 
-/* A sequence's next id from the distribution c, and what it wants to know of it; LB_SAMPLE_ASKS: q is to be answered
- * first. */
-static int32_t draw(const struct lb_run *r, struct lb_work *w, const struct lb_cand *c, struct lb_asked *q)
+/* A sequence's next id, or that which is `ahead` ids behind it, from the distribution c, and what it wants to know of
+ * it; LB_SAMPLE_ASKS: q is to be answered first. */
+static int32_t draw(const struct lb_run *r, struct lb_work *w, int64_t ahead, const struct lb_cand *c,
+                    struct lb_asked *q)
 {
     const struct lb_settings *set = &w->set;
     int32_t id = c->best;
-    double u = set->sampling.greedy ? 0 : lb_sample_u(w);
+    double u = set->sampling.greedy ? 0 : lb_sample_u(w, ahead);
     if (q)
         q->u = u;
     if (w->adjust)
@@ -311,10 +312,10 @@ static int32_t draw(const struct lb_run *r, struct lb_work *w, const struct lb_c
     if (id < 0)
         return id;
     if (w->logprob) {
-        int64_t k = set->logprobs;
-        struct lb_logprob *out = &w->logprob[w->n_out];
+        int64_t k = set->logprobs, n = w->n_out + ahead;
+        struct lb_logprob *out = &w->logprob[n];
         *out = (struct lb_logprob){.id = id, .n_top = (size_t)k};
-        if (!tell(r, c, raw_logit(c, w, id, q), out, w->top ? w->top + w->n_out * k : NULL, q))
+        if (!tell(r, c, raw_logit(c, w, id, q), out, w->top ? w->top + n * k : NULL, q))
             return LB_SAMPLE_ASKS;
     }
     if (w->adjust)
@@ -342,8 +343,8 @@ static int32_t take_logits(struct lb_run *r, int64_t j, struct lb_asked *q)
     if (r->got->step.out_flags[j] & LB_OUT_DRAW)
         return c.drawn;
     for (int32_t i = 0; i < w->n_follow; i++)
-        w->follow[i]->out[0] = draw(r, w->follow[i], &c, q);
-    return draw(r, w, &c, q);
+        w->follow[i]->out[0] = draw(r, w->follow[i], 0, &c, q);
+    return draw(r, w, lb_outs_ahead(r->got->outs, (int32_t)j), &c, q);
 }
 
 static void draw_range(void *ctx, int64_t begin, int64_t end)

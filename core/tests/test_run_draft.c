@@ -333,20 +333,21 @@ static void test_pages(void **state)
     world_release(&t);
 }
 
-/* Rows that sample, or of which more is wanted than ids, take none; nor do any where a step begins ahead. */
+/* Rows whose logits are changed take none. */
 static void test_who_drafts(void **state)
 {
     (void)state;
     struct lb_work *w = new_row(0, 1, 5);
     assert_true(lb_work_drafts(w));
     w->set.logprobs = 0;
-    assert_false(lb_work_drafts(w));
-    w->set.logprobs = -1;
     w->set.sampling.greedy = false;
-    assert_false(lb_work_drafts(w));
-    w->set.sampling.greedy = true;
+    assert_true(lb_work_drafts(w));
     w->set.max_tokens = 0;
     assert_false(lb_work_drafts(w));
+    w->set.max_tokens = 5;
+    w->adjust = (struct lb_adjust *)(void *)w; /* logits that change with what was said */
+    assert_false(lb_work_drafts(w));
+    w->adjust = NULL;
     lb_work_free(w);
 }
 

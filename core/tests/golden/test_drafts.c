@@ -10,9 +10,10 @@
 
 #include "core/tests/golden/golden.h"
 
-/* Rows that take drafts, right ones and far more wrong ones: in f32 their ids are those of Hugging Face, and long texts
- * are, byte for byte, those of runs without drafts, whatever the type, the steps' size, the threads and the pages. One
- * model of each way to attend, to place positions and to mix experts. */
+/* Rows that take drafts, right ones and far more wrong ones: in f32 their ids are those of Hugging Face, and long
+ * texts, sampled ones and log-probabilities among them, are, byte for byte, those of runs without drafts, whatever the
+ * type, the steps' size, the threads and the pages. One model of each way to attend, to place positions and to mix
+ * experts. */
 
 #define GOLDENS LB_SOURCE_DIR "/../shared/goldens/"
 #define N_LONG 150
@@ -27,9 +28,15 @@ static json_t *rows_of(const json_t *golden, int64_t n_new)
     json_array_foreach((json_t *)(uintptr_t)golden, i, g)
     {
         json_int_t n = n_new ? n_new : (json_int_t)json_array_size(json_object_get(g, "greedy_ids"));
-        json_array_append_new(rows,
-                              json_pack("{s:O,s:I,s:b}", "prompt_token_ids", json_object_get(g, "prompt_token_ids"),
-                                        "max_tokens", n, "ignore_eos", 1));
+        json_t *row = json_pack("{s:O,s:I,s:b}", "prompt_token_ids", json_object_get(g, "prompt_token_ids"),
+                                "max_tokens", n, "ignore_eos", 1);
+        json_array_append_new(rows, row);
+        if (!n_new)
+            continue;
+        json_t *other = json_copy(row);
+        json_object_update_new(other, json_pack("{s:f,s:i,s:i}", "temperature", i % 2 ? 0.3 : 0, "logprobs",
+                                                (int)(i % 3), "n", i % 4 == 1 ? 2 : 1));
+        json_array_append_new(rows, other);
     }
     return rows;
 }
