@@ -83,8 +83,10 @@ static void weigh_drafts(const struct lb_run *r, struct lb_sched_spec *s)
     const struct lb_plan *p = r->spec->plan;
     struct lb_model_size size = lb_model_size_of(r->spec->model);
     double position = (double)p->page_bytes / LK_PAGE_TOKENS;
-    if (size.n_layer_product == 0)
+    if (size.n_layer_product == 0) {
+        s->draft_tokens = s->bold ? s->draft_tokens : 0;
         return;
+    }
     s->read_cost = position * BALANCE * r->spec->ranks.tp / (2 * (double)size.n_layer_product);
     double cheap = BALANCE * p->need.weights / (2 * (double)size.n_param);
     s->cheap_tokens = r->spec->config->moe.n_expert > 0 ? 0 : cheap < MOST_CHEAP ? (int64_t)cheap : MOST_CHEAP;
