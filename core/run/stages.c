@@ -33,7 +33,8 @@ void lb_run_progress(struct lb_run *r, bool now)
     double t = lb_now();
     if (!r->spec->progress || (!now && t - r->told_at < PROGRESS_S))
         return;
-    int64_t tokens = r->n_fed + (int64_t)atomic_load(&r->tokens_away);
+    int64_t vain = r->sched.n_drafted - r->sched.n_accepted;
+    int64_t tokens = r->n_fed - vain + (int64_t)atomic_load(&r->tokens_away);
     struct lb_progress p = {.rows_done = atomic_load(&r->rows_done),
                             .rows_read = atomic_load(&r->rows_read),
                             .rows_final = atomic_load(&r->counted),
