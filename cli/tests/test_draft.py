@@ -31,7 +31,8 @@ def drafts_change_no_byte(tmp):
         got, tokens, fewer = counted(tmp, rows, *options)
         check(got == want, options, 'other bytes')
         equal([without['drafted'], without['accepted']], [0, 0], '--no-draft')
-        check(tokens['drafted'] >= tokens['accepted'] > 50 and fewer < steps, options, tokens, fewer, steps)
+        check(tokens['drafted'] >= tokens['accepted'] > 50, options, tokens)
+        check(fewer < steps or '--batch-tokens' in options, options, fewer, steps)  # full steps have no room for more
         equal(tokens['completion'], without['completion'], 'new tokens')
 
 
