@@ -43,6 +43,19 @@ enum golden_extent golden_extent(void);
 /* Of logits and log-probabilities in f32 (README of the goldens). */
 #define GOLDEN_TOLERANCE 2e-4
 
+/* A kernel set, a type, and what layers are quantized to (NULL: to nothing). */
+struct golden_way {
+    const char *isa, *dtype, *quantize;
+};
+
+/* That a row's output depends on the row alone, in this way; rows alone too when `singles`. */
+void golden_contract_of(const char *path, const struct golden_way *way, const json_t *rows, bool singles);
+
+/* That output rows are the same but for `index`, which says where a row stood in its file. */
+void golden_check_same(const char *where, const json_t *want, const json_t *got);
+/* That rows alone give what they gave together; of a sample every seventh, the next time others. */
+void golden_one_at_a_time(const char *where, struct lb_options *o, const json_t *rows, const json_t *want);
+
 /* That a row's output depends on the row alone: every kernel set that is to be tested, in both types (under a sanitizer
  * f32 has run in other tests, and a sample has it of every third model); rows alone too when `singles`, for the
  * reference in bf16 when `ref_singles`. */
@@ -77,6 +90,8 @@ void golden_options(struct lb_options *o, const char *model);
 
 /* Lines of a .jsonl file as an array, NULL when it is not there. */
 json_t *golden_read(const char *path);
+/* An input row of a golden one's prompt, its id with a suffix. */
+json_t *golden_id_row(const json_t *golden, const char *id_suffix, json_int_t max_tokens);
 /* Leaves every step-th row: 2, 5, 8 ... of step 3, where a golden model's are of 3, 33, some 30 and some 40 ids, and a
  * page has 32. */
 void golden_thin(json_t *rows, size_t step);

@@ -100,6 +100,14 @@ json_t *golden_read(const char *path)
     return rows;
 }
 
+json_t *golden_id_row(const json_t *golden, const char *id_suffix, json_int_t max_tokens)
+{
+    char id[128];
+    snprintf(id, sizeof id, "%s%s", json_string_value(json_object_get(golden, "id")), id_suffix);
+    return json_pack("{s:s,s:O,s:I}", "id", id, "prompt_token_ids", json_object_get(golden, "prompt_token_ids"),
+                     "max_tokens", max_tokens);
+}
+
 void golden_thin(json_t *rows, size_t step)
 {
     for (size_t i = json_array_size(rows); i-- > 0;)
