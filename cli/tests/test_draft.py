@@ -3,6 +3,7 @@ when, and what the scheduler makes of it, is for core/tests/test_run_draft.c."""
 import json
 import os
 
+from adapters import adapter
 from run import SMALL, case, check, equal, good, lines, program, read, write
 
 QUIET = ['-m', SMALL, '--audit', 'off', '--token-ids']
@@ -47,6 +48,16 @@ def rows_that_sample_or_tell_more(tmp):
     for more in ({'repetition_penalty': 1.01}, {'logit_bias': {'7': 0.5}}, {'min_tokens': 120}):  # changed by what was said
         _, tokens, _ = counted(tmp, repeating(3, **more))
         equal([tokens['drafted'], tokens['accepted']], [0, 0], more)
+
+
+@case
+def rows_of_several_adapters(tmp):
+    named = [f'{name}={adapter(SMALL, os.path.join(tmp, name), seed=k, rank=2)}' for k, name in enumerate('ab', 1)]
+    options = [a for name in named for a in ('--lora', name)]
+    rows = [{**row, 'lora': (None, 'a', 'b')[i % 3]} for i, row in enumerate(repeating(9))]
+    want, _, _ = counted(tmp, rows, *options, '--no-draft')
+    got, tokens, _ = counted(tmp, rows, *options)
+    check(got == want and tokens['accepted'] > 50, tokens)
 
 
 @case
