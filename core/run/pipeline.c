@@ -140,7 +140,8 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
                                   .bold = spec->bold,
                                   .crowd = spec->crowd};
     sched.draws = r->ahead = lb_model_ahead(spec->model) > 0;
-    sched.draft_tokens = spec->no_draft || r->ahead ? 0 : p->draft_tokens;
+    bool host = !spec->backend->stream; /* what drafts cost is known there alone */
+    sched.draft_tokens = !spec->no_draft && !r->ahead && (host || spec->bold) ? p->draft_tokens : 0;
     weigh_drafts(r, &sched);
     LB_TRY(lb_sched_init(&r->sched, &sched, err));
     r->now = r->flight;

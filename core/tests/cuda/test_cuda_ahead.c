@@ -32,7 +32,7 @@ static volatile sig_atomic_t stop_now;
 struct how {
     const char *dtype;
     int64_t max_seqs, batch_tokens, crowd_pages;
-    bool no_ahead, no_prefix_cache, timing;
+    bool no_ahead, no_prefix_cache, timing, bold;
     const struct lb_hook *hook;
 };
 
@@ -56,6 +56,7 @@ static enum lb_status run(const struct how *h, struct lb_stats *stats, int *code
     o.kv_memory = 1 << 17;
     o.crowd_pages = h->crowd_pages;
     o.no_ahead = h->no_ahead;
+    o.bold_drafts = h->bold;
     o.no_prefix_cache = h->no_prefix_cache;
     o.timing = h->timing;
     o.token_ids = true;
@@ -142,6 +143,7 @@ static void compare(const char *dtype, unsigned kinds, uint32_t seed)
     const struct how hows[] = {{.max_seqs = 5, .batch_tokens = 64},
                                {.max_seqs = 5, .batch_tokens = 64, .no_ahead = true},
                                {.max_seqs = 16, .batch_tokens = 16, .no_prefix_cache = true},
+                               {.max_seqs = 4, .batch_tokens = 40, .no_ahead = true, .bold = true},
                                {.max_seqs = 1, .batch_tokens = 8}};
     size_t n =
         is_whole() || kinds > 1 ? sizeof hows / sizeof *hows : 1; /* of a sample rows of all kinds have all ways */
@@ -154,6 +156,7 @@ static void compare(const char *dtype, unsigned kinds, uint32_t seed)
         same(what, &want, &got);
         lb_str_release(&got);
         assert_int_equal(stats.completion_tokens, n_new);
+        assert_true(h.bold == (stats.mine.drafted > 0)); /* else a device takes none */
         mixed_ahead += kinds > 1 ? n_ahead : 0;
         if (h.no_ahead ? n_ahead != 0 : n_ahead < 1 && kinds <= 1)
             fail_msg("%s: %lld steps were launched ahead", what, n_ahead);
