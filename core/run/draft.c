@@ -5,22 +5,29 @@ static int32_t id_at(const struct lb_work *w, int64_t pos)
     return pos < w->n_prompt ? w->prompt[pos] : w->out[pos - w->n_prompt];
 }
 
-static bool alike(const struct lb_work *w, int64_t a, int64_t b, int64_t n)
+/* How many ids up to position a are the same as those up to b > a; LB_DRAFT_GRAM at most. */
+static int n_alike(const struct lb_work *w, int64_t a, int64_t b)
 {
-    for (int64_t i = 0; i < n; i++)
-        if (id_at(w, a - i) != id_at(w, b - i))
-            return false;
-    return true;
+    int n = 0;
+    while (n < LB_DRAFT_GRAM && a - n >= 0 && id_at(w, a - n) == id_at(w, b - n))
+        n++;
+    return n;
 }
 
-/* The position behind the newest place that ends with the same `gram` ids as the row does; -1: there is none. */
-static int64_t look(const struct lb_work *w, int64_t gram)
+/* The position behind the place that ends with most of the ids that the row ends with, the newest of such places; -1:
+ * the last id is new. */
+static int64_t look(const struct lb_work *w)
 {
-    int64_t last = w->n_prompt + w->n_out - 1;
-    for (int64_t pos = last - 1; pos >= gram - 1; pos--)
-        if (alike(w, pos, last, gram))
-            return pos + 1;
-    return -1;
+    int64_t last = w->n_prompt + w->n_out - 1, found = -1;
+    int most = 0;
+    for (int64_t pos = last - 1; pos >= 0 && most < LB_DRAFT_GRAM; pos--) {
+        int n = n_alike(w, pos, last);
+        if (n <= most)
+            continue;
+        most = n;
+        found = pos + 1;
+    }
+    return found;
 }
 
 void lb_draft_see(struct lb_draft *d, const struct lb_work *w, bool bold)
@@ -32,9 +39,9 @@ void lb_draft_see(struct lb_draft *d, const struct lb_work *w, bool bold)
         return;
     }
     d->hits = 0;
-    d->from = look(w, LB_DRAFT_GRAM);
+    d->from = look(w);
     if (d->from < 0 && bold)
-        d->from = look(w, 1) < 0 ? 0 : look(w, 1);
+        d->from = 0;
 }
 
 int64_t lb_draft_worth(const struct lb_draft *d, int64_t cheap, double read)

@@ -20,7 +20,7 @@
 #include "core/run/flow.h"
 
 #define LB_DRAFT_MOST 8 /* ids of a draft at most */
-#define LB_DRAFT_GRAM 3 /* ids that must be alike before something is expected behind them */
+#define LB_DRAFT_GRAM 3 /* ids before a place that are compared with the row's last ones: the more alike the better */
 
 /* Of a row. Starts with `from` -1, and is seen to when its first id is there. */
 struct lb_draft {
@@ -28,7 +28,8 @@ struct lb_draft {
     int64_t hits; /* ids in a row that came as expected */
 };
 
-/* The row's newest id has been added to w->out. bold: for tests, something is expected behind any id. */
+/* The row's newest id has been added to w->out. bold: for tests, something is expected behind any id,
+ * also one that is new. */
 void lb_draft_see(struct lb_draft *d, const struct lb_work *w, bool bold);
 
 /* How many ids of a draft are worth what they cost where `cheap` of them cost next to nothing; LB_DRAFT_MOST at most. A
