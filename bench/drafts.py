@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """What drafts gain on text: the same chat rows with and without them, in turn, so many at a time.
 
     bench/drafts.py [-b build/release/llmbatch] MODEL [--at-a-time 1 4 16 64] [--temperature T] [--max-tokens N]

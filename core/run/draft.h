@@ -7,7 +7,8 @@
  * wrong draft costs its computation alone.
  *
  *     lb_draft_see(&q->draft, w, bold);             behind each new id
- *     n = lb_draft_ids(&q->draft, w, most, id);     for the next step
+ *     n = lb_draft_worth(&q->draft, cheap, read);   for the next step
+ *     lb_draft_ids(&q->draft, w, n, q->expected);
  *
  * The forward thread's; nothing is allocated. A search goes once over the row's ids, where an expected one did not
  * come. */

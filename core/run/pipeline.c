@@ -77,16 +77,17 @@ static size_t text_room(const struct lb_tok *tok)
     return 3 * longest + 64;
 }
 
-/* What drafts cost and spare here, about. Each token has experts of its own, whose weights have to be read as well. */
+/* Whether rows take drafts, and what these cost and spare here, about: that is known of a model on the host. Each token
+ * has experts of its own, whose weights have to be read as well. */
 static void weigh_drafts(const struct lb_run *r, struct lb_sched_spec *s)
 {
     const struct lb_plan *p = r->spec->plan;
     struct lb_model_size size = lb_model_size_of(r->spec->model);
-    double position = (double)p->page_bytes / LK_PAGE_TOKENS;
-    if (size.n_layer_product == 0) {
-        s->draft_tokens = s->bold ? s->draft_tokens : 0;
+    bool known = !r->spec->backend->stream && size.n_layer_product > 0;
+    s->draft_tokens = !r->spec->no_draft && !r->ahead && (known || s->bold) ? p->draft_tokens : 0;
+    if (!known)
         return;
-    }
+    double position = (double)p->page_bytes / LK_PAGE_TOKENS;
     s->read_cost = position * BALANCE * r->spec->ranks.tp / (2 * (double)size.n_layer_product);
     double cheap = BALANCE * p->need.weights / (2 * (double)size.n_param);
     s->cheap_tokens = r->spec->config->moe.n_expert > 0 ? 0 : cheap < MOST_CHEAP ? (int64_t)cheap : MOST_CHEAP;
@@ -140,8 +141,6 @@ static enum lb_status run_init(struct lb_run *r, const struct lb_run_spec *spec,
                                   .bold = spec->bold,
                                   .crowd = spec->crowd};
     sched.draws = r->ahead = lb_model_ahead(spec->model) > 0;
-    bool host = !spec->backend->stream; /* what drafts cost is known there alone */
-    sched.draft_tokens = !spec->no_draft && !r->ahead && (host || spec->bold) ? p->draft_tokens : 0;
     weigh_drafts(r, &sched);
     LB_TRY(lb_sched_init(&r->sched, &sched, err));
     r->now = r->flight;

@@ -90,6 +90,9 @@ void golden_options(struct lb_options *o, const char *model);
 
 /* Lines of a .jsonl file as an array, NULL when it is not there. */
 json_t *golden_read(const char *path);
+/* Pages of the input row that needs most. */
+int64_t golden_longest_pages(const json_t *rows);
+
 /* An input row of a golden one's prompt, its id with a suffix. */
 json_t *golden_id_row(const json_t *golden, const char *id_suffix, json_int_t max_tokens);
 /* Leaves every step-th row: 2, 5, 8 ... of step 3, where a golden model's are of 3, 33, some 30 and some 40 ids, and a

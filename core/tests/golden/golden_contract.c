@@ -127,8 +127,7 @@ static void check_backward(struct lb_options *o, const json_t *rows, const json_
     json_decref(want);
 }
 
-/* Pages of the row that needs most. */
-static int64_t longest_pages(const json_t *rows)
+int64_t golden_longest_pages(const json_t *rows)
 {
     int64_t most = 0;
     for (size_t i = 0; i < json_array_size(rows); i++) {
@@ -160,7 +159,7 @@ static void check_cache(const char *path, struct lb_options *o, const json_t *ro
         if ((first + 1 + shared) % step != 0)
             continue;
         o->no_prefix_cache = !shared;
-        o->crowd_pages = longest_pages(rows) + 2;
+        o->crowd_pages = golden_longest_pages(rows) + 2;
         golden_run(o, rows, &out);
         if (recorded)
             assert_true(out.stats.recomputed > 0);

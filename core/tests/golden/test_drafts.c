@@ -59,17 +59,6 @@ static void check_ids(const char *path, const char *isa, const json_t *golden)
     json_decref(rows);
 }
 
-/* Pages of a row of n tokens beyond the longest prompt. */
-static int64_t pages_of(const json_t *golden, int64_t n)
-{
-    size_t most = 0;
-    for (size_t i = 0; i < json_array_size(golden); i++) {
-        size_t len = json_array_size(json_object_get(json_array_get(golden, i), "prompt_token_ids"));
-        most = len > most ? len : most;
-    }
-    return ((int64_t)most + n + 31) / 32;
-}
-
 /* Returns how many drafted tokens were accepted. */
 static int64_t check_text(const char *path, const char *isa, const char *dtype, const json_t *golden)
 {
@@ -94,7 +83,7 @@ static int64_t check_text(const char *path, const char *isa, const char *dtype, 
         o.threads = ways[i].threads;
         o.max_seqs = ways[i].seqs;
         o.bold_drafts = ways[i].bold;
-        o.crowd_pages = ways[i].few ? pages_of(golden, N_LONG) + 2 : 0;
+        o.crowd_pages = ways[i].few ? golden_longest_pages(rows) + 2 : 0;
         golden_run(&o, rows, &out);
         assert_true(!ways[i].bold || out.stats.drafted > out.stats.accepted);
         accepted += out.stats.accepted;
