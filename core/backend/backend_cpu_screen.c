@@ -3,7 +3,8 @@
  * own product from the rows of the file, which gives the bits that the whole head would give. So the answer does not
  * depend on whether a head is screened: only when it pays is a matter of speed.
  *
- * The head in int8 is made when it would have paid by then, so that short runs do not wait for it. */
+ * The head in int8 is made when it would have paid by then, or is likely to pay for the rows that run, so that short
+ * runs do not wait for it. */
 #include <math.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 #include "core/backend/backend_cpu.h"
 
 #define SAVES 0.4        /* of what a head takes that screening saves, or nearly so, where it is of use */
+#define LIKELY 0.5       /* of the outputs that rows are expected to want yet: they may end before */
 #define LEAST_PRICE 2e-9 /* seconds that a weight takes at least until the head is there in int8, about */
 #define MANY 4096        /* columns of a row that may be the largest one at most */
 #define READ_MANY 8192   /* rows of the file, each of which maps some 64 KiB around it, before they are given back */
@@ -36,11 +38,12 @@ struct lb_cpu_screen {
     int64_t panel_bytes;
     void *w; /* the head in int8, and its columns' norms: touched when they are made */
     float *whole, *error;
-    float most;     /* the largest of their sums */
-    size_t bytes;   /* of w */
-    double price;   /* seconds that it takes to make w, about */
-    double spent;   /* seconds in which the head was computed that might have been screened, before it is made */
-    int64_t n_read; /* rows of the file since its pages were given back */
+    float most;      /* the largest of their sums */
+    size_t bytes;    /* of w */
+    double price;    /* seconds that it takes to make w, about */
+    double spent;    /* seconds in which the head was computed that might have been screened, before it is made */
+    int64_t n_spent; /* in so many steps */
+    int64_t n_read;  /* rows of the file since its pages were given back */
     bool made;
     struct lb_tunes tunes;
     struct room *room; /* [threads] */
@@ -210,13 +213,20 @@ static void make(struct job *job)
     s->made = true;
 }
 
-/* Whether the head is there in int8, made now where it would have paid by now. Nothing is screened from then on where
+/* Seconds that screening would save until the rows that run have ended, with those that it would have saved. */
+static double worth(const struct lb_cpu_screen *s, const struct lb_step *step)
+{
+    const double each = s->n_spent > 0 ? s->spent / (double)s->n_spent : 0;
+    return SAVES * (s->spent + LIKELY * each * step->n_later);
+}
+
+/* Whether the head is there in int8, made now where it is worth its price. Nothing is screened from then on where
  * memory is so short that others could want what it takes, or weights are not finite. */
 static bool is_ready(struct job *job)
 {
     struct lb_cpu *c = job->c;
     struct lb_cpu_screen *s = job->s;
-    if (s->made || (c->screens == 0 && s->spent * SAVES < s->price))
+    if (s->made || (c->screens == 0 && worth(s, c->step) < s->price))
         return s->made;
     const bool fits = lb_mem_available() >= 2 * s->bytes;
     if (fits)
@@ -308,6 +318,17 @@ static void take_best(const struct job *job, struct room *room, enum lk_type typ
             *best = (struct lk_best){room->y[j], room->id[j], true};
 }
 
+/* Puts the likeliest first: what it turns out to be leaves fewer of the others, whose bounds are wide. */
+static void likeliest_first(struct lk_may *may, int64_t n)
+{
+    for (int64_t k = 1; k < n; k++)
+        if (may[k].most > may[0].most) {
+            const struct lk_may first = may[0];
+            may[0] = may[k];
+            may[k] = first;
+        }
+}
+
 /* Of row i, from the logits that can be its largest; returns how many they were. */
 static int64_t finish_row(const struct job *job, struct room *room, int64_t i, struct lk_best *best)
 {
@@ -320,8 +341,9 @@ static int64_t finish_row(const struct job *job, struct room *room, int64_t i, s
     c->lk.act_row(&job->a, i, room->x);
     c->lk.round(&round, 0, 1);
     int64_t n = 0, n_exact = 0;
+    likeliest_first(s->may + i * MANY, n_may);
     for (const struct lk_may *may = s->may + i * MANY, *last = may + n_may; may < last; may++) {
-        if (!(may->most >= least))
+        if (!(may->most >= least) || may->most < best->value)
             continue;
         n_exact++;
         room->id[n] = may->id;
@@ -428,6 +450,8 @@ void lb_cpu_screen_took(struct lb_cpu *c, int64_t n_row, double seconds)
     struct lb_cpu_screen *s = c->screen;
     if (s && s->made)
         lb_tune_took(tune_of(s, n_row), seconds / (double)n_row);
-    else if (s)
-        s->spent += seconds;
+    if (!s || s->made)
+        return;
+    s->spent += seconds;
+    s->n_spent++;
 }

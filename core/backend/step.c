@@ -45,7 +45,7 @@ void lb_step_release(struct lb_step *s)
 
 void lb_step_clear(struct lb_step *s)
 {
-    s->n_tok = s->n_seq = s->n_page = s->n_out = s->n_new = s->n_copy = 0;
+    s->n_tok = s->n_seq = s->n_page = s->n_out = s->n_new = s->n_copy = s->n_later = 0;
     s->number++;
 }
 
@@ -103,6 +103,7 @@ void lb_step_pack(const struct lb_step *s, const int32_t *slot, int32_t n_slot, 
                                   .n_out = s->n_out,
                                   .n_new = s->n_new,
                                   .n_copy = s->n_copy,
+                                  .n_later = s->n_later,
                                   .n_slot = n_slot};
 }
 
@@ -135,6 +136,7 @@ void lb_step_unpack(struct lb_step *s, int32_t *slot, const struct lb_step_head 
     s->n_out = head->n_out;
     s->n_new = head->n_new;
     s->n_copy = head->n_copy;
+    s->n_later = head->n_later;
     tables_of(s, slot, head->n_slot, table, count);
     for (int i = 0; i < N_TABLE; i++) {
         if (count[i])

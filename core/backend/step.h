@@ -31,6 +31,7 @@ struct lb_step {
     struct lb_step_limits limit;
     int64_t number; /* counts up from 0 */
     int32_t n_tok, n_seq, n_page, n_out, n_new, n_copy;
+    int32_t n_later; /* outputs that running rows are expected to want behind this step, in the mean */
 
     int32_t *tok;        /* [n_tok] token id, or ~j: the sample of slot j of the previous step */
     int32_t *pos;        /* [n_tok] position in its sequence */
@@ -67,7 +68,7 @@ struct lb_step_head {
     int64_t number;
     int64_t n_int;
     int32_t n_tok, n_seq, n_page, n_out, n_new, n_slot;
-    int32_t n_copy;
+    int32_t n_copy, n_later;
     int32_t over;  /* not 0: no step, the run has ended */
     int32_t n_ask; /* not 0: no step, so many questions about the last one (core/run/ask.h), n_int numbers in all */
 };

@@ -447,8 +447,20 @@ bool lb_sched_admit(struct lb_sched *s, struct lb_step *step, struct lb_work *w)
     return s->n_evicted == 0 && admit(s, step, w, false);
 }
 
+/* Outputs that rows are expected to want behind this step, in the mean. */
+static int32_t mean_later(const struct lb_sched *s)
+{
+    int64_t sum = 0;
+    for (int64_t i = 0; i < s->n_seq; i++) {
+        const struct lb_work *w = s->seq[i].work;
+        sum += w ? expected_len(s, w) - w->n_prompt - w->n_out : 0;
+    }
+    return s->n_seq > 0 ? (int32_t)(sum / s->n_seq) : 0;
+}
+
 void lb_sched_end(struct lb_sched *s, struct lb_step *step)
 {
+    step->n_later = mean_later(s);
     step->seq_start[step->n_seq] = step->n_tok;
     step->page_start[step->n_seq] = step->n_page;
     step->n_copy = lb_kv_take_copies(s->spec.kv, step->copy_from, step->copy_to, step->limit.n_seq);

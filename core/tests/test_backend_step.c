@@ -26,6 +26,7 @@ static void fill_step(struct lb_step *s, const int32_t n[6])
     s->n_out = n[3];
     s->n_new = n[4];
     s->n_copy = n[5];
+    s->n_later = 7 * n[1];
     fill(s->tok, n[0], -40);
     fill(s->pos, n[0], 1000);
     fill(s->tok_page, n[0], 2000);
@@ -64,6 +65,7 @@ static void assert_same(const struct lb_step *a, const struct lb_step *b)
     assert_int_equal(a->n_out, b->n_out);
     assert_int_equal(a->n_new, b->n_new);
     assert_int_equal(a->n_copy, b->n_copy);
+    assert_int_equal(a->n_later, b->n_later);
     for (size_t i = 0; i < sizeof t / sizeof *t; i++)
         assert_memory_equal(t[i].a, t[i].b, (size_t)t[i].n * sizeof *t[i].a);
 }

@@ -533,14 +533,16 @@ static void test_no_pause(void **state)
     world_release(&t);
 }
 
-/* The step is filled: decode tokens first, then the rest of a prompt, then new rows in order. */
+/* The step is filled: decode tokens first, then the rest of a prompt, then new rows in order. It says how many ids its
+ * rows are to get behind it, in the mean. */
 static void test_order(void **state)
 {
     (void)state;
     struct world t;
     world_init(&t, 32, 8, 100);
-    struct lb_work *rows[] = {new_work(0, 40, 4), new_work(1, 10, 4), new_work(2, 100, 4)};
+    struct lb_work *rows[] = {new_work(0, 40, 4), new_work(1, 10, 8), new_work(2, 100, 4)};
     static const int32_t want[][3] = {{32, 0, 0}, {8, 10, 14}, {1, 1, 30}, {1, 1, 30}, {1, 1, 26}};
+    static const int32_t later[] = {3, (3 + 7 + 3) / 3, (2 + 6 + 3) / 3, (1 + 5 + 3) / 3, (0 + 4 + 3) / 3};
     size_t next = 0;
     for (size_t step = 0; step < sizeof want / sizeof *want; step++) {
         lb_sched_begin(&t.sched, &t.step);
@@ -551,6 +553,7 @@ static void test_order(void **state)
         for (int i = 0; i < 3 && want[step][i] > 0; i++)
             n_seq++;
         assert_int_equal(t.step.n_seq, n_seq);
+        assert_int_equal(t.step.n_later, later[step]);
         for (int32_t i = 0; i < n_seq; i++)
             assert_int_equal(t.step.seq_start[i + 1] - t.step.seq_start[i], want[step][i]);
         for (int32_t j = 0; j < t.step.n_out; j++)
