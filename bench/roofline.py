@@ -35,15 +35,19 @@ def work_of(c, rows, steps, elem):
     n_kv = c.get("num_key_value_heads", n_head)
     hd = c.get("head_dim") or dim // n_head
     ffn, vocab = c["intermediate_size"], c["vocab_size"]
-    layer = dim * (n_head + 2 * n_kv) * hd + n_head * hd * dim + 3 * dim * ffn
+    qkv, behind = dim * (n_head + 2 * n_kv) * hd, n_head * hd * dim + 3 * dim * ffn
+    layer = qkv + behind
     forwarded = sum(p + n - 1 for p, n in rows)  # the last token is never an input
     new = sum(n for _, n in rows)
     positions = sum((p + n - 1) * (p + n) / 2 for p, n in rows)
     decoded = sum(sum(range(p + 1, p + n)) for p, n in rows)  # positions that single tokens look at
+    # of the last layer, behind its K and V, only the tokens whose logits are wanted
+    looked = (n_layer - 1) * positions + sum(sum(range(p, p + n)) for p, n in rows)
     row_bytes = 2 * n_kv * hd * elem * n_layer
     return {
-        "layer products": (2.0 * layer * n_layer * forwarded, float(layer * n_layer * elem * steps)),
-        "attention and cache": (4.0 * n_head * hd * n_layer * positions, float(row_bytes * (decoded + forwarded))),
+        "layer products": (2.0 * (layer * (n_layer - 1) + qkv) * forwarded + 2.0 * behind * new,
+                           float(layer * n_layer * elem * steps)),
+        "attention and cache": (4.0 * n_head * hd * looked, float(row_bytes * (decoded + forwarded))),
         "norms": (0.0, 8.0 * dim * (2 * n_layer) * forwarded),
         "head": (2.0 * vocab * dim * new, float(vocab * dim * elem * steps)),
     }

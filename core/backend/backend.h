@@ -80,9 +80,10 @@ struct lb_backend_ops {
     void (*layers_forget)(struct lb_backend *be);
     /* Ids that the table does not hold give -0, so that the sum of all ranks' rows is the row of the one that does. */
     void (*embed)(struct lb_backend *be, struct lb_buf *x, const struct lb_table *table);
-    /* x keeps the step's out_tok rows alone, in their order, and so do all ops until step_end: none of attention may
-     * follow. No sequence of the step may have an adapter. NULL: all rows stay. */
-    void (*keep_wanted)(struct lb_backend *be, struct lb_buf *x);
+    /* The step is its out_tok tokens alone from here on, in their order, for all ops until step_end; x keeps their
+     * rows. before: what `attend` is called with next, in front of which the others' K and V are stored; NULL: no
+     * attention follows, nor may it. Not where attention chooses positions. NULL: all tokens stay. */
+    void (*keep_wanted)(struct lb_backend *be, struct lb_buf *x, const struct lb_attend_args *before);
     /* wanted: only the step's out_tok rows, in their order */
     void (*norm)(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, const float *w, float eps,
                  bool wanted);

@@ -93,6 +93,7 @@ static enum lb_status cpu_reserve(struct lb_backend *be, struct lb_step_limits l
     lb_cpu_screen_reserve(c);
     LB_TRY(lb_head_reserve(&c->head, max_out, vocab, err));
     LB_TRY(lb_cpu_lora_reserve(c, err));
+    LB_TRY(lb_cpu_wanted_reserve(c, err));
     c->reserved = true;
     return LB_OK;
 }

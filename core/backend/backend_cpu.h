@@ -87,6 +87,7 @@ struct lb_cpu {
     int32_t *id;                /* [limit.n_tok] token ids with slots resolved */
     int32_t *slot;              /* [max_out] */
     struct lb_cpu_piece *piece; /* [limit.n_tok] */
+    struct lb_step wanted;      /* tables of max_out */
     struct lb_head head;
     struct lb_cpu_moe *moe; /* NULL: no mixture of experts */
     void *int8;             /* [limit.n_tok] rows of int8_row_bytes */
@@ -104,8 +105,8 @@ struct lb_cpu {
     int64_t *item_range; /* [n_thread + 1] where a thread's items begin */
 
     /* the step in progress */
-    const struct lb_step *step;
-    int64_t n_row; /* that ops take: its tokens, or the wanted ones alone once they are kept */
+    const struct lb_step *step; /* the model's, or `wanted` once that is all that is kept of it */
+    int64_t n_row;              /* that ops take: its tokens */
     struct lb_kv_mem *kv;
     struct lk_soon soon;       /* what is left to be fetched of the next layer's pages */
     double attended;           /* when the last layer's attention ended */
@@ -196,12 +197,12 @@ bool lb_cpu_lora_down(struct lb_cpu *c, const struct lk_act *a, const struct lb_
 /* backend_cpu_step.c */
 void lb_cpu_step_begin(struct lb_backend *be, const struct lb_step *step, struct lb_kv_mem *kv,
                        const struct lb_rope_args *rope, int64_t n_head);
+void lb_cpu_make_items(struct lb_cpu *c, int64_t n_head); /* cuts the step into attention items */
 
 /* backend_cpu_ops.c */
 /* A product of the backend's type or, with a matrix in int8, in int8, all its items; the hints are filled in. */
 void lb_cpu_run_product(struct lb_cpu *c, struct lk_linear *args, bool int8);
 void lb_cpu_embed(struct lb_backend *be, struct lb_buf *x, const struct lb_table *table);
-void lb_cpu_keep_wanted(struct lb_backend *be, struct lb_buf *x);
 void lb_cpu_norm(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, const float *w, float eps,
                  bool wanted);
 void lb_cpu_norm_add(struct lb_backend *be, struct lb_buf *x, const struct lb_buf *y, const float *w, float eps);
@@ -212,6 +213,11 @@ void lb_cpu_linear_heads(struct lb_backend *be, const struct lb_heads_args *args
 void lb_cpu_round(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, int64_t x_col, int64_t x_step);
 void lb_cpu_latent(struct lb_backend *be, const struct lb_latent_args *args);
 void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *args);
+void lb_cpu_rope_kv(struct lb_cpu *c, const struct lb_attend_args *args); /* attend's first part */
+
+/* backend_cpu_wanted.c */
+enum lb_status lb_cpu_wanted_reserve(struct lb_cpu *c, struct lb_err *err);
+void lb_cpu_keep_wanted(struct lb_backend *be, struct lb_buf *x, const struct lb_attend_args *before);
 
 /* backend_cpu_head.c */
 void lb_cpu_head(struct lb_backend *be, const struct lb_actbuf *a, const struct lb_matrix *w);

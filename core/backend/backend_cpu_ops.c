@@ -122,19 +122,6 @@ void lb_cpu_embed(struct lb_backend *be, struct lb_buf *x, const struct lb_table
     }
 }
 
-void lb_cpu_keep_wanted(struct lb_backend *be, struct lb_buf *x)
-{
-    struct lb_cpu *c = lb_cpu_of(be);
-    if (lb_cpu_idle(c))
-        return;
-    const struct lb_step *s = c->step;
-    const size_t bytes = (size_t)x->width * sizeof *x->data;
-    for (int32_t j = 0; j < s->n_out; j++) /* out_tok ascends: no row is overwritten that is still to be read */
-        if (s->out_tok[j] != j)
-            memcpy(x->data + j * x->width, x->data + s->out_tok[j] * x->width, bytes);
-    c->n_row = s->n_out;
-}
-
 void lb_cpu_norm(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf *x, const float *w, float eps,
                  bool wanted)
 {
@@ -146,7 +133,7 @@ void lb_cpu_norm(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf
         &c->lk,
         {.y = {y->data, wanted ? c->step->n_out : c->n_row, &y->cols},
          .x = x->data,
-         .row = wanted && c->n_row == c->step->n_tok ? c->step->out_tok : NULL,
+         .row = wanted ? c->step->out_tok : NULL,
          .w = w,
          .eps = eps},
     };
@@ -381,31 +368,32 @@ static void look_ahead(struct lb_cpu *c, const struct lb_attend_args *a, const s
                                    .n = 2 * (int64_t)s->n_page};
 }
 
-void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *a)
+/* The layer's planes. */
+static struct lk_kv plane_of(const struct lb_attend_args *a)
 {
-    struct lb_cpu *c = lb_cpu_of(be);
-    if (lb_cpu_idle(c))
-        return;
-    double begin = lb_cpu_now();
-    const struct lb_step *s = c->step;
     const struct lb_kv_mem *mem = a->kv;
-    int64_t n_plane_page = a->layer * mem->spec.n_page * mem->spec.n_kv_head;
-    struct lk_kv kv = {
-        .k = mem->k + n_plane_page * mem->k_page_bytes,
-        .v = mem->v + n_plane_page * mem->v_page_bytes,
+    const int64_t n_before = a->layer * mem->spec.n_page * mem->spec.n_kv_head;
+    return (struct lk_kv){
+        .k = mem->k + n_before * mem->k_page_bytes,
+        .v = mem->v + n_before * mem->v_page_bytes,
         .k_page_bytes = mem->k_page_bytes,
         .v_page_bytes = mem->v_page_bytes,
         .n_kv_head = mem->spec.n_kv_head,
         .head_dim = mem->spec.head_dim,
         .v_dim = mem->spec.v_dim,
     };
+}
+
+void lb_cpu_rope_kv(struct lb_cpu *c, const struct lb_attend_args *a)
+{
+    const struct lb_step *s = c->step;
     struct rope_kv_job rope = {
         &c->lk,
         {.qkv = a->qkv->data,
          .cos = c->cos,
          .sin = c->sin,
          .q = c->q,
-         .kv = kv,
+         .kv = plane_of(a),
          .pos = s->pos,
          .page = s->tok_page,
          .n_tok = s->n_tok,
@@ -417,6 +405,18 @@ void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *a)
          .eps = a->eps},
     };
     lb_team_run_even(c->team, run_rope_kv, &rope, s->n_tok, lb_cpu_grain(c, s->n_tok, 8));
+}
+
+void lb_cpu_attend(struct lb_backend *be, const struct lb_attend_args *a)
+{
+    struct lb_cpu *c = lb_cpu_of(be);
+    if (lb_cpu_idle(c))
+        return;
+    double begin = lb_cpu_now();
+    const struct lb_step *s = c->step;
+    const struct lb_kv_mem *mem = a->kv;
+    const struct lk_kv kv = plane_of(a);
+    lb_cpu_rope_kv(c, a);
     /* from one queue threads claim in turn, so that a thread's next claim is likely to lie behind one of each other */
     const int64_t grain = lb_cpu_grain(c, c->n_item, LB_CPU_CLAIMS);
     struct attend_job attend = {

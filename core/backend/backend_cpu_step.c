@@ -225,8 +225,7 @@ static void put_in_order(struct lb_cpu *c, int32_t n_piece, int32_t group, int32
     }
 }
 
-/* Cuts the step into attention items. */
-static void make_items(struct lb_cpu *c, int64_t n_head)
+void lb_cpu_make_items(struct lb_cpu *c, int64_t n_head)
 {
     int32_t n_kv_head = (int32_t)c->kv->spec.n_kv_head, group = (int32_t)(n_head / n_kv_head);
     int32_t n_piece = cut_pieces(c, group), n_many = 0;
@@ -278,7 +277,7 @@ void lb_cpu_step_begin(struct lb_backend *be, const struct lb_step *step, struct
             lb_cpu_index_copy(kv->index, step);
     }
     lb_team_run(c->team, zero_pages, c, (int64_t)step->n_new * kv->spec.n_layer, 4);
-    make_items(c, n_head);
+    lb_cpu_make_items(c, n_head);
     if (kv->index)
         lb_cpu_index_begin(kv->index, step);
     struct rope_job job = {c,

@@ -51,7 +51,7 @@ struct lb_pass {
     const struct lb_backend_ops *op;
     const struct lb_step *step;
     bool fits;     /* the step is within the reserved limits; if not, no rank does anything */
-    int64_t n_row; /* that ops take: the step's tokens, of the last layer's FFN the wanted ones */
+    int64_t n_row; /* that ops take: the step's tokens, of the end of the last layer the wanted ones */
     int n_choice;  /* layers behind that chose positions */
     float *probs;  /* hooks: [n_tok, n_head, probs_ld] */
     int64_t probs_ld;
@@ -116,6 +116,21 @@ static void linear_reduce_norm(struct lb_pass *p, const struct lb_actbuf *a, con
     p->op->norm_add(p->be, &m->x, &m->y, norm, m->config->norm_eps);
 }
 
+/* Whether this layer is the last one, behind whose K and V only wanted tokens matter: of a prompt its last one. All
+ * ranks see the same step. */
+static bool keeps_wanted(const struct lb_pass *p, int il)
+{
+    const struct lb_step *s = p->step;
+    return il + 1 == (int)p->m->config->n_layer && p->op->keep_wanted && !p->m->hook && p->fits &&
+           p->n_row == s->n_tok && s->n_out < s->n_tok;
+}
+
+static void keep_wanted(struct lb_pass *p, const struct lb_attend_args *before)
+{
+    p->op->keep_wanted(p->be, &p->m->x, before);
+    p->n_row = p->step->n_out;
+}
+
 /* RoPE, cache write, attention. */
 static void attend(struct lb_pass *p, struct lb_actbuf *out, const struct lb_layer *l, int il)
 {
@@ -138,6 +153,8 @@ static void attend(struct lb_pass *p, struct lb_actbuf *out, const struct lb_lay
         .probs = p->probs,
         .probs_ld = p->probs_ld,
     };
+    if (keeps_wanted(p, il) && c->index.topk == 0)
+        keep_wanted(p, &args);
     p->op->attend(p->be, &args);
 }
 
@@ -202,24 +219,6 @@ static void mixture(struct lb_pass *p, const struct lb_layer *l)
     p->op->finish(p->be, &m->x, &m->y, NULL, LB_ADD);
 }
 
-static bool has_adapters(const struct lb_step *s)
-{
-    for (int32_t is = 0; is < s->n_seq; is++)
-        if (s->adapter[is] > 0)
-            return true;
-    return false;
-}
-
-/* Behind the last attention only wanted tokens matter: of a prompt its last one. All ranks see the same step. */
-static void keep_wanted(struct lb_pass *p)
-{
-    const struct lb_step *s = p->step;
-    if (!p->op->keep_wanted || p->m->hook || !p->fits || s->n_out == s->n_tok || has_adapters(s))
-        return;
-    p->op->keep_wanted(p->be, &p->m->x);
-    p->n_row = s->n_out;
-}
-
 static void layer_forward(struct lb_pass *p, const struct lb_layer *l, int il)
 {
     struct lb_model *m = p->m;
@@ -234,8 +233,8 @@ static void layer_forward(struct lb_pass *p, const struct lb_layer *l, int il)
         linear_reduce_norm(p, &m->a, l->wo, l->bo, l->post_attn_norm);
     else
         linear_reduce(p, &m->x, &m->a, l->wo, l->bo);
-    if (il + 1 == (int)m->config->n_layer)
-        keep_wanted(p);
+    if (keeps_wanted(p, il))
+        keep_wanted(p, NULL);
 
     rms_norm(p, &m->h, &m->x, l->ffn_norm);
     if (m->config->layer[il].moe) {
