@@ -105,8 +105,7 @@ struct lb_cpu {
     int64_t *item_range; /* [n_thread + 1] where a thread's items begin */
 
     /* the step in progress */
-    const struct lb_step *step; /* the model's, or `wanted` once that is all that is kept of it */
-    int64_t n_row;              /* that ops take: its tokens */
+    const struct lb_step *step; /* the model's, or `wanted` once that is all that is kept of it; ops take its tokens */
     struct lb_kv_mem *kv;
     struct lk_soon soon;       /* what is left to be fetched of the next layer's pages */
     double attended;           /* when the last layer's attention ended */
@@ -154,7 +153,7 @@ double lb_cpu_now(void);
 /* Nothing to do: the step failed, or has no tokens. */
 static inline bool lb_cpu_idle(const struct lb_cpu *c)
 {
-    return c->err.status != LB_OK || c->n_row == 0;
+    return c->err.status != LB_OK || c->step->n_tok == 0;
 }
 
 #define LB_CPU_CLAIMS 32 /* of a thread: many, so that the last ones are short, yet each is worth a claim */

@@ -143,7 +143,7 @@ static void route_blocks(void *ctx, int64_t begin, int64_t end)
     const struct lk_cpu *lk = &c->lk_f32;
     size_t row_bytes = (size_t)m->in_cols.packed[1] * lk->act_bytes;
     for (int64_t i = begin; i < end; i++) {
-        int64_t t = i * job->n_row, n = c->n_row - t < job->n_row ? c->n_row - t : job->n_row;
+        int64_t t = i * job->n_row, n = c->step->n_tok - t < job->n_row ? c->step->n_tok - t : job->n_row;
         struct lk_norm norm = {.y = {(char *)m->route_in + (size_t)t * row_bytes, n, &m->in_cols},
                                .x = job->a->x->data + t * m->dim,
                                .w = job->a->norm,
@@ -174,7 +174,7 @@ static void route_blocks(void *ctx, int64_t begin, int64_t end)
 
 static void route(const struct lb_cpu *c, const struct lb_moe_args *a)
 {
-    int64_t n_tok = c->n_row, n_row = n_tok / c->base.n_thread;
+    int64_t n_tok = c->step->n_tok, n_row = n_tok / c->base.n_thread;
     n_row = n_row < 1 ? 1 : n_row > ROUTE_ROWS ? ROUTE_ROWS : n_row;
     struct route_job job = {c, a, n_row};
     lb_team_run(c->team, route_blocks, &job, (n_tok + n_row - 1) / n_row, 1);
@@ -354,9 +354,9 @@ static void gate_up(struct lb_cpu *c, const struct lb_moe_args *a)
     for (int r = 0; r < m->n_leaf; r++) {
         if (!m->shared_y[r])
             continue;
-        product.a = (struct lk_act){a->h->data, c->n_row, &a->h->cols};
+        product.a = (struct lk_act){a->h->data, c->step->n_tok, &a->h->cols};
         lb_cpu_set_weights(&product, a->w->shared_gate_up[r]);
-        product.out = (struct lk_act){m->shared_gated[r], c->n_row, &m->shared_cols[r]};
+        product.out = (struct lk_act){m->shared_gated[r], c->step->n_tok, &m->shared_cols[r]};
         m->part[n_part++].args.linear = product;
     }
     for (int64_t e = 0; e < m->shape.n_expert; e++) {
@@ -379,7 +379,7 @@ static void down(struct lb_cpu *c, const struct lb_moe_args *a)
     for (int r = 0; r < m->n_leaf; r++) {
         if (!m->shared_y[r])
             continue;
-        product.a = (struct lk_act){m->shared_gated[r], c->n_row, &m->shared_cols[r]};
+        product.a = (struct lk_act){m->shared_gated[r], c->step->n_tok, &m->shared_cols[r]};
         lb_cpu_set_weights(&product, a->w->shared_down[r]);
         product.y = m->shared_y[r];
         m->part[n_part++].args.linear = product;
@@ -421,7 +421,7 @@ void lb_cpu_moe(struct lb_backend *be, const struct lb_moe_args *a)
         return;
     }
     double begin = lb_cpu_now();
-    int64_t n_tok = c->n_row;
+    int64_t n_tok = c->step->n_tok;
     route(c, a);
     group_by_expert(m, n_tok);
     gather(c, a);

@@ -131,7 +131,7 @@ void lb_cpu_norm(struct lb_backend *be, struct lb_actbuf *y, const struct lb_buf
     double begin = lb_cpu_now();
     struct norm_job job = {
         &c->lk,
-        {.y = {y->data, wanted ? c->step->n_out : c->n_row, &y->cols},
+        {.y = {y->data, wanted ? c->step->n_out : c->step->n_tok, &y->cols},
          .x = x->data,
          .row = wanted ? c->step->out_tok : NULL,
          .w = w,
@@ -148,7 +148,7 @@ void lb_cpu_norm_add(struct lb_backend *be, struct lb_buf *x, const struct lb_bu
     if (lb_cpu_idle(c))
         return;
     double begin = lb_cpu_now();
-    int64_t n_tok = c->n_row;
+    int64_t n_tok = c->step->n_tok;
     struct norm_add_job job = {&c->lk,
                                {.x = x->data, .y = y->data, .w = w, .dim = x->width, .n_row = n_tok, .eps = eps}};
     lb_team_run_even(c->team, run_norm_add, &job, n_tok, lb_cpu_grain(c, n_tok, 8));
@@ -162,7 +162,7 @@ void lb_cpu_linear(struct lb_backend *be, const struct lb_linear_args *a)
     if (lb_cpu_idle(c))
         return;
     double begin = lb_cpu_now();
-    int64_t n_tok = c->n_row;
+    int64_t n_tok = c->step->n_tok;
     if (a->w->cols.n_col == 0 && a->epilogue == LB_STORE && !a->bias) { /* a rank's segments may all be empty: +0 */
         memset(a->y_rows->data, 0, (size_t)(n_tok * a->w->n_all) * sizeof *a->y_rows->data);
         return;
@@ -220,14 +220,14 @@ void lb_cpu_finish(struct lb_backend *be, struct lb_buf *y, const struct lb_buf 
         return;
     double begin = lb_cpu_now();
     struct finish_job job = {y->data, part->data, bias, y->width, epilogue == LB_ADD};
-    lb_team_run_even(c->team, run_finish, &job, c->n_row, lb_cpu_grain(c, c->n_row, 8));
+    lb_team_run_even(c->team, run_finish, &job, c->step->n_tok, lb_cpu_grain(c, c->step->n_tok, 8));
     c->base.counts.linear_s += lb_cpu_now() - begin;
 }
 
 /* Bytes from one head's activations of this step to the next one's. */
 static int64_t head_act_bytes(const struct lb_cpu *c, const struct lb_actbuf *a)
 {
-    int64_t n = c->n_row * a->cols.packed[a->cols.n_seg];
+    int64_t n = c->step->n_tok * a->cols.packed[a->cols.n_seg];
     return a->n_head > 0 ? n * (int64_t)lb_cpu_table_of(c, a)->act_bytes : 0;
 }
 
@@ -260,7 +260,7 @@ void lb_cpu_linear_heads(struct lb_backend *be, const struct lb_heads_args *a)
     if (lb_cpu_idle(c))
         return;
     double begin = lb_cpu_now();
-    int64_t n_tok = c->n_row;
+    int64_t n_tok = c->step->n_tok;
     struct heads_job job = {
         .lk = a->w->lk,
         .a = a,
@@ -309,9 +309,9 @@ void lb_cpu_round(struct lb_backend *be, struct lb_actbuf *y, const struct lb_bu
         return;
     double begin = lb_cpu_now();
     struct round_job job = {
-        lb_cpu_table_of(c, y), {{y->data, c->n_row, &y->cols}, x->data + x_col, x->width}, 0, x_step};
+        lb_cpu_table_of(c, y), {{y->data, c->step->n_tok, &y->cols}, x->data + x_col, x->width}, 0, x_step};
     job.act_bytes = head_act_bytes(c, y);
-    int64_t n_item = c->n_row * (y->n_head > 0 ? y->n_head : 1);
+    int64_t n_item = c->step->n_tok * (y->n_head > 0 ? y->n_head : 1);
     lb_team_run_even(c->team, run_round, &job, n_item, lb_cpu_grain(c, n_item, 8));
     c->base.counts.norm_s += lb_cpu_now() - begin;
 }
@@ -327,13 +327,13 @@ void lb_cpu_latent(struct lb_backend *be, const struct lb_latent_args *a)
                               .q = a->q->data,
                               .kv = a->kv->data,
                               .w = a->w,
-                              .n_tok = c->n_row,
+                              .n_tok = c->step->n_tok,
                               .n_head = a->n_head,
                               .nope_dim = a->nope_dim,
                               .n_rot = a->n_rot,
                               .kv_rank = a->kv_rank,
                               .eps = a->eps}};
-    lb_team_run_even(c->team, run_latent, &job, c->n_row, lb_cpu_grain(c, c->n_row, 8));
+    lb_team_run_even(c->team, run_latent, &job, c->step->n_tok, lb_cpu_grain(c, c->step->n_tok, 8));
     c->base.counts.norm_s += lb_cpu_now() - begin;
 }
 

@@ -258,7 +258,6 @@ void lb_cpu_step_begin(struct lb_backend *be, const struct lb_step *step, struct
     struct lb_cpu *c = lb_cpu_of(be);
     c->err = (struct lb_err)LB_ERR_INIT;
     c->step = step;
-    c->n_row = step->n_tok;
     c->kv = kv;
     c->n_item = 0;
     c->soon.n = 0;

@@ -74,7 +74,6 @@ void lb_cpu_keep_wanted(struct lb_backend *be, struct lb_buf *x, const struct lb
     keep_rows(s, x->data, x->width);
     narrow(&c->wanted, s);
     c->step = &c->wanted;
-    c->n_row = c->wanted.n_tok;
     c->soon_tune = NULL; /* attention has less to do than in other layers */
     if (before)
         lb_cpu_make_items(c, before->n_head);
