@@ -628,7 +628,7 @@ def folder_that_goes(tmp):
     os.rename(os.path.join(tmp, 'there'), os.path.join(tmp, 'away'))
     _, err = p.communicate(timeout=WAIT_S)
     equal(p.returncode, 4, err)
-    check(re.fullmatch(rb"llmbatch: error: cannot [^\n]*there[^\n]*No such file[^\n]*\n", err), err)
+    check(re.fullmatch(rb"llmbatch: error: cannot [^\n]*/there(/[^\n]*)?': No such file[^\n]*\n", err), err)
     os.rename(os.path.join(tmp, 'away'), os.path.join(tmp, 'there'))
     good(args)
     compare(out, want)
